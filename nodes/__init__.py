@@ -1,0 +1,1 @@
+"""What people run: the command line, and the composition of protocol and pets into something that works."""

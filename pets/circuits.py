@@ -1,0 +1,180 @@
+"""Bit circuits over planes: adders, comparison, squares, sums.
+
+A circuit is a generator: it yields a pair of equally shaped `Bits` that are to be ANDed and is sent their product.
+One yield is one round of messages. XOR, complement and moves are local. The same circuit runs on shares (each party
+drives it with `protocol.compute.evaluate`) and on plain bits (`evaluate_plain`). Numbers are planes, lowest bit first, modulo 2^width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TypeVar
+
+from pets.bits import Bits, concatenate
+
+T = TypeVar("T")
+Circuit = Generator[tuple[Bits, Bits], Bits, T]
+
+
+def evaluate_plain(circuit: Circuit[T]) -> T:
+    """Run a circuit on plain bits."""
+    try:
+        pair = next(circuit)
+        while True:
+            product = pair[0].parts[0] & pair[1].parts[0]
+            pair = circuit.send(Bits((product,), (True,)))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def carry_save(x: Bits, y: Bits, z: Bits) -> Circuit[tuple[Bits, Bits]]:
+    """x + y + z = s + 2·c with s = x ^ y ^ z and c = majority = x ^ ((x ^ y) & (x ^ z)). Returns (s, c); one round.
+
+    c has one plane less: the carry out of the top plane falls away modulo 2^width.
+    """
+    low = slice(0, len(x) - 1)
+    x_y = x ^ y
+    carry = x[low] ^ (yield x_y[low], (x ^ z)[low])
+    return x_y ^ z, carry
+
+
+def sign_of_sum(x: Bits, y: Bits, z: Bits) -> Circuit[Bits]:
+    """The top bit of x + y + z: a carry-save layer, then a prefix tree for the carry into the top plane only.
+
+    With width w: 2 + ceil(log2(w-2)) rounds. Returns one plane.
+    """
+    s, c = yield from carry_save(x, y, z)
+    top = len(x) - 1
+    # Addends s and 2c. Plane 0 of 2c is zero, so planes 1 … top-1 generate g = s & 2c and propagate p = s ^ 2c.
+    left, right = s[1:top], c[0 : top - 1]
+    propagate = left ^ right
+    generate = yield left, right
+    while len(generate) > 1:
+        pairs = len(generate) // 2
+        low, high = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
+        # (g, p) of a pair is (g_hi ^ p_hi·g_lo, p_hi·p_lo); the lowest pair's p is never asked for.
+        product = yield (
+            concatenate([propagate[high], propagate[high][1:]]),
+            concatenate([generate[low], propagate[low][1:]]),
+        )
+        merged = generate[high] ^ product[:pairs]
+        # Plane 0 of `propagate` is never read: a placeholder keeps the indices of both lists equal.
+        spread = concatenate([propagate[0:1], product[pairs:]])
+        if len(generate) % 2:
+            merged = concatenate([merged, generate[2 * pairs :]])
+            spread = concatenate([spread, propagate[2 * pairs :]])
+        generate, propagate = merged, spread
+    return s[top:] ^ c[top - 1 :] ^ generate
+
+
+def add(x: Bits, y: Bits) -> Circuit[Bits]:
+    """x + y modulo 2^width by a Kogge-Stone prefix network: 1 + ceil(log2 width) rounds."""
+    width = len(x)
+    propagate = x ^ y
+    generate = yield x, y
+    half_sum = propagate
+    distance = 1
+    while distance < width:
+        count = width - distance
+        product = yield (
+            concatenate([propagate[distance:], propagate[distance:]]),
+            concatenate([generate[:count], propagate[:count]]),
+        )
+        generate = concatenate([generate[:distance], generate[distance:] ^ product[:count]])
+        propagate = concatenate([propagate[:distance], product[count:]])
+        distance *= 2
+    return half_sum ^ generate.shift_planes(1)
+
+
+def add_three(x: Bits, y: Bits, z: Bits) -> Circuit[Bits]:
+    """x + y + z modulo 2^width."""
+    s, c = yield from carry_save(x, y, z)
+    return (yield from add(s, concatenate([s.constant(0, 1), c])))
+
+
+def any_plane(x: Bits) -> Circuit[Bits]:
+    """OR over all planes, lane by lane: one plane, ceil(log2 planes) rounds."""
+    none = ~x
+    while len(none) > 1:
+        half = len(none) // 2
+        product = yield none[:half], none[half : 2 * half]
+        none = concatenate([product, none[2 * half :]])
+    return ~none
+
+
+def any_lane(x: Bits) -> Circuit[Bits]:
+    """OR over all lanes of one plane; the answer stands in lane 0 of a single word, the other lanes mean nothing."""
+    none = ~x
+    while none.shape[1] > 1:
+        words = none.shape[1]
+        half = (words + 1) // 2
+        # With an odd number of words the middle one meets itself, which changes nothing.
+        none = yield none.words(0, half), none.words(words - half, words)
+    lanes = 32
+    while lanes:
+        none = yield none, none.shift_lanes(lanes)
+        lanes //= 2
+    return ~none
+
+
+def sum_of_squares(x: Bits, width: int) -> Circuit[Bits]:
+    """Σ x² over all lanes modulo 2^width, in lane 0 of a single word. x is in two's complement.
+
+    x = -2^m·x_m + Σ 2^i·x_i gives x² = Σ_i 4^i·x_i + Σ_{i<j<m} 2^{i+j+1}·x_i·x_j - Σ_{i<m} 2^{i+m+1}·x_i·x_m.
+    The partial products stay in columns by weight. Full adders shrink every column to two planes, then the lanes are
+    folded in half and the columns shrunk again, so that only one carry ever ripples, at the end.
+    """
+    bits = len(x)
+    pairs = [(i, j) for i in range(bits) for j in range(i + 1, bits)]
+    products = yield concatenate([x[i : i + 1] for i, _ in pairs]), concatenate([x[j : j + 1] for _, j in pairs])
+    columns: list[list[Bits]] = [[] for _ in range(width)]
+    correction = 0
+    for i in range(bits):
+        columns[2 * i].append(x[i : i + 1])
+    lanes = 64 * x.shape[1]
+    for index, (i, j) in enumerate(pairs):
+        product, weight = products[index : index + 1], i + j + 1
+        if j == bits - 1:
+            # -b·2^w = (~b)·2^w - 2^w, the constant once a lane.
+            columns[weight].append(~product)
+            correction -= lanes << weight
+        else:
+            columns[weight].append(product)
+    columns = yield from _shrink(columns)
+    while columns[0][0].shape[1] > 1:
+        words = columns[0][0].shape[1]
+        half = (words + 1) // 2
+        columns = [
+            [piece for plane in column for piece in (plane.words(0, half), plane.words(half, words).pad_words(half))]
+            for column in columns
+        ]
+        columns = yield from _shrink(columns)
+    lanes = 32
+    while lanes:
+        columns = [[piece for plane in column for piece in (plane, plane.shift_lanes(lanes))] for column in columns]
+        columns = yield from _shrink(columns)
+        lanes //= 2
+    zero = x.words(0, 1).constant(0, 1)
+    first = concatenate([column[0] if column else zero for column in columns])
+    second = concatenate([column[1] if len(column) > 1 else zero for column in columns])
+    return (yield from add_three(first, second, first.constant(correction, width)))
+
+
+def _shrink(columns: list[list[Bits]]) -> Circuit[list[list[Bits]]]:
+    """Full adders, one layer a round, until no column holds more than two planes."""
+    while any(len(column) > 2 for column in columns):
+        triples = [
+            (weight, column[3 * k : 3 * k + 3]) for weight, column in enumerate(columns) for k in range(len(column) // 3)
+        ]
+        x, y, z = (concatenate([triple[k] for _, triple in triples]) for k in range(3))
+        x_y = x ^ y
+        carries = x ^ (yield x_y, x ^ z)
+        sums = x_y ^ z
+        rest = [column[3 * (len(column) // 3) :] for column in columns]
+        for index, (weight, _) in enumerate(triples):
+            rest[weight].append(sums[index : index + 1])
+            if weight + 1 < len(columns):
+                rest[weight + 1].append(carries[index : index + 1])
+        columns = rest
+    return columns

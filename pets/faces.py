@@ -1,0 +1,257 @@
+"""From a photo to a unit template: one detector and one embedder, run by insightface over onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pets.cache import sha256_file
+from pets.errors import (
+    FaceTooSmall,
+    ModelError,
+    NoFace,
+    ParameterError,
+    PhotoError,
+    SeveralFaces,
+    UnreadablePhoto,
+)
+from pets.params import check_dim, scale
+from pets.photos import read_photo
+from pets.templates import ModelIdentity
+from pets.weights import default_models
+
+MIN_FACE_SIDE = 40  # pixels; below it the 112-pixel input of the embedder is mostly interpolation
+DETECTION_SCORE = 0.6
+# Tried in turn until a face is found: ordinary photos, a face that fills the frame, a small face in a large photo.
+DETECTION_SIDES = (640, 128, 1280)
+# Version of everything between the photo and the embedder's input that changes the template; part of the identity.
+ALIGNMENT = "similarity-5-landmarks-112-v1"
+
+Provider = Literal["auto", "cuda", "cpu"]
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One face. `template`: (d,) float32 unit vector. `box`: left, top, right, bottom, and `face_side`: the shorter
+    side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1.
+    """
+
+    template: NDArray[np.float32]
+    box: tuple[float, float, float, float]
+    score: float
+    face_side: float
+
+
+@dataclass(frozen=True)
+class _Face:
+    box: tuple[float, float, float, float]
+    score: float
+    landmarks: NDArray[np.float32]  # (5, 2), pixels
+
+    @property
+    def side(self) -> float:
+        left, top, right, bottom = self.box
+        return min(right - left, bottom - top)
+
+
+class FaceModel:
+    """A detector and an embedder, ready to run. Built with `FaceModel.load`."""
+
+    def __init__(self, detector: Any, embedder: Any, folder: Path) -> None:
+        self._detector = detector
+        self._embedder = embedder
+        self.folder = folder
+        dim = _dimension(embedder, folder)
+        self.identity = ModelIdentity(
+            detector_sha256=sha256_file(Path(detector.model_file)),
+            embedder_sha256=sha256_file(Path(embedder.model_file)),
+            alignment=ALIGNMENT,
+            dim=dim,
+            scale=scale(dim),
+        )
+
+    @classmethod
+    def load(cls, models: Path | None = None, provider: Provider = "auto") -> FaceModel:
+        """Load the ONNX files of the folder `models`, or the default ones (fetched on first use).
+
+        `provider`: "cuda" insists on the GPU, "auto" takes it where it works. Raises `ModelError` for a folder that is
+        missing, empty or not a pair of detector (with five landmarks) and embedder, and for a provider that is not
+        available.
+        """
+        wanted = _wanted_providers(provider)
+        folder = default_models() if models is None else _check_folder(models)
+        found, notices = _load_folder(folder, wanted)
+        for task, what in (("detection", "face detector"), ("recognition", "face embedder")):
+            if task not in found:
+                raise ModelError(f"{folder} has no {what} among its ONNX files: {_onnx_names(folder)}")
+        detector, embedder = found["detection"], found["recognition"]
+        if not getattr(detector, "use_kps", False):
+            raise ModelError(f"the detector {detector.model_file} gives no landmarks, 5 are needed to align a face")
+        model = cls(detector, embedder, folder)
+        if provider == "cuda" and model.provider != "cuda":
+            raise ModelError(
+                f"onnxruntime has CUDA but could not start it, only the cpu runs: {notices or 'no reason given'}"
+            )
+        return model
+
+    @property
+    def provider(self) -> str:
+        """What both networks really run on, "cuda" or "cpu": asked of the sessions, not of the options."""
+        sessions = (self._detector.session, self._embedder.session)
+        return "cuda" if all(s.get_providers()[0] == PROVIDERS["cuda"] for s in sessions) else "cpu"
+
+    def embed(self, photo: Path | Image, *, largest: bool = False) -> Embedded:
+        """The template of the one face on a photo.
+
+        `photo`: a file, or (height, width, 3) uint8 in BGR order. With `largest`, the largest of several faces.
+        Faces under 40 pixels are not counted beside one that is more than twice as large.
+        Raises `UnreadablePhoto`, `NoFace`, `SeveralFaces` or `FaceTooSmall`.
+        """
+        if isinstance(photo, Path):
+            name, image = str(photo), read_photo(photo)
+        else:
+            name, image = "the photo", _check_image(photo)
+        face = _choose(self._detect(image), name, largest)
+        return Embedded(self._template(image, face, name), face.box, face.score, face.side)
+
+    def embed_each(
+        self, photos: Iterable[Path], *, largest: bool = False, progress: Callable[[], object] | None = None
+    ) -> Iterator[tuple[Path, Embedded | PhotoError]]:
+        """Each photo with its face, or with the error that `embed` raised for it; `progress()` after each."""
+        for path in photos:
+            try:
+                result: Embedded | PhotoError = self.embed(path, largest=largest)
+            except PhotoError as error:
+                result = error
+            if progress is not None:
+                progress()
+            yield path, result
+
+    def _detect(self, image: Image) -> list[_Face]:
+        for side in DETECTION_SIDES:
+            if side > 640 >= max(image.shape[:2]):
+                continue  # nothing to gain from enlarging further
+            boxes, landmarks = self._detector.detect(image, input_size=(side, side), det_thresh=DETECTION_SCORE)
+            if len(boxes):
+                return [
+                    _Face((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(b[4]), np.asarray(k, np.float32))
+                    for b, k in zip(boxes, landmarks, strict=True)
+                ]
+        return []
+
+    def _template(self, image: Image, face: _Face, name: str) -> NDArray[np.float32]:
+        aligned = _align(image, face.landmarks, self._embedder.input_size[0])
+        raw = np.asarray(self._embedder.get_feat(aligned), np.float64).reshape(-1)
+        norm = float(np.linalg.norm(raw))
+        if not np.isfinite(norm) or norm == 0:
+            raise UnreadablePhoto(f"{name}: the embedder gave a vector of norm {norm}, it must be finite and not 0")
+        return (raw / norm).astype(np.float32)
+
+
+def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:
+    from insightface.utils import face_align
+
+    with warnings.catch_warnings():
+        # insightface fits the landmarks with a method that newer scikit-image calls by another name
+        warnings.filterwarnings("ignore", message=".*estimate.*is deprecated", category=FutureWarning)
+        aligned: Image = face_align.norm_crop(image, landmarks, image_size=side)
+    return aligned
+
+
+def _choose(faces: list[_Face], name: str, largest: bool) -> _Face:
+    if not faces:
+        raise NoFace(f"{name}: no face found (detection score below {DETECTION_SCORE})")
+    chosen = max(faces, key=lambda face: face.side)
+    if chosen.side < MIN_FACE_SIDE:
+        raise FaceTooSmall(f"{name}: the face is {chosen.side:.0f} pixels wide, the limit is {MIN_FACE_SIDE}")
+    rivals = [face for face in faces if face.side >= MIN_FACE_SIDE or 2 * face.side >= chosen.side]
+    if len(rivals) > 1 and not largest:
+        raise SeveralFaces(
+            f"{name}: {len(rivals)} faces found, 1 is needed; crop it, or choose the largest (--largest)"
+        )
+    return chosen
+
+
+def _check_image(image: Image) -> Image:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UnreadablePhoto(f"an image must be (height, width, 3) uint8, got {image.shape} {image.dtype}")
+    return image
+
+
+def _check_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise ModelError(f"model folder {folder} " + ("is not a folder" if folder.exists() else "does not exist"))
+    if not _onnx_names(folder):
+        raise ModelError(f"model folder {folder} holds no .onnx file; a detector and an embedder are needed")
+    return folder
+
+
+def _onnx_names(folder: Path) -> str:
+    return ", ".join(sorted(path.name for path in folder.glob("*.onnx")))
+
+
+def _wanted_providers(provider: str) -> list[str]:
+    import onnxruntime
+
+    if provider not in ("auto", *PROVIDERS):
+        raise ParameterError(f"provider must be auto, cuda or cpu, got {provider!r}")
+    available = onnxruntime.get_available_providers()
+    usable = PROVIDERS["cuda"] in available and _has_nvidia_driver()
+    if provider == "cuda" and not usable:
+        if PROVIDERS["cuda"] in available:
+            raise ModelError("provider cuda is not available: no NVIDIA driver found; available: cpu")
+        raise ModelError(
+            f"provider cuda is not available: this onnxruntime has {', '.join(available)}. "
+            "`make gpu` puts onnxruntime-gpu in its place"
+        )
+    if provider != "cpu" and usable:
+        return [PROVIDERS["cuda"], PROVIDERS["cpu"]]
+    return [PROVIDERS["cpu"]]
+
+
+def _has_nvidia_driver() -> bool:
+    # onnxruntime-gpu lists CUDA on every machine, and without a driver prints pages of errors before it gives up
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _load_folder(folder: Path, providers: list[str]) -> tuple[dict[str, Any], str]:
+    """insightface's models by task, and the first line that was printed while they were loaded."""
+    from insightface.app import FaceAnalysis
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            app = FaceAnalysis(name=str(folder), providers=providers, allowed_modules=["detection", "recognition"])
+    except AssertionError as error:  # how insightface says that no file is a detector
+        raise ModelError(f"{folder} has no face detector among its ONNX files: {_onnx_names(folder)}") from error
+    except Exception as error:  # onnxruntime, protobuf and insightface each raise their own
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ModelError(f"the ONNX files in {folder} cannot be loaded: {lines[0]}") from error
+    return dict(app.models), printed.getvalue().partition("\n")[0]
+
+
+def _dimension(embedder: Any, folder: Path) -> int:
+    """Entries of a template, found by running the embedder once on a blank face."""
+    side = embedder.input_size[0]
+    if side % 112 and side % 128:
+        raise ModelError(f"the embedder in {folder} takes {side} pixels, alignment needs a multiple of 112 or 128")
+    try:
+        return check_dim(int(np.asarray(embedder.get_feat(np.zeros((side, side, 3), np.uint8))).size))
+    except Exception as error:  # onnxruntime raises its own for a network that cannot run
+        raise ModelError(f"the embedder in {folder} is not usable: {error}") from error

@@ -1,0 +1,57 @@
+"""Reading a photo from disk, within limits that are checked before anything large is decoded."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pets.errors import UnreadablePhoto
+
+MAX_FILE_BYTES = 32 << 20
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """Decode a photo, (height, width, 3) uint8 in BGR order, turned as its EXIF orientation says.
+
+    Raises `UnreadablePhoto` for a missing file, one over 32 MiB or 100 megapixels, a format other than JPEG, PNG, BMP
+    or WebP, a truncated or damaged image, or more than 8 bits a channel.
+    """
+    try:
+        if not path.is_file():
+            raise UnreadablePhoto(f"{path} " + ("is not a file" if path.exists() else "does not exist"))
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UnreadablePhoto(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise UnreadablePhoto(f"{path} has {path.stat().st_size} bytes, the limit is {MAX_FILE_BYTES}")
+    try:
+        with warnings.catch_warnings():
+            # about the photo's metadata, and about a size that is checked here
+            warnings.simplefilter("ignore")
+            return _decode(data, path)
+    except UnreadablePhoto:
+        raise
+    except Exception as error:  # decoders raise almost anything for hostile bytes
+        reason = str(error).replace(str(io.BytesIO), "the file") or type(error).__name__
+        raise UnreadablePhoto(f"{path} is not a readable {', '.join(FORMATS)} image: {reason}") from error
+
+
+def _decode(data: bytes, path: Path) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise UnreadablePhoto(f"{path} has {width}x{height} pixels, the limit is {MAX_PIXELS}")
+        if image.mode.startswith(("I", "F")):
+            raise UnreadablePhoto(f"{path} has more than 8 bits a channel (mode {image.mode}), the limit is 8")
+        rgb: NDArray[Any] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.ascontiguousarray(rgb[:, :, ::-1])

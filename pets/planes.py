@@ -1,0 +1,76 @@
+"""Bit planes: plane k holds bit k of every row, 64 rows to a word. Bit i of word w belongs to row 64·w + i."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pets.jit import kernel
+from pets.threads import parallel_ranges
+
+
+def to_planes(values: npt.NDArray[np.uint32], width: int, threads: int = 1) -> npt.NDArray[np.uint64]:
+    """Transpose values to planes. `values`: uint32 (rows,), rows a multiple of 64. Returns uint64 (width, rows/64)."""
+    words = len(values) // 64
+    out = np.empty((width, words), np.uint64)
+    parallel_ranges(lambda start, stop: _to_planes(values, out, start, stop), words, threads, grain=8)
+    return out
+
+
+def from_planes(planes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """The inverse of `to_planes`: uint64 (width, words) to uint32 (64·words,)."""
+    values = np.zeros(64 * planes.shape[1], np.uint32)
+    for k, plane in enumerate(planes):
+        values |= unpack_bits(plane).astype(np.uint32) << np.uint32(k)
+    return values
+
+
+def unpack_bits(plane: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    """One plane, uint64 (words,), as one uint8 of 0 or 1 for each row."""
+    return np.unpackbits(plane.astype("<u8").view(np.uint8), bitorder="little")
+
+
+def pack_bits(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """0/1 values, uint8 (rows,), as uint64 (ceil(rows/64),), padded with zeros."""
+    padded = np.zeros(-(-len(bits) // 64) * 64, np.uint8)
+    padded[: len(bits)] = bits
+    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
+
+
+@kernel
+def _to_planes(values: npt.NDArray[np.uint32], out: npt.NDArray[np.uint64], start: int, stop: int) -> None:
+    # A 32×32 bit matrix is transposed in five rounds of swapping ever smaller squares.
+    low = np.empty(32, np.uint32)
+    high = np.empty(32, np.uint32)
+    for word in range(start, stop):
+        base = 64 * word
+        for i in range(32):
+            low[i] = values[base + i]
+            high[i] = values[base + 32 + i]
+        for half in (low, high):
+            _transpose(half)
+        for k in range(out.shape[0]):
+            out[k, word] = np.uint64(low[k]) | (np.uint64(high[k]) << np.uint64(32))
+
+
+@kernel
+def _transpose(a: npt.NDArray[np.uint32]) -> None:
+    for step in range(5):
+        j = 16 >> step
+        shift = np.uint32(j)
+        mask = np.uint32(0)
+        if step == 0:
+            mask = np.uint32(0x0000FFFF)
+        elif step == 1:
+            mask = np.uint32(0x00FF00FF)
+        elif step == 2:
+            mask = np.uint32(0x0F0F0F0F)
+        elif step == 3:
+            mask = np.uint32(0x33333333)
+        else:
+            mask = np.uint32(0x55555555)
+        for block in range(0, 32, 2 * j):
+            for k in range(block, block + j):
+                swap = ((a[k] >> shift) ^ a[k + j]) & mask
+                a[k + j] ^= swap
+                a[k] ^= swap << shift

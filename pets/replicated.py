@@ -1,0 +1,70 @@
+"""The local steps of replicated sharing: input and AND. Who sends what to whom is `protocol.compute`'s business.
+
+Key k_j is known to parties j-1 and j, so party i reads F(k_i) from `own` and F(k_{i+1}) from `following`. Both owners
+of a key read it in the same order; a stream never rewinds, because a mask used twice would show the XOR of two bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pets.bits import PARTIES, Bits, Planes, party_bits
+from pets.jit import kernel
+from pets.prf import Keystream
+from pets.threads import parallel_ranges
+
+
+@dataclass
+class Masks:
+    """The two pseudo-random streams of party `party`, for one purpose."""
+
+    party: int
+    own: Keystream
+    following: Keystream
+
+
+def share_input(masks: Masks, value: Planes) -> Bits:
+    """Party i shares its own value v: x_{i+1} = F(k_{i+1}), x_i = v ^ x_{i+1}, x_{i+2} = 0. x_i goes to party i-1."""
+    second = masks.following.words(*value.shape)
+    return party_bits(masks.party, value ^ second, second)
+
+
+def input_of_previous(masks: Masks, shape: tuple[int, int]) -> Bits:
+    """What party i holds of the input of party i-1, without any message: (F(k_i), 0)."""
+    return party_bits(masks.party, masks.own.words(*shape), np.zeros(shape, np.uint64))
+
+
+def input_of_following(masks: Masks, received: Planes) -> Bits:
+    """What party i holds of the input of party i+1: (0, what it received)."""
+    return party_bits(masks.party, np.zeros_like(received), received)
+
+
+def in_party_order(party: int, own: Bits, previous: Bits, following: Bits) -> tuple[Bits, Bits, Bits]:
+    """The three inputs as (input of party 0, of 1, of 2)."""
+    by_owner = {party: own, (party - 1) % PARTIES: previous, (party + 1) % PARTIES: following}
+    return by_owner[0], by_owner[1], by_owner[2]
+
+
+def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Planes:
+    """z_i = x_i·y_i ^ x_i·y_{i+1} ^ x_{i+1}·y_i ^ F(k_i) ^ F(k_{i+1}), which goes to party i-1 (Araki et al., 2.3)."""
+    shape = x.shape
+    z = masks.own.words(*shape) ^ masks.following.words(*shape)
+    arrays = [np.ascontiguousarray(part) for part in (*x.parts, *y.parts)]
+    parallel_ranges(
+        lambda start, stop: _and(
+            arrays[0][start:stop], arrays[1][start:stop], arrays[2][start:stop], arrays[3][start:stop], z[start:stop]
+        ),
+        shape[0],
+        threads if shape[1] >= 512 else 1,
+    )
+    return z
+
+
+@kernel
+def _and(x0: Planes, x1: Planes, y0: Planes, y1: Planes, z: Planes) -> None:
+    for plane in range(z.shape[0]):
+        for word in range(z.shape[1]):
+            both = y0[plane, word] ^ y1[plane, word]
+            z[plane, word] ^= (x0[plane, word] & both) ^ (x1[plane, word] & y0[plane, word])

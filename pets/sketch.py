@@ -1,0 +1,165 @@
+"""A set sketch that opens at most `cap` hits and else only says that there are more (protocol/DESIGN.md, section 5).
+
+PinSketch (Dodis, Ostrovsky, Reyzin and Smith, "Fuzzy Extractors", 2004; SIAM J. Comput. 38(1), 2008, section 6.3): the
+syndromes of a BCH code over GF(2^32). Row i has its own nonzero element g_i = α^i; the sketch of a set of rows is
+
+    S_k = Σ_{i in the set} g_i^(2k-1),    k = 1 … cap+2.
+
+It is linear: the sketch of y ^ z is the XOR of the two sketches, so requester and router send the sums of their
+share z, the holder adds those of y and decodes. Two sets with equal sums differ in at least 2·cap + 5 rows, the
+designed distance of the code: up to cap hits are found exactly, and cap+1 … cap+4 are always seen to be too many.
+Of larger sets, a fraction of about rows^cap / cap! / 2^(32·(cap+2)) < 2^-64 share their sums with a small one.
+"""
+
+from __future__ import annotations
+
+import hmac
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pets import gf32
+from pets.errors import ParameterError, SketchMismatch
+from pets.jit import kernel
+from pets.threads import check_threads, parallel_ranges
+
+MAX_CAP = 99
+MAX_ROWS = gf32.ORDER  # each row needs its own power of α
+BLOCK_ROWS = 4096  # one table of 16 KiB, which stays in the L1 cache, serves every block of one power sum
+_BLOCK_WORDS = BLOCK_ROWS // 64
+
+PowerSums: TypeAlias = npt.NDArray[np.uint32]
+"""uint32 (cap+2,): entry k-1 is S_k."""
+
+
+def check_cap(cap: int) -> int:
+    """Return `cap`, or raise `ParameterError` outside 1…99."""
+    if not 1 <= cap <= MAX_CAP:
+        raise ParameterError(f"cap must be 1 to {MAX_CAP}, got {cap}")
+    return cap
+
+
+def power_sums(bits: npt.NDArray[np.uint64], cap: int, threads: int = 1, first_row: int = 0) -> PowerSums:
+    """The cap+2 odd power sums of the rows whose bit is 1.
+
+    `bits`: uint64 (words,), contiguous; bit i of the array is (bits[i // 64] >> (i % 64)) & 1 and stands for row
+    `first_row` + i. A gallery may be worked in chunks: the XOR of the chunks' sums is the sum of the whole.
+    Neither branches nor addresses depend on the bits. Raises `ParameterError` for anything else, for `cap` outside
+    1…99, and for rows from 2^32 - 1 on.
+    """
+    check_cap(cap)
+    check_threads(threads)
+    if bits.dtype != np.uint64 or bits.ndim != 1 or not bits.flags.c_contiguous:
+        raise ParameterError(f"bits must be a contiguous uint64 vector, got {bits.dtype} of shape {bits.shape}")
+    if first_row < 0 or first_row + 64 * len(bits) > MAX_ROWS:
+        raise ParameterError(f"rows must lie from 0 to {MAX_ROWS - 1}, got {64 * len(bits)} from {first_row} on")
+    sums = np.empty(cap + 2, np.uint32)
+
+    # With β = α^(2k-1):  S_k = β^first_row · Σ_b (β^4096)^b · Σ_{i<4096} z_{4096b+i}·β^i
+    def work(start: int, stop: int) -> None:
+        for index in range(start, stop):
+            beta = gf32.power(gf32.ALPHA, 2 * index + 1)
+            blocks = _block_sums(bits, _bit_planes(beta))
+            total = gf32.evaluate(blocks, gf32.power(beta, BLOCK_ROWS))
+            sums[index] = gf32.multiply(total, gf32.power(beta, first_row))
+
+    parallel_ranges(work, cap + 2, threads)
+    return sums
+
+
+@lru_cache(maxsize=MAX_CAP + 2)
+def _bit_planes(beta: int) -> npt.NDArray[np.uint64]:
+    """Bit j of β^i for i < 4096, packed like the rows: uint64 (32, 64), read-only."""
+    powers = gf32.powers(beta, BLOCK_ROWS)
+    planes = ((powers[None, :] >> np.arange(32)[:, None]) & 1).astype(np.uint8)
+    packed = np.packbits(planes, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+    packed.setflags(write=False)
+    return packed
+
+
+@kernel
+def _block_sums(bits: npt.NDArray[np.uint64], planes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Σ_i z_i·β^i within each block, int64 (blocks,): bit j is the parity of the rows' bits under plane j."""
+    blocks = -(-len(bits) // _BLOCK_WORDS)
+    sums = np.zeros(blocks, np.int64)
+    for block in range(blocks):
+        words = bits[block * _BLOCK_WORDS : (block + 1) * _BLOCK_WORDS]
+        for j in range(32):
+            parity = np.uint64(0)
+            for i in range(len(words)):
+                parity ^= words[i] & planes[j, i]
+            for half in (32, 16, 8, 4, 2, 1):
+                parity ^= parity >> np.uint64(half)
+            sums[block] |= np.int64(parity & np.uint64(1)) << j
+    return sums
+
+
+def combine(a: PowerSums, b: PowerSums) -> PowerSums:
+    """The sums of the symmetric difference of two sets: a ^ b. Raises `ParameterError` for unlike or malformed sums."""
+    _check_pair(a, b)
+    return a ^ b
+
+
+def check_equal(a: PowerSums, b: PowerSums) -> None:
+    """Raise `SketchMismatch`, naming the first k with different S_k, unless two parties sent the same sums.
+
+    The values themselves stay out of the message. Raises `ParameterError` for unlike or malformed sums.
+    """
+    _check_pair(a, b)
+    if not hmac.compare_digest(a.tobytes(), b.tobytes()):
+        first = int(np.flatnonzero(a != b)[0])
+        raise SketchMismatch(f"power sum {first + 1} of {len(a)} differs between the two parties")
+
+
+def decode(sums: PowerSums, rows: int, cap: int) -> tuple[int, ...] | None:
+    """The rows of the set behind `sums`, ascending, or None ("next rung") if they are not a set of at most `cap` rows.
+
+    `sums`: uint32 (cap+2,). `rows`: size of the gallery, 1 to 2^32 - 1; a member beyond it also gives None.
+    Whatever is returned has exactly these sums: they are computed again from the rows found. The time taken depends
+    on the set, so this is for the holder, who learns it anyway. Raises `ParameterError` for malformed arguments.
+    """
+    check_cap(cap)
+    _check_sums(sums)
+    if len(sums) != cap + 2:
+        raise ParameterError(f"cap {cap} needs {cap + 2} power sums, got {len(sums)}")
+    if not 1 <= rows <= MAX_ROWS:
+        raise ParameterError(f"rows must be 1 to {MAX_ROWS}, got {rows}")
+    # The power sums of elements g follow the linear recurrence whose characteristic polynomial is Π (x - g).
+    locator = gf32.minimal_polynomial(_all_power_sums(sums))
+    members = len(locator) - 1
+    if members == 0:
+        return ()
+    if members > cap or locator[0] == 0:
+        return None
+    elements = gf32.distinct_roots(locator)
+    if elements is None:
+        return None
+    found = sorted(gf32.discrete_log(element) for element in elements)
+    if found[-1] >= rows:
+        return None
+    again = gf32.odd_power_sums(np.array([gf32.power(gf32.ALPHA, row) for row in found]), cap + 2)
+    return tuple(found) if np.array_equal(again, sums) else None
+
+
+def _all_power_sums(sums: PowerSums) -> npt.NDArray[np.int64]:
+    """Σ g^m for m = 1 … 2·cap+4: the odd ones as given, the even ones by Σ g^2m = (Σ g^m)²."""
+    everything = np.zeros(2 * len(sums), np.int64)
+    everything[0::2] = sums
+    for m in range(2, len(everything) + 1, 2):
+        half = int(everything[m // 2 - 1])
+        everything[m - 1] = gf32.multiply(half, half)
+    return everything
+
+
+def _check_sums(sums: PowerSums) -> None:
+    if sums.dtype != np.uint32 or sums.ndim != 1 or not 3 <= len(sums) <= MAX_CAP + 2:
+        raise ParameterError(f"power sums must be uint32 of 3 to {MAX_CAP + 2}, got {sums.dtype} of shape {sums.shape}")
+
+
+def _check_pair(a: PowerSums, b: PowerSums) -> None:
+    _check_sums(a)
+    _check_sums(b)
+    if len(a) != len(b):
+        raise ParameterError(f"power sums of two caps: {len(a)} and {len(b)} entries")

@@ -1,0 +1,52 @@
+"""Spreading kernels that release the GIL over a few threads.
+
+numba's own `prange` is not used: its portable threading layer dies when two Python threads enter it at once,
+and nodes serve several queries at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+from pets.errors import ParameterError
+
+MAX_THREADS = 256
+
+
+def check_threads(threads: int) -> int:
+    """Return `threads`, or raise `ParameterError` outside 1…256."""
+    if not 1 <= threads <= MAX_THREADS:
+        raise ParameterError(f"threads must be 1 to {MAX_THREADS}, got {threads}")
+    return threads
+
+
+def default_threads() -> int:
+    """Processors this process may use."""
+    return min(MAX_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@lru_cache(maxsize=8)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="lineup")
+
+
+def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int, grain: int = 1) -> None:
+    """Call `work(start, stop)` on consecutive ranges that cover 0…count, one range a thread.
+
+    Range borders are multiples of `grain`. An exception in any range is raised here after all have ended.
+    """
+    grains = -(-count // grain)
+    parts = min(threads, grains)
+    if parts <= 1:
+        if count:
+            work(0, count)
+        return
+    borders = [min(count, grain * (grains * part // parts)) for part in range(parts + 1)]
+    futures = [_pool(threads).submit(work, start, stop) for start, stop in zip(borders, borders[1:], strict=False)]
+    for future in futures:
+        future.exception()
+    for future in futures:
+        future.result()

@@ -1,0 +1,167 @@
+"""Admission: is the encrypted probe a quantised unit vector? (protocol/DESIGN.md, section 5, "Admission")
+
+Before anything about hits is opened, the parties check on shares, and open as one bit to all:
+
+1. range      |q_j| <= 127 and clean guard bits, from the identity gallery (rows e_j) scored like any other;
+2. norm       Σ q_j² <= floor((S + √d/2)²);
+3. constancy  40 random {0,1} sums of the ciphertexts are zero in every coefficient but the first. To keep it small,
+              the parties add 40 random {0,1} subsets of coefficients 1 … n-1 of each sum, modulo Q and before rounding.
+
+A value v that should be 16·x arrives as 16·x + e with |e| <= 2; with 3 added, its low four bits lie in 1 … 5.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from pets import circuits
+from pets.bits import Bits, concatenate
+from pets.circuits import Circuit
+from pets.params import SHARE_BITS, Parameters, norm_bound
+from pets.planes import to_planes
+from pets.prf import Keystream, labelled_hash
+from pets.rounding import round_shares
+from pets.scoring import EncodedGallery, ScoringProbe, encode_gallery
+from protocol import wire
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, share_inputs
+from protocol.decryption import key_coefficients, own_coefficients
+from protocol.errors import Disagreement, ProbeRefused
+from protocol.keyring import QueryKey
+from protocol.machine import Score, Send, Step, receive
+from protocol.messages import AdmissionBit, AdmissionBlock
+
+Residues = npt.NDArray[np.uint32]
+
+SUMS = wire.ADMISSION_POLYNOMIALS - 1  # random sums of ciphertexts
+SUBSETS = 40  # random subsets of coefficients of each sum; a deviation passes with 2^-40
+SLACK = 3  # how far a value may lie from where it should be
+GUARD_BITS = 4
+PROBE_BITS = 8
+SQUARES_BITS = 26  # Σ q_j² < 1024·2^14 = 2^24, and a sign
+
+
+@lru_cache(maxsize=4)
+def identity_gallery(dim: int, params: Parameters) -> EncodedGallery:
+    """Rows e_j: scoring them gives the probe's own coordinates."""
+    return encode_gallery(np.eye(dim, dtype=np.int8), params)
+
+
+def holder_admits(
+    ring: Ring, params: Parameters, dim: int, ciphertexts: Residues, prepared: ScoringProbe
+) -> Step[None]:
+    """The holder's part. `ciphertexts`: uint32 (d, 2, 2, n). Raises `ProbeRefused`."""
+    identity = yield Score(identity_gallery(dim, params), prepared, 0, 1)
+    block = np.concatenate([identity, random_sums(ciphertexts, params)])
+    seed = secrets.token_bytes(32)
+    message = AdmissionBlock(seed, np.ascontiguousarray(block[:, 1]).tobytes())
+    yield Send(ring.names[REQUESTER], message)
+    yield Send(ring.names[ROUTER], message)
+    coefficients = own_coefficients(block[:, 0], params, ring.threads)
+    yield from _decide(ring, params, dim, coefficients, seed)
+
+
+def key_owner_admits(ring: Ring, key: QueryKey, dim: int) -> Step[None]:
+    """The part of requester and router. Raises `ProbeRefused`."""
+    params = key.params
+    message = yield from receive(ring.names[HOLDER], AdmissionBlock)
+    c1 = wire.residue_array(message.data, (wire.ADMISSION_POLYNOMIALS,), params, "admission block")
+    coefficients = key_coefficients(c1, key.share, ring.threads)
+    yield from _decide(ring, params, dim, coefficients, message.seed)
+
+
+def random_sums(ciphertexts: Residues, params: Parameters) -> Residues:
+    """40 sums of the ciphertexts with secret coefficients in {0,1}: uint32 (40, 2, 2, n).
+
+    In float64, which is exact here: 1024 residues add up to less than 2^40.
+    """
+    dim = len(ciphertexts)
+    coins = np.unpackbits(np.frombuffer(secrets.token_bytes(SUMS * dim // 8), np.uint8)).reshape(SUMS, dim)
+    sums = coins.astype(np.float64) @ ciphertexts.reshape(dim, -1).astype(np.float64)
+    primes = np.array(params.primes, np.int64)[:, None]
+    shaped = sums.astype(np.int64).reshape(SUMS, 2, 2, params.n)
+    return (shaped % primes).astype(np.uint32)
+
+
+def subset_sums(coefficients: Residues, seed: bytes, params: Parameters) -> Residues:
+    """40 random subsets of coefficients 1 … n-1 of each polynomial, added modulo each prime.
+
+    `coefficients`: uint32 (count, 2, n). Returns uint32 (1, 2, 40·count). Exact in float64: below 2^43.
+    """
+    stream = Keystream(labelled_hash("coefficient-subsets", seed))
+    subsets = np.unpackbits(stream.bytes_array(SUBSETS, params.n // 8), axis=1)
+    subsets[:, 0] = 0
+    sums = coefficients.astype(np.float64) @ subsets.T.astype(np.float64)
+    primes = np.array(params.primes, np.int64)[:, None]
+    reduced = (sums.astype(np.int64) % primes).astype(np.uint32)
+    return np.ascontiguousarray(reduced.transpose(1, 0, 2).reshape(1, 2, -1))
+
+
+def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[None]:
+    """Round, share and check this party's addends of the 41 polynomials; open one bit."""
+    probe = round_shares(coefficients[:1], params)[0, :dim]
+    constancy = round_shares(subset_sums(coefficients[1:], seed, params), params)[0]
+    probe_lanes = -(-dim // 64) * 64
+    values = np.zeros(probe_lanes + len(constancy), np.uint32)
+    values[:dim] = probe
+    values[probe_lanes:] = constancy
+    if ring.index == HOLDER:
+        values = (values + np.uint32(SLACK)) & np.uint32(2**SHARE_BITS - 1)
+    masks = ring.masks("admission")
+    x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
+    admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_lanes // 64, norm_bound(dim)))
+    if not (yield from _open_bit(ring, admitted)):
+        raise ProbeRefused("admission refused the probe: it is not a quantised unit vector encrypted as constants")
+
+
+def admission_circuit(x: Bits, y: Bits, z: Bits, probe_words: int, bound: int) -> Circuit[Bits]:
+    """One bit in lane 0: every lane is in range, and the squares of the probe's lanes add up to at most `bound`.
+
+    Lanes of the first `probe_words` words hold 16·q_j + 3 + e, all others 0 + 3 + e.
+    """
+    total = yield from circuits.add_three(x, y, z)
+    b0, b1, b2, b3 = (total[k : k + 1] for k in range(GUARD_BITS))
+    two = yield b0, b1
+    seven = yield two, b2
+    high = total[GUARD_BITS:]
+    # Constancy lanes: every bit above the guard bits is zero. Probe lanes: they all equal the sign from bit 7 on.
+    probe_high = high.words(0, probe_words)
+    sign = probe_high[PROBE_BITS - 1 : PROBE_BITS]
+    spread = concatenate([sign ^ probe_high[k : k + 1] for k in range(len(high))])
+    in_probe = concatenate([spread.constant(0, PROBE_BITS - 1), spread[PROBE_BITS - 1 :]])
+    violations = concatenate([b3, seven, _join(in_probe, high.words(probe_words, high.shape[1]))])
+    # -128 has the sign and no other bit: q + 127 would be negative.
+    magnitude = yield from circuits.any_plane(probe_high[: PROBE_BITS - 1])
+    lowest = yield sign, ~magnitude
+    violations = concatenate([violations, lowest.pad_words(high.shape[1])])
+    outside = yield from circuits.any_plane(violations)
+    outside = yield from circuits.any_lane(outside)
+    squares = yield from circuits.sum_of_squares(probe_high[:PROBE_BITS], SQUARES_BITS)
+    room = yield from circuits.add(~squares, squares.constant(bound + 1, SQUARES_BITS))
+    too_long = room[SQUARES_BITS - 1 :]
+    return (yield ~outside, ~too_long)
+
+
+def _join(left: Bits, right: Bits) -> Bits:
+    parts = [np.concatenate(pair, axis=1) for pair in zip(left.parts, right.parts, strict=True)]
+    return Bits(tuple(parts), left.carries_one)
+
+
+def _open_bit(ring: Ring, bit: Bits) -> Step[bool]:
+    """Lane 0 of a bit, to everybody. Each party lacks one component, which both others hold and must agree on.
+
+    The other lanes hold sums over fewer rows and never leave.
+    """
+    own = [bool(part[0, 0] & np.uint64(1)) for part in bit.parts]
+    # Party i holds x_i, x_{i+1}. Its predecessor lacks x_{i+1}, its successor lacks x_i.
+    yield Send(ring.previous, AdmissionBit(own[1]))
+    yield Send(ring.following, AdmissionBit(own[0]))
+    from_previous = yield from receive(ring.previous, AdmissionBit)
+    from_following = yield from receive(ring.following, AdmissionBit)
+    if from_previous.component != from_following.component:
+        raise Disagreement("the two other parties sent different components of the admission bit")
+    return own[0] ^ own[1] ^ from_previous.component
+

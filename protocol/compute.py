@@ -1,0 +1,83 @@
+"""Three parties compute on shared bits: who sends what to whom for inputs and AND gates (protocol/DESIGN.md, section 5).
+
+The ring is holder (0), requester (1), router (2). Key k_j is known to parties j-1 and j; everything is sent to the
+previous party.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pets.bits import PARTIES, Bits, Planes, party_bits
+from pets.circuits import Circuit, T
+from pets.errors import StreamReused
+from pets.prf import Keystream, Label, derive_key
+from pets.replicated import Masks, and_local, in_party_order, input_of_following, input_of_previous, share_input
+from protocol.machine import Send, Step, receive
+from protocol.messages import Gates, InputShare
+from protocol.wire import array
+
+HOLDER, REQUESTER, ROUTER = 0, 1, 2
+
+
+@dataclass
+class Ring:
+    """One party's seat in the ring of one session. `secrets_`: k_index and k_{index+1}."""
+
+    index: int
+    names: tuple[str, str, str]
+    query_id: bytes
+    own_secret: bytes
+    following_secret: bytes
+    threads: int = 1
+    _used: set[tuple[Label, ...]] = field(default_factory=set)
+
+    @property
+    def previous(self) -> str:
+        """The party everything is sent to."""
+        return self.names[(self.index - 1) % PARTIES]
+
+    @property
+    def following(self) -> str:
+        """The party everything comes from."""
+        return self.names[(self.index + 1) % PARTIES]
+
+    def masks(self, *purpose: Label) -> Masks:
+        """Fresh streams for one purpose: HKDF(pair secret, query id, holder, purpose…).
+
+        Raises `StreamReused` when the same purpose is asked for twice.
+        """
+        if purpose in self._used:
+            raise StreamReused(f"masks for {purpose} were already drawn in this query")
+        self._used.add(purpose)
+        own, following = (
+            Keystream(derive_key(secret, "masks", self.query_id, self.names[HOLDER], *purpose))
+            for secret in (self.own_secret, self.following_secret)
+        )
+        return Masks(self.index, own, following)
+
+
+def share_inputs(ring: Ring, masks: Masks, value: Planes) -> Step[tuple[Bits, Bits, Bits]]:
+    """Every party shares one value of the same shape, uint64 (planes, words). Returns them in ring order."""
+    own = share_input(masks, value)
+    yield Send(ring.previous, InputShare(own.parts[0].tobytes()))
+    previous = input_of_previous(masks, own.shape)
+    message = yield from receive(ring.following, InputShare)
+    received = array(message.data, own.shape, np.uint64, "input share")
+    return in_party_order(ring.index, own, previous, input_of_following(masks, received))
+
+
+def evaluate(ring: Ring, masks: Masks, circuit: Circuit[T]) -> Step[T]:
+    """Run a circuit on shares: one message to the previous party for each round."""
+    try:
+        x, y = next(circuit)
+        while True:
+            z = and_local(masks, x, y, ring.threads)
+            yield Send(ring.previous, Gates(z.tobytes()))
+            message = yield from receive(ring.following, Gates)
+            x, y = circuit.send(party_bits(ring.index, z, array(message.data, z.shape, np.uint64, "AND gates")))
+    except StopIteration as end:
+        result: T = end.value
+        return result

@@ -1,0 +1,158 @@
+"""Confirmation: a second, authenticated evaluation of just the hits (protocol/DESIGN.md, section 6).
+
+Slot k of the block is coefficients 6k … 6k+5: the hit's row, and that row times five secret factors α in [1, 2^10].
+Unused slots are zero. Answers are additive, so a lie adds δ_0 … δ_5 to a slot; it passes only if δ_m = α_m·δ_0 mod t
+for all five, which is a guess of all five factors (t is prime): 2^-50.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pets.errors import ParameterError
+from pets.keys import ZeroPool
+from pets.params import SHARE_BITS, Parameters
+from pets.prf import labelled_hash
+from pets.scoring import ScoringProbe, encode_gallery
+from protocol.compare import SHARE_MASK
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.decryption import flat_shares, key_coefficients, own_coefficients
+from protocol.errors import ConfirmationFailed, Disagreement
+from protocol.keyring import QueryKey
+from protocol.machine import Score, Send, Step, receive
+from protocol.messages import ConfirmationAnswer, ConfirmationBlock, ConfirmationDigest
+from protocol.wire import array, residue_array
+from pets import residues
+
+SLOT = 6  # coefficients of one slot: the score and five MAC values
+FACTOR_BITS = 10
+
+Shares = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A confirmed hit, as the holder knows it. `score`: the integer score s."""
+
+    row: int
+    score: int
+
+
+@dataclass(frozen=True)
+class SealedConfirmation:
+    """What opens the commitment in an audit on site: kept by the holder, sent to nobody."""
+
+    salt: bytes
+    rows: tuple[int, ...]
+    factors: npt.NDArray[np.int32]
+    block: npt.NDArray[np.int32]
+    shares: Shares
+    seed: bytes
+
+    def commitment(self, c1: bytes) -> bytes:
+        """Salted hash of c1, own shares, factors, rows and the seed of the re-randomiser, 32 bytes."""
+        return labelled_hash(
+            "confirmation",
+            self.salt,
+            labelled_hash("c1", c1),
+            self.shares.tobytes(),
+            self.factors.tobytes(),
+            self.block.tobytes(),
+            self.seed,
+        )
+
+
+def build_block(
+    templates: npt.NDArray[np.int8], rows: tuple[int, ...], cap: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The block's rows, int32 (6·cap, d), and the factors, int32 (cap, 6), first column 1; zero for unused slots."""
+    if len(rows) > cap:
+        raise ParameterError(f"{len(rows)} hits do not fit {cap} slots")
+    factors = np.zeros((cap, SLOT), np.int32)
+    for slot in range(len(rows)):
+        factors[slot] = [1] + [1 + secrets.randbelow(2**FACTOR_BITS) for _ in range(SLOT - 1)]
+    block = np.zeros((cap, SLOT, templates.shape[1]), np.int32)
+    block[: len(rows)] = factors[: len(rows), :, None] * templates[list(rows), None, :].astype(np.int32)
+    return block.reshape(cap * SLOT, -1), factors
+
+
+def holder_confirms(
+    ring: Ring,
+    params: Parameters,
+    templates: npt.NDArray[np.int8],
+    rows: tuple[int, ...],
+    theta: int,
+    cap: int,
+    prepared: ScoringProbe,
+    zeros: ZeroPool,
+    zeros_seed: bytes,
+) -> Step[tuple[tuple[Hit, ...], SealedConfirmation]]:
+    """The holder's part. Returns the hits by falling score. Raises `ConfirmationFailed`: nothing may be released."""
+    block, factors = build_block(templates, rows, cap)
+    scored = yield Score(encode_gallery(block, params, ring.threads), prepared, 0, 1)
+    blinded = residues.add(scored, zeros.take(1), params)
+    c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
+    shares = flat_shares(own_coefficients(blinded[:, 0], params, ring.threads), params, ring.threads)[: SLOT * cap]
+    sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, zeros_seed)
+    for index in (REQUESTER, ROUTER):
+        yield Send(ring.names[index], ConfirmationBlock(sealed.commitment(c1), c1))
+    total = shares.copy()
+    for index in (REQUESTER, ROUTER):
+        answer = yield from receive(ring.names[index], ConfirmationAnswer)
+        total += array(answer.data, (SLOT * cap,), np.uint32, "confirmation answer")
+    scores = check_answers(total & SHARE_MASK, factors, len(rows), theta, params)
+    hits = [Hit(row, score) for row, score in zip(rows, scores, strict=True)]
+    return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row))), sealed
+
+
+def check_answers(
+    sums: Shares, factors: npt.NDArray[np.int32], used: int, theta: int, params: Parameters
+) -> list[int]:
+    """Decode round(sum·t/2^K) mod t and check every slot. Returns the scores of the used slots.
+
+    Raises `ConfirmationFailed` for a slot whose values do not fit its factors, an unused slot that is not zero, or a
+    score below theta.
+    """
+    t = params.t
+    decoded = ((sums.astype(np.int64) * t + (1 << (SHARE_BITS - 1))) >> SHARE_BITS) % t
+    slots = decoded.reshape(len(factors), SLOT)
+    scores = []
+    for slot, (values, multipliers) in enumerate(zip(slots, factors, strict=True)):
+        if slot >= used:
+            if values.any():
+                raise ConfirmationFailed(f"unused slot {slot} of the confirmation block is not zero")
+            continue
+        first = int(values[0])
+        if any(int(value) != first * int(factor) % t for value, factor in zip(values, multipliers, strict=True)):
+            raise ConfirmationFailed(f"slot {slot} of the confirmation block does not fit its factors")
+        score = first - t if first > t // 2 else first
+        if score < theta:
+            raise ConfirmationFailed(f"slot {slot} of the confirmation block is not a hit")
+        scores.append(score)
+    return scores
+
+
+def key_owner_confirms(ring: Ring, key: QueryKey, cap: int) -> Step[None]:
+    """The part of requester and router: compare the hash of c1 with each other, then answer, once.
+
+    The requester sends y_Q + r, the router y_R - r, with r from their common stream: the holder sees only the sum.
+    """
+    message = yield from receive(ring.names[HOLDER], ConfirmationBlock)
+    c1 = residue_array(message.data, (1,), key.params, "confirmation block")
+    digest = labelled_hash("confirmation-block", message.commitment, message.data)
+    other = ring.names[ROUTER if ring.index == REQUESTER else REQUESTER]
+    yield Send(other, ConfirmationDigest(digest))
+    theirs = yield from receive(other, ConfirmationDigest)
+    if theirs.digest != digest:
+        raise Disagreement("requester and router received different confirmation blocks")
+    shares = flat_shares(key_coefficients(c1, key.share, ring.threads), key.params, ring.threads)[: SLOT * cap]
+    # Requester and router share k_ROUTER, which is `following` to the requester and `own` to the router.
+    masks = ring.masks("confirmation")
+    stream = masks.following if ring.index == REQUESTER else masks.own
+    mask = stream.words(len(shares)).astype(np.uint32)
+    answer = (shares + mask if ring.index == REQUESTER else shares - mask) & SHARE_MASK
+    yield Send(ring.names[HOLDER], ConfirmationAnswer(answer.astype("<u4").tobytes()))

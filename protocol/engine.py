@@ -1,0 +1,157 @@
+"""Two engines behind one interface: the encrypted search with three parties in one process, and its plaintext twin."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.confirmation import Hit
+from protocol.gallery import Gallery
+from protocol.holder import Holder
+from protocol.memory import MemoryNetwork
+from protocol.outcome import Status, status_of
+from protocol.filter import CONFIRM, EXHAUSTED
+from protocol.requester import Requester
+from protocol.router import Router
+from protocol.terms import Terms
+
+REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
+BATCH = 16  # probes that share one pass over the gallery; bounds memory at 100 MB a probe (d = 512)
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the search for one probe ended. `hits`: confirmed, by falling score, then row."""
+
+    status: Status
+    threshold_used: Decimal
+    hits: tuple[Hit, ...] = ()
+
+
+@dataclass
+class Cost:
+    """What a search cost: seconds by phase, bytes by (sender role, receiver role)."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class Engine(Protocol):
+    """Searches galleries. `probes`: quantised, int8 (n, d); one outcome each. `progress` is told the probes done."""
+
+    name: str
+
+    def search(
+        self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms, progress: Progress | None = None
+    ) -> list[Outcome]:
+        """Search a gallery for every probe under the same terms."""
+        ...
+
+
+class PlainEngine:
+    """The reference: s = Σ q_j·D[i][j], a hit iff s >= theta, nothing encrypted (protocol/DESIGN.md, section 4)."""
+
+    name = "plain"
+
+    def __init__(self) -> None:
+        self.cost = Cost()
+
+    def search(
+        self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms, progress: Progress | None = None
+    ) -> list[Outcome]:
+        """As `Engine.search`."""
+        outcomes = []
+        for done, probe in enumerate(probes, start=1):
+            started = time.perf_counter()
+            scores = plain_scores(gallery.templates, probe)
+            scored = time.perf_counter()
+            outcomes.append(_climb(scores, terms))
+            ended = time.perf_counter()
+            for phase, seconds in (("score", scored - started), ("compare", ended - scored), ("online", ended - started)):
+                self.cost.seconds[phase] += seconds
+            if progress is not None:
+                progress(done)
+        return outcomes
+
+
+def plain_scores(templates: npt.NDArray[np.int8], probe: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
+    """Integer scores, int64 (rows,). float32 is exact here: every partial sum stays below 1024·127² < 2^24."""
+    scores = np.empty(len(templates), np.int64)
+    query = probe.astype(np.float32)
+    for start in range(0, len(templates), 65536):
+        scores[start : start + 65536] = templates[start : start + 65536].astype(np.float32) @ query
+    return scores
+
+
+def _climb(scores: npt.NDArray[np.int64], terms: Terms) -> Outcome:
+    for rung, threshold in enumerate(terms.rungs):
+        rows = np.flatnonzero(scores >= terms.theta(rung))
+        if len(rows) <= terms.cap:
+            hits = sorted((Hit(int(row), int(scores[row])) for row in rows), key=lambda hit: (-hit.score, hit.row))
+            return Outcome(status_of(CONFIRM, len(hits)), threshold, tuple(hits))
+    return Outcome(status_of(EXHAUSTED, 0), terms.rungs[-1])
+
+
+class EncryptedEngine:
+    """Requester, router and holder in one process, exchanging only messages."""
+
+    name = "encrypted"
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+        self.cost = Cost()
+
+    def search(
+        self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms, progress: Progress | None = None
+    ) -> list[Outcome]:
+        """As `Engine.search`. Raises the first error of any party; nothing was released then."""
+        outcomes: list[Outcome] = []
+        for start in range(0, len(probes), BATCH):
+            outcomes += self._search(gallery, probes[start : start + BATCH], terms)
+            if progress is not None:
+                progress(len(outcomes))
+        return outcomes
+
+    def _search(self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms) -> list[Outcome]:
+        started = time.perf_counter()
+        requesters = [Requester(REQUESTER, ROUTER, [HOLDER], terms, threads=self.threads) for _ in probes]
+        routers = [Router(ROUTER, REQUESTER, (HOLDER,), asking.query, self.threads) for asking in requesters]
+        holders = [Holder(HOLDER, REQUESTER, ROUTER, gallery, asking.query, (), self.threads) for asking in requesters]
+        machines = [*routers, *holders, *requesters]
+        network = MemoryNetwork(machines, self.threads)
+        for machine in machines:
+            machine.start()
+        self._run(network)
+        offline = time.perf_counter()
+        for machine in machines:
+            machine.seconds.clear()
+        for asking, probe in zip(requesters, probes, strict=True):
+            asking.submit(probe)
+        self._run(network)
+        self.cost.seconds["offline"] += offline - started
+        self.cost.seconds["online"] += time.perf_counter() - offline
+        for machine in machines:
+            for phase, seconds in machine.seconds.items():
+                if phase != "offline":
+                    self.cost.seconds[phase] += seconds
+        self.cost.bytes.update(network.bytes)
+        outcomes = []
+        for holder in holders:
+            assert holder.result is not None
+            outcomes.append(Outcome(holder.result.status, holder.result.threshold_used, holder.result.hits))
+        return outcomes
+
+    @staticmethod
+    def _run(network: MemoryNetwork) -> None:
+        network.run()
+        if network.failures:
+            raise network.failures[0]

@@ -1,0 +1,84 @@
+"""What can go wrong between parties.
+
+::
+
+    ProtocolError                   (a pets.errors.LineupError)
+    ├── BadFrame                    the bytes are not a message of this version
+    │   ├── MalformedFrame          truncated, unknown fields, wrong types
+    │   ├── UnknownVersion
+    │   └── FrameTooLarge
+    ├── OutOfTurn                   a well-formed message at the wrong moment
+    │   ├── DuplicateMessage        a sequence number that was already used
+    │   ├── MissingMessage          a sequence number was skipped
+    │   ├── UnexpectedMessage       another type than the protocol's next one
+    │   └── WrongAddress            another query, receiver, session or sender than this party serves
+    ├── WrongSize                   an array of another length than parameters, rows and rung dictate
+    ├── Disagreement                two parties were told different things
+    ├── ProbeRefused                admission said no
+    ├── ConfirmationFailed          an answer does not fit the confirmation block: the query is frozen
+    └── PeerAborted                 another party stopped and said why
+"""
+
+from __future__ import annotations
+
+from pets.errors import LineupError
+
+
+class ProtocolError(LineupError):
+    """Base of everything that stops a query between parties."""
+
+
+class BadFrame(ProtocolError):
+    """Bytes that are not a message of this version."""
+
+
+class MalformedFrame(BadFrame):
+    """Truncated bytes, unknown fields or wrong types."""
+
+
+class UnknownVersion(BadFrame):
+    """A version of the wire format that this software does not speak."""
+
+
+class FrameTooLarge(BadFrame):
+    """More bytes than the largest message of its type may have."""
+
+
+class OutOfTurn(ProtocolError):
+    """A well-formed message at the wrong moment."""
+
+
+class DuplicateMessage(OutOfTurn):
+    """A sequence number that was already used."""
+
+
+class MissingMessage(OutOfTurn):
+    """A sequence number was skipped."""
+
+
+class UnexpectedMessage(OutOfTurn):
+    """Another type of message than the protocol's next one."""
+
+
+class WrongAddress(OutOfTurn):
+    """Another query, receiver, session or sender than this party serves."""
+
+
+class WrongSize(ProtocolError):
+    """An array of another length than parameters, rows and rung dictate."""
+
+
+class Disagreement(ProtocolError):
+    """Two parties were told different things, or terms that cannot be accepted."""
+
+
+class ProbeRefused(ProtocolError):
+    """Admission said no: the probe is not a quantised unit vector."""
+
+
+class ConfirmationFailed(ProtocolError):
+    """An answer does not fit the confirmation block. The query is frozen and nothing is released."""
+
+
+class PeerAborted(ProtocolError):
+    """Another party stopped the query."""

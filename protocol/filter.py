@@ -1,0 +1,99 @@
+"""The filter: score every block, share, compare with the threshold, open the hits through the sketch; climb if needed.
+
+The gallery is worked in chunks, so memory is bounded by the chunk; only the rounded shares (4 bytes a row) stay until
+the sketch decodes, because a higher rung compares the same shares again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pets import residues
+from pets.keys import ZeroPool
+from pets.params import Parameters
+from pets.scoring import EncodedGallery, ScoringProbe
+from protocol.compare import Shares, fold_threshold, hit_bits
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.decryption import flat_shares, key_coefficients, own_coefficients
+from protocol.errors import Disagreement
+from protocol.keyring import QueryKey
+from protocol.machine import Phase, Score, Send, Step, receive
+from protocol.messages import FilterBlock, Rung
+from protocol.opening import RunningSums, open_hits, send_sums
+from protocol.terms import Terms
+from protocol.wire import CHUNK_ROWS, residue_array
+
+CONFIRM, CLIMB, EXHAUSTED = "confirm", "climb", "exhausted"
+
+Residues = npt.NDArray[np.uint32]
+
+
+def chunks(blocks: int, params: Parameters) -> list[tuple[int, int]]:
+    """(first block, number of blocks) of each chunk."""
+    size = CHUNK_ROWS // params.n
+    return [(first, min(size, blocks - first)) for first in range(0, blocks, size)]
+
+
+def rerandomise(scored: Residues, zeros: ZeroPool, params: Parameters, threads: int) -> Residues:
+    """Add a fresh encryption of zero to each block. Not optional: c1 alone is a linear function of the gallery."""
+    return residues.add(scored, zeros.take(len(scored)), params, threads)
+
+
+def holder_filters(
+    ring: Ring, terms: Terms, gallery: EncodedGallery, prepared: ScoringProbe, zeros: ZeroPool
+) -> Step[tuple[int, tuple[int, ...] | None]]:
+    """The holder's part. Returns the rung that ended it and the rows that hit, None if there were too many."""
+    params = terms.params
+    kept: list[Shares] = []
+    for rung in range(len(terms.rungs)):
+        running = RunningSums(ring, terms.cap)
+        for index, (first, count) in enumerate(chunks(gallery.blocks, params)):
+            if rung == 0:
+                yield Phase("score")
+                scored = yield Score(gallery, prepared, first, count)
+                blinded = rerandomise(scored, zeros, params, ring.threads)
+                message = FilterBlock(np.ascontiguousarray(blinded[:, 1]).tobytes())
+                yield Send(ring.names[REQUESTER], message)
+                yield Send(ring.names[ROUTER], message)
+                yield Phase("share")
+                coefficients = own_coefficients(blinded[:, 0], params, ring.threads)
+                kept.append(flat_shares(coefficients, params, ring.threads))
+            yield Phase("compare")
+            folded = fold_threshold(kept[index], terms.theta(rung), params)
+            hits = yield from hit_bits(ring, folded, rung, index)
+            yield Phase("open")
+            running.add(hits)
+        rows = yield from open_hits(ring, running, gallery.rows, terms.cap)
+        last = rung == len(terms.rungs) - 1
+        verdict = CONFIRM if rows is not None else EXHAUSTED if last else CLIMB
+        for index in (REQUESTER, ROUTER):
+            yield Send(ring.names[index], Rung(verdict))
+        if verdict != CLIMB:
+            return rung, rows
+    raise AssertionError("the last rung always ends the filter")
+
+
+def key_owner_filters(ring: Ring, terms: Terms, key: QueryKey, blocks: int) -> Step[tuple[int, str]]:
+    """The part of requester and router. Returns the rung that ended it and the holder's last verdict."""
+    params = terms.params
+    kept: list[Shares] = []
+    for rung in range(len(terms.rungs)):
+        running = RunningSums(ring, terms.cap)
+        for index, (_, count) in enumerate(chunks(blocks, params)):
+            if rung == 0:
+                message = yield from receive(ring.names[HOLDER], FilterBlock)
+                yield Phase("share")
+                c1 = residue_array(message.data, (count,), params, "filter block")
+                kept.append(flat_shares(key_coefficients(c1, key.share, ring.threads), params, ring.threads))
+            yield Phase("compare")
+            hits = yield from hit_bits(ring, kept[index], rung, index)
+            yield Phase("open")
+            running.add(hits)
+        yield from send_sums(ring, running)
+        answer = yield from receive(ring.names[HOLDER], Rung)
+        if answer.verdict != CLIMB:
+            return rung, answer.verdict
+        if rung == len(terms.rungs) - 1:
+            raise Disagreement(f"{ring.names[HOLDER]} climbs beyond the last of {len(terms.rungs)} rungs")
+    raise AssertionError("the last rung always ends the filter")

@@ -1,0 +1,131 @@
+"""The holder: a national node that is asked, with its gallery at home."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from decimal import Decimal
+
+from pets.keys import JointKey, ZeroPool
+from pets.scoring import prepare_probe
+from protocol.admission import holder_admits, identity_gallery
+from protocol.compute import HOLDER, Ring
+from protocol.confirmation import Hit, SealedConfirmation, holder_confirms
+from protocol.errors import Disagreement
+from protocol.filter import CONFIRM, EXHAUSTED, holder_filters
+from protocol.gallery import Gallery
+from protocol.keyring import gather_nonces, holder_key, join_ring
+from protocol.machine import Machine, Phase, Send, Session, State, Step, receive
+from protocol.messages import Announce, Joined
+from protocol.outcome import Status, status_of
+from protocol.probe import receive_probe
+from protocol.release import pack_release
+from protocol.terms import SYNTHETIC_MODEL, Terms, announce_digest
+
+
+@dataclass(frozen=True)
+class HolderResult:
+    """What the holder knows at the end: its own hits with exact scores, by falling score. Stays at home."""
+
+    status: Status
+    threshold_used: Decimal
+    hits: tuple[Hit, ...] = ()
+    sealed: SealedConfirmation | None = None
+
+
+class Holder(Machine):
+    """Answers one query from its gallery. `others`: the other holders of a joint query."""
+
+    role = "holder"
+
+    def __init__(
+        self,
+        name: str,
+        requester: str,
+        router: str,
+        gallery: Gallery,
+        query: bytes,
+        others: tuple[str, ...] = (),
+        threads: int = 1,
+    ) -> None:
+        super().__init__(name, query, threads)
+        self.requester = requester
+        self.router = router
+        self.others = others
+        self.gallery = gallery
+        self.terms: Terms | None = None
+        self.result: HolderResult | None = None
+        self._seed = secrets.token_bytes(32)
+        self._salt = secrets.token_bytes(32)
+        self._query = self.open("", (requester, router, *others))
+        self._session = self.open(name, (requester, router))
+
+    def start(self) -> None:
+        """Wait for the announcement."""
+        self.begin(self._query, self._set_up(), self._answer)
+
+    def _set_up(self) -> Step[tuple[JointKey, ZeroPool]]:
+        announce = yield from receive(self.requester, Announce)
+        terms = self._agree(announce)
+        gallery = self.gallery
+        own = Joined(
+            announce_digest(announce), secrets.token_bytes(32), gallery.encoded.blocks, gallery.commitment(self._salt)
+        )
+        identity, _ = yield from gather_nonces(announce, own, self.name, (self.router, *self.others))
+        key = yield from holder_key(announce, terms.params, identity)
+        zeros = ZeroPool.make(key, self._seed, "rerandomise", gallery.encoded.blocks + 1, self.threads)
+        identity_gallery(terms.dim, terms.params)
+        return key, zeros
+
+    def _agree(self, announce: Announce) -> Terms:
+        """Check an announcement against what this holder is and has. Raises `Disagreement` or `ParameterError`."""
+        stated = (announce.requester, announce.router, frozenset(announce.holders))
+        if stated != (self.requester, self.router, frozenset((self.name, *self.others))):
+            raise Disagreement(f"the announcement names other parties than {self.name} was asked with")
+        self.terms = terms = Terms.announced(announce)
+        gallery = self.gallery
+        if terms.dim != gallery.encoded.dim or terms.params != gallery.encoded.params:
+            raise Disagreement(
+                f"the query asks for d = {terms.dim} and {terms.params.preset}; the gallery of {self.name} has "
+                f"d = {gallery.encoded.dim} and {gallery.encoded.params.preset}"
+            )
+        if SYNTHETIC_MODEL not in (terms.model, gallery.model) and terms.model != gallery.model:
+            raise Disagreement(
+                f"the probe's model {terms.model.hex()[:16]}… is not the gallery's {gallery.model.hex()[:16]}…"
+            )
+        return terms
+
+    def _answer(self, result: tuple[JointKey, ZeroPool]) -> None:
+        key, zeros = result
+        self._end(self._query, State.FINISHED, None)
+        self.begin(self._session, self._search(key, zeros), self._finish)
+
+    def _search(self, key: JointKey, zeros: ZeroPool) -> Step[HolderResult]:
+        assert self.terms is not None
+        terms, params, gallery = self.terms, self.terms.params, self.gallery
+        names = (self.name, self.requester, self.router)
+        ring: Ring = yield from join_ring(HOLDER, names, key.query_id, self.threads)
+        ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
+        yield Phase("admit")
+        prepared = prepare_probe(ciphertexts, params, self.threads)
+        yield from holder_admits(ring, params, terms.dim, ciphertexts, prepared)
+        del ciphertexts
+        rung, rows = yield from holder_filters(ring, terms, gallery.encoded, prepared, zeros)
+        if rows is None:
+            return HolderResult(status_of(EXHAUSTED, 0), terms.rungs[rung])
+        yield Phase("confirm")
+        hits, sealed = yield from holder_confirms(
+            ring, params, gallery.templates, rows, terms.theta(rung), terms.cap, prepared, zeros, self._seed
+        )
+        yield Send(self.requester, pack_release([gallery.reference(hit.row) for hit in hits], terms.cap))
+        return HolderResult(status_of(CONFIRM, len(hits)), terms.rungs[rung], hits, sealed)
+
+    def _finish(self, result: HolderResult) -> None:
+        self.result = result
+        self._end(self._session, State.FINISHED, None)
+
+    def wipe(self, session: Session) -> None:
+        """Note a refusal. Scores of a failed query are gone with its generator."""
+        if session.state is State.REFUSED:
+            assert self.terms is not None
+            self.result = HolderResult("probe_refused", self.terms.threshold)

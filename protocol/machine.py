@@ -1,0 +1,305 @@
+"""State machines without input or output.
+
+A sub-protocol is a generator. It yields effects and is sent their results:
+
+`Send(to, message)`     a message leaves; the generator goes on at once
+`Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
+`Score(...)`            heavy work on the gallery, done by whoever drives the machine (several queries share one pass)
+`Phase(name)`           what the time from here on is spent on
+
+A `Session` runs one such generator at a time for one holder (or, with an empty name, for the query as a whole). A
+`Machine` is one party in one query: its sessions, and the frames that wait to be sent. It touches no socket, no file
+and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` holds what must leave.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pets.errors import CryptoError, LineupError
+from pets.scoring import EncodedGallery, ScoringProbe
+from protocol import wire
+from protocol.errors import (
+    BadFrame,
+    ConfirmationFailed,
+    DuplicateMessage,
+    MissingMessage,
+    OutOfTurn,
+    PeerAborted,
+    ProbeRefused,
+    ProtocolError,
+    UnexpectedMessage,
+    WrongAddress,
+    WrongSize,
+)
+from protocol.messages import Abort, AnyMessage
+
+INBOX_LIMIT = 64  # messages of one sender that may wait; a correct peer is never this far ahead
+
+
+@dataclass(frozen=True)
+class Send:
+    """A message leaves."""
+
+    to: str
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
+class Receive:
+    """Wait for the next message of `sender`, which must be a `kind`."""
+
+    sender: str
+    kind: type[Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score blocks first…first+count of a gallery; the result is uint32 (count, 2, 2, n)."""
+
+    gallery: EncodedGallery
+    probe: ScoringProbe
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The time from here on belongs to `name`."""
+
+    name: str
+
+
+T = TypeVar("T")
+M = TypeVar("M")
+Effect = Send | Receive | Score | Phase
+Step = Generator[Effect, Any, T]
+
+
+def receive(sender: str, kind: type[M]) -> Step[M]:
+    """Wait for a message of one kind, typed."""
+    message = yield Receive(sender, kind)
+    assert isinstance(message, kind)
+    return message
+
+
+class State(enum.Enum):
+    """Where a session stands."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    FINISHED = "finished"
+    REFUSED = "refused"
+    FROZEN = "frozen"
+    ABORTED = "aborted"
+
+    @property
+    def over(self) -> bool:
+        """No message is accepted any more."""
+        return self in {State.FINISHED, State.REFUSED, State.FROZEN, State.ABORTED}
+
+
+@dataclass
+class Session:
+    """One conversation of one party. `peers`: who may speak in it."""
+
+    name: str
+    peers: tuple[str, ...]
+    state: State = State.IDLE
+    failure: LineupError | None = None
+    phase: str = "offline"
+    task: Step[Any] | None = None
+    finish: Callable[[Any], None] | None = None
+    waiting: Receive | Score | None = None
+    inbox: dict[str, deque[AnyMessage]] = field(default_factory=lambda: defaultdict(deque))
+    received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Machine:
+    """One party in one query. Subclasses are the roles."""
+
+    role: str
+
+    def __init__(self, name: str, query: bytes, threads: int) -> None:
+        self.name = name
+        self.query = query
+        self.threads = threads
+        self.sessions: dict[str, Session] = {}
+        self.outgoing: deque[tuple[str, bytes]] = deque()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def open(self, session: str, peers: tuple[str, ...]) -> Session:
+        """Accept messages for a session from now on; they wait until `begin`."""
+        self.sessions[session] = Session(session, peers)
+        return self.sessions[session]
+
+    def begin(self, session: Session, task: Step[T], finish: Callable[[T], None]) -> None:
+        """Run a task in a session up to its first wait; `finish` gets its result when it ends."""
+        session.task, session.finish, session.state = task, finish, State.RUNNING
+        self._guard(session, lambda: self._advance(session, None))
+
+    def handle(self, frame: bytes, link: str) -> None:
+        """Take one frame that arrived from `link` (the authenticated peer).
+
+        Raises a `LineupError` when the frame or its content stops a session; peers have then been told.
+        """
+        try:
+            envelope = wire.decode(frame)
+            session = self._addressed(envelope, link)
+        except ProtocolError as error:
+            # Nothing in a broken frame can be trusted to say which session it belongs to.
+            for victim in list(self.sessions.values()):
+                if link in victim.peers and not victim.state.over:
+                    self._stop(victim, error)
+            raise
+        if isinstance(envelope.message, Abort):
+            if not session.state.over:
+                self._end(session, State.ABORTED, PeerAborted(f"{link} stopped the query: {envelope.message.code}"))
+                if not session.name:
+                    self._spread(session)
+            return
+        self._guard(session, lambda: self._accept(session, envelope))
+
+    def supply(self, session: Session, scored: npt.NDArray[np.uint32]) -> None:
+        """Give a waiting `Score` its result."""
+        if isinstance(session.waiting, Score):
+            session.waiting = None
+            self._guard(session, lambda: self._advance(session, scored))
+
+    def abort(self, session: Session, error: LineupError) -> None:
+        """Stop a session from outside (a peer died, a time-out) and tell the peers."""
+        if not session.state.over:
+            self._stop(session, error)
+
+    def scores_wanted(self) -> list[tuple[Session, Score]]:
+        """Sessions that wait for scoring."""
+        return [(s, s.waiting) for s in self.sessions.values() if isinstance(s.waiting, Score)]
+
+    def wipe(self, session: Session) -> None:
+        """Erase what a session that is over need not keep. Roles override it."""
+
+    def _addressed(self, envelope: wire.Envelope, link: str) -> Session:
+        if envelope.query != self.query or envelope.receiver != self.name or envelope.sender != link:
+            raise WrongAddress(
+                f"{envelope.sender} → {envelope.receiver} arrived from {link} at {self.name}, or belongs to another query"
+            )
+        session = self.sessions.get(envelope.session)
+        if session is None or link not in session.peers:
+            raise WrongAddress(f"{link} has no part in session {envelope.session!r} of {self.name}")
+        return session
+
+    def _accept(self, session: Session, envelope: wire.Envelope) -> None:
+        sender, expected = envelope.sender, session.received[envelope.sender]
+        if envelope.sequence < expected:
+            raise DuplicateMessage(f"message {envelope.sequence} of {sender} came again, expected {expected}")
+        if session.state.over:
+            raise OutOfTurn(f"session {session.name!r} is {session.state.value}")
+        if envelope.sequence > expected:
+            raise MissingMessage(f"message {envelope.sequence} of {sender} came before {expected}")
+        session.received[sender] += 1
+        inbox = session.inbox[sender]
+        if len(inbox) >= INBOX_LIMIT:
+            raise OutOfTurn(f"{sender} is {INBOX_LIMIT} messages ahead")
+        inbox.append(envelope.message)
+        if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
+            self._advance(session, self._next_message(session, session.waiting))
+
+    def _next_message(self, session: Session, wanted: Receive) -> AnyMessage:
+        message = session.inbox[wanted.sender].popleft()
+        if not isinstance(message, wanted.kind):
+            raise UnexpectedMessage(
+                f"{wanted.sender} sent {type(message).__name__} where {wanted.kind.__name__} was due"
+            )
+        session.waiting = None
+        return message
+
+    def _advance(self, session: Session, value: object) -> None:
+        assert session.task is not None
+        started = time.perf_counter()
+        try:
+            while True:
+                effect = session.task.send(value)
+                value = None
+                if isinstance(effect, Send):
+                    self._send(session, effect.to, effect.message)
+                elif isinstance(effect, Phase):
+                    now = time.perf_counter()
+                    self.seconds[session.phase] += now - started
+                    session.phase, started = effect.name, now
+                else:
+                    session.waiting = effect
+                    if isinstance(effect, Score) or not session.inbox[effect.sender]:
+                        break
+                    value = self._next_message(session, effect)
+        except StopIteration as end:
+            session.task = None
+            session.state = State.IDLE
+            self.seconds[session.phase] += time.perf_counter() - started
+            assert session.finish is not None
+            session.finish(end.value)
+        else:
+            self.seconds[session.phase] += time.perf_counter() - started
+
+    def _send(self, session: Session, to: str, message: AnyMessage) -> None:
+        envelope = wire.Envelope(
+            wire.VERSION, self.query, session.name, self.name, to, session.sent[to], message
+        )
+        session.sent[to] += 1
+        self.outgoing.append((to, wire.encode(envelope)))
+
+    def _guard(self, session: Session, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except ProbeRefused as error:
+            # Everybody opened the same bit: nobody needs to be told.
+            self._end(session, State.REFUSED, error)
+        except LineupError as error:
+            self._stop(session, error)
+            raise
+
+    def _stop(self, session: Session, error: LineupError) -> None:
+        if session.state.over:
+            return
+        self._end(session, State.FROZEN if isinstance(error, ConfirmationFailed) else State.ABORTED, error)
+        for peer in session.peers:
+            self._send(session, peer, Abort(_abort_code(error)))
+        if not session.name:
+            self._spread(session)
+
+    def _spread(self, query: Session) -> None:
+        """The query as a whole has stopped: so do its sessions."""
+        for session in list(self.sessions.values()):
+            if session is not query and not session.state.over:
+                self._stop(session, query.failure or PeerAborted("the query was stopped"))
+
+    def _end(self, session: Session, state: State, error: LineupError | None) -> None:
+        session.state, session.failure = state, error
+        session.waiting = None
+        session.inbox.clear()
+        if session.task is not None:
+            session.task.close()
+            session.task = None
+        self.wipe(session)
+
+
+def _abort_code(error: LineupError) -> str:
+    for kind, code in (
+        (ConfirmationFailed, "confirmation"),
+        (BadFrame, "bad-frame"),
+        (OutOfTurn, "out-of-turn"),
+        (WrongSize, "wrong-size"),
+        (CryptoError, "crypto"),
+        (PeerAborted, "peer"),
+    ):
+        if isinstance(error, kind):
+            return code
+    return "disagreement"

@@ -1,0 +1,208 @@
+"""Every message of the protocol, and who may send it to whom (protocol/DESIGN.md, section 6a).
+
+Closed schemas: an unknown field, a missing field or a wrong type is refused by the decoder. Arrays travel as raw
+little-endian bytes; `protocol.wire.array` checks their length against what parameters and rows dictate.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern="^[A-Z0-9-]+$")]
+Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[0-9]+(\.[0-9]+)?$")]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all messages."""
+
+
+class Announce(Message, tag=1, frozen=True):
+    """Announce: what is asked, under which terms. All parties must agree on every field."""
+
+    requester: Name
+    router: Name
+    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
+    nonce: Digest
+    threshold: Decimals
+    cap: Annotated[int, msgspec.Meta(ge=1, le=99)]
+    ladder: Decimals
+    preset: Annotated[str, msgspec.Meta(max_length=32)]
+    dim: Annotated[int, msgspec.Meta(ge=8, le=1024)]
+    model: Digest
+    seed_digest: Digest | None
+
+
+class Joined(Message, tag=2, frozen=True):
+    """Announce: a party's nonce; a holder adds its block count and the salted commitment to its gallery."""
+
+    announce: Digest
+    nonce: Digest
+    blocks: Annotated[int, msgspec.Meta(ge=0, le=2**20)] | None
+    gallery: Digest | None
+
+
+class KeyCommitment(Message, tag=3, frozen=True):
+    """Set-up: hash of the router's public share, before it has seen the requester's."""
+
+    query_id: Digest
+    digest: Digest
+
+
+class PublicShare(Message, tag=4, frozen=True):
+    """Set-up: b of one party, uint32 (2, n)."""
+
+    data: bytes
+
+
+class KeyPair(Message, tag=5, frozen=True):
+    """Set-up: both public shares, as each of their owners reports them to a holder. uint32 (2, n) each."""
+
+    query_id: Digest
+    requester: bytes
+    router: bytes
+
+
+class PairSecret(Message, tag=6, frozen=True):
+    """Set-up: the secret that a party shares with its predecessor in the ring."""
+
+    secret: Digest
+
+
+class ProbePart(Message, tag=7, frozen=True):
+    """Probe: consecutive ciphertexts, uint32 (count, 2, 2, n)."""
+
+    data: bytes
+
+
+class ProbeDigest(Message, tag=8, frozen=True):
+    """Probe: SHA-256 over all ciphertexts, for the router."""
+
+    digest: Digest
+
+
+class AdmissionBlock(Message, tag=9, frozen=True):
+    """Admission: c1 of the identity block and the constancy sums, uint32 (41, 2, n); seed of the coefficient subsets."""
+
+    seed: Digest
+    data: bytes
+
+
+class InputShare(Message, tag=10, frozen=True):
+    """Admission and comparison: the masked component of an input, uint64 (planes, words), to the previous party."""
+
+    data: bytes
+
+
+class Gates(Message, tag=11, frozen=True):
+    """Admission and comparison: one round of AND gates, uint64 (planes, words), to the previous party."""
+
+    data: bytes
+
+
+class AdmissionBit(Message, tag=12, frozen=True):
+    """Admission: the component of the admission bit that the receiver lacks."""
+
+    component: bool
+
+
+class FilterBlock(Message, tag=13, frozen=True):
+    """Filter: c1 of one chunk of blocks, uint32 (blocks, 2, n)."""
+
+    data: bytes
+
+
+class PowerSums(Message, tag=14, frozen=True):
+    """Open: the power sums of the component that the holder lacks, uint32 (cap + 2,)."""
+
+    data: bytes
+
+
+class Rung(Message, tag=15, frozen=True):
+    """Rung: the holder goes on to confirmation, climbs to the next rung, or has none left."""
+
+    verdict: Annotated[str, msgspec.Meta(pattern="^(confirm|climb|exhausted)$")]
+
+
+class ConfirmationBlock(Message, tag=16, frozen=True):
+    """Confirm: c1 of the confirmation block, uint32 (2, n), and the salted commitment to all that made it."""
+
+    commitment: Digest
+    data: bytes
+
+
+class ConfirmationDigest(Message, tag=17, frozen=True):
+    """Confirm: hash of the confirmation block as received, between requester and router."""
+
+    digest: Digest
+
+
+class ConfirmationAnswer(Message, tag=18, frozen=True):
+    """Confirm: the masked shares of the 6·cap coefficients, uint32 (6·cap,)."""
+
+    data: bytes
+
+
+class Release(Message, tag=19, frozen=True):
+    """Release: exactly cap slots of 64 bytes, a reference number padded with zeros, empty slots all zero; by rank."""
+
+    slots: tuple[Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)], ...]
+
+
+class Abort(Message, tag=20, frozen=True):
+    """Any phase: this party stops. The codes are a closed list."""
+
+    code: Annotated[str, msgspec.Meta(pattern="^(bad-frame|out-of-turn|wrong-size|disagreement|crypto|confirmation|peer)$")]
+
+
+AnyMessage = (
+    Announce
+    | Joined
+    | KeyCommitment
+    | PublicShare
+    | KeyPair
+    | PairSecret
+    | ProbePart
+    | ProbeDigest
+    | AdmissionBlock
+    | InputShare
+    | Gates
+    | AdmissionBit
+    | FilterBlock
+    | PowerSums
+    | Rung
+    | ConfirmationBlock
+    | ConfirmationDigest
+    | ConfirmationAnswer
+    | Release
+    | Abort
+)
+
+# Section 6a as data: message type -> allowed (sender role, receiver role). Tests walk every message against it.
+ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
+    kind: frozenset(tuple(link.split(">")) for link in links.split())  # type: ignore[misc]
+    for kind, links in {
+        Announce: "requester>router requester>holder",
+        Joined: "router>requester router>holder holder>requester holder>router holder>holder",
+        KeyCommitment: "router>requester",
+        PublicShare: "requester>router router>requester",
+        KeyPair: "requester>holder router>holder",
+        PairSecret: "holder>router requester>holder router>requester",
+        ProbePart: "requester>holder",
+        ProbeDigest: "requester>router",
+        AdmissionBlock: "holder>requester holder>router",
+        InputShare: "holder>router requester>holder router>requester",
+        Gates: "holder>router requester>holder router>requester",
+        AdmissionBit: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
+        FilterBlock: "holder>requester holder>router",
+        PowerSums: "requester>holder router>holder",
+        Rung: "holder>requester holder>router",
+        ConfirmationBlock: "holder>requester holder>router",
+        ConfirmationDigest: "requester>router router>requester",
+        ConfirmationAnswer: "requester>holder router>holder",
+        Release: "holder>requester",
+        Abort: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
+    }.items()
+}

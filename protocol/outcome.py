@@ -1,0 +1,27 @@
+"""How a query ends at one holder, in the words of Prüm II."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+from protocol.filter import CONFIRM
+
+Status = Literal["released", "no_hit", "too_many_candidates", "probe_refused"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the requester learns from one holder. `references`: of confirmed hits, by rank."""
+
+    status: Status
+    threshold_used: Decimal
+    references: tuple[str, ...] = ()
+
+
+def status_of(verdict: str, released: int) -> Status:
+    """The status that a holder's last verdict and the number of released hits stand for."""
+    if verdict != CONFIRM:
+        return "too_many_candidates"
+    return "released" if released else "no_hit"

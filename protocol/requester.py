@@ -1,0 +1,138 @@
+"""The requester: the national node that asks."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pets.errors import TemplateError
+from pets.keys import ZeroPool, encrypt_constants
+from pets.params import norm_bound
+from pets.prf import labelled_hash
+from protocol.admission import key_owner_admits
+from protocol.compute import REQUESTER, Ring
+from protocol.confirmation import key_owner_confirms
+from protocol.errors import OutOfTurn
+from protocol.filter import CONFIRM, key_owner_filters
+from protocol.keyring import QueryKey, gather_nonces, join_ring, requester_key
+from protocol.machine import Machine, Phase, Send, Session, State, Step, receive
+from protocol.messages import Joined, ProbePart, Release
+from protocol.outcome import Answer, status_of
+from protocol.probe import probe_parts, send_probe
+from protocol.release import unpack_release
+from protocol.terms import Terms
+
+
+class Requester(Machine):
+    """Asks several holders with one encryption of the probe.
+
+    Offline: announces, splits the key, makes encryptions of zero, joins a ring for each holder; then `ready`.
+    Online: `submit` takes the probe; `answers` fills as holders finish.
+    """
+
+    role = "requester"
+
+    def __init__(
+        self, name: str, router: str, holders: Sequence[str], terms: Terms, query: bytes | None = None, threads: int = 1
+    ) -> None:
+        super().__init__(name, query or secrets.token_bytes(16), threads)
+        self.router = router
+        self.terms = terms
+        self.answers: dict[str, Answer] = {}
+        self.seed = secrets.token_bytes(32)
+        self.announce = terms.announce(name, router, tuple(holders), labelled_hash("probe-seed", self.seed))
+        self._rings: dict[str, Ring] = {}
+        self._key: QueryKey | None = None
+        self._zeros: ZeroPool | None = None
+        self._joined: dict[str, Joined] = {}
+        self._query = self.open("", (router, *holders))
+        for holder in holders:
+            self.open(holder, (holder, router))
+
+    def start(self) -> None:
+        """Begin the offline part."""
+        self.begin(self._query, self._set_up(), self._join_rings)
+
+    @property
+    def ready(self) -> bool:
+        """The offline part is done for every holder that has not failed."""
+        return self._key is not None and all(
+            session.state.over or session.name in self._rings for session in self._holder_sessions
+        )
+
+    @property
+    def _holder_sessions(self) -> list[Session]:
+        return [session for session in self.sessions.values() if session.name]
+
+    def submit(self, template: npt.NDArray[np.int8]) -> None:
+        """Encrypt a quantised template, int8 (d,), and start searching. Only once: a retry is a new query.
+
+        Raises `TemplateError` for a template that admission would refuse, `OutOfTurn` before `ready` or a second time.
+        """
+        if template.shape != (self.terms.dim,) or template.dtype != np.int8:
+            raise TemplateError(
+                f"a probe must be int8 ({self.terms.dim},), got {template.dtype} {template.shape}"
+            )
+        squared = int(np.dot(template.astype(np.int64), template.astype(np.int64)))
+        if squared > norm_bound(self.terms.dim) or int(template.min()) < -127:
+            raise TemplateError(f"squared norm {squared} of the probe, the limit is {norm_bound(self.terms.dim)}")
+        self._submit(template)
+
+    def _submit(self, template: npt.NDArray[np.int8]) -> None:
+        if not self.ready or self._zeros is None:
+            raise OutOfTurn("the offline part is not done, or the probe was submitted already")
+        zeros, self._zeros = self._zeros, None
+        ciphertexts = encrypt_constants(template, zeros.take(self.terms.dim), self.terms.params)
+        parts, digest = probe_parts(ciphertexts)
+        for session in self._holder_sessions:
+            if not session.state.over:
+                self.begin(session, self._search(session.name, parts, digest), lambda answer, s=session: self._finish(s, answer))  # type: ignore[misc]
+
+    def _set_up(self) -> Step[tuple[QueryKey, ZeroPool]]:
+        for name in (self.router, *self.announce.holders):
+            yield Send(name, self.announce)
+        identity, self._joined = yield from gather_nonces(
+            self.announce, None, self.name, (self.router, *self.announce.holders)
+        )
+        key = yield from requester_key(self.announce, self.terms.params, identity)
+        zeros = ZeroPool.make(key.joint, self.seed, "probe", self.terms.dim, self.threads)
+        return key, zeros
+
+    def _join_rings(self, result: tuple[QueryKey, ZeroPool]) -> None:
+        self._key, self._zeros = result
+        self._end(self._query, State.FINISHED, None)
+        for session in self._holder_sessions:
+            names = (session.name, self.name, self.router)
+            task = join_ring(REQUESTER, names, self._key.joint.query_id, self.threads)
+            self.begin(session, task, lambda ring, holder=session.name: self._rings.__setitem__(holder, ring))  # type: ignore[misc]
+
+    def _search(self, holder: str, parts: Sequence[ProbePart], digest: bytes) -> Step[Answer]:
+        assert self._key is not None
+        ring, terms, key = self._rings[holder], self.terms, self._key
+        blocks = self._joined[holder].blocks or 0
+        yield Phase("admit")
+        yield from send_probe(holder, self.router, parts, digest)
+        yield from key_owner_admits(ring, key, terms.dim)
+        rung, verdict = yield from key_owner_filters(ring, terms, key, blocks)
+        references: tuple[str, ...] = ()
+        if verdict == CONFIRM:
+            yield Phase("confirm")
+            yield from key_owner_confirms(ring, key, terms.cap)
+            release = yield from receive(holder, Release)
+            references = unpack_release(release, terms.cap)
+        return Answer(status_of(verdict, len(references)), terms.rungs[rung], references)
+
+    def _finish(self, session: Session, answer: Answer) -> None:
+        self.answers[session.name] = answer
+        self._end(session, State.FINISHED, None)
+
+    def wipe(self, session: Session) -> None:
+        """Erase the key share once no holder needs it any more."""
+        if session.state is State.REFUSED:
+            self.answers[session.name] = Answer("probe_refused", self.terms.threshold)
+        self._rings.pop(session.name, None)
+        if self._key is not None and all(s.state.over for s in self._holder_sessions):
+            self._key.share.erase()

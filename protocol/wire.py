@@ -1,0 +1,115 @@
+"""The wire format: one envelope around one message, MessagePack, versioned, closed, size-limited."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pets.params import PRESETS, SHARE_BITS, Parameters
+from pets.residues import check_residues
+from protocol.errors import FrameTooLarge, MalformedFrame, UnknownVersion, WrongSize
+from protocol.messages import (
+    AdmissionBlock,
+    AnyMessage,
+    ConfirmationBlock,
+    FilterBlock,
+    Gates,
+    InputShare,
+    KeyPair,
+    Message,
+    Name,
+    ProbePart,
+    PublicShare,
+    Release,
+)
+
+VERSION = 1
+CHUNK_ROWS = 262144  # rows of gallery that are compared at a time; bounds memory at every party
+PROBE_PART = 64  # ciphertexts in one ProbePart
+ADMISSION_POLYNOMIALS = 41  # the identity block and 40 constancy sums
+
+_N = max(params.n for params in PRESETS.values())
+_HEADER = 256
+_PLANE = CHUNK_ROWS // 8
+# Largest body of each type in bytes, over all presets. Types not named here carry at most 4 KiB.
+LIMITS: dict[type[Message], int] = {
+    PublicShare: 8 * _N,
+    KeyPair: 16 * _N,
+    ProbePart: PROBE_PART * 16 * _N,
+    AdmissionBlock: ADMISSION_POLYNOMIALS * 8 * _N,
+    InputShare: SHARE_BITS * _PLANE,
+    Gates: SHARE_BITS * _PLANE,
+    FilterBlock: 8 * CHUNK_ROWS,
+    ConfirmationBlock: 8 * _N,
+    Release: 128 * 99,
+}
+SMALL_LIMIT = 4096
+FRAME_LIMIT = max(LIMITS.values()) + _HEADER
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Address and position of a message. `session`: the holder it is about, empty for the query as a whole."""
+
+    version: int
+    query: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    session: Annotated[str, msgspec.Meta(max_length=16)]
+    sender: Name
+    receiver: Name
+    sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    message: AnyMessage
+
+
+class _VersionOnly(msgspec.Struct, array_like=True):
+    """The first field of an envelope of any version."""
+
+    version: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+_version_decoder = msgspec.msgpack.Decoder(_VersionOnly)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """An envelope as bytes."""
+    return _encoder.encode(envelope)
+
+
+def decode(frame: bytes) -> Envelope:
+    """Bytes as an envelope.
+
+    Raises `FrameTooLarge`, `UnknownVersion`, or `MalformedFrame` for anything that is not exactly one envelope.
+    """
+    if len(frame) > FRAME_LIMIT:
+        raise FrameTooLarge(f"a frame of {len(frame)} bytes, the limit is {FRAME_LIMIT}")
+    try:
+        version = _version_decoder.decode(frame).version
+        if version != VERSION:
+            raise UnknownVersion(f"wire version {version}; this software speaks {VERSION}")
+        envelope = _decoder.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise MalformedFrame(f"not an envelope: {error}") from None
+    kind = type(envelope.message)
+    limit = LIMITS.get(kind, SMALL_LIMIT) + _HEADER
+    if len(frame) > limit:
+        raise FrameTooLarge(f"a {kind.__name__} frame of {len(frame)} bytes, the limit is {limit}")
+    return envelope
+
+
+def array(data: bytes, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:
+    """Raw bytes as a read-only array. Raises `WrongSize` unless the length fits exactly."""
+    kind = np.dtype(dtype).newbyteorder("<")
+    expected = kind.itemsize * int(np.prod(shape))
+    if len(data) != expected:
+        raise WrongSize(f"{what}: got {len(data)} bytes, expected {expected} for shape {shape}")
+    return np.frombuffer(data, kind).reshape(shape)
+
+
+def residue_array(data: bytes, shape: tuple[int, ...], params: Parameters, what: str) -> npt.NDArray[np.uint32]:
+    """Raw bytes as residues, uint32 (…, 2, n). Raises `WrongSize`, or `ResidueOutOfRange` for one not below its prime."""
+    residues = array(data, (*shape, 2, params.n), np.uint32, what)
+    check_residues(residues, params, what)
+    return residues
