@@ -69,7 +69,9 @@ class Bits:
 
     def shift_planes(self, count: int) -> Bits:
         """Multiply by 2^count: `count` zero planes below, the width kept (arithmetic modulo 2^width)."""
-        return self._map([np.concatenate([np.zeros_like(part[:count]), part[: len(part) - count]]) for part in self.parts])
+        return self._map(
+            [np.concatenate([np.zeros_like(part[:count]), part[: len(part) - count]]) for part in self.parts]
+        )
 
     def constant(self, value: int, width: int) -> Bits:
         """`value` modulo 2^width in every lane, with as many words as self."""

@@ -1,8 +1,9 @@
 """Bit circuits over planes: adders, comparison, squares, sums.
 
 A circuit is a generator: it yields a pair of equally shaped `Bits` that are to be ANDed and is sent their product.
-One yield is one round of messages. XOR, complement and moves are local. The same circuit runs on shares (each party
-drives it with `protocol.compute.evaluate`) and on plain bits (`evaluate_plain`). Numbers are planes, lowest bit first, modulo 2^width.
+One yield is one round of messages. XOR, complement and moves are local. The same circuit runs on shares, where
+each party drives it and exchanges messages at every yield, and on plain bits (`evaluate_plain`). Numbers are planes,
+lowest bit first, modulo 2^width.
 """
 
 from __future__ import annotations
@@ -121,60 +122,50 @@ def any_lane(x: Bits) -> Circuit[Bits]:
 def sum_of_squares(x: Bits, width: int) -> Circuit[Bits]:
     """Σ x² over all lanes modulo 2^width, in lane 0 of a single word. x is in two's complement.
 
-    x = -2^m·x_m + Σ 2^i·x_i gives x² = Σ_i 4^i·x_i + Σ_{i<j<m} 2^{i+j+1}·x_i·x_j - Σ_{i<m} 2^{i+m+1}·x_i·x_m.
-    The partial products stay in columns by weight. Full adders shrink every column to two planes, then the lanes are
-    folded in half and the columns shrunk again, so that only one carry ever ripples, at the end.
+    x = -2^m·x_m + Σ 2^i·x_i gives x² = Σ_i (4^i·x_i + Σ_{j>i} ± 2^{i+j+1}·x_i·x_j), minus where j = m. One row for
+    each i; carry-save layers shrink the rows to two, then the lanes are folded in half and the four rows shrunk to two
+    again, so that only one carry ever ripples, at the end.
     """
     bits = len(x)
     pairs = [(i, j) for i in range(bits) for j in range(i + 1, bits)]
     products = yield concatenate([x[i : i + 1] for i, _ in pairs]), concatenate([x[j : j + 1] for _, j in pairs])
-    columns: list[list[Bits]] = [[] for _ in range(width)]
-    correction = 0
+    zero = x.constant(0, 1)
+    correction, lanes = 0, 64 * x.shape[1]
+    rows = []
     for i in range(bits):
-        columns[2 * i].append(x[i : i + 1])
-    lanes = 64 * x.shape[1]
-    for index, (i, j) in enumerate(pairs):
-        product, weight = products[index : index + 1], i + j + 1
-        if j == bits - 1:
-            # -b·2^w = (~b)·2^w - 2^w, the constant once a lane.
-            columns[weight].append(~product)
-            correction -= lanes << weight
-        else:
-            columns[weight].append(product)
-    columns = yield from _shrink(columns)
-    while columns[0][0].shape[1] > 1:
-        words = columns[0][0].shape[1]
+        planes = [zero] * width
+        planes[2 * i] = x[i : i + 1]
+        for index, (first, j) in enumerate(pairs):
+            if first == i:
+                product = products[index : index + 1]
+                # -b·2^w = (~b)·2^w - 2^w, the constant once a lane.
+                planes[i + j + 1] = ~product if j == bits - 1 else product
+                correction -= (lanes << (i + j + 1)) if j == bits - 1 else 0
+        rows.append(concatenate(planes))
+    rows = yield from _two_rows(rows)
+    while rows[0].shape[1] > 1:
+        words = rows[0].shape[1]
         half = (words + 1) // 2
-        columns = [
-            [piece for plane in column for piece in (plane.words(0, half), plane.words(half, words).pad_words(half))]
-            for column in columns
-        ]
-        columns = yield from _shrink(columns)
+        folded = [piece for row in rows for piece in (row.words(0, half), row.words(half, words).pad_words(half))]
+        rows = yield from _two_rows(folded)
     lanes = 32
     while lanes:
-        columns = [[piece for plane in column for piece in (plane, plane.shift_lanes(lanes))] for column in columns]
-        columns = yield from _shrink(columns)
+        rows = yield from _two_rows([piece for row in rows for piece in (row, row.shift_lanes(lanes))])
         lanes //= 2
-    zero = x.words(0, 1).constant(0, 1)
-    first = concatenate([column[0] if column else zero for column in columns])
-    second = concatenate([column[1] if len(column) > 1 else zero for column in columns])
-    return (yield from add_three(first, second, first.constant(correction, width)))
+    return (yield from add_three(rows[0], rows[1], rows[0].constant(correction, width)))
 
 
-def _shrink(columns: list[list[Bits]]) -> Circuit[list[list[Bits]]]:
-    """Full adders, one layer a round, until no column holds more than two planes."""
-    while any(len(column) > 2 for column in columns):
-        triples = [
-            (weight, column[3 * k : 3 * k + 3]) for weight, column in enumerate(columns) for k in range(len(column) // 3)
-        ]
-        x, y, z = (concatenate([triple[k] for _, triple in triples]) for k in range(3))
+def _two_rows(rows: list[Bits]) -> Circuit[list[Bits]]:
+    """Carry-save layers until two rows are left with the same sum: one round a layer, which takes three rows to two."""
+    while len(rows) > 2:
+        triples = len(rows) // 3
+        x, y, z = (concatenate(rows[k : 3 * triples : 3]) for k in range(3))
         x_y = x ^ y
         carries = x ^ (yield x_y, x ^ z)
         sums = x_y ^ z
-        rest = [column[3 * (len(column) // 3) :] for column in columns]
-        for index, (weight, _) in enumerate(triples):
-            rest[weight].append(sums[index : index + 1])
-            if weight + 1 < len(columns):
-                rest[weight + 1].append(carries[index : index + 1])
-        columns = rest
-    return columns
+        width = len(rows[0])
+        rest = rows[3 * triples :]
+        for k in range(0, triples * width, width):
+            rest += [sums[k : k + width], carries[k : k + width].shift_planes(1)]
+        rows = rest
+    return rows

@@ -9,6 +9,7 @@
     │   ├── GalleryError            a gallery that cannot be used
     │   ├── ModelError              a model folder that is missing, broken, or another model than expected
     │   │   └── ModelMismatch       templates of two models were mixed
+    │   ├── CacheError, FetchError  a cached file is not what it was (`pets.cache`), a download failed (`pets.fetch`)
     │   └── PhotoError              a photo that gives no single template
     │       ├── UnreadablePhoto
     │       ├── NoFace

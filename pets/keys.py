@@ -142,9 +142,7 @@ def encrypt_constants(values: npt.NDArray[np.int8], zeros: Residues, params: Par
 
 
 @kernel
-def _add_constants(
-    ciphertexts: Residues, constants: npt.NDArray[np.uint32], primes: npt.NDArray[np.uint32]
-) -> None:
+def _add_constants(ciphertexts: Residues, constants: npt.NDArray[np.uint32], primes: npt.NDArray[np.uint32]) -> None:
     for row in range(ciphertexts.shape[0]):
         for index in range(2):
             p, constant = primes[index], constants[row, index]

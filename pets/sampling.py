@@ -1,4 +1,4 @@
-"""Sampling from seeds: the common polynomial, ternary secrets, rounded Gaussian errors. Nothing here is random by itself."""
+"""Sampling from seeds: the common polynomial, ternary secrets, rounded Gaussian errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def common_polynomial(params: Parameters, query_id: bytes) -> npt.NDArray[np.uin
     """
     out = np.empty((2, params.n), np.uint32)
     for index, prime in enumerate(params.primes):
-        xof = hashlib.shake_128(encode_labels("blind-lineup/common-polynomial/v1", params.digest_input(), query_id, index))
+        xof = hashlib.shake_128(
+            encode_labels("blind-lineup/common-polynomial/v1", params.digest_input(), query_id, index)
+        )
         words = 2 * params.n
         while True:
             candidates = np.frombuffer(xof.digest(4 * words), "<u4") & np.uint32(2**30 - 1)

@@ -32,6 +32,7 @@ from pets.residues import Residues, check_residues, check_shape, prime_row
 from pets.threads import check_threads, parallel_ranges
 
 TILE = 16  # points a tile: 16 results fill a cache line of the output
+PADDING = 256  # words after a block: rows of four blocks that lie multiples of 4 KB apart would share cache sets
 PRODUCTS_PER_FOLD = 16  # products of two residues that fit a uint64 beside a folded accumulator
 
 
@@ -39,7 +40,8 @@ PRODUCTS_PER_FOLD = 16  # products of two residues that fit a uint64 beside a fo
 class EncodedGallery:
     """A gallery in NTT form, made by `encode_gallery`.
 
-    `rows`: templates in it. `dim`: d. `data`: uint32 (blocks, 2 primes, n, d), 8·d bytes a row of every block.
+    `rows`: templates in it. `dim`: d. `data`: uint32 (blocks, 2·n·d + PADDING), a block being (2 primes, n, d) and
+    the padding: 8·d bytes a row.
     """
 
     rows: int
@@ -79,9 +81,11 @@ def encode_gallery(
     check_threads(threads)
     rows, dim = templates.shape[0], check_dim(templates.shape[1])
     blocks = -(-rows // params.n)
-    data = np.empty((blocks, 2, params.n, dim), np.uint32)
+    size = 2 * params.n * dim
+    data = np.zeros((blocks, size + PADDING), np.uint32)
     for block in range(blocks):
-        ntt.forward_columns(templates[block * params.n : (block + 1) * params.n], data[block], params, threads)
+        part = templates[block * params.n : (block + 1) * params.n]
+        ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
         if progress is not None:
             progress(min(rows, (block + 1) * params.n))
     return EncodedGallery(rows, dim, params, data)
@@ -141,10 +145,13 @@ def score_many(
     if not out.size:
         return out
     data = gallery.data[first_block : first_block + count]
+    dim = gallery.dim
     addresses = np.array([probe.data.ctypes.data for probe in probes], np.uint64)
     run, chunk = _loop_sizes(len(probes))
     primes, folds = prime_row(gallery.params), _folds(gallery.params)
-    parallel_ranges(lambda i, j: _score(data, addresses, i, j, run, chunk, primes, folds, out), n, threads, grain=TILE)
+    parallel_ranges(
+        lambda i, j: _score(data, dim, addresses, i, j, run, chunk, primes, folds, out), n, threads, grain=TILE
+    )
     return out
 
 
@@ -249,60 +256,86 @@ def _dot(_typing: Any, blocks: Any, gallery: Any, stride: Any, probe: Any, dim: 
     return types.void(blocks, *[types.uint64] * 6), codegen
 
 
+@intrinsic
+def _word(_typing: Any, address: Any) -> Any:
+    """The uint64 at an address."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+
+    return types.uint64(types.uint64), codegen
+
+
 @kernel
 def _score(
-    gallery: Any, probes: Any, first: Any, last: Any, run: Any, chunk: Any, primes: Any, folds: Any, out: Any
+    gallery: Any, dim: Any, probes: Any, first: Any, last: Any, run: Any, chunk: Any, primes: Any, folds: Any, out: Any
 ) -> None:
     """Points `first` to `last` of all blocks. `run` and `chunk`: see `_loop_sizes`."""
-    blocks, _, n, dim = gallery.shape
-    width = np.uint64(dim)
+    blocks, pitch = gallery.shape
+    number, n = len(probes), out.shape[-1]
+    width, stride = np.uint64(dim), np.uint64(4 * pitch)
     row = width * np.uint64(4)
-    stride = row * np.uint64(2 * n)
     origin = np.uint64(gallery.ctypes.data)
-    sums = np.empty((len(probes), chunk, TILE, 2), np.uint64)
-    group_sums = np.empty((4, 2), np.uint64)
-    to = np.uint64(group_sums.ctypes.data)
+    packed = np.empty((run, number, dim), np.uint64)
+    packed_at = np.uint64(packed.ctypes.data)
+    sums = np.zeros((run, number, 4, 2), np.uint64)
+    sums_at = np.uint64(sums.ctypes.data)
+    done = np.empty((number, chunk, 2, TILE), np.uint32)
     for prime in range(2):
+        p, fold = np.uint64(primes[prime]), folds[prime]
         for tile in range(first, last, TILE):
             for base in range(0, blocks, chunk):
                 count = min(chunk, blocks - base)
-                for start in range(tile, tile + TILE, run):
+                for start in range(0, TILE, run):
+                    point = np.uint64(prime * n + tile + start)
+                    # Probes lie multiples of 4 KB apart and would push each other out of the cache: copy them together.
+                    for k in range(run):
+                        for i in range(number):
+                            place = probes[i] + (point + np.uint64(k)) * row * np.uint64(2)
+                            for j in range(dim):
+                                packed[k, i, j] = _word(place + np.uint64(8 * j))
                     for block in range(0, count, 4):
                         group = min(4, count - block)
-                        for k in range(start, start + run):
-                            point = np.uint64(prime * n + k)
-                            rows = origin + np.uint64(base + block) * stride + point * row
-                            for number in range(len(probes)):
-                                probe = probes[number] + point * row * np.uint64(2)
+                        probe, to = packed_at, sums_at
+                        rows = origin + np.uint64(base + block) * stride + point * row
+                        for _ in range(run):
+                            for _ in range(number):
                                 if group == 4:
-                                    _dot(4, rows, stride, probe, width, folds[prime], to)
+                                    _dot(4, rows, stride, probe, width, fold, to)
                                 elif group == 3:
-                                    _dot(3, rows, stride, probe, width, folds[prime], to)
+                                    _dot(3, rows, stride, probe, width, fold, to)
                                 elif group == 2:
-                                    _dot(2, rows, stride, probe, width, folds[prime], to)
+                                    _dot(2, rows, stride, probe, width, fold, to)
                                 else:
-                                    _dot(1, rows, stride, probe, width, folds[prime], to)
+                                    _dot(1, rows, stride, probe, width, fold, to)
+                                probe += row * np.uint64(2)
+                                to += np.uint64(64)
+                            rows += row
+                        _reduce(sums.reshape(-1), fold, p)
+                        for k in range(run):
+                            for i in range(number):
                                 for b in range(group):
                                     for comp in range(2):
-                                        sums[number, block + b, k - tile, comp] = group_sums[b, comp]
-                _reduce(sums, count, np.uint64(primes[prime]), folds[prime], out[:, base:, :, prime, tile:])
+                                        done[i, block + b, comp, start + k] = sums[k, i, b, comp]
+                for i in range(number):
+                    for b in range(count):
+                        for comp in range(2):
+                            for k in range(TILE):
+                                out[i, base + b, comp, prime, tile + k] = done[i, b, comp, k]
 
 
 @kernel
-def _reduce(sums: Any, count: Any, p: Any, fold: Any, out: Any) -> None:
-    """Sums of four folded lanes to below p, written to one tile of `out`."""
+def _reduce(sums: Any, fold: Any, p: Any) -> None:
+    """Sums of four folded lanes to below p."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     p2, p4 = p << np.uint64(1), p << np.uint64(2)
-    for number in range(len(sums)):
-        for block in range(count):
-            for comp in range(2):
-                for k in range(TILE):
-                    value = sums[number, block, k, comp]
-                    value = (value & low) + (value >> half) * fold
-                    value = (value & low) + (value >> half) * fold  # below 8p, see `_folds`
-                    value = min(value, value - p4)
-                    value = min(value, value - p2)
-                    out[number, block, comp, k] = np.uint32(min(value, value - p))
+    for i in range(len(sums)):
+        value = sums[i]
+        value = (value & low) + (value >> half) * fold
+        value = (value & low) + (value >> half) * fold  # below 8p, see `_folds`
+        value = min(value, value - p4)
+        value = min(value, value - p2)
+        sums[i] = min(value, value - p)
 
 
 @kernel

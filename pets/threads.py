@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 
 from pets.errors import ParameterError
 
@@ -45,7 +46,7 @@ def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int
             work(0, count)
         return
     borders = [min(count, grain * (grains * part // parts)) for part in range(parts + 1)]
-    futures = [_pool(threads).submit(work, start, stop) for start, stop in zip(borders, borders[1:], strict=False)]
+    futures = [_pool(threads).submit(work, start, stop) for start, stop in pairwise(borders)]
     for future in futures:
         future.exception()
     for future in futures:

@@ -109,7 +109,8 @@ def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, se
     values[:dim] = probe
     values[probe_lanes:] = constancy
     if ring.index == HOLDER:
-        values = (values + np.uint32(SLACK)) & np.uint32(2**SHARE_BITS - 1)
+        values += np.uint32(SLACK)
+        values &= np.uint32(2**SHARE_BITS - 1)
     masks = ring.masks("admission")
     x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
     admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_lanes // 64, norm_bound(dim)))
@@ -164,4 +165,3 @@ def _open_bit(ring: Ring, bit: Bits) -> Step[bool]:
     if from_previous.component != from_following.component:
         raise Disagreement("the two other parties sent different components of the admission bit")
     return own[0] ^ own[1] ^ from_previous.component
-

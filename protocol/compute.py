@@ -1,4 +1,4 @@
-"""Three parties compute on shared bits: who sends what to whom for inputs and AND gates (protocol/DESIGN.md, section 5).
+"""Three parties compute on shared bits: who sends what for inputs and AND gates (protocol/DESIGN.md, section 5).
 
 The ring is holder (0), requester (1), router (2). Key k_j is known to parties j-1 and j; everything is sent to the
 previous party.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pets import residues
 from pets.errors import ParameterError
 from pets.keys import ZeroPool
 from pets.params import SHARE_BITS, Parameters
@@ -26,7 +27,6 @@ from protocol.keyring import QueryKey
 from protocol.machine import Score, Send, Step, receive
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, ConfirmationDigest
 from protocol.wire import array, residue_array
-from pets import residues
 
 SLOT = 6  # coefficients of one slot: the score and five MAC values
 FACTOR_BITS = 10
@@ -109,9 +109,7 @@ def holder_confirms(
     return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row))), sealed
 
 
-def check_answers(
-    sums: Shares, factors: npt.NDArray[np.int32], used: int, theta: int, params: Parameters
-) -> list[int]:
+def check_answers(sums: Shares, factors: npt.NDArray[np.int32], used: int, theta: int, params: Parameters) -> list[int]:
     """Decode round(sum·t/2^K) mod t and check every slot. Returns the scores of the used slots.
 
     Raises `ConfirmationFailed` for a slot whose values do not fit its factors, an unused slot that is not zero, or a

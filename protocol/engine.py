@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.confirmation import Hit
+from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.gallery import Gallery
 from protocol.holder import Holder
+from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.outcome import Status, status_of
-from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.requester import Requester
 from protocol.router import Router
 from protocol.terms import Terms
@@ -42,7 +43,7 @@ class Cost:
     """What a search cost: seconds by phase, bytes by (sender role, receiver role)."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Engine(Protocol):
@@ -76,7 +77,11 @@ class PlainEngine:
             scored = time.perf_counter()
             outcomes.append(_climb(scores, terms))
             ended = time.perf_counter()
-            for phase, seconds in (("score", scored - started), ("compare", ended - scored), ("online", ended - started)):
+            for phase, seconds in (
+                ("score", scored - started),
+                ("compare", ended - scored),
+                ("online", ended - started),
+            ):
                 self.cost.seconds[phase] += seconds
             if progress is not None:
                 progress(done)
@@ -101,6 +106,41 @@ def _climb(scores: npt.NDArray[np.int64], terms: Terms) -> Outcome:
     return Outcome(status_of(EXHAUSTED, 0), terms.rungs[-1])
 
 
+@dataclass
+class LocalQuery:
+    """One query with all its parties in this process. They share nothing but the network."""
+
+    requester: Requester
+    router: Router
+    holders: dict[str, Holder]
+
+    @classmethod
+    def start(
+        cls, requester: str, router: str, galleries: Mapping[str, Gallery], terms: Terms, threads: int = 1
+    ) -> LocalQuery:
+        """Machines for every party, waiting for their first message."""
+        names = tuple(galleries)
+        asking = Requester(requester, router, names, terms, threads=threads)
+        query = cls(
+            asking,
+            Router(router, requester, names, asking.query, threads),
+            {
+                name: Holder(
+                    name, requester, router, gallery, asking.query, tuple(n for n in names if n != name), threads
+                )
+                for name, gallery in galleries.items()
+            },
+        )
+        for machine in query.machines:
+            machine.start()
+        return query
+
+    @property
+    def machines(self) -> list[Machine]:
+        """All parties; the requester last, because it speaks first."""
+        return [self.router, *self.holders.values(), self.requester]
+
+
 class EncryptedEngine:
     """Requester, router and holder in one process, exchanging only messages."""
 
@@ -123,35 +163,22 @@ class EncryptedEngine:
 
     def _search(self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms) -> list[Outcome]:
         started = time.perf_counter()
-        requesters = [Requester(REQUESTER, ROUTER, [HOLDER], terms, threads=self.threads) for _ in probes]
-        routers = [Router(ROUTER, REQUESTER, (HOLDER,), asking.query, self.threads) for asking in requesters]
-        holders = [Holder(HOLDER, REQUESTER, ROUTER, gallery, asking.query, (), self.threads) for asking in requesters]
-        machines = [*routers, *holders, *requesters]
+        queries = [LocalQuery.start(REQUESTER, ROUTER, {HOLDER: gallery}, terms, self.threads) for _ in probes]
+        machines = [machine for query in queries for machine in query.machines]
         network = MemoryNetwork(machines, self.threads)
-        for machine in machines:
-            machine.start()
-        self._run(network)
+        network.run_or_raise()
         offline = time.perf_counter()
         for machine in machines:
             machine.seconds.clear()
-        for asking, probe in zip(requesters, probes, strict=True):
-            asking.submit(probe)
-        self._run(network)
+        for query, probe in zip(queries, probes, strict=True):
+            query.requester.submit(probe)
+        network.run_or_raise()
         self.cost.seconds["offline"] += offline - started
         self.cost.seconds["online"] += time.perf_counter() - offline
         for machine in machines:
             for phase, seconds in machine.seconds.items():
                 if phase != "offline":
                     self.cost.seconds[phase] += seconds
-        self.cost.bytes.update(network.bytes)
-        outcomes = []
-        for holder in holders:
-            assert holder.result is not None
-            outcomes.append(Outcome(holder.result.status, holder.result.threshold_used, holder.result.hits))
-        return outcomes
-
-    @staticmethod
-    def _run(network: MemoryNetwork) -> None:
-        network.run()
-        if network.failures:
-            raise network.failures[0]
+        self.cost.traffic.update(network.traffic)
+        results = [query.holders[HOLDER].result for query in queries]
+        return [Outcome(result.status, result.threshold_used, result.hits) for result in results if result is not None]

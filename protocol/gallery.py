@@ -58,10 +58,16 @@ class Gallery:
                     raise GalleryError(f"a reference number must have 1 to {REFERENCE_BYTES} bytes: {reference!r}")
         return cls(templates, encode_gallery(templates, params, threads, progress), references, model)
 
+    @classmethod
+    def plain(cls, templates: npt.NDArray[np.int8], params: Parameters, model: bytes = SYNTHETIC_MODEL) -> Gallery:
+        """A gallery for the plaintext twin only: nothing is brought into NTT form."""
+        none = np.empty((0, templates.shape[1]), np.int8)
+        return cls(templates, encode_gallery(none, params), None, model)
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over all templates: never sent, only salted."""
-        return hashlib.sha256(np.ascontiguousarray(self.templates)).digest()
+        return hashlib.sha256(np.ascontiguousarray(self.templates).data).digest()
 
     def commitment(self, salt: bytes) -> bytes:
         """Salted commitment to the gallery as it is in this query, 32 bytes."""

@@ -147,6 +147,10 @@ class Machine:
         session.task, session.finish, session.state = task, finish, State.RUNNING
         self._guard(session, lambda: self._advance(session, None))
 
+    def start(self) -> None:
+        """Begin the offline part: the requester speaks first, the others wait for its announcement."""
+        raise NotImplementedError
+
     def handle(self, frame: bytes, link: str) -> None:
         """Take one frame that arrived from `link` (the authenticated peer).
 
@@ -190,7 +194,7 @@ class Machine:
     def _addressed(self, envelope: wire.Envelope, link: str) -> Session:
         if envelope.query != self.query or envelope.receiver != self.name or envelope.sender != link:
             raise WrongAddress(
-                f"{envelope.sender} → {envelope.receiver} arrived from {link} at {self.name}, or belongs to another query"
+                f"{envelope.sender} → {envelope.receiver} came from {link} to {self.name}, or is of another query"
             )
         session = self.sessions.get(envelope.session)
         if session is None or link not in session.peers:
@@ -213,7 +217,7 @@ class Machine:
         if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
             self._advance(session, self._next_message(session, session.waiting))
 
-    def _next_message(self, session: Session, wanted: Receive) -> AnyMessage:
+    def _next_message(self, session: Session, wanted: Receive) -> Any:
         message = session.inbox[wanted.sender].popleft()
         if not isinstance(message, wanted.kind):
             raise UnexpectedMessage(
@@ -250,9 +254,7 @@ class Machine:
             self.seconds[session.phase] += time.perf_counter() - started
 
     def _send(self, session: Session, to: str, message: AnyMessage) -> None:
-        envelope = wire.Envelope(
-            wire.VERSION, self.query, session.name, self.name, to, session.sent[to], message
-        )
+        envelope = wire.Envelope(wire.VERSION, self.query, session.name, self.name, to, session.sent[to], message)
         session.sent[to] += 1
         self.outgoing.append((to, wire.encode(envelope)))
 

@@ -17,13 +17,13 @@ class MemoryNetwork:
     """Carries frames between machines until nothing moves any more. Frames of one link arrive in order.
 
     Several queries may run at once: machines are told apart by query and name. `tap` sees, and may replace, drop or
-    multiply, every frame (sender, receiver, frame): tests listen and attack through it. `bytes`: per link.
+    multiply, every frame (sender, receiver, frame): tests listen and attack through it. `traffic`: bytes per link.
     """
 
     machines: Sequence[Machine]
     threads: int = 1
     tap: Callable[[str, str, bytes], Iterable[bytes]] | None = None
-    bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[LineupError] = field(default_factory=list)
 
     def run(self) -> None:
@@ -37,12 +37,18 @@ class MemoryNetwork:
                 return
             self._score(wanted)
 
+    def run_or_raise(self) -> None:
+        """`run`, then raise the first error that any machine met."""
+        self.run()
+        if self.failures:
+            raise self.failures[0]
+
     def _deliver(self, parties: dict[tuple[bytes, str], Machine]) -> bool:
         moved = False
         for sender in self.machines:
             waiting, sender.outgoing = sender.outgoing, deque()
             for receiver, frame in waiting:
-                self.bytes[sender.name, receiver] += len(frame)
+                self.traffic[sender.name, receiver] += len(frame)
                 for delivered in (frame,) if self.tap is None else self.tap(sender.name, receiver, frame):
                     moved = True
                     try:
@@ -60,9 +66,7 @@ class MemoryNetwork:
             if want.gallery is first.gallery and (want.first, want.count) == (first.first, first.count)
         ]
         started = time.perf_counter()
-        scored = score_many(
-            first.gallery, [want.probe for _, _, want in same], first.first, first.count, self.threads
-        )
+        scored = score_many(first.gallery, [want.probe for _, _, want in same], first.first, first.count, self.threads)
         each = (time.perf_counter() - started) / len(same)
         for (machine, session, _), result in zip(same, scored, strict=True):
             machine.seconds[session.phase] += each

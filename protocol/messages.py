@@ -84,7 +84,7 @@ class ProbeDigest(Message, tag=8, frozen=True):
 
 
 class AdmissionBlock(Message, tag=9, frozen=True):
-    """Admission: c1 of the identity block and the constancy sums, uint32 (41, 2, n); seed of the coefficient subsets."""
+    """Admission: c1 of the identity block and the constancy sums, uint32 (41, 2, n); seed of the subsets."""
 
     seed: Digest
     data: bytes
@@ -154,7 +154,9 @@ class Release(Message, tag=19, frozen=True):
 class Abort(Message, tag=20, frozen=True):
     """Any phase: this party stops. The codes are a closed list."""
 
-    code: Annotated[str, msgspec.Meta(pattern="^(bad-frame|out-of-turn|wrong-size|disagreement|crypto|confirmation|peer)$")]
+    code: Annotated[
+        str, msgspec.Meta(pattern="^(bad-frame|out-of-turn|wrong-size|disagreement|crypto|confirmation|peer)$")
+    ]
 
 
 AnyMessage = (

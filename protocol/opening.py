@@ -17,13 +17,15 @@ from protocol.wire import array
 
 def lacking_component(ring: Ring, hits: Bits) -> Planes:
     """x_2, as requester or router hold it. uint64 (words,)."""
-    return hits.parts[1 if ring.index == REQUESTER else 0][0]
+    component: Planes = hits.parts[1 if ring.index == REQUESTER else 0][0]
+    return component
 
 
 def holders_component(hits: Bits) -> Planes:
     """x_0 ^ x_1, as the holder has it. uint64 (words,)."""
     assert len(hits.parts) == 2
-    return hits.parts[0][0] ^ hits.parts[1][0]
+    component: Planes = hits.parts[0][0] ^ hits.parts[1][0]
+    return component
 
 
 class RunningSums:

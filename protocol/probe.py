@@ -1,4 +1,4 @@
-"""Sending the probe: d ciphertexts to each holder, their hash to the router (protocol/DESIGN.md, section 5, "Probe")."""
+"""Sending the probe: d ciphertexts to each holder, their hash to the router (protocol/DESIGN.md, 5, "Probe")."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ Residues = npt.NDArray[np.uint32]
 def probe_parts(ciphertexts: Residues) -> tuple[list[ProbePart], bytes]:
     """The messages that carry uint32 (d, 2, 2, n), and the SHA-256 over all ciphertexts."""
     parts = [
-        ProbePart(ciphertexts[first : first + PROBE_PART].tobytes())
-        for first in range(0, len(ciphertexts), PROBE_PART)
+        ProbePart(ciphertexts[first : first + PROBE_PART].tobytes()) for first in range(0, len(ciphertexts), PROBE_PART)
     ]
     digest = hashlib.sha256()
     for part in parts:

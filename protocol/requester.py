@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -73,9 +74,7 @@ class Requester(Machine):
         Raises `TemplateError` for a template that admission would refuse, `OutOfTurn` before `ready` or a second time.
         """
         if template.shape != (self.terms.dim,) or template.dtype != np.int8:
-            raise TemplateError(
-                f"a probe must be int8 ({self.terms.dim},), got {template.dtype} {template.shape}"
-            )
+            raise TemplateError(f"a probe must be int8 ({self.terms.dim},), got {template.dtype} {template.shape}")
         squared = int(np.dot(template.astype(np.int64), template.astype(np.int64)))
         if squared > norm_bound(self.terms.dim) or int(template.min()) < -127:
             raise TemplateError(f"squared norm {squared} of the probe, the limit is {norm_bound(self.terms.dim)}")
@@ -89,7 +88,7 @@ class Requester(Machine):
         parts, digest = probe_parts(ciphertexts)
         for session in self._holder_sessions:
             if not session.state.over:
-                self.begin(session, self._search(session.name, parts, digest), lambda answer, s=session: self._finish(s, answer))  # type: ignore[misc]
+                self.begin(session, self._search(session.name, parts, digest), partial(self._finish, session))
 
     def _set_up(self) -> Step[tuple[QueryKey, ZeroPool]]:
         for name in (self.router, *self.announce.holders):
@@ -107,7 +106,7 @@ class Requester(Machine):
         for session in self._holder_sessions:
             names = (session.name, self.name, self.router)
             task = join_ring(REQUESTER, names, self._key.joint.query_id, self.threads)
-            self.begin(session, task, lambda ring, holder=session.name: self._rings.__setitem__(holder, ring))  # type: ignore[misc]
+            self.begin(session, task, partial(self._rings.__setitem__, session.name))
 
     def _search(self, holder: str, parts: Sequence[ProbePart], digest: bytes) -> Step[Answer]:
         assert self._key is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 
 from protocol.admission import key_owner_admits
 from protocol.compute import ROUTER, Ring
@@ -50,7 +51,7 @@ class Router(Machine):
         self._end(self._query, State.FINISHED, None)
         for holder in self.holders:
             session = self.sessions[holder]
-            self.begin(session, self._serve(holder), lambda _, s=session: self._end(s, State.FINISHED, None))  # type: ignore[misc]
+            self.begin(session, self._serve(holder), partial(self._finish, session))
 
     def _serve(self, holder: str) -> Step[None]:
         assert self._key is not None
@@ -66,9 +67,10 @@ class Router(Machine):
             yield Phase("confirm")
             yield from key_owner_confirms(ring, key, terms.cap)
 
+    def _finish(self, session: Session, _: None) -> None:
+        self._end(session, State.FINISHED, None)
+
     def wipe(self, session: Session) -> None:
         """Erase the key share once no holder needs it any more."""
         if self._key is not None and all(self.sessions[holder].state.over for holder in self.holders):
             self._key.share.erase()
-
-

@@ -67,9 +67,7 @@ class Terms:
         """The integer threshold of a rung."""
         return theta(self.rungs[rung], self.dim, self.params)
 
-    def announce(
-        self, requester: str, router: str, holders: tuple[str, ...], seed_digest: bytes | None
-    ) -> Announce:
+    def announce(self, requester: str, router: str, holders: tuple[str, ...], seed_digest: bytes | None) -> Announce:
         """The requester's announcement, with a fresh nonce."""
         return Announce(
             requester=requester,

@@ -109,7 +109,7 @@ def array(data: bytes, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDA
 
 
 def residue_array(data: bytes, shape: tuple[int, ...], params: Parameters, what: str) -> npt.NDArray[np.uint32]:
-    """Raw bytes as residues, uint32 (…, 2, n). Raises `WrongSize`, or `ResidueOutOfRange` for one not below its prime."""
+    """Raw bytes as residues, uint32 (…, 2, n). Raises `WrongSize`, or `ResidueOutOfRange`: one not below its prime."""
     residues = array(data, (*shape, 2, params.n), np.uint32, what)
     check_residues(residues, params, what)
     return residues

@@ -1,0 +1,131 @@
+"""The command line, `lineup`."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pets.errors import LineupError, ParameterError
+from pets.params import N4096, PRESETS, preset
+from pets.threads import check_threads, default_threads
+from protocol.terms import parse_decimal
+
+app = typer.Typer(
+    name="lineup",
+    help="Face search across national galleries in which nobody sees a face that did not match.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+output = Console()
+errors = Console(stderr=True)
+
+
+class EngineName(str, Enum):
+    """Engines of `lineup match`."""
+
+    encrypted = "encrypted"
+    plain = "plain"
+
+
+class ProviderName(str, Enum):
+    """Where the face models run."""
+
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=256, help="Threads. Default: the processors this process may use.", show_default=False),
+]
+Models = Annotated[
+    Path | None, typer.Option(help="Folder with your own ONNX models; default: YuNet and SFace from PyPI.")
+]
+Provider = Annotated[ProviderName, typer.Option(help="Where the models run. auto takes CUDA if it really works.")]
+
+
+@app.command()
+def embed(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="File to write: float32 (photos, d), unit vectors.")],
+    models: Models = None,
+    provider: Provider = ProviderName.auto,
+    largest: Annotated[bool, typer.Option("--largest", help="With several faces, take the largest.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out photos that give no template.")] = False,
+) -> None:
+    """Turn photos into face templates, one row a photo."""
+    from nodes.embed import run_embed
+
+    run_embed(photos, out, models=models, provider=provider.value, largest=largest, skip_bad=skip_bad, console=errors)
+
+
+@app.command()
+def match(
+    gallery: Annotated[Path, typer.Option(help="Templates to search: float32 (rows, d) .npy, unit vectors.")],
+    probe: Annotated[Path, typer.Option(help="Templates to look for: float32 (d,) or (n, d) .npy, unit vectors.")],
+    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")],
+    max_candidates: Annotated[int, typer.Option(help="Cap on released candidates, 1 to 99.")] = 10,
+    ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
+    engine: Annotated[EngineName, typer.Option(help="Encrypted, or the plaintext twin.")] = EngineName.encrypted,
+    params: Annotated[
+        str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
+    ] = N4096.preset,
+    threads: Threads = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result and its cost to this file.")
+    ] = None,
+) -> None:
+    """Search a gallery: three parties in this process, exchanging only messages."""
+    from nodes.match import MatchOptions, run_match
+
+    try:
+        options = MatchOptions(
+            gallery,
+            probe,
+            parse_decimal(threshold, "--threshold"),
+            max_candidates,
+            parse_decimal(ladder, "--ladder"),
+            engine.value,
+            preset(params),
+            threads or default_threads(),
+            json_file,
+        )
+    except ParameterError as error:
+        _fail(error, 2)
+    raise typer.Exit(run_match(options, output, errors))
+
+
+@app.command()
+def demo(threads: Threads = None, provider: Provider = ProviderName.auto) -> None:
+    """Search two countries' galleries for a real face, encrypted; then for one that is in neither."""
+    from nodes.demo import run_demo
+
+    run_demo(check_threads(threads or default_threads()), provider.value, output, errors)
+
+
+def _fail(error: BaseException, status: int) -> None:
+    errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """Run the command line: one clear line on standard error and status 1 for refused data, 2 for bad arguments."""
+    try:
+        app()
+    except LineupError as error:
+        errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
