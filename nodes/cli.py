@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+# The command-line parser's own base of bad arguments; typer gives it no public name.
+UsageError: Any = typer.BadParameter.__bases__[0]
 output = Console()
 errors = Console(stderr=True)
 
@@ -43,7 +45,7 @@ class ProviderName(str, Enum):
 
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=256, help="Threads. Default: the processors this process may use.", show_default=False),
+    typer.Option(help="Threads, 1 to 256. Default: the processors this process may use.", show_default=False),
 ]
 Models = Annotated[
     Path | None, typer.Option(help="Folder with your own ONNX models; default: YuNet and SFace from PyPI.")
@@ -94,7 +96,7 @@ def match(
             parse_decimal(ladder, "--ladder"),
             engine.value,
             preset(params),
-            threads or default_threads(),
+            default_threads() if threads is None else threads,
             json_file,
         )
     except ParameterError as error:
@@ -107,7 +109,7 @@ def demo(threads: Threads = None, provider: Provider = ProviderName.auto) -> Non
     """Search two countries' galleries for a real face, encrypted; then for one that is in neither."""
     from nodes.demo import run_demo
 
-    run_demo(check_threads(threads or default_threads()), provider.value, output, errors)
+    run_demo(check_threads(default_threads() if threads is None else threads), provider.value, output, errors)
 
 
 def _fail(error: BaseException, status: int) -> None:
@@ -118,13 +120,17 @@ def _fail(error: BaseException, status: int) -> None:
 def main() -> None:
     """Run the command line: one clear line on standard error and status 1 for refused data, 2 for bad arguments."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        if message := error.format_message():  # empty when no arguments were given and the help was printed
+            errors.print(f"error: {message}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        errors.print("interrupted")
+        sys.exit(130)
     except LineupError as error:
         errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def unit_templates(array: NDArray[Any], *, name: str) -> FloatArray:
     """Return `array` if it holds unit templates, (d,) or (n, d), float32 or float64; copies nothing.
 
     `name` stands for the array in messages. Raises `TemplateError` for a wrong type or shape, a dimension that is not a
-    multiple of 8 from 8 to 1024, no rows, NaN or infinity, a zero vector, or a norm outside 1 ± 0.001.
+    multiple of 8 from 8 to 1024, NaN or infinity, a zero vector, or a norm outside 1 ± 0.001.
     """
     checked = _check_form(array, name)
     for start, rows in _chunks(checked):
@@ -144,8 +144,6 @@ def _check_form(array: NDArray[Any], name: str) -> FloatArray:
         check_dim(array.shape[-1])
     except ParameterError as error:
         raise TemplateError(f"{name} has shape {array.shape}: {error}") from error
-    if not len(array):
-        raise TemplateError(f"{name} has no rows, at least 1 is needed")
     return array
 
 

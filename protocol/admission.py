@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from pets import circuits
+from pets import circuits, subsets
 from pets.bits import Bits, concatenate
 from pets.circuits import Circuit
 from pets.params import SHARE_BITS, Parameters, norm_bound
@@ -55,7 +55,7 @@ def holder_admits(
 ) -> Step[None]:
     """The holder's part. `ciphertexts`: uint32 (d, 2, 2, n). Raises `ProbeRefused`."""
     identity = yield Score(identity_gallery(dim, params), prepared, 0, 1)
-    block = np.concatenate([identity, random_sums(ciphertexts, params)])
+    block = np.concatenate([identity, random_sums(ciphertexts, params, ring.threads)])
     seed = secrets.token_bytes(32)
     message = AdmissionBlock(seed, np.ascontiguousarray(block[:, 1]).tobytes())
     yield Send(ring.names[REQUESTER], message)
@@ -73,37 +73,31 @@ def key_owner_admits(ring: Ring, key: QueryKey, dim: int) -> Step[None]:
     yield from _decide(ring, params, dim, coefficients, message.seed)
 
 
-def random_sums(ciphertexts: Residues, params: Parameters) -> Residues:
-    """40 sums of the ciphertexts with secret coefficients in {0,1}: uint32 (40, 2, 2, n).
-
-    In float64, which is exact here: 1024 residues add up to less than 2^40.
-    """
+def random_sums(ciphertexts: Residues, params: Parameters, threads: int = 1) -> Residues:
+    """40 sums of the ciphertexts with secret coefficients in {0,1}: uint32 (40, 2, 2, n)."""
     dim = len(ciphertexts)
     coins = np.unpackbits(np.frombuffer(secrets.token_bytes(SUMS * dim // 8), np.uint8)).reshape(SUMS, dim)
-    sums = coins.astype(np.float64) @ ciphertexts.reshape(dim, -1).astype(np.float64)
-    primes = np.array(params.primes, np.int64)[:, None]
-    shaped = sums.astype(np.int64).reshape(SUMS, 2, 2, params.n)
-    return (shaped % primes).astype(np.uint32)
+    sums = subsets.subset_sums(ciphertexts.reshape(dim, -1), coins, threads)
+    return subsets.reduce_sums(sums.reshape(SUMS, 2, 2, params.n), params)
 
 
-def subset_sums(coefficients: Residues, seed: bytes, params: Parameters) -> Residues:
+def coefficient_sums(coefficients: Residues, seed: bytes, params: Parameters) -> Residues:
     """40 random subsets of coefficients 1 … n-1 of each polynomial, added modulo each prime.
 
-    `coefficients`: uint32 (count, 2, n). Returns uint32 (1, 2, 40·count). Exact in float64: below 2^43.
+    `coefficients`: uint32 (count, 2, n). Returns uint32 (1, 2, 40·count).
     """
     stream = Keystream(labelled_hash("coefficient-subsets", seed))
-    subsets = np.unpackbits(stream.bytes_array(SUBSETS, params.n // 8), axis=1)
-    subsets[:, 0] = 0
-    sums = coefficients.astype(np.float64) @ subsets.T.astype(np.float64)
-    primes = np.array(params.primes, np.int64)[:, None]
-    reduced = (sums.astype(np.int64) % primes).astype(np.uint32)
-    return np.ascontiguousarray(reduced.transpose(1, 0, 2).reshape(1, 2, -1))
+    coins = np.unpackbits(stream.bytes_array(SUBSETS, params.n // 8), axis=1)
+    coins[:, 0] = 0
+    by_coefficient = np.ascontiguousarray(coefficients.transpose(2, 1, 0).reshape(params.n, -1))
+    sums = subsets.subset_sums(by_coefficient, coins).reshape(SUBSETS, 2, -1)
+    return subsets.reduce_sums(sums.transpose(1, 2, 0).reshape(1, 2, -1), params)
 
 
 def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[None]:
     """Round, share and check this party's addends of the 41 polynomials; open one bit."""
     probe = round_shares(coefficients[:1], params)[0, :dim]
-    constancy = round_shares(subset_sums(coefficients[1:], seed, params), params)[0]
+    constancy = round_shares(coefficient_sums(coefficients[1:], seed, params), params)[0]
     probe_lanes = -(-dim // 64) * 64
     values = np.zeros(probe_lanes + len(constancy), np.uint32)
     values[:dim] = probe

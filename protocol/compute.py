@@ -22,6 +22,11 @@ from protocol.wire import array
 HOLDER, REQUESTER, ROUTER = 0, 1, 2
 
 
+def other(index: int) -> int:
+    """The other key owner: the router to the requester and the requester to the router."""
+    return ROUTER if index == REQUESTER else REQUESTER
+
+
 @dataclass
 class Ring:
     """One party's seat in the ring of one session. `secrets_`: k_index and k_{index+1}."""

@@ -20,11 +20,11 @@ from pets.params import SHARE_BITS, Parameters
 from pets.prf import labelled_hash
 from pets.scoring import ScoringProbe, encode_gallery
 from protocol.compare import SHARE_MASK
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
 from protocol.decryption import flat_shares, key_coefficients, own_coefficients
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.keyring import QueryKey
-from protocol.machine import Score, Send, Step, receive
+from protocol.machine import Score, Send, Step, check_phase, receive, sign_phase
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, ConfirmationDigest
 from protocol.wire import array, residue_array
 
@@ -100,10 +100,14 @@ def holder_confirms(
     sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, zeros_seed)
     for index in (REQUESTER, ROUTER):
         yield Send(ring.names[index], ConfirmationBlock(sealed.commitment(c1), c1))
+    # Signed before any answer arrives, so that an audit can hold the holder to what it committed to.
+    key_owners = (ring.names[REQUESTER], ring.names[ROUTER])
+    yield from sign_phase("confirmation block", key_owners)
     total = shares.copy()
     for index in (REQUESTER, ROUTER):
         answer = yield from receive(ring.names[index], ConfirmationAnswer)
         total += array(answer.data, (SLOT * cap,), np.uint32, "confirmation answer")
+    yield from check_phase("confirmation", key_owners)
     scores = check_answers(total & SHARE_MASK, factors, len(rows), theta, params)
     hits = [Hit(row, score) for row, score in zip(rows, scores, strict=True)]
     return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row))), sealed
@@ -141,10 +145,11 @@ def key_owner_confirms(ring: Ring, key: QueryKey, cap: int) -> Step[None]:
     """
     message = yield from receive(ring.names[HOLDER], ConfirmationBlock)
     c1 = residue_array(message.data, (1,), key.params, "confirmation block")
+    yield from check_phase("confirmation block", (ring.names[HOLDER],))
     digest = labelled_hash("confirmation-block", message.commitment, message.data)
-    other = ring.names[ROUTER if ring.index == REQUESTER else REQUESTER]
-    yield Send(other, ConfirmationDigest(digest))
-    theirs = yield from receive(other, ConfirmationDigest)
+    peer = ring.names[other(ring.index)]
+    yield Send(peer, ConfirmationDigest(digest))
+    theirs = yield from receive(peer, ConfirmationDigest)
     if theirs.digest != digest:
         raise Disagreement("requester and router received different confirmation blocks")
     shares = flat_shares(key_coefficients(c1, key.share, ring.threads), key.params, ring.threads)[: SLOT * cap]
@@ -154,3 +159,5 @@ def key_owner_confirms(ring: Ring, key: QueryKey, cap: int) -> Step[None]:
     mask = stream.words(len(shares)).astype(np.uint32)
     answer = (shares + mask if ring.index == REQUESTER else shares - mask) & SHARE_MASK
     yield Send(ring.names[HOLDER], ConfirmationAnswer(answer.astype("<u4").tobytes()))
+    yield from sign_phase("confirmation", (ring.names[HOLDER], peer))
+    yield from check_phase("confirmation", (peer,))

@@ -16,6 +16,7 @@
     ├── Disagreement                two parties were told different things
     ├── ProbeRefused                admission said no
     ├── ConfirmationFailed          an answer does not fit the confirmation block: the query is frozen
+    ├── QueryRefused                this party's policy does not serve the query, and why
     └── PeerAborted                 another party stopped and said why
 """
 
@@ -80,5 +81,18 @@ class ConfirmationFailed(ProtocolError):
     """An answer does not fit the confirmation block. The query is frozen and nothing is released."""
 
 
+class QueryRefused(ProtocolError):
+    """This party's policy does not serve the query. `code`: one of `protocol.messages.ABORT_CODES`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class PeerAborted(ProtocolError):
-    """Another party stopped the query."""
+    """Another party stopped the query. `peer`: who; `code`: why, one of `protocol.messages.ABORT_CODES`."""
+
+    def __init__(self, peer: str, code: str) -> None:
+        super().__init__(f"{peer} stopped the query: {code}")
+        self.peer = peer
+        self.code = code

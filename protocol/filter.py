@@ -14,11 +14,11 @@ from pets.keys import ZeroPool
 from pets.params import Parameters
 from pets.scoring import EncodedGallery, ScoringProbe
 from protocol.compare import Shares, fold_threshold, hit_bits
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
 from protocol.decryption import flat_shares, key_coefficients, own_coefficients
 from protocol.errors import Disagreement
 from protocol.keyring import QueryKey
-from protocol.machine import Phase, Score, Send, Step, receive
+from protocol.machine import Phase, Score, Send, Step, end_phase, receive
 from protocol.messages import FilterBlock, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
 from protocol.terms import Terms
@@ -69,6 +69,7 @@ def holder_filters(
         verdict = CONFIRM if rows is not None else EXHAUSTED if last else CLIMB
         for index in (REQUESTER, ROUTER):
             yield Send(ring.names[index], Rung(verdict))
+        yield from end_phase(f"rung {rung}", (ring.names[REQUESTER], ring.names[ROUTER]))
         if verdict != CLIMB:
             return rung, rows
     raise AssertionError("the last rung always ends the filter")
@@ -92,6 +93,7 @@ def key_owner_filters(ring: Ring, terms: Terms, key: QueryKey, blocks: int) -> S
             running.add(hits)
         yield from send_sums(ring, running)
         answer = yield from receive(ring.names[HOLDER], Rung)
+        yield from end_phase(f"rung {rung}", (ring.names[HOLDER], ring.names[other(ring.index)]))
         if answer.verdict != CLIMB:
             return rung, answer.verdict
         if rung == len(terms.rungs) - 1:

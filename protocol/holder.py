@@ -15,7 +15,7 @@ from protocol.errors import Disagreement
 from protocol.filter import CONFIRM, EXHAUSTED, holder_filters
 from protocol.gallery import Gallery
 from protocol.keyring import gather_nonces, holder_key, join_ring
-from protocol.machine import Machine, Phase, Send, Session, State, Step, receive
+from protocol.machine import Machine, Phase, Send, Session, State, Step, end_phase, receive
 from protocol.messages import Announce, Joined
 from protocol.outcome import Status, status_of
 from protocol.probe import receive_probe
@@ -73,6 +73,7 @@ class Holder(Machine):
         )
         identity, _ = yield from gather_nonces(announce, own, self.name, (self.router, *self.others))
         key = yield from holder_key(announce, terms.params, identity)
+        yield from end_phase("set-up", (self.requester, self.router, *self.others))
         zeros = ZeroPool.make(key, self._seed, "rerandomise", gallery.encoded.blocks + 1, self.threads)
         identity_gallery(terms.dim, terms.params)
         return key, zeros
@@ -82,6 +83,7 @@ class Holder(Machine):
         stated = (announce.requester, announce.router, frozenset(announce.holders))
         if stated != (self.requester, self.router, frozenset((self.name, *self.others))):
             raise Disagreement(f"the announcement names other parties than {self.name} was asked with")
+        self.check_policy(announce)
         self.terms = terms = Terms.announced(announce)
         gallery = self.gallery
         if terms.dim != gallery.encoded.dim or terms.params != gallery.encoded.params:
@@ -109,6 +111,7 @@ class Holder(Machine):
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
         yield from holder_admits(ring, params, terms.dim, ciphertexts, prepared)
+        yield from end_phase("admission", (self.requester, self.router))
         del ciphertexts
         rung, rows = yield from holder_filters(ring, terms, gallery.encoded, prepared, zeros)
         if rows is None:
@@ -118,6 +121,7 @@ class Holder(Machine):
             ring, params, gallery.templates, rows, terms.theta(rung), terms.cap, prepared, zeros, self._seed
         )
         yield Send(self.requester, pack_release([gallery.reference(hit.row) for hit in hits], terms.cap))
+        yield from end_phase("release", (self.requester,))
         return HolderResult(status_of(CONFIRM, len(hits)), terms.rungs[rung], hits, sealed)
 
     def _finish(self, result: HolderResult) -> None:

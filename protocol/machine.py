@@ -6,6 +6,7 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 `Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
 `Score(...)`            heavy work on the gallery, done by whoever drives the machine (several queries share one pass)
 `Phase(name)`           what the time from here on is spent on
+`Notarised()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
 
 A `Session` runs one such generator at a time for one holder (or, with an empty name, for the query as a whole). A
 `Machine` is one party in one query: its sessions, and the frames that wait to be sent. It touches no socket, no file
@@ -15,32 +16,36 @@ and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` h
 from __future__ import annotations
 
 import enum
+import hashlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pets.errors import CryptoError, LineupError
+from pets.prf import labelled_hash
 from pets.scoring import EncodedGallery, ScoringProbe
 from protocol import wire
 from protocol.errors import (
     BadFrame,
     ConfirmationFailed,
+    Disagreement,
     DuplicateMessage,
     MissingMessage,
     OutOfTurn,
     PeerAborted,
     ProbeRefused,
     ProtocolError,
+    QueryRefused,
     UnexpectedMessage,
     WrongAddress,
     WrongSize,
 )
-from protocol.messages import Abort, AnyMessage
+from protocol.messages import Abort, Announce, AnyMessage, Signature
 
 INBOX_LIMIT = 64  # messages of one sender that may wait; a correct peer is never this far ahead
 
@@ -78,9 +83,31 @@ class Phase:
     name: str
 
 
+@dataclass(frozen=True)
+class Notarised:
+    """Ask whether phases are signed."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Sign everything sent to `to` in this session so far."""
+
+    to: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a signature against everything received from `sender` in this session before it."""
+
+    sender: str
+    phase: str
+    message: Signature
+
+
 T = TypeVar("T")
 M = TypeVar("M")
-Effect = Send | Receive | Score | Phase
+Effect = Send | Receive | Score | Phase | Notarised | Sign | Verify
 Step = Generator[Effect, Any, T]
 
 
@@ -89,6 +116,51 @@ def receive(sender: str, kind: type[M]) -> Step[M]:
     message = yield Receive(sender, kind)
     assert isinstance(message, kind)
     return message
+
+
+def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:
+    """Exchange signatures with `peers` over all that was said in this session so far. Nothing without an identity."""
+    yield from sign_phase(phase, peers)
+    yield from check_phase(phase, peers)
+
+
+def sign_phase(phase: str, peers: Sequence[str]) -> Step[None]:
+    """Sign what was sent to each of `peers` so far."""
+    if (yield Notarised()):
+        for peer in peers:
+            yield Sign(peer, phase)
+
+
+def check_phase(phase: str, peers: Sequence[str]) -> Step[None]:
+    """Wait for, and check, the signature of each of `peers`."""
+    if (yield Notarised()):
+        for peer in peers:
+            message = yield from receive(peer, Signature)
+            yield Verify(peer, phase, message)
+
+
+class Notary(Protocol):
+    """A party's identity: it signs, and knows the keys of the others."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign."""
+        ...
+
+    def check(self, peer: str, message: bytes, signature: bytes) -> None:
+        """Raise unless `signature` is `peer`'s over `message`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """One frame sent or consumed. Transcript logs keep its digest, and the message only if it is harmless."""
+
+    session: str
+    direction: Literal["sent", "received"]
+    peer: str
+    sequence: int
+    message: AnyMessage
+    digest: bytes
 
 
 class State(enum.Enum):
@@ -119,9 +191,11 @@ class Session:
     task: Step[Any] | None = None
     finish: Callable[[Any], None] | None = None
     waiting: Receive | Score | None = None
-    inbox: dict[str, deque[AnyMessage]] = field(default_factory=lambda: defaultdict(deque))
+    inbox: dict[str, deque[tuple[wire.Envelope, bytes]]] = field(default_factory=lambda: defaultdict(deque))
     received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    chains: dict[tuple[str, str], bytes] = field(default_factory=lambda: defaultdict(lambda: bytes(32)))
+    unchecked: tuple[int, bytes] = (0, b"")
 
 
 class Machine:
@@ -136,6 +210,9 @@ class Machine:
         self.sessions: dict[str, Session] = {}
         self.outgoing: deque[tuple[str, bytes]] = deque()
         self.seconds: dict[str, float] = defaultdict(float)
+        self.notary: Notary | None = None
+        self.gatekeeper: Callable[[Announce], None] | None = None
+        self.recorder: Callable[[Event], None] | None = None
 
     def open(self, session: str, peers: tuple[str, ...]) -> Session:
         """Accept messages for a session from now on; they wait until `begin`."""
@@ -167,11 +244,16 @@ class Machine:
             raise
         if isinstance(envelope.message, Abort):
             if not session.state.over:
-                self._end(session, State.ABORTED, PeerAborted(f"{link} stopped the query: {envelope.message.code}"))
+                self._end(session, State.ABORTED, PeerAborted(link, envelope.message.code))
                 if not session.name:
                     self._spread(session)
             return
-        self._guard(session, lambda: self._accept(session, envelope))
+        self._guard(session, lambda: self._accept(session, envelope, frame))
+
+    def check_policy(self, announce: Announce) -> None:
+        """Let the gatekeeper (warrant, policy, quotas, replay) raise before any work is done."""
+        if self.gatekeeper is not None:
+            self.gatekeeper(announce)
 
     def supply(self, session: Session, scored: npt.NDArray[np.uint32]) -> None:
         """Give a waiting `Score` its result."""
@@ -201,7 +283,7 @@ class Machine:
             raise WrongAddress(f"{link} has no part in session {envelope.session!r} of {self.name}")
         return session
 
-    def _accept(self, session: Session, envelope: wire.Envelope) -> None:
+    def _accept(self, session: Session, envelope: wire.Envelope, frame: bytes) -> None:
         sender, expected = envelope.sender, session.received[envelope.sender]
         if envelope.sequence < expected:
             raise DuplicateMessage(f"message {envelope.sequence} of {sender} came again, expected {expected}")
@@ -213,18 +295,58 @@ class Machine:
         inbox = session.inbox[sender]
         if len(inbox) >= INBOX_LIMIT:
             raise OutOfTurn(f"{sender} is {INBOX_LIMIT} messages ahead")
-        inbox.append(envelope.message)
+        inbox.append((envelope, self._digest(frame)))
         if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
             self._advance(session, self._next_message(session, session.waiting))
 
     def _next_message(self, session: Session, wanted: Receive) -> Any:
-        message = session.inbox[wanted.sender].popleft()
+        envelope, digest = session.inbox[wanted.sender].popleft()
+        message = envelope.message
         if not isinstance(message, wanted.kind):
             raise UnexpectedMessage(
                 f"{wanted.sender} sent {type(message).__name__} where {wanted.kind.__name__} was due"
             )
         session.waiting = None
+        if isinstance(message, Signature):
+            # It covers what came before it, so it joins the chain only after it was checked.
+            session.unchecked = (envelope.sequence, digest)
+        else:
+            self._record(session, "received", envelope.sender, envelope.sequence, message, digest)
         return message
+
+    def _record(
+        self,
+        session: Session,
+        direction: Literal["sent", "received"],
+        peer: str,
+        sequence: int,
+        message: AnyMessage,
+        digest: bytes,
+    ) -> None:
+        """Extend the hash chain of a direction and tell the recorder."""
+        link = (direction, peer)
+        session.chains[link] = hashlib.sha256(session.chains[link] + digest).digest()
+        if self.recorder is not None:
+            self.recorder(Event(session.name, direction, peer, sequence, message, digest))
+
+    def _digest(self, frame: bytes) -> bytes:
+        """Hash of a frame; zeros where nobody signs or records, because hashing a probe takes its time."""
+        return bytes(32) if self.notary is None and self.recorder is None else hashlib.sha256(frame).digest()
+
+    def _sign(self, session: Session, effect: Sign) -> None:
+        assert self.notary is not None
+        head = session.chains["sent", effect.to]
+        statement = phase_statement(self.query, session.name, effect.phase, self.name, effect.to, head)
+        self._send(session, effect.to, Signature(effect.phase, head, self.notary.sign(statement)))
+
+    def _verify(self, session: Session, effect: Verify) -> None:
+        assert self.notary is not None
+        message, head = effect.message, session.chains["received", effect.sender]
+        if message.phase != effect.phase or message.head != head:
+            raise Disagreement(f"{effect.sender} signed another conversation than {self.name} had with it")
+        statement = phase_statement(self.query, session.name, effect.phase, effect.sender, self.name, head)
+        self.notary.check(effect.sender, statement, message.signature)
+        self._record(session, "received", effect.sender, session.unchecked[0], message, session.unchecked[1])
 
     def _advance(self, session: Session, value: object) -> None:
         assert session.task is not None
@@ -235,6 +357,12 @@ class Machine:
                 value = None
                 if isinstance(effect, Send):
                     self._send(session, effect.to, effect.message)
+                elif isinstance(effect, Notarised):
+                    value = self.notary is not None
+                elif isinstance(effect, Sign):
+                    self._sign(session, effect)
+                elif isinstance(effect, Verify):
+                    self._verify(session, effect)
                 elif isinstance(effect, Phase):
                     now = time.perf_counter()
                     self.seconds[session.phase] += now - started
@@ -255,8 +383,10 @@ class Machine:
 
     def _send(self, session: Session, to: str, message: AnyMessage) -> None:
         envelope = wire.Envelope(wire.VERSION, self.query, session.name, self.name, to, session.sent[to], message)
+        frame = wire.encode(envelope)
+        self._record(session, "sent", to, session.sent[to], message, self._digest(frame))
         session.sent[to] += 1
-        self.outgoing.append((to, wire.encode(envelope)))
+        self.outgoing.append((to, frame))
 
     def _guard(self, session: Session, action: Callable[[], None]) -> None:
         try:
@@ -281,7 +411,7 @@ class Machine:
         """The query as a whole has stopped: so do its sessions."""
         for session in list(self.sessions.values()):
             if session is not query and not session.state.over:
-                self._stop(session, query.failure or PeerAborted("the query was stopped"))
+                self._stop(session, query.failure or PeerAborted(self.name, "peer"))
 
     def _end(self, session: Session, state: State, error: LineupError | None) -> None:
         session.state, session.failure = state, error
@@ -293,7 +423,14 @@ class Machine:
         self.wipe(session)
 
 
+def phase_statement(query: bytes, session: str, phase: str, sender: str, receiver: str, head: bytes) -> bytes:
+    """What a phase signature is over: the head of the hash chain of all frames from sender to receiver."""
+    return labelled_hash("phase", query, session, phase, sender, receiver, head)
+
+
 def _abort_code(error: LineupError) -> str:
+    if isinstance(error, QueryRefused):
+        return error.code
     for kind, code in (
         (ConfirmationFailed, "confirmation"),
         (BadFrame, "bad-frame"),

@@ -14,13 +14,39 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern="^[A-Z0-9-]+$")]
 Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[0-9]+(\.[0-9]+)?$")]
 
+# Why a party stops: faults first, then what a policy refuses. A closed list, so that a reason cannot carry data.
+ABORT_CODES = (
+    "bad-frame", "out-of-turn", "wrong-size", "disagreement", "crypto", "confirmation", "peer", "timeout", "internal",
+    "warrant", "purpose", "threshold", "cap", "state", "clock", "parameters", "quota", "replay", "capacity",
+)  # fmt: skip
+
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of all messages."""
 
 
+class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The authorisation of a query: exactly what R 24(1) lets a request contain, and hashes of what stays at home.
+
+    `issued`, `expires`: seconds since 1970, UTC. `justification`: hash of the local record (case, offence, maximum
+    penalty, subject category, identify or verify). `officer`, `approver`: salted hashes of the persons.
+    """
+
+    state: Name
+    request_number: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    issued: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
+    expires: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
+    purpose: Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[A-Z-]+$")]
+    justification: Digest
+    officer: Digest
+    approver: Digest
+
+
 class Announce(Message, tag=1, frozen=True):
-    """Announce: what is asked, under which terms. All parties must agree on every field."""
+    """Announce: what is asked, under which terms. All parties must agree on every field.
+
+    `signature`: the requester's, over everything else; empty where parties have no identities (one process).
+    """
 
     requester: Name
     router: Name
@@ -33,6 +59,8 @@ class Announce(Message, tag=1, frozen=True):
     dim: Annotated[int, msgspec.Meta(ge=8, le=1024)]
     model: Digest
     seed_digest: Digest | None
+    warrant: Warrant | None = None
+    signature: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
 
 
 class Joined(Message, tag=2, frozen=True):
@@ -154,9 +182,15 @@ class Release(Message, tag=19, frozen=True):
 class Abort(Message, tag=20, frozen=True):
     """Any phase: this party stops. The codes are a closed list."""
 
-    code: Annotated[
-        str, msgspec.Meta(pattern="^(bad-frame|out-of-turn|wrong-size|disagreement|crypto|confirmation|peer)$")
-    ]
+    code: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ABORT_CODES)})$")]
+
+
+class Signature(Message, tag=21, frozen=True):
+    """Any phase: signature over the hash chain of all frames this party sent the receiver in this session so far."""
+
+    phase: Annotated[str, msgspec.Meta(max_length=32)]
+    head: Digest
+    signature: Annotated[bytes, msgspec.Meta(max_length=8192)]
 
 
 AnyMessage = (
@@ -180,6 +214,7 @@ AnyMessage = (
     | ConfirmationAnswer
     | Release
     | Abort
+    | Signature
 )
 
 # Section 6a as data: message type -> allowed (sender role, receiver role). Tests walk every message against it.
@@ -205,6 +240,9 @@ ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
         ConfirmationDigest: "requester>router router>requester",
         ConfirmationAnswer: "requester>holder router>holder",
         Release: "holder>requester",
-        Abort: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
+        Abort: "holder>router holder>requester requester>holder requester>router router>holder router>requester "
+        "holder>holder",
+        Signature: "holder>router holder>requester requester>holder requester>router router>holder router>requester "
+        "holder>holder",
     }.items()
 }

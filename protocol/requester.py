@@ -19,12 +19,13 @@ from protocol.confirmation import key_owner_confirms
 from protocol.errors import OutOfTurn
 from protocol.filter import CONFIRM, key_owner_filters
 from protocol.keyring import QueryKey, gather_nonces, join_ring, requester_key
-from protocol.machine import Machine, Phase, Send, Session, State, Step, receive
-from protocol.messages import Joined, ProbePart, Release
+from protocol.machine import Machine, Notary, Phase, Send, Session, State, Step, end_phase, receive
+from protocol.messages import Joined, ProbePart, Release, Warrant
 from protocol.outcome import Answer, status_of
 from protocol.probe import probe_parts, send_probe
 from protocol.release import unpack_release
 from protocol.terms import Terms
+from protocol.warrant import sign_announcement
 
 
 class Requester(Machine):
@@ -37,14 +38,25 @@ class Requester(Machine):
     role = "requester"
 
     def __init__(
-        self, name: str, router: str, holders: Sequence[str], terms: Terms, query: bytes | None = None, threads: int = 1
+        self,
+        name: str,
+        router: str,
+        holders: Sequence[str],
+        terms: Terms,
+        query: bytes | None = None,
+        threads: int = 1,
+        warrant: Warrant | None = None,
+        notary: Notary | None = None,
     ) -> None:
         super().__init__(name, query or secrets.token_bytes(16), threads)
         self.router = router
         self.terms = terms
         self.answers: dict[str, Answer] = {}
         self.seed = secrets.token_bytes(32)
-        self.announce = terms.announce(name, router, tuple(holders), labelled_hash("probe-seed", self.seed))
+        self.notary = notary
+        self.announce = terms.announce(name, router, tuple(holders), labelled_hash("probe-seed", self.seed), warrant)
+        if notary is not None:
+            self.announce = sign_announcement(self.announce, notary)
         self._rings: dict[str, Ring] = {}
         self._key: QueryKey | None = None
         self._zeros: ZeroPool | None = None
@@ -97,6 +109,7 @@ class Requester(Machine):
             self.announce, None, self.name, (self.router, *self.announce.holders)
         )
         key = yield from requester_key(self.announce, self.terms.params, identity)
+        yield from end_phase("set-up", (self.router, *self.announce.holders))
         zeros = ZeroPool.make(key.joint, self.seed, "probe", self.terms.dim, self.threads)
         return key, zeros
 
@@ -115,12 +128,14 @@ class Requester(Machine):
         yield Phase("admit")
         yield from send_probe(holder, self.router, parts, digest)
         yield from key_owner_admits(ring, key, terms.dim)
+        yield from end_phase("admission", (holder, self.router))
         rung, verdict = yield from key_owner_filters(ring, terms, key, blocks)
         references: tuple[str, ...] = ()
         if verdict == CONFIRM:
             yield Phase("confirm")
             yield from key_owner_confirms(ring, key, terms.cap)
             release = yield from receive(holder, Release)
+            yield from end_phase("release", (holder,))
             references = unpack_release(release, terms.cap)
         return Answer(status_of(verdict, len(references)), terms.rungs[rung], references)
 

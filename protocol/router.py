@@ -11,7 +11,7 @@ from protocol.confirmation import key_owner_confirms
 from protocol.errors import Disagreement
 from protocol.filter import CONFIRM, key_owner_filters
 from protocol.keyring import QueryKey, gather_nonces, join_ring, router_key
-from protocol.machine import Machine, Phase, Session, State, Step, receive
+from protocol.machine import Machine, Phase, Session, State, Step, end_phase, receive
 from protocol.messages import Announce, Joined, ProbeDigest
 from protocol.terms import Terms, announce_digest
 
@@ -41,10 +41,13 @@ class Router(Machine):
         expected = (self.requester, self.name, self.holders)
         if (announce.requester, announce.router, announce.holders) != expected:
             raise Disagreement(f"the announcement names other parties than {expected}")
+        self.check_policy(announce)
         self.terms = Terms.announced(announce)
         own = Joined(announce_digest(announce), secrets.token_bytes(32), None, None)
         identity, self._joined = yield from gather_nonces(announce, own, self.name, self.holders)
-        return (yield from router_key(announce, self.terms.params, identity))
+        key = yield from router_key(announce, self.terms.params, identity)
+        yield from end_phase("set-up", (self.requester, *self.holders))
+        return key
 
     def _join_rings(self, key: QueryKey) -> None:
         self._key = key
@@ -62,6 +65,7 @@ class Router(Machine):
         yield from receive(self.requester, ProbeDigest)
         yield Phase("admit")
         yield from key_owner_admits(ring, key, terms.dim)
+        yield from end_phase("admission", (holder, self.requester))
         _, verdict = yield from key_owner_filters(ring, terms, key, self._joined[holder].blocks or 0)
         if verdict == CONFIRM:
             yield Phase("confirm")

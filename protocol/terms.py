@@ -12,7 +12,7 @@ from pets.errors import ParameterError
 from pets.params import Parameters, check_dim, preset, theta
 from pets.prf import labelled_hash
 from pets.sketch import check_cap
-from protocol.messages import Announce, Joined
+from protocol.messages import Announce, Joined, Warrant
 
 HIGHEST_RUNG = Decimal("0.9")
 MAX_CLIMBS = 8
@@ -67,7 +67,14 @@ class Terms:
         """The integer threshold of a rung."""
         return theta(self.rungs[rung], self.dim, self.params)
 
-    def announce(self, requester: str, router: str, holders: tuple[str, ...], seed_digest: bytes | None) -> Announce:
+    def announce(
+        self,
+        requester: str,
+        router: str,
+        holders: tuple[str, ...],
+        seed_digest: bytes | None,
+        warrant: Warrant | None = None,
+    ) -> Announce:
         """The requester's announcement, with a fresh nonce."""
         return Announce(
             requester=requester,
@@ -81,6 +88,7 @@ class Terms:
             dim=self.dim,
             model=self.model,
             seed_digest=seed_digest,
+            warrant=warrant,
         )
 
     @classmethod

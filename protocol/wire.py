@@ -13,6 +13,7 @@ from pets.residues import check_residues
 from protocol.errors import FrameTooLarge, MalformedFrame, UnknownVersion, WrongSize
 from protocol.messages import (
     AdmissionBlock,
+    Announce,
     AnyMessage,
     ConfirmationBlock,
     FilterBlock,
@@ -24,6 +25,7 @@ from protocol.messages import (
     ProbePart,
     PublicShare,
     Release,
+    Signature,
 )
 
 VERSION = 1
@@ -45,6 +47,8 @@ LIMITS: dict[type[Message], int] = {
     FilterBlock: 8 * CHUNK_ROWS,
     ConfirmationBlock: 8 * _N,
     Release: 128 * 99,
+    Announce: 16384,
+    Signature: 16384,
 }
 SMALL_LIMIT = 4096
 FRAME_LIMIT = max(LIMITS.values()) + _HEADER

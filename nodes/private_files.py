@@ -1,0 +1,69 @@
+"""Files that only their owner may read, and public files that are never seen half written.
+
+`PermissionsRefused` (a pets.errors.InputError): a private file or folder is open to group or others.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from pets.errors import InputError
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+_PUBLIC_FILE = 0o644
+_OTHERS = 0o077
+
+
+class PermissionsRefused(InputError):
+    """A private file or folder that others than its owner may use."""
+
+
+def check_private(path: Path, stream: int | None = None) -> None:
+    """Raise `PermissionsRefused` if group or others may use `path` (or the open file `stream`), OSError if absent."""
+    status = path.stat() if stream is None else os.fstat(stream)
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & _OTHERS:
+        wanted = PRIVATE_FOLDER if stat.S_ISDIR(status.st_mode) else PRIVATE_FILE
+        raise PermissionsRefused(f"{path} has mode {mode:04o}, it must be {wanted:04o}: chmod {wanted:o} {path}")
+
+
+def read_private(path: Path) -> bytes:
+    """The content of a private file. Raises `PermissionsRefused`, and `InputError` if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            check_private(path, stream.fileno())
+            return stream.read()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file with mode 0600 from its first moment. Raises FileExistsError rather than overwrite."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb") as stream:
+        _write(stream.fileno(), content)
+
+
+def write_public(path: Path, content: bytes, *, overwrite: bool = True) -> None:
+    """Put a file with mode 0644 in its place in one step. Raises FileExistsError unless `overwrite`."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), _PUBLIC_FILE)
+            _write(stream.fileno(), content)
+        if overwrite:
+            os.replace(name, path)
+        else:
+            os.link(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _write(handle: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(handle, view) :]
+    os.fsync(handle)

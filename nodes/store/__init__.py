@@ -1,0 +1,67 @@
+"""What a holder keeps: its gallery, encrypted at rest, daily quotas, and the queries it has answered.
+
+`nodes.store.derived` (the NTT form) is imported on its own, because it loads the kernels.
+"""
+
+from nodes.store.errors import (
+    CategoryNotAllowed,
+    DuplicatePhoto,
+    EmptyStore,
+    EnrolmentConflict,
+    QueryReplayed,
+    QuotaExceeded,
+    StorageKeyError,
+    StoreCorrupted,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreRefusal,
+    StoreUnavailable,
+    StoreVersionError,
+    UnknownReference,
+    WrongStorageKey,
+)
+from nodes.store.keys import ENVIRONMENT, StorageKey
+from nodes.store.store import GalleryStore
+from nodes.store.subjects import (
+    DEFAULT_CATEGORIES,
+    NATIONAL_LAW_CATEGORIES,
+    BulkEnrolment,
+    Category,
+    ContestedEvent,
+    DeletionReceipt,
+    Snapshot,
+    Status,
+    Subject,
+)
+
+__all__ = [
+    "DEFAULT_CATEGORIES",
+    "ENVIRONMENT",
+    "NATIONAL_LAW_CATEGORIES",
+    "BulkEnrolment",
+    "Category",
+    "CategoryNotAllowed",
+    "ContestedEvent",
+    "DeletionReceipt",
+    "DuplicatePhoto",
+    "EmptyStore",
+    "EnrolmentConflict",
+    "GalleryStore",
+    "QueryReplayed",
+    "QuotaExceeded",
+    "Snapshot",
+    "Status",
+    "StorageKey",
+    "StorageKeyError",
+    "StoreCorrupted",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreRefusal",
+    "StoreUnavailable",
+    "StoreVersionError",
+    "Subject",
+    "UnknownReference",
+    "WrongStorageKey",
+]

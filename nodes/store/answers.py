@@ -1,0 +1,81 @@
+"""What a holder may still answer: daily capacities, and each query once. Holds across restarts and processes."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import CursorResult, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from nodes.store.database import is_postgresql
+from nodes.store.errors import QueryReplayed, QuotaExceeded, StoreRefusal
+from nodes.store.subjects import Status, check_state, utc_seconds
+from nodes.store.tables import Base, ClaimRow, QuotaRow
+
+MAX_STEP = 32
+
+
+def take_quota(session: Session, peer_state: str, kind: Status, day: date, limit: int) -> int:
+    """Count a query against a state's capacity of the day (Article 23(1)); gives the number used, this one included.
+
+    A single statement, so that concurrent callers never get more than `limit` through. Raises `QuotaExceeded`.
+    """
+    check_state(peer_state)
+    if limit > 0:
+        statement = (
+            _insert(session, QuotaRow)
+            .values(state=peer_state, kind=kind.value, day=day, used=1)
+            .on_conflict_do_update(
+                index_elements=["state", "kind", "day"],
+                set_={"used": QuotaRow.used + 1},
+                where=QuotaRow.used < limit,
+            )
+            .returning(QuotaRow.used)
+        )
+        used: int | None = session.execute(statement).scalar_one_or_none()
+        if used is not None:
+            return used
+    raise QuotaExceeded(peer_state, kind.value, day.isoformat(), limit)
+
+
+def quota_used(session: Session, peer_state: str, kind: Status, day: date) -> int:
+    """Queries that a state was granted on a day."""
+    return (
+        session.scalar(
+            select(QuotaRow.used).where(QuotaRow.state == peer_state, QuotaRow.kind == kind.value, QuotaRow.day == day)
+        )
+        or 0
+    )
+
+
+def claim_query(session: Session, query_id: bytes, digest: bytes, now: datetime, step: str) -> None:
+    """Note that a step of a query is being answered. Raises `QueryReplayed` if it ever was before."""
+    for value, what in ((query_id, "a query identifier"), (digest, "a message digest")):
+        if not 16 <= len(value) <= 64:
+            raise StoreRefusal(f"{what} has 16 to 64 bytes, got {len(value)}")
+    if not 0 < len(step) <= MAX_STEP:
+        raise StoreRefusal(f"the name of a step has 1 to {MAX_STEP} characters, got {len(step)}")
+    statement = (
+        _insert(session, ClaimRow)
+        .values(query_id=query_id, step=step, digest=digest, time=utc_seconds(now))
+        .on_conflict_do_nothing(index_elements=["query_id", "step"])
+        .returning(ClaimRow.step)
+    )
+    if session.execute(statement).scalar_one_or_none() is None:
+        before = session.scalar(select(ClaimRow.digest).where(ClaimRow.query_id == query_id, ClaimRow.step == step))
+        raise QueryReplayed(query_id, step, before == digest)
+
+
+def purge_claims(session: Session, before: datetime) -> int:
+    """Delete claims older than a moment, from which on the queries are refused for their age anyway."""
+    result: CursorResult[Any] = session.connection().execute(
+        delete(ClaimRow).where(ClaimRow.time < utc_seconds(before))
+    )
+    return result.rowcount
+
+
+def _insert(session: Session, table: type[Base]) -> Any:
+    dialect = postgresql if is_postgresql(session.connection()) else sqlite
+    return dialect.insert(table)

@@ -1,0 +1,157 @@
+"""One database: SQLite in a file, or PostgreSQL. Transactions that read, transactions that write, typed errors."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from nodes.store.errors import StoreLocked, StoreRefusal, StoreUnavailable, typed_errors
+
+BEGIN = "lineup_begin"  # execution option: how SQLite begins a transaction; "" for none
+CHECKPOINT_MILLISECONDS = 1000
+BUSY_SECONDS = 30.0
+SQLITE_PRAGMAS = (
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "secure_delete = ON",
+    "trusted_schema = OFF",
+    "cache_size = -65536",  # KiB: random references touch the whole of their index
+)
+
+
+class Database:
+    """Engine and transactions.
+
+    `url`: `sqlite:////absolute/file.db`, or `postgresql://user@host/name`. A new SQLite file is readable by its owner
+    only; it runs with a write-ahead log, full synchronisation, foreign keys, and overwrites what is deleted.
+    `lock_seconds`: how long to wait for others. Raises `StoreRefusal` for another kind of URL, `StoreUnavailable`.
+    """
+
+    def __init__(self, url: str, *, lock_seconds: float = BUSY_SECONDS) -> None:
+        parsed = _parse(url)
+        self.path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+        self.lock_seconds = lock_seconds
+        # one writer at a time inside this process, in turn: SQLite's own waiting is unfair and wakes late
+        self._turn = threading.Lock() if self.path else None
+        if self.path:
+            _create_private(self.path)
+            self.engine = create_engine(
+                parsed, hide_parameters=True, connect_args={"timeout": lock_seconds}, pool_timeout=lock_seconds
+            )
+            event.listen(self.engine, "connect", self._set_up_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+            self._reader = self.engine
+        else:
+            self.engine = create_engine(
+                parsed, hide_parameters=True, pool_pre_ping=True, pool_timeout=lock_seconds, pool_size=10
+            )
+            event.listen(self.engine, "connect", self._set_up_postgresql)
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
+        self._writer = self.engine.execution_options(**{BEGIN: "BEGIN IMMEDIATE"})
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that sees one moment of the database. Raises `StoreError`."""
+        with typed_errors(), Session(self._reader) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that takes effect whole or not at all. Raises `StoreError`."""
+        with self._take_turn(), typed_errors(), Session(self._writer) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A transaction for migrations."""
+        with self._take_turn(), typed_errors(), self._writer.begin() as connection:
+            yield connection
+
+    def wipe_log(self) -> None:
+        """Bring deletions from SQLite's write-ahead log into the file, and empty the log, unless a reader needs it."""
+        if not self.path:
+            return
+        with typed_errors(), self.engine.execution_options(**{BEGIN: ""}).connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {CHECKPOINT_MILLISECONDS}")
+            try:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * self.lock_seconds)}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _take_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self.lock_seconds):
+            raise StoreLocked(f"other writers of this process took longer than {self.lock_seconds} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _set_up_sqlite(self, connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin in `_begin_sqlite`
+        cursor = connection.cursor()
+        for pragma in SQLITE_PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise StoreUnavailable(f"the file system of {self.path} supports no write-ahead log (got {mode!r})")
+        cursor.close()
+
+    def _set_up_postgresql(self, connection: Any, _record: object) -> None:
+        connection.autocommit = True  # else a rollback would undo the settings
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {round(1000 * self.lock_seconds)}")
+            cursor.execute("SET TIME ZONE 'UTC'")
+        connection.autocommit = False
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except ArgumentError:  # its text repeats the URL, which may hold a password
+        raise StoreRefusal(
+            "the storage URL is malformed; examples: sqlite:////var/lib/lineup/store.db, "
+            "postgresql://lineup@db.example/lineup"
+        ) from None
+    if backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+            raise StoreRefusal("SQLite needs a file, as in sqlite:////var/lib/lineup/store.db")
+        return parsed
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    raise StoreRefusal(f"the storage is SQLite or PostgreSQL, got {backend!r}")
+
+
+def _create_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # the log beside it gets the same mode
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    statement = connection.get_execution_options().get(BEGIN, "BEGIN")
+    if statement:
+        connection.exec_driver_sql(statement)
+
+
+def is_postgresql(engine: Engine | Connection) -> bool:
+    """Whether the database is PostgreSQL (else SQLite)."""
+    return engine.dialect.name == "postgresql"

@@ -1,0 +1,140 @@
+"""Enrolling: one subject with a photo, or many templates from an array, continued where an interruption left them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nodes.store.database import is_postgresql
+from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
+from nodes.store.keys import KeyRing
+from nodes.store.subjects import MAX_PHOTO_BYTES, Category, Particulars
+from nodes.store.tables import ModelRow, PhotoRow, RunRow, SubjectRow
+from pets.errors import ModelMismatch
+
+
+def check_allowed(category: Category, allowed: frozenset[Category]) -> None:
+    """Raise `CategoryNotAllowed` for a category outside the allow-list (Article 19(1))."""
+    if category not in allowed:
+        names = ", ".join(sorted(item.value for item in allowed))
+        raise CategoryNotAllowed(f"category {category.value!r} is not allowed at this node; allowed: {names}")
+
+
+def new_reference(state: str) -> str:
+    """A random reference number of 128 bits: ES-…; it tells nothing about the person (Article 19(2))."""
+    return f"{state}-{secrets.token_hex(16)}"
+
+
+def find_photo(session: Session, keys: KeyRing, photo: bytes) -> str | None:
+    """The reference under which the same photo, byte for byte, is enrolled."""
+    statement = select(SubjectRow.reference).join(PhotoRow).where(PhotoRow.mac.in_(keys.macs("photo", photo)))
+    return session.scalar(statement)
+
+
+def enrol(
+    session: Session,
+    keys: KeyRing,
+    state: str,
+    templates: npt.NDArray[np.int8],
+    particulars: Particulars,
+    photo: bytes | None = None,
+) -> list[str]:
+    """Store checked templates, and for a single one its photo; gives the new references in order.
+
+    Raises `DuplicatePhoto`, `ModelMismatch` if the model had another dimension before, `StoreRefusal` for a photo
+    that is too large.
+    """
+    model_id = _model(session, particulars.model, templates.shape[1])
+    references = [new_reference(state) for _ in templates]
+    key = keys.key
+    sealed = (
+        key.seal(template.tobytes(), "template", reference, particulars.model)
+        for reference, template in zip(references, templates, strict=True)
+    )
+    _insert(session, zip(references, sealed, strict=True), _shared(session, particulars, model_id, keys.current))
+    if photo is not None:
+        if not 0 < len(photo) <= MAX_PHOTO_BYTES:
+            raise StoreRefusal(f"a photo has 1 to {MAX_PHOTO_BYTES} bytes, got {len(photo)}")
+        same = find_photo(session, keys, photo)
+        if same is not None:
+            raise DuplicatePhoto(same)
+        (reference,) = references
+        number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == reference)).scalar_one()
+        row = PhotoRow(subject_id=number, mac=key.mac("photo", photo), sealed=key.seal(photo, "photo", reference))
+        session.add(row)
+    return references
+
+
+def _shared(session: Session, particulars: Particulars, model_id: int, key_id: int) -> dict[str, object]:
+    until = particulars.retain_until
+    return {
+        "category": particulars.category.value,
+        "status": particulars.status.value,
+        "retain_until": until if is_postgresql(session.connection()) else until.isoformat(),
+        "quality": particulars.quality,
+        "model_id": model_id,
+        "key_id": key_id,
+        "contested": False,
+    }
+
+
+def _insert(session: Session, rows: Iterable[tuple[str, bytes]], shared: dict[str, object]) -> None:
+    """Insert subjects past SQLAlchemy's conversion of each value, which would take as long as all the rest."""
+    columns = ("reference", "template", *shared)
+    mark = "%s" if is_postgresql(session.connection()) else "?"
+    statement = f"INSERT INTO subject ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608
+    values = tuple(shared.values())
+    parameters = [(*row, *values) for row in rows]
+    if parameters:
+        session.connection().exec_driver_sql(statement, parameters)
+
+
+def rows_done(session: Session, keys: KeyRing, source: bytes, particulars: Particulars, rows: int) -> int:
+    """How many rows of a source are enrolled; a source that was not seen before is noted with none.
+
+    Raises `EnrolmentConflict` if it was begun with other particulars or another number of rows.
+    """
+    run = _run(session, keys, source)
+    if run is None:
+        key = keys.key
+        run = RunRow(
+            mac=key.mac("source", source),
+            source=key.seal(source, "source", "run"),
+            key_id=keys.current,
+            particulars=str(particulars),
+            rows=rows,
+            done=0,
+        )
+        session.add(run)
+    if (run.particulars, run.rows) != (str(particulars), rows):
+        raise EnrolmentConflict(
+            f"this enrolment was begun as {run.rows} rows ({run.particulars}), not {rows} rows ({particulars})"
+        )
+    return run.done
+
+
+def set_rows_done(session: Session, keys: KeyRing, source: bytes, done: int) -> None:
+    """Note how far the enrolment of a source came."""
+    run = _run(session, keys, source)
+    if run is not None:
+        run.done = done
+
+
+def _run(session: Session, keys: KeyRing, source: bytes) -> RunRow | None:
+    return session.scalar(select(RunRow).where(RunRow.mac.in_(keys.macs("source", source))))
+
+
+def _model(session: Session, digest: bytes, dim: int) -> int:
+    row = session.scalar(select(ModelRow).where(ModelRow.digest == digest))
+    if row is None:
+        row = ModelRow(digest=digest, dim=dim)
+        session.add(row)
+        session.flush()
+    if row.dim != dim:
+        raise ModelMismatch(f"this model's templates have dimension {row.dim}, got {dim}")
+    return row.id

@@ -1,0 +1,149 @@
+"""What the storage raises.
+
+::
+
+    StoreError
+    ├── StoreUnavailable            cannot be opened, connection lost, input or output fails
+    │   ├── StoreLocked             somebody else held the database for longer than the limit
+    │   └── StoreFull               no space left
+    ├── StoreCorrupted              a record does not decrypt, or holds what was never written
+    ├── StoreVersionError           the database was written by a newer version of the software
+    ├── WrongStorageKey             the database was encrypted under another key
+    ├── QueryReplayed               a query, or a step of one, was already answered
+    ├── QuotaExceeded               a state has used up its queries of the day
+    └── StoreRefusal                refused data or settings (also an `InputError`)
+        ├── StorageKeyError         a key file or variable that cannot be used
+        ├── CategoryNotAllowed      a category that this node may not hold
+        ├── DuplicatePhoto          the same photo is already enrolled
+        ├── EnrolmentConflict       an interrupted enrolment was continued with other particulars
+        ├── UnknownReference        no such subject, or no longer
+        └── EmptyStore              nothing was ever enrolled
+
+No message holds a template, a photo, a key, an authority's reference, or the parameters of an SQL statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pets.errors import InputError, LineupError
+
+
+class StoreError(LineupError):
+    """Base of everything the storage raises."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be opened or used."""
+
+
+class StoreLocked(StoreUnavailable):
+    """The database was held by somebody else for too long."""
+
+
+class StoreFull(StoreUnavailable):
+    """The disk, or the space given to the database, is full."""
+
+
+class StoreCorrupted(StoreError):
+    """A record cannot be read. The message names its reference number, never its content."""
+
+
+class StoreVersionError(StoreError):
+    """The database is newer than this software."""
+
+
+class WrongStorageKey(StoreError):
+    """The key is not the one the database was encrypted under."""
+
+
+class QueryReplayed(StoreError):
+    """A query identifier came a second time. `same_message`: whether with the same message as before."""
+
+    def __init__(self, query_id: bytes, step: str, same_message: bool) -> None:
+        how = "with the same message" if same_message else "with another message"
+        super().__init__(f"query {query_id.hex()[:16]}…, step {step!r}, was already answered; it came again {how}")
+        self.query_id = query_id
+        self.step = step
+        self.same_message = same_message
+
+
+class QuotaExceeded(StoreError):
+    """The daily capacity of a requesting state is used up (Article 23(1)). `limit`: queries a day."""
+
+    def __init__(self, state: str, kind: str, day: str, limit: int) -> None:
+        super().__init__(f"state {state} has used its {limit} queries of {day} for {kind} persons")
+        self.state = state
+        self.kind = kind
+        self.day = day
+        self.limit = limit
+
+
+class StoreRefusal(StoreError, InputError):
+    """Refused data or settings."""
+
+
+class StorageKeyError(StoreRefusal):
+    """A storage key that is missing, malformed, or readable by others."""
+
+
+class CategoryNotAllowed(StoreRefusal):
+    """A category outside the allow-list of this node (Article 19(1), Article 29)."""
+
+
+class DuplicatePhoto(StoreRefusal):
+    """The same photo, byte for byte, is already enrolled under `reference`."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"this photo is already enrolled under {reference}")
+        self.reference = reference
+
+
+class EnrolmentConflict(StoreRefusal):
+    """An enrolment was continued with another category, status, retention date or length than it began with."""
+
+
+class UnknownReference(StoreRefusal):
+    """No subject has this reference number, or no longer."""
+
+
+class EmptyStore(StoreRefusal):
+    """Nothing was ever enrolled, so there is no model and no dimension."""
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Turn database errors into `StoreError`, without the cause: its text may hold values."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise _typed(error) from None
+
+
+_LOCKED = {"55P03", "57014", "40001", "40P01"}
+_FULL = {"53000", "53100"}
+_CORRUPTED = {"XX001", "XX002"}
+
+
+def _typed(error: SQLAlchemyError) -> StoreError:
+    if isinstance(error, PoolTimeout):
+        return StoreLocked("all database connections were busy for longer than the limit")
+    if not isinstance(error, DBAPIError):
+        return StoreError(f"the database cannot be used: {type(error).__name__}")
+    # PostgreSQL tells a code, SQLite a fixed text; PostgreSQL's texts may quote values and are not repeated
+    state = getattr(error.orig, "sqlstate", None)
+    text = "" if state else str(error.orig).lower()
+    if state in _LOCKED or "is locked" in text or "lock timeout" in text:
+        return StoreLocked("the database was locked by somebody else for longer than the limit")
+    if state in _FULL or "disk is full" in text:
+        return StoreFull("the disk is full; nothing of this step was stored")
+    if state in _CORRUPTED or "malformed" in text or "not a database" in text:
+        return StoreCorrupted("the database file is damaged or is not a database")
+    reason = f"{type(error.orig).__name__}" + (f" {state}" if state else "")
+    if isinstance(error, (OperationalError, InterfaceError)):
+        return StoreUnavailable(f"the database is unavailable ({reason}); nothing of this step was stored")
+    return StoreError(f"the database refused a statement ({reason}); nothing of this step was stored")

@@ -1,0 +1,165 @@
+"""Storage keys, and the encryption of records at rest.
+
+    record key, duplicate key = HKDF(storage key, "records"), HKDF(storage key, "duplicates")
+    sealed = nonce (12 bytes, random) ‖ AES-256-GCM(record key, nonce, content, column | reference | context)
+    mac    = HMAC-SHA256(duplicate key, purpose | SHA-256(content))
+
+A record moved to another reference or another column does not decrypt. The keyed hash finds a photo again without
+telling somebody who holds only the database whether a photo at hand is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from nodes.store.errors import StorageKeyError, StoreCorrupted, WrongStorageKey
+from nodes.store.tables import KeyRow, SubjectRow
+from pets.prf import SECRET_BYTES, derive_key
+
+ENVIRONMENT = "LINEUP_STORAGE_KEY"
+NONCE_BYTES = 12
+_CHECK = b"blind-lineup storage key check"
+
+
+class StorageKey:
+    """A 32-byte key, in files and variables as 64 hexadecimal digits. Keep it where the database is not.
+
+    Raises `StorageKeyError`.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != SECRET_BYTES:
+            raise StorageKeyError(f"a storage key has {SECRET_BYTES} bytes, got {len(secret)}")
+        self._duplicates = derive_key(secret, "storage", "duplicates")
+        self._cipher = AESGCM(derive_key(secret, "storage", "records"))
+        self.fingerprint = derive_key(secret, "storage", "fingerprint")[:8].hex()
+
+    def __repr__(self) -> str:
+        return f"StorageKey({self.fingerprint})"
+
+    @classmethod
+    def from_file(cls, path: Path) -> StorageKey:
+        """Read a key file. Raises `StorageKeyError` if it is missing, malformed, or open to group or others."""
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            text = path.read_text("ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageKeyError(f"storage key file {path} cannot be read: {type(error).__name__}") from None
+        if mode & 0o077:
+            raise StorageKeyError(f"storage key file {path} has mode {mode:04o}, it must be 0600 or 0400")
+        return cls(_parse(text, f"storage key file {path}"))
+
+    @classmethod
+    def from_environment(cls, name: str = ENVIRONMENT) -> StorageKey:
+        """Read a key from a variable. Raises `StorageKeyError` if it is not set or malformed."""
+        if name not in os.environ:
+            raise StorageKeyError(f"the environment variable {name} is not set")
+        return cls(_parse(os.environ[name], f"the environment variable {name}"))
+
+    @classmethod
+    def create(cls, path: Path) -> StorageKey:
+        """A new random key, written to a new file with mode 0600. Raises `StorageKeyError` if the file exists."""
+        secret = secrets.token_bytes(SECRET_BYTES)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as stream:
+                stream.write(secret.hex() + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise StorageKeyError(f"storage key file {path} cannot be created: {error.strerror}") from error
+        return cls(secret)
+
+    def seal(self, content: bytes, column: str, reference: str, context: bytes = b"") -> bytes:
+        """Encrypt the content of a column for one reference, 28 bytes longer."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, content, _bound_to(column, reference, context))
+
+    def unseal(self, sealed: bytes, column: str, reference: str, context: bytes = b"") -> bytes:
+        """The inverse of `seal`. Raises `StoreCorrupted` naming the reference and the column."""
+        try:
+            return self._cipher.decrypt(
+                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _bound_to(column, reference, context)
+            )
+        except (InvalidTag, ValueError):
+            raise StoreCorrupted(f"the {column} of {reference} does not decrypt: it was damaged or exchanged") from None
+
+    def mac(self, purpose: str, content: bytes) -> bytes:
+        """Keyed hash by which equal contents are found, 32 bytes."""
+        message = purpose.encode() + b"|" + hashlib.sha256(content).digest()
+        return hmac.digest(self._duplicates, message, "sha256")
+
+
+def _bound_to(column: str, reference: str, context: bytes) -> bytes:
+    return f"blind-lineup/store/1|{column}|{reference}|".encode() + context
+
+
+def _parse(text: str, where: str) -> bytes:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text.strip()):
+        raise StorageKeyError(f"{where} must hold 64 hexadecimal digits")
+    return bytes.fromhex(text.strip())
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """The keys in use by number: `current` for what is written, all for what is read."""
+
+    current: int
+    keys: dict[int, StorageKey]
+
+    @property
+    def key(self) -> StorageKey:
+        """The key for what is written."""
+        return self.keys[self.current]
+
+    def __getitem__(self, number: int) -> StorageKey:
+        if number not in self.keys:
+            raise WrongStorageKey(f"a record is encrypted under key number {number}, which was not given")
+        return self.keys[number]
+
+    def macs(self, purpose: str, content: bytes) -> list[bytes]:
+        """The keyed hash of a content under every key in use."""
+        return [key.mac(purpose, content) for key in self.keys.values()]
+
+
+def open_keys(session: Session, current: StorageKey, retired: Sequence[StorageKey]) -> KeyRing:
+    """Check the keys against the database; a new database takes the current one as its own.
+
+    `retired` keys still open old records until `rekey` has run. Raises `WrongStorageKey` unless every key in use was
+    given, and a key that the database does not know comes together with one it knows.
+    """
+    known = {row.fingerprint: row for row in session.scalars(select(KeyRow))}
+    given = {key.fingerprint: key for key in (*retired, current)}
+    if not known and session.scalar(select(func.count()).select_from(SubjectRow)):
+        raise StoreCorrupted("the database holds subjects, but no check value of a storage key")
+    missing = known.keys() - given.keys()
+    if missing:
+        raise WrongStorageKey(
+            f"the database is encrypted under key {', '.join(sorted(missing))}, given: {', '.join(sorted(given))}"
+        )
+    for fingerprint, row in known.items():
+        try:
+            given[fingerprint].unseal(row.check_value, "check", fingerprint)
+        except StoreCorrupted:
+            raise WrongStorageKey(f"the check value of key {fingerprint} does not decrypt") from None
+    if current.fingerprint not in known:
+        row = KeyRow(fingerprint=current.fingerprint, check_value=current.seal(_CHECK, "check", current.fingerprint))
+        session.add(row)
+        session.flush()
+        known[current.fingerprint] = row
+    return KeyRing(
+        current=known[current.fingerprint].id, keys={row.id: given[fingerprint] for fingerprint, row in known.items()}
+    )

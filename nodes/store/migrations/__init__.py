@@ -1,0 +1,47 @@
+"""Migrations: `upgrade` brings a database of any earlier version to the present one, in a single transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from nodes.store.database import Database, is_postgresql
+from nodes.store.errors import StoreVersionError, typed_errors
+
+LOCK = 0x6C696E65757000  # PostgreSQL's advisory lock while a node migrates
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Apply the migrations up to `revision` that are missing.
+
+    Raises `StoreVersionError` for a database of a newer version, `StoreError` if it cannot be migrated; it then
+    stays as it was.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    with typed_errors(), database.engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    _check_known(current, scripts)
+    if current == scripts.get_current_head():
+        return
+    with database.alone() as connection:
+        if is_postgresql(connection):
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        _check_known(MigrationContext.configure(connection).get_current_revision(), scripts)
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def _check_known(current: str | None, scripts: ScriptDirectory) -> None:
+    known = {script.revision for script in scripts.walk_revisions()}
+    if current is not None and current not in known:
+        raise StoreVersionError(
+            f"the database has version {current}, this software knows versions up to {scripts.get_current_head()}"
+        )

@@ -1,0 +1,122 @@
+"""One subject: looked up, contested, forgotten, expired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from nodes.store.errors import StoreCorrupted, StoreRefusal, UnknownReference
+from nodes.store.keys import KeyRing
+from nodes.store.subjects import (
+    Category,
+    ContestedEvent,
+    DeletionReceipt,
+    Status,
+    Subject,
+    utc_day,
+    utc_seconds,
+    utc_time,
+)
+from nodes.store.tables import ContestedRow, DeletionRow, ModelRow, PhotoRow, SubjectRow
+
+AUTHORITY_LENGTH = (3, 200)
+
+
+def subject(session: Session, reference: str) -> Subject:
+    """What is known of a subject. Raises `UnknownReference`."""
+    statement = (
+        select(SubjectRow, ModelRow.digest, PhotoRow.subject_id)
+        .join(ModelRow)
+        .outerjoin(PhotoRow)
+        .where(SubjectRow.reference == reference)
+    )
+    found = session.execute(statement).one_or_none()
+    if found is None:
+        raise _unknown(reference)
+    row, digest, photo = found
+    try:
+        category, status = Category(row.category), Status(row.status)
+    except ValueError:
+        raise StoreCorrupted(f"{reference} has a category or status that was never written") from None
+    return Subject(reference, category, status, row.retain_until, row.contested, row.quality, digest, photo is not None)
+
+
+def photo(session: Session, keys: KeyRing, reference: str) -> bytes | None:
+    """The photo of a subject, None if it was enrolled without one. Raises `UnknownReference`, `StoreCorrupted`."""
+    row = _row(session, reference)
+    sealed = session.scalar(select(PhotoRow.sealed).where(PhotoRow.subject_id == row.id))
+    return None if sealed is None else keys[row.key_id].unseal(sealed, "photo", reference)
+
+
+def flag_contested(session: Session, reference: str, now: datetime) -> None:
+    """Mark a subject's data as contested (Article 51(3)); once more changes nothing. Raises `UnknownReference`."""
+    row = _row(session, reference)
+    if not row.contested:
+        row.contested = True
+        session.add(ContestedRow(subject_id=row.id, time=utc_seconds(now), authority=None))
+
+
+def clear_contested(session: Session, keys: KeyRing, reference: str, authority: str, now: datetime) -> None:
+    """Take the mark off; `authority` names the decision that allows it, and is recorded (Article 51(3)).
+
+    Raises `UnknownReference`, and `StoreRefusal` without an authority or if the subject is not marked.
+    """
+    shortest, longest = AUTHORITY_LENGTH
+    if not shortest <= len(authority.strip()) <= longest:
+        raise StoreRefusal(f"the decision that clears the flag must be named in {shortest} to {longest} characters")
+    row = _row(session, reference)
+    if not row.contested:
+        raise StoreRefusal(f"{reference} is not contested")
+    row.contested = False
+    sealed = keys[row.key_id].seal(authority.strip().encode(), "authority", reference)
+    session.add(ContestedRow(subject_id=row.id, time=utc_seconds(now), authority=sealed))
+
+
+def contested_history(session: Session, keys: KeyRing, reference: str) -> tuple[ContestedEvent, ...]:
+    """When the flag was raised, and when and on whose authority cleared. Raises `UnknownReference`."""
+    row = _row(session, reference)
+    events = session.scalars(select(ContestedRow).where(ContestedRow.subject_id == row.id).order_by(ContestedRow.id))
+    key = keys[row.key_id]
+    return tuple(
+        ContestedEvent(
+            utc_time(event.time),
+            None if event.authority is None else key.unseal(event.authority, "authority", reference).decode(),
+        )
+        for event in events
+    )
+
+
+def _row(session: Session, reference: str) -> SubjectRow:
+    row = session.scalar(select(SubjectRow).where(SubjectRow.reference == reference))
+    if row is None:
+        raise _unknown(reference)
+    return row
+
+
+def _unknown(reference: str) -> UnknownReference:
+    return UnknownReference(f"no subject has reference {reference[:64]!r}")
+
+
+def forget(session: Session, references: Iterable[str], now: datetime, current: int) -> list[DeletionReceipt]:
+    """Delete subjects with photo and template (Article 64(1)(m)); references that do not exist are passed over."""
+    receipts = []
+    for reference in references:
+        gone = session.scalar(delete(SubjectRow).where(SubjectRow.reference == reference).returning(SubjectRow.id))
+        if gone is not None:
+            session.merge(DeletionRow(reference=reference, time=utc_seconds(now)))
+            receipts.append(DeletionReceipt(reference, now, current, "forgotten"))
+    return receipts
+
+
+def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
+    """Delete the subjects whose retention date is past."""
+    statement = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now)).returning(SubjectRow.reference)
+    return [DeletionReceipt(reference, now, current, "expired") for reference in session.scalars(statement)]
+
+
+def deletions(session: Session) -> dict[str, datetime]:
+    """References forgotten so far, with the time."""
+    return {row.reference: utc_time(row.time) for row in session.scalars(select(DeletionRow))}

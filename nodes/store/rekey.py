@@ -1,0 +1,53 @@
+"""Moving everything from retired storage keys to the current one, a batch at a time; it may be interrupted."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from nodes.store.keys import KeyRing
+from nodes.store.tables import ContestedRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
+
+BATCH_ROWS = 500
+
+
+def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] | None:
+    """Encrypt anew some subjects whose number is above `after`; gives the last number and how many, None when done.
+
+    Raises `StoreCorrupted`; the batch then stays as it was.
+    """
+    # holds off enrolments on PostgreSQL, so that a photo cannot come in under both keys; SQLite has one writer
+    session.execute(select(StoreRow).where(StoreRow.id == 1).with_for_update())
+    statement = (
+        select(SubjectRow, ModelRow.digest)
+        .join(ModelRow)
+        .where(SubjectRow.id > after, SubjectRow.key_id != keys.current)
+        .order_by(SubjectRow.id)
+        .limit(BATCH_ROWS)
+    )
+    found = session.execute(statement).all()
+    for row, model in found:
+        old, new, reference = keys[row.key_id], keys.key, row.reference
+        row.template = new.seal(old.unseal(row.template, "template", reference, model), "template", reference, model)
+        photo = session.get(PhotoRow, row.id)
+        if photo is not None:
+            plain = old.unseal(photo.sealed, "photo", reference)
+            photo.sealed = new.seal(plain, "photo", reference)
+            photo.mac = new.mac("photo", plain)
+        for event in session.scalars(select(ContestedRow).where(ContestedRow.subject_id == row.id)):
+            if event.authority is not None:
+                plain = old.unseal(event.authority, "authority", reference)
+                event.authority = new.seal(plain, "authority", reference)
+        row.key_id = keys.current
+    return (found[-1][0].id, len(found)) if found else None
+
+
+def retire_keys(session: Session, keys: KeyRing) -> None:
+    """Encrypt anew the notes of enrolments, and take the retired keys out of the database."""
+    for run in session.scalars(select(RunRow).where(RunRow.key_id != keys.current)):
+        source = keys[run.key_id].unseal(run.source, "source", "run")
+        run.source = keys.key.seal(source, "source", "run")
+        run.mac = keys.key.mac("source", source)
+        run.key_id = keys.current
+    session.flush()
+    session.execute(delete(KeyRow).where(KeyRow.id != keys.current))

@@ -1,0 +1,329 @@
+"""`GalleryStore`: everything a holder keeps, behind one object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodes.store import answers, backup, enrolment, gallery, records, rekey
+from nodes.store.database import BUSY_SECONDS, Database
+from nodes.store.errors import StoreRefusal, UnknownReference
+from nodes.store.keys import KeyRing, StorageKey, open_keys
+from nodes.store.migrations import upgrade
+from nodes.store.subjects import (
+    DEFAULT_CATEGORIES,
+    BulkEnrolment,
+    Category,
+    ContestedEvent,
+    DeletionReceipt,
+    Particulars,
+    Snapshot,
+    Status,
+    Subject,
+    check_categories,
+    check_state,
+    check_templates,
+    utc_day,
+)
+from nodes.store.tables import StoreRow
+
+BATCH_ROWS = 32768  # 22 MB a transaction at d = 512
+
+
+class GalleryStore:
+    """The gallery of one member state, its quotas and the queries it has answered.
+
+    `url`: see `Database`; a database that is new or of an earlier version is brought up to date. `key`: what records
+    are encrypted under; `retired`: keys that older records still need. `state`: two capital letters. `categories`: the
+    only ones enrolled and the only ones searched (Article 19(1)); victims, missing persons and remains need a citation
+    in `national_law` (Article 29). `lock_seconds`: how long to wait for others.
+
+    Safe to use from many threads, and from several processes at once. Every method may raise `StoreError`:
+    `StoreLocked`, `StoreFull`, `StoreUnavailable` mean that nothing was changed. Opening raises `WrongStorageKey`,
+    `StoreVersionError`, `StoreRefusal`, `CategoryNotAllowed`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: StorageKey,
+        *,
+        state: str,
+        categories: Iterable[Category] = DEFAULT_CATEGORIES,
+        national_law: Mapping[Category, str] | None = None,
+        retired: Sequence[StorageKey] = (),
+        lock_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self.state = check_state(state)
+        self.categories = check_categories(categories, national_law or {})
+        self._database = Database(url, lock_seconds=lock_seconds)
+        try:
+            upgrade(self._database)
+            self._keys = self._attach(key, retired)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __enter__(self) -> GalleryStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    # Enrolment
+
+    def enrol(
+        self,
+        photo: bytes | None,
+        template: npt.NDArray[np.int8],
+        *,
+        category: Category,
+        status: Status,
+        retain_until: date,
+        model: bytes,
+        quality: int | None = None,
+    ) -> str:
+        """Store one subject and give its new reference number.
+
+        `photo`: the file's bytes, None for a template without one. `template`: int8 (d,). `retain_until`: the last day
+        it is searched. `model`: digest of the model identity, 32 bytes. `quality`: 0 to 100.
+        Raises `DuplicatePhoto`, `CategoryNotAllowed`, `StoreRefusal`, `TemplateError`, `ModelMismatch`.
+        """
+        templates = np.asarray(template)[None]
+        particulars = self._particulars(templates, category, status, retain_until, model, quality)
+        with self._database.writing() as session:
+            gallery.change(session)
+            (reference,) = enrolment.enrol(session, self._keys, self.state, templates, particulars, photo)
+        return reference
+
+    def find_photo(self, photo: bytes) -> str | None:
+        """The reference under which this photo is enrolled already: an interrupted folder skips it unread."""
+        with self._database.reading() as session:
+            return enrolment.find_photo(session, self._keys, photo)
+
+    def enrol_many(
+        self,
+        templates: npt.NDArray[np.int8],
+        *,
+        category: Category,
+        status: Status,
+        retain_until: date,
+        model: bytes,
+        quality: int | None = None,
+        source: bytes | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> BulkEnrolment:
+        """Store many subjects without photos, int8 (rows, d), in transactions of 32,768 rows.
+
+        `source`: digest of what is enrolled, 32 bytes; with it, an enrolment that was interrupted continues after the
+        last stored row, and one that was completed adds nothing. `progress` is told the number of rows done.
+        Raises as `enrol`, and `EnrolmentConflict` if the source was begun with other particulars.
+        """
+        particulars = self._particulars(templates, category, status, retain_until, model, quality)
+        references: list[str] = []
+        done = skipped = self._rows_done(source, particulars, len(templates))
+        while done < len(templates):
+            part = templates[done : done + BATCH_ROWS]
+            with self._database.writing() as session:
+                gallery.change(session)
+                if source is not None:
+                    # again, under the lock: another process may be enrolling the same source
+                    now_done = enrolment.rows_done(session, self._keys, source, particulars, len(templates))
+                    if now_done != done:
+                        raise StoreRefusal("another process is enrolling the same source")
+                    enrolment.set_rows_done(session, self._keys, source, done + len(part))
+                added = enrolment.enrol(session, self._keys, self.state, part, particulars)
+            references += added
+            done += len(part)
+            if progress is not None:
+                progress(done)
+        return BulkEnrolment(tuple(references), skipped)
+
+    # One subject
+
+    def subject(self, reference: str) -> Subject:
+        """What is known of a subject. Raises `UnknownReference`."""
+        with self._database.reading() as session:
+            return records.subject(session, reference)
+
+    def photo(self, reference: str) -> bytes | None:
+        """The photo, for release after approval (Article 24(2)); None without one. Raises `UnknownReference`."""
+        with self._database.reading() as session:
+            return records.photo(session, self._keys, reference)
+
+    def flag_contested(self, reference: str, now: datetime) -> None:
+        """Mark the accuracy of a subject's data as contested (Article 51(3)). Raises `UnknownReference`."""
+        with self._database.writing() as session:
+            gallery.change(session)
+            records.flag_contested(session, reference, now)
+
+    def clear_contested(self, reference: str, authority: str, now: datetime) -> None:
+        """Take the mark off on the decision named by `authority`, which is recorded, encrypted (Article 51(3)).
+
+        Raises `UnknownReference`, and `StoreRefusal` without an authority or for a subject that is not marked.
+        """
+        with self._database.writing() as session:
+            gallery.change(session)
+            records.clear_contested(session, self._keys, reference, authority, now)
+
+    def contested_history(self, reference: str) -> tuple[ContestedEvent, ...]:
+        """When the mark was set, when it was taken off and by whose decision. Raises `UnknownReference`."""
+        with self._database.reading() as session:
+            return records.contested_history(session, self._keys, reference)
+
+    # Deletion
+
+    def forget(self, reference: str, now: datetime) -> DeletionReceipt:
+        """Delete a subject; the next snapshot is without it (Article 64(1)(m)). Raises `UnknownReference`."""
+        receipts = self.forget_all([reference], now)
+        if not receipts:
+            raise UnknownReference(f"no subject has reference {reference[:64]!r}")
+        return receipts[0]
+
+    def forget_all(self, references: Iterable[str], now: datetime) -> list[DeletionReceipt]:
+        """Delete subjects, passing over references that do not exist: what `deletions` lists, after a restore."""
+        with self._database.writing() as session:
+            receipts = records.forget(session, references, now, gallery.change(session))
+        self._database.wipe_log()
+        return receipts
+
+    def expire(self, now: datetime) -> list[DeletionReceipt]:
+        """Delete the subjects whose retention date is past. Until then no snapshot holds them either."""
+        with self._database.writing() as session:
+            receipts = records.expire(session, now, gallery.change(session))
+        self._database.wipe_log()
+        return receipts
+
+    def deletions(self) -> dict[str, datetime]:
+        """All references forgotten, with the time: keep this list apart from backups (README, "Restore")."""
+        with self._database.reading() as session:
+            return records.deletions(session)
+
+    # The gallery
+
+    @property
+    def generation(self) -> int:
+        """How many changes the gallery has seen: what was derived at another number is stale."""
+        with self._database.reading() as session:
+            return gallery.generation(session)
+
+    def count(self) -> int:
+        """Subjects held."""
+        with self._database.reading() as session:
+            return gallery.count(session)
+
+    def snapshot(
+        self, now: datetime, *, model: bytes | None = None, categories: Iterable[Category] | None = None
+    ) -> Snapshot:
+        """The gallery at one moment: rows of one model, of allowed categories, within retention.
+
+        `categories`: fewer than the allowed ones (a search for missing persons looks at no suspects, Article 29).
+        Raises `ModelMismatch` if there are several models and none is named, `EmptyStore`, `StoreCorrupted`,
+        `CategoryNotAllowed`.
+        """
+        wanted = self.categories if categories is None else frozenset(categories)
+        for category in sorted(wanted):
+            enrolment.check_allowed(category, self.categories)
+        with self._database.reading() as session:
+            return gallery.snapshot(session, self._keys, utc_day(now), wanted, model)
+
+    # Answers
+
+    def take_quota(self, peer_state: str, kind: Status, day: date, limit: int) -> int:
+        """Count a query against a state's daily capacity (Article 23(1)); gives the number used.
+
+        Atomic among threads, processes and restarts. Raises `QuotaExceeded`.
+        """
+        with self._database.writing() as session:
+            return answers.take_quota(session, peer_state, kind, day, limit)
+
+    def quota_used(self, peer_state: str, kind: Status, day: date) -> int:
+        """Queries granted to a state on a day."""
+        with self._database.reading() as session:
+            return answers.quota_used(session, peer_state, kind, day)
+
+    def claim_query(self, query_id: bytes, digest: bytes, now: datetime, *, step: str = "query") -> None:
+        """Take a step of a query to answer it, once and for all; call it before any work.
+
+        `digest`: of the message to be answered. Raises `QueryReplayed` if the step was taken before, by any process,
+        with the same message or another.
+        """
+        with self._database.writing() as session:
+            answers.claim_query(session, query_id, digest, now, step)
+
+    def purge_claims(self, before: datetime) -> int:
+        """Delete claims older than `before`, which must be past the expiry of every warrant they stand for."""
+        with self._database.writing() as session:
+            return answers.purge_claims(session, before)
+
+    # Care
+
+    def rekey(self, progress: Callable[[int], object] | None = None) -> int:
+        """Encrypt everything anew under the current key and give up the retired ones; gives the number of subjects.
+
+        If interrupted, open the store with the same keys and call it again. Raises `StoreCorrupted`.
+        """
+        after = total = 0
+        while True:
+            with self._database.writing() as session:
+                result = rekey.rekey_batch(session, self._keys, after)
+                if result is None:
+                    rekey.retire_keys(session, self._keys)
+                    break
+            after, rows = result
+            total += rows
+            if progress is not None:
+                progress(total)
+        self._keys = KeyRing(self._keys.current, {self._keys.current: self._keys.key})
+        self._database.wipe_log()
+        return total
+
+    def backup(self, path: Path) -> None:
+        """Copy one moment of an SQLite store to a new file while it is in use; encrypted like the store.
+
+        Raises `StoreRefusal` on PostgreSQL, where `pg_dump` does it, and if the file exists.
+        """
+        if self._database.path is None:
+            raise StoreRefusal("a PostgreSQL store is backed up with pg_dump --format=custom")
+        backup.copy_database(self._database.path, path)
+
+    def _attach(self, key: StorageKey, retired: Sequence[StorageKey]) -> KeyRing:
+        with self._database.writing() as session:
+            row = session.get(StoreRow, 1)
+            if row is None:
+                session.add(StoreRow(id=1, state=self.state, generation=0))
+            elif row.state != self.state:
+                raise StoreRefusal(f"this store belongs to {row.state}, not to {self.state}")
+            return open_keys(session, key, retired)
+
+    def _rows_done(self, source: bytes | None, particulars: Particulars, rows: int) -> int:
+        if source is None:
+            return 0
+        with self._database.writing() as session:
+            gallery.change(session)
+            return enrolment.rows_done(session, self._keys, source, particulars, rows)
+
+    def _particulars(
+        self,
+        templates: npt.NDArray[Any],
+        category: Category,
+        status: Status,
+        retain_until: date,
+        model: bytes,
+        quality: int | None,
+    ) -> Particulars:
+        enrolment.check_allowed(category, self.categories)
+        check_templates(templates)
+        return Particulars(category, status, retain_until, model, quality)

@@ -1,0 +1,139 @@
+"""The tables. Whoever holds only the database sees counts, categories and dates: never a face or a template.
+
+::
+
+    store 1 ── state, generation            storage_key ── fingerprint and check value of each key in use
+    model ──< subject ── photo              subject: what is searched; photo: what may be released
+              subject ──< contested_event   who raised and who cleared the contested-accuracy flag
+    deletion                                references forgotten, to be forgotten again after a restore
+    enrolment_run                           how far an enrolment from an array came
+    quota, claimed_query                    what was asked today, what was already answered
+
+Times are seconds since 1970 in UTC, days are UTC days.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+from sqlalchemy import BigInteger, Date, ForeignKey, Integer, LargeBinary, MetaData, SmallInteger, String, false
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Identifier = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in an INTEGER column
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints have names, so that a migration can address them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class StoreRow(Base):
+    """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first."""
+
+    __tablename__ = "store"
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True, autoincrement=False)
+    state: Mapped[str] = mapped_column(String(2))
+    generation: Mapped[int] = mapped_column(BigInteger)
+
+
+class KeyRow(Base):
+    """A storage key in use; `check_value` decrypts under it and under no other."""
+
+    __tablename__ = "storage_key"
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(16), unique=True)
+    check_value: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ModelRow(Base):
+    """A face model: digest of its identity (32 bytes) and entries of a template."""
+
+    __tablename__ = "model"
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    dim: Mapped[int] = mapped_column(Integer)
+
+
+class SubjectRow(Base):
+    """A person, identified or not, under a random reference number (Article 19(2))."""
+
+    __tablename__ = "subject"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (a number is not given twice)
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    reference: Mapped[str] = mapped_column(String(64), unique=True)
+    category: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    retain_until: Mapped[date] = mapped_column(Date, index=True)
+    quality: Mapped[int | None] = mapped_column(SmallInteger)
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    key_id: Mapped[int] = mapped_column(ForeignKey("storage_key.id"))
+    template: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
+    contested: Mapped[bool] = mapped_column(server_default=false(), default=False)
+
+
+class PhotoRow(Base):
+    """The photo of a subject. `mac`: keyed hash of its bytes, under the subject's key."""
+
+    __tablename__ = "photo"
+    subject_id: Mapped[int] = mapped_column(ForeignKey("subject.id", ondelete="CASCADE"), primary_key=True)
+    mac: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
+
+
+class ContestedRow(Base):
+    """The contested-accuracy flag was raised, or cleared on somebody's authority (Article 51(3))."""
+
+    __tablename__ = "contested_event"
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    subject_id: Mapped[int] = mapped_column(ForeignKey("subject.id", ondelete="CASCADE"), index=True)
+    time: Mapped[int] = mapped_column(BigInteger)
+    authority: Mapped[bytes | None] = mapped_column(LargeBinary)  # encrypted; none: raised
+
+
+class DeletionRow(Base):
+    """A reference that was forgotten on request."""
+
+    __tablename__ = "deletion"
+    reference: Mapped[str] = mapped_column(String(64), primary_key=True)
+    time: Mapped[int] = mapped_column(BigInteger)
+
+
+class RunRow(Base):
+    """An enrolment from an array. `source`: digest of what is enrolled, encrypted; `mac`: its keyed hash."""
+
+    __tablename__ = "enrolment_run"
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    mac: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    source: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
+    key_id: Mapped[int] = mapped_column(ForeignKey("storage_key.id"))
+    particulars: Mapped[str] = mapped_column(String(200))
+    rows: Mapped[int] = mapped_column(BigInteger)
+    done: Mapped[int] = mapped_column(BigInteger)
+
+
+class QuotaRow(Base):
+    """Queries that a state asked on a day, identified and unidentified persons apart (Article 23(1))."""
+
+    __tablename__ = "quota"
+    state: Mapped[str] = mapped_column(String(2), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    used: Mapped[int] = mapped_column(Integer)
+
+
+class ClaimRow(Base):
+    """A step of a query that was answered, or is being answered."""
+
+    __tablename__ = "claimed_query"
+    query_id: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    step: Mapped[str] = mapped_column(String(32), primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    time: Mapped[int] = mapped_column(BigInteger, index=True)

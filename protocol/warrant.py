@@ -1,0 +1,116 @@
+"""The signed authorisation a query starts with (protocol/DESIGN.md, 6a; R 24(1), 33(2)).
+
+The warrant names state, request number, times and purpose; everything else about the case is a hash of a record that
+stays with the requester. The requester signs the whole announcement, so the warrant cannot be borrowed for other
+terms, another probe (its seed's hash is inside), other holders or another query (its nonce is inside).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+
+from pets.errors import InputError
+from pets.prf import labelled_hash
+from protocol.errors import QueryRefused
+from protocol.machine import Notary
+from protocol.messages import Announce, Warrant
+
+LIFETIME_SECONDS = 24 * 3600  # longest time between issue and expiry of a warrant
+MINIMUM_PENALTY_YEARS = 1  # R 20(1): the offence's maximum penalty is at least one year
+
+
+class JustificationError(InputError):
+    """A justification that no query may start with."""
+
+
+class Justification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The local record behind a query (R 33(2)); it stays with the requester. `salt` makes its hash unguessable."""
+
+    case: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    offence: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+    maximum_penalty_years: float
+    subject: Literal["suspect", "convicted", "victim", "missing", "remains"]
+    aim: Literal["identify", "verify"]
+    officer: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    approver: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+    def check(self) -> None:
+        """Raise `JustificationError` for an offence that is too slight, or one person in both roles."""
+        if not self.maximum_penalty_years >= MINIMUM_PENALTY_YEARS:
+            raise JustificationError(
+                f"the offence's maximum penalty is {self.maximum_penalty_years} years; R 20(1) asks for at least "
+                f"{MINIMUM_PENALTY_YEARS}"
+            )
+        if self.officer == self.approver:
+            raise JustificationError("officer and approver must be two persons (AIA 14(5))")
+
+    def digest(self) -> bytes:
+        """Hash of the whole record, 32 bytes."""
+        return labelled_hash("justification", msgspec.json.encode(self))
+
+    def person(self, name: str) -> bytes:
+        """Salted hash of a person: the same in no two queries."""
+        return labelled_hash("person", self.salt, hashlib.sha256(name.encode()).digest())
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who asks, when and for what: what a warrant is made from besides the justification."""
+
+    state: str
+    request_number: str
+    purpose: str
+    issued: int
+    expires: int
+
+
+def issue_warrant(request: Request, justification: Justification) -> Warrant:
+    """The warrant for a request. Raises `JustificationError`."""
+    justification.check()
+    return Warrant(
+        state=request.state,
+        request_number=request.request_number,
+        issued=request.issued,
+        expires=request.expires,
+        purpose=request.purpose,
+        justification=justification.digest(),
+        officer=justification.person(justification.officer),
+        approver=justification.person(justification.approver),
+    )
+
+
+def sign_announcement(announce: Announce, notary: Notary) -> Announce:
+    """The announcement with its requester's signature."""
+    return msgspec.structs.replace(announce, signature=notary.sign(_statement(announce)))
+
+
+def check_announcement(announce: Announce, notary: Notary, now: float, skew_seconds: float) -> Warrant:
+    """Return the warrant if it holds now.
+
+    Raises `QueryRefused` (code `warrant` or `clock`) where it is missing, not the requester's, not yet or no longer
+    valid, or valid for longer than a day; the notary's own error where the signature does not hold.
+    """
+    warrant = announce.warrant
+    if warrant is None or not announce.signature:
+        raise QueryRefused("warrant", f"{announce.requester} asks without a signed warrant")
+    notary.check(announce.requester, _statement(announce), announce.signature)
+    if warrant.state != announce.requester:
+        raise QueryRefused("warrant", f"{announce.requester} asks with a warrant of {warrant.state}")
+    if not 0 < warrant.expires - warrant.issued <= LIFETIME_SECONDS:
+        raise QueryRefused(
+            "warrant", f"the warrant lasts {warrant.expires - warrant.issued} s, allowed are 1 to {LIFETIME_SECONDS}"
+        )
+    if warrant.issued > now + skew_seconds:
+        raise QueryRefused("clock", f"the warrant is dated {warrant.issued - now:.0f} s ahead, allowed {skew_seconds}")
+    if now > warrant.expires + skew_seconds:
+        raise QueryRefused("warrant", f"the warrant expired {now - warrant.expires:.0f} s ago")
+    return warrant
+
+
+def _statement(announce: Announce) -> bytes:
+    return labelled_hash("announcement", msgspec.msgpack.encode(msgspec.structs.replace(announce, signature=b"")))

@@ -1,0 +1,144 @@
+"""A private PostgreSQL server for tests: started from the system's binaries in a temporary folder, stopped at the end.
+
+It listens on a Unix socket in that folder only. PostgreSQL refuses to run as root, so root runs it as another user.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psycopg
+
+START_SECONDS = 30.0
+UNPRIVILEGED = ("postgres", "nobody")
+
+
+def find_binaries() -> Path | None:
+    """The folder with `initdb` and `postgres`, the newest version first; None if there is none."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
+    on_path = shutil.which("initdb")
+    if on_path:
+        folders.append(Path(on_path).resolve().parent)
+    return next((f for f in folders if (f / "initdb").exists() and (f / "postgres").exists()), None)
+
+
+class PostgresServer:
+    """A server while the `with` block lasts. Use `new_database` for a URL of an empty database."""
+
+    def __init__(self, binaries: Path) -> None:
+        self.binaries = binaries
+        self.user = _unprivileged_user()
+
+    def __enter__(self) -> PostgresServer:
+        self.folder = Path(tempfile.mkdtemp(prefix="lineup-pg-", dir="/tmp"))  # a socket's path has 107 bytes at most
+        if self.user:
+            shutil.chown(self.folder, self.user)
+        try:
+            self._initialise()
+            self._start()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.send_signal(signal.SIGINT)  # fast shutdown: closes what is still connected
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new_database(self) -> str:
+        """Create an empty database and give its URL."""
+        name = f"t{secrets.token_hex(6)}"
+        with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return f"postgresql://lineup@/{name}?host={self.folder}"
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's own programs, such as `pg_dump`, against this server."""
+        subprocess.run(
+            [self.binaries / program, "-h", self.folder, "-U", "lineup", *arguments], check=True, capture_output=True
+        )
+
+    def _conninfo(self, database: str) -> str:
+        return f"host={self.folder} user=lineup dbname={database}"
+
+    def _initialise(self) -> None:
+        arguments = [
+            "--auth=trust",
+            "--username=lineup",
+            "--encoding=UTF8",
+            "--no-sync",
+            "--pgdata",
+            self.folder / "db",
+        ]
+        subprocess.run(
+            [self.binaries / "initdb", *arguments], check=True, capture_output=True, cwd=self.folder, **self._identity()
+        )
+
+    def _start(self) -> None:
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": self.folder,
+            "fsync": "off",
+            "max_connections": 60,
+        }
+        arguments = [item for name, value in options.items() for item in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.binaries / "postgres", "-D", self.folder / "db", *arguments],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **self._identity(),
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                psycopg.connect(self._conninfo("postgres")).close()
+                return
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.process.kill()
+                    self.process.wait()
+                    text = (self.folder / "log").read_text(errors="replace")
+                    raise RuntimeError(f"the PostgreSQL server did not start:\n{text[-2000:]}") from None
+                time.sleep(0.05)
+
+    def _identity(self) -> dict[str, object]:
+        if not self.user:
+            return {}
+        entry = pwd.getpwnam(self.user)
+        environment = {**os.environ, "HOME": str(self.folder)}
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "env": environment}
+
+
+def why_not() -> str | None:
+    """Why no server can be started here; None if it can."""
+    if find_binaries() is None:
+        return "no PostgreSQL server binaries (initdb, postgres) on PATH or in /usr/lib/postgresql/*/bin"
+    if os.geteuid() == 0 and _unprivileged_user() is None:
+        return f"PostgreSQL refuses to run as {getpass.getuser()}, and there is no user {' or '.join(UNPRIVILEGED)}"
+    return None
+
+
+def _unprivileged_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next((name for name in UNPRIVILEGED if name in known), None)

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+
+from pets import ntt, scoring
+from pets.errors import CryptoError, GalleryError, ParameterError, ResidueOutOfRange
+from pets.params import N4096, N8192, Parameters
+
+
+def slow_scores(templates: np.ndarray, ciphertexts: np.ndarray, params: Parameters) -> np.ndarray:
+    """Σ_j p_j·ct_j, column by column, each product and sum reduced by numpy."""
+    rows, dim = templates.shape
+    blocks = -(-rows // params.n)
+    padded = np.zeros((blocks * params.n, dim), np.int32)
+    padded[:rows] = templates
+    primes = np.array(params.primes, np.uint64)[:, None]
+    total = np.zeros((blocks, 2, 2, params.n), np.uint64)
+    for j in range(dim):
+        column = ntt.forward(np.ascontiguousarray(padded[:, j].reshape(blocks, params.n)), params)
+        total += column.astype(np.uint64)[:, None] * ciphertexts[j].astype(np.uint64)[None] % primes
+    return total % primes
+
+
+def random_ciphertexts(rng: np.random.Generator, dim: int, params: Parameters) -> np.ndarray:
+    primes = np.array(params.primes, np.uint64)[:, None]
+    return (rng.integers(0, 2**62, (dim, 2, 2, params.n), np.uint64) % primes).astype(np.uint32)
+
+
+def random_templates(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+    return rng.integers(-127, 128, (rows, dim), np.int8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "params"),
+    [
+        (1, 8, N4096),
+        (4095, 128, N4096),
+        (4096, 512, N4096),
+        (4097, 24, N4096),
+        (20000, 128, N4096),
+        (20000, 512, N4096),
+        (9000, 1024, N8192),
+        (8192, 8, N8192),
+    ],
+)
+def test_scores_equal_the_slow_sum(rows: int, dim: int, params: Parameters) -> None:
+    rng = np.random.default_rng(rows + dim)
+    templates, ciphertexts = random_templates(rng, rows, dim), random_ciphertexts(rng, dim, params)
+    gallery = scoring.encode_gallery(templates, params, threads=2)
+    assert (gallery.rows, gallery.dim, gallery.blocks) == (rows, dim, -(-rows // params.n))
+    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, params, threads=2), threads=2)
+    assert got.dtype == np.uint32
+    assert np.array_equal(got, slow_scores(templates, ciphertexts, params))
+
+
+@pytest.mark.parametrize("dim", [8, 128, 136, 512, 1024])
+@pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
+def test_largest_residues_everywhere_do_not_overflow(dim: int, params: Parameters) -> None:
+    primes = np.array(params.primes, np.uint32)[:, None]
+    # A gallery of -1 in coefficient 0 is p - 1 at every point.
+    templates = np.zeros((1, dim), np.int8)
+    templates[0] = -1
+    ciphertexts = np.broadcast_to(primes - 1, (dim, 2, 2, params.n)).astype(np.uint32)
+    gallery = scoring.encode_gallery(templates, params)
+    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, params))
+    assert (got == dim).all()  # (p-1)·(p-1) = 1
+
+
+def test_a_probe_of_constants_scores_like_the_plaintext() -> None:
+    """With ct_j = (q_j, 0) the result is the polynomial of the plaintext scores."""
+    rng = np.random.default_rng(5)
+    templates = random_templates(rng, 5000, 128)
+    probe = rng.integers(-127, 128, 128).astype(np.int64)
+    primes = np.array(N4096.primes)
+    ciphertexts = np.zeros((128, 2, 2, 4096), np.uint32)
+    ciphertexts[:, 0] = (probe[:, None] % primes)[:, :, None]
+    gallery = scoring.encode_gallery(templates, N4096)
+    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, N4096))
+    assert not got[:, 1].any()
+    residues = ntt.inverse(np.ascontiguousarray(got[:, 0]), N4096)
+    expected = np.zeros(8192, np.int64)
+    expected[:5000] = templates.astype(np.int64) @ probe
+    for prime, p in enumerate(N4096.primes):
+        assert np.array_equal(residues[:, prime].reshape(-1), expected % p)
+
+
+def test_score_many_equals_score() -> None:
+    rng = np.random.default_rng(6)
+    gallery = scoring.encode_gallery(random_templates(rng, 7 * 4096 - 5, 16), N4096, threads=2)
+    probes = [scoring.prepare_probe(random_ciphertexts(rng, 16, N4096), N4096) for _ in range(19)]
+    for some in (probes[:2], probes[:3], probes[:5], probes):
+        got = scoring.score_many(gallery, some, threads=2)
+        assert got.shape == (len(some), 7, 2, 2, 4096)
+        for one, probe in zip(got, some, strict=True):
+            assert np.array_equal(one, scoring.score(gallery, probe))
+    assert scoring.score_many(gallery, []).shape == (0, 7, 2, 2, 4096)
+
+
+def test_more_blocks_than_are_worked_at_a_time() -> None:
+    rng = np.random.default_rng(7)
+    rows = 70 * 4096
+    gallery = scoring.encode_gallery(random_templates(rng, rows, 8), N4096, threads=2)
+    probes = [scoring.prepare_probe(random_ciphertexts(rng, 8, N4096), N4096) for _ in range(2)]
+    both = scoring.score_many(gallery, probes, threads=2)
+    for first in (0, 63, 66, 69):
+        count = min(5, 70 - first)
+        assert np.array_equal(scoring.score(gallery, probes[1], first, count), both[1, first : first + count])
+
+
+def test_any_range_of_blocks_and_any_number_of_threads_give_the_same() -> None:
+    rng = np.random.default_rng(8)
+    gallery = scoring.encode_gallery(random_templates(rng, 6 * 4096 + 1, 24), N4096)
+    probe = scoring.prepare_probe(random_ciphertexts(rng, 24, N4096), N4096)
+    whole = scoring.score(gallery, probe)
+    for first, count in ((0, 1), (1, 3), (2, 5), (6, 1), (3, 0)):
+        for threads in (1, 2, 3):
+            assert np.array_equal(scoring.score(gallery, probe, first, count, threads), whole[first : first + count])
+
+
+def test_confirmation_rows_of_20_bits_are_encoded() -> None:
+    rng = np.random.default_rng(9)
+    templates = rng.integers(-(2**18), 2**18, (60, 64)).astype(np.int32)
+    ciphertexts = random_ciphertexts(rng, 64, N4096)
+    got = scoring.score(scoring.encode_gallery(templates, N4096), scoring.prepare_probe(ciphertexts, N4096))
+    assert np.array_equal(got, slow_scores(templates, ciphertexts, N4096))
+
+
+def test_progress_counts_rows_and_an_empty_gallery_has_no_blocks() -> None:
+    seen: list[int] = []
+    templates = np.zeros((9000, 8), np.int8)
+    scoring.encode_gallery(templates, N4096, progress=seen.append)
+    assert seen == [4096, 8192, 9000]
+    empty = scoring.encode_gallery(templates[:0], N4096)
+    assert empty.blocks == 0
+    probe = scoring.prepare_probe(np.zeros((8, 2, 2, 4096), np.uint32), N4096)
+    assert scoring.score(empty, probe).shape == (0, 2, 2, 4096)
+
+
+def test_columns_of_a_larger_array_are_encoded_like_a_copy() -> None:
+    templates = random_templates(np.random.default_rng(10), 100, 32)
+    view, copy = templates[:, 8:24], templates[:, 8:24].copy()
+    assert np.array_equal(scoring.encode_gallery(view, N4096).data, scoring.encode_gallery(copy, N4096).data)
+
+
+def test_wrong_shapes_dtypes_and_values_are_refused() -> None:
+    gallery = scoring.encode_gallery(np.zeros((5000, 8), np.int8), N4096)
+    ciphertexts = np.zeros((8, 2, 2, 4096), np.uint32)
+    probe = scoring.prepare_probe(ciphertexts, N4096)
+    for bad in (np.zeros((5, 8)), np.zeros(8, np.int8), np.zeros((5, 8), np.int64), [[0] * 8]):
+        with pytest.raises(GalleryError, match="int8 or int32"):
+            scoring.encode_gallery(bad, N4096)  # type: ignore[arg-type]
+    for dim in (0, 7, 12, 1032):
+        with pytest.raises(ParameterError, match="dimension"):
+            scoring.encode_gallery(np.zeros((5, dim), np.int8), N4096)
+    with pytest.raises(CryptoError, match="uint32"):
+        scoring.prepare_probe(ciphertexts.astype(np.uint64), N4096)
+    with pytest.raises(CryptoError, match="shape"):
+        scoring.prepare_probe(ciphertexts, N8192)
+    ciphertexts[3, 1, 0, 9] = N4096.primes[0]
+    with pytest.raises(ResidueOutOfRange, match=r"ciphertexts\[3, 1, 0, 9\]"):
+        scoring.prepare_probe(ciphertexts, N4096)
+    with pytest.raises(CryptoError, match="dimension 16"):
+        scoring.score(gallery, scoring.prepare_probe(np.zeros((16, 2, 2, 4096), np.uint32), N4096))
+    with pytest.raises(CryptoError, match="n8192"):
+        scoring.score(gallery, scoring.prepare_probe(np.zeros((8, 2, 2, 8192), np.uint32), N8192))
+    for first, count in ((-1, 1), (0, 3), (3, 0), (1, -1)):
+        with pytest.raises(ParameterError, match="blocks"):
+            scoring.score(gallery, probe, first, count)
+
+
+def test_primes_that_would_overflow_the_sums_are_refused() -> None:
+    low = Parameters("insecure_low_prime", 4096, (536903681, 1073692673))
+    with pytest.raises(ParameterError, match="64-bit"):
+        scoring.encode_gallery(np.zeros((5, 8), np.int8), low)
