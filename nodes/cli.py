@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from nodes import cli_node
+from nodes.choices import Largest, Models, Provider, ProviderName
 from pets.errors import LineupError, ParameterError
 from pets.params import N4096, PRESETS, preset
-from pets.threads import check_threads, default_threads
+from pets.threads import default_threads
 from protocol.terms import parse_decimal
 
 app = typer.Typer(
@@ -35,22 +37,10 @@ class EngineName(str, Enum):
     plain = "plain"
 
 
-class ProviderName(str, Enum):
-    """Where the face models run."""
-
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"
-
-
 Threads = Annotated[
     int | None,
     typer.Option(help="Threads, 1 to 256. Default: the processors this process may use.", show_default=False),
 ]
-Models = Annotated[
-    Path | None, typer.Option(help="Folder with your own ONNX models; default: YuNet and SFace from PyPI.")
-]
-Provider = Annotated[ProviderName, typer.Option(help="Where the models run. auto takes CUDA if it really works.")]
 
 
 @app.command()
@@ -59,7 +49,7 @@ def embed(
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write: float32 (photos, d), unit vectors.")],
     models: Models = None,
     provider: Provider = ProviderName.auto,
-    largest: Annotated[bool, typer.Option("--largest", help="With several faces, take the largest.")] = False,
+    largest: Largest = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out photos that give no template.")] = False,
 ) -> None:
     """Turn photos into face templates, one row a photo."""
@@ -105,11 +95,14 @@ def match(
 
 
 @app.command()
-def demo(threads: Threads = None, provider: Provider = ProviderName.auto) -> None:
-    """Search two countries' galleries for a real face, encrypted; then for one that is in neither."""
+def demo(provider: Provider = ProviderName.auto) -> None:
+    """Start four nodes on loopback and search two countries for a real face; then for one that is in neither."""
     from nodes.demo import run_demo
 
-    run_demo(check_threads(default_threads() if threads is None else threads), provider.value, output, errors)
+    run_demo(provider.value, output, errors)
+
+
+cli_node.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:

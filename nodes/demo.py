@@ -1,10 +1,15 @@
-"""`lineup demo`: real photos, two countries, real encryption; a hit and a no-hit; then who saw what."""
+"""`lineup demo`: four nodes on loopback, real photos, real encryption; a hit and a no-hit; then who saw what."""
 
 from __future__ import annotations
 
-import secrets
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
 import time
-from decimal import Decimal
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -12,110 +17,185 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from nodes.cli_node import print_report
+from nodes.config import Role, load_config
+from nodes.identity import init_node
+from nodes.operate import NodeNotRunning, enroll, holder_store, probe_template, search, status
 from nodes.photos import demo_photos
 from nodes.progress import progress_bar
+from nodes.search import SearchReport, SearchRequest
+from nodes.store import Category, Status
 from pets.errors import LineupError
 from pets.faces import FaceModel, Provider
-from pets.params import N4096
 from pets.synthetic import synthetic_templates
 from pets.templates import quantise
-from protocol.engine import LocalQuery
-from protocol.gallery import Gallery
-from protocol.memory import MemoryNetwork
-from protocol.terms import Terms
 
-FRANCE, ROUTER = "FR", "EU-LISA"
-COUNTRIES = {"ES": "Spain", "DE": "Germany"}
+REQUESTER, ROUTER = "FR", "EU"
+COUNTRIES = {"FR": "France", "ES": "Spain", "DE": "Germany", "EU": "router"}
+ROLES = {"FR": Role.REQUESTER, "ES": Role.HOLDER, "DE": Role.HOLDER, "EU": Role.ROUTER}
+HOLDERS = ("ES", "DE")
 FILLERS = 20_000  # synthetic people in each gallery besides the real one
-THRESHOLD = Decimal("0.55")
+THRESHOLD = "0.55"
+START_SECONDS = 120.0
+STOP_SECONDS = 20.0
 
 
 class DemoFailed(LineupError):
-    """The demo did not find what it must find."""
+    """The demo did not find what it must find, or a node did not start."""
 
 
-def run_demo(threads: int, provider: Provider, output: Console, errors: Console) -> None:
-    """Enrol, search twice, print what each party received. Raises `DemoFailed` if a search ends otherwise."""
+def run_demo(provider: Provider, output: Console, errors: Console) -> None:
+    """Set up, enrol, serve, search twice, stop. Raises `DemoFailed` if anything ends otherwise than it must."""
     photos = demo_photos()
     model = FaceModel.load(None, provider)
-    output.print(f"Face model: {model.identity}, running on {model.provider}", highlight=False)
-    registers: dict[str, dict[str, str]] = {}
-    galleries: dict[str, Gallery] = {}
-    centre = model.embed(photos.six_faces, largest=True).template  # a face that no search uses
-    for seed, (state, photo) in enumerate({"ES": photos.obama, "DE": photos.biden}.items()):
-        galleries[state], registers[state] = _enrol(state, photo, seed, centre, model, threads, errors)
-        rows = len(galleries[state].templates)
-        output.print(f"{COUNTRIES[state]} ({state}) enrolled {rows:,} people, {photo.name} among them", highlight=False)
-    terms = Terms(THRESHOLD, galleries["ES"].encoded.dim, N4096, model=model.identity.digest())
-    found = _search(photos.obama2, model, galleries, registers, terms, threads, output)
-    if found != {"obama.jpg"}:
-        raise DemoFailed(f"searching with obama2.jpg released {sorted(found)}, expected obama.jpg")
-    found = _search(photos.tom_hanks, model, galleries, registers, terms, threads, output)
-    if found:
-        raise DemoFailed(f"searching with a face in neither gallery released {sorted(found)}")
+    output.print(f"Face model: {model.identity}, running on {model.provider}", highlight=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory(prefix="lineup-demo-") as temporary:
+        root = Path(temporary)
+        for name, port in zip(COUNTRIES, _free_ports(len(COUNTRIES)), strict=True):
+            init_node(
+                root / name,
+                name=name,
+                role=ROLES[name],
+                address=f"https://127.0.0.1:{port}",
+                authority=root / "authority",
+                states=(REQUESTER,),
+            )
+        centre = model.embed(photos.six_faces, largest=True).template  # a face that no search uses
+        names: dict[str, str] = {}
+        for seed, (state, photo) in enumerate({"ES": photos.obama, "DE": photos.biden}.items()):
+            names |= _enrol(root / state, photo, seed, centre, model.identity.digest(), provider, errors)
+            output.print(
+                f"{COUNTRIES[state]} ({state}) enrolled {FILLERS + 1:,} people, {photo.name} among them",
+                highlight=False,
+            )
+        with _serving(root, output):
+            _search(root, photos.obama2, provider, names, {"obama.jpg"}, output)
+            _search(root, photos.tom_hanks, provider, names, set(), output)
+        output.print("\nAll nodes stopped.")
     _print_knowledge(output)
 
 
 def _enrol(
-    state: str, photo: Path, seed: int, centre: npt.NDArray[np.float32], model: FaceModel, threads: int, errors: Console
-) -> tuple[Gallery, dict[str, str]]:
-    """One real photo at a random place among synthetic people. The register maps reference numbers to file names."""
-    real = model.embed(photo).template
-    fillers = synthetic_templates(FILLERS, len(real), seed, centre)
-    place = secrets.randbelow(FILLERS + 1)
-    templates = quantise(np.insert(fillers, place, real, axis=0), name=f"gallery of {state}")
-    references = tuple(f"{state}-{secrets.token_hex(8)}" for _ in templates)
-    with progress_bar(errors, f"enrolling {state}", len(templates)) as progress:
-        gallery = Gallery.enrol(templates, N4096, references, model.identity.digest(), threads, progress)
-    return gallery, {references[place]: photo.name}
+    folder: Path,
+    photo: Path,
+    seed: int,
+    centre: npt.NDArray[np.float32],
+    model: bytes,
+    provider: Provider,
+    errors: Console,
+) -> dict[str, str]:
+    """Synthetic people and one real photo. Returns the real one's reference -> file name, for the printed lines."""
+    fillers = quantise(synthetic_templates(FILLERS, len(centre), seed, centre))
+    until = (datetime.now(timezone.utc) + timedelta(days=1)).date()
+    with holder_store(folder) as store, progress_bar(errors, f"enrolling {folder.name}", FILLERS) as progress:
+        store.enrol_many(
+            fillers,
+            category=Category.SUSPECT,
+            status=Status.IDENTIFIED,
+            retain_until=until,
+            model=model,
+            progress=progress,
+        )
+    enrolled = enroll(
+        folder,
+        [photo],
+        category=Category.SUSPECT,
+        status=Status.IDENTIFIED,
+        retain_until=until,
+        models=None,
+        provider=provider,
+        largest=False,
+        console=errors,
+    )
+    return dict.fromkeys(enrolled.references, photo.name)
+
+
+@contextlib.contextmanager
+def _serving(root: Path, output: Console) -> Iterator[None]:
+    """All nodes as processes of their own; stopped whatever happens."""
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name in COUNTRIES:
+            with (root / f"{name}.log").open("wb") as log:
+                processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(root / name)], stderr=log
+                )
+        for name, process in processes.items():
+            _wait_until_ready(root, name, process)
+            address = load_config(root / name).address
+            output.print(f"{COUNTRIES[name]} ({name}), {ROLES[name].value}: serving {address}", highlight=False)
+        yield
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(root: Path, name: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            status(root / name)
+            return
+        except NodeNotRunning:
+            time.sleep(0.1)
+    last = (root / f"{name}.log").read_text(errors="replace").splitlines()[-1:]
+    raise DemoFailed(f"node {name} did not start: {' '.join(last) or 'it said nothing'}")
 
 
 def _search(
-    photo: Path,
-    model: FaceModel,
-    galleries: dict[str, Gallery],
-    registers: dict[str, dict[str, str]],
-    terms: Terms,
-    threads: int,
-    output: Console,
-) -> set[str]:
-    """One joint query with one encryption of the probe. Returns the file names behind the released references."""
-    probe = quantise(model.embed(photo).template, name=photo.name)
-    query = LocalQuery.start(FRANCE, ROUTER, galleries, terms, threads)
-    network = MemoryNetwork(query.machines, threads)
-    network.run_or_raise()
-    started = time.perf_counter()
-    query.requester.submit(probe)
-    network.run_or_raise()
-    seconds = time.perf_counter() - started
-    output.print(f"\nFrance (FR) searches with {photo.name}, threshold {terms.threshold}:", highlight=False)
+    root: Path, photo: Path, provider: Provider, names: dict[str, str], expected: set[str], output: Console
+) -> None:
+    """One joint query with one encryption of the probe. The file names behind the hits must be `expected`."""
+    template, model = probe_template(photo, None, provider, largest=False)
+    request = SearchRequest(
+        template=template,
+        model=model,
+        holders=HOLDERS,
+        threshold=THRESHOLD,
+        case="DEMO-1",
+        offence="robbery",
+        maximum_penalty_years=5,
+        officer="officer of the demo",
+        approver="approver of the demo",
+    )
+    output.print(f"\nFrance (FR) searches with {photo.name}, threshold {THRESHOLD}:", highlight=False)
+    report = search(root / REQUESTER, request)
+    found = _print_answers(report, names, output)
+    output.print(
+        f"        {len(HOLDERS) * (FILLERS + 1):,} encrypted comparisons, {report.seconds_online:.2f} s online",
+        highlight=False,
+    )
+    if found != expected or any(answer.status not in ("candidates", "no hit") for answer in report.answers.values()):
+        print_report(report, photo.name, output)
+        raise DemoFailed(f"searching with {photo.name} found {sorted(found)}, expected {sorted(expected)}")
+
+
+def _print_answers(report: SearchReport, names: dict[str, str], output: Console) -> set[str]:
     found = set()
-    for state, answer in query.requester.answers.items():
+    for state, answer in report.answers.items():
         for reference in answer.references:
-            # In reality the holder's register stays with the holder; here it shows that the right person was found.
-            name = registers[state].get(reference, "a synthetic person")
+            # In reality the register stays with the holder; here it shows that the right person was found.
+            name = names.get(reference, "a synthetic person")
             found.add(name)
-            output.print(
-                f"HIT     {COUNTRIES[state]} ({state}): candidate {name}, reference {reference}", highlight=False
-            )
-        if answer.status == "too_many_candidates":
-            output.print(f"TOO MANY candidates in {COUNTRIES[state]} ({state})", highlight=False)
-    if not found:
-        output.print(f"NO HIT  in {' and '.join(COUNTRIES[state] for state in galleries)}", highlight=False)
-    rows = sum(len(gallery.templates) for gallery in galleries.values())
-    output.print(f"        {rows:,} encrypted comparisons in {seconds:.2f} s online", highlight=False)
-    _print_traffic(network, output)
+            line = f"HIT     {COUNTRIES[state]} ({state}): candidate {name}, reference {reference}"
+            output.print(line, highlight=False, soft_wrap=True)
+    if not found and all(answer.status == "no hit" for answer in report.answers.values()):
+        output.print(f"NO HIT  in {' and '.join(COUNTRIES[state] for state in report.answers)}", highlight=False)
     return found
 
 
-def _print_traffic(network: MemoryNetwork, output: Console) -> None:
-    table = Table(title="What each party received", show_edge=False)
-    table.add_column("party")
-    table.add_column("received from")
-    table.add_column("MB", justify="right")
-    for (sender, receiver), size in sorted(network.traffic.items(), key=lambda item: (item[0][1], item[0][0])):
-        table.add_row(receiver, sender, f"{size / 1e6:.2f}")
-    output.print(table)
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [int(free.getsockname()[1]) for free in sockets]
 
 
 def _print_knowledge(output: Console) -> None:
@@ -135,7 +215,7 @@ def _print_knowledge(output: Console) -> None:
         "the probe, beyond what its own hits imply",
     )
     table.add_row(
-        "EU-LISA (router)",
+        "router (EU)",
         "one half of each block's ciphertext, masked bits",
         "who asked whom and when, block counts, whether a rung was climbed or the probe refused",
         "any template, score, image, identity, hit, position or count",

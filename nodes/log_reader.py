@@ -114,6 +114,10 @@ class LogReader:
         """Proof that the log of `second` entries extends that of `first`. Raises `pets.merkle.NoSuchProof`."""
         return self._tree.consistency_proof(first, second)
 
+    def inclusion_proof(self, index: int, size: int) -> list[bytes]:
+        """Proof that entry `index`, erased or not, is in the log of `size` entries. Raises `NoSuchProof`."""
+        return self._tree.inclusion_proof(index, size)
+
     def disclose(self, index: int, size: int) -> Disclosure:
         """One entry with its secret and its proof towards the checkpoint of `size` entries.
 

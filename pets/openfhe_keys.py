@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from pets import ntt
+from pets import ntt, residues
 from pets.errors import CryptoError, ParameterError, ResidueOutOfRange
 from pets.keys import JointKey, KeyShare, ZeroPool
 from pets.params import ERROR_SIGMA, Parameters
@@ -38,17 +38,33 @@ from pets.threads import check_threads, parallel_ranges
 
 WHEELS = {(3, 10): ("1.6.1.0.22.4", "2.34"), (3, 12): ("1.6.1.0.24.4", "2.38")}  # Python: version, glibc it needs
 
-_registry = threading.Lock()  # OpenFHE's list of contexts is read and grown without one
+_registry = threading.RLock()  # OpenFHE's list of contexts is read and grown without one
 _owner: int | None = None  # the process that has drawn from OpenFHE's generator
 
 
 def available() -> str | None:
-    """None if OpenFHE can be used here, otherwise one sentence that says why not. Never raises."""
+    """None if OpenFHE can be imported here, otherwise one sentence that says why not. Never raises."""
     try:
-        importlib.import_module("openfhe")
+        _load()
     except Exception as error:  # whatever a broken wheel does
         return _reason(error)
     return None
+
+
+def _load() -> ModuleType:
+    """Import OpenFHE, told to use one thread a call unless OMP_NUM_THREADS is set.
+
+    Its OpenMP reads that variable once, when it is loaded. Threads of ours that encrypt one ciphertext each gain more,
+    and with both kinds at once one encryption took up to ten times as long.
+    """
+    with _registry:
+        given = os.environ.get("OMP_NUM_THREADS")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        try:
+            return importlib.import_module("openfhe")
+        finally:
+            if given is None:
+                del os.environ["OMP_NUM_THREADS"]
 
 
 def _reason(error: Exception) -> str:
@@ -128,17 +144,17 @@ def read_residues(serialised: bytes, params: Parameters) -> Residues:
     return np.stack(blocks).astype(np.uint32).reshape(-1, 2, params.n)
 
 
-def write_residues(serialised: bytes, residues: Residues, params: Parameters) -> bytes:
+def write_residues(serialised: bytes, elements: Residues, params: Parameters) -> bytes:
     """The same key or ciphertext with other polynomials: uint32 (polynomials, 2, n), as `read_residues` returns.
 
     Raises `CryptoError` for another shape and `ResidueOutOfRange` for a value not below its prime, which OpenFHE
     itself would take in silence.
     """
     offsets = _offsets(serialised, params)
-    check_shape(residues, (len(offsets) // 2, 2, params.n), "residues")
-    check_residues(residues, params, "residues")
+    check_shape(elements, (len(offsets) // 2, 2, params.n), "residues")
+    check_residues(elements, params, "residues")
     out = bytearray(serialised)
-    for at, row in zip(offsets, residues.reshape(-1, params.n), strict=True):
+    for at, row in zip(offsets, elements.reshape(-1, params.n), strict=True):
         out[at : at + 8 * params.n] = row.astype("<u8").tobytes()
     return bytes(out)
 
@@ -208,7 +224,7 @@ def _make_scheme(params: Parameters) -> _Scheme:
     reason = available()
     if reason is not None:
         raise ParameterError(reason)
-    openfhe = importlib.import_module("openfhe")
+    openfhe = _load()
     wanted = openfhe.CCParamsBFVRNS()
     wanted.SetSecurityLevel(openfhe.HEStd_128_quantum)
     wanted.SetRingDim(params.n)
@@ -226,15 +242,21 @@ def _make_scheme(params: Parameters) -> _Scheme:
     pair = context.KeyGen()  # also builds OpenFHE's tables of roots, before threads share them
     template = openfhe.Serialize(pair.publicKey, openfhe.BINARY)
     scheme = _Scheme(params, openfhe, context, template)
-    _check_transform(scheme, pair.secretKey)
+    _check_conventions(scheme, pair)
     return scheme
 
 
-def _check_transform(scheme: _Scheme, secret_key: Any) -> None:
-    """With another root of unity or order of points, OpenFHE's secret would not be ternary after our inverse."""
+def _check_conventions(scheme: _Scheme, pair: Any) -> None:
+    """A key pair of OpenFHE, read as ours, must have a ternary secret and b + a·s small.
+
+    It has not with another root of unity, order of points or sign.
+    """
     params = scheme.params
+    secret, (public, common) = scheme.read(pair.secretKey)[0], scheme.read(pair.publicKey)
+    error = residues.add(public, residues.multiply(common, secret, params), params)
     primes = np.array([params.primes], np.int64).T
-    secret = ntt.inverse(scheme.read(secret_key), params)[0].astype(np.int64)
-    secret -= np.where(secret > primes // 2, primes, 0)
-    if abs(secret).max() > 1 or not np.array_equal(secret[0], secret[1]):
-        raise CryptoError("OpenFHE's number-theoretic transform is not that of pets.ntt")
+    values = ntt.inverse(np.stack([secret, error]), params).astype(np.int64)
+    values -= np.where(values > primes // 2, primes, 0)
+    limits = np.array([1, 12 * ERROR_SIGMA])
+    if (abs(values).max((1, 2)) > limits).any() or not np.array_equal(values[:, 0], values[:, 1]):
+        raise CryptoError("OpenFHE's keys are not of the form that pets.ntt and pets.keys work with")

@@ -42,6 +42,11 @@ class EncodedGallery:
     params: Parameters
     data: Residues
 
+    def __post_init__(self) -> None:
+        _check_data(self.data, (None, 2 * self.params.n * self.dim + PADDING), "gallery data")
+        if self.blocks != -(-self.rows // self.params.n):
+            raise CryptoError(f"{self.rows} rows do not fill {self.blocks} blocks of {self.params.n}")
+
     @property
     def blocks(self) -> int:
         """Blocks of n rows; those beyond `rows` are zero."""
@@ -59,6 +64,9 @@ class ScoringProbe:
     params: Parameters
     data: Residues
 
+    def __post_init__(self) -> None:
+        _check_data(self.data, (2, self.params.n, 2, self.dim), "probe data")
+
 
 def encode_gallery(
     templates: npt.NDArray[Any],
@@ -69,7 +77,8 @@ def encode_gallery(
     """Turn quantised templates into blocks of polynomials.
 
     `templates`: int8 or int32 (rows, d), d a multiple of 8 up to 1024; no rows give no blocks. `progress` is called
-    after each block with the number of rows done so far. Raises `GalleryError` for another dtype or shape.
+    after each block with the number of rows done so far. Raises `GalleryError` for another dtype or shape,
+    `ParameterError` for another d.
     """
     if not isinstance(templates, np.ndarray) or templates.dtype not in (np.int8, np.int32) or templates.ndim != 2:
         got = f"{templates.dtype} {templates.shape}" if isinstance(templates, np.ndarray) else type(templates).__name__
@@ -100,7 +109,7 @@ def prepare_probe(ciphertexts: Residues, params: Parameters, threads: int = 1) -
     check_residues(ciphertexts, params, "ciphertexts")
     source = np.ascontiguousarray(ciphertexts)
     data = np.empty((2, params.n, 2, dim), np.uint32)
-    parallel_ranges(lambda i, j: interleave(source, i, j, data), params.n, threads, grain=16)
+    parallel_ranges(lambda i, j: interleave(source, i, j, data), params.n, threads, grain=TILE)
     return ScoringProbe(dim, params, data)
 
 
@@ -153,6 +162,13 @@ def score_many(
     return out
 
 
+def _check_data(data: Residues, shape: tuple[int | None, ...], name: str) -> None:
+    """The kernel reads by address: raise `CryptoError` unless the memory is what it expects."""
+    check_shape(data, shape, name)
+    if not data.flags.c_contiguous:
+        raise CryptoError(f"{name} must be contiguous")
+
+
 def _loop_sizes(probes: int) -> tuple[int, int]:
     """Points that are worked in one run of a block, and blocks whose sums are kept at a time.
 
@@ -169,11 +185,10 @@ def _folds(params: Parameters) -> npt.NDArray[np.uint64]:
     """
     folds = [2**32 % p for p in params.primes]
     for p, fold in zip(params.primes, folds, strict=True):
-        folded = (2**32 - 1) * (1 + fold)
-        fits = PRODUCTS_PER_FOLD * (p - 1) ** 2 + folded < 2**64
-        for value in (4 * folded, (2**32 - 1) + (4 * folded >> 32) * fold):  # the two folds of `_reduce`
-            last = (2**32 - 1) + (value >> 32) * fold
-        if not fits or last >= 8 * p:
+        lane = (2**32 - 1) * (1 + fold)  # the largest folded accumulator; the kernel adds four and folds twice more
+        once = (2**32 - 1) + (4 * lane >> 32) * fold
+        twice = (2**32 - 1) + (once >> 32) * fold
+        if PRODUCTS_PER_FOLD * (p - 1) ** 2 + lane >= 2**64 or twice >= 8 * p:
             raise ParameterError(f"prime {p} is too far below 2^30 for 64-bit sums of {PRODUCTS_PER_FOLD} products")
     out = np.array(folds, np.uint64)
     out.setflags(write=False)

@@ -83,7 +83,6 @@ class Holder(Machine):
         stated = (announce.requester, announce.router, frozenset(announce.holders))
         if stated != (self.requester, self.router, frozenset((self.name, *self.others))):
             raise Disagreement(f"the announcement names other parties than {self.name} was asked with")
-        self.check_policy(announce)
         self.terms = terms = Terms.announced(announce)
         gallery = self.gallery
         if terms.dim != gallery.encoded.dim or terms.params != gallery.encoded.params:

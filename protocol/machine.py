@@ -45,7 +45,7 @@ from protocol.errors import (
     WrongAddress,
     WrongSize,
 )
-from protocol.messages import Abort, Announce, AnyMessage, Signature
+from protocol.messages import Abort, AnyMessage, Signature
 
 INBOX_LIMIT = 64  # messages of one sender that may wait; a correct peer is never this far ahead
 
@@ -211,7 +211,6 @@ class Machine:
         self.outgoing: deque[tuple[str, bytes]] = deque()
         self.seconds: dict[str, float] = defaultdict(float)
         self.notary: Notary | None = None
-        self.gatekeeper: Callable[[Announce], None] | None = None
         self.recorder: Callable[[Event], None] | None = None
 
     def open(self, session: str, peers: tuple[str, ...]) -> Session:
@@ -236,24 +235,25 @@ class Machine:
         try:
             envelope = wire.decode(frame)
             session = self._addressed(envelope, link)
+            if session.state is State.FINISHED and not isinstance(envelope.message, Abort):
+                self._check_turn(session, envelope)
         except ProtocolError as error:
-            # Nothing in a broken frame can be trusted to say which session it belongs to.
+            # Nothing in a broken frame can be trusted to say which session it belongs to, and a session that has
+            # finished cannot be stopped any more: whatever else this link takes part in is stopped.
             for victim in list(self.sessions.values()):
                 if link in victim.peers and not victim.state.over:
                     self._stop(victim, error)
             raise
         if isinstance(envelope.message, Abort):
-            if not session.state.over:
-                self._end(session, State.ABORTED, PeerAborted(link, envelope.message.code))
+            # Who answered and is done still learns that its answer was refused.
+            if not session.state.over or (session.name and session.state is State.FINISHED):
+                frozen = envelope.message.code == "confirmation"
+                reason = PeerAborted(link, envelope.message.code)
+                self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
                 if not session.name:
                     self._spread(session)
             return
         self._guard(session, lambda: self._accept(session, envelope, frame))
-
-    def check_policy(self, announce: Announce) -> None:
-        """Let the gatekeeper (warrant, policy, quotas, replay) raise before any work is done."""
-        if self.gatekeeper is not None:
-            self.gatekeeper(announce)
 
     def supply(self, session: Session, scored: npt.NDArray[np.uint32]) -> None:
         """Give a waiting `Score` its result."""
@@ -283,7 +283,8 @@ class Machine:
             raise WrongAddress(f"{link} has no part in session {envelope.session!r} of {self.name}")
         return session
 
-    def _accept(self, session: Session, envelope: wire.Envelope, frame: bytes) -> None:
+    @staticmethod
+    def _check_turn(session: Session, envelope: wire.Envelope) -> None:
         sender, expected = envelope.sender, session.received[envelope.sender]
         if envelope.sequence < expected:
             raise DuplicateMessage(f"message {envelope.sequence} of {sender} came again, expected {expected}")
@@ -291,6 +292,10 @@ class Machine:
             raise OutOfTurn(f"session {session.name!r} is {session.state.value}")
         if envelope.sequence > expected:
             raise MissingMessage(f"message {envelope.sequence} of {sender} came before {expected}")
+
+    def _accept(self, session: Session, envelope: wire.Envelope, frame: bytes) -> None:
+        self._check_turn(session, envelope)
+        sender = envelope.sender
         session.received[sender] += 1
         inbox = session.inbox[sender]
         if len(inbox) >= INBOX_LIMIT:

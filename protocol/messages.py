@@ -28,7 +28,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The authorisation of a query: exactly what R 24(1) lets a request contain, and hashes of what stays at home.
 
-    `issued`, `expires`: seconds since 1970, UTC. `justification`: hash of the local record (case, offence, maximum
+    `issued`, `expires`: seconds since 1970, UTC. `identified`: whether the person searched for is already identified,
+    because daily capacities are counted apart (R 23(1)). `justification`: hash of the local record (case, offence, maximum
     penalty, subject category, identify or verify). `officer`, `approver`: salted hashes of the persons.
     """
 
@@ -37,6 +38,7 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     issued: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
     expires: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
     purpose: Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[A-Z-]+$")]
+    identified: bool
     justification: Digest
     officer: Digest
     approver: Digest

@@ -61,4 +61,6 @@ def open_hits(ring: Ring, running: RunningSums, rows: int, cap: int) -> Step[tup
         message = yield from receive(ring.names[index], PowerSums)
         received.append(array(message.data, (cap + 2,), np.uint32, "power sums"))
     sketch.check_equal(received[0], received[1])
+    if not rows:
+        return ()
     return sketch.decode(sketch.combine(running.sums, received[0]), rows, cap)

@@ -41,7 +41,6 @@ class Router(Machine):
         expected = (self.requester, self.name, self.holders)
         if (announce.requester, announce.router, announce.holders) != expected:
             raise Disagreement(f"the announcement names other parties than {expected}")
-        self.check_policy(announce)
         self.terms = Terms.announced(announce)
         own = Joined(announce_digest(announce), secrets.token_bytes(32), None, None)
         identity, self._joined = yield from gather_nonces(announce, own, self.name, self.holders)

@@ -65,6 +65,7 @@ class Request:
     state: str
     request_number: str
     purpose: str
+    identified: bool
     issued: int
     expires: int
 
@@ -78,6 +79,7 @@ def issue_warrant(request: Request, justification: Justification) -> Warrant:
         issued=request.issued,
         expires=request.expires,
         purpose=request.purpose,
+        identified=request.identified,
         justification=justification.digest(),
         officer=justification.person(justification.officer),
         approver=justification.person(justification.approver),

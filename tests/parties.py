@@ -1,4 +1,4 @@
-"""All parties of one query on an in-memory network, driven step by step; what every test of the protocol starts from."""
+"""All parties of one query on an in-memory network, driven step by step: what tests of the protocol start from."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ class Delivery:
 
     def of(self, kind: type[Message], sender: str | None = None, receiver: str | None = None) -> bool:
         """Whether it carries a `kind`, from and to whom."""
-        return (
-            isinstance(self.message, kind) and sender in (None, self.sender) and receiver in (None, self.receiver)
-        )
+        return isinstance(self.message, kind) and sender in (None, self.sender) and receiver in (None, self.receiver)
 
 
 Attack = Callable[[Delivery], Iterable[bytes] | None]
@@ -183,4 +181,3 @@ def total_of_secrets(trio: Trio) -> npt.NDArray[np.uint32]:
     assert trio.router._key is not None
     both = trio.requester._key.share.secret, trio.router._key.share.secret
     return residues.add(*both, trio.terms.params)
-

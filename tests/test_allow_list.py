@@ -11,6 +11,7 @@ import pytest
 
 from pets.params import N4096, N8192, Parameters
 from protocol.errors import ConfirmationFailed, UnexpectedMessage, WrongSize
+from protocol.gallery import Gallery
 from protocol.machine import State
 from protocol.messages import (
     ALLOWED,
@@ -36,6 +37,7 @@ from protocol.messages import (
     PublicShare,
     Release,
     Rung,
+    Signature,
 )
 from tests.galleries import near, quantised, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge, role
@@ -151,9 +153,10 @@ def test_every_message_stands_in_the_table(run: object) -> None:
 
 
 def test_a_released_search_uses_every_row_of_the_table_but_abort_and_holder_to_holder() -> None:
+    # signatures are for parties with identities, which these are not
     used = links(searched(5))
     listed = {(kind, *link) for kind, pairs in ALLOWED.items() for link in pairs}
-    assert {kind for kind, _, _ in listed - used} == {Abort, Joined}
+    assert {kind for kind, _, _ in listed - used} == {Abort, Joined, Signature}
     assert {(k, s, r) for k, s, r in listed - used if k is Joined} == {(Joined, "holder", "holder")}
     assert (Joined, "holder", "holder") in links(two_holders())
 
@@ -215,16 +218,13 @@ def test_sizes_are_equal_whatever_was_found() -> None:
 
 
 def test_sizes_are_equal_for_a_probe_and_gallery_of_other_kind() -> None:
-    rng = np.random.default_rng(9)
     probe = quantised(np.eye(DIM) + 0.2)[0]
     rows = np.repeat(-probe[None], 500, axis=0)
     rows[:4] = probe
     references = tuple("x" * (1 + row % 64) for row in range(500))
-    gallery = type(enrol(rows)).enrol(rows, N4096, references)
-    trio = Trio(gallery, threshold="0.7", ladder="0").search(probe)
+    trio = Trio(Gallery.enrol(rows, N4096, references), threshold="0.7", ladder="0").search(probe)
     assert len(trio.outcome().hits) == 4
     assert sizes(trio) == sizes(searched(0))
-    del rng
 
 
 def test_sizes_are_equal_after_a_climb_whatever_remains() -> None:
@@ -254,7 +254,7 @@ def test_sizes_are_those_of_section_6a() -> None:
                 assert size <= payload + ENVELOPE * frames, f"{kind.__name__} {sender} → {receiver}: {size} bytes"
 
     # compare: 14 bytes a row, rows rounded up to whole blocks; admission: below 1 MB
-    first = {(s, r): 0 for s, r in ALLOWED[Gates]}
+    first = dict.fromkeys(ALLOWED[Gates], 0)
     later = dict(first)
     filtering = False
     for d in trio.deliveries:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -87,7 +87,7 @@ def below(n: int) -> int:
     return k
 
 
-@lru_cache(maxsize=None)
+@cache
 def mth(start: int, end: int) -> bytes:
     n = end - start
     if n == 0:
@@ -220,7 +220,7 @@ def flip(value: bytes, bit: int) -> bytes:
 
 
 @given(inclusions(), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_mutated_inclusion_proof_is_refused(case: tuple[int, int], source: st.DataObject) -> None:
     index, size = case
     proof = mutations(source.draw, TREE.inclusion_proof(index, size))
@@ -230,7 +230,7 @@ def test_a_mutated_inclusion_proof_is_refused(case: tuple[int, int], source: st.
 
 
 @given(inclusions(), st.integers(-1, LIMIT + 2), st.integers(0, 255))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_an_inclusion_proof_does_not_serve_another_index_leaf_or_root(
     case: tuple[int, int], other: int, bit: int
 ) -> None:
@@ -246,7 +246,7 @@ def test_an_inclusion_proof_does_not_serve_another_index_leaf_or_root(
 
 
 @given(consistencies(), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_mutated_consistency_proof_is_refused(case: tuple[int, int], source: st.DataObject) -> None:
     first, second = case
     proof = mutations(source.draw, TREE.consistency_proof(first, second))
@@ -256,7 +256,7 @@ def test_a_mutated_consistency_proof_is_refused(case: tuple[int, int], source: s
 
 
 @given(consistencies(), sizes, sizes, st.integers(0, 255))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_consistency_proof_does_not_serve_other_trees(
     case: tuple[int, int], other: int, third: int, bit: int
 ) -> None:

@@ -100,7 +100,7 @@ def measure(params: Parameters, gaussian: Any) -> Run:
         secret = total_of_secrets(trio)
         trio.online(probe)
     assert not trio.failures
-    (scored, blinded), = taken
+    ((scored, blinded),) = taken
     parts = [np.frombuffer(part.message.data, "<u4") for part in trio.sent(ProbePart)]  # type: ignore[union-attr]
     ciphertexts = np.concatenate(parts).reshape(DIM, 2, 2, n)
     constants = np.zeros((DIM, n), np.int64)
@@ -202,5 +202,5 @@ def test_secrets_are_uniform_in_minus_one_zero_and_one() -> None:
 
 def test_common_polynomial_is_spread_over_all_residues() -> None:
     drawn = sampling.common_polynomial(N4096, bytes(32)).astype(np.float64) / np.array(N4096.primes)[:, None]
-    assert (np.histogram(drawn, 16, (0, 1))[0] / drawn.size == pytest.approx(np.full(16, 1 / 16), abs=0.015))
+    assert np.histogram(drawn, 16, (0, 1))[0] / drawn.size == pytest.approx(np.full(16, 1 / 16), abs=0.015)
     assert drawn.max() < 1

@@ -166,7 +166,6 @@ def test_a_scored_block_agrees_with_the_products_of_openfhe(params: Parameters) 
     noise = [
         float(np.std((phase(c, bfv.secret, params)[0] - message).astype(float))) for c in (ours, bfv.raw(theirs)[None])
     ]
-    print("noise", [float(np.log2(x)) for x in noise])
     assert noise[0] < 2**24 < 2**33 < noise[1]
 
 
@@ -205,6 +204,8 @@ def test_key_shares_have_ternary_secrets_and_errors_of_our_width(params: Paramet
     assert abs(np.std(errors.astype(float)) / ERROR_SIGMA - 1) < 0.05
     assert abs(errors).max() < 30
     assert len({s.public.tobytes() for s in shares}) == 4
+    shares[0].erase()
+    assert not shares[0].secret.any()
 
 
 @needs_openfhe

@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import protocol.admission
 import protocol.confirmation
@@ -23,6 +25,7 @@ from protocol import wire
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
 from protocol.errors import (
+    BadFrame,
     ConfirmationFailed,
     Disagreement,
     DuplicateMessage,
@@ -197,16 +200,17 @@ def test_requester_refuses_such_a_probe_itself(probe: npt.NDArray[np.int64]) -> 
 
 
 def tampered(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polynomial: dict[int, int]) -> Trio:
-    """A requester that adds a polynomial (coefficient -> value, modulo Q) to the first component of some ciphertexts."""
+    """A requester that adds a polynomial (coefficient -> value, modulo Q) to c0 of some ciphertexts."""
     original = protocol.requester.probe_parts
 
     def spoiled(probe: npt.NDArray[np.uint32]) -> Any:
-        # large coefficients: twice 2^20 times a small one, because the transform takes int32
         for exponent, value in polynomial.items():
             unit = np.zeros((1, N4096.n), np.int32)
             unit[0, exponent] = 1
             factors = np.array([value % p for p in N4096.primes], np.uint64)[:, None]
-            form = (ntt.forward(unit, N4096)[0] * factors % np.array(N4096.primes, np.uint64)[:, None]).astype(np.uint32)
+            form = (ntt.forward(unit, N4096)[0] * factors % np.array(N4096.primes, np.uint64)[:, None]).astype(
+                np.uint32
+            )
             for j in ciphertexts:
                 probe[j, 0] = residues.add(probe[j, 0], form, N4096)
         return original(probe)
@@ -223,8 +227,8 @@ NOT_CONSTANT = {
     "-X^4095 in one": ([0], {4095: -DELTA}),
     "X in all": (range(DIM), {1: DELTA}),
     "100·X^2048 in two": ([3, 4], {2048: 100 * DELTA}),
-    "noise in X^5 of one": ([9], {5: NOISE}),
-    "noise in many coefficients": (range(DIM), {k: NOISE // 8 for k in range(1, 60)}),
+    "noise in X^500 of one": ([9], {500: NOISE}),
+    "noise in many coefficients": (range(DIM), dict.fromkeys(range(200, 260), NOISE // 8)),
 }
 STUFFED = {
     "noise in the constant of one": ([9], {0: NOISE}),
@@ -241,8 +245,8 @@ def test_probe_that_is_not_constant_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("change", NOT_CONSTANT.values(), ids=NOT_CONSTANT)
 def test_control_without_the_constancy_sums_it_is_admitted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    original = protocol.admission.subset_sums
-    monkeypatch.setattr(protocol.admission, "subset_sums", lambda *args: np.zeros_like(original(*args)))
+    original = protocol.admission.coefficient_sums
+    monkeypatch.setattr(protocol.admission, "coefficient_sums", lambda *args: np.zeros_like(original(*args)))
     trio = tampered(monkeypatch, *change)
     assert State.REFUSED not in trio.states.values()
     assert trio.sent(PowerSums)
@@ -313,7 +317,7 @@ def test_residue_at_its_prime_is_refused_in_a_reported_pair(which: str) -> None:
 
 def test_every_message_with_residues_was_tried() -> None:
     # those that carry arrays of residues have a limit that grows with the ring
-    large = {kind for kind in wire.LIMITS if kind not in (InputShare, Gates, Release)}
+    large = {kind for kind, limit in wire.LIMITS.items() if limit >= 8 * N4096.n} - {InputShare, Gates}
     assert large == {PublicShare, KeyPair, ProbePart, AdmissionBlock, FilterBlock, ConfirmationBlock}
 
 
@@ -498,9 +502,10 @@ def test_router_that_flips_its_comparison_output_is_noticed_in_the_power_sums() 
     run(flip_last_gate(ROUTER, OTHER_ROW)).assert_stopped(SketchMismatch)
 
 
-def test_holder_that_flips_its_comparison_output_cannot_release_a_row_that_is_no_hit() -> None:
+def test_holder_that_flips_what_it_sends_in_the_comparison_changes_nothing() -> None:
+    # the components it opens with are its own; those of the others do not rest on the last gate it sends
     trio = run(flip_last_gate(HOLDER, OTHER_ROW))
-    assert not trio.sent(Release)
+    assert trio.outcome() == trio.expected(scene()[1])
 
 
 @pytest.mark.parametrize("sender", [REQUESTER, ROUTER])
@@ -516,7 +521,10 @@ def test_power_sums_that_differ_are_refused(sender: str) -> None:
 
 def test_components_of_the_admission_bit_that_differ_are_refused() -> None:
     attack, _ = replace_first(
-        AdmissionBit, REQUESTER, HOLDER, lambda f: [forge(f, component=not wire.decode(f).message.component)]  # type: ignore[union-attr]
+        AdmissionBit,
+        REQUESTER,
+        HOLDER,
+        lambda f: [forge(f, component=not wire.decode(f).message.component)],  # type: ignore[union-attr]
     )
     run(attack).assert_stopped(Disagreement)
 
@@ -633,6 +641,37 @@ POINTS: list[tuple[type[Message], str, str]] = [
     (Rung, HOLDER, ROUTER),
     (ConfirmationBlock, HOLDER, REQUESTER),
 ]
+
+
+@lru_cache(maxsize=1)
+def valid_frames() -> list[bytes]:
+    """One frame of each type that a search sends, large ones left out."""
+    frames: dict[type[Message], bytes] = {}
+    for d in run(None).deliveries:
+        if len(d.frame) < 5000:
+            frames.setdefault(type(d.message), d.frame)
+    return list(frames.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_a_bad_frame(data: bytes) -> None:
+    with pytest.raises(BadFrame):
+        wire.decode(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_frame_is_an_envelope_or_a_bad_frame_and_nothing_else(data: st.DataObject) -> None:
+    frame = bytearray(data.draw(st.sampled_from(valid_frames())))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert isinstance(wire.decode(bytes(frame)), wire.Envelope)
+    except BadFrame:
+        pass
+
+
 # every fault at two points in the middle, and the commonest ones everywhere
 EVERYWHERE = ("duplicate", "skipped number", "truncated to half", "later version", "another type of message")
 
@@ -656,7 +695,12 @@ def test_bad_frame_is_a_typed_error_and_stops_every_party(point: tuple[type[Mess
 
 @pytest.mark.parametrize(
     ("kind", "sender", "receiver"),
-    [(Joined, ROUTER, HOLDER), (Gates, ROUTER, REQUESTER), (AdmissionBit, HOLDER, ROUTER), (InputShare, HOLDER, ROUTER)],
+    [
+        (Joined, ROUTER, HOLDER),
+        (Gates, ROUTER, REQUESTER),
+        (AdmissionBit, HOLDER, ROUTER),
+        (InputShare, HOLDER, ROUTER),
+    ],
 )
 def test_frames_in_another_order_stop_every_party(kind: type[Message], sender: str, receiver: str) -> None:
     held: list[bytes] = []
@@ -718,7 +762,7 @@ def test_a_flood_of_messages_ahead_of_their_turn_is_refused() -> None:
 
 
 def test_one_party_that_stops_stops_all() -> None:
-    gallery, probe = scene()
+    gallery, _ = scene()
     for name in (REQUESTER, ROUTER, HOLDER):
         trio = Trio(gallery, threshold="0.7").offline()
         machine = next(machine for machine in trio.query.machines if machine.name == name)
@@ -727,7 +771,6 @@ def test_one_party_that_stops_stops_all() -> None:
         assert set(trio.states.values()) == {State.ABORTED}
         assert key_erased(trio.requester)
         assert key_erased(trio.router)
-        del probe
 
 
 def test_two_holders_one_fails_and_the_other_still_answers() -> None:

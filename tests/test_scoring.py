@@ -167,6 +167,18 @@ def test_wrong_shapes_dtypes_and_values_are_refused() -> None:
             scoring.score(gallery, probe, first, count)
 
 
+def test_memory_that_the_kernel_cannot_read_is_refused() -> None:
+    gallery = scoring.encode_gallery(np.zeros((5000, 8), np.int8), N4096)
+    with pytest.raises(CryptoError, match="shape"):
+        scoring.EncodedGallery(5000, 16, N4096, gallery.data)
+    with pytest.raises(CryptoError, match="contiguous"):
+        scoring.EncodedGallery(1, 8, N4096, np.asfortranarray(gallery.data)[:1])
+    with pytest.raises(CryptoError, match="9000 rows do not fill 2 blocks"):
+        scoring.EncodedGallery(9000, 8, N4096, gallery.data)
+    with pytest.raises(CryptoError, match="shape"):
+        scoring.ScoringProbe(8, N4096, np.zeros((2, 4096, 2, 16), np.uint32))
+
+
 def test_primes_that_would_overflow_the_sums_are_refused() -> None:
     low = Parameters("insecure_low_prime", 4096, (536903681, 1073692673))
     with pytest.raises(ParameterError, match="64-bit"):

@@ -80,7 +80,7 @@ def test_sealing_twice_gives_different_bytes() -> None:
 
 
 @given(st.integers(0, 8 * len(SEALED) - 1))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_a_flipped_bit_anywhere_is_refused(bit: int) -> None:
     if (
         bit == 8 * 1120 - 1
@@ -90,7 +90,8 @@ def test_a_flipped_bit_anywhere_is_refused(bit: int) -> None:
         open_sealed(KEY, flip(SEALED, bit), b"set-up", b"query 1")
 
 
-def test_the_ignored_bit_of_the_curve_point_is_refused_too() -> None:
+def test_the_bit_that_x25519_ignores_is_refused_too() -> None:
+    """RFC 7748, section 5 masks the top bit of a point; X-Wing hashes the point as it came."""
     with pytest.raises(SealingError):
         open_sealed(KEY, flip(SEALED, 8 * 1120 - 1), b"set-up", b"query 1")
 
@@ -137,7 +138,7 @@ def test_what_is_no_key_is_refused() -> None:
         with pytest.raises(SealingError):
             make()
     small_order = SealingPublicKey(KEY.public.data[:1184] + bytes(32))
-    with pytest.raises(SealingError, match="cannot be sealed|not a key"):
+    with pytest.raises(SealingError, match="not a key that can be sealed to"):
         seal(small_order, b"x", b"i")
     not_reduced = SealingPublicKey(b"\xff" * 1184 + KEY.public.data[1184:])  # FIPS 203, section 7.2: modulus check
     with pytest.raises(SealingError):

@@ -47,7 +47,7 @@ def test_a_signature_holds_for_its_message_and_context() -> None:
 
 
 @given(st.integers(0, 8 * SIGNATURE_BYTES - 1))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_a_flipped_bit_in_either_half_is_refused(bit: int) -> None:
     half = "Ed25519" if bit < 8 * ED25519_SIGNATURE_BYTES else "ML-DSA"
     with pytest.raises(SignatureError, match=half):
@@ -136,7 +136,7 @@ def test_what_is_no_key_is_refused() -> None:
         lambda: VerifyKey.from_pem(""),
         lambda: VerifyKey.from_pem(KEY.to_pem()),
         lambda: SigningKey.from_pem(pem),
-        lambda: VerifyKey.from_pem(pem.replace("A", "*", 1).replace("B", "*", 3)),
+        lambda: VerifyKey.from_pem(pem.replace("\n", "*\n", 2).replace("*", "", 1)),
         lambda: VerifyKey.from_pem("\n".join(pem.splitlines()[:-2] + pem.splitlines()[-1:])),
     ):
         with pytest.raises(SigningKeyError):

@@ -6,13 +6,12 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import CursorResult, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from nodes.store.database import is_postgresql
+from nodes.store.database import insert_into
 from nodes.store.errors import QueryReplayed, QuotaExceeded, StoreRefusal
 from nodes.store.subjects import Status, check_state, utc_seconds
-from nodes.store.tables import Base, ClaimRow, QuotaRow
+from nodes.store.tables import ClaimRow, QuotaRow
 
 MAX_STEP = 32
 
@@ -25,7 +24,7 @@ def take_quota(session: Session, peer_state: str, kind: Status, day: date, limit
     check_state(peer_state)
     if limit > 0:
         statement = (
-            _insert(session, QuotaRow)
+            insert_into(session, QuotaRow)
             .values(state=peer_state, kind=kind.value, day=day, used=1)
             .on_conflict_do_update(
                 index_elements=["state", "kind", "day"],
@@ -58,7 +57,7 @@ def claim_query(session: Session, query_id: bytes, digest: bytes, now: datetime,
     if not 0 < len(step) <= MAX_STEP:
         raise StoreRefusal(f"the name of a step has 1 to {MAX_STEP} characters, got {len(step)}")
     statement = (
-        _insert(session, ClaimRow)
+        insert_into(session, ClaimRow)
         .values(query_id=query_id, step=step, digest=digest, time=utc_seconds(now))
         .on_conflict_do_nothing(index_elements=["query_id", "step"])
         .returning(ClaimRow.step)
@@ -74,8 +73,3 @@ def purge_claims(session: Session, before: datetime) -> int:
         delete(ClaimRow).where(ClaimRow.time < utc_seconds(before))
     )
     return result.rowcount
-
-
-def _insert(session: Session, table: type[Base]) -> Any:
-    dialect = postgresql if is_postgresql(session.connection()) else sqlite
-    return dialect.insert(table)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 
 from nodes.store.errors import StoreLocked, StoreRefusal, StoreUnavailable, typed_errors
 
@@ -155,3 +156,8 @@ def _begin_sqlite(connection: Connection) -> None:
 def is_postgresql(engine: Engine | Connection) -> bool:
     """Whether the database is PostgreSQL (else SQLite)."""
     return engine.dialect.name == "postgresql"
+
+
+def insert_into(session: Session, table: type[DeclarativeBase]) -> Any:
+    """An INSERT that knows `on_conflict_do_update` and `on_conflict_do_nothing`, which both databases have."""
+    return (postgresql if is_postgresql(session.connection()) else sqlite).insert(table)

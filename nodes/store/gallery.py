@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Row, func, select, update
 from sqlalchemy.orm import Session
 
+from nodes.store.database import insert_into
 from nodes.store.errors import EmptyStore, StoreCorrupted
 from nodes.store.keys import KeyRing
 from nodes.store.subjects import Category, Snapshot
@@ -16,6 +17,13 @@ from nodes.store.tables import ModelRow, StoreRow, SubjectRow
 from pets.errors import ModelMismatch
 
 READ_ROWS = 4096
+
+
+def owner(session: Session, state: str) -> str:
+    """The state a store belongs to: a new one to `state`. Others that open it wait until the transaction ends."""
+    new = insert_into(session, StoreRow).values(id=1, state=state, generation=0)
+    session.execute(new.on_conflict_do_nothing(index_elements=["id"]))
+    return session.execute(select(StoreRow.state).where(StoreRow.id == 1).with_for_update()).scalar_one()
 
 
 def change(session: Session) -> int:

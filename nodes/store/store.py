@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nodes.store import answers, backup, enrolment, gallery, records, rekey
 from nodes.store.database import BUSY_SECONDS, Database
-from nodes.store.errors import StoreRefusal, UnknownReference
+from nodes.store.errors import EnrolmentConflict, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
 from nodes.store.subjects import (
@@ -31,7 +31,6 @@ from nodes.store.subjects import (
     check_templates,
     utc_day,
 )
-from nodes.store.tables import StoreRow
 
 BATCH_ROWS = 32768  # 22 MB a transaction at d = 512
 
@@ -142,7 +141,7 @@ class GalleryStore:
                     # again, under the lock: another process may be enrolling the same source
                     now_done = enrolment.rows_done(session, self._keys, source, particulars, len(templates))
                     if now_done != done:
-                        raise StoreRefusal("another process is enrolling the same source")
+                        raise EnrolmentConflict("the same source is being enrolled by another process")
                     enrolment.set_rows_done(session, self._keys, source, done + len(part))
                 added = enrolment.enrol(session, self._keys, self.state, part, particulars)
             references += added
@@ -159,7 +158,10 @@ class GalleryStore:
             return records.subject(session, reference)
 
     def photo(self, reference: str) -> bytes | None:
-        """The photo, for release after approval (Article 24(2)); None without one. Raises `UnknownReference`."""
+        """The photo, for release after approval (Article 24(2)); None without one. Raises `UnknownReference`.
+
+        Given until `expire` has deleted a subject, so that an answer begun before midnight can be completed.
+        """
         with self._database.reading() as session:
             return records.photo(session, self._keys, reference)
 
@@ -200,7 +202,7 @@ class GalleryStore:
         return receipts
 
     def expire(self, now: datetime) -> list[DeletionReceipt]:
-        """Delete the subjects whose retention date is past. Until then no snapshot holds them either."""
+        """Delete the subjects whose retention date is past; call it daily. No snapshot holds them in the meantime."""
         with self._database.writing() as session:
             receipts = records.expire(session, now, gallery.change(session))
         self._database.wipe_log()
@@ -263,6 +265,17 @@ class GalleryStore:
         with self._database.writing() as session:
             answers.claim_query(session, query_id, digest, now, step)
 
+    def admit_query(
+        self, query_id: bytes, digest: bytes, peer_state: str, kind: Status, limit: int, now: datetime
+    ) -> int:
+        """`claim_query` and `take_quota` for the UTC day of `now`, both or neither; gives the quota used.
+
+        So a replay uses up nobody's quota. Raises `QueryReplayed`, `QuotaExceeded`.
+        """
+        with self._database.writing() as session:
+            answers.claim_query(session, query_id, digest, now, "query")
+            return answers.take_quota(session, peer_state, kind, utc_day(now), limit)
+
     def purge_claims(self, before: datetime) -> int:
         """Delete claims older than `before`, which must be past the expiry of every warrant they stand for."""
         with self._database.writing() as session:
@@ -301,11 +314,9 @@ class GalleryStore:
 
     def _attach(self, key: StorageKey, retired: Sequence[StorageKey]) -> KeyRing:
         with self._database.writing() as session:
-            row = session.get(StoreRow, 1)
-            if row is None:
-                session.add(StoreRow(id=1, state=self.state, generation=0))
-            elif row.state != self.state:
-                raise StoreRefusal(f"this store belongs to {row.state}, not to {self.state}")
+            owner = gallery.owner(session, self.state)
+            if owner != self.state:
+                raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
             return open_keys(session, key, retired)
 
     def _rows_done(self, source: bytes | None, particulars: Particulars, rows: int) -> int:

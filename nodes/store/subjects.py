@@ -129,9 +129,13 @@ def check_categories(categories: Iterable[Category], national_law: Mapping[Categ
     """The allow-list of a node (Article 19(1), Article 29).
 
     `national_law` cites, for each of victims, missing persons and remains, the national law that permits it. Raises
-    `CategoryNotAllowed` for one of them without a citation.
+    `CategoryNotAllowed` for one of them without a citation, or a name that is no category.
     """
-    allowed = frozenset(Category(category) for category in categories)
+    try:
+        allowed = frozenset(Category(category) for category in categories)
+    except ValueError as error:
+        names = ", ".join(category.value for category in Category)
+        raise CategoryNotAllowed(f"{error}; known categories: {names}") from None
     for category in sorted(allowed & NATIONAL_LAW_CATEGORIES):
         if len(national_law.get(category, "").strip()) < MIN_CITATION:
             raise CategoryNotAllowed(

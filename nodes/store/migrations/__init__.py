@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from alembic import command
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from nodes.store.database import Database, is_postgresql
 from nodes.store.errors import StoreVersionError, typed_errors
 
+_TURN = threading.Lock()  # Alembic keeps its context in module variables
 LOCK = 0x6C696E65757000  # PostgreSQL's advisory lock while a node migrates
 
 
@@ -31,7 +33,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
     _check_known(current, scripts)
     if current == scripts.get_current_head():
         return
-    with database.alone() as connection:
+    with _TURN, database.alone() as connection:
         if is_postgresql(connection):
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         _check_known(MigrationContext.configure(connection).get_current_revision(), scripts)

@@ -1,0 +1,200 @@
+"""Drives one party of one query: frames in and out of end-to-end channels, scoring, silence, the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from nodes.outbox import Outbox, PeerRefused, PeerUnreachable, Transport
+from nodes.scorer import Scorer
+from pets.errors import LineupError
+from pets.sealing import SealingKey, SealingPublicKey
+from protocol.channel import ReceivingChannel, SendingChannel
+from protocol.errors import MissingMessage, ProtocolError
+from protocol.machine import Machine, Notary, Score, Session
+
+LINGER_SECONDS = 5.0  # how long a query that is over keeps trying to hand over its last frames
+INBOUND_LIMIT = 512  # units of one query that may wait to be worked on
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a node brings to a query. `sealing_keys`: the peers' public keys."""
+
+    notary: Notary
+    sealing_key: SealingKey
+    sealing_keys: Mapping[str, SealingPublicKey]
+
+
+class Silence(ProtocolError):
+    """A peer said nothing for as long as this node waits."""
+
+
+class QueryDriver:
+    """Runs `machine` until all its sessions are over. `changed` is called after every step, `ended` once at the end.
+
+    `patience`: seconds of silence after which the query is given up. All machine code runs in worker threads, one step
+    at a time; `compute` bounds how many queries of the node compute at once.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        credentials: Credentials,
+        transport: Transport,
+        scorer: Scorer,
+        compute: asyncio.Semaphore,
+        patience: float,
+        ended: Callable[[QueryDriver], None],
+    ) -> None:
+        self.machine = machine
+        self.failed_peers: dict[str, LineupError] = {}
+        self.changed = asyncio.Event()
+        self._credentials = credentials
+        self._transport = transport
+        self._scorer = scorer
+        self._compute = compute
+        self._patience = patience
+        self._ended = ended
+        self._sending: dict[str, SendingChannel] = {}
+        self._receiving: dict[str, ReceivingChannel] = {}
+        self._accepted: dict[str, int] = defaultdict(int)
+        self._outboxes: dict[str, Outbox] = {}
+        self._inbound: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._scoring: set[asyncio.Task[None]] = set()
+        self._task = asyncio.create_task(self._run())
+
+    def accept(self, peer: str, offset: int, units: list[bytes]) -> None:
+        """Take units from a peer; those that were taken before are passed over.
+
+        Raises `MissingMessage` for a gap, `PeerRefused` (capacity) when too much waits already.
+        """
+        expected = self._accepted[peer]
+        if offset > expected:
+            raise MissingMessage(f"unit {offset} of {peer} came before {expected}")
+        fresh = units[expected - offset :]
+        if self._inbound.qsize() + len(fresh) > INBOUND_LIMIT:
+            raise PeerRefused(self.machine.name, "capacity")
+        self._accepted[peer] += len(fresh)
+        for unit in fresh:
+            self.call(partial(self._take, peer, unit))
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Have something done to the machine, in its turn."""
+        self._inbound.put_nowait(action)
+
+    @property
+    def over(self) -> bool:
+        """All sessions are over."""
+        return all(session.state.over for session in self.machine.sessions.values())
+
+    async def close(self) -> None:
+        """Stop at once."""
+        self._task.cancel()
+        for task in self._scoring:
+            task.cancel()
+        for outbox in self._outboxes.values():
+            outbox.close()
+
+    async def _run(self) -> None:
+        try:
+            await self._step(self.machine.start)
+            while not self.over:
+                try:
+                    action = await asyncio.wait_for(self._inbound.get(), self._patience)
+                except asyncio.TimeoutError:
+                    if self._scoring:
+                        continue
+                    action = self._give_up
+                await self._step(action)
+        finally:
+            self._ended(self)
+            self.changed.set()
+        for outbox in self._outboxes.values():
+            await outbox.flush(LINGER_SECONDS)
+            outbox.close()
+
+    async def _step(self, action: Callable[[], None]) -> None:
+        async with self._compute:
+            sealed = await asyncio.to_thread(self._act, action)
+        for peer, units in sealed.items():
+            if peer not in self._outboxes:
+                self._outboxes[peer] = Outbox(
+                    self._transport, peer, self.machine.query, self._patience, self._peer_failed
+                )
+            self._outboxes[peer].put(units)
+        for session, want in self.machine.scores_wanted():
+            if not any(task.get_name() == session.name for task in self._scoring):
+                task = asyncio.create_task(self._score(session, want), name=session.name)
+                self._scoring.add(task)
+                task.add_done_callback(self._scoring.discard)
+        self.changed.set()
+
+    def _act(self, action: Callable[[], None]) -> dict[str, list[bytes]]:
+        """Run one action in this thread and seal what it made the machine say."""
+        # On an error the machine has stopped the session, kept the error and told its peers: a node reports that.
+        with suppress(LineupError):
+            action()
+        sealed: dict[str, list[bytes]] = defaultdict(list)
+        while self.machine.outgoing:
+            peer, frame = self.machine.outgoing.popleft()
+            if peer not in self._sending:
+                credentials = self._credentials
+                channel = SendingChannel(
+                    self.machine.query, self.machine.name, peer, credentials.sealing_keys[peer], credentials.notary
+                )
+                self._sending[peer] = channel
+                sealed[peer].append(channel.hello)
+            sealed[peer].append(self._sending[peer].seal(frame))
+        return sealed
+
+    def _take(self, peer: str, unit: bytes) -> None:
+        try:
+            channel = self._receiving.get(peer)
+            if channel is None:
+                self._receiving[peer] = ReceivingChannel(
+                    self.machine.query,
+                    peer,
+                    self.machine.name,
+                    unit,
+                    self._credentials.sealing_key,
+                    self._credentials.notary,
+                )
+                return
+            frame = channel.open(unit)
+        except LineupError as error:
+            self._abort_with(peer, error)
+            raise
+        self.machine.handle(frame, peer)
+
+    async def _score(self, session: Session, want: Score) -> None:
+        try:
+            scored = await self._scorer.score(want)
+        except LineupError as error:
+            self.call(partial(self.machine.abort, session, error))
+        else:
+            self.call(partial(self.machine.supply, session, scored))
+
+    def _peer_failed(self, peer: str, error: LineupError) -> None:
+        self.failed_peers.setdefault(peer, error)
+        self.call(partial(self._abort_with, peer, error))
+
+    def _abort_with(self, peer: str, error: LineupError) -> None:
+        for session in list(self.machine.sessions.values()):
+            if peer in session.peers:
+                self.machine.abort(session, error)
+
+    def _give_up(self) -> None:
+        """Nothing came for too long: name the peer each session waits for, and stop."""
+        for session in list(self.machine.sessions.values()):
+            if not session.state.over:
+                waiting = session.waiting
+                sender = getattr(waiting, "sender", None)
+                error = Silence(f"{sender or 'nobody'} said nothing for {self._patience:g} s")
+                if sender is not None:
+                    self.failed_peers.setdefault(sender, PeerUnreachable(str(error)))
+                self.machine.abort(session, error)

@@ -1,0 +1,89 @@
+"""Units over HTTPS: the client's side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import httpx
+
+from nodes.identity import Peer
+from nodes.outbox import PeerRefused, PeerUnreachable
+from nodes.tls import TlsFiles, client_context, server_name
+from nodes.transfer import pack_units
+from protocol.messages import ABORT_CODES
+
+USER_AGENT = "blind-lineup"
+
+
+class HttpTransport:
+    """Implements `nodes.outbox.Transport` with one connection pool. `delay_seconds`: added each way, for measurements.
+
+    `transports`: by peer, replace the network in tests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        peers: Mapping[str, Peer],
+        tls: TlsFiles | None,
+        connect_seconds: float = 10,
+        read_seconds: float = 30,
+        delay_seconds: float = 0,
+        transports: Mapping[str, httpx.AsyncBaseTransport] | None = None,
+    ) -> None:
+        self._name = name
+        self._peers = peers
+        self._delay = delay_seconds
+        timeout = httpx.Timeout(read_seconds, connect=connect_seconds)
+        limits = httpx.Limits(max_connections=512, max_keepalive_connections=64)
+        self._tls = tls
+        context = client_context(tls) if tls is not None else False
+        self._clients = {
+            peer: httpx.AsyncClient(
+                verify=context,
+                timeout=timeout,
+                limits=limits,
+                trust_env=False,
+                transport=None if transports is None else transports[peer],
+                headers={"user-agent": USER_AGENT, "x-lineup-sender": name},
+            )
+            for peer in peers
+            if peer != name
+        }
+
+    async def deliver(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
+        """POST units to a peer."""
+        url = f"{self._peers[peer].address}/v1/queries/{query.hex()}/units?offset={offset}"
+        if self._delay:
+            await asyncio.sleep(self._delay)
+        try:
+            response = await self._clients[peer].post(
+                url,
+                content=pack_units(units),
+                headers={"content-type": "application/octet-stream"},
+                extensions={"sni_hostname": server_name(peer)},
+            )
+        except httpx.TransportError as error:
+            raise PeerUnreachable(f"{peer} cannot be reached: {type(error).__name__}") from error
+        if self._delay:
+            await asyncio.sleep(self._delay)
+        if response.status_code == 202:
+            return
+        if response.status_code >= 500:
+            raise PeerUnreachable(f"{peer} answered {response.status_code}")
+        raise PeerRefused(peer, _code(response))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            await client.aclose()
+
+
+def _code(response: httpx.Response) -> str:
+    """The closed code in a refusal; anything else counts as `peer`."""
+    try:
+        code = response.json().get("code")
+    except (ValueError, AttributeError):
+        code = None
+    return code if code in ABORT_CODES else "peer"

@@ -1,0 +1,64 @@
+"""Counts for Prometheus. Nothing here names a person, a reference, a score, a request or a query."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One registry a node, so that several nodes can live in one process."""
+
+    def __init__(self, name: str, role: str) -> None:
+        self._registry = CollectorRegistry()
+        labels = {"node": name, "role": role}
+        names = tuple(labels)
+        self._running = Gauge("lineup_queries_running", "Queries under way.", names, registry=self._registry).labels(
+            **labels
+        )
+        self._sessions = Counter(
+            "lineup_sessions", "Sessions with one holder that ended.", (*names, "state"), registry=self._registry
+        )
+        self._refusals = Counter(
+            "lineup_refusals", "Queries refused before any work.", (*names, "code"), registry=self._registry
+        )
+        self._received = Counter(
+            "lineup_received_bytes", "Bytes taken from peers.", names, registry=self._registry
+        ).labels(**labels)
+        self._seconds = Histogram(
+            "lineup_search_seconds",
+            "Online time of a search at the requester.",
+            names,
+            registry=self._registry,
+            buckets=(0.25, 0.5, 1, 2, 4, 8, 16, 32, 64),
+        ).labels(**labels)
+        self._labels = labels
+
+    def started(self) -> None:
+        """A query began."""
+        self._running.inc()
+
+    def finished(self) -> None:
+        """A query is over."""
+        self._running.dec()
+
+    def ended(self, state: str) -> None:
+        """A session ended in a state."""
+        self._sessions.labels(**self._labels, state=state).inc()
+
+    def refused(self, code: str) -> None:
+        """A query was refused."""
+        self._refusals.labels(**self._labels, code=code).inc()
+
+    def received(self, size: int) -> None:
+        """Bytes came from a peer."""
+        self._received.inc(size)
+
+    def searched(self, seconds: float) -> None:
+        """A search took so long online."""
+        self._seconds.observe(seconds)
+
+    def render(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)

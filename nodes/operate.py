@@ -1,0 +1,174 @@
+"""What the operator of a node does from the command line: set up, serve, enrol, forget, ask, look."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+from rich.console import Console
+
+from nodes.config import NodeConfig, Role, load_config
+from nodes.embed import list_photos
+from nodes.progress import progress_bar
+from nodes.search import SearchReport, SearchRequest
+from nodes.serve import open_store
+from nodes.store import Category, DuplicatePhoto, GalleryStore, Status
+from nodes.tls import client_context, server_name
+from pets.errors import InputError, LineupError, PhotoError
+from pets.faces import FaceModel, Provider
+from pets.templates import load_templates, quantise, quantise_rows, read_identity
+from protocol.terms import SYNTHETIC_MODEL
+
+RETENTION_DAYS = 3 * 365
+SEARCH_SECONDS = 3600.0
+
+
+class NodeNotRunning(LineupError):
+    """The node's service does not answer at its address."""
+
+
+class Enrolled(msgspec.Struct, frozen=True):
+    """What `lineup enroll` did. `references`: of the subjects added now."""
+
+    added: int
+    already_enrolled: int
+    failed: dict[str, str]
+    references: tuple[str, ...]
+
+
+@contextmanager
+def holder_store(folder: Path) -> Iterator[GalleryStore]:
+    """The gallery of a holder's folder. Raises `InputError` for another role."""
+    config = load_config(folder)
+    if config.role is not Role.HOLDER:
+        raise InputError(f"{config.name} is a {config.role.value}; only holders have a gallery")
+    with open_store(config) as store:
+        yield store
+
+
+def enroll(
+    folder: Path,
+    sources: Sequence[Path],
+    *,
+    category: Category,
+    status: Status,
+    retain_until: date | None,
+    models: Path | None,
+    provider: Provider,
+    largest: bool,
+    console: Console,
+) -> Enrolled:
+    """Add photos (files, folders) or one .npy file of unit templates. What is enrolled already is passed over.
+
+    So an interrupted enrolment is continued by giving the same command again. Raises `InputError`, `StoreError`.
+    """
+    until = retain_until or (datetime.now(timezone.utc) + timedelta(days=RETENTION_DAYS)).date()
+    with holder_store(folder) as store:
+        if [source.suffix for source in sources] == [".npy"]:
+            return _enroll_templates(store, sources[0], category, status, until, console)
+        model = FaceModel.load(models, provider)
+        return _enroll_photos(store, sources, category, status, until, model, largest, console)
+
+
+def _enroll_templates(
+    store: GalleryStore, path: Path, category: Category, status: Status, until: date, console: Console
+) -> Enrolled:
+    unit = load_templates(path, what="templates")
+    identity = read_identity(path)
+    templates = np.atleast_2d(quantise_rows(unit, name=str(path)))
+    with progress_bar(console, "enrolling", len(templates)) as progress:
+        result = store.enrol_many(
+            templates,
+            category=category,
+            status=status,
+            retain_until=until,
+            model=identity.digest() if identity is not None else SYNTHETIC_MODEL,
+            source=hashlib.sha256(np.ascontiguousarray(templates).data).digest(),
+            progress=progress,
+        )
+    return Enrolled(len(result.references), result.skipped, {}, result.references)
+
+
+def _enroll_photos(
+    store: GalleryStore,
+    sources: Sequence[Path],
+    category: Category,
+    status: Status,
+    until: date,
+    model: FaceModel,
+    largest: bool,
+    console: Console,
+) -> Enrolled:
+    paths = list_photos(sources)
+    failed: dict[str, str] = {}
+    references: list[str] = []
+    known = 0
+    with progress_bar(console, "enrolling", len(paths)) as progress:
+        for done, path in enumerate(paths, start=1):
+            try:
+                content = path.read_bytes()
+                if store.find_photo(content) is not None:
+                    known += 1
+                else:
+                    template = quantise(model.embed(path, largest=largest).template, name=str(path))
+                    digest = model.identity.digest()
+                    references.append(
+                        store.enrol(
+                            content, template, category=category, status=status, retain_until=until, model=digest
+                        )
+                    )
+            except DuplicatePhoto:
+                known += 1
+            except (PhotoError, OSError) as error:
+                failed[str(path)] = str(error)
+            progress(done)
+    return Enrolled(len(references), known, failed, tuple(references))
+
+
+def probe_template(photo: Path, models: Path | None, provider: Provider, largest: bool) -> tuple[bytes, bytes]:
+    """A photo, or a .npy file with one unit template, as (int8 template bytes, model digest)."""
+    if photo.suffix == ".npy":
+        unit = load_templates(photo, what="probe")
+        if unit.ndim == 2 and len(unit) != 1:
+            raise InputError(f"{photo} holds {len(unit)} templates; a query has one probe")
+        identity = read_identity(photo)
+        return quantise(unit.reshape(-1)).tobytes(), identity.digest() if identity is not None else SYNTHETIC_MODEL
+    model = FaceModel.load(models, provider)
+    return quantise(model.embed(photo, largest=largest).template).tobytes(), model.identity.digest()
+
+
+def search(folder: Path, request: SearchRequest) -> SearchReport:
+    """Have the running requester node search. Raises `NodeNotRunning`, `InputError` with the node's reason."""
+    response = _call(load_config(folder), "POST", "/operator/v1/search", msgspec.json.encode(request))
+    return msgspec.json.decode(response.content, type=SearchReport)
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """What the running node says of itself. Raises `NodeNotRunning`."""
+    report: dict[str, Any] = _call(load_config(folder), "GET", "/operator/v1/status").json()
+    return report
+
+
+def _call(config: NodeConfig, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+    timeout = httpx.Timeout(SEARCH_SECONDS, connect=config.limits.connect_timeout_seconds)
+    with httpx.Client(verify=client_context(config.operator_tls), timeout=timeout, trust_env=False) as client:
+        try:
+            response = client.request(
+                method, config.address + path, content=content, extensions={"sni_hostname": server_name(config.name)}
+            )
+        except httpx.TransportError as error:
+            raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}") from error
+    if response.status_code != 200:
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        raise InputError(body.get("message") or f"{config.name} refused: {body.get('code', response.status_code)}")
+    return response

@@ -1,0 +1,178 @@
+"""Running a node: uvicorn with mutual TLS, structured logs, graceful shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from nodes.asking import AskingNode
+from nodes.config import NodeConfig, Role
+from nodes.http import HttpTransport
+from nodes.identity import load_identity, load_peers
+from nodes.node import Node
+from nodes.service import make_app
+from nodes.store import GalleryStore, StorageKey
+from nodes.tls import CertificateError, peer_name, reload_revocations, server_context
+
+HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
+CLOSE_SECONDS = 0.5
+REVOCATION_SECONDS = 60.0  # how often revocation lists are read again
+
+
+class PeerProtocol(H11Protocol):
+    """Tells the application whom the certificate names, and cuts connections whose request head trickles."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A connection stands: its certificate was verified by the handshake."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("ssl_object")
+        try:
+            peer = peer_name(connection.getpeercert() if connection is not None else None)
+        except CertificateError:
+            transport.close()
+            return
+        inner = self.app
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            self._stop_timer()
+            scope["lineup_peer"] = peer
+            await inner(scope, receive, send)
+
+        self.app = app
+        self._head_timer = self.loop.call_later(HEADER_SECONDS, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close when idle, without waiting long for a peer that does not answer the closing of TLS."""
+        idle = self.cycle is None or self.cycle.response_complete
+        super().shutdown()
+        if idle:
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the closed list of fields below."""
+
+    FIELDS = ("node", "query", "session", "state", "error", "code", "peer", "seconds")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line. Exception texts are left out: they may quote input; their type stays."""
+        entry: dict[str, object] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= {name: record.__dict__[name] for name in self.FIELDS if record.__dict__.get(name) is not None}
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["error"] = record.exc_info[0].__name__
+        return json.dumps(entry)
+
+
+def open_store(config: NodeConfig) -> GalleryStore:
+    """The node's database. The router's holds no subjects, only claims and quotas."""
+    storage = config.storage
+    if storage.key_file is not None:
+        key = StorageKey.from_file(storage.key_file)
+    else:
+        key = StorageKey.from_environment(storage.key_env or "")
+    return GalleryStore(
+        storage.database_url,
+        key,
+        state=config.state or "EU",
+        categories=config.policy.categories,
+        national_law=config.policy.national_law.citations,
+    )
+
+
+def build_node(folder: Path, delay_seconds: float = 0) -> tuple[Node, HttpTransport]:
+    """A node from its folder, with its transport. Raises `InputError`, `StoreError`."""
+    identity = load_identity(folder)
+    config = identity.config
+    peers = load_peers(config)
+    limits = config.limits
+    transport = HttpTransport(
+        config.name, peers, config.tls, limits.connect_timeout_seconds, limits.read_timeout_seconds, delay_seconds
+    )
+    kind = AskingNode if config.role is Role.REQUESTER else Node
+    return kind(identity, peers, open_store(config), transport), transport
+
+
+def serve(folder: Path, delay_seconds: float = 0) -> None:
+    """Serve until interrupted; then let running queries end. Raises `InputError`, `StoreError`."""
+    asyncio.run(_serve(folder, delay_seconds))
+
+
+async def _serve(folder: Path, delay_seconds: float) -> None:
+    _set_up_logging()
+    node, transport = build_node(folder, delay_seconds)
+    config = node.config
+    context = server_context(config.tls)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(node),
+            host=config.listen.host,
+            port=config.listen.port,
+            http=PeerProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            h11_max_incomplete_event_size=16384,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=config.limits.shutdown_timeout_seconds,
+            ssl_certfile=str(config.tls.certificate),
+            ssl_keyfile=str(config.tls.key),
+        )
+    )
+    server.config.load()
+    server.config.ssl = context
+    log = logging.getLogger("lineup.serve")
+    started = time.perf_counter()
+    await asyncio.to_thread(node.warm)
+    log.info("ready", extra={"node": config.name, "seconds": round(time.perf_counter() - started, 3)})
+    reloading = asyncio.create_task(_reload(context, config))
+    try:
+        await server.serve()
+    finally:
+        reloading.cancel()
+        await node.close(config.limits.shutdown_timeout_seconds)
+        await transport.close()
+
+
+async def _reload(context: ssl.SSLContext, config: NodeConfig) -> None:
+    while True:
+        await asyncio.sleep(REVOCATION_SECONDS)
+        try:
+            reload_revocations(context, config.tls)
+        except CertificateError:
+            logging.getLogger("lineup.serve").error("revocation list cannot be read", extra={"node": config.name})
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("lineup").setLevel(logging.INFO)

@@ -1,0 +1,156 @@
+"""A node over HTTP, as an ASGI application. Who is on the other side comes from the TLS certificate (`nodes.serve`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from nodes.asking import AskingNode
+from nodes.config import operator_name
+from nodes.metrics import CONTENT_TYPE
+from nodes.node import Node
+from nodes.outbox import PeerRefused
+from nodes.search import SearchRequest
+from nodes.transfer import BODY_LIMIT, unpack_units
+from pets.errors import CryptoError, InputError, LineupError
+from protocol.errors import BadFrame, FrameTooLarge, OutOfTurn, QueryRefused
+
+log = logging.getLogger("lineup.service")
+
+OPERATOR_BODY_LIMIT = 65536
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class BodyTooLarge(InputError):
+    """A request body beyond its limit."""
+
+
+class BodyTooSlow(InputError):
+    """A request body that trickles."""
+
+
+def make_app(node: Node) -> Starlette:
+    """The application of a node. Every route but health and metrics asks who is calling."""
+
+    async def units(request: Request) -> Response:
+        peer = _peer(request)
+        if peer is None or peer not in node.peers:
+            return _refusal(403, "state")
+        query, offset = request.path_params["query"], request.query_params.get("offset", "")
+        if len(query) != 32 or not _is_hex(query) or not offset.isdecimal() or len(offset) > 9:
+            return _refusal(400, "bad-frame")
+        body = await _read(request, BODY_LIMIT, node.config.limits.read_timeout_seconds)
+        node.metrics.received(len(body))
+        await node.accept(peer, bytes.fromhex(query), int(offset), unpack_units(body))
+        return Response(status_code=202)
+
+    async def search(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
+            return _refusal(403, "state")
+        body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
+        report = await node.search(msgspec.json.decode(body, type=SearchRequest))
+        return Response(msgspec.json.encode(report), media_type="application/json")
+
+    async def status(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name):
+            return _refusal(403, "state")
+        return JSONResponse(
+            {
+                "name": node.name,
+                "role": node.config.role.value,
+                "address": node.config.address,
+                "queries_running": len(node.drivers),
+                "subjects": await asyncio.to_thread(node.store.count),
+                "draining": node.draining,
+                "peers": sorted(node.peers),
+            }
+        )
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "draining" if node.draining else "ok"}, 503 if node.draining else 200)
+
+    async def metrics(_: Request) -> Response:
+        return Response(node.metrics.render(), media_type=CONTENT_TYPE)
+
+    def guarded(handler: Handler) -> Handler:
+        async def run(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except LineupError as error:
+                return _answer_error(node, error)
+            except msgspec.MsgspecError as error:
+                return JSONResponse({"code": "bad-frame", "message": str(error)}, 400)
+            except ClientDisconnect:
+                return _refusal(400, "bad-frame")
+
+        return run
+
+    return Starlette(
+        routes=[
+            Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
+            Route("/operator/v1/search", guarded(search), methods=["POST"]),
+            Route("/operator/v1/status", guarded(status), methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+        ]
+    )
+
+
+def _peer(request: Request) -> str | None:
+    name = request.scope.get("lineup_peer")
+    return name if isinstance(name, str) else None
+
+
+async def _read(request: Request, limit: int, seconds: float) -> bytes:
+    """The body, at most `limit` bytes within `seconds`. Raises `BodyTooLarge`, `BodyTooSlow`."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > limit:
+        raise BodyTooLarge(f"a body of {declared[:20]} bytes, the limit is {limit}")
+    body = bytearray()
+
+    async def read() -> None:
+        async for part in request.stream():
+            body.extend(part)
+            if len(body) > limit:
+                raise BodyTooLarge(f"a body of more than {limit} bytes")
+
+    try:
+        await asyncio.wait_for(read(), seconds)
+    except asyncio.TimeoutError:
+        raise BodyTooSlow(f"a body that took more than {seconds:g} s") from None
+    return bytes(body)
+
+
+def _answer_error(node: Node, error: LineupError) -> Response:
+    """A refusal with a closed code; the text of an error goes only to the node's own operator."""
+    if isinstance(error, (QueryRefused, PeerRefused)):
+        node.metrics.refused(error.code)
+        log.info("refused", extra={"code": error.code})
+        return _refusal(409, error.code)
+    if isinstance(error, (BodyTooLarge, FrameTooLarge)):
+        return _refusal(413, "bad-frame")
+    if isinstance(error, BodyTooSlow):
+        return _refusal(408, "timeout")
+    if isinstance(error, OutOfTurn):
+        return _refusal(409, "out-of-turn")
+    if isinstance(error, (BadFrame, CryptoError)):
+        return _refusal(400, "bad-frame" if isinstance(error, BadFrame) else "crypto")
+    if isinstance(error, InputError):
+        return JSONResponse({"code": "parameters", "message": str(error)}, 422)
+    log.error("internal error", extra={"error": type(error).__name__})
+    return _refusal(500, "internal")
+
+
+def _refusal(status: int, code: str) -> JSONResponse:
+    return JSONResponse({"code": code}, status)
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdef" for character in text)
