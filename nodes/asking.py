@@ -65,6 +65,7 @@ class AskingNode(Node):
                 remaining = [name for name in remaining if name not in failed]
                 continue
             started = time.perf_counter()
+            self.keeper.keep_probe(machine, request.template, justification)
             driver.call(partial(machine.submit, np.frombuffer(request.template, np.int8)))
             await _until(driver, lambda d=driver: d.over)
             online += time.perf_counter() - started

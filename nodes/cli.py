@@ -37,6 +37,13 @@ class EngineName(str, Enum):
     plain = "plain"
 
 
+class KeysName(str, Enum):
+    """Where key shares and encryptions of zero come from."""
+
+    native = "native"
+    openfhe = "openfhe"
+
+
 Threads = Annotated[
     int | None,
     typer.Option(help="Threads, 1 to 256. Default: the processors this process may use.", show_default=False),
@@ -69,6 +76,10 @@ def match(
     params: Annotated[
         str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
     ] = N4096.preset,
+    keys: Annotated[
+        KeysName,
+        typer.Option(help="Who samples keys. openfhe cannot be seeded: no audit by recomputation is possible then."),
+    ] = KeysName.native,
     threads: Threads = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the result and its cost to this file.")
@@ -87,6 +98,7 @@ def match(
             engine.value,
             preset(params),
             default_threads() if threads is None else threads,
+            keys.value,
             json_file,
         )
     except ParameterError as error:

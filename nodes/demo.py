@@ -117,7 +117,7 @@ def _serving(root: Path, output: Console) -> Iterator[None]:
     try:
         for name in COUNTRIES:
             with (root / f"{name}.log").open("wb") as log:
-                processes[name] = subprocess.Popen(
+                processes[name] = subprocess.Popen(  # noqa: S603, our own command line
                     [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(root / name)], stderr=log
                 )
         for name, process in processes.items():

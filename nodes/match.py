@@ -19,6 +19,7 @@ from rich.table import Table
 
 from nodes.progress import progress_bar
 from pets.errors import InputError, ParameterError
+from pets.key_source import key_source
 from pets.params import Parameters, scale
 from pets.templates import check_same_model, load_templates, quantise_rows, read_identity
 from pets.threads import check_threads
@@ -28,7 +29,6 @@ from protocol.terms import SYNTHETIC_MODEL, Terms
 
 PHASES = ("enroll", "offline", "admit", "score", "share", "compare", "open", "confirm", "online")
 ROLES = (("requester", REQUESTER), ("holder", HOLDER), ("router", ROUTER))
-KEY_SOURCE = "native"
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class MatchOptions:
     engine: str
     params: Parameters
     threads: int
+    keys: str
     json_file: Path | None
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
+        key_source(self.keys)
         # Thresholds, cap and ladder do not depend on the dimension: check them before any file is read.
         Terms(self.threshold, 128, self.params, self.cap, self.ladder)
         if self.json_file is not None:
@@ -79,7 +81,7 @@ def run_match(options: MatchOptions, console: Console, errors: Console) -> int:
     gallery = _enrol(gallery_file, options, model, errors)
     probes = quantise_rows(probe_file, name="probe")
     enrolled = time.perf_counter() - started
-    engine = PlainEngine() if options.engine == "plain" else EncryptedEngine(options.threads)
+    engine = PlainEngine() if options.engine == "plain" else EncryptedEngine(options.threads, key_source(options.keys))
     with progress_bar(errors, "searching", len(probes)) as progress:
         outcomes = engine.search(gallery, probes, terms, progress)
     engine.cost.seconds["enroll"] = enrolled
@@ -127,7 +129,7 @@ def _report(options: MatchOptions, terms: Terms, rows: int, outcomes: Sequence[O
             "t": params.t if encrypted else None,
             "scale": scale(terms.dim),
             "dim": terms.dim,
-            "key_source": KEY_SOURCE if encrypted else None,
+            "key_source": options.keys if encrypted else None,
         },
         "rows": rows,
         "probes": [

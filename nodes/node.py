@@ -15,6 +15,7 @@ import numpy as np
 from nodes.config import Role
 from nodes.driver import Credentials, QueryDriver
 from nodes.identity import NodeIdentity, Peer
+from nodes.keeper import Keeper
 from nodes.metrics import Metrics
 from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
@@ -54,11 +55,17 @@ class _Early:
 class Node:
     """Holder or router in the queries of others; `nodes.asking.AskingNode` adds the requester's part.
 
-    `peers`: by name. `store`: gallery, quotas and the claims on queries answered; the router has one without subjects.
+    `peers`: by name. `keeper`: logs and evidence. `store`: gallery, quotas and the claims on queries answered; the
+    router has one without subjects.
     """
 
     def __init__(
-        self, identity: NodeIdentity, peers: Mapping[str, Peer], store: GalleryStore, transport: Transport
+        self,
+        identity: NodeIdentity,
+        peers: Mapping[str, Peer],
+        store: GalleryStore,
+        transport: Transport,
+        keeper: Keeper,
     ) -> None:
         config = identity.config
         self.identity = identity
@@ -66,6 +73,7 @@ class Node:
         self.name = config.name
         self.peers = peers
         self.store = store
+        self.keeper = keeper
         self.metrics = Metrics(config.name, config.role.value)
         self.threads = config.limits.threads or default_threads()
         self.drivers: dict[bytes, QueryDriver] = {}
@@ -122,6 +130,7 @@ class Node:
     def drive(self, machine: Machine) -> QueryDriver:
         """Run a machine of this node."""
         machine.notary = self.notary
+        self.keeper.attach(machine)
         driver = QueryDriver(
             machine,
             self._credentials,
@@ -144,6 +153,7 @@ class Node:
         for driver in list(self.drivers.values()):
             await driver.close()
         self.store.close()
+        self.keeper.close()
 
     def _peek(self, peer: str, query: bytes, units: list[bytes]) -> Announce:
         """The announcement inside a requester's first units."""
@@ -213,6 +223,7 @@ class Node:
     def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
         self.drivers.pop(machine.query, None)
+        self.keeper.end(machine)
         self.metrics.finished()
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:

@@ -17,9 +17,10 @@ from nodes.asking import AskingNode
 from nodes.config import NodeConfig, Role
 from nodes.http import HttpTransport
 from nodes.identity import load_identity, load_peers
+from nodes.keeper import Keeper, storage_key
 from nodes.node import Node
 from nodes.service import make_app
-from nodes.store import GalleryStore, StorageKey
+from nodes.store import GalleryStore
 from nodes.tls import CertificateError, peer_name, reload_revocations, server_context
 
 HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
@@ -90,14 +91,9 @@ class JsonFormatter(logging.Formatter):
 
 def open_store(config: NodeConfig) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas."""
-    storage = config.storage
-    if storage.key_file is not None:
-        key = StorageKey.from_file(storage.key_file)
-    else:
-        key = StorageKey.from_environment(storage.key_env or "")
     return GalleryStore(
-        storage.database_url,
-        key,
+        config.storage.database_url,
+        storage_key(config),
         state=config.state or "EU",
         categories=config.policy.categories,
         national_law=config.policy.national_law.citations,
@@ -114,7 +110,7 @@ def build_node(folder: Path, delay_seconds: float = 0) -> tuple[Node, HttpTransp
         config.name, peers, config.tls, limits.connect_timeout_seconds, limits.read_timeout_seconds, delay_seconds
     )
     kind = AskingNode if config.role is Role.REQUESTER else Node
-    return kind(identity, peers, open_store(config), transport), transport
+    return kind(identity, peers, open_store(config), transport, Keeper(identity, folder)), transport
 
 
 def serve(folder: Path, delay_seconds: float = 0) -> None:

@@ -85,11 +85,11 @@ def _reason(error: Exception) -> str:
 class OpenFheKeys:
     """A key source in which secrets, errors and blinding polynomials are drawn by OpenFHE.
 
-    Shares and ciphertexts can be mixed freely with those of the native source. `seed_digest` is None: there is no
+    Shares and ciphertexts can be mixed freely with those of the native source. `seed` is None: there is no
     seed, hence no audit by recomputation. Raises `ParameterError` where OpenFHE cannot be used (`available`).
     """
 
-    seed_digest: None = None
+    seed: bytes | None = None
 
     def __init__(self) -> None:
         reason = available()

@@ -44,7 +44,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class SealedConfirmation:
-    """What opens the commitment in an audit on site: kept by the holder, sent to nobody."""
+    """What opens the commitment in an audit on site: kept by the holder, sent to nobody. `seed`: empty without one."""
 
     salt: bytes
     rows: tuple[int, ...]
@@ -89,7 +89,7 @@ def holder_confirms(
     cap: int,
     prepared: ScoringProbe,
     zeros: ZeroPool,
-    zeros_seed: bytes,
+    zeros_seed: bytes | None,
 ) -> Step[tuple[tuple[Hit, ...], SealedConfirmation]]:
     """The holder's part. Returns the hits by falling score. Raises `ConfirmationFailed`: nothing may be released."""
     block, factors = build_block(templates, rows, cap)
@@ -97,7 +97,7 @@ def holder_confirms(
     blinded = residues.add(scored, zeros.take(1), params)
     c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
     shares = flat_shares(own_coefficients(blinded[:, 0], params, ring.threads), params, ring.threads)[: SLOT * cap]
-    sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, zeros_seed)
+    sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, zeros_seed or b"")
     for index in (REQUESTER, ROUTER):
         yield Send(ring.names[index], ConfirmationBlock(sealed.commitment(c1), c1))
     # Signed before any answer arrives, so that an audit can hold the holder to what it committed to.

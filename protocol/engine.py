@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pets.key_source import KeySource, NativeKeys
 from protocol.confirmation import Hit
 from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.gallery import Gallery
@@ -116,17 +117,30 @@ class LocalQuery:
 
     @classmethod
     def start(
-        cls, requester: str, router: str, galleries: Mapping[str, Gallery], terms: Terms, threads: int = 1
+        cls,
+        requester: str,
+        router: str,
+        galleries: Mapping[str, Gallery],
+        terms: Terms,
+        threads: int = 1,
+        keys: Callable[[], KeySource] = NativeKeys,
     ) -> LocalQuery:
-        """Machines for every party, waiting for their first message."""
+        """Machines for every party, waiting for their first message. `keys`: makes each party's source of keys."""
         names = tuple(galleries)
-        asking = Requester(requester, router, names, terms, threads=threads)
+        asking = Requester(requester, router, names, terms, threads=threads, keys=keys())
         query = cls(
             asking,
-            Router(router, requester, names, asking.query, threads),
+            Router(router, requester, names, asking.query, threads, keys()),
             {
                 name: Holder(
-                    name, requester, router, gallery, asking.query, tuple(n for n in names if n != name), threads
+                    name,
+                    requester,
+                    router,
+                    gallery,
+                    asking.query,
+                    tuple(other for other in names if other != name),
+                    threads,
+                    keys(),
                 )
                 for name, gallery in galleries.items()
             },
@@ -146,8 +160,9 @@ class EncryptedEngine:
 
     name = "encrypted"
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, keys: Callable[[], KeySource] = NativeKeys) -> None:
         self.threads = threads
+        self.keys = keys
         self.cost = Cost()
 
     def search(
@@ -163,7 +178,8 @@ class EncryptedEngine:
 
     def _search(self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms) -> list[Outcome]:
         started = time.perf_counter()
-        queries = [LocalQuery.start(REQUESTER, ROUTER, {HOLDER: gallery}, terms, self.threads) for _ in probes]
+        parties = REQUESTER, ROUTER, {HOLDER: gallery}
+        queries = [LocalQuery.start(*parties, terms, self.threads, self.keys) for _ in probes]
         machines = [machine for query in queries for machine in query.machines]
         network = MemoryNetwork(machines, self.threads)
         network.run_or_raise()

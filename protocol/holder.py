@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 from decimal import Decimal
 
+from pets.key_source import KeySource, NativeKeys
 from pets.keys import JointKey, ZeroPool
 from pets.scoring import prepare_probe
 from protocol.admission import holder_admits, identity_gallery
@@ -47,6 +48,7 @@ class Holder(Machine):
         query: bytes,
         others: tuple[str, ...] = (),
         threads: int = 1,
+        keys: KeySource | None = None,
     ) -> None:
         super().__init__(name, query, threads)
         self.requester = requester
@@ -55,8 +57,8 @@ class Holder(Machine):
         self.gallery = gallery
         self.terms: Terms | None = None
         self.result: HolderResult | None = None
-        self._seed = secrets.token_bytes(32)
-        self._salt = secrets.token_bytes(32)
+        self.keys = keys or NativeKeys()
+        self.salt = secrets.token_bytes(32)
         self._query = self.open("", (requester, router, *others))
         self._session = self.open(name, (requester, router))
 
@@ -69,12 +71,12 @@ class Holder(Machine):
         terms = self._agree(announce)
         gallery = self.gallery
         own = Joined(
-            announce_digest(announce), secrets.token_bytes(32), gallery.encoded.blocks, gallery.commitment(self._salt)
+            announce_digest(announce), secrets.token_bytes(32), gallery.encoded.blocks, gallery.commitment(self.salt)
         )
         identity, _ = yield from gather_nonces(announce, own, self.name, (self.router, *self.others))
         key = yield from holder_key(announce, terms.params, identity)
         yield from end_phase("set-up", (self.requester, self.router, *self.others))
-        zeros = ZeroPool.make(key, self._seed, "rerandomise", gallery.encoded.blocks + 1, self.threads)
+        zeros = self.keys.make_zeros(key, "rerandomise", gallery.encoded.blocks + 1, self.threads)
         identity_gallery(terms.dim, terms.params)
         return key, zeros
 
@@ -117,7 +119,7 @@ class Holder(Machine):
             return HolderResult(status_of(EXHAUSTED, 0), terms.rungs[rung])
         yield Phase("confirm")
         hits, sealed = yield from holder_confirms(
-            ring, params, gallery.templates, rows, terms.theta(rung), terms.cap, prepared, zeros, self._seed
+            ring, params, gallery.templates, rows, terms.theta(rung), terms.cap, prepared, zeros, self.keys.seed
         )
         yield Send(self.requester, pack_release([gallery.reference(hit.row) for hit in hits], terms.cap))
         yield from end_phase("release", (self.requester,))

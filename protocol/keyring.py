@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.bits import PARTIES
-from pets.keys import JointKey, KeyShare, check_commitment, commit_public, sample_key_share
+from pets.key_source import KeySource
+from pets.keys import JointKey, KeyShare, check_commitment, commit_public
 from pets.params import Parameters
 from pets.sampling import common_polynomial
 from protocol.compute import Ring
@@ -57,13 +58,13 @@ def gather_nonces(
     return query_id(announce, joined), joined
 
 
-def requester_key(announce: Announce, params: Parameters, identity: bytes) -> Step[QueryKey]:
+def requester_key(announce: Announce, params: Parameters, identity: bytes, keys: KeySource) -> Step[QueryKey]:
     """The requester's side: it sees a commitment before it shows its own b, and the opening after."""
     router = announce.router
     commitment = yield from receive(router, KeyCommitment)
     if commitment.query_id != identity:
         raise Disagreement(f"{router} derived another query id")
-    share = _sample(params, identity)
+    share = keys.sample_share(params, common_polynomial(params, identity), identity)
     yield Send(router, PublicShare(share.public.tobytes()))
     message = yield from receive(router, PublicShare)
     opened = residue_array(message.data, (), params, "public share of the router")
@@ -71,10 +72,10 @@ def requester_key(announce: Announce, params: Parameters, identity: bytes) -> St
     return (yield from _report(announce, params, identity, share, (share.public, opened)))
 
 
-def router_key(announce: Announce, params: Parameters, identity: bytes) -> Step[QueryKey]:
+def router_key(announce: Announce, params: Parameters, identity: bytes, keys: KeySource) -> Step[QueryKey]:
     """The router's side: commit, receive the requester's b, open."""
     requester = announce.requester
-    share = _sample(params, identity)
+    share = keys.sample_share(params, common_polynomial(params, identity), identity)
     yield Send(requester, KeyCommitment(identity, commit_public(share.public, identity, announce.router)))
     message = yield from receive(requester, PublicShare)
     theirs = residue_array(message.data, (), params, "public share of the requester")
@@ -103,10 +104,6 @@ def join_ring(index: int, names: tuple[str, str, str], identity: bytes, threads:
     yield Send(names[(index - 1) % PARTIES], PairSecret(own))
     message = yield from receive(names[(index + 1) % PARTIES], PairSecret)
     return Ring(index, names, identity, own, message.secret, threads)
-
-
-def _sample(params: Parameters, identity: bytes) -> KeyShare:
-    return sample_key_share(params, common_polynomial(params, identity), secrets.token_bytes(32), identity)
 
 
 def _report(

@@ -29,8 +29,8 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """The authorisation of a query: exactly what R 24(1) lets a request contain, and hashes of what stays at home.
 
     `issued`, `expires`: seconds since 1970, UTC. `identified`: whether the person searched for is already identified,
-    because daily capacities are counted apart (R 23(1)). `justification`: hash of the local record (case, offence, maximum
-    penalty, subject category, identify or verify). `officer`, `approver`: salted hashes of the persons.
+    because daily capacities are counted apart (R 23(1)). `justification`: hash of the local record (case, offence,
+    maximum penalty, subject category, identify or verify). `officer`, `approver`: salted hashes of the persons.
     """
 
     state: Name

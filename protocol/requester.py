@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import TemplateError
+from pets.key_source import KeySource, NativeKeys, seed_digest
 from pets.keys import ZeroPool, encrypt_constants
 from pets.params import norm_bound
-from pets.prf import labelled_hash
 from protocol.admission import key_owner_admits
 from protocol.compute import REQUESTER, Ring
 from protocol.confirmation import key_owner_confirms
@@ -47,14 +47,15 @@ class Requester(Machine):
         threads: int = 1,
         warrant: Warrant | None = None,
         notary: Notary | None = None,
+        keys: KeySource | None = None,
     ) -> None:
         super().__init__(name, query or secrets.token_bytes(16), threads)
         self.router = router
         self.terms = terms
         self.answers: dict[str, Answer] = {}
-        self.seed = secrets.token_bytes(32)
+        self.keys = keys or NativeKeys()
         self.notary = notary
-        self.announce = terms.announce(name, router, tuple(holders), labelled_hash("probe-seed", self.seed), warrant)
+        self.announce = terms.announce(name, router, tuple(holders), seed_digest(self.keys), warrant)
         if notary is not None:
             self.announce = sign_announcement(self.announce, notary)
         self._rings: dict[str, Ring] = {}
@@ -108,9 +109,9 @@ class Requester(Machine):
         identity, self._joined = yield from gather_nonces(
             self.announce, None, self.name, (self.router, *self.announce.holders)
         )
-        key = yield from requester_key(self.announce, self.terms.params, identity)
+        key = yield from requester_key(self.announce, self.terms.params, identity, self.keys)
         yield from end_phase("set-up", (self.router, *self.announce.holders))
-        zeros = ZeroPool.make(key.joint, self.seed, "probe", self.terms.dim, self.threads)
+        zeros = self.keys.make_zeros(key.joint, "probe", self.terms.dim, self.threads)
         return key, zeros
 
     def _join_rings(self, result: tuple[QueryKey, ZeroPool]) -> None:

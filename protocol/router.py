@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from functools import partial
 
+from pets.key_source import KeySource, NativeKeys
 from protocol.admission import key_owner_admits
 from protocol.compute import ROUTER, Ring
 from protocol.confirmation import key_owner_confirms
@@ -21,8 +22,17 @@ class Router(Machine):
 
     role = "router"
 
-    def __init__(self, name: str, requester: str, holders: tuple[str, ...], query: bytes, threads: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        requester: str,
+        holders: tuple[str, ...],
+        query: bytes,
+        threads: int = 1,
+        keys: KeySource | None = None,
+    ) -> None:
         super().__init__(name, query, threads)
+        self.keys = keys or NativeKeys()
         self.requester = requester
         self.holders = holders
         self.terms: Terms | None = None
@@ -44,7 +54,7 @@ class Router(Machine):
         self.terms = Terms.announced(announce)
         own = Joined(announce_digest(announce), secrets.token_bytes(32), None, None)
         identity, self._joined = yield from gather_nonces(announce, own, self.name, self.holders)
-        key = yield from router_key(announce, self.terms.params, identity)
+        key = yield from router_key(announce, self.terms.params, identity, self.keys)
         yield from end_phase("set-up", (self.requester, *self.holders))
         return key
 

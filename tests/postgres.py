@@ -96,17 +96,9 @@ class PostgresServer:
         return f"host={self.folder} user=lineup dbname={database}"
 
     def _initialise(self) -> None:
-        arguments = [
-            "--auth=trust",
-            "--username=lineup",
-            "--encoding=UTF8",
-            "--no-sync",
-            "--pgdata",
-            self.folder / "db",
-        ]
-        subprocess.run(
-            [self.binaries / "initdb", *arguments], check=True, capture_output=True, cwd=self.folder, **self._identity()
-        )
+        command: list[str | Path] = [self.binaries / "initdb", "--auth=trust", "--username=lineup", "--encoding=UTF8"]
+        command += ["--no-sync", "-D", self.folder / "db"]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._identity())
 
     def _start(self) -> None:
         options = {

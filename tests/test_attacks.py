@@ -489,7 +489,7 @@ def test_known_limit_a_requester_that_also_lies_in_admission_gets_a_scaled_probe
     assert {hit.row for hit in trio.outcome().hits} == {10, 11, 20, 21, 22, 23, 24}
 
     # the audit: from the seed in the signed query every encryption of zero is recomputed and the probe lies open
-    zeros = ZeroPool.make(joint, trio.requester.seed, "probe", 128).take(128)
+    zeros = ZeroPool.make(joint, trio.requester.keys.seed, "probe", 128).take(128)
     plain = residues.subtract(probe_ciphertexts(trio), zeros, N4096)
     assert not plain[:, 1].any()
     audited = centred(ntt.inverse(np.ascontiguousarray(plain[:, 0]), N4096))[:, 0] // N4096.delta

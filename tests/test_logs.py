@@ -356,14 +356,15 @@ def test_three_years_are_calendar_years(created: str, end: str) -> None:
 
 
 def order(
-    log: TamperEvidentLog, number: int, span: tuple[int, int | None] | None, key: SigningKey = SUPERVISOR
+    log: TamperEvidentLog,
+    number: int,
+    span: tuple[int, int | None] | None,
+    key: SigningKey = SUPERVISOR,
+    time: int = START + DAY,
 ) -> Order:
     """A signed hold over `span`, or the lifting of one."""
-    made: Order
-    if span is None:
-        made = LiftOrder(log.header.log, number, START + DAY)
-    else:
-        made = HoldOrder(log.header.log, number, *span, START + DAY)
+    log_id = log.header.log
+    made: Order = LiftOrder(log_id, number, time) if span is None else HoldOrder(log_id, number, *span, time)
     return msgspec.structs.replace(made, signature=signer(key)(made.signed()))
 
 
@@ -403,6 +404,29 @@ def test_an_order_that_is_forged_replayed_or_for_another_log_is_refused(ten: Pat
             held.obey(first)  # lifted: it does not come back
     with opened(ten) as held:
         assert len(held.erase_due(LATER)) == 10
+
+
+def test_a_hold_that_comes_after_erasure_accuses_nobody(ten: Path) -> None:
+    with opened(ten, LATER) as log:
+        assert len(log.erase_due(LATER)) == 10
+        log.obey(order(log, 0, (0, 9), time=LATER))
+    with opened(ten, LATER):
+        pass
+
+
+def test_an_order_cut_short_is_dropped_and_a_broken_one_is_not(ten: Path) -> None:
+    with opened(ten) as log:
+        log.obey(order(log, 0, (0, 0)))
+        log.obey(order(log, 1, (1, 1)))
+    raw = (ten / "holds").read_bytes()
+    (ten / "holds").write_bytes(b"\x00\x00\xff" + raw[3:])
+    with pytest.raises(LogUnusable, match="holds"):
+        opened(ten)
+    (ten / "holds").write_bytes(raw[:-1])
+    with opened(ten) as log:
+        log.obey(order(log, 1, (2, 2)))
+        assert len(log.erase_due(LATER)) == 8
+        assert log.read(2) == message(2)
 
 
 # Attacks: each with its control.
@@ -539,6 +563,18 @@ def test_a_checkpoint_signed_by_another_or_for_another_log_is_refused(ten: Path,
         opened(ten)
 
 
+def test_a_witness_cannot_make_up_a_checkpoint(ten: Path, log: TamperEvidentLog) -> None:
+    with opened(ten) as other:
+        real = other.last_checkpoint
+    made_up = msgspec.structs.replace(real, root=bytes(32))
+    forged = msgspec.structs.replace(made_up, signature=signer(STRANGER)(made_up.signed()))
+    for wrong in (made_up, forged, log.last_checkpoint):
+        with pytest.raises(BadCheckpoint):
+            opened(ten, witnessed=[wrong])
+    with pytest.raises(BadCheckpoint, match="a checkpoint of log"):
+        check_checkpoint(log.last_checkpoint, real.log, TRUST.verify)
+
+
 def test_a_broken_checkpoint_before_good_ones_is_not_taken_for_a_crash(ten: Path) -> None:
     raw = bytearray((ten / "checkpoints").read_bytes())
     raw[len(frame(frames(ten / "checkpoints")[0])) + 20] ^= 1
@@ -556,8 +592,8 @@ def destroy_key(folder: Path, index: int) -> None:
 def test_a_key_destroyed_before_three_years_is_found(ten: Path) -> None:
     destroy_key(ten, 5)
     with pytest.raises(LogTampered, match=r"^entry 5: its key is gone before"):
-        opened(ten, retention_end(START) - 1)
-    with opened(ten, LATER):
+        opened(ten, retention_end(START + 2) - 1)  # the checkpoint of START + 2 does not have it yet
+    with opened(ten, retention_end(START + 2)):
         pass  # the control: at that age it may be gone
 
 

@@ -312,6 +312,8 @@ def test_a_log_cannot_claim_more_leaves_than_it_has() -> None:
     careless_consistency(4, 1000, [anything], TREE.root(4), forged_root)  # the control: accepted
     with pytest.raises(ProofRefused, match="too short"):
         verify_consistency(4, 1000, [anything], TREE.root(4), forged_root)
+    with pytest.raises(ProofRefused, match="too short"):
+        verify_inclusion(TREE.root(4), 0, 1000, [anything], forged_root)
 
 
 def test_a_proof_that_goes_past_the_root_is_refused() -> None:

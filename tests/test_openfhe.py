@@ -288,8 +288,8 @@ def test_use_after_a_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_openfhe
 def test_there_is_no_seed_to_audit() -> None:
-    assert OpenFheKeys.seed_digest is None
-    assert OpenFheKeys().seed_digest is None
+    assert OpenFheKeys.seed is None
+    assert OpenFheKeys().seed is None
 
 
 def pretend(

@@ -53,12 +53,13 @@ def snapshot(
     wanted = (SubjectRow.retain_until >= day) & SubjectRow.category.in_([category.value for category in categories])
     chosen = _choose_model(session, wanted, model)
     wanted &= SubjectRow.model_id == chosen.id
-    rows = session.scalar(select(func.count()).select_from(SubjectRow).where(wanted)) or 0
+    rows, valid_through = session.execute(
+        select(func.count(SubjectRow.id), func.min(SubjectRow.retain_until)).where(wanted)
+    ).one()
     templates = np.empty((rows, chosen.dim), np.int8)
     references: list[str] = []
-    last = date.max
     statement = (
-        select(SubjectRow.reference, SubjectRow.key_id, SubjectRow.template, SubjectRow.retain_until)
+        select(SubjectRow.reference, SubjectRow.key_id, SubjectRow.template)
         .where(wanted)
         .order_by(SubjectRow.id)
         .execution_options(yield_per=READ_ROWS)
@@ -68,15 +69,12 @@ def snapshot(
         start = len(references)
         templates[start : start + len(part)] = np.frombuffer(plain, np.int8).reshape(len(part), chosen.dim)
         references.extend(row[0] for row in part)
-        last = min(last, min(row[3] for row in part))
     templates.flags.writeable = False
-    return Snapshot(templates, tuple(references), chosen.digest, generation(session), last if rows else None)
+    return Snapshot(templates, tuple(references), chosen.digest, generation(session), valid_through)
 
 
-def _open_templates(
-    rows: Iterable[Row[tuple[str, int, bytes, date]]], keys: KeyRing, model: ModelRow
-) -> Iterator[bytes]:
-    for reference, key_id, sealed, _ in rows:
+def _open_templates(rows: Iterable[Row[tuple[str, int, bytes]]], keys: KeyRing, model: ModelRow) -> Iterator[bytes]:
+    for reference, key_id, sealed in rows:
         template = keys[key_id].unseal(sealed, "template", reference, model.digest)
         if len(template) != model.dim:
             raise StoreCorrupted(f"the template of {reference} has {len(template)} entries, its model {model.dim}")

@@ -1,0 +1,87 @@
+"""Everything a node keeps of queries: transcript, evidence, the Article 40 log, what is sealed for audits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from nodes import sealed
+from nodes.config import NodeConfig
+from nodes.identity import NodeIdentity
+from nodes.journals import open_log
+from nodes.log_entries import ArticleForty
+from nodes.recorder import Recorder
+from nodes.store.keys import StorageKey
+from protocol.holder import Holder
+from protocol.machine import Machine, State
+from protocol.requester import Requester
+from protocol.router import Router
+from protocol.warrant import Justification
+
+
+def storage_key(config: NodeConfig) -> StorageKey:
+    """The node's key for what it stores, from its file or environment variable."""
+    storage = config.storage
+    if storage.key_file is not None:
+        return StorageKey.from_file(storage.key_file)
+    return StorageKey.from_environment(storage.key_env or "")
+
+
+class Keeper:
+    """Opens the logs of a node's folder, verifying them, and keeps each query. Raises what a damaged log raises."""
+
+    def __init__(self, identity: NodeIdentity, folder: Path) -> None:
+        self._folder = folder
+        self._key = storage_key(identity.config)
+        self.transcript = open_log(identity, folder, "transcript")
+        self.article_forty = open_log(identity, folder, "article-40")
+        self._recorder = Recorder(folder / "evidence", self.transcript)
+        self._started: dict[bytes, int] = {}
+
+    def attach(self, machine: Machine) -> None:
+        """Record a machine from its start."""
+        self._started[machine.query] = _now()
+        self._recorder.attach(machine)
+
+    def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
+        """Seal probe and seed before they are used."""
+        content = sealed.of_requester(machine, template, justification)
+        sealed.keep(self._folder / "sealed", self._key, machine.query, content)
+
+    def end(self, machine: Machine) -> None:
+        """A query is over: write everything, sign a checkpoint."""
+        self._recorder.end(machine.query)
+        if isinstance(machine, Holder) and (content := sealed.of_holder(machine)) is not None:
+            sealed.keep(self._folder / "sealed", self._key, machine.query, content)
+        if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
+            self.article_forty.append([entry], _now())
+            self.article_forty.checkpoint(_now())
+        self.transcript.checkpoint(_now())
+
+    def close(self) -> None:
+        """Close the logs."""
+        self.transcript.close()
+        self.article_forty.close()
+
+
+def article_forty(machine: Machine, started: int, ended: int) -> ArticleForty | None:
+    """The Article 40(1) entry of a query: its five fields and no other. None where no query was announced."""
+    if isinstance(machine, Requester):
+        requester, asked = machine.name, machine.announce.holders
+    elif isinstance(machine, Router):
+        requester, asked = machine.requester, machine.holders
+    elif isinstance(machine, Holder):
+        requester, asked = machine.requester, (machine.name, *machine.others)
+    else:
+        return None
+    replied = [name for name in asked if name in machine.sessions and _replied(machine.sessions[name].state)]
+    return ArticleForty(requester, started, ended if replied else None, tuple(sorted(asked)), tuple(sorted(replied)))
+
+
+def _replied(state: State) -> bool:
+    """Whether a holder's part came to an end of its own; a refused probe is an answer too."""
+    return state in (State.FINISHED, State.REFUSED)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,142 @@
+"""What a node keeps of each query, for the log and for a supervisor's evidence.
+
+Of every frame: place, type, size and SHA-256. Of frames that say nothing about faces: the message too, so that
+signatures, commitments, terms and verdicts can be checked offline. Messages of the comparison, shares and releases are
+never kept: two parties' copies together would rebuild every score.
+
+One file a query, `evidence/QUERY`, of length-prefixed MessagePack records; every record also goes to the
+tamper-evident transcript log as a hash.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from nodes.log_entries import TranscriptEntry
+from nodes.logs import TamperEvidentLog
+from protocol import wire
+from protocol.machine import Event, Machine
+from protocol.messages import (
+    Abort,
+    AdmissionBit,
+    Announce,
+    AnyMessage,
+    ConfirmationBlock,
+    ConfirmationDigest,
+    Digest,
+    Joined,
+    KeyCommitment,
+    KeyPair,
+    Name,
+    ProbeDigest,
+    PublicShare,
+    Rung,
+    Signature,
+)
+
+# Kept in full. The rest is kept as a hash: see the module's first paragraph.
+HARMLESS = (
+    Announce,
+    Joined,
+    KeyCommitment,
+    PublicShare,
+    KeyPair,
+    ProbeDigest,
+    AdmissionBit,
+    Rung,
+    ConfirmationBlock,
+    ConfirmationDigest,
+    Signature,
+    Abort,
+)
+_LENGTH = struct.Struct(">I")
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One frame sent or received. `time`: milliseconds since 1970, UTC. `message`: only of harmless types."""
+
+    session: Annotated[str, msgspec.Meta(max_length=16)]
+    direction: Literal["sent", "received"]
+    peer: Name
+    sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    kind: Annotated[str, msgspec.Meta(max_length=32)]
+    frame: Digest
+    time: Annotated[int, msgspec.Meta(ge=0, lt=2**47)]
+    message: AnyMessage | None
+
+
+class Recorder:
+    """Shared by all queries of a node. `folder`: where evidence files go; `log`: the transcript log."""
+
+    def __init__(self, folder: Path, log: TamperEvidentLog) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._log = log
+        self._lock = threading.Lock()
+        self._waiting: dict[bytes, list[tuple[Record, TranscriptEntry]]] = {}
+
+    def attach(self, machine: Machine) -> None:
+        """Record everything a machine sends and consumes from now on."""
+        self._waiting[machine.query] = []
+        machine.recorder = lambda event: self._record(machine, event)
+
+    def flush(self, query: bytes) -> None:
+        """Write what waits to disk: the evidence file first, then the log."""
+        with self._lock:
+            waiting = self._waiting.get(query)
+            if not waiting:
+                return
+            self._waiting[query] = []
+            with (self._folder / query.hex()).open("ab") as file:
+                for record, _ in waiting:
+                    data = msgspec.msgpack.encode(record)
+                    file.write(_LENGTH.pack(len(data)) + data)
+            self._log.append([entry for _, entry in waiting], int(time.time() * 1000))
+
+    def end(self, query: bytes) -> None:
+        """A query is over."""
+        self.flush(query)
+        self._waiting.pop(query, None)
+
+    def _record(self, machine: Machine, event: Event) -> None:
+        now = int(time.time() * 1000)
+        message, kind = event.message, type(event.message).__name__
+        kept = message if isinstance(message, HARMLESS) else None
+        signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
+        record = Record(event.session, event.direction, event.peer, event.sequence, kind, event.digest, now, kept)
+        entry = TranscriptEntry(
+            machine.query, "query" if not event.session else "session", event.direction, event.peer, kind,
+            event.sequence, event.digest, signature, now,
+        )  # fmt: skip
+        self._waiting[machine.query].append((record, entry))
+        if isinstance(message, (Announce, Signature, Abort)):
+            self.flush(machine.query)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of one query; a record that was cut off by a crash is left out. Raises `msgspec.MsgspecError`."""
+    data, records, position = path.read_bytes(), [], 0
+    decoder = msgspec.msgpack.Decoder(Record)
+    while position + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, position)
+        position += _LENGTH.size
+        if position + length > len(data):
+            break
+        records.append(decoder.decode(data[position : position + length]))
+        position += length
+    return records
+
+
+def frame_of(record: Record, query: bytes, owner: str) -> bytes:
+    """The frame of a record that kept its message, encoded again; its SHA-256 must be `record.frame`."""
+    assert record.message is not None
+    sender, receiver = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
+    return wire.encode(
+        wire.Envelope(wire.VERSION, query, record.session, sender, receiver, record.sequence, record.message)
+    )

@@ -1,0 +1,83 @@
+"""What a party keeps under its own key for an audit on site (protocol/DESIGN.md, 2.8), and shows nobody else.
+
+The requester: probe and seed, from which every ciphertext can be recomputed. The holder: what made its confirmation
+block. Files lie in `sealed/QUERY`, encrypted under the node's storage key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from nodes.store.keys import StorageKey
+from protocol.confirmation import SealedConfirmation
+from protocol.holder import Holder
+from protocol.requester import Requester
+from protocol.warrant import Justification
+
+_COLUMN = "sealed"
+
+
+class SealedProbe(msgspec.Struct, frozen=True, tag="requester", forbid_unknown_fields=True):
+    """The requester's part. `template`: int8 (d,). `seed`: None where OpenFHE encrypted."""
+
+    template: bytes
+    seed: bytes | None
+    justification: Justification | None = None
+
+
+class SealedBlock(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
+    """The holder's part: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes; the salt of its gallery."""
+
+    salt: bytes
+    rows: tuple[int, ...]
+    factors: bytes
+    block: bytes
+    shares: bytes
+    seed: bytes
+    gallery_salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    gallery_digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+Sealed = SealedProbe | SealedBlock
+Part = Literal["requester", "holder"]
+
+
+def keep(folder: Path, key: StorageKey, query: bytes, content: Sealed) -> None:
+    """Write what belongs to a query."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    data = key.seal(msgspec.msgpack.encode(content), _COLUMN, query.hex())
+    path = folder / query.hex()
+    path.touch(mode=0o600)
+    path.write_bytes(data)
+
+
+def open_kept(folder: Path, key: StorageKey, query: bytes) -> Sealed:
+    """Read it again. Raises `FileNotFoundError`, and the store's errors for another key or changed bytes."""
+    data = key.unseal((folder / query.hex()).read_bytes(), _COLUMN, query.hex())
+    content: Sealed = msgspec.msgpack.decode(data, type=Sealed)
+    return content
+
+
+def of_requester(machine: Requester, template: bytes, justification: Justification) -> SealedProbe:
+    """What a requester keeps."""
+    return SealedProbe(template, machine.keys.seed, justification)
+
+
+def of_holder(machine: Holder) -> SealedBlock | None:
+    """What a holder keeps; nothing if the query never came to a confirmation."""
+    if machine.result is None or machine.result.sealed is None:
+        return None
+    sealed: SealedConfirmation = machine.result.sealed
+    return SealedBlock(
+        sealed.salt,
+        sealed.rows,
+        sealed.factors.tobytes(),
+        sealed.block.tobytes(),
+        sealed.shares.tobytes(),
+        sealed.seed,
+        machine.salt,
+        machine.gallery.digest,
+    )
