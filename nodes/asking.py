@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
 
 import numpy as np
 
 from nodes.config import Role
-from nodes.driver import QueryDriver, Silence
+from nodes.driver import QueryDriver
 from nodes.node import Node
 from nodes.outbox import PeerRefused, PeerUnreachable
 from nodes.search import HolderAnswer, SearchReport, SearchRequest
 from pets.errors import InputError, LineupError
-from pets.params import preset
-from protocol.errors import PeerAborted
+from pets.params import norm_bound, preset
+from protocol.errors import PeerAborted, QueryRefused
 from protocol.machine import Session, State
 from protocol.outcome import Answer
 from protocol.requester import Requester
@@ -29,51 +30,74 @@ WARRANT_SECONDS = 3600
 class AskingNode(Node):
     """Adds `search` to a node."""
 
-    async def search(self, request: SearchRequest) -> SearchReport:
-        """Ask all holders; ask again without those that refuse or cannot be reached. Raises `InputError`.
+    _searches = 0
 
-        Every attempt is a fresh query: new identity, key and randomness.
+    @property
+    def idle(self) -> bool:
+        """As `Node.idle`; no search waits for its next attempt either."""
+        return super().idle and not self._searches
+
+    async def search(self, request: SearchRequest) -> SearchReport:
+        """Ask all holders; ask again without those that refuse or cannot be reached.
+
+        Raises `InputError`, and `PeerRefused` (capacity) from a node that is shutting down. Every attempt is a fresh
+        query: new identity, key and randomness. When an attempt fails and no holder is to blame, each is asked alone.
         """
         self._check(request)
+        if self.draining:
+            raise PeerRefused(self.name, "capacity")
+        self._searches += 1
+        try:
+            return await self._search(request)
+        finally:
+            self._searches -= 1
+
+    async def _search(self, request: SearchRequest) -> SearchReport:
         justification = _justification(request)
-        terms = Terms(
-            parse_decimal(request.threshold, "threshold"),
-            len(request.template),
-            preset(request.preset),
-            request.cap,
-            parse_decimal(request.ladder, "ladder step"),
-            request.model,
-        )
         number = f"{self.name}-{secrets.token_hex(8)}"
-        remaining, answers, queries = list(request.holders), {}, []
+        groups, answers, queries = [list(request.holders)], {}, []
         offline = online = 0.0
-        while remaining:
-            now = int(time.time())
-            warrant = issue_warrant(
-                Request(self.name, number, request.purpose, request.aim == "verify", now, now + WARRANT_SECONDS),
-                justification,
-            )
-            machine = Requester(self.name, self._router(), remaining, terms, None, self.threads, warrant, self.notary)
-            queries.append(machine.query.hex())
+        while groups:
+            asked = groups.pop(0)
             started = time.perf_counter()
-            driver = self.drive(machine)
-            await _until(driver, lambda m=machine: m.ready or m.sessions[""].state is State.ABORTED)
+            driver, machine = self._announce(request, number, justification, asked)
+            queries.append(machine.query.hex())
+            await _until(driver, partial(_set_up_ended, machine))
             offline += time.perf_counter() - started
-            if machine.sessions[""].state is State.ABORTED:
-                failed = _culprits(driver, machine, remaining)
+            if not machine.ready:
+                failed = _culprits(driver, machine, asked)
+                rest = [name for name in asked if name not in failed]
                 answers.update(failed)
-                remaining = [name for name in remaining if name not in failed]
+                if failed and rest:
+                    groups.insert(0, rest)
+                elif len(rest) > 1:
+                    groups = [[name] for name in rest] + groups
+                else:
+                    answers.update({name: _failure(machine.sessions[""].failure) for name in rest})
                 continue
             started = time.perf_counter()
             self.keeper.keep_probe(machine, request.template, justification)
             driver.call(partial(machine.submit, np.frombuffer(request.template, np.int8)))
-            await _until(driver, lambda d=driver: d.over)
+            await _until(driver, lambda: False)
             online += time.perf_counter() - started
             self.metrics.searched(time.perf_counter() - started)
-            answers.update({name: _answer(driver, machine, name) for name in remaining})
-            break
+            answers.update({name: _answer(driver, machine, name) for name in asked})
         ordered = {name: answers[name] for name in request.holders}
         return SearchReport(number, tuple(queries), ordered, offline, online)
+
+    def _announce(
+        self, request: SearchRequest, number: str, justification: Justification, asked: list[str]
+    ) -> tuple[QueryDriver, Requester]:
+        """Begin one attempt."""
+        now = int(time.time())
+        warrant = issue_warrant(
+            Request(self.name, number, request.purpose, request.aim == "verify", now, now + WARRANT_SECONDS),
+            justification,
+        )
+        machine = Requester(
+            self.name, self._router(), asked, _terms(request), None, self.threads, warrant, self.notary
+        )  # fmt: skip
+        return self.drive(machine), machine
 
     def _router(self) -> str:
         routers = [name for name, peer in self.peers.items() if peer.role is Role.ROUTER]
@@ -90,6 +114,21 @@ class AskingNode(Node):
             if name not in self.peers or self.peers[name].role is not Role.HOLDER:
                 known = sorted(peer.name for peer in self.peers.values() if peer.role is Role.HOLDER)
                 raise InputError(f"{name} is no holder among the peers of {self.name}: {', '.join(known)}")
+        _terms(request)
+        template = np.frombuffer(request.template, np.int8).astype(np.int64)
+        if int(template @ template) > norm_bound(len(template)) or int(template.min()) < -127:
+            raise InputError("the probe is no quantised unit vector")
+
+
+def _terms(request: SearchRequest) -> Terms:
+    return Terms(
+        parse_decimal(request.threshold, "threshold"),
+        len(request.template),
+        preset(request.preset),
+        request.cap,
+        parse_decimal(request.ladder, "ladder step"),
+        request.model,
+    )
 
 
 def _justification(request: SearchRequest) -> Justification:
@@ -107,25 +146,30 @@ def _justification(request: SearchRequest) -> Justification:
     return justification
 
 
-async def _until(driver: QueryDriver, condition: object) -> None:
-    assert callable(condition)
-    while not condition():
+def _set_up_ended(machine: Requester) -> bool:
+    state = machine.sessions[""].state
+    return machine.ready or (state.over and state is not State.FINISHED)
+
+
+async def _until(driver: QueryDriver, condition: Callable[[], bool]) -> None:
+    while not condition() and not driver.finished:
         driver.changed.clear()
-        if condition():
-            return
         await driver.changed.wait()
 
 
 def _culprits(driver: QueryDriver, machine: Requester, asked: list[str]) -> dict[str, HolderAnswer]:
-    """Why the set-up failed, by holder; at least one is named, so that asking again ends."""
+    """Why the set-up failed, by holder; all of them if it was the router; nobody if that cannot be told."""
     failed = {name: _failure(error) for name, error in driver.failed_peers.items() if name in asked}
     error = machine.sessions[""].failure
-    if not failed and isinstance(error, PeerAborted) and error.peer in asked:
-        failed[error.peer] = _failure(error)
-    if not failed:
-        # The router, or something that is nobody's fault: no holder can be asked.
-        failed = {name: _failure(error) for name in asked}
-    return failed
+    if failed:
+        return failed
+    if isinstance(driver.failed_peers.get(machine.router), (PeerRefused, PeerUnreachable)):
+        return {name: _failure(error) for name in asked}
+    if isinstance(error, PeerAborted) and error.code != "timeout":
+        return {error.peer: _failure(error)} if error.peer in asked else {}
+    # Somebody waited in vain. A holder that this node waits for too is the one.
+    awaited = driver.awaited.get("", "")
+    return {awaited: HolderAnswer("unreachable", reason="no answer")} if awaited in asked else {}
 
 
 def _answer(driver: QueryDriver, machine: Requester, holder: str) -> HolderAnswer:
@@ -141,9 +185,10 @@ def _answer(driver: QueryDriver, machine: Requester, holder: str) -> HolderAnswe
 
 
 def _failure(error: LineupError | None) -> HolderAnswer:
-    """Refused if the peer said so, unreachable if it said nothing."""
-    if isinstance(error, (PeerRefused, PeerAborted)):
-        return HolderAnswer("refused", reason=error.code)
-    if isinstance(error, (PeerUnreachable, Silence)):
+    """Refused if somebody said so, unreachable if somebody said nothing."""
+    code = error.code if isinstance(error, (PeerRefused, PeerAborted, QueryRefused)) else None
+    if code == "timeout" or isinstance(error, PeerUnreachable):
         return HolderAnswer("unreachable", reason="no answer")
+    if code is not None:
+        return HolderAnswer("refused", reason=code)
     return HolderAnswer("refused", reason=type(error).__name__ if error is not None else "stopped")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nodes import cli_node
 from nodes.choices import Largest, Models, Provider, ProviderName
+from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError
 from pets.params import N4096, PRESETS, preset
 from pets.threads import default_threads
@@ -124,6 +125,7 @@ def _fail(error: BaseException, status: int) -> None:
 
 def main() -> None:
     """Run the command line: one clear line on standard error and status 1 for refused data, 2 for bad arguments."""
+    keep_freed_memory()
     try:
         sys.exit(app(standalone_mode=False))
     except UsageError as error:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from nodes.outbox import Outbox, PeerRefused, PeerUnreachable, Transport
+from nodes.outbox import Outbox, PeerRefused, Transport
 from nodes.scorer import Scorer
 from pets.errors import LineupError
 from pets.sealing import SealingKey, SealingPublicKey
 from protocol.channel import ReceivingChannel, SendingChannel
-from protocol.errors import MissingMessage, ProtocolError
-from protocol.machine import Machine, Notary, Score, Session
+from protocol.errors import MissingMessage, PeerAborted, QueryRefused
+from protocol.machine import Machine, Notary, Receive, Score, Session
+
+log = logging.getLogger("lineup.driver")
 
 LINGER_SECONDS = 5.0  # how long a query that is over keeps trying to hand over its last frames
 INBOUND_LIMIT = 512  # units of one query that may wait to be worked on
@@ -30,15 +33,30 @@ class Credentials:
     sealing_keys: Mapping[str, SealingPublicKey]
 
 
-class Silence(ProtocolError):
-    """A peer said nothing for as long as this node waits."""
+class Silence(QueryRefused):
+    """A peer said nothing for as long as this node waits, or the query took longer than it may. Code `timeout`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("timeout", message)
+
+
+class InternalError(QueryRefused):
+    """This node cannot go on, for example because it cannot write its log. Code `internal`."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("internal", f"this node cannot go on: {type(cause).__name__}")
+
+
+class RecordFailed(Exception):
+    """This node cannot write down what happens. Not a `LineupError`: no part of the protocol may go on from it."""
 
 
 class QueryDriver:
-    """Runs `machine` until all its sessions are over. `changed` is called after every step, `ended` once at the end.
+    """Runs `machine` until all its sessions are over: `changed` is set after every step, `ended` called at the end.
 
-    `patience`: seconds of silence after which the query is given up. All machine code runs in worker threads, one step
-    at a time; `compute` bounds how many queries of the node compute at once.
+    `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all. All
+    machine code runs in worker threads, one step at a time; `compute` bounds how many queries of the node compute at
+    once. `failed_peers`: who was given up, and why; `awaited`: whom each session last waited for.
     """
 
     def __init__(
@@ -49,24 +67,29 @@ class QueryDriver:
         scorer: Scorer,
         compute: asyncio.Semaphore,
         patience: float,
+        lifetime: float,
         ended: Callable[[QueryDriver], None],
     ) -> None:
         self.machine = machine
         self.failed_peers: dict[str, LineupError] = {}
+        self.awaited: dict[str, str] = {}
         self.changed = asyncio.Event()
+        self.finished = False
         self._credentials = credentials
         self._transport = transport
         self._scorer = scorer
         self._compute = compute
         self._patience = patience
+        self._lifetime = lifetime
         self._ended = ended
         self._sending: dict[str, SendingChannel] = {}
         self._receiving: dict[str, ReceivingChannel] = {}
         self._accepted: dict[str, int] = defaultdict(int)
         self._outboxes: dict[str, Outbox] = {}
         self._inbound: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._wanted: dict[str, Score] = {}
         self._scoring: set[asyncio.Task[None]] = set()
-        self._task = asyncio.create_task(self._run())
+        self.task = asyncio.create_task(self._run())
 
     def accept(self, peer: str, offset: int, units: list[bytes]) -> None:
         """Take units from a peer; those that were taken before are passed over.
@@ -87,36 +110,50 @@ class QueryDriver:
         """Have something done to the machine, in its turn."""
         self._inbound.put_nowait(action)
 
+    def blame(self, peer: str, error: LineupError) -> None:
+        """Stop everything that `peer` takes part in."""
+        self.call(partial(self._abort_with, peer, error))
+
+    def stop(self, error: LineupError) -> None:
+        """Stop everything, and tell the peers."""
+        self.call(partial(self._abort_all, error))
+
     @property
     def over(self) -> bool:
         """All sessions are over."""
         return all(session.state.over for session in self.machine.sessions.values())
 
     async def close(self) -> None:
-        """Stop at once."""
-        self._task.cancel()
+        """Stop at once, without a word to anybody."""
+        self.task.cancel()
         for task in self._scoring:
             task.cancel()
         for outbox in self._outboxes.values():
             outbox.close()
+        await asyncio.wait({self.task})
 
     async def _run(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self._lifetime
         try:
             await self._step(self.machine.start)
             while not self.over:
-                try:
-                    action = await asyncio.wait_for(self._inbound.get(), self._patience)
-                except asyncio.TimeoutError:
-                    if self._scoring:
-                        continue
-                    action = self._give_up
-                await self._step(action)
+                await self._step(await self._next_action(deadline))
         finally:
+            self.finished = True
             self._ended(self)
             self.changed.set()
+        await asyncio.gather(*(outbox.flush(LINGER_SECONDS) for outbox in self._outboxes.values()))
         for outbox in self._outboxes.values():
-            await outbox.flush(LINGER_SECONDS)
             outbox.close()
+
+    async def _next_action(self, deadline: float) -> Callable[[], None]:
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            try:
+                return await asyncio.wait_for(self._inbound.get(), min(left, self._patience))
+            except asyncio.TimeoutError:
+                if left > self._patience and not self._scoring:
+                    return self._give_up
+        return partial(self._abort_all, Silence(f"the query took more than {self._lifetime:g} s"))
 
     async def _step(self, action: Callable[[], None]) -> None:
         async with self._compute:
@@ -128,17 +165,28 @@ class QueryDriver:
                 )
             self._outboxes[peer].put(units)
         for session, want in self.machine.scores_wanted():
-            if not any(task.get_name() == session.name for task in self._scoring):
-                task = asyncio.create_task(self._score(session, want), name=session.name)
+            # A result may lie in the queue while the session still waits for it: never ask for the same twice.
+            if self._wanted.get(session.name) is not want:
+                self._wanted[session.name] = want
+                task = asyncio.create_task(self._score(session, want))
                 self._scoring.add(task)
                 task.add_done_callback(self._scoring.discard)
+        for session in self.machine.sessions.values():
+            if isinstance(session.waiting, Receive):
+                self.awaited[session.name] = session.waiting.sender
         self.changed.set()
 
     def _act(self, action: Callable[[], None]) -> dict[str, list[bytes]]:
         """Run one action in this thread and seal what it made the machine say."""
-        # On an error the machine has stopped the session, kept the error and told its peers: a node reports that.
-        with suppress(LineupError):
-            action()
+        try:
+            # On such an error the machine has stopped the session, kept the error and told its peers.
+            with suppress(LineupError):
+                action()
+        except Exception as error:  # whatever it is, the peers must hear that this party stopped
+            cause = type(error.__cause__ or error).__name__
+            log.error("internal error", extra={"error": cause, "query": self.machine.query.hex()})
+            self.machine.recorder = None  # it may be what failed
+            self._abort_all(InternalError(error))
         sealed: dict[str, list[bytes]] = defaultdict(list)
         while self.machine.outgoing:
             peer, frame = self.machine.outgoing.popleft()
@@ -174,27 +222,31 @@ class QueryDriver:
     async def _score(self, session: Session, want: Score) -> None:
         try:
             scored = await self._scorer.score(want)
-        except LineupError as error:
-            self.call(partial(self.machine.abort, session, error))
+        except Exception as error:  # whatever it is, the session must not wait for ever
+            self.call(partial(self.machine.abort, session, InternalError(error)))
         else:
-            self.call(partial(self.machine.supply, session, scored))
+            self.call(lambda: self.machine.supply(session, scored) if session.waiting is want else None)
 
     def _peer_failed(self, peer: str, error: LineupError) -> None:
         self.failed_peers.setdefault(peer, error)
-        self.call(partial(self._abort_with, peer, error))
+        code = error.code if isinstance(error, PeerRefused) else None
+        self.blame(peer, Silence(str(error)) if code is None else PeerAborted(peer, code))
 
     def _abort_with(self, peer: str, error: LineupError) -> None:
         for session in list(self.machine.sessions.values()):
             if peer in session.peers:
                 self.machine.abort(session, error)
 
+    def _abort_all(self, error: LineupError) -> None:
+        for session in list(self.machine.sessions.values()):
+            self.machine.abort(session, error)
+
     def _give_up(self) -> None:
         """Nothing came for too long: name the peer each session waits for, and stop."""
         for session in list(self.machine.sessions.values()):
             if not session.state.over:
-                waiting = session.waiting
-                sender = getattr(waiting, "sender", None)
+                sender = session.waiting.sender if isinstance(session.waiting, Receive) else None
                 error = Silence(f"{sender or 'nobody'} said nothing for {self._patience:g} s")
                 if sender is not None:
-                    self.failed_peers.setdefault(sender, PeerUnreachable(str(error)))
+                    self.failed_peers.setdefault(sender, error)
                 self.machine.abort(session, error)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 
 import httpx
 
 from nodes.identity import Peer
 from nodes.outbox import PeerRefused, PeerUnreachable
-from nodes.tls import TlsFiles, client_context, server_name
+from nodes.tls import TlsFiles, client_context, reload_revocations, server_name
 from nodes.transfer import pack_units
 from protocol.messages import ABORT_CODES
 
 USER_AGENT = "blind-lineup"
+ANSWER_LIMIT = 4096  # bytes: a status and a code
 
 
 class HttpTransport:
@@ -38,10 +40,11 @@ class HttpTransport:
         timeout = httpx.Timeout(read_seconds, connect=connect_seconds)
         limits = httpx.Limits(max_connections=512, max_keepalive_connections=64)
         self._tls = tls
-        context = client_context(tls) if tls is not None else False
+        self._context = client_context(tls) if tls is not None else None
+        self._read_seconds = read_seconds
         self._clients = {
             peer: httpx.AsyncClient(
-                verify=context,
+                verify=self._context or False,
                 timeout=timeout,
                 limits=limits,
                 trust_env=False,
@@ -57,14 +60,20 @@ class HttpTransport:
         url = f"{self._peers[peer].address}/v1/queries/{query.hex()}/units?offset={offset}"
         if self._delay:
             await asyncio.sleep(self._delay)
+        request = self._clients[peer].build_request(
+            "POST",
+            url,
+            content=pack_units(units),
+            headers={"content-type": "application/octet-stream"},
+            extensions={"sni_hostname": server_name(peer)},
+        )
         try:
-            response = await self._clients[peer].post(
-                url,
-                content=pack_units(units),
-                headers={"content-type": "application/octet-stream"},
-                extensions={"sni_hostname": server_name(peer)},
-            )
-        except httpx.TransportError as error:
+            response = await self._clients[peer].send(request, stream=True)
+            try:
+                body = await asyncio.wait_for(_short_body(response), self._read_seconds)
+            finally:
+                await response.aclose()
+        except (httpx.RequestError, asyncio.TimeoutError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {type(error).__name__}") from error
         if self._delay:
             await asyncio.sleep(self._delay)
@@ -72,7 +81,12 @@ class HttpTransport:
             return
         if response.status_code >= 500:
             raise PeerUnreachable(f"{peer} answered {response.status_code}")
-        raise PeerRefused(peer, _code(response))
+        raise PeerRefused(peer, _code(body))
+
+    def reload_revocations(self) -> None:
+        """Read the revocation list again, for every later handshake. Raises `CertificateError`."""
+        if self._context is not None and self._tls is not None:
+            reload_revocations(self._context, self._tls)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -80,10 +94,20 @@ class HttpTransport:
             await client.aclose()
 
 
-def _code(response: httpx.Response) -> str:
+async def _short_body(response: httpx.Response) -> bytes:
+    """The body; empty if it is longer than an answer may be."""
+    body = b""
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > ANSWER_LIMIT:
+            return b""
+    return body
+
+
+def _code(body: bytes) -> str:
     """The closed code in a refusal; anything else counts as `peer`."""
     try:
-        code = response.json().get("code")
+        code = json.loads(body).get("code")
     except (ValueError, AttributeError):
         code = None
     return code if code in ABORT_CODES else "peer"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
+
 from nodes import sealed
+from nodes.checkpoints import Checkpoint
 from nodes.config import NodeConfig
 from nodes.identity import NodeIdentity
 from nodes.journals import open_log
@@ -57,6 +60,17 @@ class Keeper:
             self.article_forty.append([entry], _now())
             self.article_forty.checkpoint(_now())
         self.transcript.checkpoint(_now())
+
+    def witness(self, peer: str, checkpoint: Checkpoint) -> None:
+        """Keep the newest checkpoint of a peer's transcript log, to show that log a split view or a cut.
+
+        The caller has checked its signature (`nodes.checkpoints.check_checkpoint`).
+        """
+        folder = self._folder / "witnessed"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        fresh = folder / f".{peer}"
+        fresh.write_bytes(msgspec.msgpack.encode(checkpoint))
+        fresh.replace(folder / peer)
 
     def close(self) -> None:
         """Close the logs."""

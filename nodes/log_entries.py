@@ -37,7 +37,7 @@ Kind = Literal["article-40", "transcript"]
 RETENTION_YEARS = 3  # Article 40(3), and Article 33(3) for the states' own
 PADDING = 256
 COMMITMENT_BYTES = 32
-RECORD_LIMIT = 16384
+RECORD_LIMIT = 16384  # the schemas' own limits keep every record well below
 
 _NONCE = bytes(12)
 _LENGTH_BYTES = 4

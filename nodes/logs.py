@@ -48,7 +48,6 @@ from nodes.log_entries import (
     encrypt_entry,
     retention_end,
 )
-from nodes.log_errors import EntryRefused
 from nodes.log_frames import FrameFile, create_file, flush_folder
 from nodes.log_holds import Order, decode_order
 from nodes.log_keys import KeySlots, Slot
@@ -99,11 +98,8 @@ class TamperEvidentLog(LogReader):
         for index, entry in enumerate(entries, batch):
             slot = Slot(index, batch, created, os.urandom(32))
             data = encode_entry(entry, self.header.kind)
-            record = encrypt_entry(data, slot.secret, self.header, index, created)
-            if len(record) > RECORD_LIMIT:
-                raise EntryRefused(f"entry {index} has {len(record)} bytes, at most {RECORD_LIMIT}")
             slots.append(slot)
-            records.append(record)
+            records.append(encrypt_entry(data, slot.secret, self.header, index, created))
         if not records:
             return range(batch, batch)
         try:

@@ -6,14 +6,14 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 
 import numpy as np
 
 from nodes.config import Role
-from nodes.driver import Credentials, QueryDriver
+from nodes.driver import Credentials, QueryDriver, RecordFailed
 from nodes.identity import NodeIdentity, Peer
 from nodes.keeper import Keeper
 from nodes.metrics import Metrics
@@ -23,6 +23,7 @@ from nodes.policy import Policy
 from nodes.scorer import Scorer
 from nodes.store import EmptyStore, GalleryStore, QueryReplayed, Status
 from nodes.store.derived import DerivedGallery
+from pets.errors import LineupError
 from pets.params import preset
 from pets.threads import default_threads
 from protocol import wire
@@ -30,7 +31,7 @@ from protocol.channel import ReceivingChannel
 from protocol.errors import OutOfTurn, QueryRefused, UnexpectedMessage
 from protocol.gallery import Gallery
 from protocol.holder import Holder
-from protocol.machine import Machine
+from protocol.machine import Event, Machine
 from protocol.messages import Announce
 from protocol.router import Router
 from protocol.terms import announce_digest, parse_decimal
@@ -39,7 +40,9 @@ from protocol.warrant import check_announcement
 log = logging.getLogger("lineup.node")
 
 EARLY_UNITS = 128  # units that may wait for a query whose announcement has not arrived
+EARLY_BYTES = 2**20  # a correct peer is not further ahead than its first small messages
 EARLY_QUERIES = 256
+STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
 REMEMBERED = 10_000  # queries that are over and whose late frames are passed over
 
 
@@ -47,9 +50,17 @@ REMEMBERED = 10_000  # queries that are over and whose late frames are passed ov
 class _Early:
     units: list[tuple[str, int, list[bytes]]] = field(default_factory=list)
 
-    @property
-    def count(self) -> int:
-        return sum(len(units) for _, _, units in self.units)
+    count: int = 0
+    size: int = 0
+
+    def add(self, peer: str, offset: int, units: list[bytes]) -> bool:
+        """Keep units, unless there are too many."""
+        count, size = self.count + len(units), self.size + sum(map(len, units))
+        if count > EARLY_UNITS or size > EARLY_BYTES:
+            return False
+        self.units.append((peer, offset, units))
+        self.count, self.size = count, size
+        return True
 
 
 class Node:
@@ -89,48 +100,65 @@ class Node:
         self._galleries: dict[str, DerivedGallery] = {}
         self._early: OrderedDict[bytes, _Early] = OrderedDict()
         self._over: OrderedDict[bytes, None] = OrderedDict()
-        self._opening: dict[bytes, asyncio.Lock] = {}
+        self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
+        self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
         """Take units from an authenticated peer. Raises `PeerRefused` with a closed code, or a `ProtocolError`."""
         if peer not in self.peers:
             raise PeerRefused(self.name, "state")
+        opens = offset == 0 and self.peers[peer].role is Role.REQUESTER
         if query in self._over:
-            return
+            if opens:
+                raise PeerRefused(self.name, "replay")
+            return  # a late frame: nobody waits for it
         driver = self.drivers.get(query)
         if driver is None:
-            async with self._opening.setdefault(query, asyncio.Lock()):
-                driver = self.drivers.get(query)
-                if driver is None and query not in self._over:
-                    driver = await self._first_contact(peer, query, offset, units)
-            self._opening.pop(query, None)
-            if driver is None:
+            if not opens:
+                self._keep_early(peer, query, offset, units)
                 return
+            driver = await self._open(peer, query, units)
         driver.accept(peer, offset, units)
 
-    async def _first_contact(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> QueryDriver | None:
-        """A query this node has not met: open it with its announcement, or keep what came before the announcement."""
-        if offset or self.peers[peer].role is not Role.REQUESTER:
-            early = self._early.setdefault(query, _Early())
-            if early.count + len(units) > EARLY_UNITS:
-                raise PeerRefused(self.name, "capacity")
-            early.units.append((peer, offset, units))
-            while len(self._early) > EARLY_QUERIES:
-                self._early.popitem(last=False)
-            return None
-        if self.draining or len(self.drivers) >= self.config.limits.concurrent_queries:
+    async def _open(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
+        """The driver of a query that its requester opens. If it asks again meanwhile, it gets the same answer."""
+        opening = self._opening.get(query)
+        if opening is None:
+            opening = self._opening[query] = asyncio.create_task(self._first_contact(peer, query, units))
+            opening.add_done_callback(lambda _: self._opening.pop(query))
+        return await asyncio.shield(opening)
+
+    def _keep_early(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
+        """Keep what comes before the announcement does."""
+        if not self._early.setdefault(query, _Early()).add(peer, offset, units):
             raise PeerRefused(self.name, "capacity")
-        announce = await asyncio.to_thread(self._peek, peer, query, units)
-        machine = await asyncio.to_thread(self._machine, announce, query)
+        while len(self._early) > EARLY_QUERIES:
+            self._early.popitem(last=False)
+
+    async def _first_contact(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
+        """A query this node has not met: check its announcement, then work on it."""
+        if self.draining or len(self.drivers) + len(self._opening) > self.config.limits.concurrent_queries:
+            raise PeerRefused(self.name, "capacity")
+        try:
+            announce = await asyncio.to_thread(self._peek, peer, query, units)
+            machine = await asyncio.to_thread(self._machine, announce, query)
+        except LineupError:
+            self._early.pop(query, None)
+            raise
         driver = self.drive(machine)
+        driver.accept(peer, 0, units)
         for sender, first, held in self._early.pop(query, _Early()).units:
-            driver.accept(sender, first, held)
+            try:
+                driver.accept(sender, first, held)
+            except LineupError as error:  # its own fault, not the fault of who opened the query
+                driver.blame(sender, error)
         return driver
 
     def drive(self, machine: Machine) -> QueryDriver:
         """Run a machine of this node."""
         machine.notary = self.notary
         self.keeper.attach(machine)
+        machine.recorder = _strict(machine.recorder)
         driver = QueryDriver(
             machine,
             self._credentials,
@@ -138,22 +166,40 @@ class Node:
             self._scorer,
             self._compute,
             self.config.limits.read_timeout_seconds,
+            self.config.limits.query_timeout_seconds,
             self._ended,
         )
         self.drivers[machine.query] = driver
+        self._live.add(driver)
+        driver.task.add_done_callback(lambda _: self._live.discard(driver))
         self.metrics.started()
         return driver
 
-    async def close(self, seconds: float) -> None:
-        """Take no new queries, give those that run `seconds` to end, then stop them."""
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and every last frame was handed over."""
+        return not self._live and not self._opening
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new queries; give those that run `seconds` to end, then stop them and tell the peers."""
         self.draining = True
-        deadline = time.monotonic() + seconds
-        while self.drivers and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        await self._until_idle(seconds)
         for driver in list(self.drivers.values()):
+            driver.stop(QueryRefused("capacity", f"{self.name} is shutting down"))
+        await self._until_idle(STOP_SECONDS)
+
+    async def close(self) -> None:
+        """Stop at once and close everything."""
+        self.draining = True
+        for driver in list(self._live):
             await driver.close()
         self.store.close()
         self.keeper.close()
+
+    async def _until_idle(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.idle and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
 
     def _peek(self, peer: str, query: bytes, units: list[bytes]) -> Announce:
         """The announcement inside a requester's first units."""
@@ -163,6 +209,8 @@ class Node:
         message = wire.decode(channel.open(units[1])).message
         if not isinstance(message, Announce):
             raise UnexpectedMessage(f"{peer} opens a query with {type(message).__name__}")
+        if message.requester != peer:
+            raise QueryRefused("warrant", f"{peer} opens a query with the announcement of {message.requester}")
         if unknown := {message.router, *message.holders} - set(self.peers):
             raise QueryRefused("disagreement", f"the query names unknown parties {sorted(unknown)}")
         return message
@@ -194,11 +242,16 @@ class Node:
             now=now,
         )
         digest = announce_digest(announce)
+
+        def claim(state: str, kind: Status, _: date, limit: int) -> int:
+            """Both or neither, so that the same announcement is never refused in two ways."""
+            return self.store.admit_query(digest, digest, state, kind, limit, datetime.fromtimestamp(now, timezone.utc))
+
+        status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
         try:
-            self.store.claim_query(digest, digest, datetime.now(timezone.utc))
+            Policy(policy, claim).take_quota(warrant.state, status, now)
         except QueryReplayed as error:
             raise QueryRefused("replay", str(error)) from error
-        self._policy.take_quota(warrant.state, Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED, now)
 
     def _gallery(self, announce: Announce) -> Gallery:
         params = preset(announce.preset)
@@ -209,6 +262,9 @@ class Node:
             return derived.current(datetime.now(timezone.utc))
         except EmptyStore:
             return Gallery.enrol(np.empty((0, announce.dim), np.int8), params, (), announce.model)
+        except LineupError as error:  # the query is claimed: it is not answered differently another time
+            log.error("no gallery", extra={"error": type(error).__name__})
+            raise QueryRefused("internal", "the gallery cannot be used") from error
 
     def warm(self) -> None:
         """Derive the gallery before the first query needs it."""
@@ -223,11 +279,15 @@ class Node:
     def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
         self.drivers.pop(machine.query, None)
-        self.keeper.end(machine)
-        self.metrics.finished()
+        self._early.pop(machine.query, None)
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
+        self.metrics.finished()
+        try:
+            self.keeper.end(machine)
+        except Exception as error:  # a disk that is full must not take the node down with it
+            log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
         for session in machine.sessions.values():
             if session.name or session.state.value == "aborted":
                 self.metrics.ended(session.state.value)
@@ -240,3 +300,16 @@ class Node:
                         "error": type(session.failure).__name__ if session.failure else None,
                     },
                 )
+
+
+def _strict(recorder: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    """A recorder whose failure is this node's fault and stops the query, not a fault of the protocol."""
+
+    def record(event: Event) -> None:
+        assert recorder is not None
+        try:
+            recorder(event)
+        except Exception as error:
+            raise RecordFailed(type(error).__name__) from error
+
+    return record

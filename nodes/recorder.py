@@ -14,61 +14,18 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Literal
 
 import msgspec
 
 from nodes.log_entries import TranscriptEntry
 from nodes.logs import TamperEvidentLog
-from protocol import wire
+from nodes.verify.format import HARMLESS, Record, encode_frame, frame_of
 from protocol.machine import Event, Machine
-from protocol.messages import (
-    Abort,
-    AdmissionBit,
-    Announce,
-    AnyMessage,
-    ConfirmationBlock,
-    ConfirmationDigest,
-    Digest,
-    Joined,
-    KeyCommitment,
-    KeyPair,
-    Name,
-    ProbeDigest,
-    PublicShare,
-    Rung,
-    Signature,
-)
+from protocol.messages import Abort, Announce, Signature
 
-# Kept in full. The rest is kept as a hash: see the module's first paragraph.
-HARMLESS = (
-    Announce,
-    Joined,
-    KeyCommitment,
-    PublicShare,
-    KeyPair,
-    ProbeDigest,
-    AdmissionBit,
-    Rung,
-    ConfirmationBlock,
-    ConfirmationDigest,
-    Signature,
-    Abort,
-)
+__all__ = ["HARMLESS", "Record", "Recorder", "frame_of", "read_records"]
+
 _LENGTH = struct.Struct(">I")
-
-
-class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One frame sent or received. `time`: milliseconds since 1970, UTC. `message`: only of harmless types."""
-
-    session: Annotated[str, msgspec.Meta(max_length=16)]
-    direction: Literal["sent", "received"]
-    peer: Name
-    sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
-    kind: Annotated[str, msgspec.Meta(max_length=32)]
-    frame: Digest
-    time: Annotated[int, msgspec.Meta(ge=0, lt=2**47)]
-    message: AnyMessage | None
 
 
 class Recorder:
@@ -109,7 +66,9 @@ class Recorder:
         message, kind = event.message, type(event.message).__name__
         kept = message if isinstance(message, HARMLESS) else None
         signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
-        record = Record(event.session, event.direction, event.peer, event.sequence, kind, event.digest, now, kept)
+        ends = (machine.name, event.peer) if event.direction == "sent" else (event.peer, machine.name)
+        size = len(encode_frame(machine.query, event.session, *ends, event.sequence, message))
+        record = Record(event.session, event.direction, event.peer, event.sequence, kind, event.digest, size, now, kept)
         entry = TranscriptEntry(
             machine.query, "query" if not event.session else "session", event.direction, event.peer, kind,
             event.sequence, event.digest, signature, now,
@@ -131,12 +90,3 @@ def read_records(path: Path) -> list[Record]:
         records.append(decoder.decode(data[position : position + length]))
         position += length
     return records
-
-
-def frame_of(record: Record, query: bytes, owner: str) -> bytes:
-    """The frame of a record that kept its message, encoded again; its SHA-256 must be `record.frame`."""
-    assert record.message is not None
-    sender, receiver = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
-    return wire.encode(
-        wire.Envelope(wire.VERSION, query, record.session, sender, receiver, record.sequence, record.message)
-    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import ssl
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,13 @@ class PeerProtocol(H11Protocol):
             await inner(scope, receive, send)
 
         self.app = app
-        self._head_timer = self.loop.call_later(HEADER_SECONDS, transport.close)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came; if they are not of a request that is being answered, they must soon be a whole head."""
+        super().data_received(data)
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -63,6 +71,9 @@ class PeerProtocol(H11Protocol):
         super().shutdown()
         if idle:
             self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    def _start_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -81,12 +92,18 @@ class JsonFormatter(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _first_line(record),
         }
         entry |= {name: record.__dict__[name] for name in self.FIELDS if record.__dict__.get(name) is not None}
         if record.exc_info and record.exc_info[0] is not None:
             entry["error"] = record.exc_info[0].__name__
         return json.dumps(entry)
+
+
+def _first_line(record: logging.LogRecord) -> str:
+    """What happened. asyncio's further lines show tasks and exceptions with their values."""
+    lines = record.getMessage().splitlines()
+    return lines[0] if lines else ""
 
 
 def open_store(config: NodeConfig) -> GalleryStore:
@@ -113,6 +130,67 @@ def build_node(folder: Path, delay_seconds: float = 0) -> tuple[Node, HttpTransp
     return kind(identity, peers, open_store(config), transport, Keeper(identity, folder)), transport
 
 
+class NodeServer(uvicorn.Server):
+    """Serves a node. On SIGTERM or SIGINT queries under way may end, over the same port; on the second it stops.
+
+    uvicorn would close the port first and so cut off the peers of running queries, and raise the signal again at the
+    end, so that nothing behind it ran.
+    """
+
+    def __init__(self, node: Node) -> None:
+        config = node.config
+        super().__init__(
+            uvicorn.Config(
+                make_app(node),
+                host=config.listen.host,
+                port=config.listen.port,
+                http=PeerProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                h11_max_incomplete_event_size=16384,
+                timeout_keep_alive=60,
+                timeout_graceful_shutdown=config.limits.shutdown_timeout_seconds,
+                ssl_certfile=str(config.tls.certificate),
+                ssl_keyfile=str(config.tls.key),
+            )
+        )
+        self.config.load()
+        self.config.ssl = self.context = server_context(config.tls)
+        self._node = node
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals as long as the server runs."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        """First call: refuse new queries, and end once the others have. Second call: end."""
+        if self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = asyncio.create_task(self._drain())
+
+    def disconnect(self) -> None:
+        """Close connections as soon as they are idle: peers connect again, with a handshake."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
+    async def _drain(self) -> None:
+        await self._node.drain(self._node.config.limits.shutdown_timeout_seconds)
+        self.should_exit = True
+
+
 def serve(folder: Path, delay_seconds: float = 0) -> None:
     """Serve until interrupted; then let running queries end. Raises `InputError`, `StoreError`."""
     asyncio.run(_serve(folder, delay_seconds))
@@ -121,47 +199,32 @@ def serve(folder: Path, delay_seconds: float = 0) -> None:
 async def _serve(folder: Path, delay_seconds: float) -> None:
     _set_up_logging()
     node, transport = build_node(folder, delay_seconds)
-    config = node.config
-    context = server_context(config.tls)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(node),
-            host=config.listen.host,
-            port=config.listen.port,
-            http=PeerProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            h11_max_incomplete_event_size=16384,
-            timeout_keep_alive=60,
-            timeout_graceful_shutdown=config.limits.shutdown_timeout_seconds,
-            ssl_certfile=str(config.tls.certificate),
-            ssl_keyfile=str(config.tls.key),
-        )
-    )
-    server.config.load()
-    server.config.ssl = context
+    server = NodeServer(node)
     log = logging.getLogger("lineup.serve")
     started = time.perf_counter()
     await asyncio.to_thread(node.warm)
-    log.info("ready", extra={"node": config.name, "seconds": round(time.perf_counter() - started, 3)})
-    reloading = asyncio.create_task(_reload(context, config))
+    log.info("ready", extra={"node": node.name, "seconds": round(time.perf_counter() - started, 3)})
+    reloading = asyncio.create_task(_reload(server, transport, node.config))
     try:
         await server.serve()
     finally:
         reloading.cancel()
-        await node.close(config.limits.shutdown_timeout_seconds)
+        await node.close()
         await transport.close()
 
 
-async def _reload(context: ssl.SSLContext, config: NodeConfig) -> None:
-    while True:
+async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConfig) -> None:
+    crl = config.tls.crl
+    known = crl.read_bytes() if crl is not None else b""
+    while crl is not None:
         await asyncio.sleep(REVOCATION_SECONDS)
         try:
-            reload_revocations(context, config.tls)
-        except CertificateError:
+            reload_revocations(server.context, config.tls)
+            transport.reload_revocations()
+            if (content := crl.read_bytes()) != known:
+                known = content
+                server.disconnect()
+        except (CertificateError, OSError):
             logging.getLogger("lineup.serve").error("revocation list cannot be read", extra={"node": config.name})
 
 

@@ -79,14 +79,14 @@ def make_app(node: Node) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(node.metrics.render(), media_type=CONTENT_TYPE)
 
-    def guarded(handler: Handler) -> Handler:
+    def guarded(handler: Handler, *, explain: bool = False) -> Handler:
         async def run(request: Request) -> Response:
             try:
                 return await handler(request)
             except LineupError as error:
-                return _answer_error(node, error)
+                return _answer_error(node, error, explain)
             except msgspec.MsgspecError as error:
-                return JSONResponse({"code": "bad-frame", "message": str(error)}, 400)
+                return _refusal(400, "bad-frame", str(error) if explain else None)
             except ClientDisconnect:
                 return _refusal(400, "bad-frame")
 
@@ -95,8 +95,8 @@ def make_app(node: Node) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
-            Route("/operator/v1/search", guarded(search), methods=["POST"]),
-            Route("/operator/v1/status", guarded(status), methods=["GET"]),
+            Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
+            Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
         ]
@@ -128,8 +128,8 @@ async def _read(request: Request, limit: int, seconds: float) -> bytes:
     return bytes(body)
 
 
-def _answer_error(node: Node, error: LineupError) -> Response:
-    """A refusal with a closed code; the text of an error goes only to the node's own operator."""
+def _answer_error(node: Node, error: LineupError, explain: bool) -> Response:
+    """A refusal with a closed code. `explain`: with the error's text, for the node's own operator and nobody else."""
     if isinstance(error, (QueryRefused, PeerRefused)):
         node.metrics.refused(error.code)
         log.info("refused", extra={"code": error.code})
@@ -143,13 +143,13 @@ def _answer_error(node: Node, error: LineupError) -> Response:
     if isinstance(error, (BadFrame, CryptoError)):
         return _refusal(400, "bad-frame" if isinstance(error, BadFrame) else "crypto")
     if isinstance(error, InputError):
-        return JSONResponse({"code": "parameters", "message": str(error)}, 422)
+        return _refusal(422, "parameters", str(error) if explain else None)
     log.error("internal error", extra={"error": type(error).__name__})
     return _refusal(500, "internal")
 
 
-def _refusal(status: int, code: str) -> JSONResponse:
-    return JSONResponse({"code": code}, status)
+def _refusal(status: int, code: str, message: str | None = None) -> JSONResponse:
+    return JSONResponse({"code": code} | ({"message": message} if message is not None else {}), status)
 
 
 def _is_hex(text: str) -> bool:

@@ -59,6 +59,14 @@ class Bits:
         """The lanes of words start…stop."""
         return self._map([part[:, start:stop] for part in self.parts])
 
+    def as_row(self) -> Bits:
+        """All planes one after the other in a single one."""
+        return self.reshape(1, -1)
+
+    def reshape(self, planes: int, words: int) -> Bits:
+        """The same bits in another shape, in the order they lie in memory."""
+        return self._map([part.reshape(planes, words) for part in self.parts])
+
     def pad_words(self, words: int) -> Bits:
         """The same planes with zero words appended up to `words`."""
         return self._map([np.pad(part, ((0, 0), (0, words - part.shape[1]))) for part in self.parts])
@@ -86,6 +94,12 @@ class Bits:
 def concatenate(items: Sequence[Bits]) -> Bits:
     """Planes of all items, one after the other."""
     parts = [np.concatenate(group) for group in zip(*(item.parts for item in items), strict=True)]
+    return Bits(tuple(parts), items[0].carries_one)
+
+
+def join_words(items: Sequence[Bits]) -> Bits:
+    """Lanes of all items side by side; they have equally many planes."""
+    parts = [np.concatenate(group, axis=1) for group in zip(*(item.parts for item in items), strict=True)]
     return Bits(tuple(parts), items[0].carries_one)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-from pets.bits import Bits, concatenate
+from pets.bits import Bits, concatenate, join_words
 
 T = TypeVar("T")
 Circuit = Generator[tuple[Bits, Bits], Bits, T]
@@ -27,6 +27,38 @@ def evaluate_plain(circuit: Circuit[T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def together(first: Circuit[Bits], second: Circuit[Bits]) -> Circuit[tuple[Bits, Bits]]:
+    """Run two circuits side by side: a round of both is one round. Returns both results."""
+    running: list[Circuit[Bits] | None] = [first, second]
+    results: list[Bits | None] = [None, None]
+    wants: list[tuple[Bits, Bits] | None] = [None, None]
+    answers: list[Bits | None] = [None, None]
+    while True:
+        for index, circuit in enumerate(running):
+            if circuit is not None:
+                try:
+                    # The first send of a generator must be None, which is what `answers` begins with.
+                    wants[index] = circuit.send(answers[index])  # type: ignore[arg-type]
+                except StopIteration as end:
+                    running[index], wants[index], results[index] = None, None, end.value
+        asked = [want for want in wants if want is not None]
+        if not asked:
+            left, right = results
+            assert left is not None
+            assert right is not None
+            return left, right
+        product = yield (
+            join_words([left.as_row() for left, _ in asked]),
+            join_words([right.as_row() for _, right in asked]),
+        )
+        position = 0
+        for index, want in enumerate(wants):
+            if want is not None:
+                planes, words = want[0].shape
+                answers[index] = product.words(position, position + planes * words).reshape(planes, words)
+                position += planes * words
 
 
 def carry_save(x: Bits, y: Bits, z: Bits) -> Circuit[tuple[Bits, Bits]]:

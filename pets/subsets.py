@@ -9,23 +9,25 @@ from pets.jit import kernel
 from pets.params import Parameters
 from pets.threads import parallel_ranges
 
-TILE = 256  # columns worked at a time: the sixteen partial sums of a group stay in the first-level cache
+TILE = 64  # columns worked at a time: sums and accumulators stay in the first-level cache
 
 
 def subset_sums(
     values: npt.NDArray[np.uint32], coins: npt.NDArray[np.uint8], threads: int = 1
 ) -> npt.NDArray[np.uint64]:
-    """Σ of the rows of each subset. `values`: uint32 (count, m), count a multiple of 4. `coins`: 0/1, (subsets, count).
+    """Σ of the rows of each subset. `values`: uint32 (count, m), below 2^30, count a multiple of 8. `coins`: 0/1.
 
-    Returns uint64 (subsets, m), not reduced: at most 2^32 rows. Four rows at a time: their sixteen possible sums are
-    made once and every subset picks one of them.
+    `coins`: uint8 (subsets, count). Returns uint64 (subsets, m), not reduced. Four rows at a time: their sixteen
+    possible sums, below 2^32, are made once and every subset picks one of them.
     """
     subsets, count = coins.shape
+    columns = values.shape[1]
+    padded = np.pad(values, ((0, 0), (0, -columns % TILE))) if columns % TILE else values
     weights = np.array([1, 2, 4, 8], np.uint8)
     choices = np.ascontiguousarray((coins.reshape(subsets, count // 4, 4) * weights).sum(axis=2, dtype=np.uint8).T)
-    out = np.zeros((subsets, values.shape[1]), np.uint64)
-    parallel_ranges(lambda i, j: _subset_sums(values, choices, i, j, out), values.shape[1], threads, grain=TILE)
-    return out
+    out = np.empty((subsets, padded.shape[1]), np.uint64)
+    parallel_ranges(lambda i, j: _subset_sums(padded, choices, i, j, out), padded.shape[1], threads, grain=TILE)
+    return out[:, :columns]
 
 
 def reduce_sums(sums: npt.NDArray[np.uint64], params: Parameters) -> npt.NDArray[np.uint32]:
@@ -42,17 +44,26 @@ def _subset_sums(
     out: npt.NDArray[np.uint64],
 ) -> None:
     groups, subsets = choices.shape
-    partial = np.zeros((16, TILE), np.uint64)
+    left = np.zeros((16, TILE), np.uint32)
+    right = np.zeros((16, TILE), np.uint32)
+    totals = np.empty((subsets, TILE), np.uint64)
     for first in range(start, stop, TILE):
-        width = min(TILE, stop - first)
-        for group in range(groups):
+        totals[:] = 0
+        for group in range(0, groups, 2):
             for bit in range(4):
                 half = 1 << bit
-                row = values[4 * group + bit, first : first + width]
+                row_l = values[4 * group + bit, first : first + TILE]
+                row_r = values[4 * group + 4 + bit, first : first + TILE]
                 for index in range(half):
-                    for k in range(width):
-                        partial[half + index, k] = partial[index, k] + np.uint64(row[k])
+                    # Rows are named, because only then the compiler works on several columns at a time.
+                    from_l, to_l, from_r, to_r = left[index], left[half + index], right[index], right[half + index]
+                    for k in range(TILE):
+                        to_l[k] = from_l[k] + row_l[k]
+                    for k in range(TILE):
+                        to_r[k] = from_r[k] + row_r[k]
             for subset in range(subsets):
-                picked = partial[choices[group, subset]]
-                for k in range(width):
-                    out[subset, first + k] += picked[k]
+                pick_l, pick_r, total = left[choices[group, subset]], right[choices[group + 1, subset]], totals[subset]
+                for k in range(TILE):
+                    total[k] += np.uint64(pick_l[k]) + np.uint64(pick_r[k])
+        for subset in range(subsets):
+            out[subset, first : first + TILE] = totals[subset]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets import circuits, subsets
-from pets.bits import Bits, concatenate
+from pets.bits import Bits, concatenate, join_words
 from pets.circuits import Circuit
 from pets.params import SHARE_BITS, Parameters, norm_bound
 from pets.planes import to_planes
@@ -118,31 +118,39 @@ def admission_circuit(x: Bits, y: Bits, z: Bits, probe_words: int, bound: int) -
     Lanes of the first `probe_words` words hold 16·q_j + 3 + e, all others 0 + 3 + e.
     """
     total = yield from circuits.add_three(x, y, z)
+    high = total[GUARD_BITS:]
+    probe_high = high.words(0, probe_words)
+    outside, too_long = yield from circuits.together(
+        _out_of_range(total, probe_words), _too_long(probe_high[:PROBE_BITS], bound)
+    )
+    return (yield ~outside, ~too_long)
+
+
+def _out_of_range(total: Bits, probe_words: int) -> Circuit[Bits]:
+    """Lane 0: whether any lane has soiled guard bits or, above them, more than it may."""
     b0, b1, b2, b3 = (total[k : k + 1] for k in range(GUARD_BITS))
     two = yield b0, b1
     seven = yield two, b2
-    high = total[GUARD_BITS:]
     # Constancy lanes: every bit above the guard bits is zero. Probe lanes: they all equal the sign from bit 7 on.
+    high = total[GUARD_BITS:]
     probe_high = high.words(0, probe_words)
     sign = probe_high[PROBE_BITS - 1 : PROBE_BITS]
     spread = concatenate([sign ^ probe_high[k : k + 1] for k in range(len(high))])
     in_probe = concatenate([spread.constant(0, PROBE_BITS - 1), spread[PROBE_BITS - 1 :]])
-    violations = concatenate([b3, seven, _join(in_probe, high.words(probe_words, high.shape[1]))])
+    violations = [b3, seven, join_words([in_probe, high.words(probe_words, high.shape[1])])]
     # -128 has the sign and no other bit: q + 127 would be negative.
     magnitude = yield from circuits.any_plane(probe_high[: PROBE_BITS - 1])
     lowest = yield sign, ~magnitude
-    violations = concatenate([violations, lowest.pad_words(high.shape[1])])
-    outside = yield from circuits.any_plane(violations)
-    outside = yield from circuits.any_lane(outside)
-    squares = yield from circuits.sum_of_squares(probe_high[:PROBE_BITS], SQUARES_BITS)
+    violations.append(lowest.pad_words(high.shape[1]))
+    outside = yield from circuits.any_plane(concatenate(violations))
+    return (yield from circuits.any_lane(outside))
+
+
+def _too_long(probe: Bits, bound: int) -> Circuit[Bits]:
+    """Lane 0: whether Σ q_j² exceeds `bound`: the sign of bound - Σ."""
+    squares = yield from circuits.sum_of_squares(probe, SQUARES_BITS)
     room = yield from circuits.add(~squares, squares.constant(bound + 1, SQUARES_BITS))
-    too_long = room[SQUARES_BITS - 1 :]
-    return (yield ~outside, ~too_long)
-
-
-def _join(left: Bits, right: Bits) -> Bits:
-    parts = [np.concatenate(pair, axis=1) for pair in zip(left.parts, right.parts, strict=True)]
-    return Bits(tuple(parts), left.carries_one)
+    return room[SQUARES_BITS - 1 :]
 
 
 def _open_bit(ring: Ring, bit: Bits) -> Step[bool]:

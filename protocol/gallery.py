@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pets.scoring import EncodedGallery, encode_gallery
 from protocol.terms import SYNTHETIC_MODEL
 
 REFERENCE_BYTES = 64
+REFERENCE_PATTERN = re.compile(rb"[A-Za-z0-9._:/-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class Gallery:
             if len(references) != len(templates):
                 raise GalleryError(f"{len(references)} reference numbers for {len(templates)} templates")
             for reference in references:
-                if not 0 < len(reference.encode()) <= REFERENCE_BYTES:
-                    raise GalleryError(f"a reference number must have 1 to {REFERENCE_BYTES} bytes: {reference!r}")
+                if not REFERENCE_PATTERN.fullmatch(reference.encode()):
+                    raise GalleryError(
+                        f"a reference number must be 1 to {REFERENCE_BYTES} letters, digits and -_.:/ : {reference!r}"
+                    )
         return cls(templates, encode_gallery(templates, params, threads, progress), references, model)
 
     @classmethod

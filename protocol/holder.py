@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 from decimal import Decimal
 
+from pets.errors import GalleryError
 from pets.key_source import KeySource, NativeKeys
 from pets.keys import JointKey, ZeroPool
 from pets.scoring import prepare_probe
@@ -87,6 +88,11 @@ class Holder(Machine):
             raise Disagreement(f"the announcement names other parties than {self.name} was asked with")
         self.terms = terms = Terms.announced(announce)
         gallery = self.gallery
+        if gallery.encoded.rows != len(gallery.templates):
+            raise GalleryError(
+                f"the gallery of {self.name} has {len(gallery.templates)} templates, {gallery.encoded.rows} of them in "
+                "NTT form: it was made for the plaintext twin"
+            )
         if terms.dim != gallery.encoded.dim or terms.params != gallery.encoded.params:
             raise Disagreement(
                 f"the query asks for d = {terms.dim} and {terms.params.preset}; the gallery of {self.name} has "

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from pets.errors import LineupError
 from pets.scoring import score_many
 from protocol.machine import Machine, Score, Session
+
+Scored = tuple[Machine, Session, npt.NDArray[np.uint32]]
 
 
 @dataclass
@@ -28,14 +34,22 @@ class MemoryNetwork:
 
     def run(self) -> None:
         """Deliver until all machines wait for something that will not come. Errors are kept in `failures`."""
-        parties = {(machine.query, machine.name): machine for machine in self.machines}
-        while True:
-            while self._deliver(parties):
-                pass
-            wanted = [(machine, *want) for machine in self.machines for want in machine.scores_wanted()]
-            if not wanted:
-                return
-            self._score(wanted)
+        queries: dict[bytes, dict[str, Machine]] = defaultdict(dict)
+        for machine in self.machines:
+            queries[machine.query][machine.name] = machine
+        # Queries share nothing but the pass over the gallery, so each may have a thread of its own until then.
+        with ThreadPoolExecutor(min(self.threads, len(queries) or 1)) as pool:
+            settle = map if len(queries) == 1 else pool.map
+            scored: dict[bytes, list[Scored]] = {}
+            while True:
+                work = [(parties, scored.get(query, [])) for query, parties in queries.items()]
+                for traffic, failures in settle(self._settle, *zip(*work, strict=True)):
+                    self.traffic.update(traffic)
+                    self.failures += failures
+                wanted = [(machine, *want) for machine in self.machines for want in machine.scores_wanted()]
+                if not wanted:
+                    return
+                scored = self._score(wanted)
 
     def run_or_raise(self) -> None:
         """`run`, then raise the first error that any machine met."""
@@ -43,22 +57,31 @@ class MemoryNetwork:
         if self.failures:
             raise self.failures[0]
 
-    def _deliver(self, parties: dict[tuple[bytes, str], Machine]) -> bool:
-        moved = False
-        for sender in self.machines:
-            waiting, sender.outgoing = sender.outgoing, deque()
-            for receiver, frame in waiting:
-                self.traffic[sender.name, receiver] += len(frame)
-                for delivered in (frame,) if self.tap is None else self.tap(sender.name, receiver, frame):
-                    moved = True
-                    try:
-                        parties[sender.query, receiver].handle(delivered, sender.name)
-                    except LineupError as error:
-                        self.failures.append(error)
-        return moved
+    def _settle(
+        self, parties: dict[str, Machine], scored: list[Scored]
+    ) -> tuple[Counter[tuple[str, str]], list[LineupError]]:
+        """Hand over what was scored for one query, then deliver its frames until none is left."""
+        traffic: Counter[tuple[str, str]] = Counter()
+        failures: list[LineupError] = []
+        for machine, session, result in scored:
+            try:
+                machine.supply(session, result)
+            except LineupError as error:
+                failures.append(error)
+        while any(machine.outgoing for machine in parties.values()):
+            for sender in parties.values():
+                waiting, sender.outgoing = sender.outgoing, deque()
+                for receiver, frame in waiting:
+                    traffic[sender.name, receiver] += len(frame)
+                    for delivered in (frame,) if self.tap is None else self.tap(sender.name, receiver, frame):
+                        try:
+                            parties[receiver].handle(delivered, sender.name)
+                        except LineupError as error:
+                            failures.append(error)
+        return traffic, failures
 
-    def _score(self, wanted: list[tuple[Machine, Session, Score]]) -> None:
-        """Queries that want the same blocks share one pass over the gallery."""
+    def _score(self, wanted: list[tuple[Machine, Session, Score]]) -> dict[bytes, list[Scored]]:
+        """Score what the first of them wants; queries that want the same blocks share the pass over the gallery."""
         _, _, first = wanted[0]
         same = [
             (machine, session, want)
@@ -68,9 +91,8 @@ class MemoryNetwork:
         started = time.perf_counter()
         scored = score_many(first.gallery, [want.probe for _, _, want in same], first.first, first.count, self.threads)
         each = (time.perf_counter() - started) / len(same)
+        results: dict[bytes, list[Scored]] = defaultdict(list)
         for (machine, session, _), result in zip(same, scored, strict=True):
             machine.seconds[session.phase] += each
-            try:
-                machine.supply(session, result)
-            except LineupError as error:
-                self.failures.append(error)
+            results[machine.query].append((machine, session, result))
+        return results

@@ -108,7 +108,7 @@ class ProbePart(Message, tag=7, frozen=True):
 
 
 class ProbeDigest(Message, tag=8, frozen=True):
-    """Probe: SHA-256 over all ciphertexts, for the router."""
+    """Probe: hash over the hashes of its parts, for the router (`protocol.probe.probe_parts`)."""
 
     digest: Digest
 

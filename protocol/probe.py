@@ -9,22 +9,28 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.params import Parameters
+from pets.prf import labelled_hash
+from pets.threads import parallel_ranges
 from protocol.machine import Send, Step, receive
 from protocol.messages import ProbeDigest, ProbePart
-from protocol.wire import PROBE_PART, residue_array
+from protocol.wire import PROBE_PART, array
 
 Residues = npt.NDArray[np.uint32]
 
 
-def probe_parts(ciphertexts: Residues) -> tuple[list[ProbePart], bytes]:
-    """The messages that carry uint32 (d, 2, 2, n), and the SHA-256 over all ciphertexts."""
-    parts = [
-        ProbePart(ciphertexts[first : first + PROBE_PART].tobytes()) for first in range(0, len(ciphertexts), PROBE_PART)
-    ]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.data)
-    return parts, digest.digest()
+def probe_parts(ciphertexts: Residues, threads: int = 1) -> tuple[list[ProbePart], bytes]:
+    """The messages that carry uint32 (d, 2, 2, n), and the hash over the hashes of all of them."""
+    starts = range(0, len(ciphertexts), PROBE_PART)
+    parts = [ProbePart(b"")] * len(starts)
+    digests = [b""] * len(starts)
+
+    def work(begin: int, end: int) -> None:
+        for index in range(begin, end):
+            data = ciphertexts[starts[index] : starts[index] + PROBE_PART].tobytes()
+            parts[index], digests[index] = ProbePart(data), hashlib.sha256(data).digest()
+
+    parallel_ranges(work, len(starts), threads)
+    return parts, labelled_hash("probe", *digests)
 
 
 def send_probe(holder: str, router: str, parts: Sequence[ProbePart], digest: bytes) -> Step[None]:
@@ -35,10 +41,10 @@ def send_probe(holder: str, router: str, parts: Sequence[ProbePart], digest: byt
 
 
 def receive_probe(requester: str, dim: int, params: Parameters) -> Step[Residues]:
-    """The holder's part: all ciphertexts, uint32 (d, 2, 2, n), every residue checked."""
+    """The holder's part: all ciphertexts, uint32 (d, 2, 2, n). `pets.scoring.prepare_probe` checks every residue."""
     ciphertexts = np.empty((dim, 2, 2, params.n), np.uint32)
     for first in range(0, dim, PROBE_PART):
         count = min(PROBE_PART, dim - first)
         message = yield from receive(requester, ProbePart)
-        ciphertexts[first : first + count] = residue_array(message.data, (count, 2), params, "probe")
+        ciphertexts[first : first + count] = array(message.data, (count, 2, 2, params.n), np.uint32, "probe")
     return ciphertexts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from protocol.errors import Disagreement
-from protocol.gallery import REFERENCE_BYTES
+from protocol.gallery import REFERENCE_BYTES, REFERENCE_PATTERN
 from protocol.messages import Release
 
 EMPTY_SLOT = bytes(REFERENCE_BYTES)
@@ -24,7 +24,12 @@ def unpack_release(message: Release, cap: int) -> tuple[str, ...]:
     used = [slot for slot in message.slots if slot != EMPTY_SLOT]
     if tuple(used) != message.slots[: len(used)]:
         raise Disagreement("an empty slot stands before a used one in a release")
-    try:
-        return tuple(slot.rstrip(b"\0").decode() for slot in used)
-    except UnicodeDecodeError:
-        raise Disagreement("a released reference number is not text") from None
+    return tuple(_reference(slot) for slot in used)
+
+
+def _reference(slot: bytes) -> str:
+    """Closed alphabet: a reference must not carry control characters into somebody's terminal, or a name."""
+    raw = slot.rstrip(b"\0")
+    if not REFERENCE_PATTERN.fullmatch(raw):
+        raise Disagreement("a released reference number has characters other than letters, digits and -_.:/")
+    return raw.decode("ascii")

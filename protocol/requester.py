@@ -98,7 +98,7 @@ class Requester(Machine):
             raise OutOfTurn("the offline part is not done, or the probe was submitted already")
         zeros, self._zeros = self._zeros, None
         ciphertexts = encrypt_constants(template, zeros.take(self.terms.dim), self.terms.params)
-        parts, digest = probe_parts(ciphertexts)
+        parts, digest = probe_parts(ciphertexts, self.threads)
         for session in self._holder_sessions:
             if not session.state.over:
                 self.begin(session, self._search(session.name, parts, digest), partial(self._finish, session))

@@ -204,7 +204,7 @@ def tampered(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polyno
     """A requester that adds a polynomial (coefficient -> value, modulo Q) to c0 of some ciphertexts."""
     original = protocol.requester.probe_parts
 
-    def spoiled(probe: npt.NDArray[np.uint32]) -> Any:
+    def spoiled(probe: npt.NDArray[np.uint32], threads: int = 1) -> Any:
         for exponent, value in polynomial.items():
             unit = np.zeros((1, N4096.n), np.int32)
             unit[0, exponent] = 1

@@ -289,9 +289,7 @@ def counterexample(variant: Variant, found: Search, prop: str) -> str:
         lines.append(label)
         lines += [f"    + {abbreviate(element, names)}" for element in sorted(set(after) - set(before))]
         before = after
-    lines += [
-        f"{name} = {abbreviate(term, {t: n for t, n in names.items() if t != term})}" for term, name in names.items()
-    ]
+    lines += [f"{name} = {term}" for term, name in names.items()]
     return "\n".join(lines)
 
 

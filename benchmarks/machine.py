@@ -1,0 +1,68 @@
+"""What every benchmark states: machine, versions, commit. Also numpy's threads, which must be set before its import."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+
+def prepare(threads: int = 2) -> None:
+    """Call before numpy is imported: numpy gets as many threads as we do, and OpenBLAS its own choice of kernel."""
+    if "numpy" in sys.modules:
+        raise RuntimeError("numpy was imported before its threads were set")
+    os.environ.pop("OPENBLAS_CORETYPE", None)
+    os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+
+
+def describe(threads: int) -> dict[str, object]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    model = next(
+        (line.split(":")[1].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")), "unknown"
+    )
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "numba": version("numba"),
+        "commit": commit.stdout.strip() or "none",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def median(times: list[float]) -> float:
+    return round(statistics.median(times), 5)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def reset_peak() -> None:
+    """Forget this process's memory peak (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""

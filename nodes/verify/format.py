@@ -1,0 +1,189 @@
+"""Evidence bundles: one party's records of one query, published as threat_model/evidence-format.md, version 1.
+
+::
+
+    file     = MessagePack map {format, version, content, signature}
+    content  = MessagePack map, the fields of `Bundle`, in exactly the bytes that encoding them again gives
+    signature: the owner's, over labelled_hash("evidence", 1, content), context "evidence"
+
+Messages that say nothing about faces (`HARMLESS`) are in the records in full; of all others only place, type, size and
+hash: two parties' copies of the comparison together would rebuild every score.
+
+`EvidenceRefused` (a pets.errors.InputError): bytes that are no bundle of this version.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from nodes.checkpoints import Checkpoint, Disclosure, Proof
+from nodes.log_entries import LogHeader, Milliseconds
+from pets.errors import InputError
+from pets.prf import labelled_hash
+from protocol.messages import (
+    Abort,
+    AdmissionBit,
+    Announce,
+    AnyMessage,
+    ConfirmationBlock,
+    ConfirmationDigest,
+    Digest,
+    Joined,
+    KeyCommitment,
+    KeyPair,
+    Message,
+    Name,
+    ProbeDigest,
+    PublicShare,
+    Rung,
+    Signature,
+)
+
+FORMAT = "blind-lineup/evidence"
+VERSION = 1
+WIRE_VERSION = 1
+CONTEXT = "evidence"
+BUNDLE_LIMIT = 1 << 28
+
+HARMLESS: tuple[type[Message], ...] = (
+    Announce,
+    Joined,
+    KeyCommitment,
+    PublicShare,
+    KeyPair,
+    ProbeDigest,
+    AdmissionBit,
+    Rung,
+    ConfirmationBlock,
+    ConfirmationDigest,
+    Signature,
+    Abort,
+)
+
+Role = Literal["requester", "holder", "router"]
+Direction = Literal["sent", "received"]
+
+
+class EvidenceRefused(InputError):
+    """Bytes that are no evidence bundle of this version."""
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One frame that the owner sent or consumed, in the order in which it did.
+
+    `frame`: SHA-256 of the frame. `size`: its bytes. `time`: milliseconds since 1970, UTC. `message`: only harmless
+    types. `session`: the holder it is about, empty for the query as a whole.
+    """
+
+    session: Annotated[str, msgspec.Meta(max_length=16)]
+    direction: Direction
+    peer: Name
+    sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    kind: Annotated[str, msgspec.Meta(max_length=32)]
+    frame: Digest
+    size: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    time: Milliseconds
+    message: AnyMessage | None
+
+
+class Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose bundle it is. `verify_key`: as `pets.signatures.VerifyKey.to_bytes`."""
+
+    name: Name
+    role: Role
+    verify_key: Annotated[bytes, msgspec.Meta(min_length=1984, max_length=1984)]
+
+
+class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That the log of `checkpoint` extends that of the earlier checkpoint `older` (RFC 9162, 2.1.4)."""
+
+    older: Checkpoint
+    proof: Proof
+
+
+class Witnessed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A checkpoint of another node's transcript log that the owner was given."""
+
+    peer: Name
+    checkpoint: Checkpoint
+
+
+class TranscriptProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The owner's transcript log: one disclosed entry for each record, in the same order, under `checkpoint`."""
+
+    header: LogHeader
+    checkpoint: Checkpoint
+    entries: Annotated[tuple[Disclosure, ...], msgspec.Meta(max_length=1 << 20)]
+    extensions: Annotated[tuple[Extension, ...], msgspec.Meta(max_length=1024)]
+
+
+class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one party shows of one query. `exported`: milliseconds since 1970, UTC."""
+
+    query: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    owner: Owner
+    exported: Milliseconds
+    records: Annotated[tuple[Record, ...], msgspec.Meta(max_length=1 << 20)]
+    log: TranscriptProof
+    witnessed: Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=4096)]
+
+
+class SignedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file."""
+
+    format: Literal["blind-lineup/evidence"]
+    version: int
+    content: bytes
+    signature: Annotated[bytes, msgspec.Meta(max_length=8192)]
+
+    @property
+    def statement(self) -> bytes:
+        """What the owner signs."""
+        return labelled_hash("evidence", self.version, self.content)
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """The wire's envelope (protocol/DESIGN.md, 6a), written down a second time: the verifier trusts its own copy."""
+
+    version: int
+    query: bytes
+    session: str
+    sender: str
+    receiver: str
+    sequence: int
+    message: AnyMessage
+
+
+def encode_frame(query: bytes, session: str, sender: str, receiver: str, sequence: int, message: AnyMessage) -> bytes:
+    """A message as it goes over the wire, byte for byte."""
+    return msgspec.msgpack.encode(_Envelope(WIRE_VERSION, query, session, sender, receiver, sequence, message))
+
+
+def frame_of(record: Record, query: bytes, owner: str) -> bytes:
+    """The frame of a record that kept its message; its SHA-256 must be `record.frame`."""
+    assert record.message is not None
+    sender, receiver = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
+    return encode_frame(query, record.session, sender, receiver, record.sequence, record.message)
+
+
+def encode_bundle(bundle: Bundle) -> bytes:
+    """The content that is signed."""
+    return msgspec.msgpack.encode(bundle)
+
+
+def decode_bundle(data: bytes) -> tuple[SignedBundle, Bundle]:
+    """A bundle file; its signature is `verify_bundles`' business. Raises `EvidenceRefused`."""
+    if len(data) > BUNDLE_LIMIT:
+        raise EvidenceRefused(f"a bundle of {len(data)} bytes, the limit is {BUNDLE_LIMIT}")
+    try:
+        signed = msgspec.msgpack.decode(data, type=SignedBundle)
+        if signed.version != VERSION:
+            raise EvidenceRefused(f"evidence format version {signed.version}; this verifier reads {VERSION}")
+        bundle = msgspec.msgpack.decode(signed.content, type=Bundle)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:
+        raise EvidenceRefused(f"not an evidence bundle: {error}") from None
+    if encode_bundle(bundle) != signed.content or msgspec.msgpack.encode(signed) != data:
+        raise EvidenceRefused("not the canonical form of an evidence bundle")
+    return signed, bundle

@@ -1,0 +1,187 @@
+"""What went over each link: closed schemas, order, sizes, both ends alike, nothing said twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import combinations
+
+from nodes.verify import grammar
+from nodes.verify.case import Case, Item, View, announce_digest
+from nodes.verify.format import HARMLESS, Record, encode_frame, frame_of
+from nodes.verify.report import Broken, Findings, Held, Open
+from protocol import messages
+from protocol.messages import ALLOWED, KeyPair
+
+KINDS = {kind.__name__: kind for kind in ALLOWED}
+_HARMLESS = frozenset(kind.__name__ for kind in HARMLESS)
+
+
+def closed_schema(case: Case) -> Findings:
+    """Types are known; harmless messages are shown in full and encode to the recorded hash; no others are shown."""
+    for view in case.views:
+        for record in view.bundle.records:
+            wrong = _schema_fault(view, record)
+            yield Held() if wrong is None else Broken(view.place(record), wrong)
+
+
+def _schema_fault(view: View, record: Record) -> str | None:
+    message = record.message
+    if record.kind not in KINDS:
+        return "a type of message that the protocol does not have"
+    if (message is not None) != (record.kind in _HARMLESS):
+        return "shown in full though it may not be kept" if message is not None else "not shown though it is harmless"
+    if message is None:
+        return None
+    if type(message).__name__ != record.kind:
+        return f"it is recorded as {record.kind} and shown as {type(message).__name__}"
+    frame = frame_of(record, view.bundle.query, view.owner)
+    if hashlib.sha256(frame).digest() != record.frame:
+        return "the message shown does not have the recorded hash"
+    return None if len(frame) == record.size else f"recorded with {record.size} bytes, it has {len(frame)}"
+
+
+def allowed_order(case: Case) -> Findings:
+    """Each link carries only what section 6a allows, numbered without a gap, in the order of the protocol."""
+    if case.announce is None:
+        yield Open("without an announcement nobody has a role")
+        return
+    for view in case.views:
+        for (session, direction, peer), items in view.links.items():
+            sender, receiver = (view.owner, peer) if direction == "sent" else (peer, view.owner)
+            fault = _order_fault(case, session, sender, receiver, items)
+            if fault is None:
+                yield Held()
+            else:
+                yield Broken(view.place(fault[0].record), fault[1])
+
+
+def _order_fault(case: Case, session: str, sender: str, receiver: str, items: list[Item]) -> tuple[Item, str] | None:
+    roles = case.roles.get(sender, ""), case.roles.get(receiver, "")
+    if session not in ("", *case.holders) or (session and "holder" in roles and session not in (sender, receiver)):
+        return items[0], f"{sender} and {receiver} have no part in such a session"
+    for expected, item in enumerate(items):
+        record = item.record
+        if roles not in ALLOWED.get(KINDS.get(record.kind, messages.Message), frozenset()):
+            return item, f"a {roles[0] or 'stranger'} may not send this to a {roles[1] or 'stranger'}"
+        # A received Abort is taken at once, before what still waits to be worked on.
+        if record.sequence != expected and not (record.kind == "Abort" and record.sequence > expected):
+            return item, f"message {expected} was due"
+    try:
+        grammar.follow(items, *roles, bool(session), case.shape(session))
+    except grammar.Unexpected as error:
+        return error.item, f"out of order: {error}"
+    return None
+
+
+def sizes(case: Case) -> Findings:
+    """Every message is as long as rows, d and cap dictate: so it holds at most cap candidates, and no more sums."""
+    for view in case.views:
+        for (session, _, _), items in view.links.items():
+            shape = case.shape(session) if session else None
+            if shape is None:
+                if session:
+                    yield Open(f"{view.label}session {session}: the holder's number of blocks is not known")
+                continue
+            seen: dict[str, int] = {}
+            for item in items:
+                record = item.record
+                index = seen[record.kind] = seen.get(record.kind, -1) + 1
+                example = shape.expected(record.kind, index)
+                if example is None:
+                    continue
+                sender, receiver = view.ends(record)
+                frame = encode_frame(case.query, session, sender, receiver, record.sequence, example)  # type: ignore[arg-type]
+                if len(frame) == record.size:
+                    yield Held()
+                else:
+                    yield Broken(view.place(record), f"{record.size} bytes, cap {shape.cap}, d {shape.dim} and "
+                                 f"{shape.blocks} blocks make it {len(frame)}")  # fmt: skip
+
+
+def both_ends(case: Case) -> Findings:
+    """What one party sent is what the other received, message by message."""
+    pairs = set()
+    for left, right in combinations(case.views, 2):
+        if left.owner == right.owner:
+            continue
+        pairs.add(frozenset((left.owner, right.owner)))
+        for sender, receiver in ((left, right), (right, left)):
+            for session in ("", *case.holders):
+                yield from _compare(case, session, sender, receiver)
+    for one, other in combinations(sorted(case.roles), 2):
+        if frozenset((one, other)) not in pairs:
+            yield Open(f"{case.views[0].label}{one} and {other}: both bundles are needed")
+
+
+def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings:
+    sent = {item.record.sequence: item.record for item in sender.link(session, "sent", receiver.owner)}
+    received = receiver.link(session, "received", sender.owner)
+    if not sent and not received:
+        return
+    for item in received:
+        record = item.record
+        theirs = sent.get(record.sequence)
+        if theirs is None:
+            yield Broken(receiver.place(record), f"{sender.owner} does not show that it sent this")
+            return
+        if (theirs.frame, theirs.kind, theirs.size) != (record.frame, record.kind, record.size):
+            yield Broken(receiver.place(record), f"{sender.owner} shows another message in this place")
+            return
+    missing = set(sent) - {item.record.sequence for item in received}
+    if missing and not _stopped(case, session):
+        place = sender.place(sent[min(missing)])
+        if {view.owner for view in case.views} >= _parties(case, session):
+            yield Broken(place, f"{receiver.owner} does not show that it received this, though nobody stopped")
+        else:
+            yield Open(f"{place}: {receiver.owner} does not show it; it may have been stopped by a party not given")
+    else:
+        yield Held()
+
+
+def _parties(case: Case, session: str) -> set[str]:
+    assert case.announce is not None
+    asked = {session} if session else set(case.holders)
+    return {case.announce.requester, case.announce.router, *asked}
+
+
+def _stopped(case: Case, session: str) -> bool:
+    """Whether anyone aborted this session, or the query as a whole: then messages may have stayed on their way."""
+    return any(item.record.session in ("", session) for view in case.views for item in view.find("Abort"))
+
+
+def answered_once(cases: Sequence[Case]) -> Findings:
+    """Nobody said two different things in one place, and nothing that must be fresh served two queries."""
+    for case in cases:
+        # Two parties that differ are the business of `both_ends`; here one party contradicts itself.
+        places: dict[tuple[str, str, str, str, int], bytes] = {}
+        for view in case.views:
+            for record in view.bundle.records:
+                place = (view.owner, record.session, *view.ends(record), record.sequence)
+                if places.setdefault(place, record.frame) == record.frame:
+                    yield Held()
+                else:
+                    yield Broken(view.place(record), f"{view.owner} shows two different messages in this place")
+    for what, values in _fresh(cases).items():
+        owners: dict[bytes, Case] = {}
+        for value, case in values:
+            if owners.setdefault(value, case) is not case:
+                yield Broken(f"query {case.query.hex()[:8]}", f"{what} of query {owners[value].query.hex()[:8]} again")
+            else:
+                yield Held()
+
+
+def _fresh(cases: Sequence[Case]) -> dict[str, list[tuple[bytes, Case]]]:
+    """What may serve one query only. A seed used twice is a pool of encryptions of zero used twice."""
+    fresh: dict[str, list[tuple[bytes, Case]]] = {"announcement": [], "nonce": [], "seed of the probe": [],
+                                                  "public key share": []}  # fmt: skip
+    for case in cases:
+        if case.announce is None:
+            continue
+        fresh["announcement"].append((announce_digest(case.announce), case))
+        fresh["nonce"] += [(case.announce.nonce, case), *((joined.nonce, case) for joined in case.joined.values())]
+        if case.announce.seed_digest is not None:
+            fresh["seed of the probe"].append((case.announce.seed_digest, case))
+        for pair in {pair for view in case.views for _, pair in view.messages(KeyPair)}:
+            fresh["public key share"] += [(pair.requester, case), (pair.router, case)]
+    return fresh

@@ -1,0 +1,226 @@
+"""What was opened and released, and after what: admission, openings, rungs, confirmation, release."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nodes.verify.case import Case, Item, View
+from nodes.verify.format import Direction
+from nodes.verify.report import Broken, Findings, Held, Open
+from pets.prf import labelled_hash
+from protocol.messages import AdmissionBit, ConfirmationBlock, ConfirmationDigest, Rung, Signature
+
+# What may only happen to a probe that was admitted.
+_AFTER_ADMISSION = ("PowerSums", "Rung", "ConfirmationBlock", "ConfirmationDigest", "ConfirmationAnswer", "Release")
+
+
+def _seats(case: Case) -> Iterator[tuple[str, View, tuple[str, str, str]]]:
+    """(holder, bundle, ring) for every session that a bundle's owner had a part in. The ring: holder, requester,
+    router."""
+    assert case.announce is not None
+    for holder in case.holders:
+        ring = (holder, case.announce.requester, case.announce.router)
+        for view in case.views:
+            if view.owner in ring:
+                yield holder, view, ring
+
+
+def admission(case: Case) -> Findings:
+    """All parties opened the same admission bit, it said yes, and it came before anything about hits."""
+    if case.announce is None:
+        yield Open("there is no announcement")
+        return
+    components: dict[tuple[str, int], bool] = {}
+    for holder, view, ring in _seats(case):
+        later = [item for kind in _AFTER_ADMISSION for item in view.find(kind, holder)]
+        first = min(later, key=lambda item: item.position) if later else None
+        index = ring.index(view.owner)
+        known: dict[int, bool] = {}
+        for item, bit in view.messages(AdmissionBit, holder):
+            which = _component(index, ring, item)
+            if which is None:
+                continue
+            if components.setdefault((holder, which), bit.component) != bit.component:
+                yield Broken(view.place(item.record), "another component of the admission bit than the others show")
+            if first is None or item.position < first.position:
+                known[which] = bit.component
+        if first is None:
+            yield Held()
+        elif len(view.find("AdmissionBit", holder)) < 4 or len(known) < 3:
+            yield Broken(view.place(first.record), "before admission was opened: four components go over the links")
+        elif not known[0] ^ known[1] ^ known[2]:
+            yield Broken(view.place(first.record), "though admission refused the probe")
+        elif missing := _unsigned(view, holder, "admission", ring, first.position):
+            yield Broken(view.place(first.record), f"before the admission phase was signed by {missing}")
+        else:
+            yield Held()
+
+
+def _component(index: int, ring: tuple[str, str, str], item: Item) -> int | None:
+    """Which component of the bit a message carries: party i holds i and i+1, and is sent i+2."""
+    if item.record.direction == "received":
+        return (index + 2) % 3
+    if item.record.peer == ring[(index - 1) % 3]:
+        return (index + 1) % 3
+    return index if item.record.peer == ring[(index + 1) % 3] else None
+
+
+def openings(case: Case) -> Findings:
+    """Requester and router each open once a rung: one message of power sums between two verdicts, none after the
+    last."""
+    if case.announce is None:
+        yield Open("there is no announcement")
+        return
+    for holder, view, ring in _seats(case):
+        others = ring[1:] if view.owner == holder else (holder,)
+        for peer in others:
+            opened, over, rung = 0, False, 0
+            for record in view.bundle.records:
+                if record.session != holder or record.peer != peer:
+                    continue
+                if record.kind == "PowerSums":
+                    opened += 1
+                    if over:
+                        yield Broken(view.place(record), "hits were opened after the last verdict")
+                    elif opened > 1:
+                        yield Broken(view.place(record), f"opening number {opened} in rung {rung}")
+                    else:
+                        yield Held()
+                elif isinstance(record.message, Rung):
+                    if opened == 0:
+                        yield Broken(view.place(record), f"a verdict on rung {rung}, of which nothing was opened")
+                    over, opened, rung = over or record.message.verdict != "climb", 0, rung + 1
+
+
+def rungs(case: Case) -> Findings:
+    """Verdicts climb one by one to the last agreed rung and no further; requester and router are told the same."""
+    if case.announce is None or case.terms is None:
+        yield Open("the agreed rungs cannot be read")
+        return
+    agreed = len(case.terms.rungs)
+    for holder in case.holders:
+        told: dict[int, str] = {}
+        for view in case.views:
+            for peer in case.roles:
+                for rung, (item, message) in enumerate(_verdicts(view, holder, peer)):
+                    fault = _verdict_fault(message.verdict, rung, agreed, told)
+                    yield Held() if fault is None else Broken(view.place(item.record), fault)
+
+
+def _verdicts(view: View, holder: str, peer: str) -> list[tuple[Item, Rung]]:
+    direction: Direction = "sent" if view.owner == holder else "received"
+    return list(view.messages(Rung, holder, direction, peer))
+
+
+def _verdict_fault(verdict: str, rung: int, agreed: int, told: dict[int, str]) -> str | None:
+    if rung >= agreed:
+        return f"a verdict on rung {rung}; only {agreed} rungs (0 to {agreed - 1}) were agreed"
+    if verdict == "climb" and rung == agreed - 1:
+        return f"it climbs beyond the last of {agreed} rungs"
+    if verdict == "exhausted" and rung != agreed - 1:
+        return f"it gives up on rung {rung} of {agreed}"
+    if told.setdefault(rung, verdict) != verdict:
+        return f"{verdict!r} on rung {rung}, another party was told {told[rung]!r}"
+    return None
+
+
+def confirmation(case: Case) -> Findings:
+    """One block, the same to both, signed before any answer; requester and router answer it once each."""
+    if case.announce is None:
+        yield Open("there is no announcement")
+        return
+    for holder in case.holders:
+        blocks = {message for view in case.views for _, message in view.messages(ConfirmationBlock, holder)}
+        if len(blocks) > 1:
+            yield Broken(f"{case.views[0].label}session {holder}", f"{holder} sent two different confirmation blocks")
+        for view in case.views:
+            for item, digest in view.messages(ConfirmationDigest, holder):
+                expected = {labelled_hash("confirmation-block", block.commitment, block.data) for block in blocks}
+                if blocks and expected != {digest.digest}:
+                    yield Broken(view.place(item.record), "not the hash of the confirmation block")
+    for holder, view, ring in _seats(case):
+        yield from _confirmed(view, holder, ring)
+
+
+def _confirmed(view: View, holder: str, ring: tuple[str, str, str]) -> Findings:
+    answers = view.find("ConfirmationAnswer", holder)
+    blocks = view.find("ConfirmationBlock", holder)
+    by_peer: dict[tuple[str, str], int] = {}
+    for item in (*blocks, *answers):
+        link = (item.record.kind, item.record.peer)
+        by_peer[link] = by_peer.get(link, 0) + 1
+        if by_peer[link] > 1:
+            yield Broken(view.place(item.record), "a second one; one is allowed in a query")
+    for item in blocks:
+        if _last_verdict(view, holder, item.record.peer, item.position) != "confirm":
+            yield Broken(view.place(item.record), "no verdict 'confirm' came before it")
+    for item in answers:
+        signed = [
+            other.position
+            for other, message in view.messages(Signature, holder)
+            if message.phase == "confirmation block" and other.position < item.position
+        ]
+        if len(signed) < (2 if view.owner == holder else 1):
+            yield Broken(view.place(item.record), "an answer to a confirmation block that was not signed before")
+        elif view.owner != holder and len(_before(view, "ConfirmationDigest", holder, item)) < 2:
+            yield Broken(view.place(item.record), "before requester and router compared the confirmation block")
+        else:
+            yield Held()
+
+
+def releases(case: Case) -> Findings:
+    """A release comes after the verdict 'confirm' and behind the signed answers of requester and router."""
+    if case.announce is None:
+        yield Open("there is no announcement")
+        return
+    requester, router = case.announce.requester, case.announce.router
+    for holder, view, ring in _seats(case):
+        items = view.find("Release", holder)
+        for number, item in enumerate(items):
+            answers = {other.record.peer for other in _before(view, "ConfirmationAnswer", holder, item)}
+            needed = {requester, router} if view.owner == holder else {holder}
+            if number:
+                yield Broken(view.place(item.record), "a second release")
+            elif _last_verdict(view, holder, item.record.peer, item.position) != "confirm":
+                yield Broken(view.place(item.record), "no verdict 'confirm' came before it")
+            elif missing := needed - answers:
+                yield Broken(view.place(item.record), f"without the confirmation of {', '.join(sorted(missing))}"
+                             if view.owner == holder else "before this party had confirmed anything")  # fmt: skip
+            elif view.owner == holder and (who := _unsigned(view, holder, "confirmation", ring, item.position, False)):
+                yield Broken(view.place(item.record), f"before {who} had signed its confirmation")
+            else:
+                yield Held()
+    for holder in case.holders:
+        released = any(view.find("Release", holder) for view in case.views)
+        for view in case.views_of(router) if released else ():
+            if not view.find("ConfirmationAnswer", holder, "sent"):
+                yield Broken(view.name, f"session {holder} ended with a release that {router} did not confirm")
+
+
+def _before(view: View, kind: str, session: str, item: Item) -> list[Item]:
+    return [other for other in view.find(kind, session) if other.position < item.position]
+
+
+def _last_verdict(view: View, holder: str, peer: str, position: int) -> str | None:
+    """The holder's last word to, or from, `peer` before a position."""
+    said = [message.verdict for item, message in _verdicts(view, holder, peer) if item.position < position]
+    return said[-1] if said else None
+
+
+def _unsigned(
+    view: View, holder: str, phase: str, ring: tuple[str, str, str], position: int, sent_too: bool = True
+) -> str | None:
+    """A party whose signature of a phase is missing before a position; None if all are there."""
+    signed = {
+        (item.record.direction, item.record.peer)
+        for item, message in view.messages(Signature, holder)
+        if message.phase == phase and item.position < position
+    }
+    for peer in ring:
+        if peer == view.owner:
+            continue
+        if ("received", peer) not in signed:
+            return peer
+        if sent_too and ("sent", peer) not in signed:
+            return view.owner
+    return None

@@ -1,0 +1,145 @@
+"""The verifier's own copy of what a query may be: security table, thresholds, sizes (protocol/DESIGN.md, 3, 6a).
+
+Written down a second time on purpose: a node whose copy was weakened must not weaken its judge. `tests/test_verify.py`
+compares both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+
+from protocol.messages import (
+    AdmissionBlock,
+    ConfirmationAnswer,
+    FilterBlock,
+    InputShare,
+    Message,
+    PairSecret,
+    PowerSums,
+    ProbePart,
+    Release,
+)
+
+# Largest log2 Q for 128 bits, ternary secret: ring dimension -> (classical, quantum), ePrint 2024/463. Both must hold.
+SECURITY_TABLE = {1024: (26, 20), 2048: (53, 40), 4096: (106, 80), 8192: (214, 161)}
+
+HIGHEST_RUNG = Decimal("0.9")
+MAX_CLIMBS = 8
+LOWEST_THRESHOLD = Decimal("0.30")  # the loosest threshold that any node may be configured to accept
+MAX_CAP = 99
+MAX_DECIMALS = 12
+WARRANT_SECONDS = 24 * 3600
+SKEW_SECONDS = 600  # the largest difference of clocks that any node may be configured to accept
+CHUNK_ROWS = 262144
+PROBE_PART = 64
+ADMISSION_POLYNOMIALS = 41
+CONSTANCY_VALUES = 1600
+SHARE_BITS = 24
+SLOT_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Ring dimension, primes and plaintext modulus that stand behind a preset's name."""
+
+    n: int
+    primes: tuple[int, int]
+    t: int
+
+    @property
+    def log2_q(self) -> int:
+        """Bits of Q."""
+        return (self.primes[0] * self.primes[1]).bit_length()
+
+
+PRESETS = {
+    "n4096_q60_t20": Preset(4096, (1073692673, 1073668097), 1048573),
+    "n8192_q60_t20": Preset(8192, (1073692673, 1073643521), 1048573),
+}
+
+
+def weakness(preset: Preset) -> str | None:
+    """Why a preset does not have 128 bits of security, None if it does."""
+    if preset.n not in SECURITY_TABLE:
+        return f"ring dimension {preset.n} is not in the security table"
+    limit = min(SECURITY_TABLE[preset.n])
+    if preset.log2_q > limit:
+        return f"log2 Q = {preset.log2_q} at ring dimension {preset.n}, the limit for 128 bits is {limit}"
+    return None
+
+
+def scale(dim: int) -> int:
+    """S = min(500, floor(22·sqrt(d)))."""
+    return min(500, math.isqrt(484 * dim))
+
+
+def norm_bound(dim: int) -> int:
+    """floor((S + sqrt(d)/2)²), over exact integers: 4·(S + sqrt(d)/2)² = 4S² + d + sqrt(16·S²·d)."""
+    s = scale(dim)
+    return (4 * s * s + dim + math.isqrt(16 * s * s * dim)) // 4
+
+
+def theta(threshold: Decimal, dim: int) -> int:
+    """ceil(threshold·S²), in exact decimals."""
+    return math.ceil(threshold * scale(dim) ** 2)
+
+
+def rungs(threshold: Decimal, step: Decimal) -> tuple[Decimal, ...]:
+    """threshold + k·step for k = 0 … 8, as long as it is at most 0.9; a threshold above stands alone."""
+    if not step:
+        return (threshold,)
+    higher = (threshold + k * step for k in range(1, MAX_CLIMBS + 1))
+    return (threshold, *(rung for rung in higher if rung <= HIGHEST_RUNG))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What sizes depend on, and nothing else does: ring dimension, d, cap, and the holder's blocks."""
+
+    n: int
+    dim: int
+    cap: int
+    blocks: int
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Blocks of each chunk that is compared at a time."""
+        size = CHUNK_ROWS // self.n
+        return tuple(min(size, self.blocks - first) for first in range(0, self.blocks, size))
+
+    @property
+    def probe_parts(self) -> tuple[int, ...]:
+        """Ciphertexts of each part of the probe."""
+        return tuple(min(PROBE_PART, self.dim - first) for first in range(0, self.dim, PROBE_PART))
+
+    def expected(self, kind: str, index: int) -> Message | None:
+        """A message as long as the `index`-th of its kind on a link must be, None where sizes are not laid down."""
+        if kind == "PairSecret":
+            return PairSecret(bytes(32))
+        if kind == "ProbePart":
+            return ProbePart(bytes(16 * self.n * _at(self.probe_parts, index)))
+        if kind == "AdmissionBlock":
+            return AdmissionBlock(bytes(32), bytes(8 * self.n * ADMISSION_POLYNOMIALS))
+        if kind == "FilterBlock":
+            return FilterBlock(bytes(8 * self.n * _at(self.chunks, index)))
+        if kind == "InputShare":
+            return InputShare(bytes(SHARE_BITS * self._input_words(index) * 8))
+        if kind == "PowerSums":
+            return PowerSums(bytes(4 * (self.cap + 2)))
+        if kind == "ConfirmationAnswer":
+            return ConfirmationAnswer(bytes(24 * self.cap))
+        if kind == "Release":
+            return Release((bytes(SLOT_BYTES),) * self.cap)
+        return None
+
+    def _input_words(self, index: int) -> int:
+        """Words of 64 rows: admission first, then the chunks, again at every rung."""
+        if index == 0:
+            return -(-self.dim // 64) + CONSTANCY_VALUES // 64
+        return self.chunks[(index - 1) % len(self.chunks)] * self.n // 64 if self.chunks else 0
+
+
+def _at(counts: tuple[int, ...], index: int) -> int:
+    return counts[index] if index < len(counts) else 0
