@@ -1,8 +1,8 @@
-"""Evidence bundles, exported by a node for a supervisor (R 55, 58; protocol/DESIGN.md, 2.8; issue of one party, one query).
+"""Evidence bundles: one party's records of one query, exported for a supervisor (R 55, 58; protocol/DESIGN.md, 2.8).
 
-What goes in is what the node kept (`nodes.recorder`), one disclosed entry of its transcript log for each record, and the
-proofs that tie them to signed checkpoints. No key of the node leaves it, except the per-entry secrets of the entries
-shown. The format: `nodes.verify.format`, published as threat_model/evidence-format.md.
+What goes in is what the node kept (`nodes.recorder`), one disclosed entry of its transcript log for each record, and
+the proofs that tie them to signed checkpoints. No key of the node leaves it, except the per-entry secrets of the
+entries shown. The format: `nodes.verify.format`, published as threat_model/evidence-format.md.
 
 `EvidenceError` (a pets.errors.InputError): nothing can be exported, and why.
 """
@@ -104,9 +104,11 @@ def transcript(identity: NodeIdentity, folder: Path) -> Iterator[LogReader]:
                 log.checkpoint(int(time.time() * 1000))  # what a crash left without one
             yield log
         return
-    with tempfile.TemporaryDirectory(prefix=".evidence-", dir=place.parent) as temporary:
-        with _copy(place, Path(temporary), identity, folder) as copy:
-            yield copy
+    with (
+        tempfile.TemporaryDirectory(prefix=".evidence-", dir=place.parent) as temporary,
+        _copy(place, Path(temporary), identity, folder) as copy,
+    ):
+        yield copy
 
 
 def _copy(place: Path, temporary: Path, identity: NodeIdentity, folder: Path) -> LogReader:

@@ -14,7 +14,7 @@ hash: two parties' copies of the comparison together would rebuild every score.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -41,7 +41,7 @@ from protocol.messages import (
     Signature,
 )
 
-FORMAT = "blind-lineup/evidence"
+FORMAT: Final = "blind-lineup/evidence"
 VERSION = 1
 WIRE_VERSION = 1
 CONTEXT = "evidence"

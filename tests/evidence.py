@@ -1,0 +1,344 @@
+"""A small query with real identities, run once; and the means to retell it falsely, signed by whoever would lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from nodes.checkpoints import Checkpoint, Disclosure, checkpoint_message
+from nodes.config import Role
+from nodes.evidence import export_bundle, sign_bundle
+from nodes.identity import NodeIdentity, init_node, load_identity, load_peers
+from nodes.keeper import Keeper
+from nodes.log_entries import TranscriptEntry, encode_entry, encrypt_entry
+from nodes.notary import NodeNotary
+from nodes.verify.case import announce_statement
+from nodes.verify.format import HARMLESS, Bundle, Record, TranscriptProof, decode_bundle, encode_frame
+from nodes.verify.trust import Party, load_trust
+from pets.key_source import KeySource, NativeKeys
+from pets.merkle import MerkleTree, hash_leaf
+from pets.params import N4096
+from pets.prf import labelled_hash
+from protocol.gallery import Gallery
+from protocol.holder import Holder
+from protocol.memory import MemoryNetwork
+from protocol.messages import Announce, AnyMessage, Signature
+from protocol.requester import Requester
+from protocol.router import Router
+from protocol.terms import Terms
+from protocol.warrant import Justification, Request, issue_warrant
+from tests.galleries import near, unit_rows
+
+DIM = 128
+ROWS = 3000
+FR, EU, ES, DE = "FR", "EU", "ES", "DE"
+ROLES = {FR: Role.REQUESTER, EU: Role.ROUTER, ES: Role.HOLDER, DE: Role.HOLDER}
+
+
+def justification() -> Justification:
+    return Justification(
+        case="4711/26", offence="robbery", maximum_penalty_years=5.0, subject="suspect", aim="identify",
+        officer="officer", approver="approver", salt=os.urandom(32),
+    )  # fmt: skip
+
+
+@dataclass
+class World:
+    """Four nodes in one process, their folders, and what they keep."""
+
+    root: Path
+    identities: dict[str, NodeIdentity] = field(default_factory=dict)
+    galleries: dict[str, Gallery] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, root: Path) -> World:
+        world = cls(root)
+        for port, (name, role) in enumerate(ROLES.items(), 8443):
+            init_node(root / name, name=name, role=role, address=f"https://127.0.0.1:{port}",
+                      authority=root / "authority", states=(FR,))  # fmt: skip
+            world.identities[name] = load_identity(root / name)
+        rng = np.random.default_rng(5)
+        world.probe = unit_rows(rng, 1, DIM)[0]
+        for name in (ES, DE):
+            rows = unit_rows(rng, ROWS, DIM)
+            if name == ES:  # 12 at the first rung, 2 at the second
+                rows[100:110] = near(rng, world.probe, 10, np.full(10, 0.72))
+                rows[200:202] = near(rng, world.probe, 2, np.full(2, 0.85))
+            world.galleries[name] = Gallery.enrol(rows, N4096, tuple(f"{name}-{row}" for row in range(ROWS)))
+        return world
+
+    probe: Any = None
+
+    @property
+    def trust(self) -> dict[str, Party]:
+        return load_trust(self.root / "authority" / "peers")
+
+    def query(
+        self,
+        holders: Sequence[str] = (ES, DE),
+        template: Any = None,
+        attack: Callable[[Requester, dict[str, Holder]], None] = lambda requester, holders: None,
+        keys: Callable[[], KeySource] = NativeKeys,
+        cap: int = 10,
+    ) -> bytes:
+        """Run a query to its end. `attack` changes the machines between the offline and the online part."""
+        notaries = {
+            name: NodeNotary(identity, load_peers(identity.config)) for name, identity in self.identities.items()
+        }
+        reason = justification()
+        now = int(time.time())
+        warrant = issue_warrant(Request(FR, "FR-1", "INVESTIGATION", False, now, now + 3600), reason)
+        terms = Terms(Decimal("0.7"), DIM, N4096, cap, Decimal("0.1"))
+        asking = Requester(FR, EU, tuple(holders), terms, None, 1, warrant, notaries[FR], keys())
+        answering = {
+            name: Holder(name, FR, EU, self.galleries[name], asking.query, tuple(o for o in holders if o != name), 1)
+            for name in holders
+        }
+        machines = [Router(EU, FR, tuple(holders), asking.query), *answering.values(), asking]
+        keepers = {machine.name: Keeper(self.identities[machine.name], self.root / machine.name) for machine in machines}
+        for machine in machines:
+            machine.notary = notaries[machine.name]
+            keepers[machine.name].attach(machine)
+            machine.start()
+        network = MemoryNetwork(machines)
+        network.run_or_raise()
+        probe = self.probe if template is None else template
+        keepers[FR].keep_probe(asking, probe.tobytes(), reason)
+        attack(asking, answering)
+        asking.submit(probe)
+        network.run()
+        for machine in machines:
+            keepers[machine.name].end(machine)
+            keepers[machine.name].close()
+        return asking.query
+
+    def bundles(self, query: bytes, names: Iterable[str] = (FR, EU, ES, DE)) -> dict[str, bytes]:
+        return {name: export_bundle(self.root / name, query.hex()) for name in names}
+
+
+@dataclass
+class Said:
+    """One message, wherever it is shown. `message`: None for what is kept as a hash; then `frame` and `size` stand."""
+
+    session: str
+    sender: str
+    receiver: str
+    kind: str
+    message: AnyMessage | None
+    frame: bytes
+    size: int
+
+
+@dataclass
+class Story:
+    """All bundles of a query as one story that can be retold: who said what, and each party's order and clock.
+
+    `tell` signs again what must be signed: phases by their senders, logs and bundles by their owners. What the liars
+    could not sign themselves in reality is for the test to know.
+    """
+
+    world: World
+    originals: dict[str, Bundle]
+    timelines: dict[str, list[tuple[Said, str, int]]]  # owner -> (message, direction, time)
+    resign: bool = True
+
+    @classmethod
+    def read(cls, world: World, files: dict[str, bytes]) -> Story:
+        originals = {name: decode_bundle(data)[1] for name, data in files.items()}
+        known: dict[tuple[str, str, str, int], Said] = {}
+        timelines: dict[str, list[tuple[Said, str, int]]] = {}
+        for name, bundle in originals.items():
+            timelines[name] = []
+            for r in bundle.records:
+                ends = (name, r.peer) if r.direction == "sent" else (r.peer, name)
+                said = known.setdefault(
+                    (r.session, *ends, r.sequence), Said(r.session, *ends, r.kind, r.message, r.frame, r.size)
+                )
+                timelines[name].append((said, r.direction, r.time))
+        return cls(world, originals, timelines)
+
+    @property
+    def query(self) -> bytes:
+        return next(iter(self.originals.values())).query
+
+    def find(self, kind: str, sender: str | None = None, receiver: str | None = None, session: str | None = None) -> list[Said]:
+        """Messages of a kind, each once."""
+        found: dict[int, Said] = {}
+        for timeline in self.timelines.values():
+            for said, _, _ in timeline:
+                if (
+                    said.kind == kind
+                    and sender in (None, said.sender)
+                    and receiver in (None, said.receiver)
+                    and session in (None, said.session)
+                ):
+                    found.setdefault(id(said), said)
+        return list(found.values())
+
+    def drop(self, said: Said, *owners: str) -> None:
+        """As if it had never been said (or only in some bundles)."""
+        for owner in owners or self.timelines:
+            self.timelines[owner] = [entry for entry in self.timelines[owner] if entry[0] is not said]
+
+    def repeat(self, said: Said, *owners: str, **changes: Any) -> Said:
+        """Say it once more, right after, perhaps differently."""
+        again = replace(said, **changes)
+        if said.message is None and "frame" not in changes:
+            again.frame = os.urandom(32)
+        for owner in owners or self.timelines:
+            for index, (other, direction, at) in enumerate(self.timelines[owner]):
+                if other is said:
+                    self.timelines[owner].insert(index + 1, (again, direction, at))
+                    break
+        return again
+
+    def differ(self, said: Said, owner: str, **changes: Any) -> Said:
+        """One party shows it otherwise than the rest."""
+        other = replace(said, **changes)
+        if "message" in changes:
+            other.message = msgspec.structs.replace(said.message, **changes["message"])
+        elif said.message is None and "frame" not in changes:
+            other.frame = os.urandom(32)
+        timeline = self.timelines[owner]
+        self.timelines[owner] = [(other if entry[0] is said else entry[0], *entry[1:]) for entry in timeline]
+        return other
+
+    def move(self, said: Said, before: Said, *owners: str) -> None:
+        """Put a message before another one in the order of each party that shows both."""
+        for owner in owners or self.timelines:
+            timeline = self.timelines[owner]
+            if not {id(said), id(before)} <= {id(entry[0]) for entry in timeline}:
+                continue
+            entry = next(entry for entry in timeline if entry[0] is said)
+            timeline.remove(entry)
+            index = next(i for i, other in enumerate(timeline) if other[0] is before)
+            timeline.insert(index, (said, entry[1], timeline[index][2]))
+
+    def announce(self, sign: bool = True, **changes: Any) -> None:
+        """Change the announcement for everybody; the requester signs it again."""
+        found = self.find("Announce")
+        message = msgspec.structs.replace(found[0].message, **changes)
+        assert isinstance(message, Announce)
+        if sign:
+            key = self.world.identities[message.requester].signing
+            message = msgspec.structs.replace(message, signature=key.sign(announce_statement(message), "protocol"))
+        for said in found:
+            said.message = message
+
+    def tell(self) -> dict[str, bytes]:
+        """Bundles of this story."""
+        numbers: dict[tuple[str, str, str], int] = defaultdict(int)
+        placed: dict[tuple[str, int], tuple[int, AnyMessage | None, bytes, int]] = {}
+        heads: dict[tuple[str, str, str], bytes] = defaultdict(lambda: bytes(32))
+        for direction_first in ("sent", "received"):
+            for owner, timeline in self.timelines.items():
+                if direction_first == "received":
+                    continue
+                for said, direction, _ in timeline:
+                    if direction == "sent":
+                        self._place(said, numbers, heads, placed, owner)
+        bundles = {}
+        for owner, timeline in self.timelines.items():
+            own: dict[tuple[str, str, str], int] = defaultdict(int)
+            records = []
+            for said, direction, at in timeline:
+                link = (said.session, said.sender, said.receiver)
+                key = ("", id(said))
+                if key not in placed:  # shown by the receiver only
+                    placed_here = self._encode(said, own[link])
+                    placed[owner, id(said)] = placed_here
+                    key = (owner, id(said))
+                number, message, frame, size = placed[key]
+                own[link] += 1
+                peer = said.receiver if direction == "sent" else said.sender
+                records.append(Record(said.session, direction, peer, number, said.kind, frame, size, at, message))
+            bundles[owner] = self.seal(owner, records)
+        return bundles
+
+    def seal(self, owner: str, records: Sequence[Record], **changes: Any) -> bytes:
+        """A bundle with these records, their log written anew, signed by its owner."""
+        original = self.originals[owner]
+        log = rewritten_log(self.world.identities[owner], original, records)
+        changed = msgspec.structs.replace(original, records=tuple(records), log=log, **changes)
+        return sign_bundle(changed, self.world.identities[owner].signing)
+
+    def _place(self, said: Said, numbers: Any, heads: Any, placed: Any, owner: str) -> None:
+        link = (said.session, said.sender, said.receiver)
+        if said.kind == "Signature" and self.resign:
+            assert isinstance(said.message, Signature)
+            said.message = _sign(self.world, self.query, link, said.message, heads[link])
+        done = self._encode(said, numbers[link])
+        numbers[link] += 1
+        heads[link] = hashlib.sha256(heads[link] + done[2]).digest()
+        placed["", id(said)] = done
+
+    def _encode(self, said: Said, number: int) -> tuple[int, AnyMessage | None, bytes, int]:
+        if said.message is None:
+            return number, None, said.frame, said.size
+        frame = encode_frame(self.query, said.session, said.sender, said.receiver, number, said.message)
+        kept = said.message if isinstance(said.message, HARMLESS) else None
+        return number, kept, hashlib.sha256(frame).digest(), len(frame)
+
+
+def _sign(world: World, query: bytes, link: tuple[str, str, str], message: Signature, head: bytes) -> Signature:
+    if message.head == head:
+        return message
+    session, sender, receiver = link
+    statement = labelled_hash("phase", query, session, message.phase, sender, receiver, head)
+    return Signature(message.phase, head, world.identities[sender].signing.sign(statement, "protocol"))
+
+
+def rewritten_log(identity: NodeIdentity, bundle: Bundle, records: Sequence[Record], more: int = 0) -> TranscriptProof:
+    """A transcript log of these records alone, with a fresh checkpoint: what an owner who rewrites its log can show."""
+    header = msgspec.structs.replace(bundle.log.header, nonce=os.urandom(32))
+    end = max([bundle.log.checkpoint.time, *(record.time for record in records)])
+    return log_of(identity, header, bundle.query, records, end)
+
+
+def log_of(
+    identity: NodeIdentity, header: Any, query: bytes, records: Sequence[Record], end: int, filler: int = 0
+) -> TranscriptProof:
+    """A log under `header` with `filler` entries of something else, then these records."""
+    tree, parts = MerkleTree(), []
+    for index in range(filler):
+        tree.append(hash_leaf(f"filler {index}".encode()))
+    latest = 0
+    for index, record in enumerate(records, filler):
+        latest = max(latest, record.time)
+        message = record.message
+        signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
+        entry = TranscriptEntry(
+            query, "session" if record.session else "query", record.direction, record.peer, record.kind,
+            record.sequence, record.frame, signature, record.time,
+        )  # fmt: skip
+        secret = os.urandom(32)
+        data = encrypt_entry(encode_entry(entry, "transcript"), secret, header, index, latest)
+        tree.append(hash_leaf(data))
+        parts.append((index, latest, data, secret))
+    checkpoint = signed_checkpoint(identity, header.log, tree, end)
+    entries = tuple(Disclosure(*part, tree.size, tuple(tree.inclusion_proof(part[0]))) for part in parts)
+    return TranscriptProof(header, checkpoint, entries, ())
+
+
+def signed_checkpoint(identity: NodeIdentity, log: bytes, tree: MerkleTree, at: int) -> Checkpoint:
+    message = checkpoint_message(log, tree.size, tree.root(), at)
+    return Checkpoint(log, tree.size, tree.root(), at, identity.signing.sign(message, "log"))
+
+
+@lru_cache(maxsize=1)
+def shared_world() -> World:
+    """One world for all modules of a test run."""
+    import tempfile
+
+    return World.make(Path(tempfile.mkdtemp(prefix="lineup-evidence-")))
