@@ -27,8 +27,10 @@ from nodes.search import SearchReport, SearchRequest
 from nodes.store import Category, Status
 from pets.errors import LineupError
 from pets.faces import FaceModel, Provider
+from pets.params import N4096
 from pets.synthetic import synthetic_templates
 from pets.templates import quantise
+from protocol.engine import warm_up
 
 REQUESTER, ROUTER = "FR", "EU"
 COUNTRIES = {"FR": "France", "ES": "Spain", "DE": "Germany", "EU": "router"}
@@ -68,6 +70,7 @@ def run_demo(provider: Provider, output: Console, errors: Console) -> None:
                 f"{COUNTRIES[state]} ({state}) enrolled {FILLERS + 1:,} people, {photo.name} among them",
                 highlight=False,
             )
+        warm_up(N4096)  # on a new machine this compiles, once instead of in four processes at once
         with _serving(root, output):
             _search(root, photos.obama2, provider, names, {"obama.jpg"}, output)
             _search(root, photos.tom_hanks, provider, names, set(), output)

@@ -28,6 +28,7 @@ from pets.params import preset
 from pets.threads import default_threads
 from protocol import wire
 from protocol.channel import ReceivingChannel
+from protocol.engine import warm_up
 from protocol.errors import OutOfTurn, QueryRefused, UnexpectedMessage
 from protocol.gallery import Gallery
 from protocol.holder import Holder
@@ -129,7 +130,9 @@ class Node:
         return await asyncio.shield(opening)
 
     def _keep_early(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        """Keep what comes before the announcement does."""
+        """Keep what comes before the announcement does: never from the requester, whose announcement comes first."""
+        if self.peers[peer].role is Role.REQUESTER:
+            raise PeerRefused(self.name, "timeout")  # this node has forgotten the query, after a restart
         if not self._early.setdefault(query, _Early()).add(peer, offset, units):
             raise PeerRefused(self.name, "capacity")
         while len(self._early) > EARLY_QUERIES:
@@ -267,7 +270,8 @@ class Node:
             raise QueryRefused("internal", "the gallery cannot be used") from error
 
     def warm(self) -> None:
-        """Derive the gallery before the first query needs it."""
+        """Compile or load every kernel, and derive the gallery, before the first query needs them."""
+        warm_up(preset(self.config.policy.presets[0]), self.threads)
         if self.config.role is Role.HOLDER:
             name = self.config.policy.presets[0]
             derived = self._galleries.setdefault(name, DerivedGallery(self.store, preset(name), threads=self.threads))

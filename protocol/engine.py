@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.key_source import KeySource, NativeKeys
+from pets.params import Parameters
 from protocol.confirmation import Hit
 from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.gallery import Gallery
@@ -198,3 +199,10 @@ class EncryptedEngine:
         self.cost.traffic.update(network.traffic)
         results = [query.holders[HOLDER].result for query in queries]
         return [Outcome(result.status, result.threshold_used, result.hits) for result in results if result is not None]
+
+
+def warm_up(params: Parameters, threads: int = 1) -> None:
+    """Run a tiny query, so that every kernel is compiled (or loaded from numba's cache) before it is needed."""
+    template = np.full((1, 8), 20, np.int8)
+    gallery = Gallery.enrol(template, params, threads=threads)
+    EncryptedEngine(threads).search(gallery, template, Terms(Decimal("0.5"), 8, params))

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +24,10 @@ from nodes.identity import NodeIdentity, init_node, load_identity, load_peers
 from nodes.keeper import Keeper
 from nodes.log_entries import TranscriptEntry, encode_entry, encrypt_entry
 from nodes.notary import NodeNotary
+from nodes.operate import holder_store
+from nodes.store import Category, Status
 from nodes.verify.case import announce_statement
-from nodes.verify.format import HARMLESS, Bundle, Record, TranscriptProof, decode_bundle, encode_frame
+from nodes.verify.format import Bundle, Record, TranscriptProof, decode_bundle, encode_frame
 from nodes.verify.trust import Party, load_trust
 from pets.key_source import KeySource, NativeKeys
 from pets.merkle import MerkleTree, hash_leaf
@@ -36,7 +39,7 @@ from protocol.memory import MemoryNetwork
 from protocol.messages import Announce, AnyMessage, Signature
 from protocol.requester import Requester
 from protocol.router import Router
-from protocol.terms import Terms
+from protocol.terms import SYNTHETIC_MODEL, Terms
 from protocol.warrant import Justification, Request, issue_warrant
 from tests.galleries import near, unit_rows
 
@@ -58,6 +61,7 @@ class World:
     """Four nodes in one process, their folders, and what they keep."""
 
     root: Path
+    probe: Any = None
     identities: dict[str, NodeIdentity] = field(default_factory=dict)
     galleries: dict[str, Gallery] = field(default_factory=dict)
 
@@ -75,10 +79,8 @@ class World:
             if name == ES:  # 12 at the first rung, 2 at the second
                 rows[100:110] = near(rng, world.probe, 10, np.full(10, 0.72))
                 rows[200:202] = near(rng, world.probe, 2, np.full(2, 0.85))
-            world.galleries[name] = Gallery.enrol(rows, N4096, tuple(f"{name}-{row}" for row in range(ROWS)))
+            world.galleries[name] = _enrol(root / name, rows)
         return world
-
-    probe: Any = None
 
     @property
     def trust(self) -> dict[str, Party]:
@@ -106,7 +108,9 @@ class World:
             for name in holders
         }
         machines = [Router(EU, FR, tuple(holders), asking.query), *answering.values(), asking]
-        keepers = {machine.name: Keeper(self.identities[machine.name], self.root / machine.name) for machine in machines}
+        keepers = {
+            machine.name: Keeper(self.identities[machine.name], self.root / machine.name) for machine in machines
+        }
         for machine in machines:
             machine.notary = notaries[machine.name]
             keepers[machine.name].attach(machine)
@@ -127,6 +131,17 @@ class World:
         return {name: export_bundle(self.root / name, query.hex()) for name in names}
 
 
+def _enrol(folder: Path, rows: Any) -> Gallery:
+    """Rows in a holder's store, and the gallery that its node would search."""
+    until = datetime.now(timezone.utc).date() + timedelta(days=1)
+    with holder_store(folder) as store:
+        store.enrol_many(
+            rows, category=Category.SUSPECT, status=Status.IDENTIFIED, retain_until=until, model=SYNTHETIC_MODEL
+        )
+        snapshot = store.snapshot(datetime.now(timezone.utc))
+    return Gallery.enrol(snapshot.templates, N4096, snapshot.references)
+
+
 @dataclass
 class Said:
     """One message, wherever it is shown. `message`: None for what is kept as a hash; then `frame` and `size` stand."""
@@ -136,6 +151,15 @@ class Said:
     receiver: str
     kind: str
     message: AnyMessage | None
+    frame: bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A message as it went over its link."""
+
+    number: int
     frame: bytes
     size: int
 
@@ -151,7 +175,6 @@ class Story:
     world: World
     originals: dict[str, Bundle]
     timelines: dict[str, list[tuple[Said, str, int]]]  # owner -> (message, direction, time)
-    resign: bool = True
 
     @classmethod
     def read(cls, world: World, files: dict[str, bytes]) -> Story:
@@ -172,7 +195,9 @@ class Story:
     def query(self) -> bytes:
         return next(iter(self.originals.values())).query
 
-    def find(self, kind: str, sender: str | None = None, receiver: str | None = None, session: str | None = None) -> list[Said]:
+    def find(
+        self, kind: str, sender: str | None = None, receiver: str | None = None, session: str | None = None
+    ) -> list[Said]:
         """Messages of a kind, each once."""
         found: dict[int, Said] = {}
         for timeline in self.timelines.values():
@@ -237,34 +262,33 @@ class Story:
             said.message = message
 
     def tell(self) -> dict[str, bytes]:
-        """Bundles of this story."""
+        """Bundles of this story: numbers, hash chains and phase signatures follow the order of each sender."""
+        placed: dict[int, Placed] = {}
         numbers: dict[tuple[str, str, str], int] = defaultdict(int)
-        placed: dict[tuple[str, int], tuple[int, AnyMessage | None, bytes, int]] = {}
         heads: dict[tuple[str, str, str], bytes] = defaultdict(lambda: bytes(32))
-        for direction_first in ("sent", "received"):
-            for owner, timeline in self.timelines.items():
-                if direction_first == "received":
-                    continue
-                for said, direction, _ in timeline:
-                    if direction == "sent":
-                        self._place(said, numbers, heads, placed, owner)
-        bundles = {}
-        for owner, timeline in self.timelines.items():
-            own: dict[tuple[str, str, str], int] = defaultdict(int)
-            records = []
-            for said, direction, at in timeline:
-                link = (said.session, said.sender, said.receiver)
-                key = ("", id(said))
-                if key not in placed:  # shown by the receiver only
-                    placed_here = self._encode(said, own[link])
-                    placed[owner, id(said)] = placed_here
-                    key = (owner, id(said))
-                number, message, frame, size = placed[key]
-                own[link] += 1
-                peer = said.receiver if direction == "sent" else said.sender
-                records.append(Record(said.session, direction, peer, number, said.kind, frame, size, at, message))
-            bundles[owner] = self.seal(owner, records)
-        return bundles
+        for timeline in self.timelines.values():
+            for said, direction, _ in timeline:
+                if direction == "sent":
+                    link = (said.session, said.sender, said.receiver)
+                    if isinstance(said.message, Signature):
+                        said.message = _sign(self.world, self.query, link, said.message, heads[link])
+                    placed[id(said)] = done = self._encode(said, numbers[link])
+                    numbers[link] += 1
+                    heads[link] = hashlib.sha256(heads[link] + done.frame).digest()
+        return {owner: self.seal(owner, self._records(owner, placed)) for owner in self.timelines}
+
+    def _records(self, owner: str, placed: dict[int, Placed]) -> list[Record]:
+        numbers: dict[tuple[str, str, str], int] = defaultdict(int)
+        records = []
+        for said, direction, at in self.timelines[owner]:
+            link = (said.session, said.sender, said.receiver)
+            done = placed.get(id(said)) or self._encode(said, numbers[link])  # shown by the receiver only
+            numbers[link] = done.number + 1
+            peer = said.receiver if direction == "sent" else said.sender
+            records.append(
+                Record(said.session, direction, peer, done.number, said.kind, done.frame, done.size, at, said.message)
+            )
+        return records
 
     def seal(self, owner: str, records: Sequence[Record], **changes: Any) -> bytes:
         """A bundle with these records, their log written anew, signed by its owner."""
@@ -273,22 +297,11 @@ class Story:
         changed = msgspec.structs.replace(original, records=tuple(records), log=log, **changes)
         return sign_bundle(changed, self.world.identities[owner].signing)
 
-    def _place(self, said: Said, numbers: Any, heads: Any, placed: Any, owner: str) -> None:
-        link = (said.session, said.sender, said.receiver)
-        if said.kind == "Signature" and self.resign:
-            assert isinstance(said.message, Signature)
-            said.message = _sign(self.world, self.query, link, said.message, heads[link])
-        done = self._encode(said, numbers[link])
-        numbers[link] += 1
-        heads[link] = hashlib.sha256(heads[link] + done[2]).digest()
-        placed["", id(said)] = done
-
-    def _encode(self, said: Said, number: int) -> tuple[int, AnyMessage | None, bytes, int]:
+    def _encode(self, said: Said, number: int) -> Placed:
         if said.message is None:
-            return number, None, said.frame, said.size
+            return Placed(number, said.frame, said.size)
         frame = encode_frame(self.query, said.session, said.sender, said.receiver, number, said.message)
-        kept = said.message if isinstance(said.message, HARMLESS) else None
-        return number, kept, hashlib.sha256(frame).digest(), len(frame)
+        return Placed(number, hashlib.sha256(frame).digest(), len(frame))
 
 
 def _sign(world: World, query: bytes, link: tuple[str, str, str], message: Signature, head: bytes) -> Signature:
@@ -299,7 +312,7 @@ def _sign(world: World, query: bytes, link: tuple[str, str, str], message: Signa
     return Signature(message.phase, head, world.identities[sender].signing.sign(statement, "protocol"))
 
 
-def rewritten_log(identity: NodeIdentity, bundle: Bundle, records: Sequence[Record], more: int = 0) -> TranscriptProof:
+def rewritten_log(identity: NodeIdentity, bundle: Bundle, records: Sequence[Record]) -> TranscriptProof:
     """A transcript log of these records alone, with a fresh checkpoint: what an owner who rewrites its log can show."""
     header = msgspec.structs.replace(bundle.log.header, nonce=os.urandom(32))
     end = max([bundle.log.checkpoint.time, *(record.time for record in records)])
@@ -307,14 +320,14 @@ def rewritten_log(identity: NodeIdentity, bundle: Bundle, records: Sequence[Reco
 
 
 def log_of(
-    identity: NodeIdentity, header: Any, query: bytes, records: Sequence[Record], end: int, filler: int = 0
+    identity: NodeIdentity, header: Any, query: bytes, records: Sequence[Record], end: int, filler: Sequence[bytes] = ()
 ) -> TranscriptProof:
-    """A log under `header` with `filler` entries of something else, then these records."""
+    """A log under `header`: leaves of something else, then these records."""
     tree, parts = MerkleTree(), []
-    for index in range(filler):
-        tree.append(hash_leaf(f"filler {index}".encode()))
+    for other in filler:
+        tree.append(hash_leaf(other))
     latest = 0
-    for index, record in enumerate(records, filler):
+    for index, record in enumerate(records, len(filler)):
         latest = max(latest, record.time)
         message = record.message
         signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None

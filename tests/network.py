@@ -275,6 +275,7 @@ class Faults:
 
 # Networks
 
+
 class Network:
     """Nodes that run in this process. Every driver that ever ran is in `drivers`, every log record in `records`."""
 
@@ -496,6 +497,7 @@ TRANSPORTS: dict[str, Callable[[Federation], System]] = {
 
 # What must hold after a fault
 
+
 def assert_clear(network: Network) -> None:
     """Every node that lives is clear: no driver, every session over, nothing that waits."""
     for name, node in network.nodes.items():
@@ -569,7 +571,12 @@ def leaks(federation: Federation, secrets: Mapping[str, bytes], more: bytes = b"
     places = {"captured": more}
     for name in ROLES:
         folder = federation.folder(name)
-        for path in [*folder.glob("logs/**/*"), *folder.glob("evidence/*"), *folder.glob("sealed/*"), *folder.glob("*.log")]:
+        for path in [
+            *folder.glob("logs/**/*"),
+            *folder.glob("evidence/*"),
+            *folder.glob("sealed/*"),
+            *folder.glob("*.log"),
+        ]:
             if path.is_file():
                 places[str(path)] = path.read_bytes()
     return [
@@ -581,6 +588,7 @@ def leaks(federation: Federation, secrets: Mapping[str, bytes], more: bytes = b"
 
 
 # Processes
+
 
 class Processes:
     """Nodes as processes of their own."""

@@ -54,11 +54,11 @@ class Reader:
 
     def sign(self, phase: str) -> None:
         """A signature that ends a phase."""
-        if self.sees("Signature"):
-            message = self._items[self._next].record.message
-            if not isinstance(message, Signature) or message.phase != phase:
-                self.refuse(f"expected the signature of phase {phase!r}")
-        self.take("Signature")
+        signed = self.sees("Signature")
+        message = self._items[self._next].record.message
+        if not signed or not isinstance(message, Signature) or message.phase != phase:
+            self.refuse(f"expected the signature of phase {phase!r}")
+        self._next += 1
 
     def refuse(self, why: str) -> None:
         """The next message is wrong."""

@@ -1,0 +1,205 @@
+"""Breaks a federation at every step and counts: faults tried, lost, leaked.
+
+    python -m benchmarks.faults [--kinds kill,drop,…] [--parties FR,ES,DE,EU] [--every 1] [--burst 200] [--json FILE]
+
+A fault is *lost* if anything does not hold afterwards: every answer complete and right, or refused or unreachable by
+name; the other holder's answer there; every node clear; the next query right. It has *leaked* if a planted name,
+template, probe or reference stands in a log or an evidence file. Nodes run in this process over ASGI, because what is
+broken is the delivery, whatever carries it; `tests/test_nodes_processes.py` kills real processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from nodes.search import SearchReport, SearchRequest
+from tests.network import (
+    DE,
+    ES,
+    EU,
+    FR,
+    HARMLESS,
+    KINDS,
+    AsgiNetwork,
+    Capture,
+    Fault,
+    Federation,
+    Kind,
+    Network,
+    assert_clear,
+    assert_named,
+    captured_logs,
+    found,
+    leaks,
+    request,
+    running,
+    secrets_of,
+)
+
+PATIENCE = 2  # seconds: what a sweep waits for a party that was killed
+LINKS = tuple((a, b) for a in (FR, ES, DE, EU) for b in (FR, ES, DE, EU) if a != b)
+MAX_STEPS = 400
+
+
+@dataclass
+class Tally:
+    """What a sweep found. `lost`, `leaked`: one line each."""
+
+    tried: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    leaked: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def summary(self) -> str:
+        tried = ", ".join(f"{kind} {count}" for kind, count in sorted(self.tried.items()))
+        return (
+            f"faults tried {self.tried.total() if hasattr(self.tried, 'total') else sum(self.tried.values())} ({tried}), "
+            f"lost {len(self.lost)}, leaked {len(self.leaked)}, {self.seconds:.0f} s"
+        )
+
+
+async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally: Tally) -> bool:
+    """One search with one fault, then what must hold, then one search without. False if the step was never reached."""
+    expected = network.federation.expected(wanted)
+    network.break_next(fault)
+    label = f"{fault.kind} {fault.sender}→{fault.receiver or 'any'} step {fault.step}"
+    try:
+        report = await asyncio.wait_for(network.search(wanted), 60)
+        fired, network.fault = fault.fired, None
+        if not fired:
+            assert report.answers == expected, f"without a fault: {report.answers}"
+            return False
+        tally.tried[fault.kind] += 1
+        await network.settle(20)
+        assert_clear(network)
+        if fault.sender != FR or fault.kind != "kill":
+            judge(fault, report, expected)
+            for answer in report.answers.values():
+                tally.ended[f"{fault.kind}: {answer.status}"] += 1
+        if fault.kind == "kill":
+            await network.start(fault.sender)
+        again = await asyncio.wait_for(network.search(wanted), 60)
+        assert again.answers == expected, f"the next query: {again.answers}"
+        await network.settle(20)
+    except (AssertionError, asyncio.TimeoutError) as error:
+        tally.lost.append(f"{label}: {type(error).__name__} {str(error)[:300]}")
+        network.fault = None
+        for name in (FR, ES, DE, EU):
+            if name not in network.nodes:
+                await network.start(name)
+    return True
+
+
+def judge(fault: Fault, report: SearchReport, expected: dict[str, object]) -> None:
+    """Whether the answers may be what they are after this fault."""
+    assert_named(report, expected)  # type: ignore[arg-type]
+    if fault.kind in HARMLESS:
+        assert report.answers == expected, f"nothing was lost, and yet {report.answers}"
+    if fault.kind == "kill":
+        for name, answer in report.answers.items():
+            hurt = fault.sender in (name, EU)
+            assert answer == expected[name] or (hurt and answer.status == "unreachable"), (name, answer)
+
+
+async def sweep_kills(network: Network, party: str, steps: Sequence[int], wanted: SearchRequest, tally: Tally) -> None:
+    """Kill a party just before each of the frames it would send."""
+    for step in steps:
+        if not await try_fault(network, Fault("kill", party, step), wanted, tally):
+            return
+
+
+async def sweep_link(
+    network: Network, kind: Kind, link: tuple[str, str], steps: Sequence[int], wanted: SearchRequest, tally: Tally
+) -> None:
+    """Break each delivery of a link."""
+    for step in steps:
+        if not await try_fault(network, Fault(kind, link[0], step, link[1]), wanted, tally):
+            return
+
+
+async def burst(network: Network, wanted: SearchRequest, count: int, quota: int, tally: Tally) -> None:
+    """Searches at once against a daily quota of the holder: exactly the quota passes, the others are refused by name."""
+    reports = await asyncio.gather(*(network.search(wanted) for _ in range(count)))
+    answers = [report.answers[name] for report in reports for name in wanted.holders]
+    expected = network.federation.expected(wanted)[wanted.holders[0]]
+    tally.tried["burst"] += count
+    passed = sum(answer == expected for answer in answers)
+    refused = sum((answer.status, answer.reason) == ("refused", "quota") for answer in answers)
+    tally.ended.update(f"burst: {answer.status} {answer.reason or ''}".strip() for answer in answers)
+    if passed != quota or refused != count - quota:
+        tally.lost.append(f"burst: {passed} passed, {refused} refused for the quota of {quota}, of {count}")
+    await network.settle(60)
+    assert_clear(network)
+
+
+def find_leaks(federation: Federation, logs: Capture, network: Network, tally: Tally) -> None:
+    """Look for planted data in all that was written."""
+    metrics = b"".join(node.metrics.render() for node in network.nodes.values())
+    secrets = secrets_of(federation, federation.people.hit)
+    tally.leaked += leaks(federation, secrets, logs.text.encode() + metrics)
+
+
+async def sweep(kinds: Sequence[Kind], parties: Sequence[str], every: int, count: int, tally: Tally) -> None:
+    """Everything."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
+        federation = found(Path(folder), read_timeout_seconds=PATIENCE)
+        wanted = request(federation.people.hit)
+        async with running(AsgiNetwork(federation)) as network:
+            await network.search(wanted)
+            steps = range(0, MAX_STEPS, every)
+            for party in parties if "kill" in kinds else ():
+                await sweep_kills(network, party, steps, wanted, tally)
+                print(f"kill {party}: {tally.summary()}", file=sys.stderr, flush=True)
+            for kind in [kind for kind in kinds if kind != "kill"]:
+                for link in LINKS:
+                    if link[0] in parties:
+                        await sweep_link(network, kind, link, steps, wanted, tally)
+                print(f"{kind}: {tally.summary()}", file=sys.stderr, flush=True)
+            find_leaks(federation, logs, network, tally)
+    if count:
+        await _burst_alone(count, tally)
+    tally.seconds = time.perf_counter() - started
+
+
+async def _burst_alone(count: int, tally: Tally) -> None:
+    with tempfile.TemporaryDirectory(prefix="lineup-burst-") as folder, captured_logs() as logs:
+        quota = max(1, count // 20)
+        federation = found(Path(folder), read_timeout_seconds=300, concurrent_queries=256)
+        federation.configure(ES, quota_unidentified_per_day=quota)
+        async with running(AsgiNetwork(federation)) as network:
+            await burst(network, request(federation.people.hit, (ES,)), count, quota, tally)
+            find_leaks(federation, logs, network, tally)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", default=",".join(("kill", *KINDS)))
+    parser.add_argument("--parties", default="FR,ES,DE,EU")
+    parser.add_argument("--every", type=int, default=1, help="try every so many steps")
+    parser.add_argument("--burst", type=int, default=200, help="searches at once against a quota; 0 for none")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    tally = Tally()
+    asyncio.run(sweep(options.kinds.split(","), options.parties.split(","), options.every, options.burst, tally))
+    print(tally.summary())
+    for line in (*sorted(f"{what}: {number}" for what, number in tally.ended.items()), *tally.lost, *tally.leaked):
+        print(line)
+    if options.json is not None:
+        options.json.write_text(json.dumps(asdict(tally) | {"machine": platform.platform()}, indent=1))
+    raise SystemExit(1 if tally.lost or tally.leaked else 0)
+
+
+if __name__ == "__main__":
+    main()
