@@ -64,7 +64,7 @@ class Tally:
     def summary(self) -> str:
         tried = ", ".join(f"{kind} {count}" for kind, count in sorted(self.tried.items()))
         return (
-            f"faults tried {self.tried.total() if hasattr(self.tried, 'total') else sum(self.tried.values())} ({tried}), "
+            f"faults tried {sum(self.tried.values())} ({tried}), "
             f"lost {len(self.lost)}, leaked {len(self.leaked)}, {self.seconds:.0f} s"
         )
 
@@ -129,7 +129,7 @@ async def sweep_link(
 
 
 async def burst(network: Network, wanted: SearchRequest, count: int, quota: int, tally: Tally) -> None:
-    """Searches at once against a daily quota of the holder: exactly the quota passes, the others are refused by name."""
+    """Searches at once against a holder's daily quota: exactly the quota passes, the others are refused by name."""
     reports = await asyncio.gather(*(network.search(wanted) for _ in range(count)))
     answers = [report.answers[name] for report in reports for name in wanted.holders]
     expected = network.federation.expected(wanted)[wanted.holders[0]]

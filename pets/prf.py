@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +56,8 @@ class Keystream:
 
     def bytes_array(self, *shape: int) -> npt.NDArray[np.uint8]:
         """The next bytes as a read-only uint8 array."""
-        return np.frombuffer(self.read(int(np.prod(shape))), np.uint8).reshape(shape)
+        return np.frombuffer(self.read(math.prod(shape)), np.uint8).reshape(shape)
 
     def words(self, *shape: int) -> npt.NDArray[np.uint64]:
         """The next 8-byte little-endian words as a read-only uint64 array."""
-        return np.frombuffer(self.read(8 * int(np.prod(shape))), "<u8").reshape(shape)
+        return np.frombuffer(self.read(8 * math.prod(shape)), "<u8").reshape(shape)

@@ -15,6 +15,8 @@ from pets.jit import kernel
 from pets.prf import Keystream
 from pets.threads import parallel_ranges
 
+PARALLEL_WORDS = 32768  # below, a second thread costs more than it saves
+
 
 @dataclass
 class Masks:
@@ -51,14 +53,11 @@ def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Planes:
     """z_i = x_i·y_i ^ x_i·y_{i+1} ^ x_{i+1}·y_i ^ F(k_i) ^ F(k_{i+1}), which goes to party i-1 (Araki et al., 2.3)."""
     shape = x.shape
     z = masks.own.words(*shape) ^ masks.following.words(*shape)
-    arrays = [np.ascontiguousarray(part) for part in (*x.parts, *y.parts)]
-    parallel_ranges(
-        lambda start, stop: _and(
-            arrays[0][start:stop], arrays[1][start:stop], arrays[2][start:stop], arrays[3][start:stop], z[start:stop]
-        ),
-        shape[0],
-        threads if shape[1] >= 512 else 1,
-    )
+    x0, x1, y0, y1 = (np.ascontiguousarray(part) for part in (*x.parts, *y.parts))
+    if threads == 1 or z.size < PARALLEL_WORDS:
+        _and(x0, x1, y0, y1, z)
+    else:
+        parallel_ranges(lambda i, j: _and(x0[i:j], x1[i:j], y0[i:j], y1[i:j], z[i:j]), shape[0], threads)
     return z
 
 

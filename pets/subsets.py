@@ -23,8 +23,8 @@ def subset_sums(
     subsets, count = coins.shape
     columns = values.shape[1]
     padded = np.pad(values, ((0, 0), (0, -columns % TILE))) if columns % TILE else values
-    weights = np.array([1, 2, 4, 8], np.uint8)
-    choices = np.ascontiguousarray((coins.reshape(subsets, count // 4, 4) * weights).sum(axis=2, dtype=np.uint8).T)
+    # Four coins make one choice: bit i of choices[group, subset] says whether row 4·group + i belongs to the subset.
+    choices = np.ascontiguousarray(coins.T[0::4] | coins.T[1::4] << 1 | coins.T[2::4] << 2 | coins.T[3::4] << 3)
     out = np.empty((subsets, padded.shape[1]), np.uint64)
     parallel_ranges(lambda i, j: _subset_sums(padded, choices, i, j, out), padded.shape[1], threads, grain=TILE)
     return out[:, :columns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import msgspec
@@ -72,6 +73,8 @@ class _VersionOnly(msgspec.Struct, array_like=True):
     version: int
 
 
+_LITTLE_ENDIAN: dict[Any, np.dtype[Any]] = {np.uint32: np.dtype("<u4"), np.uint64: np.dtype("<u8")}
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
 _version_decoder = msgspec.msgpack.Decoder(_VersionOnly)
@@ -105,8 +108,8 @@ def decode(frame: bytes) -> Envelope:
 
 def array(data: bytes, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:
     """Raw bytes as a read-only array. Raises `WrongSize` unless the length fits exactly."""
-    kind = np.dtype(dtype).newbyteorder("<")
-    expected = kind.itemsize * int(np.prod(shape))
+    kind = _LITTLE_ENDIAN[dtype]
+    expected = kind.itemsize * math.prod(shape)
     if len(data) != expected:
         raise WrongSize(f"{what}: got {len(data)} bytes, expected {expected} for shape {shape}")
     return np.frombuffer(data, kind).reshape(shape)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class World:
             world.galleries[name] = _enrol(root / name, rows)
         return world
 
-    @property
+    @cached_property
     def trust(self) -> dict[str, Party]:
         return load_trust(self.root / "authority" / "peers")
 

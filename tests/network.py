@@ -1,4 +1,4 @@
-"""A federation of nodes in one process or in several, and what can go wrong between them: what tests of nodes start from.
+"""A federation of nodes in one process or in several, and what can go wrong between them: what node tests start from.
 
 Four nodes: FR asks, ES and DE hold galleries, EU routes. They run in this process over ASGI, in this process over real
 TLS sockets, or as processes of their own. `Faults` sits between a node and the network and breaks one delivery.

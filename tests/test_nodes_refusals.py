@@ -1,4 +1,4 @@
-"""Queries that a node must refuse before any work: replayed, borrowed, forged, missing, out of time, of another version."""
+"""Queries that a node refuses before any work: replayed, borrowed, forged, missing, out of time, of another version."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
-"""One set of test bodies over three transports: memory, ASGI in process, TLS sockets. All agree with the plaintext twin."""
+"""One set of bodies over three transports: memory, ASGI in process, TLS sockets. All agree with the plaintext twin."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -135,7 +135,7 @@ def query_identity(case: Case) -> Findings:
             holder = case.roles.get(sender) == "holder"
             if joined.announce != digest:
                 yield Broken(view.place(item.record), "it answers another announcement")
-            elif joined != case.joined[sender]:
+            elif joined != case.joined.get(sender):
                 yield Broken(view.place(item.record), f"{sender} told another party something else")
             elif holder != (joined.blocks is not None and joined.gallery is not None):
                 yield Broken(view.place(item.record), "a holder states blocks and gallery, and nobody else does")
