@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check gpu clean model bench-smoke
+.PHONY: setup demo test lint check gpu clean model bench
 
 setup: $(STAMP)
 
@@ -18,15 +18,29 @@ $(STAMP): pyproject.toml .ci/find-python
 demo: setup
 	$(BIN)/lineup demo
 
-test: setup
-	$(BIN)/python -m pytest
+# The protocol's tests run on both rings, the second time on the larger one.
+PROTOCOL_TESTS := tests/test_exact.py tests/test_noise.py tests/test_allow_list.py tests/test_refusals.py \
+                  tests/test_attacks.py tests/test_subsets.py
+LARGER_RING := n8192_q60_t20
 
-check: setup
+test: setup
+	env -u OPENBLAS_CORETYPE $(BIN)/python -m pytest
+	env -u OPENBLAS_CORETYPE LINEUP_TEST_PRESET=$(LARGER_RING) $(BIN)/python -m pytest $(PROTOCOL_TESTS)
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+
+check: lint test
+
+bench: setup  ## the latency table: an hour on two cores, all figures of the README
+	$(BIN)/python -m benchmarks.search --json benchmarks/results/search.json
+	$(BIN)/python -m benchmarks.compare
+
+model: setup  ## check the model of the message flow; needs maude (apt-get install maude)
+	$(BIN)/python threat_model/model/check.py
 
 gpu: setup  ## swap onnxruntime for onnxruntime-gpu of the same version; insightface asks for the former by name
 	version=$$($(BIN)/python -c 'import onnxruntime; print(onnxruntime.__version__)') && \

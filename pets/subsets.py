@@ -20,7 +20,7 @@ def subset_sums(
     `coins`: uint8 (subsets, count). Returns uint64 (subsets, m), not reduced. Four rows at a time: their sixteen
     possible sums, below 2^32, are made once and every subset picks one of them.
     """
-    subsets, count = coins.shape
+    subsets = len(coins)
     columns = values.shape[1]
     padded = np.pad(values, ((0, 0), (0, -columns % TILE))) if columns % TILE else values
     # Four coins make one choice: bit i of choices[group, subset] says whether row 4·group + i belongs to the subset.

@@ -22,7 +22,7 @@ from nodes.config import Role
 from nodes.evidence import export_bundle, sign_bundle
 from nodes.identity import NodeIdentity, init_node, load_identity, load_peers
 from nodes.keeper import Keeper
-from nodes.log_entries import TranscriptEntry, encode_entry, encrypt_entry
+from nodes.log_entries import LogHeader, TranscriptEntry, encode_entry, encrypt_entry
 from nodes.notary import NodeNotary
 from nodes.operate import holder_store
 from nodes.store import Category, Status
@@ -314,13 +314,18 @@ def _sign(world: World, query: bytes, link: tuple[str, str, str], message: Signa
 
 def rewritten_log(identity: NodeIdentity, bundle: Bundle, records: Sequence[Record]) -> TranscriptProof:
     """A transcript log of these records alone, with a fresh checkpoint: what an owner who rewrites its log can show."""
-    header = msgspec.structs.replace(bundle.log.header, nonce=os.urandom(32))
+    header = msgspec.structs.replace(bundle.log.header, nonce=bytes(32))
     end = max([bundle.log.checkpoint.time, *(record.time for record in records)])
     return log_of(identity, header, bundle.query, records, end)
 
 
 def log_of(
-    identity: NodeIdentity, header: Any, query: bytes, records: Sequence[Record], end: int, filler: Sequence[bytes] = ()
+    identity: NodeIdentity,
+    header: LogHeader,
+    query: bytes,
+    records: Sequence[Record],
+    end: int,
+    filler: Sequence[bytes] = (),
 ) -> TranscriptProof:
     """A log under `header`: leaves of something else, then these records."""
     tree, parts = MerkleTree(), []
@@ -329,19 +334,25 @@ def log_of(
     latest = 0
     for index, record in enumerate(records, len(filler)):
         latest = max(latest, record.time)
-        message = record.message
-        signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
-        entry = TranscriptEntry(
-            query, "session" if record.session else "query", record.direction, record.peer, record.kind,
-            record.sequence, record.frame, signature, record.time,
-        )  # fmt: skip
-        secret = os.urandom(32)
-        data = encrypt_entry(encode_entry(entry, "transcript"), secret, header, index, latest)
+        data, secret = _logged(header, query, index, latest, record)
         tree.append(hash_leaf(data))
         parts.append((index, latest, data, secret))
     checkpoint = signed_checkpoint(identity, header.log, tree, end)
     entries = tuple(Disclosure(*part, tree.size, tuple(tree.inclusion_proof(part[0]))) for part in parts)
     return TranscriptProof(header, checkpoint, entries, ())
+
+
+@lru_cache(maxsize=8192)
+def _logged(header: LogHeader, query: bytes, index: int, created: int, record: Record) -> tuple[bytes, bytes]:
+    """A record as an entry of a log, and the entry's secret."""
+    message = record.message
+    signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
+    entry = TranscriptEntry(
+        query, "session" if record.session else "query", record.direction, record.peer, record.kind,
+        record.sequence, record.frame, signature, record.time,
+    )  # fmt: skip
+    secret = os.urandom(32)
+    return encrypt_entry(encode_entry(entry, "transcript"), secret, header, index, created), secret
 
 
 def signed_checkpoint(identity: NodeIdentity, log: bytes, tree: MerkleTree, at: int) -> Checkpoint:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pets import residues
 from pets.errors import LineupError
-from pets.params import N4096, Parameters
+from pets.params import Parameters
 from protocol import wire
 from protocol.engine import LocalQuery, Outcome, PlainEngine
 from protocol.gallery import Gallery
@@ -24,6 +24,7 @@ from protocol.messages import AnyMessage, Message, Release
 from protocol.requester import Requester
 from protocol.router import Router
 from protocol.terms import Terms
+from tests.ring import RING
 
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
 
@@ -64,7 +65,7 @@ def forge(frame: bytes, **changes: Any) -> bytes:
     return wire.encode(msgspec.structs.replace(envelope, **outer))
 
 
-def enrol(templates: Templates, params: Parameters = N4096) -> Gallery:
+def enrol(templates: Templates, params: Parameters = RING) -> Gallery:
     """A gallery whose reference numbers name the rows."""
     return Gallery.enrol(templates, params, tuple(f"row-{row}" for row in range(len(templates))))
 

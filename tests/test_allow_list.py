@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from pets.params import N4096, N8192, Parameters
+from pets.params import N8192, Parameters
 from protocol.errors import ConfirmationFailed, UnexpectedMessage, WrongSize
 from protocol.gallery import Gallery
 from protocol.machine import State
@@ -41,6 +41,7 @@ from protocol.messages import (
 )
 from tests.galleries import near, quantised, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge, role
+from tests.ring import RING
 
 DIM = 64
 ENVELOPE = 200  # bytes that an envelope adds at most
@@ -68,7 +69,7 @@ def gallery_with_hits(rng: np.random.Generator, probe: np.ndarray, rows: int, hi
 
 
 @lru_cache(maxsize=32)
-def searched(hits: int, rows: int = 500, cap: int = 10, ladder: str = "0", params: Parameters = N4096) -> Trio:
+def searched(hits: int, rows: int = 500, cap: int = 10, ladder: str = "0", params: Parameters = RING) -> Trio:
     rng = np.random.default_rng(hits)
     probe = unit_rows(rng, 1, DIM)[0]
     gallery = enrol(gallery_with_hits(rng, probe, rows, hits), params)
@@ -222,7 +223,7 @@ def test_sizes_are_equal_for_a_probe_and_gallery_of_other_kind() -> None:
     rows = np.repeat(-probe[None], 500, axis=0)
     rows[:4] = probe
     references = tuple("x" * (1 + row % 64) for row in range(500))
-    trio = Trio(Gallery.enrol(rows, N4096, references), threshold="0.7", ladder="0").search(probe)
+    trio = Trio(Gallery.enrol(rows, RING, references), threshold="0.7", ladder="0").search(probe)
     assert len(trio.outcome().hits) == 4
     assert sizes(trio) == sizes(searched(0))
 
@@ -233,14 +234,14 @@ def test_sizes_are_equal_after_a_climb_whatever_remains() -> None:
 
 def test_control_sizes_do_depend_on_rows_cap_and_rungs() -> None:
     base = sizes(searched(5))
-    for other in (searched(5, rows=4097), searched(5, cap=11), climbing(3), searched(20)):
+    for other in (searched(5, rows=RING.n + 1), searched(5, cap=11), climbing(3), searched(20)):
         assert sizes(other) != base
 
 
 def test_sizes_are_those_of_section_6a() -> None:
     rows, cap = 4097, 10
     trio = searched(5, rows=rows, cap=cap)
-    n = N4096.n
+    n = RING.n
     blocks = -(-rows // n)
     totals: Counter[tuple[str, str, str]] = Counter()
     for d in trio.deliveries:
@@ -288,11 +289,12 @@ def test_sizes_are_those_of_section_6a() -> None:
     assert not totals, totals
 
 
-def test_a_probe_of_512_dimensions_takes_33_5_megabytes() -> None:
+def test_a_probe_takes_sixteen_bytes_a_dimension_and_ring_coefficient() -> None:
     trio = Trio(enrol(np.zeros((1, 512), np.int8))).search(unit_rows(np.random.default_rng(0), 1, 512)[0])
     parts = trio.sent(ProbePart)
     assert trio.outcome().status == "no_hit"
-    assert 33_554_432 <= sum(len(part.frame) for part in parts) < 33_560_000
+    stated = 33_554_432 * RING.n // 4096
+    assert stated <= sum(len(part.frame) for part in parts) < stated + 6000
 
 
 @pytest.mark.parametrize(

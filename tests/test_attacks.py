@@ -17,7 +17,7 @@ import protocol.requester
 from pets import ntt, residues, sampling
 from pets.errors import CommitmentMismatch, StreamReused
 from pets.keys import JointKey, ZeroPool, encrypt_constants, sample_key_share
-from pets.params import N4096, Parameters, norm_bound, scale
+from pets.params import Parameters, norm_bound, scale
 from pets.planes import unpack_bits
 from pets.prf import Keystream
 from pets.replicated import Masks, share_input
@@ -44,10 +44,11 @@ from protocol.messages import (
 from protocol.wire import ADMISSION_POLYNOMIALS, residue_array
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge
+from tests.ring import RING
 
 SMALL = 8  # dimensions: the attacks on the gallery take d queries, or d/3
-N = N4096.n
-PRIMES = np.array(N4096.primes, np.uint64)[:, None]
+N = RING.n
+PRIMES = np.array(RING.primes, np.uint64)[:, None]
 
 Residues = npt.NDArray[np.uint32]
 
@@ -67,7 +68,7 @@ def probe_ciphertexts(trio: Trio) -> Residues:
     return np.concatenate(payload(trio, ProbePart, HOLDER)).reshape(-1, 2, 2, N)
 
 
-def centred(coefficients: Residues, params: Parameters = N4096) -> npt.NDArray[np.int64]:
+def centred(coefficients: Residues, params: Parameters = RING) -> npt.NDArray[np.int64]:
     """Residues of coefficients, (…, 2, n), as integers between -Q/2 and Q/2."""
     x = coefficients.astype(np.int64)
     p0, p1 = params.primes
@@ -116,11 +117,11 @@ def gallery_from_d_queries(templates: Templates, probes: Templates) -> npt.NDArr
         assert not trio.failures
         seen.append((probe_ciphertexts(trio)[:, 1], block_c1(trio)))
     columns = np.empty((SMALL, 2, N), np.uint32)
-    for index, p in enumerate(N4096.primes):
+    for index, p in enumerate(RING.primes):
         matrix = np.stack([own[:, index].T for own, _ in seen], axis=1).astype(np.uint64)
         right = np.stack([c1[index] for _, c1 in seen], axis=1).astype(np.uint64)
         columns[:, index] = solve_pointwise(matrix, right, p).T
-    return centred(ntt.inverse(columns, N4096)).T
+    return centred(ntt.inverse(columns, RING)).T
 
 
 def probes_and_gallery() -> tuple[Templates, Templates]:
@@ -173,7 +174,7 @@ def gallery_from_chosen_c1(templates: Templates, probe: Templates) -> npt.NDArra
             choose_c1(patch, {j: 2 ** (6 + 8 * k) for k, j in enumerate(wanted)})
             trio = Trio(gallery, threshold="0.95", ladder="0").search(probe)
         assert State.REFUSED not in trio.states.values(), "admission lets such a probe through: it is well formed"
-        rest = (centred(ntt.inverse(block_c1(trio)[None], N4096))[0, : len(templates)] + 32) >> 6
+        rest = (centred(ntt.inverse(block_c1(trio)[None], RING))[0, : len(templates)] + 32) >> 6
         for j in wanted:
             out[:, j] = (rest + 128) % 256 - 128
             rest = (rest - out[:, j]) >> 8
@@ -217,7 +218,7 @@ def test_common_polynomial_depends_on_every_nonce() -> None:
         assert trio.router._key is not None
         seen.append(trio.requester._key.joint)
         assert seen[-1].query_id == trio.router._key.joint.query_id
-        assert np.array_equal(seen[-1].common, common_polynomial(N4096, seen[-1].query_id))
+        assert np.array_equal(seen[-1].common, common_polynomial(RING, seen[-1].query_id))
     assert seen[0].query_id != seen[1].query_id
     assert (seen[0].common == seen[1].common).mean() < 0.01
 
@@ -227,10 +228,10 @@ def test_common_polynomial_depends_on_every_nonce() -> None:
 
 def key_and_secret() -> tuple[JointKey, Residues]:
     identity = secrets.token_bytes(32)
-    common = common_polynomial(N4096, identity)
-    shares = [sample_key_share(N4096, common, secrets.token_bytes(32), identity) for _ in range(2)]
-    key = JointKey.combine(N4096, identity, (shares[0].public, shares[1].public))
-    return key, residues.add(shares[0].secret, shares[1].secret, N4096)
+    common = common_polynomial(RING, identity)
+    shares = [sample_key_share(RING, common, secrets.token_bytes(32), identity) for _ in range(2)]
+    key = JointKey.combine(RING, identity, (shares[0].public, shares[1].public))
+    return key, residues.add(shares[0].secret, shares[1].secret, RING)
 
 
 def test_encryption_of_zero_is_given_out_once() -> None:
@@ -251,12 +252,12 @@ def test_control_a_reused_encryption_of_zero_shows_the_difference_of_two_probes(
         pool = ZeroPool.make(key, bytes(32), "probe", 2 * SMALL)
         first = pool.take(SMALL)
         zeros = first.copy() if again else pool.take(SMALL)
-        a, b = encrypt_constants(one, first, N4096), encrypt_constants(two, zeros, N4096)
-        c0 = np.ascontiguousarray(residues.subtract(a, b, N4096)[:, 0])
-        return centred(ntt.inverse(c0, N4096))[:, 0]
+        a, b = encrypt_constants(one, first, RING), encrypt_constants(two, zeros, RING)
+        c0 = np.ascontiguousarray(residues.subtract(a, b, RING)[:, 0])
+        return centred(ntt.inverse(c0, RING))[:, 0]
 
-    assert np.array_equal(difference(again=True), N4096.delta * (one.astype(np.int64) - two))  # no key needed
-    assert not (np.rint(difference(again=False) / N4096.delta) == one.astype(np.int64) - two).all()
+    assert np.array_equal(difference(again=True), RING.delta * (one.astype(np.int64) - two))  # no key needed
+    assert not (np.rint(difference(again=False) / RING.delta) == one.astype(np.int64) - two).all()
 
 
 def test_control_a_reused_rerandomiser_shows_the_difference_of_two_blocks() -> None:
@@ -264,15 +265,15 @@ def test_control_a_reused_rerandomiser_shows_the_difference_of_two_blocks() -> N
     rng = np.random.default_rng(0)
     templates = unit_rows(rng, 2 * N, SMALL)
     zeros = ZeroPool.make(key, bytes(32), "probe", SMALL).take(SMALL)
-    probe = prepare_probe(encrypt_constants(unit_rows(rng, 1, SMALL)[0], zeros, N4096), N4096)
-    scored = score(encode_gallery(templates, N4096), probe)
+    probe = prepare_probe(encrypt_constants(unit_rows(rng, 1, SMALL)[0], zeros, RING), RING)
+    scored = score(encode_gallery(templates, RING), probe)
 
     def c1_of_difference(blinded: Residues) -> Residues:
-        return residues.subtract(blinded[0], blinded[1], N4096)[1]
+        return residues.subtract(blinded[0], blinded[1], RING)[1]
 
     pool = ZeroPool.make(key, bytes(32), "rerandomise", 3)
-    fresh = protocol.filter.rerandomise(scored, pool, N4096, 1)
-    again = residues.add(scored, pool.take(1), N4096)
+    fresh = protocol.filter.rerandomise(scored, pool, RING, 1)
+    again = residues.add(scored, pool.take(1), RING)
     assert np.array_equal(c1_of_difference(again), c1_of_difference(scored)), "the mask is gone: linear in the gallery"
     assert (c1_of_difference(fresh) == c1_of_difference(scored)).mean() < 0.01
 
@@ -369,12 +370,12 @@ class RogueRouter:
         if d.of(KeyCommitment, ROUTER):
             self.identity = d.message.query_id  # type: ignore[union-attr]
         if d.of(PublicShare, REQUESTER):
-            self.theirs = residue_array(d.message.data, (), N4096, "b_Q")  # type: ignore[union-attr]
+            self.theirs = residue_array(d.message.data, (), RING, "b_Q")  # type: ignore[union-attr]
         if d.of(PublicShare, ROUTER):
             assert self.theirs is not None
-            common = common_polynomial(N4096, self.identity)
-            own = sample_key_share(N4096, common, secrets.token_bytes(32), self.identity)
-            self.secret, self.rogue = own.secret.copy(), residues.subtract(own.public, self.theirs, N4096)
+            common = common_polynomial(RING, self.identity)
+            own = sample_key_share(RING, common, secrets.token_bytes(32), self.identity)
+            self.secret, self.rogue = own.secret.copy(), residues.subtract(own.public, self.theirs, RING)
             return [forge(d.frame, data=self.rogue.tobytes())]
         if d.of(KeyPair, ROUTER) and self.rogue is not None:
             return [forge(d.frame, router=self.rogue.tobytes())]
@@ -401,9 +402,9 @@ def test_control_without_the_commitment_the_router_alone_decrypts_the_probe(monk
     trio, router, probe = rogue_search()
     assert router.secret is not None
     ciphertexts = probe_ciphertexts(trio)
-    masked = residues.multiply(np.ascontiguousarray(ciphertexts[:, 1]), router.secret, N4096)
-    opened = ntt.inverse(residues.add(np.ascontiguousarray(ciphertexts[:, 0]), masked, N4096), N4096)
-    assert np.array_equal(np.rint(centred(opened)[:, 0] / N4096.delta), probe)
+    masked = residues.multiply(np.ascontiguousarray(ciphertexts[:, 1]), router.secret, RING)
+    opened = ntt.inverse(residues.add(np.ascontiguousarray(ciphertexts[:, 0]), masked, RING), RING)
+    assert np.array_equal(np.rint(centred(opened)[:, 0] / RING.delta), probe)
 
 
 def test_neither_key_share_alone_decrypts_the_probe() -> None:
@@ -413,10 +414,10 @@ def test_neither_key_share_alone_decrypts_the_probe() -> None:
     alone = [key.share.secret.copy() for key in keys if key is not None]
     trio.online(probes[0])
     ciphertexts = probe_ciphertexts(trio)
-    for secret in [*alone, residues.add(*alone, N4096)]:
-        masked = residues.multiply(np.ascontiguousarray(ciphertexts[:, 1]), secret, N4096)
-        opened = ntt.inverse(residues.add(np.ascontiguousarray(ciphertexts[:, 0]), masked, N4096), N4096)
-        values = np.rint(centred(opened)[:, 0] / N4096.delta)
+    for secret in [*alone, residues.add(*alone, RING)]:
+        masked = residues.multiply(np.ascontiguousarray(ciphertexts[:, 1]), secret, RING)
+        opened = ntt.inverse(residues.add(np.ascontiguousarray(ciphertexts[:, 0]), masked, RING), RING)
+        values = np.rint(centred(opened)[:, 0] / RING.delta)
         both = secret is not alone[0] and secret is not alone[1]
         assert np.array_equal(values, probes[0]) == both  # the control: with both shares it opens
 
@@ -490,9 +491,9 @@ def test_known_limit_a_requester_that_also_lies_in_admission_gets_a_scaled_probe
 
     # the audit: from the seed in the signed query every encryption of zero is recomputed and the probe lies open
     zeros = ZeroPool.make(joint, trio.requester.keys.seed, "probe", 128).take(128)
-    plain = residues.subtract(probe_ciphertexts(trio), zeros, N4096)
+    plain = residues.subtract(probe_ciphertexts(trio), zeros, RING)
     assert not plain[:, 1].any()
-    audited = centred(ntt.inverse(np.ascontiguousarray(plain[:, 0]), N4096))[:, 0] // N4096.delta
+    audited = centred(ntt.inverse(np.ascontiguousarray(plain[:, 0]), RING))[:, 0] // RING.delta
     assert np.array_equal(audited, encrypted)
     assert int(audited @ audited) > norm_bound(128)
 
@@ -520,8 +521,8 @@ def planting_search(monkeypatch: pytest.MonkeyPatch, probe: Templates) -> tuple[
     """A holder that folds its own thresholds into its share. Returns what it decoded, and every party's hit bits."""
     templates, thresholds = planted()
     offsets = np.zeros(N, np.int64)
-    offsets[: len(thresholds)] = [threshold_offset(int(v), N4096) for v in thresholds]
-    offsets[len(thresholds) :] = threshold_offset(1, N4096)
+    offsets[: len(thresholds)] = [threshold_offset(int(v), RING) for v in thresholds]
+    offsets[len(thresholds) :] = threshold_offset(1, RING)
     monkeypatch.setattr(
         protocol.filter,
         "fold_threshold",
@@ -578,7 +579,7 @@ def force(monkeypatch: pytest.MonkeyPatch, rows: Iterable[int], rungs: Iterable[
             for row in rows:
                 shares[row] += 16 * 100_000
             for row, units in target.items():
-                shares[row] += (units << 24) // N4096.t
+                shares[row] += (units << 24) // RING.t
             shares = (shares % 2**24).astype(np.uint32)
         return (yield from original(seat, shares, rung, chunk))
 
@@ -616,4 +617,4 @@ def test_known_limit_a_climb_tells_a_cheating_requester_one_bit_unnoticed(
 def test_scale_leaves_room_for_every_score() -> None:
     # the largest score and the largest threshold together stay below t/2, for all dimensions
     for dim in range(8, 1025, 8):
-        assert 2 * (norm_bound(dim) + scale(dim) ** 2) < N4096.t
+        assert 2 * (norm_bound(dim) + scale(dim) ** 2) < RING.t

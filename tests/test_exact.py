@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import protocol.filter
 from pets.bits import Bits
-from pets.params import N4096, N8192, SHARE_BITS, Parameters, norm_bound, scale
+from pets.params import N8192, SHARE_BITS, Parameters, norm_bound, scale
 from pets.planes import unpack_bits
 from protocol.compare import threshold_offset
 from protocol.compute import Ring
@@ -26,6 +26,7 @@ from protocol.gallery import Gallery
 from protocol.terms import Terms
 from tests.galleries import Templates, longest, near, quantised, rows_with_scores, scores, unit_rows
 from tests.parties import Trio, enrol
+from tests.ring import RING
 
 THRESHOLDS = ["0.05", "0.123", "0.3", "0.55", "0.8", "0.89", "0.9", "0.95"]
 LADDERS = ["0", "0.02", "0.004", "0.3"]
@@ -123,7 +124,7 @@ def check_against_twin(
     cap: int,
     ladder: str,
     dim: int = 128,
-    params: Parameters = N4096,
+    params: Parameters = RING,
     probe_kind: str = "unit",
 ) -> str:
     """Search both ways and compare everything; returns the status."""
@@ -191,7 +192,7 @@ def test_adversarial_galleries_end_as_expected(
     assert check_against_twin(kind, rows, 5, threshold, 10, ladder) == status
 
 
-@pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
+@pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
 def test_empty_gallery_ends_in_no_hit(params: Parameters) -> None:
     probe = unit_rows(np.random.default_rng(0), 1, 128)[0]
     trio = Trio(enrol(np.empty((0, 128), np.int8), params)).search(probe)
@@ -203,8 +204,8 @@ def test_several_probes_in_one_pass_equal_the_twin() -> None:
     rng = np.random.default_rng(3)
     probes = unit_rows(rng, 3, 128)
     rows = np.concatenate([unit_rows(rng, 4090, 128), near(rng, probes[1], 7, np.linspace(0.4, 0.6, 7))])
-    gallery = Gallery.enrol(rows, N4096)
-    terms = Terms(Decimal("0.3"), 128, N4096)
+    gallery = Gallery.enrol(rows, RING)
+    terms = Terms(Decimal("0.3"), 128, RING)
     encrypted = EncryptedEngine().search(gallery, probes, terms)
     assert encrypted == PlainEngine().search(gallery, probes, terms)
     assert [outcome.status for outcome in encrypted].count("released") >= 1
@@ -258,7 +259,7 @@ def distance(total: npt.NDArray[np.int64], exact: npt.NDArray[np.int64], t: int)
     return [min(gap, period - gap) / t for gap in gaps]
 
 
-@pytest.mark.parametrize(("dim", "params"), [(128, N4096), (512, N4096), (128, N8192)])
+@pytest.mark.parametrize(("dim", "params"), [(128, RING), (512, RING), (128, N8192)])
 def test_sum_of_the_three_shares_is_the_score_within_two(dim: int, params: Parameters) -> None:
     rng = np.random.default_rng(dim)
     probe = longest(rng, dim)
@@ -278,9 +279,9 @@ def test_sum_of_the_three_shares_is_the_score_within_two(dim: int, params: Param
 def test_every_hit_bit_is_right_when_all_scores_lie_around_theta(seed: int, threshold: str, dim: int) -> None:
     rng = np.random.default_rng(seed)
     probe = unit_rows(rng, 1, dim)[0]
-    theta = Terms(Decimal(threshold), dim, N4096).theta(0)
+    theta = Terms(Decimal(threshold), dim, RING).theta(0)
     edges = rows_with_scores(rng, probe, [theta - 2, theta - 1, theta, theta + 1])
-    rows = np.concatenate([edges[rng.integers(0, 4, 4094)], quantised(-probe[None].astype(float)), probe[None]])
-    _, bits, exact = compared(rows, probe, threshold, N4096)
+    rows = np.concatenate([edges[rng.integers(0, 4, RING.n - 2)], quantised(-probe[None].astype(float)), probe[None]])
+    _, bits, exact = compared(rows, probe, threshold, RING)
     assert np.array_equal(bits, exact >= theta)
-    assert 1000 < bits.sum() < 3000
+    assert RING.n // 4 < bits.sum() < 3 * RING.n // 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 import struct
@@ -77,15 +78,12 @@ def test_only_certificates_that_hold_may_connect(federation: Federation, tmp_pat
     own = config(federation, FR)
     stranger = Authority.create(tmp_path / "stranger")
     authority = Authority.open(federation.root / "authority")
-    past = datetime.now(timezone.utc) - timedelta(days=3)
+    now = datetime.now(timezone.utc)
+    past, tomorrow = now - timedelta(days=3), now + timedelta(days=1)
     bad = {
         "of another authority": files(tmp_path / "a", stranger.issue(FR, "https://127.0.0.1:1"), own),
         "expired": files(tmp_path / "b", authority.issue(FR, "https://127.0.0.1:1", days=1, now=past), own),
-        "not yet valid": files(
-            tmp_path / "c",
-            authority.issue(FR, "https://127.0.0.1:1", now=datetime.now(timezone.utc) + timedelta(days=1)),
-            own,
-        ),
+        "not yet valid": files(tmp_path / "c", authority.issue(FR, "https://127.0.0.1:1", now=tomorrow), own),
     }
 
     async def body(network: TlsNetwork) -> None:
@@ -138,11 +136,15 @@ def test_a_revoked_node_is_cut_off_although_its_connection_stands(
 
             assert (await ask()).status_code == 200
             Authority.open(federation.root / "authority").revoke(DE)
-            deadline = time.monotonic() + 10
-            with pytest.raises(httpx.TransportError):
+
+            async def ask_for(seconds: float) -> None:
+                deadline = time.monotonic() + seconds
                 while time.monotonic() < deadline:
                     await ask()
                     await asyncio.sleep(0.05)
+
+            with pytest.raises(httpx.TransportError):
+                await ask_for(10)
         # ES asks no more of DE either: its own connections use the new list
         with pytest.raises(PeerUnreachable):
             await network._transports[ES].deliver(DE, bytes(16), 0, [b"unit"])
@@ -296,10 +298,8 @@ def test_what_is_too_large_is_refused(federation: Federation, monkeypatch: pytes
             assert await send(b"", path="/v1/queries/xyz/units?offset=0") == 400
             assert await send(b"", path=UNITS.replace("offset=0", "offset=-1")) == 400
             assert await send(b"", path=UNITS.replace("offset=0", "offset=" + "9" * 30)) == 400
-            try:
+            with contextlib.suppress(httpx.TransportError):  # an answer, or cut off
                 assert await send(b"", huge="x" * 40_000) in (400, 431)
-            except httpx.TransportError:
-                pass  # cut off
         assert not network.nodes[ES].drivers
 
     serving(federation, body)

@@ -20,11 +20,12 @@ import pytest
 
 import protocol.filter
 from pets import ntt, residues, sampling
-from pets.params import ERROR_SIGMA, N4096, N8192, SHARE_BITS, Parameters
+from pets.params import ERROR_SIGMA, N8192, SHARE_BITS, Parameters
 from pets.prf import Keystream
 from protocol.messages import ProbePart
 from tests.galleries import scores, unit_rows
 from tests.parties import Trio, enrol, total_of_secrets
+from tests.ring import RING
 
 DIM = 64
 ERROR_VARIANCE = ERROR_SIGMA**2 + 1 / 12  # rounding adds the variance of a uniform number
@@ -159,7 +160,7 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
+@pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
 def test_noise_is_as_predicted(check: Any, params: Parameters) -> None:
     check(measure(params, ORIGINAL))
@@ -169,14 +170,14 @@ def test_noise_is_as_predicted(check: Any, params: Parameters) -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
 def test_control_missing_or_doubled_errors_are_noticed(check: Any, gaussian: Any) -> None:
     with pytest.raises(AssertionError, match="predicted"):
-        check(measure(N4096, gaussian))
+        check(measure(RING, gaussian))
 
 
 def test_score_noise_stays_far_below_half_of_delta() -> None:
-    run = measure(N4096, ORIGINAL)
+    run = measure(RING, ORIGINAL)
     # the largest gallery entries (d = 1024, S = 500) give 500·√n·fresh; rounding to shares moves by 2^36 anyway
-    assert np.abs(run.rerandomised).max() < 2**25
-    assert 500 * math.sqrt(4096) * fresh_sd(N4096) * 8 < N4096.q >> (SHARE_BITS + 8)
+    assert np.abs(run.rerandomised).max() < 2**25 * RING.n // 4096
+    assert 500 * math.sqrt(RING.n) * fresh_sd(RING) * 8 < RING.q >> (SHARE_BITS + 8)
 
 
 # --- the samplers themselves ---
@@ -201,6 +202,6 @@ def test_secrets_are_uniform_in_minus_one_zero_and_one() -> None:
 
 
 def test_common_polynomial_is_spread_over_all_residues() -> None:
-    drawn = sampling.common_polynomial(N4096, bytes(32)).astype(np.float64) / np.array(N4096.primes)[:, None]
+    drawn = sampling.common_polynomial(RING, bytes(32)).astype(np.float64) / np.array(RING.primes)[:, None]
     assert np.histogram(drawn, 16, (0, 1))[0] / drawn.size == pytest.approx(np.full(16, 1 / 16), abs=0.015)
     assert drawn.max() < 1

@@ -21,7 +21,7 @@ import protocol.opening
 import protocol.requester
 from pets import ntt, residues, sketch
 from pets.errors import CommitmentMismatch, LineupError, ResidueOutOfRange, SketchMismatch, TemplateError
-from pets.params import N4096, norm_bound
+from pets.params import PRESETS, norm_bound
 from protocol import wire
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
@@ -64,6 +64,7 @@ from protocol.messages import (
 )
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, Trio, enrol, forge, key_erased
+from tests.ring import RING
 
 DIM = 64
 HIT_ROW, OTHER_ROW = 17, 23  # in `scene`: a hit, and a row that is none
@@ -206,14 +207,12 @@ def tampered(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polyno
 
     def spoiled(probe: npt.NDArray[np.uint32], threads: int = 1) -> Any:
         for exponent, value in polynomial.items():
-            unit = np.zeros((1, N4096.n), np.int32)
+            unit = np.zeros((1, RING.n), np.int32)
             unit[0, exponent] = 1
-            factors = np.array([value % p for p in N4096.primes], np.uint64)[:, None]
-            form = (ntt.forward(unit, N4096)[0] * factors % np.array(N4096.primes, np.uint64)[:, None]).astype(
-                np.uint32
-            )
+            factors = np.array([value % p for p in RING.primes], np.uint64)[:, None]
+            form = (ntt.forward(unit, RING)[0] * factors % np.array(RING.primes, np.uint64)[:, None]).astype(np.uint32)
             for j in ciphertexts:
-                probe[j, 0] = residues.add(probe[j, 0], form, N4096)
+                probe[j, 0] = residues.add(probe[j, 0], form, RING)
         return original(probe)
 
     monkeypatch.setattr(protocol.requester, "probe_parts", spoiled)
@@ -221,7 +220,7 @@ def tampered(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polyno
     return Trio(gallery, threshold="0.7", ladder="0").search(probe)
 
 
-DELTA = N4096.delta
+DELTA = RING.delta
 NOISE = 2**38  # a quarter of Δ: four units of a rounded share
 NOT_CONSTANT = {
     "X^5 in one": ([9], {5: DELTA}),
@@ -279,7 +278,7 @@ def test_probe_is_submitted_once_and_only_when_ready() -> None:
 
 def raise_first_residue(data: bytes) -> bytes:
     values = np.frombuffer(data, "<u4").copy()
-    values[0] = N4096.primes[0]
+    values[0] = RING.primes[0]
     return values.tobytes()
 
 
@@ -318,7 +317,7 @@ def test_residue_at_its_prime_is_refused_in_a_reported_pair(which: str) -> None:
 
 def test_every_message_with_residues_was_tried() -> None:
     # those that carry arrays of residues have a limit that grows with the ring
-    large = {kind for kind, limit in wire.LIMITS.items() if limit >= 8 * N4096.n} - {InputShare, Gates}
+    large = {kind for kind, limit in wire.LIMITS.items() if limit >= 8 * RING.n} - {InputShare, Gates}
     assert large == {PublicShare, KeyPair, ProbePart, AdmissionBlock, FilterBlock, ConfirmationBlock}
 
 
@@ -362,7 +361,7 @@ def test_key_pairs_that_differ_stop_the_query() -> None:
         {"cap": 11},
         {"ladder": "0.01"},
         {"dim": 72},
-        {"preset": "n8192_q60_t20"},
+        {"preset": next(name for name in PRESETS if name != RING.preset)},
         {"preset": "n1024"},
         {"holders": ("OTHER",)},
         {"requester": "OTHER"},
@@ -384,7 +383,7 @@ def test_a_filter_block_that_differs_is_noticed_before_release() -> None:
     def attack(d: Delivery) -> Iterable[bytes] | None:
         if d.of(FilterBlock, HOLDER, ROUTER):
             data = np.frombuffer(d.message.data, "<u4").copy()  # type: ignore[union-attr]
-            return [forge(d.frame, data=np.roll(data, 1).clip(0, N4096.primes[1] - 1).tobytes())]
+            return [forge(d.frame, data=np.roll(data, 1).clip(0, RING.primes[1] - 1).tobytes())]
         return None
 
     trio = run(attack)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pets.params import N4096
 from pets.subsets import reduce_sums, subset_sums
+from tests.ring import RING
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 1), (64, 1000), (512, 128), (4096, 80)])
@@ -22,6 +22,6 @@ def test_sums_equal_the_matrix_product(rows: int, columns: int, threads: int) ->
 
 
 def test_reduced_sums_are_residues_of_the_sums() -> None:
-    sums = np.array([[[2**39, 5], [2**39, N4096.primes[1]]]], np.uint64)
-    expected = [[[2**39 % N4096.primes[0], 5], [2**39 % N4096.primes[1], 0]]]
-    assert reduce_sums(sums, N4096).tolist() == expected
+    sums = np.array([[[2**39, 5], [2**39, RING.primes[1]]]], np.uint64)
+    expected = [[[2**39 % RING.primes[0], 5], [2**39 % RING.primes[1], 0]]]
+    assert reduce_sums(sums, RING).tolist() == expected

@@ -29,14 +29,18 @@ def summary(report: Report) -> str:
 
 def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> None:
     """A table of checks, the failed ones spelt out, and the ledger."""
-    table = Table("check", "status", "rule", "details", title="Checks", show_lines=True, expand=True)
+    table = Table(title="Checks", expand=True, padding=(0, 1))
+    table.add_column("status", no_wrap=True, min_width=13)
+    table.add_column("check, and the rule it stands for", ratio=2)
+    table.add_column("details", ratio=3)
     for check in report.checks:
         shown = check.details if check.status == "fail" else check.details[:_SHORT]
         rest = len(check.details) - len(shown)
         details = "\n".join((*shown, *((f"… and {rest} more: --json shows all",) if rest else ())))
         colour = _COLOURS[check.status]
         status = f"[{colour}]{LABELS[check.status]}[/{colour}]"
-        table.add_row(f"{check.title}\n[dim]{check.id}[/dim]", status, check.rule, escape_markup(details))
+        name = f"{check.title} [dim]({escape_markup(check.rule)})[/dim]"
+        table.add_row(status, name, escape_markup(details), end_section=True)
     console.print(table)
     if leaks:
         ledger = Table("who learnt", "about", "bits at most", "references", "more bits by cheating, found in an audit",
@@ -137,7 +141,7 @@ body{font:15px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;paddin
 h1{font-size:1.5rem;margin:0 0 .6rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:600;background:#f2f4f7}
 th,td{border:1px solid #d5dae1;padding:.4rem .6rem;vertical-align:top;overflow-wrap:anywhere}
-td:first-child{min-width:11rem}ul{margin:.1rem 0;padding-left:1.1rem}code{font-size:.85em}
+td:first-child{min-width:11rem}th{white-space:nowrap}ul{margin:.1rem 0;padding-left:1.1rem}code{font-size:.85em}
 .rule{color:#5a6472;font-size:.88em}.number{text-align:right;font-variant-numeric:tabular-nums}
 .status{white-space:nowrap;font-weight:600}.pass .status{color:#17663a}.fail .status{color:#fff;background:#b3261e}
 .not-checkable .status{color:#7a5200}.fail td{background:#fdf1f0}.not-checkable td{background:#fffaf0}

@@ -86,7 +86,10 @@ def conclude(identifier: str, title: str, rule: str, findings: Iterable[Finding]
     if broken:
         checks.append(Check(identifier, title, rule, "fail", shorten(broken)))
     elif held:
-        checks.append(Check(identifier, title, rule, "pass", shorten(said)))
+        places = "1 place" if held == 1 else f"{held} places"
+        checks.append(Check(identifier, title, rule, "pass", (*shorten(said), f"checked in {places}")))
+    elif not unknown:
+        checks.append(Check(identifier, title, rule, "pass", ("nothing of the kind is in the bundles",)))
     if unknown:
         checks.append(Check(identifier, title, rule, "not-checkable", shorten(unknown)))
     return checks

@@ -44,7 +44,7 @@ def identities(case: Case) -> Findings:
         elif case.trust[owner.name].role != owner.role:
             yield Broken(view.name, f"it calls itself {owner.role}, the trust list says {case.trust[owner.name].role}")
         else:
-            yield Held(f"{owner.name} ({owner.role}), {fingerprint}")
+            yield Held(f"{owner.name} is the trusted {owner.role}")
     for name in case.roles:
         if not case.views_of(name):
             yield Open(f"{case.views[0].label}no bundle of {name} was given")

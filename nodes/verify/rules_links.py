@@ -96,7 +96,7 @@ def sizes(case: Case) -> Findings:
                     yield Held()
                 else:
                     yield Broken(view.place(record), f"{record.size} bytes, cap {shape.cap}, d {shape.dim} and "
-                                 f"{shape.blocks} blocks make it {len(frame)}")  # fmt: skip
+                                 f"{shape.blocks} block(s) make it {len(frame)}")  # fmt: skip
 
 
 def both_ends(case: Case) -> Findings:

@@ -142,6 +142,10 @@ def _one_history(history: _History) -> Findings:
     for older, newer, proof in history.proofs:
         yield from _compare(older, newer, proof)
         extended_by[older.tree].add(newer.tree)
+    if len(history.seen) == 1:
+        yield Open(
+            f"{history.seen[0].where}: only one checkpoint of its log is known, and no proof from an earlier one"
+        )
     known = sorted(history.seen, key=lambda seen: (seen.checkpoint.size, seen.checkpoint.time))
     for older, newer in pairwise(known):
         old, new = older.checkpoint, newer.checkpoint

@@ -1,0 +1,9 @@
+"""The ring that the protocol's tests run on. `make test` runs them twice, once for each preset."""
+
+from __future__ import annotations
+
+import os
+
+from pets.params import N4096, preset
+
+RING = preset(os.environ.get("LINEUP_TEST_PRESET", N4096.preset))

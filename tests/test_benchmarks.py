@@ -1,0 +1,93 @@
+"""The benchmarks run from the command line at tiny sizes and print JSON with the fields that the README cites."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pets import openfhe_keys
+
+ROOT = Path(__file__).parent.parent
+MACHINE = {"processor", "cores", "threads", "load", "python", "numpy", "numba", "commit", "date"}
+
+
+def benchmark(name: str, *args: str) -> tuple[dict[str, Any], str]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_search_reports_every_figure_that_has_a_target():
+    report, table = benchmark("search", "--rows", "4096", "--large", "0", "--dim", "64", "--runs", "1", "--probes", "2")
+    assert set(report["machine"]) >= MACHINE
+    (run,) = report["runs"]
+    assert (run["rows"], run["dim"], run["many_probes"]) == (4096, 64, 2)
+    for field in (
+        "numpy_s",
+        "kernel_over_numpy",
+        "online_s",
+        "online_over_numpy",
+        "offline_s",
+        "enrolment_s_per_million",
+        "gallery_bytes_per_row",
+        "other_memory_bytes",
+        "bytes_sent",
+        "many_online_over_one",
+    ):
+        assert run[field] > 0, field
+    assert {"admit", "score", "share", "compare", "open", "confirm"} <= set(run["phases_s"])
+    assert table.count("must") == 10
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
+    folder = tmp_path_factory.mktemp("compare")
+    results = ROOT / "benchmarks" / "results"
+    before = {path: path.stat().st_mtime_ns for path in results.glob("*")}
+    report, table = benchmark("compare", "--smoke", "--out", str(folder))
+    assert {path: path.stat().st_mtime_ns for path in results.glob("*")} == before, "a smoke run replaced results"
+    return report, table, folder
+
+
+def test_comparison_says_time_size_and_what_is_revealed_for_every_entry(compared: tuple[dict[str, Any], str, Path]):
+    report, table, _ = compared
+    assert set(report["machine"]) >= MACHINE | {"tenseal", "openfhe"}
+    for row in report["entries"]:
+        assert row["seconds_per_million"] > 0
+        assert row["over_numpy"] > 0
+        assert row["rows"] > 0
+        assert row["how"]
+        assert row["reveals"] in report["reveals"]
+        assert row["name"] in table
+        for check in row.get("checks", []):
+            assert check.get("wrong_scores", 0) == check.get("wrong_hits", 0) == 0
+            assert check.get("max_error", 0) < 1e-3
+    assert all(row["source"] and row["reveals"] in report["reveals"] for row in report["quoted"])
+
+
+def test_comparison_leaves_out_missing_libraries_and_says_so(compared: tuple[dict[str, Any], str, Path]):
+    report, table, _ = compared
+    present = {
+        "tenseal": importlib.util.find_spec("tenseal") is not None,
+        "openfhe": openfhe_keys.available() is None,
+    }
+    measured = {row["key"].split("_")[0] for row in report["entries"]}
+    assert measured == {"numpy", "ours"} | {library for library, there in present.items() if there}
+    assert len(report["left_out"]) == list(present.values()).count(False)
+    assert all(sentence in table for sentence in report["left_out"])
+
+
+def test_chart_names_every_entry(compared: tuple[dict[str, Any], str, Path]):
+    pytest.importorskip("matplotlib")
+    report, _, folder = compared
+    chart = (folder / "compare.svg").read_text()
+    assert chart.startswith("<?xml")
+    for row in report["entries"] + report["quoted"]:
+        assert f"<!-- {row['name']} -->" in chart  # matplotlib writes the text of a label beside its outlines

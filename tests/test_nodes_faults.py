@@ -1,0 +1,253 @@
+"""A party dies, or the network breaks a delivery: answers are whole or named, nodes clear, the next query works.
+
+A sample of what `python -m benchmarks.faults` sweeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from benchmarks.faults import Tally, burst, find_leaks, sweep_kills, sweep_link
+from nodes.asking import AskingNode
+from nodes.search import HolderAnswer
+from pets.errors import LineupError
+from protocol.errors import MissingMessage
+from tests.network import (
+    DE,
+    ES,
+    EU,
+    FR,
+    AsgiNetwork,
+    Capture,
+    Fault,
+    Federation,
+    Kind,
+    Network,
+    assert_clear,
+    captured_logs,
+    found,
+    request,
+    running,
+)
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return found(tmp_path_factory.mktemp("faults"), read_timeout_seconds=2)
+
+
+@pytest.fixture
+def logs() -> Iterator[Capture]:
+    with captured_logs() as capture:
+        yield capture
+
+
+def run(federation: Federation, body: Callable[[Network], Coroutine[Any, Any, None]]) -> None:
+    async def all_of_it() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            await body(network)
+
+    asyncio.run(all_of_it())
+
+
+@pytest.mark.parametrize(
+    ("party", "steps"), [(ES, [0, 30]), (EU, [40]), (FR, [25])], ids=["a holder", "the router", "the requester"]
+)
+def test_a_party_that_dies_leaves_no_half_answer(
+    party: str, steps: list[int], federation: Federation, logs: Capture
+) -> None:
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await sweep_kills(network, party, steps, request(federation.people.hit), tally)
+        find_leaks(federation, logs, network, tally)
+
+    run(federation, body)
+    assert tally.tried["kill"] == len(steps)
+    assert not tally.lost
+    assert not tally.leaked
+
+
+@pytest.mark.parametrize(
+    ("kind", "link", "step"),
+    [
+        ("drop", (FR, ES), 0),
+        ("lose-answer", (FR, EU), 0),
+        ("duplicate", (ES, FR), 3),
+        ("reorder", (EU, DE), 1),
+        ("corrupt", (ES, EU), 2),
+        ("truncate", (FR, DE), 3),
+    ],
+)
+def test_a_broken_delivery_is_mended_or_named(
+    kind: Kind, link: tuple[str, str], step: int, federation: Federation, logs: Capture
+) -> None:
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await sweep_link(network, kind, link, [step], request(federation.people.hit), tally)
+        find_leaks(federation, logs, network, tally)
+
+    run(federation, body)
+    assert tally.tried[kind] == 1
+    assert not tally.lost
+    assert not tally.leaked
+
+
+def test_a_holder_that_is_not_there_is_unreachable_and_the_others_answer_comes(federation: Federation) -> None:
+    wanted = request(federation.people.nobody)
+
+    async def body(network: Network) -> None:
+        await network.kill(ES)
+        report = await network.search(wanted)
+        assert report.answers[ES] == HolderAnswer("unreachable", reason="no answer")
+        assert report.answers[DE] == federation.expected(wanted)[DE]
+        assert len(set(report.queries)) == 2  # the retry is a fresh query
+
+    run(federation, body)
+
+
+def test_a_requester_that_is_stopped_ends_its_searches(federation: Federation) -> None:
+    """Whoever waits for a search hears that it was stopped, and does not wait for ever."""
+
+    async def body(network: Network) -> None:
+        searching = asyncio.create_task(network.search(request(federation.people.hit)))
+        while not network.drivers:
+            await asyncio.sleep(0.01)
+        await network.kill(FR)
+        report = await asyncio.wait_for(searching, 30)
+        assert {answer.status for answer in report.answers.values()} == {"refused"}
+
+    run(federation, body)
+
+
+def test_a_search_at_a_node_that_shuts_down_is_refused(federation: Federation) -> None:
+    async def body(network: Network) -> None:
+        running_search = asyncio.create_task(network.search(request(federation.people.hit)))
+        while not network.drivers:
+            await asyncio.sleep(0.01)
+        draining = asyncio.create_task(network.nodes[FR].drain(20))
+        await asyncio.sleep(0)
+        node = network.nodes[FR]
+        assert isinstance(node, AskingNode)
+        with pytest.raises(LineupError, match="capacity"):
+            await network.search(request(federation.people.hit))
+        report = await running_search
+        assert report.answers == federation.expected(request(federation.people.hit))
+        await draining
+        assert node.idle
+
+    run(federation, body)
+
+
+def test_a_query_that_outlives_its_limit_is_ended_and_the_peers_told(federation: Federation) -> None:
+    """Somebody who says a little from time to time does not hold a node's places for ever."""
+
+    async def body(network: Network) -> None:
+        for name in (FR, ES, DE, EU):
+            real = network.nodes[name].drive
+
+            def short(machine: Any, real: Any = real) -> Any:
+                driver = real(machine)
+                driver._lifetime = 0.4
+                return driver
+
+            if name == ES:
+                network.nodes[name].drive = short  # type: ignore[method-assign]
+        report = await network.search(request(federation.people.hit))
+        assert report.answers[ES].status == "unreachable"
+        assert report.answers[DE] == federation.expected(request(federation.people.hit))[DE]
+        await network.settle()
+        assert_clear(network)
+
+    run(federation, body)
+
+
+def test_early_frames_of_one_peer_are_not_held_against_another(federation: Federation) -> None:
+    """The router's frames come before the announcement, with a gap: it is the router who is at fault."""
+
+    async def body(network: Network) -> None:
+        node = network.nodes[ES]
+        real = node._first_contact
+
+        async def first_contact(peer: str, query: bytes, units: list[bytes]) -> Any:
+            node._keep_early(EU, query, 7, [b"x"])
+            return await real(peer, query, units)
+
+        node._first_contact = first_contact  # type: ignore[method-assign]
+        try:
+            report = await network.search(request(federation.people.hit, (ES,)))
+        except MissingMessage:
+            pytest.fail("the requester was told")
+        assert report.answers[ES].status in ("refused", "unreachable")
+        await network.settle()
+        assert_clear(network)
+
+    run(federation, body)
+
+
+def test_a_result_that_waits_in_the_queue_is_not_computed_again(federation: Federation) -> None:
+    """Else the second result would be taken for the answer to the next question, and rows be missed."""
+
+    async def body(network: Network) -> None:
+        wanted = request(federation.people.hit, (ES,))
+        asked: list[int] = []
+        for name in (ES,):
+            scorer = network.nodes[name]._scorer
+            real = scorer.score
+
+            async def score(want: Any, real: Any = real) -> Any:
+                asked.append(id(want))
+                return await real(want)
+
+            scorer.score = score  # type: ignore[method-assign]
+        real_drive = network.nodes[ES].drive
+
+        def drive(machine: Any) -> Any:
+            driver = real_drive(machine)
+            call = driver.call
+
+            def busy(action: Any) -> None:
+                for _ in range(3):  # other work, in the queue before the result
+                    call(lambda: None)
+                call(action)
+
+            driver.call = busy
+            return driver
+
+        network.nodes[ES].drive = drive  # type: ignore[method-assign]
+        report = await network.search(wanted)
+        assert report.answers == federation.expected(wanted)
+        assert len(asked) == len(set(asked)) == 3  # admission, filter, confirmation
+
+    run(federation, body)
+
+
+def test_of_a_burst_exactly_the_quota_passes_and_the_rest_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    federation = found(tmp_path_factory.mktemp("burst"), read_timeout_seconds=60, concurrent_queries=64)
+    federation.configure(ES, quota_unidentified_per_day=2)
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await burst(network, request(federation.people.hit, (ES,)), 12, 2, tally)
+
+    run(federation, body)
+    assert not tally.lost
+
+
+def test_a_fault_that_is_not_reached_changes_nothing(federation: Federation) -> None:
+    """The control of the sweeps: they stop where a fault no longer fires."""
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await sweep_link(network, "drop", (FR, ES), [10_000], request(federation.people.hit, (ES,)), tally)
+
+    run(federation, body)
+    assert not tally.tried
+    assert Fault("drop", FR, 0).fired is False
