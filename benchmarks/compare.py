@@ -5,8 +5,8 @@
 
 Prints JSON, and a markdown table on stderr. Every entry runs on the same synthetic gallery (its first rows, as many as
 finish) and on `--threads` cores; a library that computes on one core gets one process a core, all started by the same
-barrier, and the slowest counts. Times are medians, scaled to a million comparisons; on a
-busy machine (see `load`) the fastest run says more.
+barrier, and the slowest counts. Times are medians, scaled to a million comparisons. On a
+busy machine (see `load`) look at the core-seconds instead: processor time of all threads and processes.
 
 The others' times are those of the scoring alone: neither the encryption of the probe nor the preparation of the gallery
 nor the decryption is counted. Ours is the whole query after the probe is known: encryption, admission, scoring,
@@ -23,12 +23,15 @@ import multiprocessing
 import os
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from benchmarks import machine
@@ -97,11 +100,15 @@ QUOTED: list[Json] = [
 
 @dataclass
 class Work:
-    """What one process runs: `run` returns seconds for `rows` comparisons, `check` says how right the result was."""
+    """What one process runs: `run` does `rows` comparisons, `check` says how right the result was.
+
+    `run` returns seconds of the clock of this module if it measures only a part of what it does, otherwise None.
+    """
 
     rows: int
-    run: Callable[[], float]
+    run: Callable[[], float | None]
     check: Callable[[], Json]
+    clock_of: ModuleType | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ def tenseal_bfv(part: int) -> Work:
         signed = np.where(scores > t // 2, scores - t, scores).reshape(-1)
         return {"wrong_scores": int(np.count_nonzero(signed != plain_scores(rows)))}
 
-    return Work(len(rows), lambda: machine.timed(run), check)
+    return Work(len(rows), run, check)
 
 
 def tenseal_ckks(part: int) -> Work:
@@ -221,7 +228,7 @@ def tenseal_ckks(part: int) -> Work:
             worst = max(worst, float(abs(np.concatenate([slots.real, slots.imag]) - expected).max()))
         return {"max_error": float(f"{worst:.1e}")}
 
-    return Work(len(rows), lambda: machine.timed(lambda: seal_sums(seal, evaluator, probe, blocks, results)), check)
+    return Work(len(rows), lambda: seal_sums(seal, evaluator, probe, blocks, results), check)
 
 
 def tenseal_vector(part: int) -> Work:
@@ -246,7 +253,7 @@ def tenseal_vector(part: int) -> Work:
     def check() -> Json:
         return {"max_error": float(f"{abs(np.array(results[0].decrypt()) - unit @ unit[0]).max():.1e}")}
 
-    return Work(slots, lambda: machine.timed(run), check)
+    return Work(slots, run, check)
 
 
 def openfhe_ready(part: int) -> Work:
@@ -279,7 +286,7 @@ def openfhe_ready(part: int) -> Work:
         return {"wrong_scores": int(np.count_nonzero(plaintext.GetCoefPackedValue() != plain_scores(rows)))}
 
     run()
-    return Work(len(rows), lambda: machine.timed(run), check)
+    return Work(len(rows), run, check)
 
 
 def openfhe_streaming(part: int) -> Work:
@@ -291,7 +298,7 @@ def openfhe_streaming(part: int) -> Work:
         report.update(products.bfv(importlib.import_module("openfhe"), N4096.n, options.dim, 2**32 - 2))
         return float(sum(report["seconds"].values()))
 
-    return Work(N4096.n, run, lambda: {"wrong_scores": report["wrong_scores"], "parts_s": report["seconds"]})
+    return Work(N4096.n, run, lambda: {"wrong_scores": report["wrong_scores"]}, products)
 
 
 def openfhe_threshold(part: int) -> Work:
@@ -308,7 +315,7 @@ def openfhe_threshold(part: int) -> Work:
         wanted = ("degree", "wrong_decisions", "graded_values_0.1_to_0.9", "max_error_outside_0.05_of_threshold")
         return {key: report[key] for key in wanted}
 
-    return Work(16384, run, check)
+    return Work(16384, run, check, products)
 
 
 LIBRARIES = [
@@ -381,22 +388,39 @@ def _start(barrier: Any) -> None:
 def worker(key: str, part: int, runs: int) -> Json:
     """In a process of its own: prepare, then run as often as asked, each time together with the others."""
     entry = next(entry for entry in LIBRARIES if entry.key == key)
+    times: list[float] = []
+    core_seconds: list[float] = []
     try:
         work = entry.prepare(part)
-        times = []
         for _ in range(runs):
             _barrier.wait(BARRIER_SECONDS)
-            times.append(work.run())
+            wall, processor = time.perf_counter(), time.process_time()
+            partly = work.run()
+            core_seconds.append(time.process_time() - processor)
+            times.append(time.perf_counter() - wall if partly is None else partly)
+        if work.clock_of is not None:
+            with processor_clock(work.clock_of):
+                core_seconds = [work.run() or 0.0]
     except BaseException:
         _barrier.abort()  # the others would wait
         raise
-    return {"rows": work.rows, "times": times, "checks": work.check()}
+    return {"rows": work.rows, "times": times, "core_seconds": statistics.median(core_seconds), "checks": work.check()}
 
 
-def measure(entry: Entry, floats: np.ndarray, numpy_times: list[float]) -> Json:
+@contextmanager
+def processor_clock(module: Any) -> Iterator[None]:
+    """Let a module that reads `time.perf_counter` measure processor time of this process instead."""
+    before, module.time = module.time, SimpleNamespace(perf_counter=time.process_time)
+    try:
+        yield
+    finally:
+        module.time = before
+
+
+def measure(entry: Entry, floats: np.ndarray, numpy_times: list[tuple[float, float]]) -> Json:
     """`entry` in one process a core. numpy takes its turn before and after."""
     runs, processes = min(options.runs, entry.most_runs), 1 if options.smoke else options.threads
-    numpy_times += [machine.timed(lambda: floats @ floats[0]) for _ in range(2)]
+    numpy_turn(floats, numpy_times)
     spawning = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, spawning, initializer=_start, initargs=(spawning.Barrier(processes),))
     threads_before = os.environ.get("OMP_NUM_THREADS")
@@ -408,17 +432,25 @@ def measure(entry: Entry, floats: np.ndarray, numpy_times: list[float]) -> Json:
         os.environ.pop("OMP_NUM_THREADS")
         if threads_before is not None:
             os.environ["OMP_NUM_THREADS"] = threads_before
-    numpy_times += [machine.timed(lambda: floats @ floats[0]) for _ in range(2)]
+    numpy_turn(floats, numpy_times)
     slowest = [max(times) for times in zip(*(report["times"] for report in reports), strict=True)]
     rows = sum(report["rows"] for report in reports)
-    return row_of(entry.key, entry.name, entry.reveals, entry.how, rows, slowest) | {
-        "fastest_per_million": per_million(max(min(report["times"]) for report in reports), rows),
+    core_seconds = sum(report["core_seconds"] for report in reports)
+    return row_of(entry.key, entry.name, entry.reveals, entry.how, rows, slowest, core_seconds) | {
         "processes": processes,
         "checks": [report["checks"] for report in reports],
     }
 
 
-def row_of(key: str, name: str, reveals: str, how: str, rows: int, times: list[float]) -> Json:
+def numpy_turn(floats: np.ndarray, numpy_times: list[tuple[float, float]]) -> None:
+    """Twice the plaintext product: seconds and core-seconds."""
+    for _ in range(2):
+        processor = time.process_time()
+        seconds = machine.timed(lambda: floats @ floats[0])
+        numpy_times.append((seconds, time.process_time() - processor))
+
+
+def row_of(key: str, name: str, reveals: str, how: str, rows: int, times: list[float], core_seconds: float) -> Json:
     return {
         "key": key,
         "name": name,
@@ -428,7 +460,7 @@ def row_of(key: str, name: str, reveals: str, how: str, rows: int, times: list[f
         "runs": len(times),
         "seconds": machine.median(times),
         "seconds_per_million": per_million(statistics.median(times), rows),
-        "fastest_per_million": per_million(min(times), rows),
+        "core_seconds_per_million": per_million(core_seconds, rows),
     }
 
 
@@ -436,10 +468,10 @@ def per_million(seconds: float, rows: int) -> float:
     return float(f"{seconds * MILLION / rows:.4g}")
 
 
-def ours_and_numpy(numpy_times: list[float]) -> tuple[Json, np.ndarray]:
+def ours_and_numpy(numpy_times: list[tuple[float, float]]) -> tuple[Json, np.ndarray]:
     """Our row, and the gallery as float32. numpy and we take turns."""
     from pets.allocator import keep_freed_memory
-    from protocol.engine import EncryptedEngine, PlainEngine
+    from protocol import engine as engines
     from protocol.gallery import Gallery
     from protocol.terms import Terms
 
@@ -449,18 +481,26 @@ def ours_and_numpy(numpy_times: list[float]) -> tuple[Json, np.ndarray]:
     floats = rows.astype(np.float32)
     gallery = Gallery.enrol(rows, N4096, threads=options.threads)
     terms = Terms(Decimal("0.6"), options.dim, N4096, cap=CAP)
-    outcomes = EncryptedEngine(options.threads).search(gallery, rows[:1], terms)
-    if outcomes != PlainEngine().search(gallery, rows[:1], terms):
+    outcomes = engines.EncryptedEngine(options.threads).search(gallery, rows[:1], terms)
+    if outcomes != engines.PlainEngine().search(gallery, rows[:1], terms):
         raise SystemExit("the encrypted search differs from the plaintext twin")
-    times, offline = [], []
-    for _ in range(options.runs):
-        numpy_times.append(machine.timed(lambda: floats @ floats[0]))
-        engine = EncryptedEngine(options.threads)
+
+    def cost() -> tuple[float, float]:
+        engine = engines.EncryptedEngine(options.threads)
         engine.search(gallery, rows[:1], terms)
-        times.append(engine.cost.seconds["online"])
-        offline.append(engine.cost.seconds["offline"])
+        return engine.cost.seconds["online"], engine.cost.seconds["offline"]
+
+    times, offline, core_seconds = [], [], []
+    for _ in range(options.runs):
+        numpy_turn(floats, numpy_times)
+        seconds, before = cost()
+        times.append(seconds)
+        offline.append(before)
+        with processor_clock(engines):
+            core_seconds.append(cost()[0])
+    words = "ours", "Blind Lineup, the whole query", "hits"
     how = "three parties in one process; everything but the network, confirmation included"
-    return row_of("ours", "Blind Lineup, the whole query", "hits", how, len(rows), times) | {
+    return row_of(*words, how, len(rows), times, statistics.median(core_seconds)) | {
         "threads": options.threads,
         "offline_seconds": machine.median(offline),
         "checks": [{"hits": len(outcomes[0].hits), "wrong_hits": 0}],
@@ -484,7 +524,7 @@ def table(report: Json) -> str:
     """Markdown, fastest first within what is revealed; least revealed last."""
     product = report["entries"][0]["seconds_per_million"]
     lines = [
-        "| | s per million | fastest run | × numpy | measured on | revealed |",
+        "| | s per million | core-s per million | × numpy | measured on | revealed |",
         "|---|---:|---:|---:|---|---|",
     ]
     for group, words in report["reveals"].items():
@@ -494,12 +534,11 @@ def table(report: Json) -> str:
             if "source" in row:
                 lines.append(f"| *{row['name']}* (quoted) | *{seconds}* | | | *{row['how']}* | {words} |")
             else:
-                fastest = f"{row['fastest_per_million']:.3g}"
+                cores = f"{row['core_seconds_per_million']:.3g}"
                 ratio = row["seconds_per_million"] / product
                 size = f"{row['rows']:,} rows; {row['how']}"
-                lines.append(
-                    f"| {row['name']} | {seconds} | {fastest} | {ratio:,.{1 if ratio < 10 else 0}f} | {size} | {words} |"
-                )
+                times = f"{seconds} | {cores} | {ratio:,.{1 if ratio < 10 else 0}f}"
+                lines.append(f"| {row['name']} | {times} | {size} | {words} |")
     return "\n".join(lines + [f"\nLeft out: {sentence}." for sentence in report["left_out"]])
 
 
@@ -514,7 +553,7 @@ def versions() -> Json:
 
 
 def main() -> None:
-    numpy_times: list[float] = []
+    numpy_times: list[tuple[float, float]] = []
     described = machine.describe(options.threads) | versions()
     ours, floats = ours_and_numpy(numpy_times)
     known = {entry.key for entry in LIBRARIES}
@@ -527,7 +566,9 @@ def main() -> None:
         if entry.key in chosen and reasons[entry.needs] is None:
             print(f"{entry.name} …", file=sys.stderr, flush=True)
             measured.append(measure(entry, floats, numpy_times))
-    product = row_of("numpy", "numpy float32", "all", "plaintext", len(floats), numpy_times)
+    walls, core_seconds = zip(*numpy_times, strict=True)
+    words = "numpy", "numpy float32", "all", "plaintext"
+    product = row_of(*words, len(floats), list(walls), statistics.median(core_seconds))
     product["threads"] = options.threads
     report: Json = {
         "machine": described,

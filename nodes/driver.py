@@ -94,8 +94,10 @@ class QueryDriver:
     def accept(self, peer: str, offset: int, units: list[bytes]) -> None:
         """Take units from a peer; those that were taken before are passed over.
 
-        Raises `MissingMessage` for a gap, `PeerRefused` (capacity) when too much waits already.
+        Raises `MissingMessage` for a gap, `PeerRefused` from who takes no part (state) or if too much waits (capacity).
         """
+        if not any(peer in session.peers for session in self.machine.sessions.values()):
+            raise PeerRefused(self.machine.name, "state")
         expected = self._accepted[peer]
         if offset > expected:
             raise MissingMessage(f"unit {offset} of {peer} came before {expected}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from nodes.store import EmptyStore, GalleryStore, QueryReplayed, Status
 from nodes.store.derived import DerivedGallery
 from pets.errors import LineupError
 from pets.params import preset
+from pets.prf import labelled_hash
 from pets.threads import default_threads
 from protocol import wire
 from protocol.channel import ReceivingChannel
@@ -102,6 +104,8 @@ class Node:
         self._early: OrderedDict[bytes, _Early] = OrderedDict()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
+        # A checkpoint over a log that another query is just being added to would look like tampering.
+        self._writing = threading.Lock()
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
@@ -161,7 +165,7 @@ class Node:
         """Run a machine of this node."""
         machine.notary = self.notary
         self.keeper.attach(machine)
-        machine.recorder = _strict(machine.recorder)
+        machine.recorder = self._strict(machine.recorder)
         driver = QueryDriver(
             machine,
             self._credentials,
@@ -209,26 +213,40 @@ class Node:
         if len(units) < 2:
             raise OutOfTurn(f"{peer} opens a query without an announcement")
         channel = ReceivingChannel(query, peer, self.name, units[0], self.identity.sealing, self.notary)
-        message = wire.decode(channel.open(units[1])).message
+        envelope = wire.decode(channel.open(units[1]))
+        message = envelope.message
+        # Exactly the place where the machine will look for it: otherwise another announcement could stand there.
+        if (envelope.query, envelope.session, envelope.sender, envelope.receiver, envelope.sequence) != (
+            query, "", peer, self.name, 0,
+        ):  # fmt: skip
+            raise OutOfTurn(f"{peer} opens a query with a message that is not its first")
         if not isinstance(message, Announce):
             raise UnexpectedMessage(f"{peer} opens a query with {type(message).__name__}")
         if message.requester != peer:
             raise QueryRefused("warrant", f"{peer} opens a query with the announcement of {message.requester}")
         if unknown := {message.router, *message.holders} - set(self.peers):
             raise QueryRefused("disagreement", f"the query names unknown parties {sorted(unknown)}")
+        roles = [(message.router, Role.ROUTER), *((holder, Role.HOLDER) for holder in message.holders)]
+        for name, role in roles:
+            if self.peers[name].role is not role:
+                raise QueryRefused("disagreement", f"{name} is no {role.value}: it is a {self.peers[name].role.value}")
         return message
 
     def _machine(self, announce: Announce, query: bytes) -> Machine:
         if self.config.role is Role.REQUESTER:
             raise QueryRefused("state", f"{self.name} is a requester and answers no queries")
-        self._admit(announce)
+        self._admit(announce, query)
+        machine: Machine
         if self.config.role is Role.ROUTER:
-            return Router(self.name, announce.requester, announce.holders, query, self.threads)
-        others = tuple(name for name in announce.holders if name != self.name)
-        gallery = self._gallery(announce)
-        return Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
+            machine = Router(self.name, announce.requester, announce.holders, query, self.threads)
+        else:
+            others = tuple(name for name in announce.holders if name != self.name)
+            gallery = self._gallery(announce)
+            machine = Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
+        machine.admitted = announce_digest(announce)
+        return machine
 
-    def _admit(self, announce: Announce) -> None:
+    def _admit(self, announce: Announce, query: bytes) -> None:
         """Warrant, policy, replay, quota: in this order, before any work. Raises `QueryRefused`."""
         now = time.time()
         policy = self.config.policy
@@ -247,7 +265,9 @@ class Node:
         digest = announce_digest(announce)
 
         def claim(state: str, kind: Status, _: date, limit: int) -> int:
-            """Both or neither, so that the same announcement is never refused in two ways."""
+            """Neither the announcement nor its reference ever comes again: evidence is kept under the reference."""
+            when = datetime.fromtimestamp(now, timezone.utc)
+            self.store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
             return self.store.admit_query(digest, digest, state, kind, limit, datetime.fromtimestamp(now, timezone.utc))
 
         status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
@@ -289,7 +309,8 @@ class Node:
             self._over.popitem(last=False)
         self.metrics.finished()
         try:
-            self.keeper.end(machine)
+            with self._writing:
+                self.keeper.end(machine)
         except Exception as error:  # a disk that is full must not take the node down with it
             log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
         for session in machine.sessions.values():
@@ -305,15 +326,15 @@ class Node:
                     },
                 )
 
+    def _strict(self, recorder: Callable[[Event], None] | None) -> Callable[[Event], None]:
+        """A recorder whose failure is this node's fault and stops the query, not a fault of the protocol."""
 
-def _strict(recorder: Callable[[Event], None] | None) -> Callable[[Event], None]:
-    """A recorder whose failure is this node's fault and stops the query, not a fault of the protocol."""
+        def record(event: Event) -> None:
+            assert recorder is not None
+            try:
+                with self._writing:
+                    recorder(event)
+            except Exception as error:
+                raise RecordFailed(type(error).__name__) from error
 
-    def record(event: Event) -> None:
-        assert recorder is not None
-        try:
-            recorder(event)
-        except Exception as error:
-            raise RecordFailed(type(error).__name__) from error
-
-    return record
+        return record

@@ -6,14 +6,15 @@ component, prime, point. b = -a·s + e; the joint key is (b_Q + b_R, a); an encr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pets import ntt, residues, sampling
-from pets.errors import CommitmentMismatch, StreamReused
+from pets.errors import CommitmentMismatch, CryptoError, StreamReused
 from pets.jit import kernel
 from pets.params import Parameters
 from pets.prf import Keystream, derive_key, labelled_hash
@@ -30,14 +31,31 @@ class KeyShare:
     params: Parameters
     secret: Residues
     public: Residues
+    erased: bool = False
 
     def multiply(self, c1: Residues, threads: int = 1) -> Residues:
-        """This party's share of the decryption, c1·s: uint32 (count, 2, n) in and out, NTT form."""
+        """This party's share of the decryption, c1·s: uint32 (count, 2, n) in and out, NTT form.
+
+        Raises `CryptoError` after `erase`.
+        """
+        if self.erased:
+            raise CryptoError("the key share of this query was erased")
         return residues.multiply(c1, self.secret, self.params, threads)
 
     def erase(self) -> None:
         """Overwrite the secret. (Copies that Python or numpy made elsewhere are out of reach: see threat_model.)"""
         self.secret[...] = 0
+        self.erased = True
+
+
+@contextmanager
+def erased_on_failure(share: KeyShare) -> Iterator[None]:
+    """Erase a key share if what is done with it fails or is given up."""
+    try:
+        yield
+    except BaseException:
+        share.erase()
+        raise
 
 
 def sample_key_share(params: Parameters, common: Residues, seed: bytes, query_id: bytes) -> KeyShare:

@@ -52,8 +52,8 @@ def identity_gallery(dim: int, params: Parameters) -> EncodedGallery:
 
 def holder_admits(
     ring: Ring, params: Parameters, dim: int, ciphertexts: Residues, prepared: ScoringProbe
-) -> Step[None]:
-    """The holder's part. `ciphertexts`: uint32 (d, 2, 2, n). Raises `ProbeRefused`."""
+) -> Step[bool]:
+    """The holder's part. `ciphertexts`: uint32 (d, 2, 2, n). Returns the bit that all three opened."""
     identity = yield Score(identity_gallery(dim, params), prepared, 0, 1)
     block = np.concatenate([identity, random_sums(ciphertexts, params, ring.threads)])
     seed = secrets.token_bytes(32)
@@ -61,16 +61,16 @@ def holder_admits(
     yield Send(ring.names[REQUESTER], message)
     yield Send(ring.names[ROUTER], message)
     coefficients = own_coefficients(block[:, 0], params, ring.threads)
-    yield from _decide(ring, params, dim, coefficients, seed)
+    return (yield from _decide(ring, params, dim, coefficients, seed))
 
 
-def key_owner_admits(ring: Ring, key: QueryKey, dim: int) -> Step[None]:
-    """The part of requester and router. Raises `ProbeRefused`."""
+def key_owner_admits(ring: Ring, key: QueryKey, dim: int) -> Step[bool]:
+    """The part of requester and router. Returns the bit that all three opened."""
     params = key.params
     message = yield from receive(ring.names[HOLDER], AdmissionBlock)
     c1 = wire.residue_array(message.data, (wire.ADMISSION_POLYNOMIALS,), params, "admission block")
     coefficients = key_coefficients(c1, key.share, ring.threads)
-    yield from _decide(ring, params, dim, coefficients, message.seed)
+    return (yield from _decide(ring, params, dim, coefficients, message.seed))
 
 
 def random_sums(ciphertexts: Residues, params: Parameters, threads: int = 1) -> Residues:
@@ -94,7 +94,7 @@ def coefficient_sums(coefficients: Residues, seed: bytes, params: Parameters) ->
     return subsets.reduce_sums(sums.transpose(1, 2, 0).reshape(1, 2, -1), params)
 
 
-def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[None]:
+def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[bool]:
     """Round, share and check this party's addends of the 41 polynomials; open one bit."""
     probe = round_shares(coefficients[:1], params)[0, :dim]
     constancy = round_shares(coefficient_sums(coefficients[1:], seed, params), params)[0]
@@ -108,7 +108,12 @@ def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, se
     masks = ring.masks("admission")
     x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
     admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_lanes // 64, norm_bound(dim)))
-    if not (yield from _open_bit(ring, admitted)):
+    return (yield from _open_bit(ring, admitted))
+
+
+def refuse_unless(admitted: bool) -> None:
+    """Raise `ProbeRefused` where the bit says no. Called after the phase was signed: a refusal is signed too."""
+    if not admitted:
         raise ProbeRefused("admission refused the probe: it is not a quantised unit vector encrypted as constants")
 
 

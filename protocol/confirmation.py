@@ -59,6 +59,7 @@ class SealedConfirmation:
             "confirmation",
             self.salt,
             labelled_hash("c1", c1),
+            labelled_hash("rows", *self.rows),
             self.shares.tobytes(),
             self.factors.tobytes(),
             self.block.tobytes(),

@@ -10,7 +10,7 @@ from pets.errors import GalleryError
 from pets.key_source import KeySource, NativeKeys
 from pets.keys import JointKey, ZeroPool
 from pets.scoring import prepare_probe
-from protocol.admission import holder_admits, identity_gallery
+from protocol.admission import holder_admits, identity_gallery, refuse_unless
 from protocol.compute import HOLDER, Ring
 from protocol.confirmation import Hit, SealedConfirmation, holder_confirms
 from protocol.errors import Disagreement
@@ -86,6 +86,7 @@ class Holder(Machine):
         stated = (announce.requester, announce.router, frozenset(announce.holders))
         if stated != (self.requester, self.router, frozenset((self.name, *self.others))):
             raise Disagreement(f"the announcement names other parties than {self.name} was asked with")
+        self.check_admitted(announce)
         self.terms = terms = Terms.announced(announce)
         gallery = self.gallery
         if gallery.encoded.rows != len(gallery.templates):
@@ -117,8 +118,9 @@ class Holder(Machine):
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
-        yield from holder_admits(ring, params, terms.dim, ciphertexts, prepared)
+        admitted = yield from holder_admits(ring, params, terms.dim, ciphertexts, prepared)
         yield from end_phase("admission", (self.requester, self.router))
+        refuse_unless(admitted)
         del ciphertexts
         rung, rows = yield from holder_filters(ring, terms, gallery.encoded, prepared, zeros)
         if rows is None:
@@ -134,6 +136,10 @@ class Holder(Machine):
     def _finish(self, result: HolderResult) -> None:
         self.result = result
         self._end(self._session, State.FINISHED, None)
+
+    def role_of(self, peer: str) -> str:
+        """As `Machine.role_of`."""
+        return {self.requester: "requester", self.router: "router"}.get(peer, "holder")
 
     def wipe(self, session: Session) -> None:
         """Note a refusal. Scores of a failed query are gone with its generator."""

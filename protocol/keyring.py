@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pets.bits import PARTIES
 from pets.key_source import KeySource
-from pets.keys import JointKey, KeyShare, check_commitment, commit_public
+from pets.keys import JointKey, KeyShare, check_commitment, commit_public, erased_on_failure
 from pets.params import Parameters
 from pets.sampling import common_polynomial
 from protocol.compute import Ring
@@ -65,22 +65,24 @@ def requester_key(announce: Announce, params: Parameters, identity: bytes, keys:
     if commitment.query_id != identity:
         raise Disagreement(f"{router} derived another query id")
     share = keys.sample_share(params, common_polynomial(params, identity), identity)
-    yield Send(router, PublicShare(share.public.tobytes()))
-    message = yield from receive(router, PublicShare)
-    opened = residue_array(message.data, (), params, "public share of the router")
-    check_commitment(commitment.digest, opened, identity, router)
-    return (yield from _report(announce, params, identity, share, (share.public, opened)))
+    with erased_on_failure(share):
+        yield Send(router, PublicShare(share.public.tobytes()))
+        message = yield from receive(router, PublicShare)
+        opened = residue_array(message.data, (), params, "public share of the router")
+        check_commitment(commitment.digest, opened, identity, router)
+        return (yield from _report(announce, params, identity, share, (share.public, opened)))
 
 
 def router_key(announce: Announce, params: Parameters, identity: bytes, keys: KeySource) -> Step[QueryKey]:
     """The router's side: commit, receive the requester's b, open."""
     requester = announce.requester
     share = keys.sample_share(params, common_polynomial(params, identity), identity)
-    yield Send(requester, KeyCommitment(identity, commit_public(share.public, identity, announce.router)))
-    message = yield from receive(requester, PublicShare)
-    theirs = residue_array(message.data, (), params, "public share of the requester")
-    yield Send(requester, PublicShare(share.public.tobytes()))
-    return (yield from _report(announce, params, identity, share, (theirs, share.public)))
+    with erased_on_failure(share):
+        yield Send(requester, KeyCommitment(identity, commit_public(share.public, identity, announce.router)))
+        message = yield from receive(requester, PublicShare)
+        theirs = residue_array(message.data, (), params, "public share of the requester")
+        yield Send(requester, PublicShare(share.public.tobytes()))
+        return (yield from _report(announce, params, identity, share, (theirs, share.public)))
 
 
 def holder_key(announce: Announce, params: Parameters, identity: bytes) -> Step[JointKey]:

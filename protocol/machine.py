@@ -45,7 +45,8 @@ from protocol.errors import (
     WrongAddress,
     WrongSize,
 )
-from protocol.messages import Abort, AnyMessage, Signature
+from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Signature
+from protocol.terms import announce_digest
 
 INBOX_LIMIT = 64  # messages of one sender that may wait; a correct peer is never this far ahead
 
@@ -212,6 +213,7 @@ class Machine:
         self.seconds: dict[str, float] = defaultdict(float)
         self.notary: Notary | None = None
         self.recorder: Callable[[Event], None] | None = None
+        self.admitted: bytes | None = None  # digest of the announcement a policy has admitted; None admits any
 
     def open(self, session: str, peers: tuple[str, ...]) -> Session:
         """Accept messages for a session from now on; they wait until `begin`."""
@@ -219,9 +221,30 @@ class Machine:
         return self.sessions[session]
 
     def begin(self, session: Session, task: Step[T], finish: Callable[[T], None]) -> None:
-        """Run a task in a session up to its first wait; `finish` gets its result when it ends."""
+        """Run a task in a session up to its first wait; `finish` gets its result when it ends.
+
+        A session that is over stays over.
+        """
+        if session.state.over:
+            return
         session.task, session.finish, session.state = task, finish, State.RUNNING
         self._guard(session, lambda: self._advance(session, None))
+
+    def begin_all(self, tasks: Sequence[tuple[Session, Step[T], Callable[[T], None]]]) -> None:
+        """Begin several sessions. An error stops its own session only; the first one is raised when all have begun."""
+        errors = []
+        for session, task, finish in tasks:
+            try:
+                self.begin(session, task, finish)
+            except LineupError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def check_admitted(self, announce: Announce) -> None:
+        """Raise `Disagreement` unless this is the very announcement that was admitted."""
+        if self.admitted is not None and announce_digest(announce) != self.admitted:
+            raise Disagreement(f"{announce.requester} announces another query than the one that was admitted")
 
     def start(self) -> None:
         """Begin the offline part: the requester speaks first, the others wait for its announcement."""
@@ -245,8 +268,12 @@ class Machine:
                     self._stop(victim, error)
             raise
         if isinstance(envelope.message, Abort):
-            # Who answered and is done still learns that its answer was refused.
-            if not session.state.over or (session.name and session.state is State.FINISHED):
+            # A router that answered and is done still learns how the query ended: it holds no answer that could be
+            # undone. What the others have finished stays finished.
+            late = self.role == "router" and bool(session.name) and session.state is State.FINISHED
+            if not session.state.over or late:
+                digest = self._digest(frame)
+                self._record(session, "received", link, envelope.sequence, envelope.message, digest)
                 frozen = envelope.message.code == "confirmation"
                 reason = PeerAborted(link, envelope.message.code)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
@@ -269,6 +296,10 @@ class Machine:
     def scores_wanted(self) -> list[tuple[Session, Score]]:
         """Sessions that wait for scoring."""
         return [(s, s.waiting) for s in self.sessions.values() if isinstance(s.waiting, Score)]
+
+    def role_of(self, peer: str) -> str:
+        """The role of another party of this query."""
+        raise NotImplementedError
 
     def wipe(self, session: Session) -> None:
         """Erase what a session that is over need not keep. Roles override it."""
@@ -297,6 +328,8 @@ class Machine:
         self._check_turn(session, envelope)
         sender = envelope.sender
         session.received[sender] += 1
+        if (self.role_of(sender), self.role) not in ALLOWED[type(envelope.message)]:
+            raise UnexpectedMessage(f"{sender} may not send a {type(envelope.message).__name__} to {self.name}")
         inbox = session.inbox[sender]
         if len(inbox) >= INBOX_LIMIT:
             raise OutOfTurn(f"{sender} is {INBOX_LIMIT} messages ahead")

@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern="^[A-Z0-9-]+$")]
-Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[0-9]+(\.[0-9]+)?$")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern="^[A-Z0-9-]+\\Z")]
+Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[0-9]+(\.[0-9]+)?\Z")]
 
 # Why a party stops: faults first, then what a policy refuses. A closed list, so that a reason cannot carry data.
 ABORT_CODES = (
@@ -37,7 +37,7 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     request_number: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     issued: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
     expires: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
-    purpose: Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[A-Z-]+$")]
+    purpose: Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[A-Z-]+\\Z")]
     identified: bool
     justification: Digest
     officer: Digest
@@ -153,7 +153,7 @@ class PowerSums(Message, tag=14, frozen=True):
 class Rung(Message, tag=15, frozen=True):
     """Rung: the holder goes on to confirmation, climbs to the next rung, or has none left."""
 
-    verdict: Annotated[str, msgspec.Meta(pattern="^(confirm|climb|exhausted)$")]
+    verdict: Annotated[str, msgspec.Meta(pattern="^(confirm|climb|exhausted)\\Z")]
 
 
 class ConfirmationBlock(Message, tag=16, frozen=True):
@@ -184,7 +184,7 @@ class Release(Message, tag=19, frozen=True):
 class Abort(Message, tag=20, frozen=True):
     """Any phase: this party stops. The codes are a closed list."""
 
-    code: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ABORT_CODES)})$")]
+    code: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ABORT_CODES)})\\Z")]
 
 
 class Signature(Message, tag=21, frozen=True):

@@ -13,7 +13,7 @@ from pets.errors import TemplateError
 from pets.key_source import KeySource, NativeKeys, seed_digest
 from pets.keys import ZeroPool, encrypt_constants
 from pets.params import norm_bound
-from protocol.admission import key_owner_admits
+from protocol.admission import key_owner_admits, refuse_unless
 from protocol.compute import REQUESTER, Ring
 from protocol.confirmation import key_owner_confirms
 from protocol.errors import OutOfTurn
@@ -99,9 +99,12 @@ class Requester(Machine):
         zeros, self._zeros = self._zeros, None
         ciphertexts = encrypt_constants(template, zeros.take(self.terms.dim), self.terms.params)
         parts, digest = probe_parts(ciphertexts, self.threads)
-        for session in self._holder_sessions:
-            if not session.state.over:
-                self.begin(session, self._search(session.name, parts, digest), partial(self._finish, session))
+        self.begin_all(
+            [
+                (session, self._search(session.name, parts, digest), partial(self._finish, session))
+                for session in self._holder_sessions
+            ]
+        )
 
     def _set_up(self) -> Step[tuple[QueryKey, ZeroPool]]:
         for name in (self.router, *self.announce.holders):
@@ -110,17 +113,21 @@ class Requester(Machine):
             self.announce, None, self.name, (self.router, *self.announce.holders)
         )
         key = yield from requester_key(self.announce, self.terms.params, identity, self.keys)
+        self._key = key  # from now on `wipe` erases it, whatever happens
         yield from end_phase("set-up", (self.router, *self.announce.holders))
         zeros = self.keys.make_zeros(key.joint, "probe", self.terms.dim, self.threads)
         return key, zeros
 
     def _join_rings(self, result: tuple[QueryKey, ZeroPool]) -> None:
-        self._key, self._zeros = result
+        key, self._zeros = result
         self._end(self._query, State.FINISHED, None)
+        identity = key.joint.query_id
+        tasks = []
         for session in self._holder_sessions:
             names = (session.name, self.name, self.router)
-            task = join_ring(REQUESTER, names, self._key.joint.query_id, self.threads)
-            self.begin(session, task, partial(self._rings.__setitem__, session.name))
+            task = join_ring(REQUESTER, names, identity, self.threads)
+            tasks.append((session, task, partial(self._rings.__setitem__, session.name)))
+        self.begin_all(tasks)
 
     def _search(self, holder: str, parts: Sequence[ProbePart], digest: bytes) -> Step[Answer]:
         assert self._key is not None
@@ -128,8 +135,9 @@ class Requester(Machine):
         blocks = self._joined[holder].blocks or 0
         yield Phase("admit")
         yield from send_probe(holder, self.router, parts, digest)
-        yield from key_owner_admits(ring, key, terms.dim)
+        admitted = yield from key_owner_admits(ring, key, terms.dim)
         yield from end_phase("admission", (holder, self.router))
+        refuse_unless(admitted)
         rung, verdict = yield from key_owner_filters(ring, terms, key, blocks)
         references: tuple[str, ...] = ()
         if verdict == CONFIRM:
@@ -143,6 +151,10 @@ class Requester(Machine):
     def _finish(self, session: Session, answer: Answer) -> None:
         self.answers[session.name] = answer
         self._end(session, State.FINISHED, None)
+
+    def role_of(self, peer: str) -> str:
+        """As `Machine.role_of`."""
+        return "router" if peer == self.router else "holder"
 
     def wipe(self, session: Session) -> None:
         """Erase the key share once no holder needs it any more."""

@@ -6,7 +6,7 @@ import secrets
 from functools import partial
 
 from pets.key_source import KeySource, NativeKeys
-from protocol.admission import key_owner_admits
+from protocol.admission import key_owner_admits, refuse_unless
 from protocol.compute import ROUTER, Ring
 from protocol.confirmation import key_owner_confirms
 from protocol.errors import Disagreement
@@ -51,19 +51,19 @@ class Router(Machine):
         expected = (self.requester, self.name, self.holders)
         if (announce.requester, announce.router, announce.holders) != expected:
             raise Disagreement(f"the announcement names other parties than {expected}")
+        self.check_admitted(announce)
         self.terms = Terms.announced(announce)
         own = Joined(announce_digest(announce), secrets.token_bytes(32), None, None)
         identity, self._joined = yield from gather_nonces(announce, own, self.name, self.holders)
         key = yield from router_key(announce, self.terms.params, identity, self.keys)
+        self._key = key  # from now on `wipe` erases it, whatever happens
         yield from end_phase("set-up", (self.requester, *self.holders))
         return key
 
-    def _join_rings(self, key: QueryKey) -> None:
-        self._key = key
+    def _join_rings(self, _: QueryKey) -> None:
         self._end(self._query, State.FINISHED, None)
-        for holder in self.holders:
-            session = self.sessions[holder]
-            self.begin(session, self._serve(holder), partial(self._finish, session))
+        sessions = [self.sessions[holder] for holder in self.holders]
+        self.begin_all([(session, self._serve(session.name), partial(self._finish, session)) for session in sessions])
 
     def _serve(self, holder: str) -> Step[None]:
         assert self._key is not None
@@ -73,8 +73,9 @@ class Router(Machine):
         ring: Ring = yield from join_ring(ROUTER, names, key.joint.query_id, self.threads)
         yield from receive(self.requester, ProbeDigest)
         yield Phase("admit")
-        yield from key_owner_admits(ring, key, terms.dim)
+        admitted = yield from key_owner_admits(ring, key, terms.dim)
         yield from end_phase("admission", (holder, self.requester))
+        refuse_unless(admitted)
         _, verdict = yield from key_owner_filters(ring, terms, key, self._joined[holder].blocks or 0)
         if verdict == CONFIRM:
             yield Phase("confirm")
@@ -82,6 +83,10 @@ class Router(Machine):
 
     def _finish(self, session: Session, _: None) -> None:
         self._end(session, State.FINISHED, None)
+
+    def role_of(self, peer: str) -> str:
+        """As `Machine.role_of`."""
+        return "requester" if peer == self.requester else "holder"
 
     def wipe(self, session: Session) -> None:
         """Erase the key share once no holder needs it any more."""

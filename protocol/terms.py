@@ -93,7 +93,13 @@ class Terms:
 
     @classmethod
     def announced(cls, message: Announce) -> Terms:
-        """The terms that an announcement states, checked."""
+        """The terms that an announcement states, checked.
+
+        Raises `ParameterError`, also for one party in two roles: two seats of a ring see every score.
+        """
+        parties = (message.requester, message.router, *message.holders)
+        if len(set(parties)) != len(parties):
+            raise ParameterError(f"one party stands in two roles of the announcement: {', '.join(parties)}")
         return cls(
             threshold=parse_decimal(message.threshold, "threshold"),
             dim=message.dim,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -363,6 +366,6 @@ def signed_checkpoint(identity: NodeIdentity, log: bytes, tree: MerkleTree, at: 
 @lru_cache(maxsize=1)
 def shared_world() -> World:
     """One world for all modules of a test run."""
-    import tempfile
-
-    return World.make(Path(tempfile.mkdtemp(prefix="lineup-evidence-")))
+    root = Path(tempfile.mkdtemp(prefix="lineup-evidence-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return World.make(root)

@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import httpx
 import numpy as np
-import uvicorn
 
 from nodes.asking import AskingNode
 from nodes.config import Role, load_config
@@ -277,7 +276,7 @@ class Faults:
 
 
 class Network:
-    """Nodes that run in this process. Every driver that ever ran is in `drivers`, every log record in `records`."""
+    """Nodes that run in this process. `drivers`: all that ran since the last `assert_clear`."""
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
@@ -507,6 +506,7 @@ def assert_clear(network: Network) -> None:
         if name in network.nodes:
             states = {session.state for session in driver.machine.sessions.values()}
             assert all(state.over for state in states) or driver.task.cancelled(), (name, states)
+    network.drivers.clear()  # a sweep would keep every probe that it ever sent
 
 
 def assert_named(report: SearchReport, expected: Answers) -> None:
@@ -643,6 +643,3 @@ def processes(federation: Federation, *names: str) -> Iterator[Processes]:
         yield group
     finally:
         group.close()
-
-
-assert uvicorn  # the TLS network is uvicorn's

@@ -462,7 +462,7 @@ def test_control_without_the_norm_check_a_scaled_probe_finds_people_who_do_not_m
 def lie_in_admission(monkeypatch: pytest.MonkeyPatch, encrypted: npt.NDArray[np.int64], claimed: Templates) -> None:
     """A requester that takes Δ·(encrypted - claimed) off its own addend of the identity block."""
 
-    def lying(seat: Ring, key: QueryKey, dim: int) -> Step[None]:
+    def lying(seat: Ring, key: QueryKey, dim: int) -> Step[bool]:
         params = key.params
         message = yield from receive(seat.names[HOLDER_SEAT], AdmissionBlock)
         c1 = residue_array(message.data, (ADMISSION_POLYNOMIALS,), params, "admission block")
@@ -471,7 +471,7 @@ def lie_in_admission(monkeypatch: pytest.MonkeyPatch, encrypted: npt.NDArray[np.
             lie = [params.delta * int(a - b) % p for a, b in zip(encrypted, claimed, strict=True)]
             row = coefficients[0, index, :dim].astype(np.int64)
             coefficients[0, index, :dim] = (row - np.array(lie)) % p
-        yield from protocol.admission._decide(seat, params, dim, coefficients, message.seed)
+        return (yield from protocol.admission._decide(seat, params, dim, coefficients, message.seed))
 
     monkeypatch.setattr(protocol.requester, "key_owner_admits", lying)
 

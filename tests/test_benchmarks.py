@@ -61,6 +61,7 @@ def test_comparison_says_time_size_and_what_is_revealed_for_every_entry(compared
     assert set(report["machine"]) >= MACHINE | {"tenseal", "openfhe"}
     for row in report["entries"]:
         assert row["seconds_per_million"] > 0
+        assert row["core_seconds_per_million"] > 0
         assert row["over_numpy"] > 0
         assert row["rows"] > 0
         assert row["how"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,10 +27,14 @@ from pets import params
 from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from pets.signatures import SigningKey
-from protocol import wire
-from protocol.messages import AdmissionBit, Announce, Joined, PowerSums, Warrant
+from protocol import filter as filtering
+from protocol import router, wire
+from protocol.gallery import Gallery
+from protocol.machine import Send
+from protocol.messages import AdmissionBit, Announce, ConfirmationAnswer, Joined, PowerSums, Warrant
 from protocol.terms import Terms
 from tests.evidence import DE, DIM, ES, EU, FR, Said, Story, World, log_of, shared_world, signed_checkpoint
+from tests.galleries import unit_rows
 
 Files = dict[str, bytes]
 
@@ -106,6 +111,39 @@ def test_a_refused_probe_holds(world: World) -> None:
     report = verified(world, world.bundles(query, (FR, EU, ES)))
     assert failures(report) == {}
     assert not any(record.kind == "PowerSums" for record in decode_bundle(world.bundles(query, (EU,))[EU])[1].records)
+
+
+def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router answers the confirmation wrongly: the holder stops, nothing is released, and the evidence is whole."""
+    honest = router.key_owner_confirms
+
+    def lying(*arguments: Any) -> Any:
+        step, value = honest(*arguments), None
+        while True:
+            try:
+                effect = step.send(value)
+            except StopIteration as end:
+                return end.value
+            if isinstance(effect, Send) and isinstance(effect.message, ConfirmationAnswer):
+                effect = Send(effect.to, ConfirmationAnswer(bytes([0, effect.message.data[1] ^ 64, 0, 0]) * 60))
+            value = yield effect
+
+    monkeypatch.setattr(router, "key_owner_confirms", lying)
+    files = world.bundles(world.query((ES,)), (FR, EU, ES))
+    assert failures(verified(world, files)) == {}
+    assert [record.kind for record in decode_bundle(files[ES])[1].records][-2:] == ["Abort", "Abort"]
+    assert not any(record.kind == "Release" for record in decode_bundle(files[FR])[1].records)
+
+
+def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filtering, "CHUNK_ROWS", 4096)
+    monkeypatch.setattr(own_table, "CHUNK_ROWS", 4096)
+    small = world.galleries[ES]
+    rows = np.concatenate([small.templates, unit_rows(np.random.default_rng(2), 6000, DIM)])
+    monkeypatch.setitem(world.galleries, ES, Gallery.enrol(rows, params.N4096))
+    files = world.bundles(world.query((ES,)), (FR, EU, ES))
+    assert failures(verified(world, files)) == {}
+    assert len([r for r in decode_bundle(files[EU])[1].records if r.kind == "FilterBlock"]) == 3
 
 
 # Lies. Each is told consistently by all who would have to take part, so that only the rule it breaks can find it.
