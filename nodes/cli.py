@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes import cli_node
+from nodes import cli_evidence, cli_node
 from nodes.choices import Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError
@@ -116,6 +116,7 @@ def demo(provider: Provider = ProviderName.auto) -> None:
 
 
 cli_node.register(app)
+cli_evidence.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:

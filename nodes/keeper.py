@@ -45,17 +45,21 @@ class Keeper:
         """Record a machine from its start."""
         self._started[machine.query] = _now()
         self._recorder.attach(machine)
+        if isinstance(machine, Holder):
+            machine.keeper = self._keep_block
 
     def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
         """Seal probe and seed before they are used."""
         content = sealed.of_requester(machine, template, justification)
         sealed.keep(self._folder / "sealed", self._key, machine.query, content)
 
+    def _keep_block(self, machine: Holder) -> None:
+        """Seal what made the confirmation block before the block leaves."""
+        sealed.keep(self._folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
+
     def end(self, machine: Machine) -> None:
         """A query is over: write everything, sign a checkpoint."""
         self._recorder.end(machine.query)
-        if isinstance(machine, Holder) and (content := sealed.of_holder(machine)) is not None:
-            sealed.keep(self._folder / "sealed", self._key, machine.query, content)
         if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
             self.article_forty.append([entry], _now())
             self.article_forty.checkpoint(_now())

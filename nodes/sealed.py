@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import msgspec
 
 from nodes.store.keys import StorageKey
-from protocol.confirmation import SealedConfirmation
 from protocol.holder import Holder
 from protocol.requester import Requester
 from protocol.warrant import Justification
@@ -66,11 +65,10 @@ def of_requester(machine: Requester, template: bytes, justification: Justificati
     return SealedProbe(template, machine.keys.seed, justification)
 
 
-def of_holder(machine: Holder) -> SealedBlock | None:
-    """What a holder keeps; nothing if the query never came to a confirmation."""
-    if machine.result is None or machine.result.sealed is None:
-        return None
-    sealed: SealedConfirmation = machine.result.sealed
+def of_holder(machine: Holder) -> SealedBlock:
+    """What a holder keeps once its confirmation block stands."""
+    sealed = machine.sealed
+    assert sealed is not None
     return SealedBlock(
         sealed.salt,
         sealed.rows,

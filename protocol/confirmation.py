@@ -8,6 +8,7 @@ for all five, which is a guess of all five factors (t is prime): 2^-50.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,14 +92,19 @@ def holder_confirms(
     prepared: ScoringProbe,
     zeros: ZeroPool,
     zeros_seed: bytes | None,
-) -> Step[tuple[tuple[Hit, ...], SealedConfirmation]]:
-    """The holder's part. Returns the hits by falling score. Raises `ConfirmationFailed`: nothing may be released."""
+    keep: Callable[[SealedConfirmation], None],
+) -> Step[tuple[Hit, ...]]:
+    """The holder's part. Returns the hits by falling score. Raises `ConfirmationFailed`: nothing may be released.
+
+    `keep` is told what opens the commitment before the block leaves: an audit needs it above all where it all fails.
+    """
     block, factors = build_block(templates, rows, cap)
     scored = yield Score(encode_gallery(block, params, ring.threads), prepared, 0, 1)
     blinded = residues.add(scored, zeros.take(1), params)
     c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
     shares = flat_shares(own_coefficients(blinded[:, 0], params, ring.threads), params, ring.threads)[: SLOT * cap]
     sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, zeros_seed or b"")
+    keep(sealed)
     for index in (REQUESTER, ROUTER):
         yield Send(ring.names[index], ConfirmationBlock(sealed.commitment(c1), c1))
     # Signed before any answer arrives, so that an audit can hold the holder to what it committed to.
@@ -111,7 +117,7 @@ def holder_confirms(
     yield from check_phase("confirmation", key_owners)
     scores = check_answers(total & SHARE_MASK, factors, len(rows), theta, params)
     hits = [Hit(row, score) for row, score in zip(rows, scores, strict=True)]
-    return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row))), sealed
+    return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row)))
 
 
 def check_answers(sums: Shares, factors: npt.NDArray[np.int32], used: int, theta: int, params: Parameters) -> list[int]:

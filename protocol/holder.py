@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -32,7 +33,6 @@ class HolderResult:
     status: Status
     threshold_used: Decimal
     hits: tuple[Hit, ...] = ()
-    sealed: SealedConfirmation | None = None
 
 
 class Holder(Machine):
@@ -58,6 +58,8 @@ class Holder(Machine):
         self.gallery = gallery
         self.terms: Terms | None = None
         self.result: HolderResult | None = None
+        self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
+        self.keeper: Callable[[Holder], None] | None = None  # told as soon as `sealed` stands
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
         self._query = self.open("", (requester, router, *others))
@@ -126,12 +128,26 @@ class Holder(Machine):
         if rows is None:
             return HolderResult(status_of(EXHAUSTED, 0), terms.rungs[rung])
         yield Phase("confirm")
-        hits, sealed = yield from holder_confirms(
-            ring, params, gallery.templates, rows, terms.theta(rung), terms.cap, prepared, zeros, self.keys.seed
+        hits = yield from holder_confirms(
+            ring,
+            params,
+            gallery.templates,
+            rows,
+            terms.theta(rung),
+            terms.cap,
+            prepared,
+            zeros,
+            self.keys.seed,
+            self._keep,
         )
         yield Send(self.requester, pack_release([gallery.reference(hit.row) for hit in hits], terms.cap))
         yield from end_phase("release", (self.requester,))
-        return HolderResult(status_of(CONFIRM, len(hits)), terms.rungs[rung], hits, sealed)
+        return HolderResult(status_of(CONFIRM, len(hits)), terms.rungs[rung], hits)
+
+    def _keep(self, sealed: SealedConfirmation) -> None:
+        self.sealed = sealed
+        if self.keeper is not None:
+            self.keeper(self)
 
     def _finish(self, result: HolderResult) -> None:
         self.result = result

@@ -547,6 +547,13 @@ def test_shifted_confirmation_answer_freezes_the_query(sender: str, value: int, 
     run(shift_answer(sender, 0, value, delta)).assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
+def test_a_frozen_query_has_kept_what_made_its_confirmation_block() -> None:
+    holder = run(shift_answer(ROUTER, 0, 5, 16)).query.holders[HOLDER]
+    assert holder.result is None
+    assert holder.sealed is not None
+    assert holder.sealed.rows == (HIT_ROW,)
+
+
 def test_answers_that_shift_score_and_all_factors_alike_freeze_the_query() -> None:
     def change(frame: bytes) -> list[bytes]:
         answer = np.frombuffer(wire.decode(frame).message.data, "<u4").copy()  # type: ignore[union-attr]
