@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -32,6 +32,7 @@ from tests.network import (
     EU,
     FR,
     HARMLESS,
+    HOLDERS,
     KINDS,
     AsgiNetwork,
     Capture,
@@ -160,12 +161,15 @@ def find_leaks(federation: Federation, logs: Capture, network: Network, tally: T
     tally.leaked += leaks(federation, secrets, logs.text.encode() + metrics)
 
 
-async def sweep(kinds: Sequence[Kind], parties: Sequence[str], every: int, count: int, tally: Tally) -> None:
+async def sweep(
+    kinds: Sequence[Kind], parties: Sequence[str], holders: Sequence[str], every: int, count: int, tally: Tally
+) -> None:
     """Everything."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
         federation = found(Path(folder), read_timeout_seconds=PATIENCE)
-        wanted = request(federation.people.hit)
+        wanted = request(federation.people.hit, holders)
+        links = [link for link in LINKS if link[0] in parties and not set(link) & (set(HOLDERS) - set(holders))]
         async with running(AsgiNetwork(federation)) as network:
             await network.search(wanted)
             steps = range(0, MAX_STEPS, every)
@@ -173,9 +177,8 @@ async def sweep(kinds: Sequence[Kind], parties: Sequence[str], every: int, count
                 await sweep_kills(network, party, steps, wanted, tally)
                 print(f"kill {party}: {tally.summary()}", file=sys.stderr, flush=True)
             for kind in [kind for kind in kinds if kind != "kill"]:
-                for link in LINKS:
-                    if link[0] in parties:
-                        await sweep_link(network, kind, link, steps, wanted, tally)
+                for link in links:
+                    await sweep_link(network, kind, link, steps, wanted, tally)
                 print(f"{kind}: {tally.summary()}", file=sys.stderr, flush=True)
             find_leaks(federation, logs, network, tally)
     if count:
@@ -197,17 +200,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(("kill", *KINDS)))
     parser.add_argument("--parties", default="FR,ES,DE,EU")
+    parser.add_argument("--holders", default="ES,DE", help="who is asked in the sweeps")
     parser.add_argument("--every", type=int, default=1, help="try every so many steps")
     parser.add_argument("--burst", type=int, default=200, help="searches at once against a quota; 0 for none")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     tally = Tally()
-    asyncio.run(sweep(options.kinds.split(","), options.parties.split(","), options.every, options.burst, tally))
+    lists = (value.split(",") for value in (options.kinds, options.parties, options.holders))
+    asyncio.run(sweep(*lists, options.every, options.burst, tally))
     print(tally.summary())
     for line in (*sorted(f"{what}: {number}" for what, number in tally.ended.items()), *tally.lost, *tally.leaked):
         print(line)
     if options.json is not None:
-        options.json.write_text(json.dumps(asdict(tally) | {"machine": platform.platform()}, indent=1))
+        figures = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(tally).items()}
+        options.json.write_text(json.dumps(figures | {"machine": platform.platform()}, indent=1))
     raise SystemExit(1 if tally.lost or tally.leaked else 0)
 
 

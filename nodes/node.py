@@ -265,10 +265,14 @@ class Node:
         digest = announce_digest(announce)
 
         def claim(state: str, kind: Status, _: date, limit: int) -> int:
-            """Neither the announcement nor its reference ever comes again: evidence is kept under the reference."""
+            """Neither the announcement nor its reference ever comes again: evidence is kept under the reference.
+
+            Claim and quota together first: a query refused for its quota is refused for its quota when it comes again.
+            """
             when = datetime.fromtimestamp(now, timezone.utc)
+            used = self.store.admit_query(digest, digest, state, kind, limit, when)
             self.store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
-            return self.store.admit_query(digest, digest, state, kind, limit, datetime.fromtimestamp(now, timezone.utc))
+            return used
 
         status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
         try:

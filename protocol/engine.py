@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
@@ -179,16 +180,17 @@ class EncryptedEngine:
 
     def _search(self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms) -> list[Outcome]:
         started = time.perf_counter()
-        parties = REQUESTER, ROUTER, {HOLDER: gallery}
-        queries = [LocalQuery.start(*parties, terms, self.threads, self.keys) for _ in probes]
+        # Several queries share the threads: each works on one, and only the pass over the gallery takes all.
+        parties, each = (REQUESTER, ROUTER, {HOLDER: gallery}), max(1, self.threads // len(probes))
+        queries = [LocalQuery.start(*parties, terms, each, self.keys) for _ in probes]
         machines = [machine for query in queries for machine in query.machines]
         network = MemoryNetwork(machines, self.threads)
         network.run_or_raise()
         offline = time.perf_counter()
         for machine in machines:
             machine.seconds.clear()
-        for query, probe in zip(queries, probes, strict=True):
-            query.requester.submit(probe)
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(lambda query, probe: query.requester.submit(probe), queries, probes))
         network.run_or_raise()
         self.cost.seconds["offline"] += offline - started
         self.cost.seconds["online"] += time.perf_counter() - offline
