@@ -54,11 +54,10 @@ def templates(rows: int, dim: int) -> np.ndarray:
 
 
 def memory_of_parties(gallery: Gallery, terms: Terms) -> int:
-    """Bytes at the peak of a query beyond what is resident before it: all three parties, everything but the gallery."""
-    before = machine.resident_bytes()
+    """Bytes at the peak of a query, all three parties, less the gallery in both forms. Python itself is included."""
     machine.reset_peak()
     EncryptedEngine(options.threads).search(gallery, gallery.templates[:1], terms)
-    return machine.peak_bytes() - before
+    return machine.peak_bytes() - gallery.encoded.data.nbytes - gallery.templates.nbytes
 
 
 def online(gallery: Gallery, terms: Terms, runs: int, probes: int = 1) -> tuple[Cost, list[float], list[float]]:

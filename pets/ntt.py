@@ -117,12 +117,11 @@ def _transform(work: Any, source: npt.NDArray[Any], params: Parameters, threads:
 
 
 @kernel
-def _forward_stages(buffer: Any, table: Any, p: Any) -> None:
-    """In: values below 4p in natural order. Out: below 4p, bit-reversed order."""
+def _forward_stages(buffer: Any, table: Any, p: Any, groups: Any) -> None:
+    """In: values below 4p in natural order. Out: below 4p, bit-reversed order. Begins with the stage of `groups`."""
     n = len(buffer) // 8
     p2 = np.uint32(p + p)
-    span = n * 8
-    groups = 1
+    span = n * 8 // groups
     while groups < n:
         span >>= 1
         for i in range(groups):
@@ -176,7 +175,7 @@ def _forward(coefficients: Any, table: Any, primes: Any, out: Any) -> None:
                     signed = np.int32(coefficients[first + lane, k])
                     # |signed| <= 2^31 < 4p, so this is below 4p
                     buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
-            _forward_stages(buffer, table[prime], p)
+            _forward_stages(buffer, table[prime], p, 1)
             for lane in range(lanes):
                 for k in range(n):
                     value = buffer[k * 8 + lane]
@@ -189,6 +188,9 @@ def _forward_columns(columns: Any, first: Any, last: Any, table: Any, primes: An
     rows, _ = columns.shape
     n = out.shape[1]
     buffer = np.zeros(n * 8, np.uint32)
+    width = 1
+    while width < rows:
+        width *= 2
     for column in range(first, last, 8):
         for prime in range(2):
             p = primes[prime]
@@ -197,8 +199,11 @@ def _forward_columns(columns: Any, first: Any, last: Any, table: Any, primes: An
                 for lane in range(8):
                     signed = np.int32(columns[k, column + lane])
                     buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
-            buffer[rows * 8 :] = 0
-            _forward_stages(buffer, table[prime], p)
+            buffer[rows * 8 : width * 8] = 0
+            # A stage whose upper halves are zero only copies the lower ones: all such stages at once.
+            for start in range(width * 8, n * 8, width * 8):
+                buffer[start : start + width * 8] = buffer[: width * 8]
+            _forward_stages(buffer, table[prime], p, n // width)
             for k in range(n):
                 for lane in range(8):
                     value = buffer[k * 8 + lane]
