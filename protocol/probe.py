@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,9 @@ def probe_parts(ciphertexts: Residues, threads: int = 1) -> tuple[list[ProbePart
 
     def work(begin: int, end: int) -> None:
         for index in range(begin, end):
-            data = ciphertexts[starts[index] : starts[index] + PROBE_PART].tobytes()
-            parts[index], digests[index] = ProbePart(data), hashlib.sha256(data).digest()
+            # A view, not a copy: the encoder takes either, and nobody changes the ciphertexts any more.
+            view = np.ascontiguousarray(ciphertexts[starts[index] : starts[index] + PROBE_PART]).data.cast("B")
+            parts[index], digests[index] = ProbePart(cast(bytes, view)), hashlib.sha256(view).digest()
 
     parallel_ranges(work, len(starts), threads)
     return parts, labelled_hash("probe", *digests)
