@@ -99,6 +99,7 @@ async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally
         await network.settle(20)
     except (AssertionError, asyncio.TimeoutError) as error:
         tally.lost.append(f"{label}: {type(error).__name__} {str(error)[:300]}")
+        print("LOST", tally.lost[-1], file=sys.stderr, flush=True)
         network.fault = None
         for name in (FR, ES, DE, EU):
             if name not in network.nodes:

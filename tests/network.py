@@ -152,7 +152,7 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
             authority=root / "authority",
             states=(FR,),
         )
-        federation.configure(name, **{"read_timeout_seconds": 10, "shutdown_timeout_seconds": 10} | limits)
+        federation.configure(name, **{"read_timeout_seconds": 60, "shutdown_timeout_seconds": 10} | limits)
     for name, templates in federation.people.galleries.items():
         with holder_store(root / name) as store:
             federation.references[name] = store.enrol_many(

@@ -39,7 +39,7 @@ from tests.network import (
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("faults"), read_timeout_seconds=2)
+    return found(tmp_path_factory.mktemp("faults"), read_timeout_seconds=3)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from tests.network import (
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("privacy"), read_timeout_seconds=3)
+    return found(tmp_path_factory.mktemp("privacy"), read_timeout_seconds=30)
 
 
 def test_nothing_personal_is_written_by_hits_climbs_or_errors(

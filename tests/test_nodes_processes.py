@@ -31,7 +31,7 @@ from tests.network import (
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("processes"), read_timeout_seconds=4)
+    return found(tmp_path_factory.mktemp("processes"), read_timeout_seconds=6)
 
 
 class Searching(threading.Thread):

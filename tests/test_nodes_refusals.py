@@ -35,7 +35,7 @@ IT = "IT"
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    federation = found(tmp_path_factory.mktemp("refusals"), read_timeout_seconds=3)
+    federation = found(tmp_path_factory.mktemp("refusals"), read_timeout_seconds=30)
     init_node(
         federation.root / IT,
         name=IT,

@@ -35,7 +35,7 @@ UNITS = f"/v1/queries/{QUERY}/units?offset=0"
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("tls"), read_timeout_seconds=3)
+    return found(tmp_path_factory.mktemp("tls"), read_timeout_seconds=30)
 
 
 def serving(federation: Federation, body: Callable[[TlsNetwork], Awaitable[None]], *names: str) -> None:
@@ -245,6 +245,7 @@ def test_who_trickles_is_cut_off(
     first: bytes, answer: bytes, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "HEADER_SECONDS", 0.6)
+    federation.configure(ES, read_timeout_seconds=1)
 
     async def body(network: TlsNetwork) -> None:
         reader, writer = await connect(federation)
@@ -252,17 +253,19 @@ def test_who_trickles_is_cut_off(
         if answer:
             got = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20) if answer != b"408" else b""
             assert answer in got or answer == b"408"
-        assert await trickle(writer, reader, 20) < 20
+        assert await trickle(writer, reader, 60) < 60
         writer.close()
 
     serving(federation, body)
 
 
 def test_a_body_that_is_too_slow_gets_a_408(federation: Federation) -> None:
+    federation.configure(ES, read_timeout_seconds=1)
+
     async def body(network: TlsNetwork) -> None:
         reader, writer = await connect(federation)
         writer.write(POST + b"content-length: 1000\r\n\r\nxxx")
-        assert b"408" in await asyncio.wait_for(reader.readline(), 20)
+        assert b"408" in await asyncio.wait_for(reader.readline(), 60)
         writer.close()
 
     serving(federation, body)
@@ -341,6 +344,7 @@ def test_a_peer_that_answers_without_end_is_unreachable(federation: Federation) 
 
 
 def test_metrics_count_and_health_tells_and_the_next_query_works(federation: Federation) -> None:
+    federation.configure(ES, read_timeout_seconds=30)
     wanted = request(federation.people.hit, (ES,))
 
     def counts(text: str) -> dict[str, float]:
