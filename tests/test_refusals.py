@@ -230,9 +230,10 @@ NOT_CONSTANT = {
     "noise in X^500 of one": ([9], {500: NOISE}),
     "noise in many coefficients": (range(DIM), dict.fromkeys(range(200, 260), NOISE // 8)),
 }
+# Eight times the unit of a rounded share: four may be rounded back into the slack of three.
 STUFFED = {
-    "noise in the constant of one": ([9], {0: NOISE}),
-    "negative noise in the constant of one": ([9], {0: -NOISE}),
+    "noise in the constant of one": ([9], {0: 2 * NOISE}),
+    "negative noise in the constant of one": ([9], {0: -2 * NOISE}),
     "noise in every constant": (range(DIM), {0: NOISE}),
     "half of Δ in one": ([63], {0: DELTA // 2}),
 }
