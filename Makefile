@@ -37,7 +37,8 @@ lint: setup
 
 check: lint test
 
-bench: setup  ## the latency table: an hour on two cores, all figures of the README
+bench: setup  ## the latency table and the comparison: all figures of the README
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -m benchmarks.search --json benchmarks/results/search.json
 	$(BIN)/python -m benchmarks.compare
 
