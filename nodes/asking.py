@@ -64,7 +64,7 @@ class AskingNode(Node):
             queries.append(machine.query.hex())
             await _until(driver, partial(_set_up_ended, machine))
             offline += time.perf_counter() - started
-            if not machine.ready:
+            if machine.sessions[""].state is not State.FINISHED:
                 failed = _culprits(driver, machine, asked)
                 rest = [name for name in asked if name not in failed]
                 answers.update(failed)
@@ -148,7 +148,7 @@ def _justification(request: SearchRequest) -> Justification:
 
 def _set_up_ended(machine: Requester) -> bool:
     state = machine.sessions[""].state
-    return machine.ready or (state.over and state is not State.FINISHED)
+    return machine.ready if state is State.FINISHED else state.over
 
 
 async def _until(driver: QueryDriver, condition: Callable[[], bool]) -> None:

@@ -162,7 +162,9 @@ def test_a_query_that_outlives_its_limit_is_ended_and_the_peers_told(federation:
         network.nodes[ES].drive = short  # type: ignore[method-assign]
         report = await network.search(request(federation.people.hit))
         assert report.answers[ES].status == "unreachable"
-        assert report.answers[DE] == federation.expected(request(federation.people.hit))[DE]
+        # Where the limit strikes during the set-up, who is blamed for the silence is a race; it is never a no-hit.
+        expected = federation.expected(request(federation.people.hit))[DE]
+        assert report.answers[DE] == expected or report.answers[DE].status == "unreachable"
         await network.settle()
         assert_clear(network)
 
