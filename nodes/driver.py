@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+import anyio
+
 from nodes.outbox import Outbox, PeerRefused, Transport
 from nodes.scorer import Scorer
 from pets.errors import LineupError
@@ -20,8 +22,10 @@ from protocol.machine import Machine, Notary, Receive, Score, Session
 
 log = logging.getLogger("lineup.driver")
 
+Action = Callable[[], None]
+
 LINGER_SECONDS = 5.0  # how long a query that is over keeps trying to hand over its last frames
-INBOUND_LIMIT = 512  # units of one query that may wait to be worked on
+INBOUND_BYTES = 16 * 2**20  # what of one query may wait to be worked on before nothing more is read from its peers
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class QueryDriver:
         self._receiving: dict[str, ReceivingChannel] = {}
         self._accepted: dict[str, int] = defaultdict(int)
         self._outboxes: dict[str, Outbox] = {}
-        self._inbound: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._inbound: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
+        self._waiting_bytes = 0
         self._wanted: dict[str, Score] = {}
         self._scoring: set[asyncio.Task[None]] = set()
         self.task = asyncio.create_task(self._run())
@@ -94,7 +99,7 @@ class QueryDriver:
     def accept(self, peer: str, offset: int, units: list[bytes]) -> None:
         """Take units from a peer; those that were taken before are passed over.
 
-        Raises `MissingMessage` for a gap, `PeerRefused` from who takes no part (state) or if too much waits (capacity).
+        Raises `MissingMessage` for a gap, `PeerRefused` from who takes no part (state).
         """
         if not any(peer in session.peers for session in self.machine.sessions.values()):
             raise PeerRefused(self.machine.name, "state")
@@ -102,15 +107,20 @@ class QueryDriver:
         if offset > expected:
             raise MissingMessage(f"unit {offset} of {peer} came before {expected}")
         fresh = units[expected - offset :]
-        if self._inbound.qsize() + len(fresh) > INBOUND_LIMIT:
-            raise PeerRefused(self.machine.name, "capacity")
         self._accepted[peer] += len(fresh)
         for unit in fresh:
-            self.call(partial(self._take, peer, unit))
+            self._waiting_bytes += len(unit)
+            self.call(partial(self._take, peer, unit), len(unit))
 
-    def call(self, action: Callable[[], None]) -> None:
-        """Have something done to the machine, in its turn."""
-        self._inbound.put_nowait(action)
+    async def room(self) -> None:
+        """Wait while too much waits to be worked on."""
+        while self._waiting_bytes > INBOUND_BYTES and not self.finished:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def call(self, action: Action, size: int = 0) -> None:
+        """Have something done to the machine, in its turn. `size`: bytes that wait with it."""
+        self._inbound.put_nowait((action, size))
 
     def blame(self, peer: str, error: LineupError) -> None:
         """Stop everything that `peer` takes part in."""
@@ -137,9 +147,9 @@ class QueryDriver:
     async def _run(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._lifetime
         try:
-            await self._step(self.machine.start)
+            await self._step([self.machine.start])
             while not self.over:
-                await self._step(await self._next_action(deadline))
+                await self._step(await self._next_actions(deadline))
         finally:
             self.finished = True
             self._ended(self)
@@ -148,18 +158,27 @@ class QueryDriver:
         for outbox in self._outboxes.values():
             outbox.close()
 
-    async def _next_action(self, deadline: float) -> Callable[[], None]:
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
-            try:
-                return await asyncio.wait_for(self._inbound.get(), min(left, self._patience))
-            except asyncio.TimeoutError:
+    async def _next_actions(self, deadline: float) -> list[Action]:
+        """All that is to be done now; waits for the first of it."""
+        actions: list[tuple[Action, int]] = []
+        if self._inbound.empty():
+            while (left := deadline - asyncio.get_running_loop().time()) > 0:
+                # Not `asyncio.wait_for`, which may lose a cancellation that comes together with a result.
+                with anyio.move_on_after(min(left, self._patience)):
+                    actions.append(await self._inbound.get())
+                    break
                 if left > self._patience and not self._scoring:
-                    return self._give_up
-        return partial(self._abort_all, Silence(f"the query took more than {self._lifetime:g} s"))
+                    return [self._give_up]
+            else:
+                return [partial(self._abort_all, Silence(f"the query took more than {self._lifetime:g} s"))]
+        while not self._inbound.empty():
+            actions.append(self._inbound.get_nowait())
+        self._waiting_bytes -= sum(size for _, size in actions)
+        return [action for action, _ in actions]
 
-    async def _step(self, action: Callable[[], None]) -> None:
+    async def _step(self, actions: list[Action]) -> None:
         async with self._compute:
-            sealed = await asyncio.to_thread(self._act, action)
+            sealed = await asyncio.to_thread(self._act, actions)
         for peer, units in sealed.items():
             if peer not in self._outboxes:
                 self._outboxes[peer] = Outbox(
@@ -178,12 +197,13 @@ class QueryDriver:
                 self.awaited[session.name] = session.waiting.sender
         self.changed.set()
 
-    def _act(self, action: Callable[[], None]) -> dict[str, list[bytes]]:
-        """Run one action in this thread and seal what it made the machine say."""
+    def _act(self, actions: list[Action]) -> dict[str, list[bytes]]:
+        """Run actions in this thread and seal what they made the machine say."""
         try:
-            # On such an error the machine has stopped the session, kept the error and told its peers.
-            with suppress(LineupError):
-                action()
+            for action in actions:
+                # On such an error the machine has stopped the session, kept the error and told its peers.
+                with suppress(LineupError):
+                    action()
         except Exception as error:  # whatever it is, the peers must hear that this party stopped
             cause = type(error.__cause__ or error).__name__
             log.error("internal error", extra={"error": cause, "query": self.machine.query.hex()})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
 from nodes.identity import Peer
 from nodes.outbox import PeerRefused, PeerUnreachable
 from nodes.tls import TlsFiles, client_context, reload_revocations, server_name
-from nodes.transfer import pack_units
+from nodes.transfer import Units, pack_units
 from protocol.messages import ABORT_CODES
 
 USER_AGENT = "blind-lineup"
@@ -55,15 +55,13 @@ class HttpTransport:
             if peer != name
         }
 
-    async def deliver(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        """POST units to a peer."""
+    async def deliver(self, peer: str, query: bytes, offset: int, units: Units) -> None:
+        """POST units to a peer, in one request that lasts as long as there are any."""
         url = f"{self._peers[peer].address}/v1/queries/{query.hex()}/units?offset={offset}"
-        if self._delay:
-            await asyncio.sleep(self._delay)
         request = self._clients[peer].build_request(
             "POST",
             url,
-            content=pack_units(units),
+            content=_delayed(_packed(units), self._delay) if self._delay else _packed(units),
             headers={"content-type": "application/octet-stream"},
             extensions={"sni_hostname": server_name(peer)},
         )
@@ -92,6 +90,33 @@ class HttpTransport:
         """Close all connections."""
         for client in self._clients.values():
             await client.aclose()
+
+
+async def _packed(units: Units) -> AsyncIterator[bytes]:
+    async for some in units:
+        yield pack_units(some)
+
+
+async def _delayed(pieces: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    """Each piece as much later than it came: a longer line, not a thinner one."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue()
+
+    async def fill() -> None:
+        async for piece in pieces:
+            line.put_nowait((loop.time() + seconds, piece))
+        line.put_nowait((loop.time() + seconds, None))
+
+    filling = asyncio.create_task(fill())
+    try:
+        while True:
+            due, piece = await line.get()
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            if piece is None:
+                return
+            yield piece
+    finally:
+        filling.cancel()
 
 
 async def _short_body(response: httpx.Response) -> bytes:

@@ -124,6 +124,7 @@ class Node:
                 return
             driver = await self._open(peer, query, units)
         driver.accept(peer, offset, units)
+        await driver.room()
 
     async def _open(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
         """The driver of a query that its requester opens. If it asks again meanwhile, it gets the same answer."""

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from nodes.transfer import take_batch
+import anyio
+
+from nodes.transfer import BODY_BYTES, BODY_UNITS, Units
 from pets.errors import LineupError
 
 FIRST_PAUSE_SECONDS = 0.1
+HELD_OPEN_SECONDS = 0.5  # how long a body waits for more units: longer than a round takes, much shorter than patience
 
 
 class PeerUnreachable(LineupError):
@@ -28,8 +31,8 @@ class PeerRefused(LineupError):
 class Transport(Protocol):
     """Carries units to peers: HTTP in production, something in memory in tests."""
 
-    async def deliver(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        """Hand over units. Raises `PeerUnreachable` (worth another try) or `PeerRefused` (final)."""
+    async def deliver(self, peer: str, query: bytes, offset: int, units: Units) -> None:
+        """Hand over all that `units` gives. Raises `PeerUnreachable` (worth another try) or `PeerRefused` (final)."""
         ...
 
 
@@ -49,8 +52,10 @@ class Outbox:
         self._query = query
         self._patience = patience
         self._failed = failed
-        self._units: list[bytes] = []
+        self._units: list[bytes] = []  # those that nobody has acknowledged; the first has the number `_offset`
         self._offset = 0
+        self._given = 0  # how many of them are in the body that is under way
+        self._ending = False
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
@@ -60,7 +65,9 @@ class Outbox:
         self._wake.set()
 
     async def flush(self, seconds: float) -> None:
-        """Wait until everything was taken, but not longer than `seconds`."""
+        """Nothing more will be queued: wait until everything was taken, but not longer than `seconds`."""
+        self._ending = True
+        self._wake.set()
         deadline = asyncio.get_running_loop().time() + seconds
         while self._units and not self._task.done() and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
@@ -74,24 +81,49 @@ class Outbox:
             await self._wake.wait()
             self._wake.clear()
             while self._units:
-                batch = take_batch(self._units)
                 try:
-                    await self._deliver(batch)
+                    await self._deliver()
                 except LineupError as error:
                     self._units.clear()
                     self._failed(self._peer, error)
                     return
-                del self._units[: len(batch)]
-                self._offset += len(batch)
+                del self._units[: self._given]
+                self._offset += self._given
 
-    async def _deliver(self, batch: list[bytes]) -> None:
+    async def _deliver(self) -> None:
+        """Send one body, again from its first unit if it does not arrive."""
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._patience, FIRST_PAUSE_SECONDS
+        failing_since, pause = None, FIRST_PAUSE_SECONDS
         while True:
             try:
-                return await self._transport.deliver(self._peer, self._query, self._offset, batch)
+                return await self._transport.deliver(self._peer, self._query, self._offset, self._body())
             except PeerUnreachable:
-                if loop.time() + pause > deadline:
+                failing_since = failing_since or loop.time()
+                if loop.time() + pause > failing_since + self._patience:
                     raise
             await asyncio.sleep(pause)
             pause *= 2
+
+    async def _body(self) -> Units:
+        """Units as they are queued. The body ends when it is full, or when nothing more comes for a while.
+
+        The first body of all ends at once: it opens the query, and a refusal must not have to wait.
+        """
+        self._given = size = 0
+        while True:
+            fresh = self._units[self._given : BODY_UNITS]
+            size += sum(map(len, fresh))
+            self._given += len(fresh)
+            if fresh:
+                yield fresh
+            if not self._offset or size >= BODY_BYTES or self._given == BODY_UNITS:
+                return
+            if self._given < len(self._units):
+                continue
+            if self._ending:
+                return
+            self._wake.clear()
+            with anyio.move_on_after(HELD_OPEN_SECONDS):
+                await self._wake.wait()
+            if self._given == len(self._units):
+                return

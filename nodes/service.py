@@ -6,19 +6,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+import anyio
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from nodes import transfer
 from nodes.asking import AskingNode
 from nodes.config import operator_name
 from nodes.metrics import CONTENT_TYPE
 from nodes.node import Node
 from nodes.outbox import PeerRefused
 from nodes.search import SearchRequest
-from nodes.transfer import BODY_LIMIT, unpack_units
 from pets.errors import CryptoError, InputError, LineupError
 from protocol.errors import BadFrame, FrameTooLarge, OutOfTurn, QueryRefused
 
@@ -46,9 +47,7 @@ def make_app(node: Node) -> Starlette:
         query, offset = request.path_params["query"], request.query_params.get("offset", "")
         if len(query) != 32 or not _is_hex(query) or not offset.isdecimal() or len(offset) > 9:
             return _refusal(400, "bad-frame")
-        body = await _read(request, BODY_LIMIT, node.config.limits.read_timeout_seconds)
-        node.metrics.received(len(body))
-        await node.accept(peer, bytes.fromhex(query), int(offset), unpack_units(body))
+        await _take_units(request, node, peer, bytes.fromhex(query), int(offset))
         return Response(status_code=202)
 
     async def search(request: Request) -> Response:
@@ -108,11 +107,37 @@ def _peer(request: Request) -> str | None:
     return name if isinstance(name, str) else None
 
 
+async def _take_units(request: Request, node: Node, peer: str, query: bytes, offset: int) -> None:
+    """Hand units to the node as they arrive. While a query is slow, nothing more is read from the sender.
+
+    Raises `BodyTooSlow` if a unit, or the body as a whole, takes longer than this node waits, and what `UnitReader` and
+    `Node.accept` raise.
+    """
+    _check_declared(request, transfer.BODY_LIMIT)
+    limits, reader = node.config.limits, transfer.UnitReader()
+    ends = anyio.current_time() + limits.query_timeout_seconds
+    opening: list[bytes] | None = None if offset else []  # what opens a query is judged as a whole
+    with anyio.CancelScope(deadline=anyio.current_time() + limits.read_timeout_seconds) as scope:
+        async for piece in request.stream():
+            node.metrics.received(len(piece))
+            if units := reader.feed(piece):
+                if opening is not None:
+                    opening += units
+                else:
+                    scope.deadline = ends  # a slow query is not the sender's fault
+                    await node.accept(peer, query, offset, units)
+                    offset += len(units)
+                scope.deadline = min(ends, anyio.current_time() + limits.read_timeout_seconds)
+    if scope.cancelled_caught:
+        raise BodyTooSlow(f"a unit that took more than {limits.read_timeout_seconds} s")
+    reader.end()
+    if opening is not None:
+        await node.accept(peer, query, 0, opening)
+
+
 async def _read(request: Request, limit: int, seconds: float) -> bytes:
     """The body, at most `limit` bytes within `seconds`. Raises `BodyTooLarge`, `BodyTooSlow`."""
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > limit:
-        raise BodyTooLarge(f"a body of {declared[:20]} bytes, the limit is {limit}")
+    _check_declared(request, limit)
     body = bytearray()
 
     async def read() -> None:
@@ -126,6 +151,13 @@ async def _read(request: Request, limit: int, seconds: float) -> bytes:
     except asyncio.TimeoutError:
         raise BodyTooSlow(f"a body that took more than {seconds:g} s") from None
     return bytes(body)
+
+
+def _check_declared(request: Request, limit: int) -> None:
+    """Raise `BodyTooLarge` for a request that says it has more than `limit` bytes."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > limit:
+        raise BodyTooLarge(f"a body of {declared[:20]} bytes, the limit is {limit}")
 
 
 def _answer_error(node: Node, error: LineupError, explain: bool) -> Response:

@@ -1,57 +1,67 @@
-"""How units (a channel's hello, then its sealed frames) travel in one request: length-prefixed, counted, limited.
+"""How units (a channel's hello, then its sealed frames) travel: a body of length-prefixed units, written as they come.
 
-`offset` says which unit of this direction the first one is. A sender that got no answer sends the same units again;
-the receiver takes each once, in order, so a repeated request changes nothing.
+A sender keeps its request open while it has units to say, so that a round of the comparison costs no request of its
+own. `offset` says which unit of this direction the first one is. A sender whose request fails sends the same units
+again; the receiver takes each once, in order, so a repeated request changes nothing.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from protocol.errors import FrameTooLarge, MalformedFrame
 from protocol.wire import FRAME_LIMIT
 
 UNIT_LIMIT = FRAME_LIMIT + 16  # a sealed frame
-BATCH_UNITS = 64
-BATCH_BYTES = 16 * 2**20
-BODY_LIMIT = BATCH_BYTES + UNIT_LIMIT
+BODY_UNITS = 1024
+BODY_BYTES = 64 * 2**20  # a sender keeps as much until it is acknowledged, and then begins a new body
+BODY_LIMIT = BODY_BYTES + UNIT_LIMIT
+
+Units = AsyncIterator[list[bytes]]  # units in order, those that are there together side by side
 
 _LENGTH = struct.Struct(">I")
 
 
 def pack_units(units: Sequence[bytes]) -> bytes:
-    """Units as one body."""
+    """Units as a piece of a body."""
     return b"".join(part for unit in units for part in (_LENGTH.pack(len(unit)), unit))
 
 
-def unpack_units(body: bytes) -> list[bytes]:
-    """The units of a body. Raises `FrameTooLarge` or `MalformedFrame`."""
-    if len(body) > BODY_LIMIT:
-        raise FrameTooLarge(f"a body of {len(body)} bytes, the limit is {BODY_LIMIT}")
-    units: list[bytes] = []
-    position = 0
-    while position < len(body):
-        if position + _LENGTH.size > len(body):
-            raise MalformedFrame(f"{len(body) - position} bytes left over behind unit {len(units)}")
-        (length,) = _LENGTH.unpack_from(body, position)
-        position += _LENGTH.size
-        if length > UNIT_LIMIT:
-            raise FrameTooLarge(f"a unit of {length} bytes, the limit is {UNIT_LIMIT}")
-        if position + length > len(body):
-            raise MalformedFrame(f"unit {len(units)} is cut off after {len(body) - position} of {length} bytes")
-        units.append(body[position : position + length])
-        position += length
-        if len(units) > BATCH_UNITS:
-            raise FrameTooLarge(f"more than {BATCH_UNITS} units in one body")
-    return units
+class UnitReader:
+    """Cuts a body that arrives in pieces into units. Keeps at most one unit that is not complete."""
 
+    def __init__(self) -> None:
+        self.units = 0
+        self._size = 0
+        self._rest = bytearray()
 
-def take_batch(units: list[bytes]) -> list[bytes]:
-    """As many of the first units as fit one body; at least one."""
-    size = 0
-    for index, unit in enumerate(units):
-        size += len(unit)
-        if index and (index >= BATCH_UNITS or size > BATCH_BYTES):
-            return units[:index]
-    return units[:]
+    def feed(self, data: bytes) -> list[bytes]:
+        """The units that are complete now. Raises `FrameTooLarge` for a unit, a body or a number beyond its limit."""
+        self._size += len(data)
+        if self._size > BODY_LIMIT:
+            raise FrameTooLarge(f"a body of more than {BODY_LIMIT} bytes")
+        rest = self._rest
+        rest += data
+        units: list[bytes] = []
+        position = 0
+        while len(rest) - position >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(rest, position)
+            if length > UNIT_LIMIT:
+                raise FrameTooLarge(f"a unit of {length} bytes, the limit is {UNIT_LIMIT}")
+            start, end = position + _LENGTH.size, position + _LENGTH.size + length
+            if end > len(rest):
+                break
+            with memoryview(rest) as view:
+                units.append(bytes(view[start:end]))
+            position = end
+        del rest[:position]
+        self.units += len(units)
+        if self.units > BODY_UNITS:
+            raise FrameTooLarge(f"more than {BODY_UNITS} units in one body")
+        return units
+
+    def end(self) -> None:
+        """The body has ended. Raises `MalformedFrame` unless its last unit is complete."""
+        if self._rest:
+            raise MalformedFrame(f"unit {self.units} is cut off: {len(self._rest)} bytes of it are there")

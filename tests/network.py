@@ -41,6 +41,7 @@ from nodes.search import HolderAnswer, SearchReport, SearchRequest
 from nodes.serve import NodeServer, open_store
 from nodes.service import make_app
 from nodes.store import Category, Status
+from nodes.transfer import Units
 from pets.params import N4096
 from protocol.engine import LocalQuery, PlainEngine
 from protocol.gallery import Gallery
@@ -183,11 +184,12 @@ HARMLESS: frozenset[Kind] = frozenset({"drop", "lose-answer", "delay", "duplicat
 
 @dataclass
 class Fault:
-    """What happens to the `step`-th delivery from `sender` to `receiver` (None: to anybody), counted from 0.
+    """What happens to unit `step` from `sender` to `receiver`, counted from 0 in each query.
 
-    drop: it does not arrive, and the sender is told. lose: it does not arrive, and the sender thinks it did.
-    lose-answer: it arrives, and the sender thinks it did not. reorder: it arrives after the next one.
-    truncate, corrupt: in its last unit. kill: the sender dies just before it sends unit `step`.
+    drop: the connection breaks before it, and the sender is told. lose: it alone is missing. lose-answer: its body
+    arrives, and the sender thinks it did not. delay: it and what follows come later. duplicate: the body comes
+    twice. reorder: it comes after the next one. truncate, corrupt: it is changed. kill: the sender dies just before its
+    `step`-th unit to anybody (`receiver` is None).
     """
 
     kind: Kind
@@ -198,78 +200,80 @@ class Fault:
 
 
 class Faults:
-    """A `Transport` that breaks what `network.fault` says. Counts deliveries and units, and keeps what was said."""
+    """A `Transport` that breaks what `network.fault` says, and keeps what was said."""
 
     def __init__(self, inner: Transport, sender: str, network: Network) -> None:
         self._inner = inner
         self._sender = sender
         self._network = network
-        self._held: tuple[str, bytes, int, list[bytes]] | None = None
 
-    async def deliver(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        fault, sender = self._network.fault, self._sender
-        if self._network.keep:
-            self._network.kept.append((sender, peer, query, offset, units))
-        if fault is None or fault.sender != sender or fault.fired or fault.receiver not in (None, peer):
-            await self._inner.deliver(peer, query, offset, units)
-            await self._release()
+    async def deliver(self, peer: str, query: bytes, offset: int, units: Units) -> None:
+        fault = self._network.fault
+        if fault is None or fault.sender != self._sender or fault.fired or fault.receiver not in (None, peer):
+            await self._inner.deliver(peer, query, offset, self._kept(peer, query, offset, units))
             return
+        said: list[list[bytes]] = []
+        await self._inner.deliver(peer, query, offset, self._broken(fault, offset, units, said))
+        if fault.fired and fault.kind == "duplicate":
+            await self._inner.deliver(peer, query, offset, in_turn(*said))
+        if fault.fired and fault.kind == "lose-answer":
+            raise PeerUnreachable("answer dropped")
+
+    async def _kept(self, peer: str, query: bytes, offset: int, units: Units) -> Units:
+        async for some in units:
+            if self._network.keep:
+                self._network.kept.append((self._sender, peer, query, offset, some))
+                offset += len(some)
+            yield some
+
+    async def _broken(self, fault: Fault, offset: int, units: Units, said: list[list[bytes]]) -> Units:
+        held: list[bytes] = []
+        async for some in units:
+            said.append(some)
+            for unit in some:
+                if self._due(fault, offset):
+                    fault.fired = True
+                    if fault.kind == "reorder":
+                        held = [unit]
+                    else:
+                        for changed in await self._break(fault, unit):
+                            yield [changed]
+                else:
+                    yield [unit, *held]
+                    held = []
+                offset += 1
+        if held:
+            yield held
+
+    def _due(self, fault: Fault, number: int) -> bool:
         if fault.kind == "kill":
-            await self._maybe_die(fault, peer, query, offset, units)
-            return
-        step = self._network.steps["deliveries"]
-        self._network.steps["deliveries"] += 1
-        if step < fault.step:
-            await self._inner.deliver(peer, query, offset, units)
-            return
-        fault.fired = True
-        await getattr(self, "_" + fault.kind.replace("-", "_"))(peer, query, offset, units)
+            number = self._network.steps["units"]
+            self._network.steps["units"] += 1
+        return number == fault.step and not fault.fired
 
-    async def _maybe_die(self, fault: Fault, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        sent = self._network.steps["units"]
-        self._network.steps["units"] += len(units)
-        if sent + len(units) <= fault.step:
-            await self._inner.deliver(peer, query, offset, units)
-            return
-        fault.fired = True
-        if before := units[: fault.step - sent]:
-            await self._inner.deliver(peer, query, offset, before)
-        self._network.kill_soon(self._sender)
-        await asyncio.Event().wait()
+    async def _break(self, fault: Fault, unit: bytes) -> list[bytes]:
+        """What arrives in place of a unit."""
+        if fault.kind == "kill":
+            self._network.kill_soon(self._sender)
+            await asyncio.Event().wait()
+        if fault.kind == "drop":
+            raise PeerUnreachable("dropped")
+        if fault.kind == "lose":
+            return []
+        if fault.kind == "delay":
+            await asyncio.sleep(0.3)
+        if fault.kind == "truncate":
+            return [unit[: len(unit) // 2]]
+        if fault.kind == "corrupt":
+            middle = len(unit) // 2
+            return [unit[:middle] + bytes([unit[middle] ^ 1]) + unit[middle + 1 :]]
+        return [unit]
 
-    async def _drop(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        raise PeerUnreachable("dropped")
 
-    async def _lose(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        return
-
-    async def _lose_answer(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        await self._inner.deliver(peer, query, offset, units)
-        raise PeerUnreachable("answer dropped")
-
-    async def _delay(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        await asyncio.sleep(0.3)
-        await self._inner.deliver(peer, query, offset, units)
-
-    async def _duplicate(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        await self._inner.deliver(peer, query, offset, units)
-        await self._inner.deliver(peer, query, offset, units)
-
-    async def _reorder(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        self._held = (peer, query, offset, units)
-
-    async def _truncate(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        await self._inner.deliver(peer, query, offset, [*units[:-1], units[-1][: len(units[-1]) // 2]])
-
-    async def _corrupt(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
-        unit = bytearray(units[-1])
-        unit[len(unit) // 2] ^= 1
-        await self._inner.deliver(peer, query, offset, [*units[:-1], bytes(unit)])
-
-    async def _release(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            await self._inner.deliver(*held)
+async def in_turn(*pieces: list[bytes]) -> Units:
+    """Units that are all there already."""
+    for piece in pieces:
+        yield piece
 
 
 # Networks

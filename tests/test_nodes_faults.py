@@ -214,10 +214,10 @@ def test_a_result_that_waits_in_the_queue_is_not_computed_again(federation: Fede
             driver = real_drive(machine)
             call = driver.call
 
-            def busy(action: Any) -> None:
+            def busy(action: Any, size: int = 0) -> None:
                 for _ in range(3):  # other work, in the queue before the result
                     call(lambda: None)
-                call(action)
+                call(action, size)
 
             driver.call = busy
             return driver

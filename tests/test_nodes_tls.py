@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nodes import serve, service
+from nodes import serve, transfer
 from nodes.authority import Authority, Issued
 from nodes.config import load_config, operator_name
 from nodes.http import HttpTransport
@@ -26,8 +26,8 @@ from nodes.identity import load_identity, load_peers
 from nodes.outbox import PeerUnreachable
 from nodes.private_files import write_private, write_public
 from nodes.tls import TlsFiles, client_context, server_name
-from nodes.transfer import BATCH_UNITS, UNIT_LIMIT, pack_units
-from tests.network import DE, ES, EU, FR, Federation, TlsNetwork, assert_clear, found, free_ports, request
+from nodes.transfer import BODY_UNITS, UNIT_LIMIT, pack_units
+from tests.network import DE, ES, EU, FR, Federation, TlsNetwork, assert_clear, found, free_ports, in_turn, request
 
 QUERY = "0" * 32
 UNITS = f"/v1/queries/{QUERY}/units?offset=0"
@@ -108,7 +108,7 @@ def test_a_node_with_another_nodes_name_is_unreachable(federation: Federation) -
         transport = HttpTransport(FR, peers, config(federation, FR))
         try:
             with pytest.raises(PeerUnreachable):
-                await transport.deliver(ES, bytes(16), 0, [b"unit"])
+                await transport.deliver(ES, bytes(16), 0, in_turn([b"unit"]))
         finally:
             await transport.close()
 
@@ -147,7 +147,7 @@ def test_a_revoked_node_is_cut_off_although_its_connection_stands(
                 await ask_for(10)
         # ES asks no more of DE either: its own connections use the new list
         with pytest.raises(PeerUnreachable):
-            await network._transports[ES].deliver(DE, bytes(16), 0, [b"unit"])
+            await network._transports[ES].deliver(DE, bytes(16), 0, in_turn([b"unit"]))
         reloading.cancel()
 
     serving(federation, body, ES, DE)
@@ -272,8 +272,8 @@ def test_a_body_that_is_too_slow_gets_a_408(federation: Federation) -> None:
 
 
 def test_what_is_too_large_is_refused(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    many, long = pack_units([b"x"] * (BATCH_UNITS + 1)), struct.pack(">I", UNIT_LIMIT + 1) + b"x"
-    monkeypatch.setattr(service, "BODY_LIMIT", 100_000)
+    many, long = pack_units([b"x"] * (BODY_UNITS + 1)), struct.pack(">I", UNIT_LIMIT + 1) + b"x"
+    monkeypatch.setattr(transfer, "BODY_LIMIT", 100_000)
 
     async def body(network: TlsNetwork) -> None:
         context = client_context(config(federation, FR))
@@ -334,7 +334,7 @@ def test_a_peer_that_answers_without_end_is_unreachable(federation: Federation) 
         transport = HttpTransport(FR, peers, config(federation, FR), read_seconds=1)
         try:
             with pytest.raises(PeerUnreachable):
-                await transport.deliver(ES, bytes(16), 0, [b"unit"])
+                await transport.deliver(ES, bytes(16), 0, in_turn([b"unit"]))
         finally:
             await transport.close()
             server.close()
