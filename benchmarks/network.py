@@ -5,7 +5,8 @@
     python -m benchmarks.network --rows 4096 --dim 128 --runs 2      a smoke run
 
 Requester, holder and router are processes of their own and share this machine's cores; the figure in one process is
-taken in turns with theirs. Prints JSON: medians of the online part, from the known probe to the answer.
+taken in turns with theirs. Prints JSON: medians of the online part, from the known probe to the answer,
+and of the processor time of all parties, offline part included.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -85,9 +87,15 @@ def set_up(root: Path, rows: np.ndarray) -> float:
 
 
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[None]:
-    """The nodes as processes, warm."""
-    processes = {}
+def serving(root: Path) -> Iterator[Callable[[], float]]:
+    """The nodes as processes, warm. Gives what tells how many seconds of processors they have used so far."""
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def used() -> float:
+        stats = [Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1] for process in processes.values()]
+        return sum(int(field) for stat in stats for field in stat.split()[11:13]) / ticks
+
     try:
         for name in ROLES:
             command = [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(root / name)]
@@ -105,7 +113,7 @@ def serving(root: Path) -> Iterator[None]:
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise SystemExit(f"{name} did not start: {(root / f'{name}.log').read_text()}") from None
                     time.sleep(0.1)
-        yield
+        yield used
     finally:
         for process in processes.values():
             process.terminate()
@@ -141,21 +149,26 @@ def main() -> None:
     terms = Terms(Decimal(THRESHOLD), options.dim, N4096)
     floats, query = rows.astype(np.float32), rows[0].astype(np.float32)
     online, offline, local, product = [], [], [], []
+    nodes_cpu, local_cpu = [], []
     with tempfile.TemporaryDirectory(prefix="lineup-network-") as folder:
         root = Path(folder)
         enrolment = set_up(root, rows)
-        with serving(root):
+        with serving(root) as used:
             ask(root, rows[0])
             if EncryptedEngine(options.threads).search(gallery, rows[:1], terms) != PlainEngine().search(
                 gallery, rows[:1], terms
             ):
                 raise SystemExit("the encrypted search differs from the plaintext twin")
             for _ in range(options.runs):  # in turns, so that a busy machine hits all alike
+                before = used()
                 report = ask(root, rows[0])
+                nodes_cpu.append(used() - before)
                 online.append(report.seconds_online)
                 offline.append(report.seconds_offline)
                 engine = EncryptedEngine(options.threads)
+                before = time.process_time()
                 engine.search(gallery, rows[:1], terms)
+                local_cpu.append(time.process_time() - before)
                 local.append(engine.cost.seconds["online"])
                 product.append(machine.timed(lambda: floats @ query))
     result = {
@@ -169,6 +182,8 @@ def main() -> None:
         "nodes_online_s": machine.median(online),
         "nodes_online_over_one_process": round(machine.median(online) / machine.median(local), 2),
         "nodes_offline_s": machine.median(offline),
+        "one_process_core_seconds": machine.median(local_cpu),
+        "nodes_core_seconds": machine.median(nodes_cpu),
         "store_enrolment_s": round(enrolment, 1),
     }
     text = json.dumps(result, indent=2)

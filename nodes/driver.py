@@ -149,7 +149,9 @@ class QueryDriver:
         try:
             await self._step([self.machine.start])
             while not self.over:
-                await self._step(await self._next_actions(deadline))
+                actions = await self._next_actions(deadline)
+                await self._step([action for action, _ in actions])
+                self._waiting_bytes -= sum(size for _, size in actions)
         finally:
             self.finished = True
             self._ended(self)
@@ -158,7 +160,7 @@ class QueryDriver:
         for outbox in self._outboxes.values():
             outbox.close()
 
-    async def _next_actions(self, deadline: float) -> list[Action]:
+    async def _next_actions(self, deadline: float) -> list[tuple[Action, int]]:
         """All that is to be done now; waits for the first of it."""
         actions: list[tuple[Action, int]] = []
         if self._inbound.empty():
@@ -168,13 +170,13 @@ class QueryDriver:
                     actions.append(await self._inbound.get())
                     break
                 if left > self._patience and not self._scoring:
-                    return [self._give_up]
+                    return [(self._give_up, 0)]
             else:
-                return [partial(self._abort_all, Silence(f"the query took more than {self._lifetime:g} s"))]
+                error = Silence(f"the query took more than {self._lifetime:g} s")
+                return [(partial(self._abort_all, error), 0)]
         while not self._inbound.empty():
             actions.append(self._inbound.get_nowait())
-        self._waiting_bytes -= sum(size for _, size in actions)
-        return [action for action, _ in actions]
+        return actions
 
     async def _step(self, actions: list[Action]) -> None:
         async with self._compute:

@@ -15,6 +15,7 @@ from nodes.transfer import Units, pack_units
 from protocol.messages import ABORT_CODES
 
 USER_AGENT = "blind-lineup"
+LARGE_BYTES = 2**16
 ANSWER_LIMIT = 4096  # bytes: a status and a code
 
 
@@ -94,7 +95,14 @@ class HttpTransport:
 
 async def _packed(units: Units) -> AsyncIterator[bytes]:
     async for some in units:
-        yield pack_units(some)
+        small: list[bytes] = []
+        for unit in some:
+            small.append(unit)
+            if len(unit) > LARGE_BYTES:  # alone, so that the receiver can work on it while the next one travels
+                yield pack_units(small)
+                small.clear()
+        if small:
+            yield pack_units(small)
 
 
 async def _delayed(pieces: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
