@@ -58,8 +58,8 @@ def run(federation: Federation, body: Callable[[Network], Coroutine[Any, Any, No
 
 @pytest.mark.parametrize(
     ("party", "step", "holders"),
-    [(ES, 30, (ES, DE)), (EU, 40, (ES,)), (FR, 25, (ES,))],
-    ids=["a holder", "the router", "the requester"],
+    [(ES, 7, (ES, DE)), (ES, 30, (ES, DE)), (EU, 40, (ES,)), (FR, 25, (ES,))],
+    ids=["a holder in the set-up", "a holder later", "the router", "the requester"],
 )
 def test_a_party_that_dies_leaves_no_half_answer(
     party: str, step: int, holders: tuple[str, ...], federation: Federation, logs: Capture
