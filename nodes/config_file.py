@@ -108,11 +108,14 @@ max_candidates = {policy.max_candidates}  # 1 to {MAX_CANDIDATES}
 minimum_ladder_step = {policy.minimum_ladder_step}  # 0.001 to below 1; a ladder of 0 (no climbing) is always accepted
 max_rungs = {policy.max_rungs}  # 1 to {MAX_RUNGS}: thresholds a query may visit
 presets = {_toml(policy.presets)}  # {", ".join(PRESETS)}
+# refuse queries that announce no seed, as with OpenFHE: no audit could recompute their ciphertexts
+require_seed = {_toml(policy.require_seed)}
 quota_identified_per_day = {policy.quota_identified_per_day}  # queries per state and UTC day
 quota_unidentified_per_day = {policy.quota_unidentified_per_day}
 max_warrant_age_seconds = {policy.max_warrant_age_seconds}  # 60 to {MAX_WARRANT_SECONDS}
 clock_skew_seconds = {policy.clock_skew_seconds}  # 0 to {MAX_SKEW_SECONDS}
-# {_choice(Category)}; those of [policy.national_law] only with it
+# {_choice(Category)}; those of [policy.national_law] only with it.
+# MISSING-PERSON searches missing, REMAINS remains and missing; other purposes search neither
 categories = {_toml(policy.categories)}
 
 [policy.national_law]  # citations of the law that permits to hold and search them
@@ -129,6 +132,8 @@ def _choice(kind: type[Enum]) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, Enum):
         return _toml(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, (int, Decimal)):
         return str(value)
     if isinstance(value, tuple):

@@ -13,7 +13,7 @@ from datetime import date, datetime, timezone
 
 import numpy as np
 
-from nodes.config import Role
+from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
 from nodes.identity import NodeIdentity, Peer
 from nodes.keeper import Keeper
@@ -22,7 +22,7 @@ from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
 from nodes.policy import Policy
 from nodes.scorer import Scorer
-from nodes.store import EmptyStore, GalleryStore, QueryReplayed, Status
+from nodes.store import Category, EmptyStore, GalleryStore, QueryReplayed, Status
 from nodes.store.derived import DerivedGallery
 from pets.errors import LineupError
 from pets.params import preset
@@ -100,7 +100,7 @@ class Node:
         self._policy = Policy(config.policy, store.take_quota)
         self._scorer = Scorer(self.threads)
         self._compute = asyncio.Semaphore(max(2, self.threads))
-        self._galleries: dict[str, DerivedGallery] = {}
+        self._galleries: dict[tuple[str, frozenset[Category]], DerivedGallery] = {}
         self._early: OrderedDict[bytes, _Early] = OrderedDict()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
@@ -258,6 +258,7 @@ class Node:
             cap=announce.cap,
             ladder=parse_decimal(announce.ladder, "ladder step"),
             preset=announce.preset,
+            seed_digest=announce.seed_digest,
             issued=warrant.issued,
             expires=warrant.expires,
             now=now,
@@ -281,26 +282,30 @@ class Node:
             raise QueryRefused("replay", str(error)) from error
 
     def _gallery(self, announce: Announce) -> Gallery:
-        params = preset(announce.preset)
-        derived = self._galleries.get(announce.preset)
-        if derived is None:
-            derived = self._galleries[announce.preset] = DerivedGallery(self.store, params, threads=self.threads)
+        assert announce.warrant is not None  # `_admit` has checked it
         try:
-            return derived.current(datetime.now(timezone.utc))
+            return self._derived(announce.preset, Purpose(announce.warrant.purpose)).current(datetime.now(timezone.utc))
         except EmptyStore:
-            return Gallery.enrol(np.empty((0, announce.dim), np.int8), params, (), announce.model)
+            return Gallery.enrol(np.empty((0, announce.dim), np.int8), preset(announce.preset), (), announce.model)
         except LineupError as error:  # the query is claimed: it is not answered differently another time
             log.error("no gallery", extra={"error": type(error).__name__})
             raise QueryRefused("internal", "the gallery cannot be used") from error
 
+    def _derived(self, name: str, purpose: Purpose) -> DerivedGallery:
+        """What a query of this purpose searches. Purposes that look at the same categories share one gallery."""
+        categories = self.config.policy.searched(purpose)
+        made = self._galleries.get((name, categories))
+        if made is None:
+            made = DerivedGallery(self.store, preset(name), categories=categories, threads=self.threads)
+        return self._galleries.setdefault((name, categories), made)
+
     def warm(self) -> None:
         """Compile or load every kernel, and derive the gallery, before the first query needs them."""
-        warm_up(preset(self.config.policy.presets[0]), self.threads)
-        if self.config.role is Role.HOLDER:
-            name = self.config.policy.presets[0]
-            derived = self._galleries.setdefault(name, DerivedGallery(self.store, preset(name), threads=self.threads))
+        policy = self.config.policy
+        warm_up(preset(policy.presets[0]), self.threads)
+        if self.config.role is Role.HOLDER and policy.purposes:
             try:
-                derived.current(datetime.now(timezone.utc))
+                self._derived(policy.presets[0], policy.purposes[0]).current(datetime.now(timezone.utc))
             except EmptyStore:
                 log.info("the gallery is empty")
 
