@@ -42,6 +42,7 @@ MAX_CANDIDATES = 99
 MAX_RUNGS = 9
 MAX_WARRANT_SECONDS = 24 * 3600
 MAX_SKEW_SECONDS = 600
+MAX_SEALED_DAYS = 1095
 
 _OPERATOR = "-OPERATOR"
 _MAX_QUOTA = 1_000_000
@@ -161,6 +162,18 @@ class Limits(_Section, frozen=True):
         _within("limits.concurrent_queries", self.concurrent_queries, 1, 256)
 
 
+class Retention(_Section, frozen=True):
+    """How long a node keeps what the law sets no time for. Logs and evidence go after three years (Article 40(3)).
+
+    `sealed_days`: what it sealed for audits on site: a requester the probe, a holder its confirmation block.
+    """
+
+    sealed_days: int = 180
+
+    def __post_init__(self) -> None:
+        _within("retention.sealed_days", self.sealed_days, 1, MAX_SEALED_DAYS)
+
+
 class NationalLaw(_Section, frozen=True):
     """Citations of the national law that permits to hold and search these (Article 19(1), Article 29)."""
 
@@ -255,6 +268,7 @@ class NodeConfig(_Section, frozen=True):
     storage: Storage
     limits: Limits = msgspec.field(default_factory=Limits)
     policy: PolicyConfig = msgspec.field(default_factory=PolicyConfig)
+    retention: Retention = msgspec.field(default_factory=Retention)
     peer_fingerprints: dict[str, str] = {}
 
     def __post_init__(self) -> None:

@@ -13,11 +13,13 @@ from nodes.config import (
     LAW_MINIMUM_THRESHOLD,
     MAX_CANDIDATES,
     MAX_RUNGS,
+    MAX_SEALED_DAYS,
     MAX_SKEW_SECONDS,
     MAX_WARRANT_SECONDS,
     Limits,
     PolicyConfig,
     Purpose,
+    Retention,
     Role,
     check_node,
     split_address,
@@ -40,7 +42,7 @@ def write_default(
     """Write FOLDER/node.toml, which must not exist. Raises `ConfigError`, FileExistsError."""
     check_node(name, role)
     policy = PolicyConfig(states=tuple(states))
-    content = _head(name, role, address, crl, peers) + _limits(Limits()) + _policy(policy)
+    content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention()) + _policy(policy)
     path = folder / FILE
     write_public(path, content.encode(), overwrite=False)
     return path
@@ -91,6 +93,16 @@ query_timeout_seconds = {limits.query_timeout_seconds}  # 10 to 3600: a whole qu
 shutdown_timeout_seconds = {limits.shutdown_timeout_seconds}  # 1 to 600: for running queries to end
 body_limit_mib = {limits.body_limit_mib}  # 1 to 1024: largest body of a request
 concurrent_queries = {limits.concurrent_queries}  # 1 to 256
+
+"""
+
+
+def _retention(retention: Retention) -> str:
+    return f"""\
+# A running node deletes daily what is past its time: subjects after their retention date, logs and evidence after three
+# years, and after these days what was sealed for audits on site: at a requester the probe, at a holder its block.
+[retention]
+sealed_days = {retention.sealed_days}  # 1 to {MAX_SEALED_DAYS}
 
 """
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
+from nodes.expiry import Expired, expire
 from nodes.identity import NodeIdentity, Peer
 from nodes.keeper import Keeper
 from nodes.metrics import Metrics
@@ -308,6 +309,11 @@ class Node:
                 self._derived(policy.presets[0], policy.purposes[0]).current(datetime.now(timezone.utc))
             except EmptyStore:
                 log.info("the gallery is empty")
+
+    def expire(self) -> Expired:
+        """Delete what is past its time (`nodes.expiry`)."""
+        now = datetime.now(timezone.utc)
+        return expire(self.store, self.keeper, self.config.retention, now, self._writing)
 
     def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine

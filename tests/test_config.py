@@ -119,6 +119,7 @@ def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
         ("max_candidates = 10", "max_candidates = 100", "policy.max_candidates", "100: must be from 1 to 99"),
         ("max_rungs = 9", "max_rungs = 0", "policy.max_rungs", "0: must be from 1 to 9"),
         ("ladder_step = 0.02", "ladder_step = 0", "policy.minimum_ladder_step", "0: must be from 0.001 to below 1"),
+        ("sealed_days = 180", "sealed_days = 1096", "retention.sealed_days", "1096: must be from 1 to 1095"),
         ("require_seed = true", "require_seed = 1", "policy.require_seed", "1: Expected `bool`"),
         ("presets = [", 'presets = ["n1024", ', "policy.presets", "'n1024': each must be one of n4096_q60_t20"),
         ("unidentified_per_day = 1000", "unidentified_per_day = -1", "policy.quota_unidentified_per_day", "-1: must"),

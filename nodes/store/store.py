@@ -204,6 +204,8 @@ class GalleryStore:
     def expire(self, now: datetime) -> list[DeletionReceipt]:
         """Delete the subjects whose retention date is past; call it daily. No snapshot holds them in the meantime."""
         with self._database.writing() as session:
+            if not records.any_past(session, now):
+                return []  # a gallery that did not change is not derived again
             receipts = records.expire(session, now, gallery.change(session))
         self._database.wipe_log()
         return receipts
