@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes import cli_evidence, cli_node
+from nodes import cli_evidence, cli_gallery, cli_node, cli_store
 from nodes.choices import Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError
@@ -116,6 +116,8 @@ def demo(provider: Provider = ProviderName.auto) -> None:
 
 
 cli_node.register(app)
+cli_gallery.register(app)
+cli_store.register(app)
 cli_evidence.register(app)
 
 

@@ -1,9 +1,9 @@
-"""What a node deletes when its time is over (R 33(3), 40(3), 50(3)): run at start, then daily, or by `lineup node expire`.
+"""What a node deletes when its time is over (R 33(3), 40(3), 50(3)): at start, then daily, or by `lineup node expire`.
 
 - Subjects whose retention date is past.
 - Log entries of both logs at three years, by destroying their keys, unless the supervisor holds them.
 - A query's evidence with its log entries: files first, so that an interruption leaves nothing that is never met again.
-- What was sealed for audits after `retention.sealed_days`; both kinds of files stay while an entry of their query is held.
+- What was sealed for audits after `retention.sealed_days`; both kinds of files stay while a query's entry is held.
 - Claims on queries answered, three years after: as long as there is evidence that another query could be added to.
 
 A file's age is the time it was last written. Deleting a file does not overwrite it; sealed ones are encrypted.

@@ -264,6 +264,9 @@ class Node:
             expires=warrant.expires,
             now=now,
         )
+        lost = self.store.claims_lost_until
+        if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
+            raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
         digest = announce_digest(announce)
 
         def claim(state: str, kind: Status, _: date, limit: int) -> int:

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from nodes.identity import load_identity, load_peers
 from nodes.keeper import Keeper, storage_key
 from nodes.node import Node
 from nodes.service import make_app
-from nodes.store import GalleryStore
+from nodes.store import GalleryStore, StorageKey
 from nodes.tls import CertificateError, peer_name, reload_revocations, server_context
 
 HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
@@ -108,14 +108,20 @@ def _first_line(record: logging.LogRecord) -> str:
     return lines[0] if lines else ""
 
 
-def open_store(config: NodeConfig) -> GalleryStore:
-    """The node's database. The router's holds no subjects, only claims and quotas."""
+def open_store(
+    config: NodeConfig, *, url: str = "", key: StorageKey | None = None, retired: Sequence[StorageKey] = ()
+) -> GalleryStore:
+    """The node's database. The router's holds no subjects, only claims and quotas.
+
+    `url`, `key`: others than those configured, for care of the database (`nodes.care`).
+    """
     return GalleryStore(
-        config.storage.database_url,
-        storage_key(config),
+        url or config.storage.database_url,
+        key or storage_key(config),
         state=config.state or "EU",
         categories=config.policy.categories,
         national_law=config.policy.national_law.citations,
+        retired=retired,
     )
 
 

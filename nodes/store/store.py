@@ -283,6 +283,17 @@ class GalleryStore:
         with self._database.writing() as session:
             return answers.purge_claims(session, before)
 
+    def note_loss(self, now: datetime) -> None:
+        """Note that claims may be lost, after a restore: `claims_lost_until` then gives `now`."""
+        with self._database.writing() as session:
+            answers.note_loss(session, now)
+
+    @property
+    def claims_lost_until(self) -> int | None:
+        """Claims before this second since 1970 may be lost, so older queries must not be answered; None: none are."""
+        with self._database.reading() as session:
+            return answers.lost_until(session)
+
     # Care
 
     def rekey(self, progress: Callable[[int], object] | None = None) -> int:
