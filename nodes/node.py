@@ -16,6 +16,7 @@ import numpy as np
 from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
 from nodes.expiry import Expired, expire
+from nodes.health import failing
 from nodes.identity import NodeIdentity, Peer
 from nodes.keeper import Keeper
 from nodes.metrics import Metrics
@@ -23,7 +24,7 @@ from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
 from nodes.policy import Policy
 from nodes.scorer import Scorer
-from nodes.store import Category, EmptyStore, GalleryStore, QueryReplayed, Status
+from nodes.store import Category, EmptyStore, GalleryStore, QueryReplayed, Status, StoreUnavailable
 from nodes.store.derived import DerivedGallery
 from pets.errors import LineupError
 from pets.params import preset
@@ -46,6 +47,7 @@ log = logging.getLogger("lineup.node")
 EARLY_UNITS = 128  # units that may wait for a query whose announcement has not arrived
 EARLY_BYTES = 2**20  # a correct peer is not further ahead than its first small messages
 EARLY_QUERIES = 256
+HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
 REMEMBERED = 10_000  # queries that are over and whose late frames are passed over
 
@@ -107,6 +109,8 @@ class Node:
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         # A checkpoint over a log that another query is just being added to would look like tampering.
         self._writing = threading.Lock()
+        self._failing: tuple[str, ...] = ()
+        self._health_until = 0.0
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
@@ -284,6 +288,9 @@ class Node:
             Policy(policy, claim).take_quota(warrant.state, status, now)
         except QueryReplayed as error:
             raise QueryRefused("replay", str(error)) from error
+        except StoreUnavailable as error:  # a refusal is final: asked again, it would look like a replay
+            log.error("the store cannot be used", extra={"error": type(error).__name__})
+            raise QueryRefused("internal", str(error)) from error
 
     def _gallery(self, announce: Announce) -> Gallery:
         assert announce.warrant is not None  # `_admit` has checked it
@@ -317,6 +324,13 @@ class Node:
         """Delete what is past its time (`nodes.expiry`)."""
         now = datetime.now(timezone.utc)
         return expire(self.store, self.keeper, self.config.retention, now, self._writing)
+
+    def failing(self) -> tuple[str, ...]:
+        """What keeps this node from working (`nodes.health`); looked at no more often than every few seconds."""
+        if time.monotonic() >= self._health_until:
+            self._failing = failing(self.config, self.keeper, self.store)
+            self._health_until = time.monotonic() + HEALTH_SECONDS
+        return self._failing
 
     def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine

@@ -33,6 +33,7 @@ from protocol.terms import SYNTHETIC_MODEL
 
 RETENTION_DAYS = 3 * 365
 SEARCH_SECONDS = 3600.0
+HEALTH_SECONDS = 15.0
 
 
 class NodeNotRunning(LineupError):
@@ -163,7 +164,7 @@ def status(folder: Path) -> dict[str, Any]:
 
 def health(folder: Path) -> dict[str, Any]:
     """Whether the running node can work. Raises `NodeNotRunning`."""
-    report: dict[str, Any] = _ask(load_config(folder), "GET", "/health").json()
+    report: dict[str, Any] = _ask(load_config(folder), "GET", "/health", seconds=HEALTH_SECONDS).json()
     return report
 
 
@@ -203,8 +204,10 @@ def _call(config: NodeConfig, method: str, path: str, content: bytes | None = No
     return response
 
 
-def _ask(config: NodeConfig, method: str, path: str, content: bytes | None = None) -> httpx.Response:
-    timeout = httpx.Timeout(SEARCH_SECONDS, connect=config.limits.connect_timeout_seconds)
+def _ask(
+    config: NodeConfig, method: str, path: str, content: bytes | None = None, seconds: float = SEARCH_SECONDS
+) -> httpx.Response:
+    timeout = httpx.Timeout(seconds, connect=config.limits.connect_timeout_seconds)
     with httpx.Client(verify=client_context(config.operator_tls), timeout=timeout, trust_env=False) as client:
         try:
             return client.request(
