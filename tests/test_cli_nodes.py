@@ -68,7 +68,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"lineup demo", "lineup node serve"}))
-def test_every_command_that_ends_speaks_json(name: str) -> None:
+def test_every_command_but_two_speaks_json(name: str) -> None:
     assert "--json" in {option for parameter in COMMANDS[name].params for option in parameter.opts}
 
 
@@ -173,6 +173,14 @@ def test_what_is_past_its_time_is_deleted_at_a_stopped_node(run: Any, folder: Pa
     assert as_json(run("node", "expire", "--dir", folder, "--json")) == {
         "subjects": 3, "log_entries": 0, "evidence_files": 0, "sealed_files": 0,
     }  # fmt: skip
+
+
+def test_a_query_has_one_probe(run: Any, folder: Path) -> None:
+    """No bulk call: a file of three templates is refused before the node is asked (R 20(1))."""
+    reason = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
+    status, _, error = run("query", "--dir", folder, folder.parent / "three.npy", "--holders", "DE", *reason)
+    assert status == 1
+    assert "holds 3 templates; a query has one probe" in error
 
 
 @pytest.mark.parametrize("command", ["status", "health"])
