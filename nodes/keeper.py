@@ -57,6 +57,10 @@ class Keeper:
         """Seal what made the confirmation block before the block leaves."""
         sealed.keep(self.folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
 
+    def keeps(self, query: bytes) -> bool:
+        """Whether there is evidence of a query."""
+        return (self.folder / "evidence" / query.hex()).exists()
+
     def end(self, machine: Machine) -> None:
         """A query is over: write everything, sign a checkpoint."""
         self._recorder.end(machine.query)

@@ -271,6 +271,8 @@ class Node:
         lost = self.store.claims_lost_until
         if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
             raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
+        if self.keeper.keeps(query):
+            raise QueryRefused("replay", "there is evidence of a query of this reference")
         digest = announce_digest(announce)
 
         def claim(state: str, kind: Status, _: date, limit: int) -> int:
@@ -323,7 +325,10 @@ class Node:
     def expire(self) -> Expired:
         """Delete what is past its time (`nodes.expiry`)."""
         now = datetime.now(timezone.utc)
-        return expire(self.store, self.keeper, self.config.retention, now, self._writing)
+        done = expire(self.store, self.keeper, self.config.retention, now, self._writing)
+        if done.subjects:
+            self.warm()  # so that no query waits for the new gallery
+        return done
 
     def failing(self) -> tuple[str, ...]:
         """What keeps this node from working (`nodes.health`); looked at no more often than every few seconds."""

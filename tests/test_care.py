@@ -127,7 +127,7 @@ def test_a_restore_says_what_it_would_lose_and_waits_for_a_yes(holder: tuple[Pat
 
 @pytest.mark.parametrize("how", ["lost", "damaged"])
 def test_without_the_present_store_older_warrants_are_refused(
-    how: str, holder: tuple[Path, tuple[str, ...], Path]
+    how: str, holder: tuple[Path, tuple[str, ...], Path], tmp_path: Path
 ) -> None:
     folder, references, file = holder
     if how == "lost":
@@ -141,8 +141,13 @@ def test_without_the_present_store_older_warrants_are_refused(
     with holder_store(folder) as store:
         assert store.claims_lost_until == int(NOW.timestamp())
         assert references[1] in store.snapshot(NOW).references  # for the operator to forget again: it is said
-    # a second restore, with a store that is readable, keeps the note of the loss
+    # a second restore, with a store that is readable, keeps the note of the loss; of two losses, the later
     assert restore(folder, file, NOW + timedelta(hours=1)).refuses_until == NOW
+    backup(folder, tmp_path / "second.db")
+    (folder / "store.db").unlink()
+    later = NOW + timedelta(hours=2)
+    assert restore(folder, tmp_path / "second.db", later, yes=True).refuses_until == later
+    assert restore(folder, tmp_path / "second.db", NOW + timedelta(hours=3)).refuses_until == later
 
 
 def test_a_node_refuses_what_it_may_have_answered_before_a_loss(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from nodes.log_entries import TranscriptEntry
 from nodes.log_errors import EntryErased
 from nodes.log_holds import HoldOrder, LiftOrder
 from nodes.node import Node
+from nodes.operate import expire as expire_stopped
 from nodes.operate import holder_store
 from nodes.serve import open_store
 from nodes.store import Category, QueryReplayed, Status
+from pets.errors import InputError
 from pets.signatures import SigningKey
 from protocol.terms import SYNTHETIC_MODEL
 from tests.network import ES, EU, FR, AsgiNetwork, Federation, captured_logs, found, request, running
@@ -182,6 +184,8 @@ def test_a_running_node_expires_at_start_then_daily_and_goes_on_after_a_failure(
             enrol()
             await until_expired(node)
             chore.cancel()
+            with pytest.raises(InputError, match="ES is running: it does this itself, daily"):
+                expire_stopped(federation.folder(ES))
         finally:
             await network.close()
 

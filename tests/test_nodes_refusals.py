@@ -290,6 +290,20 @@ def test_a_query_that_comes_again_is_refused_as_a_replay_also_after_a_restart(fe
     asyncio.run(body())
 
 
+def test_a_query_of_which_there_is_evidence_is_refused_even_if_its_claim_is_lost(
+    federation: Federation, galleries_asked_for: list[Announce]
+) -> None:
+    """Else, after a restore, a requester could add a second query to the evidence of the first."""
+
+    def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+        query, sent = own(network, sign_announcement(announcement(warrant()), network.nodes[FR].notary))
+        (federation.folder(ES) / "evidence" / query.hex()).touch()
+        return query, sent
+
+    assert refuse(federation, make) == (409, "replay")
+    assert not galleries_asked_for
+
+
 def test_a_first_delivery_that_is_repeated_gets_the_same_answer(federation: Federation) -> None:
     """A refusal that was lost on the way must not turn into another one."""
     federation.configure(ES, quota_unidentified_per_day=0)

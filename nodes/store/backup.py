@@ -89,7 +89,8 @@ def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
 
 # WHERE true: else SQLite reads ON CONFLICT as a join
 _CARRY_OVER = (
-    "INSERT INTO main.claimed_query SELECT * FROM current.claimed_query WHERE true ON CONFLICT DO NOTHING",
+    "INSERT INTO main.claimed_query SELECT * FROM current.claimed_query WHERE true "
+    "ON CONFLICT DO UPDATE SET time = max(time, excluded.time)",  # of two losses, the later
     "INSERT INTO main.quota SELECT * FROM current.quota WHERE true "
     "ON CONFLICT DO UPDATE SET used = max(used, excluded.used)",
     "INSERT INTO main.deletion SELECT * FROM current.deletion WHERE true ON CONFLICT DO NOTHING",
