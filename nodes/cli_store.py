@@ -53,11 +53,13 @@ def restore(
 ) -> None:
     """Put a backup in the database's place, with the node stopped.
 
-    What happened since the backup is taken over from the present database: who was forgotten or contested, which
-    queries were answered, quotas. If that cannot be read, or subjects were enrolled since, nothing is done without
-    --yes; after such a loss the node refuses warrants older than the restore, and what was forgotten since the backup
-    must be forgotten again by hand.
-    """
+    What happened since is taken over from the present database: who was
+    forgotten or contested, which queries were answered, quotas.
+
+    If that cannot be read, or subjects were enrolled since, nothing is done
+    without --yes. After such a loss the node refuses warrants older than the
+    restore; who was forgotten since must be forgotten again by hand.
+    """  # short lines: the help keeps them
     from nodes.care import restore as run
 
     result = run(folder, file, datetime.now(timezone.utc), old_key=old_key, yes=yes)
@@ -84,8 +86,11 @@ def restore(
 def rekey(folder: Dir, old_key: OldKey = None, as_json: Json = False) -> None:
     """Encrypt database and sealed files under a new key, with the node stopped. If interrupted, give it again.
 
-    Makes a new key in the place of the key file; the key until now stays beside it, for backups made under it. Where
-    the key comes from the environment, put the new one there and name a file with the key until now: --old-key.
+    Makes a new key in the place of the key file. The key until now stays
+    beside it, for backups made under it.
+
+    Where the key comes from the environment: put the new one there, and name
+    a file with the key until now: --old-key.
     """
     from nodes.care import rekey as run
     from nodes.progress import progress_bar
