@@ -206,7 +206,8 @@ class Node:
         for driver in list(self._live):
             await driver.close()
         self.store.close()
-        self.keeper.close()
+        with self._writing:  # an expiry may be at work
+            self.keeper.close()
 
     async def _until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -268,11 +269,6 @@ class Node:
             expires=warrant.expires,
             now=now,
         )
-        lost = self.store.claims_lost_until
-        if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
-            raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
-        if self.keeper.keeps(query):
-            raise QueryRefused("replay", "there is evidence of a query of this reference")
         digest = announce_digest(announce)
 
         def claim(state: str, kind: Status, _: date, limit: int) -> int:
@@ -280,6 +276,11 @@ class Node:
 
             Claim and quota together first: a query refused for its quota is refused for its quota when it comes again.
             """
+            lost = self.store.claims_lost_until
+            if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
+                raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
+            if self.keeper.keeps(query):
+                raise QueryRefused("replay", "there is evidence of a query of this reference")
             when = datetime.fromtimestamp(now, timezone.utc)
             used = self.store.admit_query(digest, digest, state, kind, limit, when)
             self.store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
