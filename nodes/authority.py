@@ -136,16 +136,16 @@ class Authority:
         """A certificate by which the operator of node `name` talks to it; it cannot serve. Raises as `issue`."""
         return self._issue(operator_name(check_name(name)), [], (_CLIENT,), days, now)
 
-    def revoke(self, name: str, *, now: datetime | None = None) -> tuple[int, ...]:
-        """Revoke every certificate issued to a node (or to `operator_name(node)`), and sign a new revocation list.
+    def revoke(self, *names: str, now: datetime | None = None) -> tuple[int, ...]:
+        """Revoke every certificate issued to these nodes (or `operator_name(node)`), and sign a new revocation list.
 
-        Returns the serial numbers newly revoked. Raises `AuthorityError` if there was never a certificate of that name.
+        Returns the serial numbers newly revoked. Raises `AuthorityError` if there was never one of these names.
         """
         issued = [x509.load_pem_x509_certificate(path.read_bytes()) for path in (self.folder / "issued").glob("*.pem")]
-        wanted = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        serials = {certificate.serial_number for certificate in issued if certificate.subject == wanted}
+        wanted = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in names]
+        serials = {certificate.serial_number for certificate in issued if certificate.subject in wanted}
         if not serials:
-            raise AuthorityError(f"no certificate was ever issued to {name!r}")
+            raise AuthorityError(f"no certificate was ever issued to {names[0]!r}")
         return self.refresh(serials, now=now)
 
     def refresh(self, serials: set[int] | None = None, *, now: datetime | None = None) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import Enum
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes import cli_evidence, cli_node
-from nodes.choices import Largest, Models, Provider, ProviderName
+from nodes import cli_evidence, cli_gallery, cli_node, cli_store
+from nodes.choices import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError
 from pets.params import N4096, PRESETS, preset
@@ -59,11 +60,16 @@ def embed(
     provider: Provider = ProviderName.auto,
     largest: Largest = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out photos that give no template.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Turn photos into face templates, one row a photo."""
     from nodes.embed import run_embed
 
-    run_embed(photos, out, models=models, provider=provider.value, largest=largest, skip_bad=skip_bad, console=errors)
+    count = run_embed(
+        photos, out, models=models, provider=provider.value, largest=largest, skip_bad=skip_bad, console=errors
+    )
+    if as_json:
+        print(json.dumps({"file": str(out), "templates": count}))
 
 
 @app.command()
@@ -116,6 +122,8 @@ def demo(provider: Provider = ProviderName.auto) -> None:
 
 
 cli_node.register(app)
+cli_gallery.register(app)
+cli_store.register(app)
 cli_evidence.register(app)
 
 

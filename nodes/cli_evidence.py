@@ -32,6 +32,7 @@ def export(
         list[Path] | None,
         typer.Option(help="An earlier bundle of this node: proves that its log only grew since. May be repeated."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write what this node can show of one query: records, log entries, proofs, signed. No face, score or key."""
     from nodes.evidence import export_bundle
@@ -39,7 +40,10 @@ def export(
     checkpoints = [_read(path)[1].log.checkpoint for path in since or ()]
     data = export_bundle(folder, query, checkpoints)
     out.write_bytes(data)
-    output.print(f"{out}: {len(data):,} bytes, query {query}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps({"file": str(out), "bytes": len(data), "query": query}))
+    else:
+        output.print(f"{out}: {len(data):,} bytes, query {query}", highlight=False, soft_wrap=True)
 
 
 def verify(

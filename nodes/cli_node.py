@@ -1,9 +1,8 @@
-"""The commands around a node: `lineup node …`, `enroll`, `forget`, `query`."""
+"""The commands around a node: `lineup node …`, and `query`."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -12,21 +11,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nodes.choices import Largest, Models, Provider, ProviderName
+from nodes.choices import Dir, Json, Largest, Models, Provider, ProviderName
 
 node = typer.Typer(help="Set up and run a national node.", no_args_is_help=True)
 output = Console()
 errors = Console(stderr=True)
 
-Dir = Annotated[Path, typer.Option("--dir", help="The node's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `lineup`."""
     app.add_typer(node, name="node")
-    for command in (enroll, forget, query):
-        app.command()(command)
+    app.command()(query)
 
 
 @node.command()
@@ -83,62 +78,54 @@ def status(folder: Dir, as_json: Json = False) -> None:
     output.print(table)
 
 
-def enroll(
-    folder: Dir,
-    sources: Annotated[list[Path], typer.Argument(help="Photos, folders of photos, or one .npy file of templates.")],
-    category: Annotated[str, typer.Option(help="suspect, convicted, … as the node's policy allows.")] = "suspect",
-    unidentified: Annotated[bool, typer.Option("--unidentified", help="The persons are not identified.")] = False,
-    retain_until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day searched; default 3 years.")
-    ] = None,
-    models: Models = None,
-    provider: Provider = ProviderName.auto,
-    largest: Largest = False,
-    as_json: Json = False,
-) -> None:
-    """Add subjects to a holder's gallery. Given again after an interruption, it goes on where it stopped."""
-    from nodes.operate import enroll as run
-    from nodes.store import Category, Status
+@node.command()
+def health(folder: Dir, as_json: Json = False) -> None:
+    """Whether the running node can work: exit status 0, or 1 if it is degraded, shutting down or does not answer."""
+    from nodes.operate import health as ask
 
-    allowed = [item.value for item in Category]
-    if category not in allowed:
-        raise typer.BadParameter(f"must be one of {', '.join(allowed)}, got {category!r}", param_hint="--category")
-    result = run(
-        folder,
-        sources,
-        category=Category(category),
-        status=Status.UNIDENTIFIED if unidentified else Status.IDENTIFIED,
-        retain_until=retain_until.date() if retain_until else None,
-        models=models,
-        provider=provider.value,
-        largest=largest,
-        console=errors,
-    )
+    report = ask(folder)
     if as_json:
-        print(msgspec.json.encode(result).decode())
+        print(json.dumps(report))
     else:
-        output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
-        for path, reason in result.failed.items():
-            errors.print(f"{path}: {reason}", highlight=False, markup=False)
-    if result.failed:
+        output.print(", ".join([report["status"], *report.get("failing", ())]), highlight=False)
+    if report["status"] != "ok":
         raise typer.Exit(1)
 
 
-def forget(
-    folder: Dir,
-    references: Annotated[list[str], typer.Argument(help="Reference numbers.")],
+@node.command()
+def expire(folder: Dir, as_json: Json = False) -> None:
+    """Delete what is past its time, at a node that is stopped; a running node does it at start and then daily."""
+    from nodes.operate import expire as run
+
+    done = run(folder)
+    if as_json:
+        print(msgspec.json.encode(done).decode())
+    else:
+        output.print(
+            f"deleted {done.subjects} subjects, {done.log_entries} log entries, {done.evidence_files} evidence files, "
+            f"{done.sealed_files} sealed files",
+            highlight=False,
+        )
+
+
+@node.command()
+def revoke(
+    authority: Annotated[Path, typer.Option(help="Folder of the certificate authority.")],
+    name: Annotated[
+        str | None, typer.Argument(help="The node. Without it the list is only signed anew, for 30 days.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Delete subjects; the next query does not find them. Prints a deletion receipt for each."""
-    from nodes.operate import holder_store
+    """Revoke a node's certificates and its operator's. Running nodes read the list again within a minute."""
+    from nodes.authority import Authority
+    from nodes.config import check_name, operator_name
 
-    with holder_store(folder) as store:
-        receipts = store.forget_all(references, datetime.now(timezone.utc))
+    issuer = Authority.open(authority)
+    serials = issuer.refresh() if name is None else issuer.revoke(check_name(name), operator_name(name))
     if as_json:
-        print(msgspec.json.encode(receipts).decode())
-        return
-    for receipt in receipts:
-        output.print(f"deleted {receipt.reference} at {receipt.time:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+        print(json.dumps({"revoked": [f"{serial:x}" for serial in serials], "list": str(issuer.crl_file)}))
+    else:
+        output.print(f"{len(serials)} certificates revoked; list: {issuer.crl_file}", highlight=False, soft_wrap=True)
 
 
 def query(
@@ -156,6 +143,9 @@ def query(
     purpose: Annotated[
         str, typer.Option(help="PREVENTION, DETECTION, INVESTIGATION, MISSING-PERSON or REMAINS.")
     ] = "INVESTIGATION",
+    subject: Annotated[
+        str, typer.Option(help="Whom the probe shows: suspect, convicted, victim, missing or remains.")
+    ] = "suspect",
     aim: Annotated[str, typer.Option(help="identify an unknown person, or verify a known one.")] = "identify",
     models: Models = None,
     provider: Provider = ProviderName.auto,
@@ -178,6 +168,7 @@ def query(
         officer=officer,
         approver=approver,
         purpose=purpose,
+        subject=subject,  # type: ignore[arg-type]
         aim=aim,  # type: ignore[arg-type]
         cap=max_candidates,
         ladder=ladder,

@@ -42,6 +42,7 @@ MAX_CANDIDATES = 99
 MAX_RUNGS = 9
 MAX_WARRANT_SECONDS = 24 * 3600
 MAX_SKEW_SECONDS = 600
+MAX_SEALED_DAYS = 1095
 
 _OPERATOR = "-OPERATOR"
 _MAX_QUOTA = 1_000_000
@@ -76,6 +77,12 @@ class Purpose(str, Enum):
 
 
 NATIONAL_LAW_PURPOSES = {Purpose.MISSING_PERSON: Category.MISSING, Purpose.REMAINS: Category.REMAINS}
+# What these purposes look at, and no other does (Article 29). Who has remains to name looks among the missing too.
+_SEARCHED = {
+    Purpose.MISSING_PERSON: frozenset({Category.MISSING}),
+    Purpose.REMAINS: frozenset({Category.REMAINS, Category.MISSING}),
+}
+_ORDINARY = frozenset(Category) - frozenset().union(*_SEARCHED.values())
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,6 +162,18 @@ class Limits(_Section, frozen=True):
         _within("limits.concurrent_queries", self.concurrent_queries, 1, 256)
 
 
+class Retention(_Section, frozen=True):
+    """How long a node keeps what the law sets no time for. Logs and evidence go after three years (Article 40(3)).
+
+    `sealed_days`: what it sealed for audits on site: a requester the probe, a holder its confirmation block.
+    """
+
+    sealed_days: int = 180
+
+    def __post_init__(self) -> None:
+        _within("retention.sealed_days", self.sealed_days, 1, MAX_SEALED_DAYS)
+
+
 class NationalLaw(_Section, frozen=True):
     """Citations of the national law that permits to hold and search these (Article 19(1), Article 29)."""
 
@@ -172,7 +191,8 @@ class NationalLaw(_Section, frozen=True):
 class PolicyConfig(_Section, frozen=True):
     """What a node serves; without a word about `states` it serves nobody. `nodes.policy` applies it.
 
-    `max_rungs`: thresholds a query may visit, the first included. Quotas are per state and UTC day (Article 23(1)).
+    `max_rungs`: thresholds a query may visit, the first included. `require_seed`: refuse queries whose ciphertexts no
+    audit could recompute. Quotas are per state and UTC day (Article 23(1)).
     """
 
     states: tuple[str, ...] = ()
@@ -182,6 +202,7 @@ class PolicyConfig(_Section, frozen=True):
     minimum_ladder_step: Decimal = Decimal("0.02")
     max_rungs: int = MAX_RUNGS
     presets: tuple[str, ...] = tuple(PRESETS)
+    require_seed: bool = True
     quota_identified_per_day: int = 1000
     quota_unidentified_per_day: int = 1000
     max_warrant_age_seconds: int = MAX_WARRANT_SECONDS
@@ -200,6 +221,10 @@ class PolicyConfig(_Section, frozen=True):
             _once(f"policy.{field}", getattr(self, field))
         self._check_numbers()
         self._check_national_law()
+
+    def searched(self, purpose: Purpose) -> frozenset[Category]:
+        """The categories held here that a query of this purpose looks at (Article 29)."""
+        return frozenset(self.categories) & _SEARCHED.get(purpose, _ORDINARY)
 
     def _check_numbers(self) -> None:
         floor = LAW_MINIMUM_THRESHOLD
@@ -243,6 +268,7 @@ class NodeConfig(_Section, frozen=True):
     storage: Storage
     limits: Limits = msgspec.field(default_factory=Limits)
     policy: PolicyConfig = msgspec.field(default_factory=PolicyConfig)
+    retention: Retention = msgspec.field(default_factory=Retention)
     peer_fingerprints: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -252,6 +278,16 @@ class NodeConfig(_Section, frozen=True):
             check_name(name, "peer_fingerprints")
             if not re.fullmatch("[0-9a-f]{64}", fingerprint):
                 raise ConfigError(f"peer_fingerprints.{name}", fingerprint, "must be 64 lower-case hexadecimal digits")
+        if self.role is Role.HOLDER:
+            self._check_searched()
+
+    def _check_searched(self) -> None:
+        """A purpose that finds nobody whoever is held would always answer: no hit."""
+        policy = self.policy
+        for purpose in policy.purposes:
+            if not policy.searched(purpose):
+                limit = f"{purpose.value}, one of policy.purposes, searches none of these"
+                raise ConfigError("policy.categories", policy.categories, limit)
 
     @property
     def state(self) -> str | None:

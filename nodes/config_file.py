@@ -13,11 +13,13 @@ from nodes.config import (
     LAW_MINIMUM_THRESHOLD,
     MAX_CANDIDATES,
     MAX_RUNGS,
+    MAX_SEALED_DAYS,
     MAX_SKEW_SECONDS,
     MAX_WARRANT_SECONDS,
     Limits,
     PolicyConfig,
     Purpose,
+    Retention,
     Role,
     check_node,
     split_address,
@@ -40,7 +42,7 @@ def write_default(
     """Write FOLDER/node.toml, which must not exist. Raises `ConfigError`, FileExistsError."""
     check_node(name, role)
     policy = PolicyConfig(states=tuple(states))
-    content = _head(name, role, address, crl, peers) + _limits(Limits()) + _policy(policy)
+    content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention()) + _policy(policy)
     path = folder / FILE
     write_public(path, content.encode(), overwrite=False)
     return path
@@ -95,6 +97,16 @@ concurrent_queries = {limits.concurrent_queries}  # 1 to 256
 """
 
 
+def _retention(retention: Retention) -> str:
+    return f"""\
+# A running node deletes daily what is past its time: subjects after their retention date, logs and evidence after three
+# years, and after these days what was sealed for audits on site: at a requester the probe, at a holder its block.
+[retention]
+sealed_days = {retention.sealed_days}  # 1 to {MAX_SEALED_DAYS}
+
+"""
+
+
 def _policy(policy: PolicyConfig) -> str:
     return f"""\
 # May be stricter than the defaults; looser than the floors is refused.
@@ -108,11 +120,14 @@ max_candidates = {policy.max_candidates}  # 1 to {MAX_CANDIDATES}
 minimum_ladder_step = {policy.minimum_ladder_step}  # 0.001 to below 1; a ladder of 0 (no climbing) is always accepted
 max_rungs = {policy.max_rungs}  # 1 to {MAX_RUNGS}: thresholds a query may visit
 presets = {_toml(policy.presets)}  # {", ".join(PRESETS)}
+# refuse queries that announce no seed, as with OpenFHE: no audit could recompute their ciphertexts
+require_seed = {_toml(policy.require_seed)}
 quota_identified_per_day = {policy.quota_identified_per_day}  # queries per state and UTC day
 quota_unidentified_per_day = {policy.quota_unidentified_per_day}
 max_warrant_age_seconds = {policy.max_warrant_age_seconds}  # 60 to {MAX_WARRANT_SECONDS}
 clock_skew_seconds = {policy.clock_skew_seconds}  # 0 to {MAX_SKEW_SECONDS}
-# {_choice(Category)}; those of [policy.national_law] only with it
+# {_choice(Category)}; those of [policy.national_law] only with it.
+# MISSING-PERSON searches missing, REMAINS remains and missing; other purposes search neither
 categories = {_toml(policy.categories)}
 
 [policy.national_law]  # citations of the law that permits to hold and search them
@@ -129,6 +144,8 @@ def _choice(kind: type[Enum]) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, Enum):
         return _toml(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, (int, Decimal)):
         return str(value)
     if isinstance(value, tuple):

@@ -24,8 +24,10 @@ def run_embed(
     largest: bool,
     skip_bad: bool,
     console: Console,
-) -> None:
+) -> int:
     """Embed photos and write `output` (n, d) float32 with its sidecar, one row a photo in the order given.
+
+    Returns n, which is less than the photos given if bad ones were left out.
 
     `photos`: files and folders; a folder stands for all JPEG, PNG, BMP and WebP files below it, sorted by path.
     `console` takes the progress bar and reports (standard error). Unless `skip_bad`, one photo without a template
@@ -51,6 +53,7 @@ def run_embed(
     templates = np.stack([face.template for _, face in good])
     save_templates(output, templates, model.identity, [str(path) for path, _ in good])
     console.print(f"wrote {len(good)} templates to {output}", highlight=False, markup=False)
+    return len(good)
 
 
 def list_photos(photos: Iterable[Path]) -> list[Path]:

@@ -34,7 +34,7 @@ class Keeper:
     """Opens the logs of a node's folder, verifying them, and keeps each query. Raises what a damaged log raises."""
 
     def __init__(self, identity: NodeIdentity, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._key = storage_key(identity.config)
         self.transcript = open_log(identity, folder, "transcript")
         self.article_forty = open_log(identity, folder, "article-40")
@@ -51,11 +51,15 @@ class Keeper:
     def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
         """Seal probe and seed before they are used."""
         content = sealed.of_requester(machine, template, justification)
-        sealed.keep(self._folder / "sealed", self._key, machine.query, content)
+        sealed.keep(self.folder / "sealed", self._key, machine.query, content)
 
     def _keep_block(self, machine: Holder) -> None:
         """Seal what made the confirmation block before the block leaves."""
-        sealed.keep(self._folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
+        sealed.keep(self.folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
+
+    def keeps(self, query: bytes) -> bool:
+        """Whether there is evidence of a query."""
+        return (self.folder / "evidence" / query.hex()).exists()
 
     def end(self, machine: Machine) -> None:
         """A query is over: write everything, sign a checkpoint."""
@@ -70,7 +74,7 @@ class Keeper:
 
         The caller has checked its signature (`nodes.checkpoints.check_checkpoint`).
         """
-        folder = self._folder / "witnessed"
+        folder = self.folder / "witnessed"
         folder.mkdir(mode=0o700, exist_ok=True)
         fresh = folder / f".{peer}"
         fresh.write_bytes(msgspec.msgpack.encode(checkpoint))

@@ -12,7 +12,8 @@
     ├── EntryRefused                not an entry of this log's schema
     ├── EntryErased                 its key is gone
     ├── OrderRefused                a supervisor's order that cannot be obeyed
-    └── LogUnusable                 not a log, in use by another process, closed
+    └── LogUnusable                 not a log, closed
+        └── LogInUse                another process has it open
 """
 
 from __future__ import annotations
@@ -75,4 +76,8 @@ class OrderRefused(LogError):
 
 
 class LogUnusable(LogError):
-    """A folder that is not a log, a log that another process writes, or one that was closed."""
+    """A folder that is not a log, or a log that cannot be used."""
+
+
+class LogInUse(LogUnusable):
+    """Another process has this log open, such as the running node."""

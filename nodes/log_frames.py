@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nodes.log_errors import LogUnusable
+from nodes.log_errors import LogInUse, LogUnusable
 
 _FRAME = struct.Struct(">II")  # length of the payload, CRC-32 over length and payload
 
@@ -119,7 +119,7 @@ def lock_folder(folder: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise LogUnusable(f"{folder} is in use by another process") from None
+        raise LogInUse(f"{folder} is in use by another process") from None
     return handle
 
 

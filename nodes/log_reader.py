@@ -87,6 +87,11 @@ class LogReader:
         return self._tree.size
 
     @property
+    def usable(self) -> bool:
+        """Whether it is open: a failed write closes it."""
+        return not self._closed
+
+    @property
     def root(self) -> bytes:
         """The Merkle root over all entries."""
         return self._tree.root()

@@ -33,6 +33,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -140,17 +141,23 @@ class TamperEvidentLog(LogReader):
             self.close()
             raise
 
+    def due(self, now: int) -> tuple[int, ...]:
+        """All entries, not yet erased, that are three years old and not held."""
+        self._check_open()
+        old = takewhile(lambda entry: retention_end(entry[1]) <= now, self._slots.live())  # times never go backwards
+        return tuple(index for index, _ in old if not any(self._holds.over(index)))
+
+    def held(self) -> tuple[int, ...]:
+        """All entries, not yet erased, that a supervisor's order keeps, whatever their age."""
+        self._check_open()
+        return tuple(index for index, _ in self._slots.live() if any(self._holds.over(index)))
+
     def erase_due(self, now: int) -> tuple[int, ...]:
         """Destroy the keys of all entries that are three years old and not held; returns which.
 
         The log has no other way to erase. Records stay, and with them every root and proof.
         """
-        self._check_open()
-        due = tuple(
-            index
-            for index, created in self._slots.live()
-            if retention_end(created) <= now and not any(self._holds.over(index))
-        )
+        due = self.due(now)
         try:
             self._slots.destroy(due)
         except BaseException:

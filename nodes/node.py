@@ -13,8 +13,10 @@ from datetime import date, datetime, timezone
 
 import numpy as np
 
-from nodes.config import Role
+from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
+from nodes.expiry import Expired, expire
+from nodes.health import failing
 from nodes.identity import NodeIdentity, Peer
 from nodes.keeper import Keeper
 from nodes.metrics import Metrics
@@ -22,7 +24,7 @@ from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
 from nodes.policy import Policy
 from nodes.scorer import Scorer
-from nodes.store import EmptyStore, GalleryStore, QueryReplayed, Status
+from nodes.store import Category, EmptyStore, GalleryStore, QueryReplayed, Status, StoreUnavailable
 from nodes.store.derived import DerivedGallery
 from pets.errors import LineupError
 from pets.params import preset
@@ -45,6 +47,7 @@ log = logging.getLogger("lineup.node")
 EARLY_UNITS = 128  # units that may wait for a query whose announcement has not arrived
 EARLY_BYTES = 2**20  # a correct peer is not further ahead than its first small messages
 EARLY_QUERIES = 256
+HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
 REMEMBERED = 10_000  # queries that are over and whose late frames are passed over
 
@@ -100,12 +103,14 @@ class Node:
         self._policy = Policy(config.policy, store.take_quota)
         self._scorer = Scorer(self.threads)
         self._compute = asyncio.Semaphore(max(2, self.threads))
-        self._galleries: dict[str, DerivedGallery] = {}
+        self._galleries: dict[tuple[str, frozenset[Category]], DerivedGallery] = {}
         self._early: OrderedDict[bytes, _Early] = OrderedDict()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         # A checkpoint over a log that another query is just being added to would look like tampering.
         self._writing = threading.Lock()
+        self._failing: tuple[str, ...] = ()
+        self._health_until = 0.0
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
@@ -202,7 +207,8 @@ class Node:
         for driver in list(self._live):
             await driver.close()
         self.store.close()
-        self.keeper.close()
+        with self._writing:  # an expiry may be at work
+            self.keeper.close()
 
     async def _until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -259,6 +265,7 @@ class Node:
             cap=announce.cap,
             ladder=parse_decimal(announce.ladder, "ladder step"),
             preset=announce.preset,
+            seed_digest=announce.seed_digest,
             issued=warrant.issued,
             expires=warrant.expires,
             now=now,
@@ -270,6 +277,11 @@ class Node:
 
             Claim and quota together first: a query refused for its quota is refused for its quota when it comes again.
             """
+            lost = self.store.claims_lost_until
+            if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
+                raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
+            if self.keeper.keeps(query):
+                raise QueryRefused("replay", "there is evidence of a query of this reference")
             when = datetime.fromtimestamp(now, timezone.utc)
             used = self.store.admit_query(digest, digest, state, kind, limit, when)
             self.store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
@@ -280,30 +292,52 @@ class Node:
             Policy(policy, claim).take_quota(warrant.state, status, now)
         except QueryReplayed as error:
             raise QueryRefused("replay", str(error)) from error
+        except StoreUnavailable as error:  # a refusal is final: asked again, it would look like a replay
+            log.error("the store cannot be used", extra={"error": type(error).__name__})
+            raise QueryRefused("internal", str(error)) from error
 
     def _gallery(self, announce: Announce) -> Gallery:
-        params = preset(announce.preset)
-        derived = self._galleries.get(announce.preset)
-        if derived is None:
-            derived = self._galleries[announce.preset] = DerivedGallery(self.store, params, threads=self.threads)
+        assert announce.warrant is not None  # `_admit` has checked it
         try:
-            return derived.current(datetime.now(timezone.utc))
+            return self._derived(announce.preset, Purpose(announce.warrant.purpose)).current(datetime.now(timezone.utc))
         except EmptyStore:
-            return Gallery.enrol(np.empty((0, announce.dim), np.int8), params, (), announce.model)
+            return Gallery.enrol(np.empty((0, announce.dim), np.int8), preset(announce.preset), (), announce.model)
         except LineupError as error:  # the query is claimed: it is not answered differently another time
             log.error("no gallery", extra={"error": type(error).__name__})
             raise QueryRefused("internal", "the gallery cannot be used") from error
 
+    def _derived(self, name: str, purpose: Purpose) -> DerivedGallery:
+        """What a query of this purpose searches. Purposes that look at the same categories share one gallery."""
+        categories = self.config.policy.searched(purpose)
+        made = self._galleries.get((name, categories))
+        if made is None:
+            made = DerivedGallery(self.store, preset(name), categories=categories, threads=self.threads)
+        return self._galleries.setdefault((name, categories), made)
+
     def warm(self) -> None:
         """Compile or load every kernel, and derive the gallery, before the first query needs them."""
-        warm_up(preset(self.config.policy.presets[0]), self.threads)
-        if self.config.role is Role.HOLDER:
-            name = self.config.policy.presets[0]
-            derived = self._galleries.setdefault(name, DerivedGallery(self.store, preset(name), threads=self.threads))
+        policy = self.config.policy
+        warm_up(preset(policy.presets[0]), self.threads)
+        if self.config.role is Role.HOLDER and policy.purposes:
             try:
-                derived.current(datetime.now(timezone.utc))
+                self._derived(policy.presets[0], policy.purposes[0]).current(datetime.now(timezone.utc))
             except EmptyStore:
                 log.info("the gallery is empty")
+
+    def expire(self) -> Expired:
+        """Delete what is past its time (`nodes.expiry`)."""
+        now = datetime.now(timezone.utc)
+        done = expire(self.store, self.keeper, self.config.retention, now, self._writing)
+        if done.subjects:
+            self.warm()  # so that no query waits for the new gallery
+        return done
+
+    def failing(self) -> tuple[str, ...]:
+        """What keeps this node from working (`nodes.health`); looked at no more often than every few seconds."""
+        if time.monotonic() >= self._health_until:
+            self._failing = failing(self.config, self.keeper, self.store)
+            self._health_until = time.monotonic() + HEALTH_SECONDS
+        return self._failing
 
     def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine

@@ -16,10 +16,15 @@ from rich.console import Console
 
 from nodes.config import NodeConfig, Role, load_config
 from nodes.embed import list_photos
+from nodes.expiry import Expired
+from nodes.expiry import expire as expire_now
+from nodes.identity import load_identity
+from nodes.keeper import Keeper
+from nodes.log_errors import LogInUse
 from nodes.progress import progress_bar
 from nodes.search import SearchReport, SearchRequest
 from nodes.serve import open_store
-from nodes.store import Category, DuplicatePhoto, GalleryStore, Status
+from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, Subject
 from nodes.tls import client_context, server_name
 from pets.errors import InputError, LineupError, PhotoError
 from pets.faces import FaceModel, Provider
@@ -28,6 +33,7 @@ from protocol.terms import SYNTHETIC_MODEL
 
 RETENTION_DAYS = 3 * 365
 SEARCH_SECONDS = 3600.0
+HEALTH_SECONDS = 15.0
 
 
 class NodeNotRunning(LineupError):
@@ -156,15 +162,39 @@ def status(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _call(config: NodeConfig, method: str, path: str, content: bytes | None = None) -> httpx.Response:
-    timeout = httpx.Timeout(SEARCH_SECONDS, connect=config.limits.connect_timeout_seconds)
-    with httpx.Client(verify=client_context(config.operator_tls), timeout=timeout, trust_env=False) as client:
+def health(folder: Path) -> dict[str, Any]:
+    """Whether the running node can work. Raises `NodeNotRunning`."""
+    report: dict[str, Any] = _ask(load_config(folder), "GET", "/health", seconds=HEALTH_SECONDS).json()
+    return report
+
+
+def expire(folder: Path) -> Expired:
+    """Delete what is past its time, at a node that is stopped. Raises `InputError` for one that runs."""
+    identity = load_identity(folder)
+    with open_store(identity.config) as store:
         try:
-            response = client.request(
-                method, config.address + path, content=content, extensions={"sni_hostname": server_name(config.name)}
-            )
-        except httpx.TransportError as error:
-            raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}") from error
+            keeper = Keeper(identity, folder)
+        except LogInUse:
+            raise InputError(f"{identity.config.name} is running: it does this itself, daily") from None
+        try:
+            return expire_now(store, keeper, identity.config.retention, datetime.now(timezone.utc))
+        finally:
+            keeper.close()
+
+
+def contest(folder: Path, reference: str, authority: str | None) -> Subject:
+    """Mark a subject's accuracy as contested, or clear the mark on a decision. Raises `StoreError`, `InputError`."""
+    now = datetime.now(timezone.utc)
+    with holder_store(folder) as store:
+        if authority is None:
+            store.flag_contested(reference, now)
+        else:
+            store.clear_contested(reference, authority, now)
+        return store.subject(reference)
+
+
+def _call(config: NodeConfig, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+    response = _ask(config, method, path, content)
     if response.status_code != 200:
         try:
             body = response.json()
@@ -172,3 +202,16 @@ def _call(config: NodeConfig, method: str, path: str, content: bytes | None = No
             body = {}
         raise InputError(body.get("message") or f"{config.name} refused: {body.get('code', response.status_code)}")
     return response
+
+
+def _ask(
+    config: NodeConfig, method: str, path: str, content: bytes | None = None, seconds: float = SEARCH_SECONDS
+) -> httpx.Response:
+    timeout = httpx.Timeout(seconds, connect=config.limits.connect_timeout_seconds)
+    with httpx.Client(verify=client_context(config.operator_tls), timeout=timeout, trust_env=False) as client:
+        try:
+            return client.request(
+                method, config.address + path, content=content, extensions={"sni_hostname": server_name(config.name)}
+            )
+        except httpx.TransportError as error:
+            raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}") from error

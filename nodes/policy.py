@@ -61,6 +61,7 @@ class Policy:
         cap: int,
         ladder: Decimal,
         preset: str,
+        seed_digest: bytes | None,
         issued: float,
         expires: float,
         now: float,
@@ -88,6 +89,11 @@ class Policy:
             preset in config.presets,
             Reason.PARAMETERS,
             f"preset {preset!r:.40} is not accepted here: {', '.join(config.presets)}",
+        )
+        _require(
+            seed_digest is not None or not config.require_seed,
+            Reason.PARAMETERS,
+            "the query announces no seed, so no audit could recompute its ciphertexts",
         )
 
     def take_quota(self, requester_state: str, status: Status, now: float) -> int:

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that is told how many of `total` are done."""
+def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many of `total` are done; None: nobody knows yet how many there are."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

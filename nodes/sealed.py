@@ -6,11 +6,15 @@ block. Files lie in `sealed/QUERY`, encrypted under the node's storage key.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from nodes.private_files import write_private
+from nodes.store.errors import StoreCorrupted
 from nodes.store.keys import StorageKey
 from protocol.holder import Holder
 from protocol.requester import Requester
@@ -58,6 +62,25 @@ def open_kept(folder: Path, key: StorageKey, query: bytes) -> Sealed:
     data = key.unseal((folder / query.hex()).read_bytes(), _COLUMN, query.hex())
     content: Sealed = msgspec.msgpack.decode(data, type=Sealed)
     return content
+
+
+def reseal(folder: Path, old: StorageKey, new: StorageKey) -> int:
+    """Encrypt everything kept anew; gives how many files. May be interrupted and called again.
+
+    Times of files stay, for they say when a file is deleted. Raises `StoreCorrupted` for a file under neither key.
+    """
+    paths = sorted(folder.glob("[0-9a-f]*"))
+    for path in paths:
+        data, times = path.read_bytes(), path.stat()
+        with suppress(StoreCorrupted):
+            new.unseal(data, _COLUMN, path.name)
+            continue
+        fresh = path.with_name(f".{path.name}")
+        fresh.unlink(missing_ok=True)
+        write_private(fresh, new.seal(old.unseal(data, _COLUMN, path.name), _COLUMN, path.name))
+        os.utime(fresh, ns=(times.st_atime_ns, times.st_mtime_ns))
+        fresh.replace(path)
+    return len(paths)
 
 
 def of_requester(machine: Requester, template: bytes, justification: Justification) -> SealedProbe:

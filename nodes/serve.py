@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from nodes.identity import load_identity, load_peers
 from nodes.keeper import Keeper, storage_key
 from nodes.node import Node
 from nodes.service import make_app
-from nodes.store import GalleryStore
+from nodes.store import GalleryStore, StorageKey
 from nodes.tls import CertificateError, peer_name, reload_revocations, server_context
 
 HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
 CLOSE_SECONDS = 0.5
 REVOCATION_SECONDS = 60.0  # how often revocation lists are read again
+EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
+EXPIRY_RETRY_SECONDS = 3600.0
 
 
 class PeerProtocol(H11Protocol):
@@ -107,14 +109,20 @@ def _first_line(record: logging.LogRecord) -> str:
     return lines[0] if lines else ""
 
 
-def open_store(config: NodeConfig) -> GalleryStore:
-    """The node's database. The router's holds no subjects, only claims and quotas."""
+def open_store(
+    config: NodeConfig, *, url: str = "", key: StorageKey | None = None, retired: Sequence[StorageKey] = ()
+) -> GalleryStore:
+    """The node's database. The router's holds no subjects, only claims and quotas.
+
+    `url`, `key`: others than those configured, for care of the database (`nodes.care`).
+    """
     return GalleryStore(
-        config.storage.database_url,
-        storage_key(config),
+        url or config.storage.database_url,
+        key or storage_key(config),
         state=config.state or "EU",
         categories=config.policy.categories,
         national_law=config.policy.national_law.citations,
+        retired=retired,
     )
 
 
@@ -205,11 +213,12 @@ async def _serve(folder: Path, delay_seconds: float) -> None:
     started = time.perf_counter()
     await asyncio.to_thread(node.warm)
     log.info("ready", extra={"node": node.name, "seconds": round(time.perf_counter() - started, 3)})
-    reloading = asyncio.create_task(_reload(server, transport, node.config))
+    chores = [asyncio.create_task(_reload(server, transport, node.config)), asyncio.create_task(_expire_daily(node))]
     try:
         await server.serve()
     finally:
-        reloading.cancel()
+        for chore in chores:
+            chore.cancel()
         await node.close()
         await transport.close()
 
@@ -227,6 +236,23 @@ async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConf
                 server.disconnect()
         except (CertificateError, OSError):
             logging.getLogger("lineup.serve").error("revocation list cannot be read", extra={"node": config.name})
+
+
+async def _expire_daily(node: Node) -> None:
+    log = logging.getLogger("lineup.serve")
+    while True:
+        try:
+            done = await asyncio.to_thread(node.expire)
+            log.info(
+                f"expired: {done.subjects} subjects, {done.log_entries} log entries, {done.evidence_files} evidence "
+                f"files, {done.sealed_files} sealed files",
+                extra={"node": node.name},
+            )
+            pause = EXPIRY_SECONDS
+        except Exception as error:  # tried again: what is past its time may not stay for ever
+            log.error("expiry failed", extra={"node": node.name, "error": type(error).__name__})
+            pause = EXPIRY_RETRY_SECONDS
+        await asyncio.sleep(pause)
 
 
 def _set_up_logging() -> None:

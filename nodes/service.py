@@ -73,6 +73,9 @@ def make_app(node: Node) -> Starlette:
         )
 
     async def health(_: Request) -> Response:
+        failing = await asyncio.to_thread(node.failing)
+        if failing:
+            return JSONResponse({"status": "degraded", "failing": failing}, 503)
         return JSONResponse({"status": "draining" if node.draining else "ok"}, 503 if node.draining else 200)
 
     async def metrics(_: Request) -> Response:

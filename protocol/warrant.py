@@ -40,14 +40,21 @@ class Justification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
     def check(self) -> None:
-        """Raise `JustificationError` for an offence that is too slight, or one person in both roles."""
+        """Raise `JustificationError` for what is not named, an offence that is too slight, or one person twice."""
+        for field in ("case", "offence", "officer", "approver"):
+            if not getattr(self, field).strip():
+                raise JustificationError(f"{field} must be named (R 33(2))")
         if not self.maximum_penalty_years >= MINIMUM_PENALTY_YEARS:
             raise JustificationError(
                 f"the offence's maximum penalty is {self.maximum_penalty_years} years; R 20(1) asks for at least "
                 f"{MINIMUM_PENALTY_YEARS}"
             )
-        if self.officer == self.approver:
+        if self.officer.strip().casefold() == self.approver.strip().casefold():
             raise JustificationError("officer and approver must be two persons (AIA 14(5))")
+        try:
+            msgspec.json.decode(msgspec.json.encode(self), type=Justification)  # the types' limits, as an audit will
+        except msgspec.ValidationError as error:
+            raise JustificationError(str(error)) from None
 
     def digest(self) -> bytes:
         """Hash of the whole record, 32 bytes."""

@@ -119,6 +119,8 @@ def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
         ("max_candidates = 10", "max_candidates = 100", "policy.max_candidates", "100: must be from 1 to 99"),
         ("max_rungs = 9", "max_rungs = 0", "policy.max_rungs", "0: must be from 1 to 9"),
         ("ladder_step = 0.02", "ladder_step = 0", "policy.minimum_ladder_step", "0: must be from 0.001 to below 1"),
+        ("sealed_days = 180", "sealed_days = 1096", "retention.sealed_days", "1096: must be from 1 to 1095"),
+        ("require_seed = true", "require_seed = 1", "policy.require_seed", "1: Expected `bool`"),
         ("presets = [", 'presets = ["n1024", ', "policy.presets", "'n1024': each must be one of n4096_q60_t20"),
         ("unidentified_per_day = 1000", "unidentified_per_day = -1", "policy.quota_unidentified_per_day", "-1: must"),
         ("age_seconds = 86400", "age_seconds = 86401", "policy.max_warrant_age_seconds", "must be from 60 to 86400"),
@@ -171,9 +173,23 @@ def test_missing_persons_and_remains_only_with_national_law(folder: Path, purpos
     ):
         load_config(folder)
     change(folder, f'# {category} = ""', f'{category} = "Ley 11/2026, art. 4"')
+    with pytest.raises(ConfigError, match=f"{purpose}, one of policy.purposes, searches none of these"):
+        load_config(folder)
+    change(folder, "\ncategories = [", f'\ncategories = ["{category}", ')
     policy = load_config(folder).policy
     assert Purpose(purpose) in policy.purposes
     assert policy.national_law.citations == {Category(category): "Ley 11/2026, art. 4"}
+
+
+def test_a_holder_of_missing_persons_alone_serves_no_investigation(folder: Path) -> None:
+    change(folder, '# missing = ""', 'missing = "Ley 11/2026, art. 4"')
+    change(folder, '["convicted", "suspect", "unidentified"]', '["missing"]')
+    with pytest.raises(
+        ConfigError, match=r"categories = \['missing'\]: PREVENTION, one of policy.purposes, searches none"
+    ):
+        load_config(folder)
+    change(folder, '"PREVENTION", "DETECTION", "INVESTIGATION"', '"MISSING-PERSON"')
+    load_config(folder)
 
 
 def test_stricter_than_the_default_is_accepted(folder: Path) -> None:

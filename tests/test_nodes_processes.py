@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from nodes.operate import search, status
+from nodes.operate import health, search, status
 from nodes.search import HolderAnswer, SearchReport
 from tests.network import (
     DE,
@@ -74,6 +74,9 @@ def test_killed_stopped_and_started_again(federation: Federation) -> None:
     expected = federation.expected(wanted)
     with processes(federation) as group:
         assert search(federation.folder(FR), wanted).answers == expected
+        for name in ROLES:
+            assert health(federation.folder(name)) == {"status": "ok"}
+            assert "expired: 0 subjects, 0 log entries" in group.log(name)
 
         searching = Searching(federation)
         until_busy(federation, ES)

@@ -27,7 +27,7 @@ from protocol import wire
 from protocol.channel import SendingChannel
 from protocol.messages import Announce, Warrant
 from protocol.terms import Terms
-from protocol.warrant import sign_announcement
+from protocol.warrant import JustificationError, sign_announcement
 from tests.network import DE, DIM, ES, EU, FR, AsgiNetwork, Federation, assert_clear, found, request, running
 
 IT = "IT"
@@ -76,9 +76,9 @@ def warrant(**changes: Any) -> Warrant:
     return Warrant(**values | changes)
 
 
-def announcement(given: Warrant | None, requester: str = FR) -> Announce:
+def announcement(given: Warrant | None, requester: str = FR, seed_digest: bytes | None = bytes(32)) -> Announce:
     terms = Terms(Decimal("0.55"), DIM, N4096)
-    return terms.announce(requester, EU, (ES,), bytes(32), given)
+    return terms.announce(requester, EU, (ES,), seed_digest, given)
 
 
 def units(
@@ -158,6 +158,39 @@ def test_a_good_warrant_is_accepted_by_the_same_helper(
 
     asyncio.run(body())
     assert len(galleries_asked_for) == 1
+
+
+def seedless(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+    announce = announcement(warrant(), seed_digest=None)
+    return own(network, sign_announcement(announce, network.nodes[FR].notary))
+
+
+def test_a_query_without_a_seed_is_refused_before_any_work(
+    federation: Federation, galleries_asked_for: list[Announce]
+) -> None:
+    """It would escape the audit, which recomputes the ciphertexts from the seed."""
+    assert refuse(federation, seedless) == (409, "parameters")
+    assert not galleries_asked_for
+
+
+def test_control_where_the_policy_asks_for_no_seed_it_is_worked_on(
+    federation: Federation, galleries_asked_for: list[Announce]
+) -> None:
+    federation.configure(ES, require_seed="false")
+
+    async def body() -> None:
+        network = AsgiNetwork(federation)
+        try:
+            await network.start(FR, ES, EU)
+            assert (await post(network, FR, *seedless(network))).status_code == 202
+        finally:
+            await network.close()
+
+    try:
+        asyncio.run(body())
+        assert len(galleries_asked_for) == 1
+    finally:
+        federation.configure(ES, require_seed="true")
 
 
 def test_a_forged_signature_is_refused_before_any_work(
@@ -257,6 +290,20 @@ def test_a_query_that_comes_again_is_refused_as_a_replay_also_after_a_restart(fe
     asyncio.run(body())
 
 
+def test_a_query_of_which_there_is_evidence_is_refused_even_if_its_claim_is_lost(
+    federation: Federation, galleries_asked_for: list[Announce]
+) -> None:
+    """Else, after a restore, a requester could add a second query to the evidence of the first."""
+
+    def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+        query, sent = own(network, sign_announcement(announcement(warrant()), network.nodes[FR].notary))
+        (federation.folder(ES) / "evidence" / query.hex()).touch()
+        return query, sent
+
+    assert refuse(federation, make) == (409, "replay")
+    assert not galleries_asked_for
+
+
 def test_a_first_delivery_that_is_repeated_gets_the_same_answer(federation: Federation) -> None:
     """A refusal that was lost on the way must not turn into another one."""
     federation.configure(ES, quota_unidentified_per_day=0)
@@ -330,5 +377,49 @@ def test_a_probe_that_is_no_unit_vector_is_refused_before_anybody_is_asked(feder
             with pytest.raises(InputError, match="unit vector"):
                 await network.search(scaled)
             assert not network.drivers
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"maximum_penalty_years": 0.99}, "maximum penalty is 0.99 years"),
+        ({"maximum_penalty_years": -1}, "maximum penalty is -1"),
+        ({"maximum_penalty_years": float("nan")}, "maximum penalty is nan"),
+        ({"officer": "Judge A", "approver": "judge a "}, "two persons"),
+        ({"officer": " "}, "officer"),
+        ({"approver": ""}, "approver"),
+        ({"case": ""}, "case"),
+        ({"case": "c" * 201}, "case"),
+        ({"offence": "  "}, "offence"),
+    ],
+)
+def test_a_search_without_a_sound_reason_is_not_launched(
+    change: dict[str, Any], message: str, federation: Federation
+) -> None:
+    """At the requester that asks, before anybody else hears of it (R 20(1), AIA 14(5))."""
+
+    async def body() -> None:
+        network = AsgiNetwork(federation)
+        try:
+            await network.start(FR)
+            network.keep = True
+            with pytest.raises(JustificationError, match=message):
+                await network.search(request(federation.people.hit, (ES,), **change))
+            assert not network.drivers
+            assert not network.kept
+        finally:
+            await network.close()
+
+    asyncio.run(body())
+
+
+def test_control_an_offence_of_exactly_one_year_is_launched(federation: Federation) -> None:
+    wanted = request(federation.people.hit, (ES,), maximum_penalty_years=1)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert (await network.search(wanted)).answers == federation.expected(wanted)
 
     asyncio.run(body())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nodes.config import NationalLaw, PolicyConfig, Purpose
 from nodes.policy import Policy, PolicyRefused, Reason
-from nodes.store import GalleryStore, Status, StorageKey
+from nodes.store import Category, GalleryStore, Status, StorageKey
 from nodes.store.errors import QuotaExceeded
 from pets.params import N4096
 from protocol.messages import ABORT_CODES
@@ -28,6 +28,7 @@ QUERY: dict[str, Any] = {
     "cap": 10,
     "ladder": Decimal("0.02"),
     "preset": "n4096_q60_t20",
+    "seed_digest": bytes(32),
     "issued": NOW - 60,
     "expires": NOW + 3600,
     "now": NOW,
@@ -66,6 +67,7 @@ def test_a_query_within_the_policy_is_served() -> None:
         ({"ladder": Decimal("-0.02")}, Reason.PARAMETERS),
         ({"ladder": Decimal("nan")}, Reason.PARAMETERS),
         ({"preset": "n1024"}, Reason.PARAMETERS),
+        ({"seed_digest": None}, Reason.PARAMETERS),
         ({"issued": NOW + 121}, Reason.CLOCK),
         ({"issued": float("nan")}, Reason.CLOCK),
         ({"expires": NOW - 121, "issued": NOW - 600}, Reason.WARRANT_EXPIRED),
@@ -112,6 +114,30 @@ def test_missing_persons_are_served_where_national_law_says_so() -> None:
     lawful.check_query(**{**QUERY, "purpose": "MISSING-PERSON"})
     with pytest.raises(PolicyRefused, match="MISSING-PERSON"):
         lawful.check_query(**QUERY)
+
+
+def test_a_query_without_a_seed_is_served_only_where_the_policy_says_so() -> None:
+    policy(require_seed=False).check_query(**{**QUERY, "seed_digest": None})
+
+
+ALL = frozenset(Category)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "held", "searched"),
+    [
+        (Purpose.INVESTIGATION, ALL, {Category.SUSPECT, Category.CONVICTED, Category.UNIDENTIFIED, Category.VICTIM}),
+        (Purpose.PREVENTION, {Category.SUSPECT, Category.MISSING}, {Category.SUSPECT}),
+        (Purpose.DETECTION, {Category.MISSING, Category.REMAINS}, set()),
+        (Purpose.MISSING_PERSON, ALL, {Category.MISSING}),
+        (Purpose.MISSING_PERSON, {Category.SUSPECT}, set()),
+        (Purpose.REMAINS, ALL, {Category.REMAINS, Category.MISSING}),
+        (Purpose.REMAINS, {Category.SUSPECT, Category.REMAINS}, {Category.REMAINS}),
+    ],
+)
+def test_the_purpose_chooses_the_categories(purpose: Purpose, held: set[Category], searched: set[Category]) -> None:
+    law = NationalLaw(victim="Act 1", missing="Act 5/2026", remains="Act 6/2026")
+    assert PolicyConfig(categories=tuple(held), national_law=law).searched(purpose) == searched
 
 
 def test_a_stricter_policy_refuses_more() -> None:

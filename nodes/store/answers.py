@@ -14,6 +14,7 @@ from nodes.store.subjects import Status, check_state, utc_seconds
 from nodes.store.tables import ClaimRow, QuotaRow
 
 MAX_STEP = 32
+_EVERY_QUERY, _LOST = bytes(16), "lost"  # stands for every query: the identifiers of queries are hashes, never zero
 
 
 def take_quota(session: Session, peer_state: str, kind: Status, day: date, limit: int) -> int:
@@ -65,6 +66,20 @@ def claim_query(session: Session, query_id: bytes, digest: bytes, now: datetime,
     if session.execute(statement).scalar_one_or_none() is None:
         before = session.scalar(select(ClaimRow.digest).where(ClaimRow.query_id == query_id, ClaimRow.step == step))
         raise QueryReplayed(query_id, step, before == digest)
+
+
+def note_loss(session: Session, now: datetime) -> None:
+    """Note that claims made before `now` may be lost: no query that could be one of them is answered any more."""
+    row = {"query_id": _EVERY_QUERY, "step": _LOST, "digest": _EVERY_QUERY, "time": utc_seconds(now)}
+    statement = insert_into(session, ClaimRow).values(**row)
+    session.execute(
+        statement.on_conflict_do_update(index_elements=["query_id", "step"], set_={"time": utc_seconds(now)})
+    )
+
+
+def lost_until(session: Session) -> int | None:
+    """Until when claims may be lost, seconds since 1970; None if none ever were."""
+    return session.scalar(select(ClaimRow.time).where(ClaimRow.query_id == _EVERY_QUERY, ClaimRow.step == _LOST))
 
 
 def purge_claims(session: Session, before: datetime) -> int:

@@ -6,9 +6,12 @@ import os
 import sqlite3
 import tempfile
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from nodes.store.errors import StoreCorrupted, StoreFull, StoreRefusal, StoreUnavailable
+from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
+from nodes.store.subjects import utc_seconds
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -54,6 +57,66 @@ def _copy(source: Path, target: Path) -> None:
         result = writer.execute("PRAGMA integrity_check").fetchone()[0]
         if result != "ok":
             raise StoreCorrupted(f"the copy of {source} fails SQLite's integrity check")
+
+
+@dataclass(frozen=True)
+class CarriedOver:
+    """`forgotten`: subjects deleted again. `lost`: subjects enrolled since the backup, which it does not hold."""
+
+    forgotten: int
+    lost: int
+
+
+def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
+    """Bring into a copy what its store has done since: nobody forgotten comes back, no query is answered again.
+
+    Claims, quotas, deletions, contested flags. Both must be of this version, and nobody may use them.
+    """
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")  # photos go with their subjects
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("ATTACH ? AS current", (str(current),))
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _CARRY_OVER:
+            connection.execute(statement, {"now": utc_seconds(now)})
+        gone = connection.execute("DELETE FROM main.subject WHERE reference IN (SELECT reference FROM main.deletion)")
+        (lost,) = connection.execute(
+            "SELECT count(*) FROM current.subject WHERE reference NOT IN (SELECT reference FROM main.subject)"
+        ).fetchone()
+        connection.execute("COMMIT")
+        return CarriedOver(gone.rowcount, lost)
+
+
+# WHERE true: else SQLite reads ON CONFLICT as a join
+_CARRY_OVER = (
+    "INSERT INTO main.claimed_query SELECT * FROM current.claimed_query WHERE true "
+    "ON CONFLICT DO UPDATE SET time = max(time, excluded.time)",  # of two losses, the later
+    "INSERT INTO main.quota SELECT * FROM current.quota WHERE true "
+    "ON CONFLICT DO UPDATE SET used = max(used, excluded.used)",
+    "INSERT INTO main.deletion SELECT * FROM current.deletion WHERE true ON CONFLICT DO NOTHING",
+    "INSERT INTO main.contested_event (subject_id, time) SELECT id, :now FROM main.subject WHERE NOT contested "
+    "AND reference IN (SELECT reference FROM current.subject WHERE contested)",
+    "UPDATE main.subject SET contested = true WHERE reference IN "
+    "(SELECT reference FROM current.subject WHERE contested)",
+    "UPDATE main.store SET generation = 1 + max(generation, (SELECT generation FROM current.store))",
+)
+
+
+def replace_database(path: Path, fresh: Path) -> None:
+    """Put a database that nobody uses in the place of another. Raises `StoreLocked` while anybody uses either."""
+    for database in (fresh, path):
+        if not database.exists():
+            continue
+        try:
+            with closing(sqlite3.connect(database, timeout=1)) as connection:
+                connection.execute("PRAGMA journal_mode = DELETE")  # fails as long as somebody else has it open
+        except sqlite3.OperationalError as error:
+            raise StoreLocked(f"{database} is in use: {error}") from None
+        except sqlite3.DatabaseError:  # damaged: what is to be replaced
+            for suffix in ("-wal", "-shm"):
+                Path(f"{database}{suffix}").unlink(missing_ok=True)
+    fresh.replace(path)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -111,6 +111,12 @@ def forget(session: Session, references: Iterable[str], now: datetime, current: 
     return receipts
 
 
+def any_past(session: Session, now: datetime) -> bool:
+    """Whether there is a subject whose retention date is past."""
+    past = select(SubjectRow.id).where(SubjectRow.retain_until < utc_day(now)).limit(1)
+    return session.scalar(past) is not None
+
+
 def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
     """Delete the subjects whose retention date is past."""
     statement = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now)).returning(SubjectRow.reference)

@@ -204,6 +204,8 @@ class GalleryStore:
     def expire(self, now: datetime) -> list[DeletionReceipt]:
         """Delete the subjects whose retention date is past; call it daily. No snapshot holds them in the meantime."""
         with self._database.writing() as session:
+            if not records.any_past(session, now):
+                return []  # a gallery that did not change is not derived again
             receipts = records.expire(session, now, gallery.change(session))
         self._database.wipe_log()
         return receipts
@@ -280,6 +282,17 @@ class GalleryStore:
         """Delete claims older than `before`, which must be past the expiry of every warrant they stand for."""
         with self._database.writing() as session:
             return answers.purge_claims(session, before)
+
+    def note_loss(self, now: datetime) -> None:
+        """Note that claims may be lost, after a restore: `claims_lost_until` then gives `now`."""
+        with self._database.writing() as session:
+            answers.note_loss(session, now)
+
+    @property
+    def claims_lost_until(self) -> int | None:
+        """Claims before this second since 1970 may be lost, so older queries must not be answered; None: none are."""
+        with self._database.reading() as session:
+            return answers.lost_until(session)
 
     # Care
 

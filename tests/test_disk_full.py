@@ -1,0 +1,127 @@
+"""A holder on a file system that is really full: it says so, releases nothing half, and works again after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from nodes import node as node_module
+from nodes.search import HolderAnswer
+from tests.network import (
+    DE,
+    ES,
+    FR,
+    AsgiNetwork,
+    Federation,
+    assert_clear,
+    captured_logs,
+    found,
+    leaks,
+    request,
+    running,
+    secrets_of,
+)
+
+DISK_BYTES = 8 * 2**20
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    """ES lives on a small file system of its own, in memory."""
+    federation = found(tmp_path, read_timeout_seconds=10)
+    folder, aside = federation.folder(ES), tmp_path / "aside"
+    shutil.copytree(folder, aside)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+        yield federation
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def write_for_ever(stream: BinaryIO) -> None:
+    while True:
+        stream.write(bytes(4096))
+
+
+def fill(folder: Path, room: int) -> Path:
+    """Leave `room` bytes."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space left"):
+        write_for_ever(stream)
+    os.truncate(filler, max(0, filler.stat().st_size - room))
+    return filler
+
+
+@pytest.mark.parametrize("room", [0, 16384, 65536, 131072])
+def test_a_full_disk_is_named_and_the_next_query_works_once_there_is_room(
+    room: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "HEALTH_SECONDS", 0)
+    wanted = request(federation.people.hit, (ES, DE))
+    expected = federation.expected(wanted)
+
+    async def health(network: AsgiNetwork, name: str) -> tuple[int, dict[str, object]]:
+        async with network.client(FR, name) as client:
+            response = await client.get("/health")
+            return response.status_code, response.json()
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert isinstance(network, AsgiNetwork)
+            assert (await network.search(wanted)).answers == expected
+            assert await health(network, ES) == (200, {"status": "ok"})
+            await network.settle()
+            filler = fill(federation.folder(ES), room)
+            answers = (await network.search(wanted)).answers
+            await network.settle()
+            assert_clear(network)
+            assert answers[DE] == expected[DE]
+            assert answers[ES] == HolderAnswer("refused", reason="internal")
+            status, report = await health(network, ES)
+            assert (status, report["status"]) == (503, "degraded")
+            assert await health(network, DE) == (200, {"status": "ok"})
+            filler.unlink()
+            await network.kill(ES)
+            await network.start(ES)
+            assert await health(network, ES) == (200, {"status": "ok"})
+            assert (await network.search(wanted)).answers == expected
+            await network.settle()
+
+    with captured_logs() as logs:
+        asyncio.run(body())
+    assert leaks(federation, secrets_of(federation, federation.people.hit), logs.text.encode()) == []
+
+
+def test_a_log_that_closed_after_a_failed_write_is_degraded_although_there_is_room_again(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "HEALTH_SECONDS", 0)
+
+    async def body() -> None:
+        network = AsgiNetwork(federation)
+        try:
+            await network.start(ES)
+            node = network.nodes[ES]
+            filler = fill(federation.folder(ES), 0)
+            log = node.keeper.transcript
+            while log.usable:
+                with suppress(OSError):
+                    log.checkpoint(0)
+            assert "logs" in node.failing()
+            filler.unlink()
+            assert node.failing() == ("logs",)
+        finally:
+            await network.close()
+
+    asyncio.run(body())
