@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 
 import numpy as np
 
 from nodes.config import Role
-from nodes.driver import QueryDriver
+from nodes.driver import QueryDriver, Silence
 from nodes.node import Node
 from nodes.outbox import PeerRefused, PeerUnreachable
 from nodes.search import HolderAnswer, SearchReport, SearchRequest
@@ -25,6 +27,21 @@ from protocol.terms import Terms, parse_decimal
 from protocol.warrant import Justification, Request, issue_warrant
 
 WARRANT_SECONDS = 3600
+SIDE_BY_SIDE = 4  # attempts with one holder each, after one with all of them failed and nobody was to blame
+
+
+@dataclass
+class _Search:
+    """A search under way: what is asked, and what its attempts gave so far. Seconds are those of all attempts."""
+
+    request: SearchRequest
+    number: str
+    justification: Justification
+    answers: dict[str, HolderAnswer] = field(default_factory=dict)
+    queries: list[str] = field(default_factory=list)
+    offline: float = 0.0
+    online: float = 0.0
+    side_by_side: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SIDE_BY_SIDE))
 
 
 class AskingNode(Node):
@@ -53,46 +70,51 @@ class AskingNode(Node):
             self._searches -= 1
 
     async def _search(self, request: SearchRequest) -> SearchReport:
-        justification = _justification(request)
-        number = f"{self.name}-{secrets.token_hex(8)}"
-        groups, answers, queries = [list(request.holders)], {}, []
-        offline = online = 0.0
-        while groups:
-            asked = groups.pop(0)
-            started = time.perf_counter()
-            driver, machine = self._announce(request, number, justification, asked)
-            queries.append(machine.query.hex())
-            await _until(driver, partial(_set_up_ended, machine))
-            offline += time.perf_counter() - started
-            if machine.sessions[""].state is not State.FINISHED:
-                failed = _culprits(driver, machine, asked)
-                rest = [name for name in asked if name not in failed]
-                answers.update(failed)
-                if failed and rest:
-                    groups.insert(0, rest)
-                elif len(rest) > 1:
-                    groups = [[name] for name in rest] + groups
-                else:
-                    answers.update({name: _failure(machine.sessions[""].failure) for name in rest})
-                continue
-            started = time.perf_counter()
-            self.keeper.keep_probe(machine, request.template, justification)
-            driver.call(partial(machine.submit, np.frombuffer(request.template, np.int8)))
-            await _until(driver, lambda: False)
-            online += time.perf_counter() - started
-            self.metrics.searched(time.perf_counter() - started)
-            answers.update({name: _answer(driver, machine, name) for name in asked})
-        ordered = {name: answers[name] for name in request.holders}
-        return SearchReport(number, tuple(queries), ordered, offline, online)
+        search = _Search(request, f"{self.name}-{secrets.token_hex(8)}", _justification(request))
+        await self._ask(search, request.holders)
+        ordered = {name: search.answers[name] for name in request.holders}
+        return SearchReport(search.number, tuple(search.queries), ordered, search.offline, search.online)
 
-    def _announce(
-        self, request: SearchRequest, number: str, justification: Justification, asked: list[str]
-    ) -> tuple[QueryDriver, Requester]:
+    async def _ask(self, search: _Search, asked: Sequence[str]) -> None:
+        """One attempt; then others with those that are still without an answer."""
+        started = time.perf_counter()
+        driver, machine = self._announce(search, asked)
+        search.queries.append(machine.query.hex())
+        await _until(driver, partial(_set_up_ended, machine))
+        search.offline += time.perf_counter() - started
+        if machine.sessions[""].state is not State.FINISHED:
+            failed = _culprits(driver, machine, asked)
+            rest = [name for name in asked if name not in failed]
+            search.answers.update(failed)
+            if failed and rest:
+                await self._ask(search, rest)
+            elif len(rest) > 1:
+                await asyncio.gather(*(self._ask_alone(search, name) for name in rest))
+            else:
+                search.answers.update({name: _failure(machine.sessions[""].failure) for name in rest})
+            return
+        started = time.perf_counter()
+        self.keeper.keep_probe(machine, search.request.template, search.justification)
+        driver.call(partial(machine.submit, np.frombuffer(search.request.template, np.int8)))
+        await _until(driver, lambda: False)
+        search.online += time.perf_counter() - started
+        self.metrics.searched(time.perf_counter() - started)
+        search.answers.update({name: _answer(driver, machine, name) for name in asked})
+        if len(asked) > 1:
+            # A holder that waited in vain for another one is there, and is asked alone.
+            unclear = [name for name in asked if _waited_in_vain(driver.failed_peers.get(name), machine.sessions[name])]
+            await asyncio.gather(*(self._ask_alone(search, name) for name in unclear))
+
+    async def _ask_alone(self, search: _Search, holder: str) -> None:
+        async with search.side_by_side:
+            await self._ask(search, (holder,))
+
+    def _announce(self, search: _Search, asked: Sequence[str]) -> tuple[QueryDriver, Requester]:
         """Begin one attempt."""
-        now = int(time.time())
+        request, now = search.request, int(time.time())
         warrant = issue_warrant(
-            Request(self.name, number, request.purpose, request.aim == "verify", now, now + WARRANT_SECONDS),
-            justification,
+            Request(self.name, search.number, request.purpose, request.aim == "verify", now, now + WARRANT_SECONDS),
+            search.justification,
         )
         machine = Requester(
             self.name, self._router(), asked, _terms(request), None, self.threads, warrant, self.notary
@@ -157,9 +179,15 @@ async def _until(driver: QueryDriver, condition: Callable[[], bool]) -> None:
         await driver.changed.wait()
 
 
-def _culprits(driver: QueryDriver, machine: Requester, asked: list[str]) -> dict[str, HolderAnswer]:
+def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> dict[str, HolderAnswer]:
     """Why the set-up failed, by holder; all of them if it was the router; nobody if that cannot be told."""
-    failed = {name: _failure(error) for name, error in driver.failed_peers.items() if name in asked}
+    # Whoever is silent may be waiting for another holder that is: among several, silence says nothing of anybody.
+    alone = len(asked) == 1
+    failed = {
+        name: _failure(error)
+        for name, error in driver.failed_peers.items()
+        if name in asked and (alone or not isinstance(error, Silence))
+    }
     error = machine.sessions[""].failure
     if failed:
         return failed
@@ -167,9 +195,15 @@ def _culprits(driver: QueryDriver, machine: Requester, asked: list[str]) -> dict
         return {name: _failure(error) for name in asked}
     if isinstance(error, PeerAborted) and error.code != "timeout":
         return {error.peer: _failure(error)} if error.peer in asked else {}
-    # Somebody waited in vain. A holder that this node waits for too is the one.
-    awaited = driver.awaited.get("", "")
-    return {awaited: HolderAnswer("unreachable", reason="no answer")} if awaited in asked else {}
+    return {}
+
+
+def _waited_in_vain(given_up: LineupError | None, session: Session) -> bool:
+    """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line."""
+    if given_up is not None:
+        return isinstance(given_up, Silence)
+    failure = session.failure
+    return isinstance(failure, Silence) or (isinstance(failure, PeerAborted) and failure.code in ("timeout", "peer"))
 
 
 def _answer(driver: QueryDriver, machine: Requester, holder: str) -> HolderAnswer:
