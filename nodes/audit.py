@@ -13,7 +13,6 @@ audit by recomputation.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from nodes.config import load_config
 from nodes.keeper import storage_key
 from nodes.sealed import Sealed, SealedBlock, SealedProbe
 from nodes.verify.case import Case, View
-from nodes.verify.format import Bundle, SignedBundle, encode_frame
+from nodes.verify.format import Bundle, SignedBundle, content_digest
 from nodes.verify.report import Broken, Findings, Held, Open, Report, conclude
 from nodes.verify.verdict import make_cases, verify_bundles
 from pets.errors import InputError, LineupError
@@ -208,8 +207,7 @@ def _requester_rules(case: Case, view: View, content: SealedProbe | None, out: P
             )  # fmt: skip
         for holder in case.holders:
             for part, item in zip(parts, view.find("ProbePart", holder, "sent", holder), strict=False):
-                frame = encode_frame(case.query, holder, view.owner, holder, item.record.sequence, part)
-                fits = hashlib.sha256(frame).digest() == item.record.frame
+                fits = content_digest(part) == item.record.content
                 same &= fits
                 yield (
                     Held() if fits

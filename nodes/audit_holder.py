@@ -14,7 +14,7 @@ from nodes.operate import holder_store
 from nodes.sealed import SealedBlock
 from nodes.store import StoreError
 from nodes.verify.case import Case, View
-from nodes.verify.format import encode_frame
+from nodes.verify.format import content_digest
 from nodes.verify.report import Broken, Findings, Held, Open
 from pets import residues
 from pets.errors import LineupError
@@ -151,7 +151,7 @@ class _HolderAudit:
         requester = self.view.find("ProbePart", self.holder, "received")
         for index, item in enumerate(requester):
             part = ProbePart(self.ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART].tobytes())
-            if self._same(item.record.peer, self.holder, item.record.sequence, part, item.record.frame):
+            if content_digest(part) == item.record.content:
                 yield Held()
             else:
                 fits = False
@@ -197,7 +197,7 @@ class _HolderAudit:
             blinded = residues.add(scored, zeros.take(count), self.params, self.threads)
             message = FilterBlock(np.ascontiguousarray(blinded[:, 1]).tobytes())
             for item in (items[index] for items in sent if index < len(items)):
-                if self._same(self.holder, item.record.peer, item.record.sequence, message, item.record.frame):
+                if content_digest(message) == item.record.content:
                     yield Held()
                 else:
                     yield Broken(self.view.place(item.record), "the committed gallery gives another block")
@@ -222,7 +222,3 @@ class _HolderAudit:
         joined = self.case.joined.get(self.holder)
         blocks = joined.blocks if joined is not None and joined.blocks is not None else 0
         return ZeroPool.make(self.joint, self.content.seed, "rerandomise", blocks + 1, self.threads)
-
-    def _same(self, sender: str, receiver: str, sequence: int, message: ProbePart | FilterBlock, frame: bytes) -> bool:
-        encoded = encode_frame(self.case.query, self.holder, sender, receiver, sequence, message)
-        return hashlib.sha256(encoded).digest() == frame

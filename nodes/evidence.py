@@ -37,6 +37,7 @@ from nodes.verify.format import (
     TranscriptProof,
     Witnessed,
     encode_bundle,
+    frame_digest,
 )
 from pets.errors import InputError
 from pets.signatures import SigningKey
@@ -170,7 +171,7 @@ def _entries(
                 entry = log.read(index)
             except EntryErased:
                 continue
-            if isinstance(entry, TranscriptEntry) and _same(entry, query, records[len(indices)]):
+            if isinstance(entry, TranscriptEntry) and _same(entry, query, log.header.owner, records[len(indices)]):
                 indices.append(index)
         if len(indices) == len(records):
             return indices
@@ -181,10 +182,10 @@ def _entries(
     )
 
 
-def _same(entry: TranscriptEntry, query: bytes, record: Record) -> bool:
-    return (entry.query, entry.direction, entry.peer, entry.message, entry.sequence, entry.frame) == (
-        query, record.direction, record.peer, record.kind, record.sequence, record.frame,
-    )  # fmt: skip
+def _same(entry: TranscriptEntry, query: bytes, owner: str, record: Record) -> bool:
+    ends = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
+    frame = frame_digest(query, record.session, *ends, record.sequence, record.content)
+    return (entry.query, entry.direction, entry.frame) == (query, record.direction, frame)
 
 
 def witnessed(folder: Path) -> tuple[Witnessed, ...]:

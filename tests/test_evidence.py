@@ -21,7 +21,7 @@ from nodes.keeper import Keeper
 from nodes.log_entries import TranscriptEntry
 from nodes.recorder import read_records
 from nodes.verify import decode_bundle, verify_bundles
-from nodes.verify.format import HARMLESS
+from nodes.verify.format import HARMLESS, frame_digest
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
 from tests.evidence import DE, ES, EU, FR, Story, World, shared_world
@@ -83,7 +83,7 @@ def test_evidence_that_was_changed_on_disk_is_not_exported(world: World, query: 
     original = path.read_bytes()
     try:
         records = read_records(path)
-        place = original.index(records[40].frame)
+        place = original.index(records[40].content)
         path.write_bytes(original[:place] + bytes(32) + original[place + 32 :])
         with pytest.raises(EvidenceError, match="under no checkpoint"):
             export_bundle(world.root / ES, query.hex())
@@ -104,9 +104,10 @@ def test_a_query_that_is_still_running_cannot_be_exported_from_a_running_node(wo
     folder = world.root / EU
     source = read_records(next((folder / "evidence").iterdir()))[0]
     query = bytes(16)
+    frame = frame_digest(query, source.session, FR, EU, source.sequence, source.content)
     keeper = Keeper(world.identities[EU], folder)
     try:
-        entry = TranscriptEntry(query, "query", "received", FR, source.kind, 0, source.frame, None, source.time)
+        entry = TranscriptEntry(query, "query", "received", FR, source.kind, 0, frame, None, source.time)
         keeper.transcript.append([entry], int(time.time() * 1000))
         data = msgspec.msgpack.encode(source)
         (folder / "evidence" / query.hex()).write_bytes(len(data).to_bytes(4, "big") + data)
@@ -169,14 +170,14 @@ def test_export_and_verify_from_the_command_line(world: World, query: bytes, app
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
     assert report["holds"]
-    assert report["counts"] == {"pass": 23, "fail": 0, "not-checkable": 0}
+    assert report["counts"] == {"pass": 24, "fail": 0, "not-checkable": 0}
     assert all(check["rule"] for check in report["checks"])
     assert {entry["learner"] for entry in report["ledger_totals"]} == {FR, EU, ES}
     html = page.read_text("utf-8")
     assert all(check["title"].replace("'", "&#x27;") in html for check in report["checks"])
     assert "http" not in html, "nothing is loaded from anywhere"
     shown = runner.invoke(app, ["verify", *paths, "--trust", trust])
-    assert "23 checks passed, 0 failed" in shown.output
+    assert "24 checks passed, 0 failed" in shown.output
     assert runner.invoke(app, ["verify", paths[0], "--strict"]).exit_code == 1, "not everything could be checked"
     assert runner.invoke(app, ["verify", paths[0]]).exit_code == 0
 

@@ -28,10 +28,10 @@ from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from pets.signatures import SigningKey
 from protocol import filter as filtering
-from protocol import router, wire
+from protocol import holder, router, wire
 from protocol.gallery import Gallery
 from protocol.machine import Send
-from protocol.messages import AdmissionBit, Announce, ConfirmationAnswer, Joined, PowerSums, Warrant
+from protocol.messages import AdmissionBit, Announce, ConfirmationAnswer, FilterBlock, Joined, PowerSums, Warrant
 from protocol.terms import Terms
 from tests.evidence import DE, DIM, ES, EU, FR, Said, Story, World, log_of, shared_world, signed_checkpoint
 from tests.galleries import unit_rows
@@ -170,7 +170,7 @@ def missing_phase_signature(story: Story) -> Said:
 def release_to_the_router(story: Story) -> Said:
     release = first(story, "Release", ES, FR)
     extra = story.repeat(first(story, "Signature", ES, EU, number=-1), ES, EU, kind="Release", message=None)
-    extra.size, extra.frame = release.size, release.frame
+    extra.size, extra.content = release.size, release.content
     return extra
 
 
@@ -182,6 +182,19 @@ def score_in_the_bundle(story: Story) -> Said:
 
 def two_tales_of_one_message(story: Story) -> Said:
     return story.differ(first(story, "FilterBlock", ES, EU), EU)
+
+
+def other_block_to_the_router(story: Story) -> Said:
+    """Another c1 to the router than to the requester, and everybody says so."""
+    said = first(story, "FilterBlock", ES, EU)
+    said.content = os.urandom(32)
+    return said
+
+
+def other_sums_from_the_router(story: Story) -> Said:
+    said = first(story, "PowerSums", EU, ES)
+    said.content = os.urandom(32)
+    return said
 
 
 def unknown_to_the_receiver(story: Story) -> Said:
@@ -321,7 +334,7 @@ def opened_after_the_end(story: Story) -> Said:
     said = first(story, "PowerSums", FR, ES, number=-1)
     after = first(story, "Signature", FR, ES, number=-1)
     extra = story.repeat(after, kind="PowerSums", message=None, size=said.size)
-    extra.frame = os.urandom(32)
+    extra.content = os.urandom(32)
     return extra
 
 
@@ -411,6 +424,8 @@ LIES: list[tuple[Lie, str, str]] = [
     (release_to_the_router, "order", "a holder may not send this to a router"),
     (score_in_the_bundle, "schema", "shown in full though it may not be kept"),
     (two_tales_of_one_message, "both-ends", "shows another message in this place"),
+    (other_block_to_the_router, "same-content", "another content than"),
+    (other_sums_from_the_router, "same-content", "another content than"),
     (unknown_to_the_receiver, "both-ends", "does not show that it received this"),
     (never_sent, "both-ends", "does not show that it sent this"),
     (changed_threshold, "announcement", "another announcement than the other parties were shown"),
@@ -459,6 +474,52 @@ def test_the_lie_is_found_and_named(world: World, story: Story, lie: Lie, rule: 
     assert lines, failed[rule]
     if said is not None:
         assert any(f"{said.sender} → {said.receiver}" in line and said.kind in line for line in lines), lines
+
+
+def other_blocks_to_the_router(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A holder's filter that changes one residue of every c1 on its way to the router."""
+
+    def lying(*arguments: Any) -> Any:
+        step, value = real(*arguments), None
+        while True:
+            try:
+                effect = step.send(value)
+            except StopIteration as end:
+                return end.value
+            if isinstance(effect, Send) and effect.to == EU and isinstance(effect.message, FilterBlock):
+                data = bytearray(effect.message.data)
+                data[0] ^= 1
+                effect = Send(EU, FilterBlock(bytes(data)))
+            value = yield effect
+
+    return lying
+
+
+def test_a_holder_that_sent_two_c1_is_found_from_the_bundles_of_requester_and_router(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real query: both frames are well signed, and frames differ anyway, for each names its receiver."""
+    monkeypatch.setattr(holder, "holder_filters", other_blocks_to_the_router(holder.holder_filters))
+    files = world.bundles(world.query((ES,)), (FR, EU))
+    failed = failures(verified(world, files))
+    assert list(failed) == ["same-content"]
+    assert "ES → EU" in failed["same-content"]
+    assert "(FilterBlock)" in failed["same-content"]
+
+
+def test_control_one_bundle_does_not_show_two_c1_and_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holder, "holder_filters", other_blocks_to_the_router(holder.holder_filters))
+    report = verified(world, world.bundles(world.query((ES,)), (EU,)))
+    assert report.holds
+    assert "same-content" in {check.id for check in report.checks if check.status == "not-checkable"}
+
+
+def test_another_probe_to_another_holder_is_found(world: World, joint: Files) -> None:
+    story = Story.read(world, joint)
+    said = first(story, "ProbePart", FR, DE, DE)
+    said.content = os.urandom(32)
+    failed = failures(verified(world, story.tell()))
+    assert "FR → DE" in failed["same-content"]
 
 
 def test_every_rule_has_a_lie_that_breaks_it() -> None:
@@ -516,7 +577,7 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
     plain = msgspec.msgpack.decode(files[ES])
     content = msgspec.msgpack.decode(plain["content"])
     for changes in (
-        {"version": 2},
+        {"version": 3},
         {"format": "other"},
         {"extra": 1},
         {"content": msgspec.msgpack.encode({**content, "score": 1})},
@@ -612,7 +673,7 @@ def test_a_rewritten_message_is_not_the_logged_one(world: World, files: Files) -
     """The log as it was, one record changed and signed again: only the log knows."""
     bundle = decode_bundle(files[ES])[1]
     changed = [
-        msgspec.structs.replace(record, frame=bytes(32)) if record.kind == "InputShare" else record
+        msgspec.structs.replace(record, content=bytes(32)) if record.kind == "InputShare" else record
         for record in bundle.records
     ]
     forged = msgspec.structs.replace(bundle, records=tuple(changed))

@@ -56,7 +56,7 @@ def _difference(view: View, record: Record, logged: object) -> str | None:
     signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
     expected = TranscriptEntry(
         view.bundle.query, "session" if record.session else "query", record.direction, record.peer, record.kind,
-        record.sequence, record.frame, signature, record.time,
+        record.sequence, view.frame(record), signature, record.time,
     )  # fmt: skip
     return None if logged == expected else "the log has another entry for it"
 

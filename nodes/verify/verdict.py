@@ -44,6 +44,8 @@ RULES = (
     Rule("phase-signature", "Every phase is signed over all that was said", "design 2.8, 6a",
          rules_identity.phase_signatures),
     Rule("both-ends", "What one party sent is what the other received", "design 2.8, 6a", rules_links.both_ends),
+    Rule("same-content", "What must be the same for several parties is the same", "design 2.8, 5",
+         rules_links.same_content),
     Rule("announcement", "One announcement, signed by the requester, the same for all", "design 6a; R 24(1)",
          rules_terms.announcement),
     Rule("warrant", "The query carries a valid warrant of the requesting state",
