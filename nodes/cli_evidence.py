@@ -71,13 +71,20 @@ def audit(
         Path | None,
         typer.Option(help="Recomputed ciphertexts: written in a requester's audit, read in a holder's."),
     ] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            help="The probe: written in a requester's audit, read in a holder's to see whether the rows it confirmed "
+            "were hits. Shows the probe to the holder's machine; destroy the file afterwards."
+        ),
+    ] = None,
     as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Recompute, on site, what a party sent from what it sealed: the probe's ciphertexts, or the confirmation block."""
     from nodes.audit import audit_party
 
-    report = audit_party(_read(bundle), sealed, ciphertexts)
+    report = audit_party(_read(bundle), sealed, ciphertexts, probe)
     _show(report, [], as_json, html)
     if not report.holds:
         raise typer.Exit(1)

@@ -46,15 +46,15 @@ class Keeper:
         self._started[machine.query] = _now()
         self._recorder.attach(machine)
         if isinstance(machine, Holder):
-            machine.keeper = self._keep_block
+            machine.keeper = self._keep_holder
 
     def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
         """Seal probe and seed before they are used."""
         content = sealed.of_requester(machine, template, justification)
         sealed.keep(self._folder / "sealed", self._key, machine.query, content)
 
-    def _keep_block(self, machine: Holder) -> None:
-        """Seal what made the confirmation block before the block leaves."""
+    def _keep_holder(self, machine: Holder) -> None:
+        """Seal the seed before it is used, and what made the confirmation block before the block leaves."""
         sealed.keep(self._folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
 
     def end(self, machine: Machine) -> None:

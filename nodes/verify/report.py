@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -99,6 +99,3 @@ def shorten(lines: Sequence[str]) -> tuple[str, ...]:
     """Each line once; the first of them, and how many more there are."""
     unique = tuple(dict.fromkeys(lines))
     return unique if len(unique) <= SHOWN else (*unique[:SHOWN], f"… and {len(unique) - SHOWN} more")
-
-
-RuleFunction: TypeAlias = Callable[..., Findings]
