@@ -715,7 +715,7 @@ def test_a_rewritten_log_is_found_by_whoever_saw_its_checkpoint(world: World, fi
     assert failures(verified(world, files | {EU: witnessing})) == {}
     failed = failures(verified(world, files | {EU: witnessing, ES: rewritten}))
     assert "two histories of one log" in failed["log-consistency"]
-    assert "a checkpoint that EU was given" in failed["log-consistency"]
+    assert "a checkpoint of ES that EU was given" in failed["log-consistency"]
 
 
 def test_a_truncated_log_is_found(world: World, files: Files) -> None:
