@@ -199,7 +199,7 @@ def test_a_broken_bundle_gives_status_one_and_names_the_message(
     result = runner.invoke(app, ["verify", *map(str, paths), "--html", str(page)])
     assert result.exit_code == 1
     assert "EVIDENCE DOES NOT HOLD" in result.output
-    assert "What failed" in page.read_text("utf-8")
+    assert "Rules that were broken" in page.read_text("utf-8")
     assert "(Release)" in page.read_text("utf-8")
 
 

@@ -132,7 +132,34 @@ def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     files = world.bundles(world.query((ES,)), (FR, EU, ES))
     assert failures(verified(world, files)) == {}
     assert [record.kind for record in decode_bundle(files[ES])[1].records][-2:] == ["Abort", "Abort"]
+    assert told(files)[ES] == "more than 10 hits at 0.7; ES stopped it (confirmation)"
     assert not any(record.kind == "Release" for record in decode_bundle(files[FR])[1].records)
+
+
+def told(files: Files) -> dict[str, str]:
+    return dict(verify_bundles(list(files.values())).facts)
+
+
+def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
+    world: World, files: Files, joint: Files
+) -> None:
+    facts = told(joint)
+    assert facts["asked"].startswith("by FR through EU of ES, DE, 20")
+    assert facts["warrant"] == "FR-1 of FR, purpose INVESTIGATION"
+    assert facts["terms"].startswith("threshold 0.7, step 0.1, at most 10 candidates a holder")
+    assert facts[ES] == "more than 10 hits at 0.7; answered at 0.8, with 10 candidates or fewer, or none"
+    assert facts[DE] == "answered at 0.7, with 10 candidates or fewer, or none", "it found nobody"
+    assert told({EU: joint[EU]})[ES] == "more than 10 hits at 0.7; no end is shown", "releases do not pass the router"
+
+    def refused(requester: object, holders: object) -> None:
+        requester.submit = lambda template: requester._submit(np.full(DIM, 30, np.int8))  # type: ignore[attr-defined]
+
+    stopped = world.bundles(world.query((ES,), attack=refused), (FR, EU, ES))
+    assert told(stopped)[ES] == "ended with admission: the probe was refused"
+    story = Story.read(world, files)
+    for said in story.find("Announce"):
+        story.drop(said)
+    assert "no bundle shows an announcement" in told(story.tell())["query"]
 
 
 def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -816,12 +843,16 @@ def test_the_ledger_adds_up_what_each_learnt(joint: Files) -> None:
     cases = make_cases(list(joint.values()))
     leaks = leakage(cases)
     sums = totals(leaks)
-    assert sums[ES, FR] == (1 + 2 * 32 * 12, 20 * 6 * 10, 0), "two rungs of twelve sums, and an admission bit"
-    assert sums[DE, FR] == (1 + 32 * 12, 20 * 6 * 10, 0)
-    assert sums[EU, ES] == (2.0, 0, 0), "one of four endings: three rungs, or none was enough"
+    scores, more = 20 * 10, 24 * 6 * 10 - 20 * 10
+    assert sums[ES, FR] == (1 + 2 * 32 * 12 + scores, more, 0), "two rungs of twelve sums, an admission bit, ten scores"
+    assert sums[DE, FR] == (1 + 32 * 12 + scores, more, 0)
+    assert sums[EU, ES] == (2.0 + 1, 0, 0), (
+        "one of four endings (three rungs, or none was enough), and it did not freeze"
+    )
+    assert sums[EU, FR] == (2, 0, 0), "an admission bit with each holder"
     bits, cheated, references = sums[FR, ES]
     assert (cheated, references) == (0, 10)
-    assert 2 + 98 < bits < 2 + 99, "at most ten of 4096 rows"
+    assert 3 + 98 < bits < 3 + 99, "at most ten of 4096 rows"
     assert (FR, EU) not in sums
     twice = totals([*leaks, *leaks])
     assert all(twice[pair][0] == 2 * sums[pair][0] for pair in sums)

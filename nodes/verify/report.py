@@ -49,10 +49,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks. `subjects`: (query, owner, role, fingerprint) of the bundles given."""
+    """All checks. `subjects`: (query, owner, role, fingerprint) of the bundles given. `facts`: what they tell."""
 
     checks: tuple[Check, ...]
     subjects: tuple[tuple[str, str, str, str], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nodes.verify import rules_identity, rules_links, rules_log, rules_search, rules_terms
 from nodes.verify.case import Case, View
+from nodes.verify.facts import facts_of
 from nodes.verify.format import Bundle, EvidenceRefused, SignedBundle, decode_bundle
 from nodes.verify.report import Check, Finding, Findings, Report, conclude
 from nodes.verify.trust import Trust
@@ -92,7 +93,7 @@ def verify_bundles(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust
         for case in cases
         for view in case.views
     )
-    return Report(tuple(checks), subjects)
+    return Report(tuple(checks), subjects, tuple(fact for case in cases for fact in facts_of(case)))
 
 
 def make_cases(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust: Trust | None = None) -> list[Case]:
