@@ -59,10 +59,10 @@ def make_app(node: Node) -> Starlette:
     async def consistency(request: Request) -> Response:
         if _peer(request) not in node.peers:
             return _refusal(403, "state")
-        sizes = [request.query_params.get(name, "") for name in ("first", "second")]
-        if not all(size.isdecimal() and len(size) <= 15 for size in sizes):
+        kind, first, second = (request.query_params.get(name, "") for name in ("log", "first", "second"))
+        if kind not in node.keeper.logs or not all(size.isdecimal() and len(size) <= 15 for size in (first, second)):
             return _refusal(400, "bad-frame")
-        proof = await asyncio.to_thread(node.gossip.prove, *map(int, sizes))
+        proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
         return Response(proof, media_type="application/msgpack")
 
     async def search(request: Request) -> Response:
@@ -84,7 +84,7 @@ def make_app(node: Node) -> Starlette:
                 "subjects": await asyncio.to_thread(node.store.count),
                 "draining": node.draining,
                 "peers": sorted(node.peers),
-                "contradicting_logs": node.gossip.accused,
+                "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
             }
         )
 

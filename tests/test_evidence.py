@@ -145,7 +145,7 @@ def test_later_bundles_prove_that_the_log_only_grew(
 def test_a_witnessed_checkpoint_travels_along(world: World, query: bytes) -> None:
     shown = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log.checkpoint
     keeper = Keeper(world.identities[FR], world.root / FR)
-    keeper.witnesses.keep(ES, shown)
+    keeper.witnesses.keep(ES, "transcript", shown)
     keeper.close()
     data = export_bundle(world.root / FR, query.hex())
     assert [(seen.peer, seen.checkpoint) for seen in decode_bundle(data)[1].witnessed] == [(ES, shown)]

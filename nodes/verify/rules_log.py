@@ -128,14 +128,14 @@ def logs_consistent(cases: Sequence[Case]) -> Findings:
             older = _Seen(extension.older, view.name)
             history.seen.append(older)
             history.proofs.append((older, newest, extension.proof))
-        given: dict[str, _Seen] = {}
+        given: dict[tuple[str, str], _Seen] = {}
         for witnessed in view.bundle.witnessed:
-            peer, checkpoint = witnessed.peer, witnessed.checkpoint
-            shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {peer} that {view.owner} was given)")
+            whose, checkpoint = f"the {witnessed.kind} log of {witnessed.peer}", witnessed.checkpoint
+            shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {whose} that {view.owner} was given)")
             histories[checkpoint.log].seen.append(shown)
-            first = given.setdefault(peer, shown)
+            first = given.setdefault((witnessed.peer, witnessed.kind), shown)
             if first.checkpoint.log != checkpoint.log:
-                yield Broken(view.name, f"{view.owner} was given checkpoints of two transcript logs of {peer}")
+                yield Broken(view.name, f"{whose} is another than before: {view.owner} was given checkpoints of both")
             elif first is not shown:
                 histories[checkpoint.log].disputed.append((first, shown))
         for entry in log.entries:
@@ -156,9 +156,8 @@ def _one_history(history: _History) -> Findings:
         extended_by[older.tree].add(newer.tree)
     for one, other in history.disputed:
         if not _reached(one.tree, extended_by) & _reached(other.tree, extended_by):
-            yield Broken(one.where, f"two histories of one log, of {one.checkpoint.size} and {other.checkpoint.size} "
-                         "entries: its owner did not prove that they fit; if it can, it exports with --since this "
-                         "bundle")  # fmt: skip
+            sizes = f"of {one.checkpoint.size} and {other.checkpoint.size} entries"
+            yield Broken(one.where, f"two histories of one log, {sizes}: its owner did not prove that they fit")
     if len(history.seen) == 1 and history.seen[0].own:
         yield Open(
             f"{history.seen[0].where}: only one checkpoint of its log is known, and no proof from an earlier one"
