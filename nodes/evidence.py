@@ -133,7 +133,7 @@ def _witnessed(folder: Path, records: Sequence[Record]) -> tuple[Witnessed, ...]
     """Checkpoints of the transcript logs of the query's parties, and of every log that showed two histories."""
     witnesses = Witnesses(folder / WITNESSED)
     wanted = {(record.peer, "transcript") for record in records} | set(witnesses.accused)
-    return tuple(shown for shown in witnesses.all() if (shown.peer, shown.kind) in wanted)
+    return tuple(shown for shown in witnesses.all() if (shown.header.owner, shown.header.kind) in wanted)
 
 
 def _prove(log: LogReader, query: bytes, records: Sequence[Record], since: Sequence[Bundle]) -> TranscriptProof:

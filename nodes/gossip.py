@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -40,11 +41,8 @@ EVERY_SECONDS = 600.0
 REMEMBERED = 10_000  # trees that were proven once and are not proven again
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The answer to `/v1/checkpoint`: the newest of each of the node's own logs, and those that it was shown."""
-
-    own: dict[Kind, Checkpoint]
-    witnessed: Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=256)]
+# The answer to `/v1/checkpoints`: the newest of each of the node's own logs, and those that it was shown.
+Told = Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=256)]
 
 
 class Gossip:
@@ -77,9 +75,8 @@ class Gossip:
 
     def tell(self) -> bytes:
         """`Told`, encoded."""
-        with self._writing:
-            own = {kind: log.last_checkpoint for kind, log in self._keeper.logs.items()}
-        return msgspec.msgpack.encode(Told(own, self._keeper.witnesses.all()))
+        own = [self._own_newest(kind) for kind in self._keeper.logs]
+        return msgspec.msgpack.encode((*own, *self._keeper.witnesses.all()))
 
     def prove(self, kind: Kind, first: int, second: int) -> bytes:
         """The consistency proof between two sizes of one of this node's logs, encoded. Raises `NoSuchProof`."""
@@ -103,15 +100,17 @@ class Gossip:
     async def meet(self, peer: str) -> None:
         """Ask one peer, and compare what it tells. A peer that cannot be reached is met another time."""
         try:
-            told = _decode(await self._transport.ask(peer, "/v1/checkpoint"), Told, peer)
+            told = _decode(await self._transport.ask(peer, "/v1/checkpoints"), Told, peer)
         except (PeerUnreachable, PeerRefused) as error:
             log.info("no checkpoint", extra={"peer": peer, "error": type(error).__name__})
             return
+        numbers: Counter[tuple[str, Kind]] = Counter()
         async with self._comparing:
-            for kind, checkpoint in told.own.items():
-                await self._compare(peer, kind, checkpoint)
-            for shown in told.witnessed:
-                await self._compare(shown.peer, shown.kind, shown.checkpoint)
+            for shown in told:
+                whose = shown.header.owner, shown.header.kind
+                numbers[whose] += 1
+                if numbers[whose] <= 2:  # nobody has more to tell of one log
+                    await self._compare(shown)
 
     async def close(self) -> None:
         """Meet nobody any more."""
@@ -130,41 +129,44 @@ class Gossip:
                 except (LineupError, OSError) as error:  # this node's own disk: the next meeting may work
                     log.error("checkpoints not compared", extra={"peer": peer, "error": type(error).__name__})
 
-    async def _compare(self, owner: str, kind: Kind, checkpoint: Checkpoint) -> None:
-        """Compare a checkpoint of `owner`'s log, shown by whomever, with what this node knows of that log."""
-        witnesses, tree = self._keeper.witnesses, (checkpoint.log, checkpoint.size, checkpoint.root)
+    async def _compare(self, shown: Witnessed) -> None:
+        """Compare a checkpoint, shown by whomever, with what this node knows of that log."""
+        witnesses, owner, kind = self._keeper.witnesses, shown.header.owner, shown.header.kind
+        checkpoint = shown.checkpoint
+        tree = checkpoint.log, checkpoint.size, checkpoint.root
         if owner not in self._keys or (owner, kind) in self.accused or tree in self._proven:
             return
         key = self._keys[owner]
         try:
-            check_checkpoint(checkpoint, checkpoint.log, lambda signature, said: key.verify(signature, said, CONTEXT))
+            check_checkpoint(checkpoint, shown.header.log, lambda signature, said: key.verify(signature, said, CONTEXT))
         except BadCheckpoint:
             log.warning("a checkpoint that its owner did not sign", extra={"peer": owner})
             return
         known = self._own_newest(kind) if owner == self._name else witnesses.newest(owner, kind)
         if known is None:
-            witnesses.keep(owner, kind, checkpoint)
+            witnesses.keep(shown)
             return
-        older, newer = sorted((known, checkpoint), key=lambda one: (one.size, one.time))
+        older, newer = sorted((known, shown), key=lambda one: (one.checkpoint.size, one.checkpoint.time))
         try:
-            await self._check_extends(owner, kind, older, newer)
+            await self._check_extends(owner, kind, older.checkpoint, newer.checkpoint)
         except CheckpointError as error:
-            witnesses.accuse(owner, kind, known, checkpoint)
+            witnesses.accuse(known, shown)
             self._metrics.accused(len(self.accused))
             log.error("a log showed two histories", extra={"peer": owner, "error": type(error).__name__})
             return
         except (PeerUnreachable, PeerRefused) as error:
             log.info("no proof", extra={"peer": owner, "error": type(error).__name__})
             return
-        if owner != self._name and newer is checkpoint:
-            witnesses.keep(owner, kind, checkpoint)
+        if owner != self._name and newer is shown:
+            witnesses.keep(shown)
         if len(self._proven) >= REMEMBERED:
             self._proven.clear()
         self._proven.add(tree)
 
-    def _own_newest(self, kind: Kind) -> Checkpoint:
+    def _own_newest(self, kind: Kind) -> Witnessed:
+        own = self._keeper.logs[kind]
         with self._writing:
-            return self._keeper.logs[kind].last_checkpoint
+            return Witnessed(own.header, own.last_checkpoint)
 
     async def _check_extends(self, owner: str, kind: Kind, older: Checkpoint, newer: Checkpoint) -> None:
         """Raise a `CheckpointError` unless the log of `newer` extends that of `older`, as its owner proves.

@@ -51,7 +51,7 @@ def make_app(node: Node) -> Starlette:
         await node.accept(peer, bytes.fromhex(query), int(offset), unpack_units(body))
         return Response(status_code=202)
 
-    async def checkpoint(request: Request) -> Response:
+    async def checkpoints(request: Request) -> Response:
         if _peer(request) not in node.peers:
             return _refusal(403, "state")
         return Response(await asyncio.to_thread(node.gossip.tell), media_type="application/msgpack")
@@ -112,7 +112,7 @@ def make_app(node: Node) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
-            Route("/v1/checkpoint", guarded(checkpoint), methods=["GET"]),
+            Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),

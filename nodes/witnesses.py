@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.checkpoints import Checkpoint
 from nodes.log_entries import Kind
 from nodes.verify.format import Witnessed
 from pets.errors import InputError
@@ -31,25 +30,25 @@ class Witnesses:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def newest(self, owner: str, kind: Kind) -> Checkpoint | None:
-        """The newest checkpoint of a node's log, None if there is none. Raises `WitnessDamaged`."""
+    def newest(self, owner: str, kind: Kind) -> Witnessed | None:
+        """The newest of a node's log, None if there is none. Raises `WitnessDamaged`."""
         path = self._folder / f"{owner}.{kind}"
-        return _read(path).checkpoint if path.exists() else None
+        return _read(path) if path.exists() else None
 
-    def keep(self, owner: str, kind: Kind, checkpoint: Checkpoint) -> None:
+    def keep(self, shown: Witnessed) -> None:
         """Keep a newer one in place of the one before."""
-        self._write(Witnessed(owner, kind, checkpoint))
+        self._write(shown)
 
-    def accuse(self, owner: str, kind: Kind, one: Checkpoint, other: Checkpoint) -> None:
+    def accuse(self, one: Witnessed, other: Witnessed) -> None:
         """Keep two that contradict each other."""
-        self._write(Witnessed(owner, kind, one))
-        self._write(Witnessed(owner, kind, other), _SECOND)
+        self._write(one)
+        self._write(other, _SECOND)
 
     @property
     def accused(self) -> list[tuple[str, Kind]]:
         """(node, log) of each log that showed two histories. Raises `WitnessDamaged`."""
         second = [_read(path) for path in sorted(self._folder.glob(f"[!.]*{_SECOND}"))]
-        return [(shown.peer, shown.kind) for shown in second]
+        return [(shown.header.owner, shown.header.kind) for shown in second]
 
     def all(self) -> tuple[Witnessed, ...]:
         """Everything kept, by owner and log. Raises `WitnessDamaged`."""
@@ -57,7 +56,7 @@ class Witnesses:
 
     def _write(self, shown: Witnessed, suffix: str = "") -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        name = f"{shown.peer}.{shown.kind}{suffix}"
+        name = f"{shown.header.owner}.{shown.header.kind}{suffix}"
         fresh = self._folder / f".{name}"
         fresh.write_bytes(msgspec.msgpack.encode(shown))
         fresh.replace(self._folder / name)

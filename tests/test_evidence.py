@@ -22,7 +22,7 @@ from nodes.log_entries import TranscriptEntry
 from nodes.recorder import read_records
 from nodes.verify import EvidenceRefused, decode_bundle, verify_bundles
 from nodes.verify import format as format_of_bundles
-from nodes.verify.format import HARMLESS, frame_digest
+from nodes.verify.format import HARMLESS, Witnessed, frame_digest
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
 from tests.evidence import DE, ES, EU, FR, Story, World, shared_world
@@ -143,12 +143,13 @@ def test_later_bundles_prove_that_the_log_only_grew(
 
 
 def test_a_witnessed_checkpoint_travels_along(world: World, query: bytes) -> None:
-    shown = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log.checkpoint
+    log = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log
+    shown = Witnessed(log.header, log.checkpoint)
     keeper = Keeper(world.identities[FR], world.root / FR)
-    keeper.witnesses.keep(ES, "transcript", shown)
+    keeper.witnesses.keep(shown)
     keeper.close()
     data = export_bundle(world.root / FR, query.hex())
-    assert [(seen.peer, seen.checkpoint) for seen in decode_bundle(data)[1].witnessed] == [(ES, shown)]
+    assert decode_bundle(data)[1].witnessed == (shown,)
     assert verify_bundles([data], world.trust).holds
     shutil.rmtree(world.root / FR / "witnessed")
 

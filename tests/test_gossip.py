@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from nodes import gossip
+from nodes.checkpoints import Checkpoint
 from nodes.evidence import export_bundle
-from nodes.gossip import Told
 from nodes.identity import load_identity, load_peers
 from nodes.keeper import Keeper
 from nodes.log_entries import ArticleForty, Entry, Kind, TranscriptEntry
@@ -23,6 +23,7 @@ from nodes.node import Node
 from nodes.serve import open_store
 from nodes.service import make_app
 from nodes.verify import decode_bundle, load_trust, verify_bundles
+from nodes.verify.format import Witnessed
 from nodes.witnesses import WitnessDamaged, Witnesses
 from tests.network import DE, ES, EU, FR, ROLES, AsgiNetwork, Federation, captured_logs, found, people, request, running
 
@@ -92,7 +93,7 @@ async def forked(
     honest, lying = network.apps[ES], make_app(other)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        asks = scope["lineup_peer"] == deceived and scope["path"] in ("/v1/checkpoint", "/v1/consistency")
+        asks = scope["lineup_peer"] == deceived and scope["path"] in ("/v1/checkpoints", "/v1/consistency")
         await (lying if asks else honest)(scope, receive, send)
 
     network.apps[ES] = app
@@ -100,6 +101,11 @@ async def forked(
         yield
     finally:
         await other.close()
+
+
+def newest(node: Node, owner: str, kind: Kind = "transcript") -> Checkpoint | None:
+    shown = node.keeper.witnesses.newest(owner, kind)
+    return shown and shown.checkpoint
 
 
 def accused(network: AsgiNetwork) -> dict[str, list[str]]:
@@ -134,11 +140,12 @@ def test_after_a_query_the_parties_have_each_others_checkpoints(
         for name, node in network.nodes.items():
             for other in network.nodes.values():
                 for kind, log in other.keeper.logs.items():
-                    assert other.name == name or node.keeper.witnesses.newest(other.name, kind) == log.last_checkpoint
+                    if other.name != name:
+                        assert newest(node, other.name, kind) == log.last_checkpoint
 
     run(federation, body)
     files = [export_bundle(federation.folder(name), query) for name in ROLES]
-    assert {shown.peer for shown in decode_bundle(files[0])[1].witnessed} == {ES, DE, EU}
+    assert {shown.header.owner for shown in decode_bundle(files[0])[1].witnessed} == {ES, DE, EU}
     report = verify_bundles(files, load_trust(federation.root / "authority" / "peers"))
     assert [check.status for check in report.checks if check.id == "log-consistency"] == ["pass"]
     assert report.holds
@@ -160,8 +167,8 @@ def test_a_log_that_grows_is_followed_with_one_proof_each_time(federation: Feder
             await network.nodes[FR].gossip.meet(ES)
         size = network.nodes[ES].keeper.transcript.size
         assert asked == [
-            "/v1/checkpoint", "/v1/checkpoint", f"/v1/consistency?log=transcript&first={size - 2}&second={size - 1}",
-            "/v1/checkpoint", f"/v1/consistency?log=transcript&first={size - 1}&second={size}",
+            "/v1/checkpoints", "/v1/checkpoints", f"/v1/consistency?log=transcript&first={size - 2}&second={size - 1}",
+            "/v1/checkpoints", f"/v1/consistency?log=transcript&first={size - 1}&second={size}",
         ]  # fmt: skip
         assert accused(network) == {}
         await network.nodes[FR].gossip.meet(ES)
@@ -199,7 +206,7 @@ def test_a_split_view_between_two_peers_is_found_when_they_meet(
             assert accused(network) == {FR: [lie], DE: [lie]}, "and who is told can see for itself"
             await network.nodes[FR].gossip.meet(ES)
         kept = network.nodes[FR].keeper.witnesses.all()
-        assert len({x.checkpoint.root for x in kept if (x.peer, x.kind) == (ES, kind)}) == 2, "both stay"
+        assert len({x.checkpoint.root for x in kept if (x.header.owner, x.header.kind) == (ES, kind)}) == 2, "both stay"
 
     run(federation, body)
     query = next(iter((federation.folder(FR) / "evidence").iterdir())).name
@@ -214,9 +221,8 @@ def test_control_without_the_exchange_the_split_view_stays_unseen(federation: Fe
 
     async def body(network: AsgiNetwork) -> None:
         for node in network.nodes.values():
-            newest = node.keeper.transcript
-            node.gossip.tell = lambda log=newest: msgspec.msgpack.encode(  # type: ignore[method-assign]
-                Told({"transcript": log.last_checkpoint}, ())
+            node.gossip.tell = lambda node=node: msgspec.msgpack.encode(  # type: ignore[method-assign]
+                (node.gossip._own_newest("transcript"),)
             )
         async with forked(network, EU, tmp_path / ES, 1):
             log_something(network.nodes[ES], 1)
@@ -260,8 +266,8 @@ def test_a_forged_checkpoint_accuses_nobody(federation: Federation) -> None:
         await eu.gossip.meet(ES)
         real = eu.keeper.witnesses.newest(ES, "transcript")
         assert real is not None
-        forged = msgspec.structs.replace(real, root=bytes(32))
-        eu.keeper.witnesses.keep(ES, "transcript", forged)
+        forged = msgspec.structs.replace(real.checkpoint, root=bytes(32))
+        eu.keeper.witnesses.keep(Witnessed(real.header, forged))
         await fr.gossip.meet(ES)
         with captured_logs() as captured:
             await fr.gossip.meet(EU)
@@ -272,21 +278,55 @@ def test_a_forged_checkpoint_accuses_nobody(federation: Federation) -> None:
     run(federation, body)
 
 
+def test_a_checkpoint_under_another_logs_name_accuses_nobody(federation: Federation) -> None:
+    """ES signed both, but its header says which log is which."""
+
+    async def body(network: AsgiNetwork) -> None:
+        fr, eu = network.nodes[FR], network.nodes[EU]
+        await fr.gossip.meet(ES)
+        one, other = (fr.keeper.witnesses.newest(ES, kind) for kind in ("transcript", "article-40"))
+        assert one is not None
+        assert other is not None
+        swapped = [Witnessed(one.header, other.checkpoint), Witnessed(other.header, one.checkpoint)]
+        eu.gossip.tell = lambda: msgspec.msgpack.encode(swapped)  # type: ignore[method-assign]
+        await fr.gossip.meet(EU)
+        assert accused(network) == {}
+
+    run(federation, body)
+
+
+def test_of_one_log_no_more_than_two_are_heard(federation: Federation) -> None:
+    """A peer that told a thousand could have a thousand proofs asked for, each as slow as it likes."""
+
+    async def body(network: AsgiNetwork) -> None:
+        fr, es = network.nodes[FR], network.nodes[ES]
+        await fr.gossip.meet(ES)
+        told = []
+        for number in range(5):
+            log_something(es, number)
+            told.append(es.gossip._own_newest("transcript"))
+        es.gossip.tell = lambda: msgspec.msgpack.encode(told)  # type: ignore[method-assign]
+        await fr.gossip.meet(ES)
+        assert newest(fr, ES) == told[1].checkpoint
+
+    run(federation, body)
+
+
 def test_who_cannot_be_reached_is_met_another_time(federation: Federation) -> None:
     async def body(network: AsgiNetwork) -> None:
         fr = network.nodes[FR]
         await fr.gossip.meet(ES)
-        before = fr.keeper.witnesses.newest(ES, "transcript")
+        before = newest(fr, ES)
         log_something(network.nodes[ES], 1)
         await network.nodes[EU].gossip.meet(ES)
         app = network.apps.pop(ES)
         await fr.gossip.meet(ES)
         await fr.gossip.meet(EU)  # it has seen a later checkpoint, and nobody can prove it now
         assert accused(network) == {}
-        assert fr.keeper.witnesses.newest(ES, "transcript") == before
+        assert newest(fr, ES) == before
         network.apps[ES] = app
         await fr.gossip.meet(EU)
-        assert fr.keeper.witnesses.newest(ES, "transcript") == network.nodes[ES].keeper.transcript.last_checkpoint
+        assert newest(fr, ES) == network.nodes[ES].keeper.transcript.last_checkpoint
 
     run(federation, body)
 
@@ -295,7 +335,7 @@ def test_only_peers_are_told_and_only_what_the_log_has(federation: Federation) -
     async def body(network: AsgiNetwork) -> None:
         for caller in (None, "IT", "ES.operator"):
             async with network.client(caller, ES) as client:
-                for path in ("/v1/checkpoint", "/v1/consistency?log=transcript&first=0&second=0"):
+                for path in ("/v1/checkpoints", "/v1/consistency?log=transcript&first=0&second=0"):
                     assert (await client.get(path)).status_code == 403
         async with network.client(FR, ES) as client:
             path = "/v1/consistency?log=transcript"
@@ -334,7 +374,7 @@ def test_a_node_that_stops_meets_nobody(federation: Federation, monkeypatch: pyt
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / ES).write_bytes(b"no")
-    with pytest.raises(WitnessDamaged, match=str(tmp_path / ES)):
+    (tmp_path / "ES.transcript").write_bytes(b"no")
+    with pytest.raises(WitnessDamaged, match=r"ES\.transcript is no checkpoint"):
         Witnesses(tmp_path).all()
     assert Witnesses(tmp_path / "absent").all() == ()

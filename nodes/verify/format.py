@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from nodes.checkpoints import Checkpoint, Disclosure, Proof
-from nodes.log_entries import Kind, LogHeader, Milliseconds
+from nodes.log_entries import LogHeader, Milliseconds
 from pets.errors import InputError
 from pets.prf import labelled_hash
 from protocol.messages import (
@@ -105,13 +105,12 @@ class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Witnessed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A checkpoint of another node's log that the owner was given.
+    """A checkpoint of another node's log that the owner was given. `header`: says whose log it is, and which.
 
-    Two of one log stand for a contradiction: nobody proved to the owner that the one extends the other.
+    Two of one node's log stand for a contradiction: nobody proved to the owner that the one extends the other.
     """
 
-    peer: Name
-    kind: Kind
+    header: LogHeader
     checkpoint: Checkpoint
 
 

@@ -70,12 +70,13 @@ def checkpoints_signed(case: Case) -> Findings:
             fault = _signature_fault(checkpoint, log.header.log, key)
             yield Held() if fault is None else Broken(view.name, fault)
         for witnessed in view.bundle.witnessed:
-            key_of_peer = case.key_of(witnessed.peer)
+            peer = witnessed.header.owner
+            key_of_peer = case.key_of(peer)
             if key_of_peer is None:
-                yield Open(f"{view.name}: a checkpoint of {witnessed.peer}, whose key is not known")
+                yield Open(f"{view.name}: a checkpoint of {peer}, whose key is not known")
                 continue
-            fault = _signature_fault(witnessed.checkpoint, witnessed.checkpoint.log, key_of_peer)
-            yield Held() if fault is None else Broken(view.name, f"a checkpoint of {witnessed.peer}: {fault}")
+            fault = _signature_fault(witnessed.checkpoint, witnessed.header.log, key_of_peer)
+            yield Held() if fault is None else Broken(view.name, f"a checkpoint of {peer}: {fault}")
 
 
 def _signature_fault(checkpoint: Checkpoint, log: bytes, key: VerifyKey) -> str | None:
@@ -130,10 +131,11 @@ def logs_consistent(cases: Sequence[Case]) -> Findings:
             history.proofs.append((older, newest, extension.proof))
         given: dict[tuple[str, str], _Seen] = {}
         for witnessed in view.bundle.witnessed:
-            whose, checkpoint = f"the {witnessed.kind} log of {witnessed.peer}", witnessed.checkpoint
+            header, checkpoint = witnessed.header, witnessed.checkpoint
+            whose = f"the {header.kind} log of {header.owner}"
             shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {whose} that {view.owner} was given)")
             histories[checkpoint.log].seen.append(shown)
-            first = given.setdefault((witnessed.peer, witnessed.kind), shown)
+            first = given.setdefault((header.owner, header.kind), shown)
             if first.checkpoint.log != checkpoint.log:
                 yield Broken(view.name, f"{whose} is another than before: {view.owner} was given checkpoints of both")
             elif first is not shown:
