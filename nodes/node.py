@@ -16,6 +16,7 @@ import numpy as np
 from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
 from nodes.expiry import Expired, expire
+from nodes.gossip import Gossip
 from nodes.health import failing
 from nodes.identity import NodeIdentity, Peer
 from nodes.keeper import Keeper
@@ -111,6 +112,8 @@ class Node:
         self._writing = threading.Lock()
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
+        keys = {name: peer.verify_key for name, peer in {**peers, self.name: identity.peer}.items()}
+        self.gossip = Gossip(self.name, keys, keeper, self._writing, transport, self.metrics)
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
@@ -204,6 +207,7 @@ class Node:
     async def close(self) -> None:
         """Stop at once and close everything."""
         self.draining = True
+        await self.gossip.close()
         for driver in list(self._live):
             await driver.close()
         self.store.close()
@@ -352,6 +356,7 @@ class Node:
                 self.keeper.end(machine)
         except Exception as error:  # a disk that is full must not take the node down with it
             log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
+        self.gossip.meet_soon({peer for session in machine.sessions.values() for peer in session.peers})
         for session in machine.sessions.values():
             if session.name or session.state.value == "aborted":
                 self.metrics.ended(session.state.value)

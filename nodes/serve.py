@@ -213,7 +213,10 @@ async def _serve(folder: Path, delay_seconds: float) -> None:
     started = time.perf_counter()
     await asyncio.to_thread(node.warm)
     log.info("ready", extra={"node": node.name, "seconds": round(time.perf_counter() - started, 3)})
-    chores = [asyncio.create_task(_reload(server, transport, node.config)), asyncio.create_task(_expire_daily(node))]
+    chores = [
+        asyncio.create_task(chore)
+        for chore in (_reload(server, transport, node.config), _expire_daily(node), node.gossip.meet_for_ever())
+    ]
     try:
         await server.serve()
     finally:

@@ -50,6 +50,20 @@ def make_app(node: Node) -> Starlette:
         await _take_units(request, node, peer, bytes.fromhex(query), int(offset))
         return Response(status_code=202)
 
+    async def checkpoints(request: Request) -> Response:
+        if _peer(request) not in node.peers:
+            return _refusal(403, "state")
+        return Response(await asyncio.to_thread(node.gossip.tell), media_type="application/msgpack")
+
+    async def consistency(request: Request) -> Response:
+        if _peer(request) not in node.peers:
+            return _refusal(403, "state")
+        kind, first, second = (request.query_params.get(name, "") for name in ("log", "first", "second"))
+        if kind not in node.keeper.logs or not all(size.isdecimal() and len(size) <= 15 for size in (first, second)):
+            return _refusal(400, "bad-frame")
+        proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
+        return Response(proof, media_type="application/msgpack")
+
     async def search(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
             return _refusal(403, "state")
@@ -69,14 +83,15 @@ def make_app(node: Node) -> Starlette:
                 "subjects": await asyncio.to_thread(node.store.count),
                 "draining": node.draining,
                 "peers": sorted(node.peers),
+                "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
             }
         )
 
     async def health(_: Request) -> Response:
         failing = await asyncio.to_thread(node.failing)
-        if failing:
-            return JSONResponse({"status": "degraded", "failing": failing}, 503)
-        return JSONResponse({"status": "draining" if node.draining else "ok"}, 503 if node.draining else 200)
+        status = "degraded" if failing else "draining" if node.draining else "ok"
+        answer: dict[str, object] = {"status": status, "contradicting_logs": len(node.gossip.accused)}
+        return JSONResponse(answer | ({"failing": failing} if failing else {}), 200 if status == "ok" else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(node.metrics.render(), media_type=CONTENT_TYPE)
@@ -97,6 +112,8 @@ def make_app(node: Node) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
+            Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
+            Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),
             Route("/health", health, methods=["GET"]),

@@ -59,7 +59,7 @@ class Holder(Machine):
         self.terms: Terms | None = None
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
-        self.keeper: Callable[[Holder], None] | None = None  # told as soon as `sealed` stands
+        self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, and when `sealed` stands
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
         self._query = self.open("", (requester, router, *others))
@@ -74,7 +74,10 @@ class Holder(Machine):
         terms = self._agree(announce)
         gallery = self.gallery
         own = Joined(
-            announce_digest(announce), secrets.token_bytes(32), gallery.encoded.blocks, gallery.commitment(self.salt)
+            announce_digest(announce),
+            secrets.token_bytes(32),
+            gallery.encoded.blocks,
+            gallery.commitment(self.salt, self.keys.seed or b""),
         )
         identity, _ = yield from gather_nonces(announce, own, self.name, (self.router, *self.others))
         key = yield from holder_key(announce, terms.params, identity)
@@ -109,6 +112,7 @@ class Holder(Machine):
 
     def _answer(self, result: tuple[JointKey, ZeroPool]) -> None:
         key, zeros = result
+        self._tell_keeper()
         self._end(self._query, State.FINISHED, None)
         self.begin(self._session, self._search(key, zeros), self._finish)
 
@@ -120,7 +124,9 @@ class Holder(Machine):
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
-        admitted = yield from holder_admits(ring, params, terms.dim, ciphertexts, prepared)
+        admitted = yield from holder_admits(
+            ring, params, terms.dim, ciphertexts, prepared, self.keys.seed or secrets.token_bytes(32)
+        )
         yield from end_phase("admission", (self.requester, self.router))
         refuse_unless(admitted)
         del ciphertexts
@@ -146,6 +152,9 @@ class Holder(Machine):
 
     def _keep(self, sealed: SealedConfirmation) -> None:
         self.sealed = sealed
+        self._tell_keeper()
+
+    def _tell_keeper(self) -> None:
         if self.keeper is not None:
             self.keeper(self)
 

@@ -269,6 +269,9 @@ class Faults:
             return [unit[:middle] + bytes([unit[middle] ^ 1]) + unit[middle + 1 :]]
         return [unit]
 
+    async def ask(self, peer: str, path: str) -> bytes:
+        return await self._inner.ask(peer, path)
+
 
 async def in_turn(*pieces: list[bytes]) -> Units:
     """Units that are all there already."""

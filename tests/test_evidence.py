@@ -14,14 +14,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from nodes import cli_evidence
+from nodes import cli_evidence, evidence
 from nodes.evidence import EvidenceError, export_bundle
 from nodes.journals import open_log
 from nodes.keeper import Keeper
 from nodes.log_entries import TranscriptEntry
 from nodes.recorder import read_records
-from nodes.verify import decode_bundle, verify_bundles
-from nodes.verify.format import HARMLESS
+from nodes.verify import EvidenceRefused, decode_bundle, verify_bundles
+from nodes.verify import format as format_of_bundles
+from nodes.verify.format import HARMLESS, Witnessed, frame_digest
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
 from tests.evidence import DE, ES, EU, FR, Story, World, shared_world
@@ -83,7 +84,7 @@ def test_evidence_that_was_changed_on_disk_is_not_exported(world: World, query: 
     original = path.read_bytes()
     try:
         records = read_records(path)
-        place = original.index(records[40].frame)
+        place = original.index(records[40].content)
         path.write_bytes(original[:place] + bytes(32) + original[place + 32 :])
         with pytest.raises(EvidenceError, match="under no checkpoint"):
             export_bundle(world.root / ES, query.hex())
@@ -104,9 +105,10 @@ def test_a_query_that_is_still_running_cannot_be_exported_from_a_running_node(wo
     folder = world.root / EU
     source = read_records(next((folder / "evidence").iterdir()))[0]
     query = bytes(16)
+    frame = frame_digest(query, source.session, FR, EU, source.sequence, source.content)
     keeper = Keeper(world.identities[EU], folder)
     try:
-        entry = TranscriptEntry(query, "query", "received", FR, source.kind, 0, source.frame, None, source.time)
+        entry = TranscriptEntry(query, "query", "received", FR, source.kind, 0, frame, None, source.time)
         keeper.transcript.append([entry], int(time.time() * 1000))
         data = msgspec.msgpack.encode(source)
         (folder / "evidence" / query.hex()).write_bytes(len(data).to_bytes(4, "big") + data)
@@ -117,32 +119,37 @@ def test_a_query_that_is_still_running_cannot_be_exported_from_a_running_node(wo
         (folder / "evidence" / query.hex()).unlink(missing_ok=True)
 
 
-def test_later_bundles_prove_that_the_log_only_grew(world: World, query: bytes) -> None:
+def test_later_bundles_prove_that_the_log_only_grew(
+    world: World, query: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unasked since the last few checkpoints, and asked since any that somebody shows."""
     folder = world.root / ES
     early = export_bundle(folder, query.hex())
     world.query((ES,))
     late_query = world.query((ES,))
+    report = verify_bundles([early, export_bundle(folder, late_query.hex())], world.trust)
+    assert [c.status for c in report.checks if c.id == "log-consistency"] == ["pass"]
+    monkeypatch.setattr(evidence, "RECENT", 1)
     late = export_bundle(folder, late_query.hex())
     report = verify_bundles([early, late], world.trust)
     assert report.holds
     (check,) = [c for c in report.checks if c.id == "log-consistency" and c.status == "not-checkable"]
     assert "--since" in check.details[0]
-    proven = export_bundle(folder, late_query.hex(), [decode_bundle(early)[1].log.checkpoint])
+    proven = export_bundle(folder, late_query.hex(), [decode_bundle(early)[1]])
     report = verify_bundles([early, proven], world.trust)
     assert [c.status for c in report.checks if c.id == "log-consistency"] == ["pass"]
-    with pytest.raises(EvidenceError, match="another log"):
-        export_bundle(
-            folder, late_query.hex(), [decode_bundle(export_bundle(world.root / EU, query.hex()))[1].log.checkpoint]
-        )
+    with pytest.raises(EvidenceError, match="the bundle of EU shows no checkpoint of this node's log"):
+        export_bundle(folder, late_query.hex(), [decode_bundle(export_bundle(world.root / EU, query.hex()))[1]])
 
 
 def test_a_witnessed_checkpoint_travels_along(world: World, query: bytes) -> None:
-    shown = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log.checkpoint
+    log = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log
+    shown = Witnessed(log.header, log.checkpoint)
     keeper = Keeper(world.identities[FR], world.root / FR)
-    keeper.witness(ES, shown)
+    keeper.witnesses.keep(shown)
     keeper.close()
     data = export_bundle(world.root / FR, query.hex())
-    assert [(seen.peer, seen.checkpoint) for seen in decode_bundle(data)[1].witnessed] == [(ES, shown)]
+    assert decode_bundle(data)[1].witnessed == (shown,)
     assert verify_bundles([data], world.trust).holds
     shutil.rmtree(world.root / FR / "witnessed")
 
@@ -169,14 +176,14 @@ def test_export_and_verify_from_the_command_line(world: World, query: bytes, app
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
     assert report["holds"]
-    assert report["counts"] == {"pass": 23, "fail": 0, "not-checkable": 0}
+    assert report["counts"] == {"pass": 24, "fail": 0, "not-checkable": 0}
     assert all(check["rule"] for check in report["checks"])
     assert {entry["learner"] for entry in report["ledger_totals"]} == {FR, EU, ES}
     html = page.read_text("utf-8")
     assert all(check["title"].replace("'", "&#x27;") in html for check in report["checks"])
     assert "http" not in html, "nothing is loaded from anywhere"
     shown = runner.invoke(app, ["verify", *paths, "--trust", trust])
-    assert "23 checks passed, 0 failed" in shown.output
+    assert "24 checks passed, 0 failed" in shown.output
     assert runner.invoke(app, ["verify", paths[0], "--strict"]).exit_code == 1, "not everything could be checked"
     assert runner.invoke(app, ["verify", paths[0]]).exit_code == 0
 
@@ -194,8 +201,41 @@ def test_a_broken_bundle_gives_status_one_and_names_the_message(
     result = runner.invoke(app, ["verify", *map(str, paths), "--html", str(page)])
     assert result.exit_code == 1
     assert "EVIDENCE DOES NOT HOLD" in result.output
-    assert "What failed" in page.read_text("utf-8")
+    assert "Rules that were broken" in page.read_text("utf-8")
     assert "(Release)" in page.read_text("utf-8")
+
+
+def test_a_bundle_that_was_cut_or_is_too_long_is_refused_by_name(
+    world: World, query: bytes, app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = export_bundle(world.root / EU, query.hex())
+    path = tmp_path / "EU.evidence"
+    for cut in (*range(40), *range(40, len(data), len(data) // 50)):
+        path.write_bytes(data[:cut])
+        result = runner.invoke(app, ["verify", str(path)])
+        assert isinstance(result.exception, EvidenceRefused)
+        assert str(path) in str(result.exception)
+    path.write_bytes(data)
+    assert runner.invoke(app, ["verify", str(path)]).exit_code == 0
+    monkeypatch.setattr(format_of_bundles, "BUNDLE_LIMIT", len(data) - 1)
+    result = runner.invoke(app, ["verify", str(path)])
+    assert f"a bundle of {len(data)} bytes, the limit is {len(data) - 1}" in str(result.exception)
+
+
+def test_a_record_file_that_was_damaged_is_refused_by_name(world: World, query: bytes) -> None:
+    """The tail that a crash left is passed over, and then the log knows of more; anything else is named."""
+    path = world.root / ES / "evidence" / query.hex()
+    original = path.read_bytes()
+    try:
+        for damaged in (b"\0\0\0\x05hello", original[:4] + b"\xc1" + original[5:]):
+            path.write_bytes(damaged)
+            with pytest.raises(EvidenceError, match=f"{path} is damaged"):
+                export_bundle(world.root / ES, query.hex())
+        path.write_bytes(original[:-7])
+        bundle = decode_bundle(export_bundle(world.root / ES, query.hex()))[1]
+        assert len(bundle.records) == len(read_records(path))
+    finally:
+        path.write_bytes(original)
 
 
 def test_files_that_are_no_evidence_are_refused_by_name(app: typer.Typer, tmp_path: Path) -> None:

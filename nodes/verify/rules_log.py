@@ -56,7 +56,7 @@ def _difference(view: View, record: Record, logged: object) -> str | None:
     signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
     expected = TranscriptEntry(
         view.bundle.query, "session" if record.session else "query", record.direction, record.peer, record.kind,
-        record.sequence, record.frame, signature, record.time,
+        record.sequence, view.frame(record), signature, record.time,
     )  # fmt: skip
     return None if logged == expected else "the log has another entry for it"
 
@@ -70,12 +70,13 @@ def checkpoints_signed(case: Case) -> Findings:
             fault = _signature_fault(checkpoint, log.header.log, key)
             yield Held() if fault is None else Broken(view.name, fault)
         for witnessed in view.bundle.witnessed:
-            key_of_peer = case.key_of(witnessed.peer)
+            peer = witnessed.header.owner
+            key_of_peer = case.key_of(peer)
             if key_of_peer is None:
-                yield Open(f"{view.name}: a checkpoint of {witnessed.peer}, whose key is not known")
+                yield Open(f"{view.name}: a checkpoint of {peer}, whose key is not known")
                 continue
-            fault = _signature_fault(witnessed.checkpoint, witnessed.checkpoint.log, key_of_peer)
-            yield Held() if fault is None else Broken(view.name, f"a checkpoint of {witnessed.peer}: {fault}")
+            fault = _signature_fault(witnessed.checkpoint, witnessed.header.log, key_of_peer)
+            yield Held() if fault is None else Broken(view.name, f"a checkpoint of {peer}: {fault}")
 
 
 def _signature_fault(checkpoint: Checkpoint, log: bytes, key: VerifyKey) -> str | None:
@@ -90,6 +91,7 @@ def _signature_fault(checkpoint: Checkpoint, log: bytes, key: VerifyKey) -> str 
 class _Seen:
     checkpoint: Checkpoint
     where: str
+    own: bool = False
 
     @property
     def tree(self) -> tuple[int, bytes]:
@@ -99,9 +101,13 @@ class _Seen:
 
 @dataclass
 class _History:
-    """All that was shown of one log. `proofs`: older and newer checkpoint, and the proof between them."""
+    """All that was shown of one log. `proofs`: older and newer checkpoint, and the proof between them.
+
+    `disputed`: two that a witness keeps because the log's owner did not prove to it that they fit.
+    """
 
     seen: list[_Seen] = field(default_factory=list)
+    disputed: list[tuple[_Seen, _Seen]] = field(default_factory=list)
     proofs: list[tuple[_Seen, _Seen, Sequence[bytes]]] = field(default_factory=list)
 
 
@@ -117,15 +123,23 @@ def logs_consistent(cases: Sequence[Case]) -> Findings:
         identity, where = owners.setdefault(view.owner, (log.header.log, view.name))
         if identity != log.header.log:
             yield Broken(view.name, f"another transcript log than in the {where}: a node has one")
-        history, newest = histories[log.header.log], _Seen(log.checkpoint, view.name)
+        history, newest = histories[log.header.log], _Seen(log.checkpoint, view.name, own=True)
         history.seen.append(newest)
         for extension in log.extensions:
             older = _Seen(extension.older, view.name)
             history.seen.append(older)
             history.proofs.append((older, newest, extension.proof))
+        given: dict[tuple[str, str], _Seen] = {}
         for witnessed in view.bundle.witnessed:
-            shown = _Seen(witnessed.checkpoint, f"{view.name} (a checkpoint that {view.owner} was given)")
-            histories[witnessed.checkpoint.log].seen.append(shown)
+            header, checkpoint = witnessed.header, witnessed.checkpoint
+            whose = f"the {header.kind} log of {header.owner}"
+            shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {whose} that {view.owner} was given)")
+            histories[checkpoint.log].seen.append(shown)
+            first = given.setdefault((header.owner, header.kind), shown)
+            if first.checkpoint.log != checkpoint.log:
+                yield Broken(view.name, f"{whose} is another than before: {view.owner} was given checkpoints of both")
+            elif first is not shown:
+                histories[checkpoint.log].disputed.append((first, shown))
         for entry in log.entries:
             leaf = hash_leaf(entry.record)
             before, where = leaves.setdefault((log.header.log, entry.index), (leaf, view.name))
@@ -142,7 +156,11 @@ def _one_history(history: _History) -> Findings:
     for older, newer, proof in history.proofs:
         yield from _compare(older, newer, proof)
         extended_by[older.tree].add(newer.tree)
-    if len(history.seen) == 1:
+    for one, other in history.disputed:
+        if not _reached(one.tree, extended_by) & _reached(other.tree, extended_by):
+            sizes = f"of {one.checkpoint.size} and {other.checkpoint.size} entries"
+            yield Broken(one.where, f"two histories of one log, {sizes}: its owner did not prove that they fit")
+    if len(history.seen) == 1 and history.seen[0].own:
         yield Open(
             f"{history.seen[0].where}: only one checkpoint of its log is known, and no proof from an earlier one"
         )
@@ -153,7 +171,7 @@ def _one_history(history: _History) -> Findings:
             yield from _compare(older, newer, ())
         elif not _reached(older.tree, extended_by) & _reached(newer.tree, extended_by):
             yield Open(f"{older.where} ({old.size} entries) and {newer.where} ({new.size} entries): no proof that one "
-                       "log extends the other; export the later one again with --since the earlier one")  # fmt: skip
+                       "log extends the other; its owner can export again with --since the other bundle")  # fmt: skip
 
 
 def _reached(
