@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +72,7 @@ class QueryDriver:
         compute: asyncio.Semaphore,
         patience: float,
         lifetime: float,
-        ended: Callable[[QueryDriver], None],
+        ended: Callable[[QueryDriver], Awaitable[None]],
     ) -> None:
         self.machine = machine
         self.failed_peers: dict[str, LineupError] = {}
@@ -153,9 +153,11 @@ class QueryDriver:
                 await self._step([action for action, _ in actions])
                 self._waiting_bytes -= sum(size for _, size in actions)
         finally:
-            self.finished = True
-            self._ended(self)
-            self.changed.set()
+            try:
+                await self._ended(self)
+            finally:
+                self.finished = True
+                self.changed.set()
         await asyncio.gather(*(outbox.flush(LINGER_SECONDS) for outbox in self._outboxes.values()))
         for outbox in self._outboxes.values():
             outbox.close()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -46,18 +45,17 @@ Told = Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=256)]
 
 
 class Gossip:
-    """One node's part. `keys`: of this node and of its peers. `writing`: held by whoever reads or writes the log."""
+    """One node's part. `keys`: of this node and of its peers."""
 
     def __init__(
         self,
         name: str,
         keys: Mapping[str, VerifyKey],
         keeper: Keeper,
-        writing: threading.Lock,
         transport: Transport,
         metrics: Metrics,
     ) -> None:
-        self._name, self._keys, self._keeper, self._writing = name, keys, keeper, writing
+        self._name, self._keys, self._keeper = name, keys, keeper
         self._transport, self._metrics = transport, metrics
         self._proven: set[tuple[bytes, int, bytes]] = set()
         self._due: set[str] = set()
@@ -80,7 +78,7 @@ class Gossip:
 
     def prove(self, kind: Kind, first: int, second: int) -> bytes:
         """The consistency proof between two sizes of one of this node's logs, encoded. Raises `NoSuchProof`."""
-        with self._writing:
+        with self._keeper.writing:
             return msgspec.msgpack.encode(self._keeper.logs[kind].consistency_proof(first, second))
 
     # What it asks.
@@ -165,7 +163,7 @@ class Gossip:
 
     def _own_newest(self, kind: Kind) -> Witnessed:
         own = self._keeper.logs[kind]
-        with self._writing:
+        with self._keeper.writing:
             return Witnessed(own.header, own.last_checkpoint)
 
     async def _check_extends(self, owner: str, kind: Kind, older: Checkpoint, newer: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -34,12 +35,14 @@ class Keeper:
 
     def __init__(self, identity: NodeIdentity, folder: Path) -> None:
         self.folder = folder
+        # A checkpoint over a log that another query is just being added to would look like tampering.
+        self.writing = threading.RLock()
         self._key = storage_key(identity.config)
         self.transcript = open_log(identity, folder, "transcript")
         self.article_forty = open_log(identity, folder, "article-40")
         self.logs: dict[Kind, TamperEvidentLog] = {"transcript": self.transcript, "article-40": self.article_forty}
         self.witnesses = Witnesses(folder / WITNESSED)
-        self._recorder = Recorder(folder / "evidence", self.transcript)
+        self._recorder = Recorder(folder / "evidence", self.transcript, self.writing)
         self._started: dict[bytes, int] = {}
 
     def attach(self, machine: Machine) -> None:
@@ -64,16 +67,19 @@ class Keeper:
 
     def end(self, machine: Machine) -> None:
         """A query is over: write everything, sign a checkpoint."""
-        self._recorder.end(machine.query)
-        if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
-            self.article_forty.append([entry], _now())
-            self.article_forty.checkpoint(_now())
-        self.transcript.checkpoint(_now())
+        with self.writing:
+            self._recorder.end(machine.query)
+            if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
+                self.article_forty.append([entry], _now())
+                self.article_forty.checkpoint(_now())
+            self.transcript.checkpoint(_now())
 
     def close(self) -> None:
-        """Close the logs."""
-        self.transcript.close()
-        self.article_forty.close()
+        """Close the logs, once nobody writes any more."""
+        self._recorder.close()
+        with self.writing:
+            self.transcript.close()
+            self.article_forty.close()
 
 
 def article_forty(machine: Machine, started: int, ended: int) -> ArticleForty | None:

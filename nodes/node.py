@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -108,12 +107,10 @@ class Node:
         self._early: OrderedDict[bytes, _Early] = OrderedDict()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
-        # A checkpoint over a log that another query is just being added to would look like tampering.
-        self._writing = threading.Lock()
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
         keys = {name: peer.verify_key for name, peer in {**peers, self.name: identity.peer}.items()}
-        self.gossip = Gossip(self.name, keys, keeper, self._writing, transport, self.metrics)
+        self.gossip = Gossip(self.name, keys, keeper, transport, self.metrics)
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
@@ -211,8 +208,7 @@ class Node:
         for driver in list(self._live):
             await driver.close()
         self.store.close()
-        with self._writing:  # an expiry may be at work
-            self.keeper.close()
+        self.keeper.close()
 
     async def _until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -331,7 +327,7 @@ class Node:
     def expire(self) -> Expired:
         """Delete what is past its time (`nodes.expiry`)."""
         now = datetime.now(timezone.utc)
-        done = expire(self.store, self.keeper, self.config.retention, now, self._writing)
+        done = expire(self.store, self.keeper, self.config.retention, now, self.keeper.writing)
         if done.subjects:
             self.warm()  # so that no query waits for the new gallery
         return done
@@ -343,7 +339,7 @@ class Node:
             self._health_until = time.monotonic() + HEALTH_SECONDS
         return self._failing
 
-    def _ended(self, driver: QueryDriver) -> None:
+    async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
         self.drivers.pop(machine.query, None)
         self._early.pop(machine.query, None)
@@ -352,8 +348,7 @@ class Node:
             self._over.popitem(last=False)
         self.metrics.finished()
         try:
-            with self._writing:
-                self.keeper.end(machine)
+            await asyncio.to_thread(self.keeper.end, machine)
         except Exception as error:  # a disk that is full must not take the node down with it
             log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
         self.gossip.meet_soon({peer for session in machine.sessions.values() for peer in session.peers})
@@ -376,8 +371,7 @@ class Node:
         def record(event: Event) -> None:
             assert recorder is not None
             try:
-                with self._writing:
-                    recorder(event)
+                recorder(event)
             except Exception as error:
                 raise RecordFailed(type(error).__name__) from error
 

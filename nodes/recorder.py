@@ -13,15 +13,18 @@ from __future__ import annotations
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from nodes.log_entries import TranscriptEntry
 from nodes.logs import TamperEvidentLog
-from nodes.verify.format import HARMLESS, Record, encode_frame
+from nodes.verify.format import HARMLESS, Record
 from protocol.machine import Event, Machine
-from protocol.messages import Abort, Announce, Signature
+from protocol.messages import Abort, Announce, Release, Signature
 
 __all__ = ["HARMLESS", "Record", "Recorder", "read_records"]
 
@@ -29,27 +32,35 @@ _LENGTH = struct.Struct(">I")
 
 
 class Recorder:
-    """Shared by all queries of a node. `folder`: where evidence files go; `log`: the transcript log."""
+    """Shared by all queries of a node. `folder`: where evidence files go; `log`: the transcript log.
 
-    def __init__(self, folder: Path, log: TamperEvidentLog) -> None:
+    What is recorded is written behind the query's back, phase by phase, so that it does not wait for the disk; but
+    nothing is released before everything that led to it is on disk. `writing`: held by whoever reads or writes the log.
+    """
+
+    def __init__(self, folder: Path, log: TamperEvidentLog, writing: AbstractContextManager[Any]) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._log = log
-        self._lock = threading.Lock()
+        self._writing = writing
+        self._lock = threading.Lock()  # over `_waiting`, and never held while the disk works
         self._waiting: dict[bytes, list[tuple[Record, TranscriptEntry]]] = {}
+        self._failed: dict[bytes, Exception] = {}
+        self._writer = ThreadPoolExecutor(1, "recorder")
 
     def attach(self, machine: Machine) -> None:
-        """Record everything a machine sends and consumes from now on."""
+        """Record everything a machine sends and consumes from now on. What cannot be written is raised at the next."""
         self._waiting[machine.query] = []
         machine.recorder = lambda event: self._record(machine, event)
 
     def flush(self, query: bytes) -> None:
         """Write what waits to disk: the evidence file first, then the log."""
-        with self._lock:
-            waiting = self._waiting.get(query)
-            if not waiting:
-                return
-            self._waiting[query] = []
+        with self._writing:
+            with self._lock:
+                waiting = self._waiting.get(query)
+                if not waiting:
+                    return
+                self._waiting[query] = []
             with (self._folder / query.hex()).open("ab") as file:
                 for record, _ in waiting:
                     data = msgspec.msgpack.encode(record)
@@ -57,27 +68,42 @@ class Recorder:
             self._log.append([entry for _, entry in waiting], int(time.time() * 1000))
 
     def end(self, query: bytes) -> None:
-        """A query is over."""
+        """A query is over. Raises what kept its records from being written."""
         self.flush(query)
         self._waiting.pop(query, None)
+        if (failed := self._failed.pop(query, None)) is not None:
+            raise failed
+
+    def close(self) -> None:
+        """Write no more."""
+        self._writer.shutdown()
 
     def _record(self, machine: Machine, event: Event) -> None:
+        if (failed := self._failed.get(machine.query)) is not None:
+            raise failed
         now = int(time.time() * 1000)
         message, kind = event.message, type(event.message).__name__
         kept = message if isinstance(message, HARMLESS) else None
         signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
-        ends = (machine.name, event.peer) if event.direction == "sent" else (event.peer, machine.name)
-        size = len(encode_frame(machine.query, event.session, *ends, event.sequence, message))
         record = Record(
-            event.session, event.direction, event.peer, event.sequence, kind, event.content, size, now, kept
+            event.session, event.direction, event.peer, event.sequence, kind, event.content, event.size, now, kept
         )
         entry = TranscriptEntry(
             machine.query, "query" if not event.session else "session", event.direction, event.peer, kind,
             event.sequence, event.digest, signature, now,
         )  # fmt: skip
-        self._waiting[machine.query].append((record, entry))
-        if isinstance(message, (Announce, Signature, Abort)):
+        with self._lock:
+            self._waiting[machine.query].append((record, entry))
+        if isinstance(message, Release):
             self.flush(machine.query)
+        elif isinstance(message, (Announce, Signature, Abort)):
+            self._writer.submit(self._flush_behind, machine.query)
+
+    def _flush_behind(self, query: bytes) -> None:
+        try:
+            self.flush(query)
+        except Exception as error:  # whatever it is, the query must not go on without its records
+            self._failed[query] = error
 
 
 def read_records(path: Path) -> list[Record]:

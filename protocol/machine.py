@@ -21,7 +21,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,9 @@ from protocol.errors import (
 from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Signature
 from protocol.terms import announce_digest
 
-INBOX_LIMIT = 64  # messages of one sender that may wait; a correct peer is never this far ahead
+# Messages of one sender that may wait, and their bytes: a correct peer is at most a whole probe ahead.
+INBOX_LIMIT = 64
+INBOX_BYTES = 160 * 2**20
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Notary(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """One frame sent or consumed. Transcript logs keep its digests, and the message only if it is harmless.
+    """One frame of `size` bytes, sent or consumed. Transcript logs keep its digests, and the message if it is harmless.
 
     `content`: hash of the message, whoever it is sent to. `digest`: hash of its place and of `content`.
     """
@@ -166,6 +168,15 @@ class Event:
     message: AnyMessage
     content: bytes
     digest: bytes
+    size: int
+
+
+class Arrived(NamedTuple):
+    """A message on the record: its envelope, the hash of its content, the size of its frame in bytes."""
+
+    envelope: wire.Envelope
+    content: bytes
+    size: int
 
 
 class State(enum.Enum):
@@ -196,11 +207,11 @@ class Session:
     task: Step[Any] | None = None
     finish: Callable[[Any], None] | None = None
     waiting: Receive | Score | None = None
-    inbox: dict[str, deque[tuple[wire.Envelope, bytes]]] = field(default_factory=lambda: defaultdict(deque))
+    inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque))
     received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     chains: dict[tuple[str, str], bytes] = field(default_factory=lambda: defaultdict(lambda: bytes(32)))
-    unchecked: tuple[wire.Envelope, bytes] | None = None
+    unchecked: Arrived | None = None
 
 
 class Machine:
@@ -276,7 +287,7 @@ class Machine:
             # undone. What the others have finished stays finished.
             late = self.role == "router" and bool(session.name) and session.state is State.FINISHED
             if not session.state.over or late:
-                self._record(session, "received", envelope, self._content(envelope, frame))
+                self._record(session, "received", self._arrived(envelope, frame))
                 frozen = envelope.message.code == "confirmation"
                 reason = PeerAborted(link, envelope.message.code)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
@@ -334,15 +345,17 @@ class Machine:
         if (self.role_of(sender), self.role) not in ALLOWED[type(envelope.message)]:
             raise UnexpectedMessage(f"{sender} may not send a {type(envelope.message).__name__} to {self.name}")
         inbox = session.inbox[sender]
-        if len(inbox) >= INBOX_LIMIT:
-            raise OutOfTurn(f"{sender} is {INBOX_LIMIT} messages ahead")
-        inbox.append((envelope, self._content(envelope, frame)))
+        if len(inbox) >= INBOX_LIMIT or sum(waiting.size for waiting in inbox) + len(frame) > INBOX_BYTES:
+            raise OutOfTurn(
+                f"{sender} is {len(inbox)} messages ahead, the limit is {INBOX_LIMIT} or {INBOX_BYTES} bytes"
+            )
+        inbox.append(self._arrived(envelope, frame))
         if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
             self._advance(session, self._next_message(session, session.waiting))
 
     def _next_message(self, session: Session, wanted: Receive) -> Any:
-        envelope, content = session.inbox[wanted.sender].popleft()
-        message = envelope.message
+        arrived = session.inbox[wanted.sender].popleft()
+        message = arrived.envelope.message
         if not isinstance(message, wanted.kind):
             raise UnexpectedMessage(
                 f"{wanted.sender} sent {type(message).__name__} where {wanted.kind.__name__} was due"
@@ -350,26 +363,27 @@ class Machine:
         session.waiting = None
         if isinstance(message, Signature):
             # It covers what came before it, so it joins the chain only after it was checked.
-            session.unchecked = (envelope, content)
+            session.unchecked = arrived
         else:
-            self._record(session, "received", envelope, content)
+            self._record(session, "received", arrived)
         return message
 
-    def _record(
-        self, session: Session, direction: Literal["sent", "received"], envelope: wire.Envelope, content: bytes
-    ) -> None:
+    def _record(self, session: Session, direction: Literal["sent", "received"], arrived: Arrived) -> None:
         """Extend the hash chain of a direction and tell the recorder."""
         if self.notary is None and self.recorder is None:
             return
+        envelope, content, size = arrived
         peer = envelope.receiver if direction == "sent" else envelope.sender
         link, digest = (direction, peer), wire.frame_digest(envelope, content)
         session.chains[link] = hashlib.sha256(session.chains[link] + digest).digest()
         if self.recorder is not None:
-            self.recorder(Event(session.name, direction, peer, envelope.sequence, envelope.message, content, digest))
+            message = envelope.message
+            self.recorder(Event(session.name, direction, peer, envelope.sequence, message, content, digest, size))
 
-    def _content(self, envelope: wire.Envelope, frame: bytes) -> bytes:
-        """Hash of a frame's message; zeros where nobody signs or records, because hashing a probe takes its time."""
-        return bytes(32) if self.notary is None and self.recorder is None else wire.content_digest(frame, envelope)
+    def _arrived(self, envelope: wire.Envelope, frame: bytes) -> Arrived:
+        """With a hash of zeros where nobody signs or records, because hashing a probe takes its time."""
+        silent = self.notary is None and self.recorder is None
+        return Arrived(envelope, bytes(32) if silent else wire.content_digest(frame, envelope), len(frame))
 
     def _sign(self, session: Session, effect: Sign) -> None:
         assert self.notary is not None
@@ -385,7 +399,7 @@ class Machine:
             raise Disagreement(f"{effect.sender} signed another conversation than {self.name} had with it")
         statement = phase_statement(self.query, session.name, effect.phase, effect.sender, self.name, head)
         self.notary.check(effect.sender, statement, message.signature)
-        self._record(session, "received", *session.unchecked)
+        self._record(session, "received", session.unchecked)
 
     def _advance(self, session: Session, value: object) -> None:
         assert session.task is not None
@@ -423,7 +437,7 @@ class Machine:
     def _send(self, session: Session, to: str, message: AnyMessage) -> None:
         envelope = wire.Envelope(wire.VERSION, self.query, session.name, self.name, to, session.sent[to], message)
         frame = wire.encode(envelope)
-        self._record(session, "sent", envelope, self._content(envelope, frame))
+        self._record(session, "sent", self._arrived(envelope, frame))
         session.sent[to] += 1
         self.outgoing.append((to, frame))
 
