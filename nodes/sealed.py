@@ -32,13 +32,14 @@ class SealedProbe(msgspec.Struct, frozen=True, tag="requester", forbid_unknown_f
 
 
 class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A confirmation block: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes."""
+    """A confirmation: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes."""
 
     salt: bytes
     rows: tuple[int, ...]
     factors: bytes
     block: bytes
     shares: bytes
+    answers: tuple[bytes, ...] = ()
 
 
 class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
@@ -99,9 +100,10 @@ def of_requester(machine: Requester, template: bytes, justification: Justificati
 
 
 def of_holder(machine: Holder) -> SealedGallery:
-    """What a holder keeps: once after the set-up, once more when its confirmation block stands."""
+    """What a holder keeps: after the set-up, when its confirmation block stands, and when that was answered."""
     made = machine.sealed
     block = None
     if made is not None:
-        block = SealedBlock(made.salt, made.rows, made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
+        arrays = (made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
+        block = SealedBlock(made.salt, made.rows, *arrays, made.answers)
     return SealedGallery(machine.keys.seed or b"", machine.salt, machine.gallery.digest, block)

@@ -59,7 +59,7 @@ class Holder(Machine):
         self.terms: Terms | None = None
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
-        self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, and when `sealed` stands
+        self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, and when `sealed` changes
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
         self._query = self.open("", (requester, router, *others))

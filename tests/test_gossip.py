@@ -25,7 +25,21 @@ from nodes.service import make_app
 from nodes.verify import decode_bundle, load_trust, verify_bundles
 from nodes.verify.format import Witnessed
 from nodes.witnesses import WitnessDamaged, Witnesses
-from tests.network import DE, ES, EU, FR, ROLES, AsgiNetwork, Federation, captured_logs, found, people, request, running
+from tests.network import (
+    DE,
+    ES,
+    EU,
+    FR,
+    ROLES,
+    AsgiNetwork,
+    Federation,
+    TlsNetwork,
+    captured_logs,
+    found,
+    people,
+    request,
+    running,
+)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +163,21 @@ def test_after_a_query_the_parties_have_each_others_checkpoints(
     report = verify_bundles(files, load_trust(federation.root / "authority" / "peers"))
     assert [check.status for check in report.checks if check.id == "log-consistency"] == ["pass"]
     assert report.holds
+
+
+def test_it_goes_over_tls_too(federation: Federation) -> None:
+    async def body() -> None:
+        async with running(TlsNetwork(federation)) as network:
+            await network.nodes[FR].gossip.meet(ES)
+            log_something(network.nodes[ES], 1)
+            await network.nodes[FR].gossip.meet(ES)
+            assert newest(network.nodes[FR], ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+            await network.kill(ES)
+            with captured_logs() as captured:
+                await network.nodes[FR].gossip.meet(ES)
+            assert "PeerUnreachable" in captured.text
+
+    asyncio.run(body())
 
 
 def test_a_log_that_grows_is_followed_with_one_proof_each_time(federation: Federation) -> None:
