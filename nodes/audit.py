@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,7 +30,7 @@ from nodes.verify.case import Case, View
 from nodes.verify.format import Bundle, SignedBundle, encode_frame
 from nodes.verify.report import Broken, Findings, Held, Open, Report, conclude
 from nodes.verify.verdict import make_cases, verify_bundles
-from pets.errors import InputError, LineupError
+from pets.errors import MALFORMED, InputError, LineupError
 from pets.keys import JointKey, ZeroPool, encrypt_constants
 from pets.params import Parameters, norm_bound, preset
 from pets.prf import labelled_hash
@@ -112,7 +111,7 @@ def _open(folder: Path, query: bytes, view: View) -> Sealed | None:
         return sealing.open_kept(folder / "sealed", storage_key(load_config(folder)), query)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise AuditRefused(f"what {view.owner} sealed is malformed: {error}") from None
 
 

@@ -38,7 +38,7 @@ from nodes.verify.format import (
     Witnessed,
     encode_bundle,
 )
-from pets.errors import InputError
+from pets.errors import MALFORMED, InputError
 from pets.signatures import SigningKey
 
 COPY_ATTEMPTS = 5
@@ -64,7 +64,7 @@ def export_bundle(folder: Path, query_hex: str, since: Sequence[Checkpoint] = ()
     identity = load_identity(folder)
     try:
         records = read_records(path)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise EvidenceError(f"{path} is damaged: {error}") from None
     with transcript(identity, folder) as log:
         proof = _prove(log, query, records, since)
@@ -196,6 +196,6 @@ def witnessed(folder: Path) -> tuple[Witnessed, ...]:
     for path in sorted((folder / "witnessed").glob("[!.]*")):
         try:
             found.append(Witnessed(path.name, msgspec.msgpack.decode(path.read_bytes(), type=Checkpoint)))
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise EvidenceError(f"{path} is no checkpoint: {error}") from None
     return tuple(found)
