@@ -332,3 +332,28 @@ def test_a_probe_that_is_no_unit_vector_is_refused_before_anybody_is_asked(feder
             assert not network.drivers
 
     asyncio.run(body())
+
+
+def test_control_without_claims_a_replayed_query_is_begun_again_after_a_restart(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, galleries_asked_for: list[Announce]
+) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert isinstance(network, AsgiNetwork)
+            network.keep = True
+            await network.search(request(federation.people.hit, (ES,)))
+            await network.settle()
+            network.keep = False
+            first = next(item for item in network.kept if item[:2] == (FR, ES) and item[3] == 0)
+            await network.kill(ES)
+            await network.start(ES)
+            sender, _, query, offset, sent = first
+            assert (await post(network, sender, query, sent, offset)).json() == {"code": "replay"}
+            galleries_asked_for.clear()
+            monkeypatch.setattr("nodes.store.answers.claim_query", lambda *_: None)
+            await network.kill(ES)
+            await network.start(ES)
+            assert (await post(network, sender, query, sent, offset)).status_code == 202
+            assert len(galleries_asked_for) == 1
+
+    asyncio.run(body())
