@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import fuzz_mutate as mutate
+from nodes import gossip
 from nodes.checkpoints import decode_checkpoint
 from nodes.config import Role, load_config
 from nodes.identity import Peer, init_node, load_identity
@@ -183,6 +184,8 @@ def _evidence(folder: Path) -> Iterator[Target]:
     article = encode_entry(ArticleForty(FR, 1, 2, (EU, FR), (EU,)), "article-40")
     yield Target("decode_checkpoint", 40, checkpoints, mutate.of_msgpack, decode_checkpoint)
     yield Target("decode_header", 30, [msgspec.msgpack.encode(header)], mutate.of_msgpack, decode_header)
+    told = [msgspec.msgpack.encode(gossip.Told(decode_checkpoint(data), ())) for data in checkpoints]
+    yield Target("gossip", 30, told, mutate.of_msgpack, lambda data: gossip._decode(data, gossip.Told, ES))
     yield Target("decode_entry", 50, [entry], mutate.of_msgpack, lambda data: decode_entry(data, "transcript"))
     yield Target("decode_entry, Article 40", 50, [article], mutate.of_msgpack,
                  lambda data: decode_entry(data, "article-40"))  # fmt: skip

@@ -4,6 +4,10 @@ A requester's ciphertexts follow from its probe, its seed and the joint key; a h
 rows, factors, its seed and those ciphertexts. Both must be, byte for byte, what was signed in the query. So a scaled or
 exchanged probe is found, and a holder that put chosen numbers instead of its rows into the block.
 
+Whether the rows in the block hit takes the probe itself. A supervisor may carry it from the requester's audit to the
+holder's (`probe`); it then is in the memory of the holder's machine for a moment, so only where that is worth it. The
+other checks of a holder do without.
+
 It needs the party's storage key, so it happens at the party, under the supervisor's eyes. What a party shows must be
 what the others received: `lineup verify` on all bundles says that. Where OpenFHE encrypted there is no seed, and no
 audit by recomputation.
@@ -13,57 +17,49 @@ audit by recomputation.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from nodes import sealed as sealing
-from nodes.audit_holder import holder_rules
+from nodes.audit_block import BlockAudit
+from nodes.audit_holder import HolderAudit
+from nodes.audit_inputs import InputAudit
+from nodes.audit_requester import RequesterAudit
 from nodes.config import load_config
 from nodes.keeper import storage_key
-from nodes.sealed import Sealed, SealedBlock, SealedProbe
+from nodes.sealed import Sealed, SealedGallery, SealedProbe
 from nodes.verify.case import Case, View
-from nodes.verify.format import Bundle, SignedBundle, encode_frame
+from nodes.verify.format import Bundle, SignedBundle
 from nodes.verify.report import Broken, Findings, Held, Open, Report, conclude
 from nodes.verify.verdict import make_cases, verify_bundles
 from pets.errors import MALFORMED, InputError, LineupError
-from pets.keys import JointKey, ZeroPool, encrypt_constants
-from pets.params import Parameters, norm_bound, preset
-from pets.prf import labelled_hash
-from pets.threads import default_threads
-from protocol.messages import KeyPair, ProbeDigest
+from pets.keys import JointKey
+from pets.params import Parameters, preset
+from protocol.messages import KeyPair
 from protocol.probe import probe_parts
-from protocol.warrant import JustificationError
 from protocol.wire import residue_array
 
 Residues = npt.NDArray[np.uint32]
-CANNOT = "OpenFHE encrypted, whose generator cannot be seeded: this query cannot be audited by recomputation"
+Templates = npt.NDArray[np.int8]
+RuleParts = tuple[str, str, str, Callable[[], Findings]]
 
 
 class AuditRefused(InputError):
     """There is nothing to audit, or the files do not fit together."""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One rule of an audit; the same form as those of `nodes.verify.verdict`."""
-
-    id: str
-    title: str
-    source: str
-    apply: Callable[[], Findings]
-
-
-def audit_party(signed: tuple[SignedBundle, Bundle], folder: Path, ciphertexts: Path | None = None) -> Report:
+def audit_party(
+    signed: tuple[SignedBundle, Bundle], folder: Path, ciphertexts: Path | None = None, probe: Path | None = None
+) -> Report:
     """Audit the party of a bundle with its node's folder.
 
-    `ciphertexts`: a requester's audit writes the recomputed ones there (uint32 (d, 2, 2, n), .npy) if they are those
-    that were signed; a holder's audit reads them. Raises `AuditRefused`, `ConfigError`, and the store's errors where
-    the storage key is another.
+    `ciphertexts`, `probe`: a requester's audit writes them (uint32 (d, 2, 2, n) as .npy; int8 (d,) and the hash of the
+    ciphertexts as .npz) if they are those that were signed; a holder's audit reads them. Raises `AuditRefused`,
+    `ConfigError`, and the store's errors where the storage key is another.
     """
     (case,) = make_cases([signed])
     view = case.views[0]
@@ -71,24 +67,59 @@ def audit_party(signed: tuple[SignedBundle, Bundle], folder: Path, ciphertexts: 
     if config.name != view.owner:
         raise AuditRefused(f"{folder} is the node {config.name}, the bundle is of {view.owner}")
     content = _open(folder, case.query, view)
-    if view.bundle.owner.role == "requester":
-        if content is not None and not isinstance(content, SealedProbe):
-            raise AuditRefused(f"{folder} sealed a confirmation block, and the bundle is a requester's")
-        rules = _requester_rules(case, view, content, ciphertexts)
-    elif view.bundle.owner.role == "holder":
-        if content is not None and not isinstance(content, SealedBlock):
-            raise AuditRefused(f"{folder} sealed a probe, and the bundle is a holder's")
-        params, joint = key_of_query(case, view)
-        rules = [Rule(*rule) for rule in holder_rules(case, view, content, params, joint, _load(ciphertexts), folder)]
-    else:
+    role = view.bundle.owner.role
+    if role == "router":
         raise AuditRefused("a router seals nothing: its part follows from its bundle and the others'")
+    if content is None:
+        rules = [("audit-sealed", "What the party used was sealed", "design 2.8, 6", lambda: _nothing_sealed(view))]
+    elif role == "requester" and isinstance(content, SealedProbe):
+        rules = _requester_rules(RequesterAudit(case, view, content, *key_of_query(case, view), ciphertexts, probe))
+    elif role == "holder" and isinstance(content, SealedGallery):
+        loaded = _load_ciphertexts(ciphertexts)
+        audit = HolderAudit(case, view, content, *key_of_query(case, view), loaded, folder)
+        rules = _holder_rules(audit, BlockAudit(audit, content.confirmation, _load_probe(probe, loaded)))
+    else:
+        raise AuditRefused(f"{folder} sealed what another role seals, and the bundle is a {role}'s")
     checks = conclude(
         "audit-bundle", "The bundle holds by itself", "design 2.8; `lineup verify`", _bundle_holds(signed)
     )
-    for rule in rules:
-        checks += conclude(rule.id, rule.title, rule.source, _guarded(rule.apply))
-    subject = (case.query.hex(), view.owner, view.bundle.owner.role, view.key.fingerprint.hex())
+    for identifier, title, source, apply in rules:
+        checks += conclude(identifier, title, source, _guarded(apply))
+    subject = (case.query.hex(), view.owner, role, view.key.fingerprint.hex())
     return Report(tuple(checks), (subject,))
+
+
+def _requester_rules(audit: RequesterAudit) -> list[RuleParts]:
+    return [
+        ("audit-justification", "The record behind the warrant is the one it names", "R 20(1), 33(2)", audit.justified),
+        ("audit-seed", "The seed is the announced one", "design 5, 2.8", audit.seeded),
+        ("audit-probe", "The probe is a quantised unit vector", "design 2.5, 4", audit.template),
+        ("audit-ciphertexts", "Probe and seed give the ciphertexts that were signed", "design 2.8, 5",
+         audit.recomputed),
+    ]  # fmt: skip
+
+
+def _holder_rules(audit: HolderAudit, block: BlockAudit) -> list[RuleParts]:
+    return [
+        ("audit-gallery", "Gallery and seed are those committed to", "design 5, 6a", audit.gallery),
+        ("audit-rows", "The block holds rows of the gallery and their multiples", "design 6", block.rows),
+        ("audit-received", "The ciphertexts are those that the holder received", "design 2.8", audit.received),
+        ("audit-admission", "The coins of admission come from the seed committed to", "design 5", audit.admission),
+        ("audit-block", "Rows, factors and seed give the block that was signed", "design 2.8, 6", block.block),
+        ("audit-filter", "The filter was computed on the gallery committed to", "design 5", audit.filter),
+        ("audit-inputs", "What the holder put into admission and comparison is its share", "design 2.9, 5",
+         InputAudit(audit).inputs),
+        ("audit-hits", "The rows of the block hit, and no other rows did", "design 2.6, 4, 6", block.hits),
+    ]  # fmt: skip
+
+
+def _nothing_sealed(view: View) -> Findings:
+    """Both roles seal before they send anything that depends on a probe."""
+    sent = [item for kind in ("ProbeDigest", "AdmissionBlock") for item in view.find(kind, direction="sent")]
+    if sent:
+        yield Broken(view.place(sent[0].record), "it was sent, and nothing was sealed that would explain it")
+    else:
+        yield Open("the query ended before there was a probe, so nothing need have been sealed")
 
 
 def key_of_query(case: Case, view: View) -> tuple[Parameters, JointKey]:
@@ -115,14 +146,33 @@ def _open(folder: Path, query: bytes, view: View) -> Sealed | None:
         raise AuditRefused(f"what {view.owner} sealed is malformed: {error}") from None
 
 
-def _load(path: Path | None) -> Residues | None:
+def _load_ciphertexts(path: Path | None) -> Residues | None:
     if path is None:
         return None
     try:
         loaded: Residues = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise AuditRefused(f"{path} holds no ciphertexts: {error}") from None
+    if not isinstance(loaded, np.ndarray) or loaded.ndim != 4:
+        raise AuditRefused(f"{path} holds no ciphertexts: expected one array of four dimensions")
     return loaded
+
+
+def _load_probe(path: Path | None, ciphertexts: Residues | None) -> Templates | None:
+    """The probe behind these very ciphertexts."""
+    if path is None:
+        return None
+    if ciphertexts is None:
+        raise AuditRefused("a probe is of use only with the ciphertexts made from it (--ciphertexts)")
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            probe: Templates = file["probe"]
+            digest = file["ciphertexts"].tobytes()
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+        raise AuditRefused(f"{path} holds no probe of an audit: {error}") from None
+    if probe.dtype != np.int8 or probe.ndim != 1 or probe_parts(ciphertexts)[1] != digest:
+        raise AuditRefused(f"{path} is not the probe behind these ciphertexts")
+    return probe
 
 
 def _bundle_holds(signed: tuple[SignedBundle, Bundle]) -> Findings:
@@ -139,91 +189,3 @@ def _guarded(apply: Callable[[], Findings]) -> Findings:
         yield from apply()
     except (LineupError, ValueError) as error:
         yield Broken("", f"what was sealed cannot be used: {error}")
-
-
-def _requester_rules(case: Case, view: View, content: SealedProbe | None, out: Path | None) -> list[Rule]:
-    announce = case.announce
-    if announce is None:
-        raise AuditRefused("the bundle shows no announcement")
-    digests = list(view.messages(ProbeDigest))
-    if content is None:
-
-        def nothing() -> Findings:
-            if digests:
-                yield Broken(view.place(digests[0][0].record), "a probe was sent, and nothing was sealed")
-            else:
-                yield Open("the query ended before a probe was sent")
-
-        return [Rule("audit-sealed", "Probe and seed were sealed", "design 2.8", nothing)]
-    template = np.frombuffer(content.template, np.int8)
-
-    def justified() -> Findings:
-        reason, warrant = content.justification, announce.warrant
-        if reason is None or warrant is None:
-            yield Broken("", "there is no justification, or no warrant")
-            return
-        try:
-            reason.check()
-        except JustificationError as error:
-            yield Broken("justification", str(error))
-        stated = (warrant.justification, warrant.officer, warrant.approver)
-        if stated == (reason.digest(), reason.person(reason.officer), reason.person(reason.approver)):
-            yield Held(f"case {reason.case}, {reason.offence}, {reason.aim}")
-        else:
-            yield Broken("justification", "it is not the one whose hash the warrant carries")
-
-    def seeded() -> Findings:
-        if content.seed is None and announce.seed_digest is None:
-            yield Open(CANNOT)
-        elif content.seed is None or labelled_hash("probe-seed", content.seed) != announce.seed_digest:
-            yield Broken("seed", "it is not the one whose hash was announced")
-        else:
-            yield Held()
-
-    def template_fits() -> Findings:
-        squared, bound = int(np.dot(template.astype(np.int64), template.astype(np.int64))), norm_bound(announce.dim)
-        if len(template) != announce.dim:
-            yield Broken("probe", f"{len(template)} entries, announced were {announce.dim}")
-        elif squared > bound or int(template.min()) < -127:
-            yield Broken("probe", f"not a quantised unit vector: squared norm {squared}, the limit is {bound}")
-        else:
-            yield Held(f"squared norm {squared}, the limit is {bound}")
-
-    def recomputed() -> Findings:
-        if content.seed is None:
-            yield Open(CANNOT)
-            return
-        params, joint = key_of_query(case, view)
-        threads = default_threads()
-        zeros = ZeroPool.make(joint, content.seed, "probe", announce.dim, threads)
-        ciphertexts = encrypt_constants(template, zeros.take(announce.dim), params)
-        parts, digest = probe_parts(ciphertexts)
-        same = True
-        for item, message in digests:
-            same &= message.digest == digest
-            yield (
-                Held() if message.digest == digest
-                else Broken(view.place(item.record), "probe and seed give other ciphertexts than those signed")
-            )  # fmt: skip
-        for holder in case.holders:
-            for part, item in zip(parts, view.find("ProbePart", holder, "sent", holder), strict=False):
-                frame = encode_frame(case.query, holder, view.owner, holder, item.record.sequence, part)
-                fits = hashlib.sha256(frame).digest() == item.record.frame
-                same &= fits
-                yield (
-                    Held() if fits
-                    else Broken(view.place(item.record), "probe and seed give other ciphertexts than those sent")
-                )  # fmt: skip
-        if not digests:
-            yield Open("the query ended before a probe was sent")
-        elif out is not None and same:
-            with out.open("wb") as file:
-                np.save(file, ciphertexts)
-            yield Held(f"ciphertexts written to {out}")
-
-    return [
-        Rule("audit-justification", "The record behind the warrant is the one it names", "R 20(1), 33(2)", justified),
-        Rule("audit-seed", "The seed is the announced one", "design 5, 2.8", seeded),
-        Rule("audit-probe", "The probe is a quantised unit vector", "design 2.5, 4", template_fits),
-        Rule("audit-ciphertexts", "Probe and seed give the ciphertexts that were signed", "design 2.8, 5", recomputed),
-    ]

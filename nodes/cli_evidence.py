@@ -30,14 +30,13 @@ def export(
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     since: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier bundle of this node: proves that its log only grew since. May be repeated."),
+        typer.Option(help="A bundle that shows an earlier state of this node's log: proves that it only grew since."),
     ] = None,
 ) -> None:
     """Write what this node can show of one query: records, log entries, proofs, signed. No face, score or key."""
     from nodes.evidence import export_bundle
 
-    checkpoints = [_read(path)[1].log.checkpoint for path in since or ()]
-    data = export_bundle(folder, query, checkpoints)
+    data = export_bundle(folder, query, [_read(path)[1] for path in since or ()])
     out.write_bytes(data)
     output.print(f"{out}: {len(data):,} bytes, query {query}", highlight=False, soft_wrap=True)
 
@@ -71,13 +70,20 @@ def audit(
         Path | None,
         typer.Option(help="Recomputed ciphertexts: written in a requester's audit, read in a holder's."),
     ] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            help="The probe: written in a requester's audit, read in a holder's to see whether the rows it confirmed "
+            "were hits. Shows the probe to the holder's machine; destroy the file afterwards."
+        ),
+    ] = None,
     as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Recompute, on site, what a party sent from what it sealed: the probe's ciphertexts, or the confirmation block."""
     from nodes.audit import audit_party
 
-    report = audit_party(_read(bundle), sealed, ciphertexts)
+    report = audit_party(_read(bundle), sealed, ciphertexts, probe)
     _show(report, [], as_json, html)
     if not report.holds:
         raise typer.Exit(1)

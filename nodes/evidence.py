@@ -37,22 +37,25 @@ from nodes.verify.format import (
     TranscriptProof,
     Witnessed,
     encode_bundle,
+    frame_digest,
 )
+from nodes.witnesses import WITNESSED, Witnesses
 from pets.errors import MALFORMED, InputError
 from pets.signatures import SigningKey
 
 COPY_ATTEMPTS = 5
+RECENT = 16  # checkpoints of its own log that a bundle extends unasked: those that others were shown last
 
 
 class EvidenceError(InputError):
     """Nothing can be exported."""
 
 
-def export_bundle(folder: Path, query_hex: str, since: Sequence[Checkpoint] = ()) -> bytes:
+def export_bundle(folder: Path, query_hex: str, since: Sequence[Bundle] = ()) -> bytes:
     """The bundle of one query from a node's folder, whether or not the node is running.
 
-    `since`: earlier checkpoints of this node's transcript log that the supervisor has; the bundle then proves that the
-    log only grew since. Raises `EvidenceError`, `IdentityError`, and what a damaged log raises.
+    `since`: bundles that show a checkpoint of this node's transcript log, its own or others'; the new one then proves
+    that the log only grew since. Raises `EvidenceError`, `IdentityError`, `WitnessDamaged`, and as a damaged log does.
     """
     try:
         query = bytes.fromhex(query_hex)
@@ -75,7 +78,7 @@ def export_bundle(folder: Path, query_hex: str, since: Sequence[Checkpoint] = ()
         max(int(time.time() * 1000), proof.checkpoint.time),
         tuple(records),
         proof,
-        witnessed(folder),
+        _witnessed(folder, records),
     )
     return sign_bundle(bundle, identity.signing)
 
@@ -126,15 +129,20 @@ def _copy(place: Path, temporary: Path, identity: NodeIdentity, folder: Path) ->
     raise AssertionError("the last attempt returns or raises")
 
 
-def _prove(log: LogReader, query: bytes, records: Sequence[Record], since: Sequence[Checkpoint]) -> TranscriptProof:
+def _witnessed(folder: Path, records: Sequence[Record]) -> tuple[Witnessed, ...]:
+    """Checkpoints of the query's parties that this node was shown, and of whoever showed it two histories."""
+    witnesses = Witnesses(folder / WITNESSED)
+    names = {record.peer for record in records} | set(witnesses.accused)
+    return tuple(shown for shown in witnesses.all() if shown.peer in names)
+
+
+def _prove(log: LogReader, query: bytes, records: Sequence[Record], since: Sequence[Bundle]) -> TranscriptProof:
     checkpoints = _checkpoints(log)
     newest = checkpoints[-1]
     indices = _entries(log, query, records, newest.size, checkpoints)
     before = [checkpoint for checkpoint in checkpoints if checkpoint.size <= (indices[0] if indices else 0)][-1]
     older: dict[tuple[int, bytes], Checkpoint] = {}
-    for checkpoint in (before, *since):
-        if checkpoint.log != log.header.log:
-            raise EvidenceError(f"a checkpoint of another log ({checkpoint.log.hex()[:16]}) than this node's")
+    for checkpoint in (before, *checkpoints[-RECENT:-1], *_shown(log, since)):
         if checkpoint.size > newest.size:
             raise EvidenceError(f"a checkpoint of {checkpoint.size} entries; this log has {newest.size}")
         older[checkpoint.size, checkpoint.root] = checkpoint
@@ -144,6 +152,16 @@ def _prove(log: LogReader, query: bytes, records: Sequence[Record], since: Seque
     ]
     disclosed = tuple(log.disclose(index, newest.size) for index in indices)
     return TranscriptProof(log.header, newest, disclosed, tuple(extensions))
+
+
+def _shown(log: LogReader, since: Sequence[Bundle]) -> Iterator[Checkpoint]:
+    """The checkpoints of this log in bundles of whomever."""
+    for bundle in since:
+        shown = (bundle.log.checkpoint, *(witnessed.checkpoint for witnessed in bundle.witnessed))
+        found = [checkpoint for checkpoint in shown if checkpoint.log == log.header.log]
+        if not found:
+            raise EvidenceError(f"the bundle of {bundle.owner.name} shows no checkpoint of this node's log")
+        yield from found
 
 
 def _checkpoints(log: LogReader) -> list[Checkpoint]:
@@ -170,7 +188,7 @@ def _entries(
                 entry = log.read(index)
             except EntryErased:
                 continue
-            if isinstance(entry, TranscriptEntry) and _same(entry, query, records[len(indices)]):
+            if isinstance(entry, TranscriptEntry) and _same(entry, query, log.header.owner, records[len(indices)]):
                 indices.append(index)
         if len(indices) == len(records):
             return indices
@@ -181,21 +199,7 @@ def _entries(
     )
 
 
-def _same(entry: TranscriptEntry, query: bytes, record: Record) -> bool:
-    return (entry.query, entry.direction, entry.peer, entry.message, entry.sequence, entry.frame) == (
-        query, record.direction, record.peer, record.kind, record.sequence, record.frame,
-    )  # fmt: skip
-
-
-def witnessed(folder: Path) -> tuple[Witnessed, ...]:
-    """The newest checkpoints of other nodes' transcript logs that this node was given (`nodes.keeper.Keeper.witness`).
-
-    Raises `EvidenceError`.
-    """
-    found = []
-    for path in sorted((folder / "witnessed").glob("[!.]*")):
-        try:
-            found.append(Witnessed(path.name, msgspec.msgpack.decode(path.read_bytes(), type=Checkpoint)))
-        except MALFORMED as error:
-            raise EvidenceError(f"{path} is no checkpoint: {error}") from None
-    return tuple(found)
+def _same(entry: TranscriptEntry, query: bytes, owner: str, record: Record) -> bool:
+    ends = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
+    frame = frame_digest(query, record.session, *ends, record.sequence, record.content)
+    return (entry.query, entry.direction, entry.frame) == (query, record.direction, frame)

@@ -16,6 +16,7 @@ from protocol.messages import ABORT_CODES
 
 USER_AGENT = "blind-lineup"
 ANSWER_LIMIT = 4096  # bytes: a status and a code
+TOLD_LIMIT = 1 << 20  # bytes: a checkpoint is 3.5 KB, and a peer tells two of each log at most
 
 
 class HttpTransport:
@@ -83,6 +84,26 @@ class HttpTransport:
             raise PeerUnreachable(f"{peer} answered {response.status_code}")
         raise PeerRefused(peer, _code(body))
 
+    async def ask(self, peer: str, path: str) -> bytes:
+        """GET what a peer tells, at most `TOLD_LIMIT` bytes."""
+        client = self._clients[peer]
+        request = client.build_request(
+            "GET", self._peers[peer].address + path, extensions={"sni_hostname": server_name(peer)}
+        )
+        try:
+            response = await client.send(request, stream=True)
+            try:
+                body = await asyncio.wait_for(_short_body(response, TOLD_LIMIT), self._read_seconds)
+            finally:
+                await response.aclose()
+        except (httpx.RequestError, asyncio.TimeoutError) as error:
+            raise PeerUnreachable(f"{peer} cannot be reached: {type(error).__name__}") from error
+        if response.status_code >= 500:
+            raise PeerUnreachable(f"{peer} answered {response.status_code}")
+        if response.status_code != 200:
+            raise PeerRefused(peer, _code(body))
+        return body
+
     def reload_revocations(self) -> None:
         """Read the revocation list again, for every later handshake. Raises `CertificateError`."""
         if self._context is not None and self._tls is not None:
@@ -94,12 +115,12 @@ class HttpTransport:
             await client.aclose()
 
 
-async def _short_body(response: httpx.Response) -> bytes:
+async def _short_body(response: httpx.Response, limit: int = ANSWER_LIMIT) -> bytes:
     """The body; empty if it is longer than an answer may be."""
     body = b""
     async for part in response.aiter_bytes():
         body += part
-        if len(body) > ANSWER_LIMIT:
+        if len(body) > limit:
             return b""
     return body
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import msgspec
-
 from nodes import sealed
-from nodes.checkpoints import Checkpoint
 from nodes.config import NodeConfig
 from nodes.identity import NodeIdentity
 from nodes.journals import open_log
 from nodes.log_entries import ArticleForty
 from nodes.recorder import Recorder
 from nodes.store.keys import StorageKey
+from nodes.witnesses import WITNESSED, Witnesses
 from protocol.holder import Holder
 from protocol.machine import Machine, State
 from protocol.requester import Requester
@@ -38,6 +36,7 @@ class Keeper:
         self._key = storage_key(identity.config)
         self.transcript = open_log(identity, folder, "transcript")
         self.article_forty = open_log(identity, folder, "article-40")
+        self.witnesses = Witnesses(folder / WITNESSED)
         self._recorder = Recorder(folder / "evidence", self.transcript)
         self._started: dict[bytes, int] = {}
 
@@ -46,15 +45,15 @@ class Keeper:
         self._started[machine.query] = _now()
         self._recorder.attach(machine)
         if isinstance(machine, Holder):
-            machine.keeper = self._keep_block
+            machine.keeper = self._keep_holder
 
     def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
         """Seal probe and seed before they are used."""
         content = sealed.of_requester(machine, template, justification)
         sealed.keep(self._folder / "sealed", self._key, machine.query, content)
 
-    def _keep_block(self, machine: Holder) -> None:
-        """Seal what made the confirmation block before the block leaves."""
+    def _keep_holder(self, machine: Holder) -> None:
+        """Seal the seed before it is used, and what made the confirmation block before the block leaves."""
         sealed.keep(self._folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
 
     def end(self, machine: Machine) -> None:
@@ -64,17 +63,6 @@ class Keeper:
             self.article_forty.append([entry], _now())
             self.article_forty.checkpoint(_now())
         self.transcript.checkpoint(_now())
-
-    def witness(self, peer: str, checkpoint: Checkpoint) -> None:
-        """Keep the newest checkpoint of a peer's transcript log, to show that log a split view or a cut.
-
-        The caller has checked its signature (`nodes.checkpoints.check_checkpoint`).
-        """
-        folder = self._folder / "witnessed"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        fresh = folder / f".{peer}"
-        fresh.write_bytes(msgspec.msgpack.encode(checkpoint))
-        fresh.replace(folder / peer)
 
     def close(self) -> None:
         """Close the logs."""

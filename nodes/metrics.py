@@ -26,6 +26,12 @@ class Metrics:
         self._received = Counter(
             "lineup_received_bytes", "Bytes taken from peers.", names, registry=self._registry
         ).labels(**labels)
+        self._accused = Gauge(
+            "lineup_contradicting_logs",
+            "Nodes whose transcript log showed two histories.",
+            names,
+            registry=self._registry,
+        ).labels(**labels)
         self._seconds = Histogram(
             "lineup_search_seconds",
             "Online time of a search at the requester.",
@@ -54,6 +60,10 @@ class Metrics:
     def received(self, size: int) -> None:
         """Bytes came from a peer."""
         self._received.inc(size)
+
+    def accused(self, logs: int) -> None:
+        """So many nodes' logs have shown two histories."""
+        self._accused.set(logs)
 
     def searched(self, seconds: float) -> None:
         """A search took so long online."""

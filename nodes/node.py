@@ -15,6 +15,7 @@ import numpy as np
 
 from nodes.config import Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
+from nodes.gossip import Gossip
 from nodes.identity import NodeIdentity, Peer
 from nodes.keeper import Keeper
 from nodes.metrics import Metrics
@@ -106,6 +107,8 @@ class Node:
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         # A checkpoint over a log that another query is just being added to would look like tampering.
         self._writing = threading.Lock()
+        keys = {name: peer.verify_key for name, peer in {**peers, self.name: identity.peer}.items()}
+        self.gossip = Gossip(self.name, keys, keeper, self._writing, transport, self.metrics)
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
@@ -198,6 +201,7 @@ class Node:
     async def close(self) -> None:
         """Stop at once and close everything."""
         self.draining = True
+        await self.gossip.close()
         for driver in list(self._live):
             await driver.close()
         self.store.close()
@@ -317,6 +321,7 @@ class Node:
                 self.keeper.end(machine)
         except Exception as error:  # a disk that is full must not take the node down with it
             log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
+        self.gossip.meet_soon({peer for session in machine.sessions.values() for peer in session.peers})
         for session in machine.sessions.values():
             if session.name or session.state.value == "aborted":
                 self.metrics.ended(session.state.value)

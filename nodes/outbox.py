@@ -32,6 +32,10 @@ class Transport(Protocol):
         """Hand over units. Raises `PeerUnreachable` (worth another try) or `PeerRefused` (final)."""
         ...
 
+    async def ask(self, peer: str, path: str) -> bytes:
+        """What a peer answers to a question. Raises `PeerUnreachable` or `PeerRefused`."""
+        ...
+
 
 class Outbox:
     """`failed` is told once when the peer is given up, after `patience` seconds without success or a refusal."""

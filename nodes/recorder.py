@@ -1,8 +1,8 @@
 """What a node keeps of each query, for the log and for a supervisor's evidence.
 
-Of every frame: place, type, size and SHA-256. Of frames that say nothing about faces: the message too, so that
-signatures, commitments, terms and verdicts can be checked offline. Messages of the comparison, shares and releases are
-never kept: two parties' copies together would rebuild every score.
+Of every frame: place, type, size and the SHA-256 of its message. Of frames that say nothing about faces: the message
+too, so that signatures, commitments, terms and verdicts can be checked offline. Messages of the comparison, shares and
+releases are never kept: two parties' copies together would rebuild every score.
 
 One file a query, `evidence/QUERY`, of length-prefixed MessagePack records; every record also goes to the
 tamper-evident transcript log as a hash.
@@ -19,11 +19,11 @@ import msgspec
 
 from nodes.log_entries import TranscriptEntry
 from nodes.logs import TamperEvidentLog
-from nodes.verify.format import HARMLESS, Record, encode_frame, frame_of
+from nodes.verify.format import HARMLESS, Record, encode_frame
 from protocol.machine import Event, Machine
 from protocol.messages import Abort, Announce, Signature
 
-__all__ = ["HARMLESS", "Record", "Recorder", "frame_of", "read_records"]
+__all__ = ["HARMLESS", "Record", "Recorder", "read_records"]
 
 _LENGTH = struct.Struct(">I")
 
@@ -68,7 +68,9 @@ class Recorder:
         signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
         ends = (machine.name, event.peer) if event.direction == "sent" else (event.peer, machine.name)
         size = len(encode_frame(machine.query, event.session, *ends, event.sequence, message))
-        record = Record(event.session, event.direction, event.peer, event.sequence, kind, event.digest, size, now, kept)
+        record = Record(
+            event.session, event.direction, event.peer, event.sequence, kind, event.content, size, now, kept
+        )
         entry = TranscriptEntry(
             machine.query, "query" if not event.session else "session", event.direction, event.peer, kind,
             event.sequence, event.digest, signature, now,

@@ -1,7 +1,7 @@
 """What a party keeps under its own key for an audit on site (protocol/DESIGN.md, 2.8), and shows nobody else.
 
-The requester: probe and seed, from which every ciphertext can be recomputed. The holder: what made its confirmation
-block. Files lie in `sealed/QUERY`, encrypted under the node's storage key.
+The requester: probe and seed, from which every ciphertext can be recomputed. The holder: the seed behind its
+randomness, and what made its confirmation block. Files lie in `sealed/QUERY`, encrypted under the node's storage key.
 """
 
 from __future__ import annotations
@@ -27,30 +27,42 @@ class SealedProbe(msgspec.Struct, frozen=True, tag="requester", forbid_unknown_f
     justification: Justification | None = None
 
 
-class SealedBlock(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
-    """The holder's part: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes; the salt of its gallery."""
+class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A confirmation block: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes."""
 
     salt: bytes
     rows: tuple[int, ...]
     factors: bytes
     block: bytes
     shares: bytes
+
+
+class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
+    """The holder's part: what opens its commitment to gallery and seed. `seed`: empty where OpenFHE encrypted.
+
+    `pair_secret`: what masked its inputs to the comparison; empty before the search began. `confirmation`: None for a
+    query that never came to one.
+    """
+
     seed: bytes
     gallery_salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     gallery_digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    pair_secret: Annotated[bytes, msgspec.Meta(max_length=32)]
+    confirmation: SealedBlock | None = None
 
 
-Sealed = SealedProbe | SealedBlock
+Sealed = SealedProbe | SealedGallery
 Part = Literal["requester", "holder"]
 
 
 def keep(folder: Path, key: StorageKey, query: bytes, content: Sealed) -> None:
-    """Write what belongs to a query."""
+    """Write what belongs to a query, in place of what was there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     data = key.seal(msgspec.msgpack.encode(content), _COLUMN, query.hex())
-    path = folder / query.hex()
-    path.touch(mode=0o600)
-    path.write_bytes(data)
+    fresh = folder / f".{query.hex()}"
+    fresh.touch(mode=0o600)
+    fresh.write_bytes(data)
+    fresh.replace(folder / query.hex())  # never half of it: a holder writes twice
 
 
 def open_kept(folder: Path, key: StorageKey, query: bytes) -> Sealed:
@@ -65,17 +77,10 @@ def of_requester(machine: Requester, template: bytes, justification: Justificati
     return SealedProbe(template, machine.keys.seed, justification)
 
 
-def of_holder(machine: Holder) -> SealedBlock:
-    """What a holder keeps once its confirmation block stands."""
-    sealed = machine.sealed
-    assert sealed is not None
-    return SealedBlock(
-        sealed.salt,
-        sealed.rows,
-        sealed.factors.tobytes(),
-        sealed.block.tobytes(),
-        sealed.shares.tobytes(),
-        sealed.seed,
-        machine.salt,
-        machine.gallery.digest,
-    )
+def of_holder(machine: Holder) -> SealedGallery:
+    """What a holder keeps: after the set-up, when the search begins, and when its confirmation block stands."""
+    made = machine.sealed
+    block = None
+    if made is not None:
+        block = SealedBlock(made.salt, made.rows, made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
+    return SealedGallery(machine.keys.seed or b"", machine.salt, machine.gallery.digest, machine.pair_secret, block)

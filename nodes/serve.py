@@ -205,10 +205,12 @@ async def _serve(folder: Path, delay_seconds: float) -> None:
     await asyncio.to_thread(node.warm)
     log.info("ready", extra={"node": node.name, "seconds": round(time.perf_counter() - started, 3)})
     reloading = asyncio.create_task(_reload(server, transport, node.config))
+    meeting = asyncio.create_task(node.gossip.meet_for_ever())
     try:
         await server.serve()
     finally:
         reloading.cancel()
+        meeting.cancel()
         await node.close()
         await transport.close()
 

@@ -51,6 +51,20 @@ def make_app(node: Node) -> Starlette:
         await node.accept(peer, bytes.fromhex(query), int(offset), unpack_units(body))
         return Response(status_code=202)
 
+    async def checkpoint(request: Request) -> Response:
+        if _peer(request) not in node.peers:
+            return _refusal(403, "state")
+        return Response(await asyncio.to_thread(node.gossip.tell), media_type="application/msgpack")
+
+    async def consistency(request: Request) -> Response:
+        if _peer(request) not in node.peers:
+            return _refusal(403, "state")
+        sizes = [request.query_params.get(name, "") for name in ("first", "second")]
+        if not all(size.isdecimal() and len(size) <= 15 for size in sizes):
+            return _refusal(400, "bad-frame")
+        proof = await asyncio.to_thread(node.gossip.prove, *map(int, sizes))
+        return Response(proof, media_type="application/msgpack")
+
     async def search(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
             return _refusal(403, "state")
@@ -70,11 +84,14 @@ def make_app(node: Node) -> Starlette:
                 "subjects": await asyncio.to_thread(node.store.count),
                 "draining": node.draining,
                 "peers": sorted(node.peers),
+                "contradicting_logs": node.gossip.accused,
             }
         )
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "draining" if node.draining else "ok"}, 503 if node.draining else 200)
+        status = "draining" if node.draining else "ok"
+        answer = {"status": status, "contradicting_logs": len(node.gossip.accused)}
+        return JSONResponse(answer, 503 if node.draining else 200)
 
     async def metrics(_: Request) -> Response:
         return Response(node.metrics.render(), media_type=CONTENT_TYPE)
@@ -95,6 +112,8 @@ def make_app(node: Node) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
+            Route("/v1/checkpoint", guarded(checkpoint), methods=["GET"]),
+            Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),
             Route("/health", health, methods=["GET"]),

@@ -12,7 +12,6 @@ A value v that should be 16·x arrives as 16·x + e with |e| <= 2; with 3 added,
 
 from __future__ import annotations
 
-import secrets
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +22,7 @@ from pets.bits import Bits, concatenate, join_words
 from pets.circuits import Circuit
 from pets.params import SHARE_BITS, Parameters, norm_bound
 from pets.planes import to_planes
-from pets.prf import Keystream, labelled_hash
+from pets.prf import Keystream, derive_key, labelled_hash
 from pets.rounding import round_shares
 from pets.scoring import EncodedGallery, ScoringProbe, encode_gallery
 from protocol import wire
@@ -51,17 +50,31 @@ def identity_gallery(dim: int, params: Parameters) -> EncodedGallery:
 
 
 def holder_admits(
-    ring: Ring, params: Parameters, dim: int, ciphertexts: Residues, prepared: ScoringProbe
+    ring: Ring, params: Parameters, dim: int, ciphertexts: Residues, prepared: ScoringProbe, seed: bytes
 ) -> Step[bool]:
-    """The holder's part. `ciphertexts`: uint32 (d, 2, 2, n). Returns the bit that all three opened."""
+    """The holder's part. `ciphertexts`: uint32 (d, 2, 2, n). Returns the bit that all three opened.
+
+    `seed`: the holder's 32 secret bytes of this query, committed to before any ciphertext was seen.
+    """
     identity = yield Score(identity_gallery(dim, params), prepared, 0, 1)
-    block = np.concatenate([identity, random_sums(ciphertexts, params, ring.threads)])
-    seed = secrets.token_bytes(32)
-    message = AdmissionBlock(seed, np.ascontiguousarray(block[:, 1]).tobytes())
+    block, message = admission_block(identity, ciphertexts, seed, ring.query_id, params, ring.threads)
     yield Send(ring.names[REQUESTER], message)
     yield Send(ring.names[ROUTER], message)
     coefficients = own_coefficients(block[:, 0], params, ring.threads)
-    return (yield from _decide(ring, params, dim, coefficients, seed))
+    return (yield from _decide(ring, params, dim, coefficients, message.seed))
+
+
+def admission_block(
+    identity: Residues, ciphertexts: Residues, seed: bytes, query_id: bytes, params: Parameters, threads: int = 1
+) -> tuple[Residues, AdmissionBlock]:
+    """The scored identity block and the 40 sums, uint32 (41, 2, 2, n), and what is sent of them.
+
+    Coins and subsets follow from the secret `seed`: nobody can foresee them, and an audit draws them again.
+    """
+    coins = Keystream(derive_key(seed, "admission-coins", query_id))
+    block = np.concatenate([identity, random_sums(ciphertexts, coins, params, threads)])
+    subsets_seed = derive_key(seed, "admission-subsets", query_id)
+    return block, AdmissionBlock(subsets_seed, np.ascontiguousarray(block[:, 1]).tobytes())
 
 
 def key_owner_admits(ring: Ring, key: QueryKey, dim: int) -> Step[bool]:
@@ -73,10 +86,10 @@ def key_owner_admits(ring: Ring, key: QueryKey, dim: int) -> Step[bool]:
     return (yield from _decide(ring, params, dim, coefficients, message.seed))
 
 
-def random_sums(ciphertexts: Residues, params: Parameters, threads: int = 1) -> Residues:
-    """40 sums of the ciphertexts with secret coefficients in {0,1}: uint32 (40, 2, 2, n)."""
+def random_sums(ciphertexts: Residues, stream: Keystream, params: Parameters, threads: int = 1) -> Residues:
+    """40 sums of the ciphertexts with coefficients in {0,1} from a secret stream: uint32 (40, 2, 2, n)."""
     dim = len(ciphertexts)
-    coins = np.unpackbits(np.frombuffer(secrets.token_bytes(SUMS * dim // 8), np.uint8)).reshape(SUMS, dim)
+    coins = np.unpackbits(stream.bytes_array(SUMS, dim // 8), axis=1)
     sums = subsets.subset_sums(ciphertexts.reshape(dim, -1), coins, threads)
     return subsets.reduce_sums(sums.reshape(SUMS, 2, 2, params.n), params)
 
@@ -96,19 +109,28 @@ def coefficient_sums(coefficients: Residues, seed: bytes, params: Parameters) ->
 
 def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[bool]:
     """Round, share and check this party's addends of the 41 polynomials; open one bit."""
+    values = admission_values(ring.index, coefficients, dim, seed, params)
+    masks = ring.masks("admission")
+    x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
+    probe_words = -(-dim // 64)
+    admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_words, norm_bound(dim)))
+    return (yield from _open_bit(ring, admitted))
+
+
+def admission_values(
+    index: int, coefficients: Residues, dim: int, seed: bytes, params: Parameters
+) -> npt.NDArray[np.uint32]:
+    """What party `index` puts in, of `coefficients` uint32 (41, 2, n): lanes for q_j, padded, then for constancy."""
     probe = round_shares(coefficients[:1], params)[0, :dim]
     constancy = round_shares(coefficient_sums(coefficients[1:], seed, params), params)[0]
     probe_lanes = -(-dim // 64) * 64
     values = np.zeros(probe_lanes + len(constancy), np.uint32)
     values[:dim] = probe
     values[probe_lanes:] = constancy
-    if ring.index == HOLDER:
+    if index == HOLDER:
         values += np.uint32(SLACK)
         values &= np.uint32(2**SHARE_BITS - 1)
-    masks = ring.masks("admission")
-    x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
-    admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_lanes // 64, norm_bound(dim)))
-    return (yield from _open_bit(ring, admitted))
+    return values
 
 
 def refuse_unless(admitted: bool) -> None:

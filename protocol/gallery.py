@@ -73,10 +73,15 @@ class Gallery:
         """SHA-256 over all templates: never sent, only salted."""
         return hashlib.sha256(np.ascontiguousarray(self.templates).data).digest()
 
-    def commitment(self, salt: bytes) -> bytes:
-        """Salted commitment to the gallery as it is in this query, 32 bytes."""
-        return labelled_hash("gallery", salt, self.digest)
+    def commitment(self, salt: bytes, seed: bytes) -> bytes:
+        """Salted commitment to the gallery as it is in this query and to the holder's seed, 32 bytes."""
+        return gallery_commitment(salt, self.digest, seed)
 
     def reference(self, row: int) -> str:
         """The reference number of a row; a random one, made up for this release, where the gallery has none."""
         return self.references[row] if self.references is not None else secrets.token_hex(16)
+
+
+def gallery_commitment(salt: bytes, digest: bytes, seed: bytes) -> bytes:
+    """What a holder commits to before it has seen a ciphertext. `seed`: empty where it has none (OpenFHE)."""
+    return labelled_hash("gallery", salt, digest, seed)

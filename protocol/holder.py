@@ -59,9 +59,10 @@ class Holder(Machine):
         self.terms: Terms | None = None
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
-        self.keeper: Callable[[Holder], None] | None = None  # told as soon as `sealed` stands
+        self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, then at each secret to keep
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
+        self.pair_secret = b""  # what masks this holder's inputs, shared with the requester; an audit takes it off
         self._query = self.open("", (requester, router, *others))
         self._session = self.open(name, (requester, router))
 
@@ -74,7 +75,10 @@ class Holder(Machine):
         terms = self._agree(announce)
         gallery = self.gallery
         own = Joined(
-            announce_digest(announce), secrets.token_bytes(32), gallery.encoded.blocks, gallery.commitment(self.salt)
+            announce_digest(announce),
+            secrets.token_bytes(32),
+            gallery.encoded.blocks,
+            gallery.commitment(self.salt, self.keys.seed or b""),
         )
         identity, _ = yield from gather_nonces(announce, own, self.name, (self.router, *self.others))
         key = yield from holder_key(announce, terms.params, identity)
@@ -109,6 +113,7 @@ class Holder(Machine):
 
     def _answer(self, result: tuple[JointKey, ZeroPool]) -> None:
         key, zeros = result
+        self._tell_keeper()
         self._end(self._query, State.FINISHED, None)
         self.begin(self._session, self._search(key, zeros), self._finish)
 
@@ -117,10 +122,14 @@ class Holder(Machine):
         terms, params, gallery = self.terms, self.terms.params, self.gallery
         names = (self.name, self.requester, self.router)
         ring: Ring = yield from join_ring(HOLDER, names, key.query_id, self.threads)
+        self.pair_secret = ring.following_secret
+        self._tell_keeper()
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
-        admitted = yield from holder_admits(ring, params, terms.dim, ciphertexts, prepared)
+        admitted = yield from holder_admits(
+            ring, params, terms.dim, ciphertexts, prepared, self.keys.seed or secrets.token_bytes(32)
+        )
         yield from end_phase("admission", (self.requester, self.router))
         refuse_unless(admitted)
         del ciphertexts
@@ -146,6 +155,9 @@ class Holder(Machine):
 
     def _keep(self, sealed: SealedConfirmation) -> None:
         self.sealed = sealed
+        self._tell_keeper()
+
+    def _tell_keeper(self) -> None:
         if self.keeper is not None:
             self.keeper(self)
 

@@ -154,13 +154,17 @@ class Notary(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """One frame sent or consumed. Transcript logs keep its digest, and the message only if it is harmless."""
+    """One frame sent or consumed. Transcript logs keep its digests, and the message only if it is harmless.
+
+    `content`: hash of the message, whoever it is sent to. `digest`: hash of its place and of `content`.
+    """
 
     session: str
     direction: Literal["sent", "received"]
     peer: str
     sequence: int
     message: AnyMessage
+    content: bytes
     digest: bytes
 
 
@@ -196,7 +200,7 @@ class Session:
     received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     chains: dict[tuple[str, str], bytes] = field(default_factory=lambda: defaultdict(lambda: bytes(32)))
-    unchecked: tuple[int, bytes] = (0, b"")
+    unchecked: tuple[wire.Envelope, bytes] | None = None
 
 
 class Machine:
@@ -272,8 +276,7 @@ class Machine:
             # undone. What the others have finished stays finished.
             late = self.role == "router" and bool(session.name) and session.state is State.FINISHED
             if not session.state.over or late:
-                digest = self._digest(frame)
-                self._record(session, "received", link, envelope.sequence, envelope.message, digest)
+                self._record(session, "received", envelope, self._content(envelope, frame))
                 frozen = envelope.message.code == "confirmation"
                 reason = PeerAborted(link, envelope.message.code)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
@@ -333,12 +336,12 @@ class Machine:
         inbox = session.inbox[sender]
         if len(inbox) >= INBOX_LIMIT:
             raise OutOfTurn(f"{sender} is {INBOX_LIMIT} messages ahead")
-        inbox.append((envelope, self._digest(frame)))
+        inbox.append((envelope, self._content(envelope, frame)))
         if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
             self._advance(session, self._next_message(session, session.waiting))
 
     def _next_message(self, session: Session, wanted: Receive) -> Any:
-        envelope, digest = session.inbox[wanted.sender].popleft()
+        envelope, content = session.inbox[wanted.sender].popleft()
         message = envelope.message
         if not isinstance(message, wanted.kind):
             raise UnexpectedMessage(
@@ -347,31 +350,26 @@ class Machine:
         session.waiting = None
         if isinstance(message, Signature):
             # It covers what came before it, so it joins the chain only after it was checked.
-            session.unchecked = (envelope.sequence, digest)
+            session.unchecked = (envelope, content)
         else:
-            self._record(session, "received", envelope.sender, envelope.sequence, message, digest)
+            self._record(session, "received", envelope, content)
         return message
 
     def _record(
-        self,
-        session: Session,
-        direction: Literal["sent", "received"],
-        peer: str,
-        sequence: int,
-        message: AnyMessage,
-        digest: bytes,
+        self, session: Session, direction: Literal["sent", "received"], envelope: wire.Envelope, content: bytes
     ) -> None:
         """Extend the hash chain of a direction and tell the recorder."""
         if self.notary is None and self.recorder is None:
             return
-        link = (direction, peer)
+        peer = envelope.receiver if direction == "sent" else envelope.sender
+        link, digest = (direction, peer), wire.frame_digest(envelope, content)
         session.chains[link] = hashlib.sha256(session.chains[link] + digest).digest()
         if self.recorder is not None:
-            self.recorder(Event(session.name, direction, peer, sequence, message, digest))
+            self.recorder(Event(session.name, direction, peer, envelope.sequence, envelope.message, content, digest))
 
-    def _digest(self, frame: bytes) -> bytes:
-        """Hash of a frame; zeros where nobody signs or records, because hashing a probe takes its time."""
-        return bytes(32) if self.notary is None and self.recorder is None else hashlib.sha256(frame).digest()
+    def _content(self, envelope: wire.Envelope, frame: bytes) -> bytes:
+        """Hash of a frame's message; zeros where nobody signs or records, because hashing a probe takes its time."""
+        return bytes(32) if self.notary is None and self.recorder is None else wire.content_digest(frame, envelope)
 
     def _sign(self, session: Session, effect: Sign) -> None:
         assert self.notary is not None
@@ -381,12 +379,13 @@ class Machine:
 
     def _verify(self, session: Session, effect: Verify) -> None:
         assert self.notary is not None
+        assert session.unchecked is not None
         message, head = effect.message, session.chains["received", effect.sender]
         if message.phase != effect.phase or message.head != head:
             raise Disagreement(f"{effect.sender} signed another conversation than {self.name} had with it")
         statement = phase_statement(self.query, session.name, effect.phase, effect.sender, self.name, head)
         self.notary.check(effect.sender, statement, message.signature)
-        self._record(session, "received", effect.sender, session.unchecked[0], message, session.unchecked[1])
+        self._record(session, "received", *session.unchecked)
 
     def _advance(self, session: Session, value: object) -> None:
         assert session.task is not None
@@ -424,7 +423,7 @@ class Machine:
     def _send(self, session: Session, to: str, message: AnyMessage) -> None:
         envelope = wire.Envelope(wire.VERSION, self.query, session.name, self.name, to, session.sent[to], message)
         frame = wire.encode(envelope)
-        self._record(session, "sent", to, session.sent[to], message, self._digest(frame))
+        self._record(session, "sent", envelope, self._content(envelope, frame))
         session.sent[to] += 1
         self.outgoing.append((to, frame))
 

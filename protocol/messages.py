@@ -66,7 +66,7 @@ class Announce(Message, tag=1, frozen=True):
 
 
 class Joined(Message, tag=2, frozen=True):
-    """Announce: a party's nonce; a holder adds its block count and the salted commitment to its gallery."""
+    """Announce: a party's nonce; a holder adds its block count and a salted commitment to gallery and seed."""
 
     announce: Digest
     nonce: Digest

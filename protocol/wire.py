@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from pets.errors import MALFORMED
 from pets.params import PRESETS, SHARE_BITS, Parameters
+from pets.prf import labelled_hash
 from pets.residues import check_residues
 from protocol.errors import FrameTooLarge, MalformedFrame, UnknownVersion, WrongSize
 from protocol.messages import (
@@ -105,6 +107,32 @@ def decode(frame: bytes) -> Envelope:
     if len(frame) > limit:
         raise FrameTooLarge(f"a {kind.__name__} frame of {len(frame)} bytes, the limit is {limit}")
     return envelope
+
+
+def content_digest(frame: bytes, envelope: Envelope) -> bytes:
+    """SHA-256 of the message in a frame, 32 bytes: the same for everybody to whom the message is sent.
+
+    Raises `MalformedFrame` unless the address before it is encoded as `encode` would.
+    """
+    address = _encoder.encode(msgspec.structs.astuple(envelope)[:-1])  # an array of 6, the envelope one of 7
+    start = len(address)
+    if frame[0] != address[0] + 1 or frame[1:start] != address[1:]:
+        raise MalformedFrame("the address is not in its shortest form")
+    return hashlib.sha256(memoryview(frame)[start:]).digest()
+
+
+def frame_digest(envelope: Envelope, content: bytes) -> bytes:
+    """What hash chains hold of a frame, 32 bytes: its place and the `content_digest` of its message."""
+    return labelled_hash(
+        "frame",
+        envelope.version,
+        envelope.query,
+        envelope.session,
+        envelope.sender,
+        envelope.receiver,
+        envelope.sequence,
+        content,
+    )
 
 
 def array(data: bytes, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:

@@ -30,7 +30,15 @@ from nodes.notary import NodeNotary
 from nodes.operate import holder_store
 from nodes.store import Category, Status
 from nodes.verify.case import announce_statement
-from nodes.verify.format import Bundle, Record, TranscriptProof, decode_bundle, encode_frame
+from nodes.verify.format import (
+    Bundle,
+    Record,
+    TranscriptProof,
+    content_digest,
+    decode_bundle,
+    encode_frame,
+    frame_digest,
+)
 from nodes.verify.trust import Party, load_trust
 from pets.key_source import KeySource, NativeKeys
 from pets.merkle import MerkleTree, hash_leaf
@@ -147,14 +155,14 @@ def _enrol(folder: Path, rows: Any) -> Gallery:
 
 @dataclass
 class Said:
-    """One message, wherever it is shown. `message`: None for what is kept as a hash; then `frame` and `size` stand."""
+    """One message, wherever it is shown. `message`: None for what is kept as a hash: `content` and `size` stand."""
 
     session: str
     sender: str
     receiver: str
     kind: str
     message: AnyMessage | None
-    frame: bytes
+    content: bytes
     size: int
 
 
@@ -163,7 +171,7 @@ class Placed:
     """A message as it went over its link."""
 
     number: int
-    frame: bytes
+    content: bytes
     size: int
 
 
@@ -189,7 +197,7 @@ class Story:
             for r in bundle.records:
                 ends = (name, r.peer) if r.direction == "sent" else (r.peer, name)
                 said = known.setdefault(
-                    (r.session, *ends, r.sequence), Said(r.session, *ends, r.kind, r.message, r.frame, r.size)
+                    (r.session, *ends, r.sequence), Said(r.session, *ends, r.kind, r.message, r.content, r.size)
                 )
                 timelines[name].append((said, r.direction, r.time))
         return cls(world, originals, timelines)
@@ -222,8 +230,8 @@ class Story:
     def repeat(self, said: Said, *owners: str, **changes: Any) -> Said:
         """Say it once more, right after, perhaps differently."""
         again = replace(said, **changes)
-        if said.message is None and "frame" not in changes:
-            again.frame = os.urandom(32)
+        if said.message is None and "content" not in changes:
+            again.content = os.urandom(32)
         for owner in owners or self.timelines:
             for index, (other, direction, at) in enumerate(self.timelines[owner]):
                 if other is said:
@@ -236,8 +244,8 @@ class Story:
         other = replace(said, **changes)
         if "message" in changes:
             other.message = msgspec.structs.replace(said.message, **changes["message"])
-        elif said.message is None and "frame" not in changes:
-            other.frame = os.urandom(32)
+        elif said.message is None and "content" not in changes:
+            other.content = os.urandom(32)
         timeline = self.timelines[owner]
         self.timelines[owner] = [(other if entry[0] is said else entry[0], *entry[1:]) for entry in timeline]
         return other
@@ -277,7 +285,8 @@ class Story:
                         said.message = _sign(self.world, self.query, link, said.message, heads[link])
                     placed[id(said)] = done = self._encode(said, numbers[link])
                     numbers[link] += 1
-                    heads[link] = hashlib.sha256(heads[link] + done.frame).digest()
+                    frame = frame_digest(self.query, *link, done.number, done.content)
+                    heads[link] = hashlib.sha256(heads[link] + frame).digest()
         return {owner: self.seal(owner, self._records(owner, placed)) for owner in self.timelines}
 
     def _records(self, owner: str, placed: dict[int, Placed]) -> list[Record]:
@@ -289,7 +298,7 @@ class Story:
             numbers[link] = done.number + 1
             peer = said.receiver if direction == "sent" else said.sender
             records.append(
-                Record(said.session, direction, peer, done.number, said.kind, done.frame, done.size, at, said.message)
+                Record(said.session, direction, peer, done.number, said.kind, done.content, done.size, at, said.message)
             )
         return records
 
@@ -302,9 +311,9 @@ class Story:
 
     def _encode(self, said: Said, number: int) -> Placed:
         if said.message is None:
-            return Placed(number, said.frame, said.size)
+            return Placed(number, said.content, said.size)
         frame = encode_frame(self.query, said.session, said.sender, said.receiver, number, said.message)
-        return Placed(number, hashlib.sha256(frame).digest(), len(frame))
+        return Placed(number, content_digest(said.message), len(frame))
 
 
 def _sign(world: World, query: bytes, link: tuple[str, str, str], message: Signature, head: bytes) -> Signature:
@@ -348,11 +357,13 @@ def log_of(
 @lru_cache(maxsize=8192)
 def _logged(header: LogHeader, query: bytes, index: int, created: int, record: Record) -> tuple[bytes, bytes]:
     """A record as an entry of a log, and the entry's secret."""
+    ends = (header.owner, record.peer) if record.direction == "sent" else (record.peer, header.owner)
     message = record.message
     signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
     entry = TranscriptEntry(
         query, "session" if record.session else "query", record.direction, record.peer, record.kind,
-        record.sequence, record.frame, signature, record.time,
+        record.sequence, frame_digest(query, record.session, *ends, record.sequence, record.content), signature,
+        record.time,
     )  # fmt: skip
     secret = os.urandom(32)
     return encrypt_entry(encode_entry(entry, "transcript"), secret, header, index, created), secret

@@ -225,6 +225,9 @@ class Faults:
         fault.fired = True
         await getattr(self, "_" + fault.kind.replace("-", "_"))(peer, query, offset, units)
 
+    async def ask(self, peer: str, path: str) -> bytes:
+        return await self._inner.ask(peer, path)
+
     async def _maybe_die(self, fault: Fault, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
         sent = self._network.steps["units"]
         self._network.steps["units"] += len(units)

@@ -140,10 +140,9 @@ def test_control_with_coins_known_beforehand_a_probe_that_is_not_constant_passes
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add_to_probe(monkeypatch, kernel(COINS, RING.t), 100)  # beyond what the identity block shows
-    real = protocol.admission.secrets.token_bytes
-    known = np.packbits(COINS).tobytes()
-    fixed = SimpleNamespace(token_bytes=lambda size: known if size == len(known) else real(size))
-    monkeypatch.setattr(protocol.admission, "secrets", fixed)
+    original = protocol.admission.random_sums
+    known = SimpleNamespace(bytes_array=lambda *_: np.packbits(COINS, axis=1))
+    monkeypatch.setattr(protocol.admission, "random_sums", lambda sent, _, *rest: original(sent, known, *rest))
     gallery, probe = scene()
     trio = Trio(gallery, threshold="0.7", ladder="0").search(probe)
     assert State.REFUSED not in trio.states.values()

@@ -16,11 +16,14 @@ from nodes import cli_evidence, sealed
 from nodes.audit import AuditRefused, audit_party
 from nodes.evidence import export_bundle
 from nodes.keeper import storage_key
-from nodes.sealed import SealedBlock, SealedProbe
+from nodes.sealed import SealedBlock, SealedGallery, SealedProbe
 from nodes.verify import Report, decode_bundle
+from pets import subsets
 from pets.key_source import NativeKeys
 from pets.params import norm_bound
-from protocol import confirmation
+from protocol import confirmation, holder
+from protocol import filter as filtering
+from protocol.engine import plain_scores
 from protocol.gallery import Gallery
 from protocol.holder import Holder
 from protocol.requester import Requester
@@ -47,9 +50,24 @@ def ciphertexts(world: World, query: bytes, tmp_path_factory: pytest.TempPathFac
     return path
 
 
-def audit(world: World, query: bytes, name: str, path: Path | None = None) -> Report:
+@pytest.fixture(scope="module")
+def probe(world: World, query: bytes, ciphertexts: Path) -> Path:
+    """The file that a supervisor may carry besides."""
+    path = ciphertexts.with_name("probe.npz")
+    assert failures(audit(world, query, FR, None, path)) == {}
+    return path
+
+
+def audit(world: World, query: bytes, name: str, path: Path | None = None, probe: Path | None = None) -> Report:
     bundle = decode_bundle(export_bundle(world.root / name, query.hex()))
-    return audit_party(bundle, world.root / name, path)
+    return audit_party(bundle, world.root / name, path, probe)
+
+
+def audit_both(world: World, query: bytes, folder: Path) -> Report:
+    """The requester's audit, which finds nothing, then the holder's with all that it needs."""
+    files = folder / "ciphertexts.npy", folder / "probe.npz"
+    assert failures(audit(world, query, FR, *files)) == {}
+    return audit(world, query, ES, *files)
 
 
 def failures(report: Report) -> dict[str, str]:
@@ -60,6 +78,19 @@ def resealed(world: World, query: bytes, name: str, **changes: Any) -> None:
     """Change what a node sealed, as whoever holds its storage key can."""
     key, folder = storage_key(world.identities[name].config), world.root / name / "sealed"
     sealed.keep(folder, key, query, msgspec.structs.replace(sealed.open_kept(folder, key, query), **changes))
+
+
+def sealed_block(world: World, query: bytes) -> SealedBlock:
+    content = sealed.open_kept(world.root / ES / "sealed", storage_key(world.identities[ES].config), query)
+    assert isinstance(content, SealedGallery)
+    assert content.confirmation is not None
+    return content.confirmation
+
+
+def reblocked(world: World, query: bytes, **changes: Any) -> None:
+    """Change what the holder sealed of its confirmation block."""
+    block = msgspec.structs.replace(sealed_block(world, query), **changes)
+    resealed(world, query, ES, confirmation=block)
 
 
 @pytest.fixture
@@ -75,8 +106,8 @@ def kept(world: World, query: bytes) -> Any:
 # Honest parties.
 
 
-def test_an_honest_requester_and_holder_pass(world: World, query: bytes, ciphertexts: Path) -> None:
-    report = audit(world, query, ES, ciphertexts)
+def test_an_honest_requester_and_holder_pass(world: World, query: bytes, ciphertexts: Path, probe: Path) -> None:
+    report = audit(world, query, ES, ciphertexts, probe)
     assert failures(report) == {}
     assert {check.status for check in report.checks} == {"pass"}
     assert np.load(ciphertexts).shape == (DIM, 2, 2, 4096)
@@ -86,7 +117,13 @@ def test_without_ciphertexts_the_block_cannot_be_recomputed(world: World, query:
     report = audit(world, query, ES)
     assert failures(report) == {}
     unknown = {check.id for check in report.checks if check.status == "not-checkable"}
-    assert unknown == {"audit-received", "audit-block", "audit-filter"}
+    assert unknown == {"audit-received", "audit-inputs", "audit-admission", "audit-block", "audit-filter", "audit-hits"}
+
+
+def test_without_the_probe_all_but_the_hits_can_be_checked(world: World, query: bytes, ciphertexts: Path) -> None:
+    report = audit(world, query, ES, ciphertexts)
+    assert failures(report) == {}
+    assert {check.id for check in report.checks if check.status == "not-checkable"} == {"audit-hits"}
 
 
 def test_a_changed_gallery_leaves_the_rest_checkable(world: World, query: bytes, ciphertexts: Path, kept: Any) -> None:
@@ -221,11 +258,8 @@ def test_a_holder_that_asks_for_chosen_numbers_and_seals_its_rows_is_found(
     monkeypatch.setattr(confirmation, "check_answers", lambda sums, factors, used, theta, params: [theta] * used)
     query = world.query((ES,))
     monkeypatch.undo()
-    key, folder = storage_key(world.identities[ES].config), world.root / ES / "sealed"
-    content = sealed.open_kept(folder, key, query)
-    assert isinstance(content, SealedBlock)
-    block, factors = real_build(world.galleries[ES].templates, content.rows, 10)
-    resealed(world, query, ES, block=block.tobytes(), factors=factors.tobytes())
+    block, factors = real_build(world.galleries[ES].templates, sealed_block(world, query).rows, 10)
+    reblocked(world, query, block=block.tobytes(), factors=factors.tobytes())
     path = tmp_path / "ciphertexts.npy"
     assert failures(audit(world, query, FR, path)) == {}
     failed = failures(audit(world, query, ES, path))
@@ -235,24 +269,21 @@ def test_a_holder_that_asks_for_chosen_numbers_and_seals_its_rows_is_found(
 
 
 def test_a_row_that_is_not_in_the_gallery_is_found(world: World, query: bytes, ciphertexts: Path, kept: Any) -> None:
-    content = sealed.open_kept(world.root / ES / "sealed", storage_key(world.identities[ES].config), query)
-    assert isinstance(content, SealedBlock)
-    rows = (7, *content.rows[1:])
-    resealed(world, query, ES, rows=rows)
+    rows = (7, *sealed_block(world, query).rows[1:])
+    reblocked(world, query, rows=rows)
     assert f"not row {rows[0]} of the gallery" in failures(audit(world, query, ES, ciphertexts))["audit-rows"]
 
 
-@pytest.mark.parametrize("field", ["salt", "shares", "factors", "seed", "block"])
+@pytest.mark.parametrize("field", ["salt", "shares", "factors", "block"])
 def test_whatever_else_was_sealed_is_found(
     world: World, query: bytes, ciphertexts: Path, kept: Any, field: str
 ) -> None:
-    content = sealed.open_kept(world.root / ES / "sealed", storage_key(world.identities[ES].config), query)
-    value = bytearray(getattr(content, field))
+    value = bytearray(getattr(sealed_block(world, query), field))
     value[-1] ^= 1
-    resealed(world, query, ES, **{field: bytes(value)})
+    reblocked(world, query, **{field: bytes(value)})
     failed = failures(audit(world, query, ES, ciphertexts))
     assert set(failed) & {"audit-block", "audit-rows"}
-    resealed(world, query, ES, **{field: bytes(value[:-1])})
+    reblocked(world, query, **{field: bytes(value[:-1])})
     assert failures(audit(world, query, ES, ciphertexts))
 
 
@@ -293,10 +324,147 @@ def test_other_ciphertexts_than_those_received_are_refused(
 def test_a_holder_that_sealed_nothing_is_found(world: World, query: bytes, kept: Any) -> None:
     (world.root / ES / "sealed" / query.hex()).unlink()
     failed = failures(audit(world, query, ES))
-    assert "nothing was sealed that opens it" in failed["audit-sealed"]
+    assert "nothing was sealed" in failed["audit-sealed"]
     assert isinstance(
         sealed.open_kept(world.root / FR / "sealed", storage_key(world.identities[FR].config), query), SealedProbe
     )
+
+
+def test_a_holder_that_sealed_no_block_is_found(world: World, query: bytes, kept: Any) -> None:
+    resealed(world, query, ES, confirmation=None)
+    assert "nothing was sealed that opens it" in failures(audit(world, query, ES))["audit-rows"]
+
+
+def test_another_seed_than_the_one_committed_to_is_found(
+    world: World, query: bytes, ciphertexts: Path, kept: Any
+) -> None:
+    resealed(world, query, ES, seed=bytes(32))
+    assert set(failures(audit(world, query, ES, ciphertexts))) == {
+        "audit-gallery", "audit-admission", "audit-block", "audit-filter",
+    }  # fmt: skip
+
+
+def test_chosen_coins_in_admission_are_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sums of the holder's choice: here each tests one ciphertext alone, where the coins should have chosen many."""
+    real = subsets.subset_sums
+
+    def chosen(values: Any, coins: Any, *rest: Any) -> Any:
+        mine = np.eye(*coins.shape, dtype=np.uint8) if coins.shape == (40, DIM) else coins
+        return real(values, mine, *rest)
+
+    monkeypatch.setattr(subsets, "subset_sums", chosen)
+    query = world.query((ES,))
+    monkeypatch.undo()
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-admission"]
+    assert "(AdmissionBlock)" in failed["audit-admission"]
+
+
+# Whether the rows in the block hit.
+
+
+def more_rows(real: Any, more: tuple[int, ...]) -> Any:
+    """A holder that goes into the confirmation with other rows than those that hit."""
+
+    def filters(*arguments: Any) -> Any:
+        rung, rows = yield from real(*arguments)
+        return rung, tuple(sorted({*rows} ^ {*more}))
+
+    return filters
+
+
+def read_scores(world: World, monkeypatch: pytest.MonkeyPatch, more: tuple[int, ...]) -> tuple[bytes, list[int]]:
+    """A query in which ES also confirms rows `more` (or leaves them out), and what it decoded: slot by slot."""
+    decoded: list[int] = []
+
+    def lenient(sums: Any, factors: Any, used: int, theta: int, params: Any) -> list[int]:
+        decoded.extend(real_check(sums, factors, used, -(10**6), params))
+        return decoded
+
+    real_check = confirmation.check_answers
+    monkeypatch.setattr(holder, "holder_filters", more_rows(holder.holder_filters, more))
+    monkeypatch.setattr(confirmation, "check_answers", lenient)
+    query = world.query((ES,))
+    monkeypatch.undo()
+    return query, decoded
+
+
+def test_rows_that_did_not_hit_are_found_in_the_block(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It reads the exact scores of three people of its choice. With the probe the audit counts them."""
+    rows = (3, 4, 5)
+    query, decoded = read_scores(world, monkeypatch, rows)
+    scores = plain_scores(world.galleries[ES].templates, world.probe)
+    assert decoded[:3] == scores[list(rows)].tolist(), "the attack works"
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-hits"]
+    assert "3 of 5 rows in the block did not hit" in failed["audit-hits"]
+    assert "(Rung)" in failed["audit-hits"]
+
+
+def test_control_without_the_probe_nobody_finds_them(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    query, _ = read_scores(world, monkeypatch, (3, 4, 5))
+    path = tmp_path / "ciphertexts.npy"
+    assert failures(audit(world, query, FR, path)) == {}
+    assert failures(audit(world, query, ES, path)) == {}
+
+
+def test_a_hit_that_was_left_out_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    query, decoded = read_scores(world, monkeypatch, (200,))
+    assert len(decoded) == 1
+    assert "1 rows hit and are not in the block" in failures(audit_both(world, query, tmp_path))["audit-hits"]
+
+
+def test_a_climb_without_need_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As if somebody had made eleven rows seem to hit: on the second rung two did, and the cap is ten."""
+    real = filtering.open_hits
+
+    def climbs(ring: Any, running: Any, rows: int, cap: int) -> Any:
+        found = yield from real(ring, running, rows, cap)
+        return None if found and len(found) == 2 else found
+
+    monkeypatch.setattr(filtering, "open_hits", climbs)
+    query = world.query((ES,))
+    monkeypatch.undo()
+    report = audit_both(world, query, tmp_path)
+    assert list(failures(report)) == ["audit-hits"]
+    assert "2 rows hit, which the cap of 10 has room for" in failures(report)["audit-hits"]
+
+
+def test_a_query_that_never_came_to_a_confirmation_is_audited_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The holder opens its hits and says on every rung that there were too many."""
+    real = filtering.open_hits
+
+    def pretends(*arguments: Any) -> Any:
+        yield from real(*arguments)
+
+    monkeypatch.setattr(filtering, "open_hits", pretends)
+    query = world.query((ES,))
+    monkeypatch.undo()
+    assert query.hex() in {path.name for path in (world.root / ES / "sealed").iterdir()}
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-hits"], "the rest was recomputed, and is as it should be"
+
+
+def test_a_probe_of_another_audit_is_refused(
+    world: World, query: bytes, ciphertexts: Path, probe: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AuditRefused, match="only with the ciphertexts"):
+        audit(world, query, ES, None, probe)
+    other = world.query((ES,))
+    assert failures(audit(world, other, FR, tmp_path / "other.npy", tmp_path / "other.npz")) == {}
+    assert (tmp_path / "other.npz").stat().st_mode & 0o077 == 0
+    with pytest.raises(AuditRefused, match="not the probe behind these"):
+        audit(world, query, ES, ciphertexts, tmp_path / "other.npz")
+    for content in (b"", b"no", probe.read_bytes()[:100], ciphertexts.read_bytes()[:1000]):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(AuditRefused, match="holds no probe"):
+            audit(world, query, ES, ciphertexts, tmp_path / "bad.npz")
 
 
 def test_the_command_line(world: World, query: bytes, tmp_path: Path) -> None:

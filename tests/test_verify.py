@@ -28,10 +28,10 @@ from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from pets.signatures import SigningKey
 from protocol import filter as filtering
-from protocol import router, wire
+from protocol import holder, router, wire
 from protocol.gallery import Gallery
 from protocol.machine import Send
-from protocol.messages import AdmissionBit, Announce, ConfirmationAnswer, Joined, PowerSums, Warrant
+from protocol.messages import AdmissionBit, Announce, ConfirmationAnswer, FilterBlock, Joined, PowerSums, Warrant
 from protocol.terms import Terms
 from tests.evidence import DE, DIM, ES, EU, FR, Said, Story, World, log_of, shared_world, signed_checkpoint
 from tests.galleries import unit_rows
@@ -132,7 +132,34 @@ def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     files = world.bundles(world.query((ES,)), (FR, EU, ES))
     assert failures(verified(world, files)) == {}
     assert [record.kind for record in decode_bundle(files[ES])[1].records][-2:] == ["Abort", "Abort"]
+    assert told(files)[ES] == "more than 10 hits at 0.7; ES stopped it (confirmation)"
     assert not any(record.kind == "Release" for record in decode_bundle(files[FR])[1].records)
+
+
+def told(files: Files) -> dict[str, str]:
+    return dict(verify_bundles(list(files.values())).facts)
+
+
+def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
+    world: World, files: Files, joint: Files
+) -> None:
+    facts = told(joint)
+    assert facts["asked"].startswith("by FR through EU of ES, DE, 20")
+    assert facts["warrant"] == "FR-1 of FR, purpose INVESTIGATION"
+    assert facts["terms"].startswith("threshold 0.7, step 0.1, at most 10 candidates a holder")
+    assert facts[ES] == "more than 10 hits at 0.7; answered at 0.8, with 10 candidates or fewer, or none"
+    assert facts[DE] == "answered at 0.7, with 10 candidates or fewer, or none", "it found nobody"
+    assert told({EU: joint[EU]})[ES] == "more than 10 hits at 0.7; no end is shown", "releases do not pass the router"
+
+    def refused(requester: object, holders: object) -> None:
+        requester.submit = lambda template: requester._submit(np.full(DIM, 30, np.int8))  # type: ignore[attr-defined]
+
+    stopped = world.bundles(world.query((ES,), attack=refused), (FR, EU, ES))
+    assert told(stopped)[ES] == "ended with admission: the probe was refused"
+    story = Story.read(world, files)
+    for said in story.find("Announce"):
+        story.drop(said)
+    assert "no bundle shows an announcement" in told(story.tell())["query"]
 
 
 def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +197,7 @@ def missing_phase_signature(story: Story) -> Said:
 def release_to_the_router(story: Story) -> Said:
     release = first(story, "Release", ES, FR)
     extra = story.repeat(first(story, "Signature", ES, EU, number=-1), ES, EU, kind="Release", message=None)
-    extra.size, extra.frame = release.size, release.frame
+    extra.size, extra.content = release.size, release.content
     return extra
 
 
@@ -182,6 +209,19 @@ def score_in_the_bundle(story: Story) -> Said:
 
 def two_tales_of_one_message(story: Story) -> Said:
     return story.differ(first(story, "FilterBlock", ES, EU), EU)
+
+
+def other_block_to_the_router(story: Story) -> Said:
+    """Another c1 to the router than to the requester, and everybody says so."""
+    said = first(story, "FilterBlock", ES, EU)
+    said.content = os.urandom(32)
+    return said
+
+
+def other_sums_from_the_router(story: Story) -> Said:
+    said = first(story, "PowerSums", EU, ES)
+    said.content = os.urandom(32)
+    return said
 
 
 def unknown_to_the_receiver(story: Story) -> Said:
@@ -321,7 +361,7 @@ def opened_after_the_end(story: Story) -> Said:
     said = first(story, "PowerSums", FR, ES, number=-1)
     after = first(story, "Signature", FR, ES, number=-1)
     extra = story.repeat(after, kind="PowerSums", message=None, size=said.size)
-    extra.frame = os.urandom(32)
+    extra.content = os.urandom(32)
     return extra
 
 
@@ -411,6 +451,8 @@ LIES: list[tuple[Lie, str, str]] = [
     (release_to_the_router, "order", "a holder may not send this to a router"),
     (score_in_the_bundle, "schema", "shown in full though it may not be kept"),
     (two_tales_of_one_message, "both-ends", "shows another message in this place"),
+    (other_block_to_the_router, "same-content", "another content than"),
+    (other_sums_from_the_router, "same-content", "another content than"),
     (unknown_to_the_receiver, "both-ends", "does not show that it received this"),
     (never_sent, "both-ends", "does not show that it sent this"),
     (changed_threshold, "announcement", "another announcement than the other parties were shown"),
@@ -459,6 +501,52 @@ def test_the_lie_is_found_and_named(world: World, story: Story, lie: Lie, rule: 
     assert lines, failed[rule]
     if said is not None:
         assert any(f"{said.sender} → {said.receiver}" in line and said.kind in line for line in lines), lines
+
+
+def other_blocks_to_the_router(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A holder's filter that changes one residue of every c1 on its way to the router."""
+
+    def lying(*arguments: Any) -> Any:
+        step, value = real(*arguments), None
+        while True:
+            try:
+                effect = step.send(value)
+            except StopIteration as end:
+                return end.value
+            if isinstance(effect, Send) and effect.to == EU and isinstance(effect.message, FilterBlock):
+                data = bytearray(effect.message.data)
+                data[0] ^= 1
+                effect = Send(EU, FilterBlock(bytes(data)))
+            value = yield effect
+
+    return lying
+
+
+def test_a_holder_that_sent_two_c1_is_found_from_the_bundles_of_requester_and_router(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real query: both frames are well signed, and frames differ anyway, for each names its receiver."""
+    monkeypatch.setattr(holder, "holder_filters", other_blocks_to_the_router(holder.holder_filters))
+    files = world.bundles(world.query((ES,)), (FR, EU))
+    failed = failures(verified(world, files))
+    assert list(failed) == ["same-content"]
+    assert "ES → EU" in failed["same-content"]
+    assert "(FilterBlock)" in failed["same-content"]
+
+
+def test_control_one_bundle_does_not_show_two_c1_and_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holder, "holder_filters", other_blocks_to_the_router(holder.holder_filters))
+    report = verified(world, world.bundles(world.query((ES,)), (EU,)))
+    assert report.holds
+    assert "same-content" in {check.id for check in report.checks if check.status == "not-checkable"}
+
+
+def test_another_probe_to_another_holder_is_found(world: World, joint: Files) -> None:
+    story = Story.read(world, joint)
+    said = first(story, "ProbePart", FR, DE, DE)
+    said.content = os.urandom(32)
+    failed = failures(verified(world, story.tell()))
+    assert "FR → DE" in failed["same-content"]
 
 
 def test_every_rule_has_a_lie_that_breaks_it() -> None:
@@ -516,7 +604,7 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
     plain = msgspec.msgpack.decode(files[ES])
     content = msgspec.msgpack.decode(plain["content"])
     for changes in (
-        {"version": 2},
+        {"version": 3},
         {"format": "other"},
         {"extra": 1},
         {"content": msgspec.msgpack.encode({**content, "score": 1})},
@@ -612,7 +700,7 @@ def test_a_rewritten_message_is_not_the_logged_one(world: World, files: Files) -
     """The log as it was, one record changed and signed again: only the log knows."""
     bundle = decode_bundle(files[ES])[1]
     changed = [
-        msgspec.structs.replace(record, frame=bytes(32)) if record.kind == "InputShare" else record
+        msgspec.structs.replace(record, content=bytes(32)) if record.kind == "InputShare" else record
         for record in bundle.records
     ]
     forged = msgspec.structs.replace(bundle, records=tuple(changed))
@@ -654,7 +742,7 @@ def test_a_rewritten_log_is_found_by_whoever_saw_its_checkpoint(world: World, fi
     assert failures(verified(world, files | {EU: witnessing})) == {}
     failed = failures(verified(world, files | {EU: witnessing, ES: rewritten}))
     assert "two histories of one log" in failed["log-consistency"]
-    assert "a checkpoint that EU was given" in failed["log-consistency"]
+    assert "a checkpoint of ES that EU was given" in failed["log-consistency"]
 
 
 def test_a_truncated_log_is_found(world: World, files: Files) -> None:
@@ -755,12 +843,16 @@ def test_the_ledger_adds_up_what_each_learnt(joint: Files) -> None:
     cases = make_cases(list(joint.values()))
     leaks = leakage(cases)
     sums = totals(leaks)
-    assert sums[ES, FR] == (1 + 2 * 32 * 12, 20 * 6 * 10, 0), "two rungs of twelve sums, and an admission bit"
-    assert sums[DE, FR] == (1 + 32 * 12, 20 * 6 * 10, 0)
-    assert sums[EU, ES] == (2.0, 0, 0), "one of four endings: three rungs, or none was enough"
+    scores, more = 20 * 10, 24 * 6 * 10 - 20 * 10
+    assert sums[ES, FR] == (1 + 2 * 32 * 12 + scores, more, 0), "two rungs of twelve sums, an admission bit, ten scores"
+    assert sums[DE, FR] == (1 + 32 * 12 + scores, more, 0)
+    assert sums[EU, ES] == (2.0 + 1, 0, 0), (
+        "one of four endings (three rungs, or none was enough), and it did not freeze"
+    )
+    assert sums[EU, FR] == (2, 0, 0), "an admission bit with each holder"
     bits, cheated, references = sums[FR, ES]
     assert (cheated, references) == (0, 10)
-    assert 2 + 98 < bits < 2 + 99, "at most ten of 4096 rows"
+    assert 3 + 98 < bits < 3 + 99, "at most ten of 4096 rows"
     assert (FR, EU) not in sums
     twice = totals([*leaks, *leaks])
     assert all(twice[pair][0] == 2 * sums[pair][0] for pair in sums)

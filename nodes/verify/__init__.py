@@ -12,6 +12,7 @@ machine and does no arithmetic on ciphertexts. `tests/test_verify.py` holds the 
     case        the bundles of one query, read
     rules_*     the rules; each yields what held, what broke and what could not be checked
     verdict     runs all of them: `verify_bundles`
+    facts       what happened, as the bundles tell it
     ledger      what each pair of nodes revealed to each other, in bits
     page        the report as HTML
 """

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from nodes.verify import table
-from nodes.verify.format import Bundle, Direction, Record, SignedBundle
+from nodes.verify.format import Bundle, Direction, Record, SignedBundle, frame_digest
 from nodes.verify.trust import Trust
 from pets.prf import labelled_hash
 from pets.signatures import VerifyKey
@@ -88,6 +88,10 @@ class View:
         for item in self.find(kind.__name__, session, direction, peer):
             if isinstance(item.record.message, kind):
                 yield item, item.record.message
+
+    def frame(self, record: Record) -> bytes:
+        """The hash of a record's frame, from its place and content."""
+        return frame_digest(self.bundle.query, record.session, *self.ends(record), record.sequence, record.content)
 
     def place(self, record: Record) -> str:
         """A record, in a finding: session, sender → receiver, number, type, and who says so."""

@@ -1,10 +1,10 @@
-"""Evidence bundles: one party's records of one query, published as threat_model/evidence-format.md, version 1.
+"""Evidence bundles: one party's records of one query, published as threat_model/evidence-format.md, version 2.
 
 ::
 
     file     = MessagePack map {format, version, content, signature}
     content  = MessagePack map, the fields of `Bundle`, in exactly the bytes that encoding them again gives
-    signature: the owner's, over labelled_hash("evidence", 1, content), context "evidence"
+    signature: the owner's, over labelled_hash("evidence", version, content), context "evidence"
 
 Messages that say nothing about faces (`HARMLESS`) are in the records in full; of all others only place, type, size and
 hash: two parties' copies of the comparison together would rebuild every score.
@@ -14,6 +14,7 @@ hash: two parties' copies of the comparison together would rebuild every score.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -42,7 +43,7 @@ from protocol.messages import (
 )
 
 FORMAT: Final = "blind-lineup/evidence"
-VERSION = 1
+VERSION = 2
 WIRE_VERSION = 1
 CONTEXT = "evidence"
 BUNDLE_LIMIT = 1 << 28
@@ -73,8 +74,8 @@ class EvidenceRefused(InputError):
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One frame that the owner sent or consumed, in the order in which it did.
 
-    `frame`: SHA-256 of the frame. `size`: its bytes. `time`: milliseconds since 1970, UTC. `message`: only harmless
-    types. `session`: the holder it is about, empty for the query as a whole.
+    `content`: SHA-256 of the message, the same whoever it is sent to. `size`: bytes of the frame. `time`: milliseconds
+    since 1970, UTC. `message`: only harmless types. `session`: the holder it is about, empty for the query as a whole.
     """
 
     session: Annotated[str, msgspec.Meta(max_length=16)]
@@ -82,7 +83,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     peer: Name
     sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     kind: Annotated[str, msgspec.Meta(max_length=32)]
-    frame: Digest
+    content: Digest
     size: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     time: Milliseconds
     message: AnyMessage | None
@@ -161,11 +162,14 @@ def encode_frame(query: bytes, session: str, sender: str, receiver: str, sequenc
     return msgspec.msgpack.encode(_Envelope(WIRE_VERSION, query, session, sender, receiver, sequence, message))
 
 
-def frame_of(record: Record, query: bytes, owner: str) -> bytes:
-    """The frame of a record that kept its message; its SHA-256 must be `record.frame`."""
-    assert record.message is not None
-    sender, receiver = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
-    return encode_frame(query, record.session, sender, receiver, record.sequence, record.message)
+def content_digest(message: AnyMessage) -> bytes:
+    """SHA-256 of a message as it goes over the wire."""
+    return hashlib.sha256(msgspec.msgpack.encode(message)).digest()
+
+
+def frame_digest(query: bytes, session: str, sender: str, receiver: str, sequence: int, content: bytes) -> bytes:
+    """What hash chains and logs hold of a frame: its place and its content. So what signs one signs the content."""
+    return labelled_hash("frame", WIRE_VERSION, query, session, sender, receiver, sequence, content)
 
 
 def encode_bundle(bundle: Bundle) -> bytes:

@@ -3,13 +3,17 @@
 Per session, with R agreed rungs of which r were opened, cap c and a gallery of m rows (whole blocks):
 
     holder      about the probe     r · 32·(c+2)            power sums, whatever the holder does
-    holder      about the probe     20 · 6·c                only if it asks for chosen numbers; an audit finds it
+    holder      about the probe     20 · c                  exact scores of its hits in the confirmation
+    holder      about the probe     24 · 6·c - 20 · c       only if it asks for other numbers there; an audit finds it
+    holder      about the probe     1                       the admission bit
+    router      about the probe     1                       the admission bit
     requester   about the gallery   log2(R + 1)             on which rung the search ended, or that none was enough
+    requester   about the gallery   1                       whether the confirmation held or froze the query
     requester   about the gallery   log2 Σ_{k≤c} C(m, k)    which rows were released, at most c reference numbers
-    router      about the gallery   log2(R + 1)             the same verdicts
-    all three   about the probe     1                       the admission bit
+    router      about the gallery   log2(R + 1), and 1      the same verdicts, the same freeze
 
-An upper bound on information, whatever a party does with it; honest parties learn less (a holder its own hits).
+An upper bound on information, whatever a party does with it; honest parties learn less (a holder its own hits). Not
+counted: what everybody is told of a gallery, its number of blocks and its salted commitment; times.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from nodes.verify import table
 from nodes.verify.case import Case
 
 SUM_BITS = 32
-CONFIRMATION_BITS = 20
+SCORE_BITS = 20
 SLOT = 6
 
 
@@ -77,8 +82,11 @@ def _session(case: Case, holder: str) -> list[Leak]:
     if opened:
         add(holder, requester, f"power sums, {opened} rung(s)", opened * SUM_BITS * (cap + 2))
     if _seen(case, holder, "ConfirmationAnswer"):
-        chosen = CONFIRMATION_BITS * SLOT * cap
-        add(holder, requester, "confirmation, if it asked for chosen numbers", chosen, cheating=True)
+        scores, words = SCORE_BITS * cap, table.SHARE_BITS * SLOT * cap
+        add(holder, requester, f"exact scores of at most {cap} hits", scores)
+        add(holder, requester, "confirmation, if it asked for chosen numbers", words - scores, cheating=True)
+        for learner in (requester, router):
+            add(learner, holder, "whether the confirmation held", 1)
     if _seen(case, holder, "Rung"):
         endings = math.log2(len(terms.rungs) + 1)
         for learner in (requester, router):

@@ -19,16 +19,26 @@ _SHORT = 3  # details of a check that held, on a terminal
 
 
 def summary(report: Report) -> str:
-    """One line."""
+    """One line, and the names of what failed."""
     word = "All that could be checked holds" if report.holds else "EVIDENCE DOES NOT HOLD"
+    failed = f" ({', '.join(check.id for check in report.failed)})" if report.failed else ""
     return (
-        f"{word}: {report.count('pass')} checks passed, {report.count('fail')} failed, "
+        f"{word}: {report.count('pass')} checks passed, {report.count('fail')} failed{failed}, "
         f"{report.count('not-checkable')} could not be made"
     )
 
 
 def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> None:
-    """A table of checks, the failed ones spelt out, and the ledger."""
+    """What happened, a table of checks, the failed ones spelt out, and the ledger."""
+    if report.facts:
+        facts = Table(title="What the bundles tell", expand=True, show_header=False)
+        facts.add_column(no_wrap=True, min_width=13)
+        facts.add_column(ratio=1)
+        for subject, told in report.facts:
+            facts.add_row(subject, escape_markup(told), end_section=subject == "terms")
+        bundles = ", ".join(f"{owner} ({role})" for _, owner, role, _ in report.subjects)
+        facts.add_row("bundles", bundles)
+        console.print(facts)
     table = Table(title="Checks", expand=True, padding=(0, 1))
     table.add_column("status", no_wrap=True, min_width=13)
     table.add_column("check, and the rule it stands for", ratio=2)
@@ -39,7 +49,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
         details = "\n".join((*shown, *((f"… and {rest} more: --json shows all",) if rest else ())))
         colour = _COLOURS[check.status]
         status = f"[{colour}]{LABELS[check.status]}[/{colour}]"
-        name = f"{check.title} [dim]({escape_markup(check.rule)})[/dim]"
+        name = f"{check.title} [dim]{check.id}: {escape_markup(check.rule)}[/dim]"
         table.add_row(status, name, escape_markup(details), end_section=True)
     console.print(table)
     if leaks:
@@ -56,6 +66,7 @@ def as_data(report: Report, leaks: Sequence[Leak]) -> dict[str, Any]:
     return {
         "holds": report.holds,
         "counts": {status: report.count(status) for status in LABELS},  # type: ignore[arg-type]
+        "told": [{"subject": subject, "what": told} for subject, told in report.facts],
         "bundles": [
             {"query": query, "party": owner, "role": role, "fingerprint": fingerprint}
             for query, owner, role, fingerprint in report.subjects
@@ -85,7 +96,8 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
         for query, owner, role, fingerprint in report.subjects
     )
     failed = "".join(
-        f"<li><strong>{escape(check.title)}</strong> <span class='rule'>({escape(check.rule)})</span>"
+        f"<li>Rule <strong>{escape(check.id)}</strong>, “{escape(check.title)}” "
+        f"<span class='rule'>({escape(check.rule)})</span>"
         f"{_list(check.details)}</li>"
         for check in report.failed
     )
@@ -106,10 +118,13 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
         f"<td>{escape(leak.what)}</td><td class='number'>{leak.bits:.1f}</td></tr>"
         for leak in leaks
     )
+    facts = "".join(f"<tr><td>{escape(subject)}</td><td>{escape(told)}</td></tr>" for subject, told in report.facts)
     verdict = "holds" if report.holds else "broken"
     parts = [
         f"<h1>{escape(title)}</h1><p class='verdict {verdict}'>{escape(summary(report))}.</p>",
-        f"<h2>What failed</h2><ul class='failed'>{failed}</ul>" if failed else "",
+        f"<h2>Rules that were broken</h2><ul class='failed'>{failed}</ul>" if failed else "",
+        "<h2>What the bundles tell</h2><p class='note'>Whether it is true, the checks say. Nothing in a bundle says "
+        f"whether anybody was found.</p><table>{facts}</table>" if facts else "",
         "<h2>Bundles</h2><table><tr><th>Party</th><th>Role</th><th>Query</th><th>Fingerprint of its key</th></tr>"
         f"{bundles}</table>" if bundles else "",
         "<h2>Checks</h2><table><tr><th>Check</th><th>Status</th><th>Rule</th><th>Details</th></tr>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -49,10 +49,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks. `subjects`: (query, owner, role, fingerprint) of the bundles given."""
+    """All checks. `subjects`: (query, owner, role, fingerprint) of the bundles given. `facts`: what they tell."""
 
     checks: tuple[Check, ...]
     subjects: tuple[tuple[str, str, str, str], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -99,6 +100,3 @@ def shorten(lines: Sequence[str]) -> tuple[str, ...]:
     """Each line once; the first of them, and how many more there are."""
     unique = tuple(dict.fromkeys(lines))
     return unique if len(unique) <= SHOWN else (*unique[:SHOWN], f"… and {len(unique) - SHOWN} more")
-
-
-RuleFunction: TypeAlias = Callable[..., Findings]

@@ -60,7 +60,7 @@ def phase_signatures(case: Case) -> Findings:
                 if record.kind == "Signature" and isinstance(record.message, Signature):
                     yield from _one_signature(case, view, record.message, head, view.place(record), record.session,
                                               *view.ends(record))  # fmt: skip
-                head = hashlib.sha256(head + record.frame).digest()
+                head = hashlib.sha256(head + view.frame(record)).digest()
 
 
 def _one_signature(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
 from nodes.verify import grammar
 from nodes.verify.case import Case, Item, View, announce_digest
-from nodes.verify.format import HARMLESS, Record, encode_frame, frame_of
+from nodes.verify.format import HARMLESS, Record, content_digest, encode_frame
 from nodes.verify.report import Broken, Findings, Held, Open
 from protocol import messages
 from protocol.messages import ALLOWED, KeyPair
@@ -35,10 +35,10 @@ def _schema_fault(view: View, record: Record) -> str | None:
         return None
     if type(message).__name__ != record.kind:
         return f"it is recorded as {record.kind} and shown as {type(message).__name__}"
-    frame = frame_of(record, view.bundle.query, view.owner)
-    if hashlib.sha256(frame).digest() != record.frame:
+    if content_digest(message) != record.content:
         return "the message shown does not have the recorded hash"
-    return None if len(frame) == record.size else f"recorded with {record.size} bytes, it has {len(frame)}"
+    size = len(encode_frame(view.bundle.query, record.session, *view.ends(record), record.sequence, message))
+    return None if size == record.size else f"recorded with {record.size} bytes, it has {size}"
 
 
 def allowed_order(case: Case) -> Findings:
@@ -125,7 +125,7 @@ def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings
         if theirs is None:
             yield Broken(receiver.place(record), f"{sender.owner} does not show that it sent this")
             return
-        if (theirs.frame, theirs.kind, theirs.size) != (record.frame, record.kind, record.size):
+        if (theirs.content, theirs.kind, theirs.size) != (record.content, record.kind, record.size):
             yield Broken(receiver.place(record), f"{sender.owner} shows another message in this place")
             return
     missing = set(sent) - {item.record.sequence for item in received}
@@ -137,6 +137,36 @@ def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings
             yield Open(f"{place}: {receiver.owner} does not show it; it may have been stopped by a party not given")
     else:
         yield Held()
+
+
+# What a holder sends to requester and router alike, what these two must find alike, and the probe to all holders.
+_ALIKE = ("AdmissionBlock", "FilterBlock", "PowerSums", "ProbePart")
+
+
+def same_content(case: Case) -> Findings:
+    """What must be the same for several has the same content: c1 to requester and router, their power sums, the probe.
+
+    The confirmation block is the business of `rules_search.confirmation`. Contents are part of the frames that their
+    sender signed, so a difference in what one party sent is proof against it. Of two different power sums the bundles
+    do not tell which is the wrong one.
+    """
+    found: dict[tuple[str, str, int], tuple[bytes, str]] = {}
+    for view in case.views:
+        for (session, _, _), items in view.links.items():
+            numbers: Counter[str] = Counter()
+            for record in (item.record for item in items if item.record.kind in _ALIKE):
+                about = "" if record.kind == "ProbePart" else session
+                place = (record.kind, about, numbers[record.kind])
+                numbers[record.kind] += 1
+                content, where = found.setdefault(place, (record.content, view.place(record)))
+                if content == record.content:
+                    yield Held()
+                else:
+                    yield Broken(view.place(record), f"another content than in {where}; it must be the same")
+    given = {view.owner for view in case.views}
+    for holder in case.holders:
+        if holder not in given and len(given & _parties(case, holder)) < 2:
+            yield Open(f"{case.views[0].label}session {holder}: needs the bundle of {holder}, or those of both others")
 
 
 def _parties(case: Case, session: str) -> set[str]:
@@ -158,7 +188,7 @@ def answered_once(cases: Sequence[Case]) -> Findings:
         for view in case.views:
             for record in view.bundle.records:
                 place = (view.owner, record.session, *view.ends(record), record.sequence)
-                if places.setdefault(place, record.frame) == record.frame:
+                if places.setdefault(place, record.content) == record.content:
                     yield Held()
                 else:
                     yield Broken(view.place(record), f"{view.owner} shows two different messages in this place")

@@ -56,7 +56,7 @@ def _difference(view: View, record: Record, logged: object) -> str | None:
     signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
     expected = TranscriptEntry(
         view.bundle.query, "session" if record.session else "query", record.direction, record.peer, record.kind,
-        record.sequence, record.frame, signature, record.time,
+        record.sequence, view.frame(record), signature, record.time,
     )  # fmt: skip
     return None if logged == expected else "the log has another entry for it"
 
@@ -90,6 +90,7 @@ def _signature_fault(checkpoint: Checkpoint, log: bytes, key: VerifyKey) -> str 
 class _Seen:
     checkpoint: Checkpoint
     where: str
+    own: bool = False
 
     @property
     def tree(self) -> tuple[int, bytes]:
@@ -99,9 +100,13 @@ class _Seen:
 
 @dataclass
 class _History:
-    """All that was shown of one log. `proofs`: older and newer checkpoint, and the proof between them."""
+    """All that was shown of one log. `proofs`: older and newer checkpoint, and the proof between them.
+
+    `disputed`: two that a witness keeps because the log's owner did not prove to it that they fit.
+    """
 
     seen: list[_Seen] = field(default_factory=list)
+    disputed: list[tuple[_Seen, _Seen]] = field(default_factory=list)
     proofs: list[tuple[_Seen, _Seen, Sequence[bytes]]] = field(default_factory=list)
 
 
@@ -117,15 +122,22 @@ def logs_consistent(cases: Sequence[Case]) -> Findings:
         identity, where = owners.setdefault(view.owner, (log.header.log, view.name))
         if identity != log.header.log:
             yield Broken(view.name, f"another transcript log than in the {where}: a node has one")
-        history, newest = histories[log.header.log], _Seen(log.checkpoint, view.name)
+        history, newest = histories[log.header.log], _Seen(log.checkpoint, view.name, own=True)
         history.seen.append(newest)
         for extension in log.extensions:
             older = _Seen(extension.older, view.name)
             history.seen.append(older)
             history.proofs.append((older, newest, extension.proof))
+        given: dict[str, _Seen] = {}
         for witnessed in view.bundle.witnessed:
-            shown = _Seen(witnessed.checkpoint, f"{view.name} (a checkpoint that {view.owner} was given)")
-            histories[witnessed.checkpoint.log].seen.append(shown)
+            peer, checkpoint = witnessed.peer, witnessed.checkpoint
+            shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {peer} that {view.owner} was given)")
+            histories[checkpoint.log].seen.append(shown)
+            first = given.setdefault(peer, shown)
+            if first.checkpoint.log != checkpoint.log:
+                yield Broken(view.name, f"{view.owner} was given checkpoints of two transcript logs of {peer}")
+            elif first is not shown:
+                histories[checkpoint.log].disputed.append((first, shown))
         for entry in log.entries:
             leaf = hash_leaf(entry.record)
             before, where = leaves.setdefault((log.header.log, entry.index), (leaf, view.name))
@@ -142,7 +154,12 @@ def _one_history(history: _History) -> Findings:
     for older, newer, proof in history.proofs:
         yield from _compare(older, newer, proof)
         extended_by[older.tree].add(newer.tree)
-    if len(history.seen) == 1:
+    for one, other in history.disputed:
+        if not _reached(one.tree, extended_by) & _reached(other.tree, extended_by):
+            yield Broken(one.where, f"two histories of one log, of {one.checkpoint.size} and {other.checkpoint.size} "
+                         "entries: its owner did not prove that they fit; if it can, it exports with --since this "
+                         "bundle")  # fmt: skip
+    if len(history.seen) == 1 and history.seen[0].own:
         yield Open(
             f"{history.seen[0].where}: only one checkpoint of its log is known, and no proof from an earlier one"
         )
@@ -153,7 +170,7 @@ def _one_history(history: _History) -> Findings:
             yield from _compare(older, newer, ())
         elif not _reached(older.tree, extended_by) & _reached(newer.tree, extended_by):
             yield Open(f"{older.where} ({old.size} entries) and {newer.where} ({new.size} entries): no proof that one "
-                       "log extends the other; export the later one again with --since the earlier one")  # fmt: skip
+                       "log extends the other; its owner can export again with --since the other bundle")  # fmt: skip
 
 
 def _reached(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nodes.verify import rules_identity, rules_links, rules_log, rules_search, rules_terms
 from nodes.verify.case import Case, View
+from nodes.verify.facts import facts_of
 from nodes.verify.format import Bundle, EvidenceRefused, SignedBundle, decode_bundle
 from nodes.verify.report import Check, Finding, Findings, Report, conclude
 from nodes.verify.trust import Trust
@@ -44,6 +45,8 @@ RULES = (
     Rule("phase-signature", "Every phase is signed over all that was said", "design 2.8, 6a",
          rules_identity.phase_signatures),
     Rule("both-ends", "What one party sent is what the other received", "design 2.8, 6a", rules_links.both_ends),
+    Rule("same-content", "What must be the same for several parties is the same", "design 2.8, 5",
+         rules_links.same_content),
     Rule("announcement", "One announcement, signed by the requester, the same for all", "design 6a; R 24(1)",
          rules_terms.announcement),
     Rule("warrant", "The query carries a valid warrant of the requesting state",
@@ -90,7 +93,7 @@ def verify_bundles(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust
         for case in cases
         for view in case.views
     )
-    return Report(tuple(checks), subjects)
+    return Report(tuple(checks), subjects, tuple(fact for case in cases for fact in facts_of(case)))
 
 
 def make_cases(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust: Trust | None = None) -> list[Case]:
