@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,7 @@ def synthetic(name: str, dim: int, people: int, mean: float, sd: float, same: tu
 
 def photographed(folder: Path, people: int) -> Population:
     """Real templates under the default model: the first two photos of each of `people`, all photos of the others."""
+    from pets.errors import PhotoError
     from pets.faces import FaceModel
 
     model = FaceModel.load()
@@ -163,8 +165,8 @@ def photographed(folder: Path, people: int) -> Population:
     for path in sorted(folder.glob("*/*.jpg")):
         try:
             template = model.embed(path, largest=True).template
-        except Exception as error:  # a photo without a usable face
-            print(f"left out {path}: {error}")
+        except PhotoError as error:
+            print(f"left out {path}: {error}", file=sys.stderr)
             continue
         found.setdefault(path.parent.name, []).append(template.astype(np.float64))
     usable = [templates for templates in found.values() if len(templates) > 1]
@@ -219,7 +221,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
             line = "--" if name.startswith("scores") else "-"
             panel.plot(asked, [value["median"] for value in reached.values()], line, marker="o", label=name)
         panel.set_xscale("log")
-        panel.set_xlabel("queries on one row")
+        panel.set_xlabel("queries on one row (none at the left edge)")
         panel.set_title(f"{population['name']}, d = {population['dim']}", size=10)
         panel.grid(color="#dddddd")
     panels[0][0].set_ylabel("cosine of reconstruction and template (median)")
