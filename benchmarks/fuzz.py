@@ -24,7 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.fuzz_targets import Target, memory_folder, targets
+from benchmarks.fuzz_evidence import Target
+from benchmarks.fuzz_targets import memory_folder, targets
 from benchmarks.machine import describe, resident_bytes
 
 SLOW_SECONDS = 5

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import fuzz_mutate as mutate
-from nodes import gossip
-from nodes.checkpoints import decode_checkpoint
+from benchmarks.fuzz_evidence import Target, evidence, file_decoder
 from nodes.config import Role, load_config
 from nodes.identity import Peer, init_node, load_identity
-from nodes.journals import open_log
-from nodes.log_entries import RECORD_LIMIT, ArticleForty, decode_entry, decode_header, decrypt_record, encode_entry
-from nodes.log_frames import FrameFile
-from nodes.log_holds import HoldOrder, LiftOrder, decode_order
-from nodes.log_keys import KeySlots
-from nodes.recorder import read_records
 from nodes.search import HolderAnswer, SearchReport, SearchRequest
 from nodes.store.keys import StorageKey
 from nodes.tls import check_certificate
 from nodes.transfer import pack_units, unpack_units
-from nodes.verify.format import decode_bundle
 from nodes.verify.trust import load_trust
 from pets import sketch
 from pets.errors import MALFORMED, LineupError
@@ -42,34 +32,10 @@ from protocol.confirmation import check_answers
 from protocol.messages import Announce, Message, Release
 from protocol.release import pack_release, unpack_release
 from protocol.terms import Terms
-from tests.evidence import ES, EU, FR, World
 from tests.galleries import unit_rows
 from tests.parties import Trio, enrol
 
 CAP = 10
-
-
-@dataclass(frozen=True)
-class Target:
-    """`share`: how many cases of a thousand. `errors`: what it may raise and nothing else."""
-
-    name: str
-    share: int
-    seeds: list[bytes]
-    mutation: mutate.Mutation
-    decode: Callable[[bytes], object]
-    errors: tuple[type[Exception], ...] = (LineupError,)
-
-
-def file_decoder(path: Path, read: Callable[[Path], object], mode: int = 0o600) -> Callable[[bytes], object]:
-    """A decoder that wants a path."""
-
-    def decode(data: bytes) -> object:
-        path.write_bytes(data)
-        path.chmod(mode)
-        return read(path)
-
-    return decode
 
 
 def frames() -> list[bytes]:
@@ -108,16 +74,10 @@ def answers(data: bytes) -> object:
     return check_answers(sums, factors, 2, 1, N4096)
 
 
-def log_file(path: Path) -> object:
-    with closing(FrameFile(path, RECORD_LIMIT)) as payloads:
-        whole = list(payloads.scan())
-        return whole, payloads.torn_by_one_write(), payloads.torn_bytes
-
-
 def targets(folder: Path) -> Iterator[Target]:
     """All of them. `folder`: for files, best in memory."""
     yield from _protocol()
-    yield from _evidence(folder)
+    yield from evidence(folder)
     yield from _nodes(folder)
     yield from _faces(folder)
 
@@ -151,65 +111,6 @@ def _protocol() -> Iterator[Target]:
         return seal(SealingPublicKey(data), b"x", b"fuzz")
 
     yield Target("sealing.SealingPublicKey", 2, [key.public.data], mutate.of_bytes, to_public)
-
-
-def _evidence(folder: Path) -> Iterator[Target]:
-    world = World.make(folder / "world")
-    query = world.query((ES,))
-    files = list(world.bundles(query, (FR, EU, ES)).values())
-    small = []
-    for data in files:  # whole bundles are some 100 KB; a few records and entries have the same structure
-        signed, bundle = decode_bundle(data)
-        log = msgspec.structs.replace(bundle.log, entries=bundle.log.entries[:2])
-        cut = msgspec.structs.replace(bundle, records=bundle.records[:3], log=log)
-        small.append((signed, msgspec.msgpack.encode(cut)))
-
-    def outer(data: bytes) -> object:
-        return decode_bundle(data)
-
-    def inner(content: bytes) -> object:
-        return decode_bundle(msgspec.msgpack.encode(msgspec.structs.replace(small[0][0], content=content)))
-
-    outers = [msgspec.msgpack.encode(msgspec.structs.replace(signed, content=content)) for signed, content in small]
-    yield Target("decode_bundle", 20, outers, mutate.of_msgpack, outer)
-    yield Target("decode_bundle, content", 60, [content for _, content in small], mutate.of_msgpack, inner)
-    records = (world.root / ES / "evidence" / query.hex()).read_bytes()[:4000]
-    reader = file_decoder(folder / "records", read_records)
-    yield Target("read_records", 20, [records], mutate.of_bytes, reader, (LineupError, *MALFORMED))
-    identity = load_identity(world.root / EU)
-    with open_log(identity, world.root / EU, "transcript") as log:
-        checkpoints = [msgspec.msgpack.encode(log.checkpoint_number(k)) for k in range(2)]
-        header, disclosed = log.header, log.disclose(0, log.size)
-        entry = encode_entry(log.read(0), "transcript")
-    article = encode_entry(ArticleForty(FR, 1, 2, (EU, FR), (EU,)), "article-40")
-    yield Target("decode_checkpoint", 40, checkpoints, mutate.of_msgpack, decode_checkpoint)
-    yield Target("decode_header", 30, [msgspec.msgpack.encode(header)], mutate.of_msgpack, decode_header)
-    told = [msgspec.msgpack.encode(gossip.Told(decode_checkpoint(data), ())) for data in checkpoints]
-    yield Target("gossip", 30, told, mutate.of_msgpack, lambda data: gossip._decode(data, gossip.Told, ES))
-    yield Target("decode_entry", 50, [entry], mutate.of_msgpack, lambda data: decode_entry(data, "transcript"))
-    yield Target("decode_entry, Article 40", 50, [article], mutate.of_msgpack,
-                 lambda data: decode_entry(data, "article-40"))  # fmt: skip
-    orders = [HoldOrder(bytes(32), 0, 0, None, 5, bytes(64)), LiftOrder(bytes(32), 0, 5, bytes(64))]
-    yield Target("decode_order", 40, [msgspec.msgpack.encode(order) for order in orders], mutate.of_msgpack,
-                 decode_order)  # fmt: skip
-
-    def record(data: bytes) -> object:
-        return decrypt_record(data, disclosed.secret, header, 0, disclosed.created)
-
-    yield Target("decrypt_record", 20, [disclosed.record], mutate.of_bytes, record)
-    place = identity.config.paths.logs / "transcript"
-    log_reader = file_decoder(folder / "entries", log_file)
-    yield Target("log file", 15, [(place / "entries").read_bytes()[:3000]], mutate.of_bytes, log_reader)
-
-    def slots(path: Path) -> object:
-        keys = KeySlots(path, header.log, 20)
-        try:
-            return [keys.get(index) for index in range(25)], list(keys.missing()), keys.orphans
-        finally:
-            keys.close()
-
-    key_reader = file_decoder(folder / "keys", slots)
-    yield Target("log keys", 10, [(place / "keys").read_bytes()[: 64 * 20]], mutate.of_bytes, key_reader)
 
 
 def _nodes(folder: Path) -> Iterator[Target]:

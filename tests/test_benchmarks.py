@@ -109,8 +109,8 @@ def test_no_decoder_lets_anything_but_its_typed_errors_escape():
 
 def test_a_fuzzed_decoder_that_raises_anything_else_is_an_escape():
     from benchmarks.fuzz import fuzz
+    from benchmarks.fuzz_evidence import Target
     from benchmarks.fuzz_mutate import of_bytes
-    from benchmarks.fuzz_targets import Target
 
     def careless(data: bytes) -> object:
         return data.decode()  # UnicodeDecodeError is no typed error

@@ -256,4 +256,4 @@ def test_the_million_of_fuzzed_cases_was_run_and_nothing_escaped() -> None:
     assert report["cases"] >= 10**6
     assert report["escaped"] == 0
     assert report["slowest_s"] < 1
-    assert f"over {report['decoders']} decoders" in readme
+    assert f"over {report['decoders']} decoders" in " ".join(readme.split())
