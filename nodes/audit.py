@@ -4,9 +4,9 @@ A requester's ciphertexts follow from its probe, its seed and the joint key; a h
 rows, factors, its seed and those ciphertexts. Both must be, byte for byte, what was signed in the query. So a scaled or
 exchanged probe is found, and a holder that put chosen numbers instead of its rows into the block.
 
-Whether the rows in the block hit takes the probe itself. A supervisor may carry it from the requester's audit to the
-holder's (`probe`); it then is in the memory of the holder's machine for a moment, so only where that is worth it. The
-other checks of a holder do without.
+Whether other rows hit than those in the block takes the probe itself. A supervisor may carry it from the requester's
+audit to the holder's (`probe`); it then is in the memory of the holder's machine for a moment, so only where that is
+worth it. The other checks of a holder do without.
 
 It needs the party's storage key, so it happens at the party, under the supervisor's eyes. What a party shows must be
 what the others received: `lineup verify` on all bundles says that. Where OpenFHE encrypted there is no seed, and no
@@ -106,10 +106,11 @@ def _holder_rules(audit: HolderAudit, block: BlockAudit) -> list[RuleParts]:
         ("audit-received", "The ciphertexts are those that the holder received", "design 2.8", audit.received),
         ("audit-admission", "The coins of admission come from the seed committed to", "design 5", audit.admission),
         ("audit-block", "Rows, factors and seed give the block that was signed", "design 2.8, 6", block.block),
+        ("audit-scores", "The signed answers confirm every row of the block", "design 2.7, 6", block.scores),
         ("audit-filter", "The filter was computed on the gallery committed to", "design 5", audit.filter),
         ("audit-inputs", "What the holder put into admission and comparison is its share", "design 2.9, 5",
          InputAudit(audit).inputs),
-        ("audit-hits", "The rows of the block hit, and no other rows did", "design 2.6, 4, 6", block.hits),
+        ("audit-hits", "All that hit was confirmed, and no rung climbed without need", "design 2.6, 4", block.hits),
     ]  # fmt: skip
 
 

@@ -1,8 +1,10 @@
-"""The confirmation block in a holder's audit: whose rows it holds, how it was made, and whether those rows were hits.
+"""The confirmation in a holder's audit: whose rows the block holds, how it was made, and whether those rows were hits.
 
-A holder that puts rows into it that did not hit reads their exact scores. Whether a row hit takes the probe to say. So
-that check is made only if the supervisor brings what the requester's audit wrote, and then on the holder's machine:
-`nodes.audit` says what that costs.
+A holder that puts rows into it that did not hit reads their exact scores. It reads them from the answers of requester
+and router, who signed them: so what was sealed gives the same scores once more, and shows nobody anything new.
+
+Whether other rows hit takes the probe to say. That check is made only if the supervisor brings what the requester's
+audit wrote, and then on the holder's machine: `nodes.audit` says what that costs.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import numpy.typing as npt
 from nodes.audit_holder import HolderAudit
 from nodes.sealed import SealedBlock
 from nodes.verify import table
+from nodes.verify.format import content_digest
 from nodes.verify.report import Broken, Findings, Held, Open
 from pets import residues
 from pets.params import norm_bound
 from pets.scoring import encode_gallery, score
-from protocol.confirmation import FACTOR_BITS, SLOT, SealedConfirmation
+from protocol.confirmation import FACTOR_BITS, SLOT, SealedConfirmation, add_answers, check_answers
 from protocol.decryption import flat_shares, own_coefficients
 from protocol.engine import plain_scores
-from protocol.messages import ConfirmationBlock, Rung
+from protocol.errors import ConfirmationFailed
+from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Rung
 
 Templates = npt.NDArray[np.int8]
 NO_PROBE = "needs the probe that the audit of the requester writes (--probe)"
@@ -41,6 +45,10 @@ class BlockAudit:
     def block(self) -> Findings:
         """Score the sealed rows again, add the last encryption of zero of the pool; compare c1, shares, commitment."""
         yield from self._with_block(self._block)
+
+    def scores(self) -> Findings:
+        """Decode the signed answers once more: every row of the block scored theta or more."""
+        yield from self._with_block(self._scores)
 
     def hits(self) -> Findings:
         """The rows of the block are those that hit on the last rung, and on no rung below was there room for all hits.
@@ -143,3 +151,29 @@ class BlockAudit:
                 yield Broken(audit.view.place(item.record), "what was sealed does not open its commitment")
             else:
                 yield Held()
+
+    def _scores(self, sealed: SealedBlock) -> Findings:
+        audit, case = self._audit, self._audit.case
+        received = audit.view.find("ConfirmationAnswer", audit.holder, "received")
+        if len(received) < 2 or case.terms is None:
+            yield Open("the query ended before the confirmation was answered")
+            return
+        if len(sealed.answers) != len(received):
+            yield Broken(audit.view.place(received[0].record), "nothing was sealed that opens it")
+            return
+        for item, answer in zip(received, sealed.answers, strict=True):
+            if content_digest(ConfirmationAnswer(answer)) != item.record.content:
+                yield Broken(audit.view.place(item.record), "another answer was sealed")
+                return
+        rung = len(list(audit.view.messages(Rung, audit.holder, "sent", audit.announce.requester))) - 1
+        theta = table.theta(case.terms.rungs[rung], audit.dim)
+        factors = np.frombuffer(sealed.factors, "<i4").reshape(audit.cap, SLOT).astype(np.int32)
+        sums = add_answers(np.frombuffer(sealed.shares, "<u4").astype(np.uint32), sealed.answers)
+        try:
+            check_answers(sums, factors, len(sealed.rows), theta, audit.params)
+        except ConfirmationFailed as error:
+            released = audit.view.find("Release", audit.holder, "sent")
+            then = "something was released all the same" if released else "somebody lied, and nothing was released"
+            yield Broken(audit.view.place(received[-1].record), f"{error}; {then}")
+        else:
+            yield Held(f"{len(sealed.rows)} rows")

@@ -1,7 +1,8 @@
 """Checkpoints: what a log says about itself, signed, and how two of them are compared.
 
 A log that shows each of two peers another history has to sign two roots that do not fit together. Peers therefore
-exchange the checkpoints that they were given and ask the log for proofs between them (RFC 9162, sections 2.1.4, 11.3).
+exchange the checkpoints that they were given and ask the log for proofs between them (RFC 9162, sections 2.1.4, 11.3):
+`nodes.gossip`.
 
 A `Sign` takes a message and returns a signature; a `Verify` takes signature and message and raises if it does not hold.
 Both know their key and their context label, e.g. ``lambda s, m: key.verify(s, m, "checkpoint")``.
@@ -9,8 +10,7 @@ Both know their key and their context label, e.g. ``lambda s, m: key.verify(s, m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -24,7 +24,6 @@ from protocol.messages import Digest
 
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes], None]
-Prove = Callable[[int, int], Sequence[bytes]]
 
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 Proof = Annotated[tuple[Digest, ...], msgspec.Meta(max_length=64)]
@@ -97,28 +96,6 @@ def check_checkpoint_consistent(older: Checkpoint, newer: Checkpoint, proof: Seq
         verify_consistency(older.size, newer.size, proof, older.root, newer.root)
     except ProofRefused as error:
         raise InconsistentCheckpoints(older, newer, str(error)) from None
-
-
-def detect_split(seen: Mapping[str, Sequence[Checkpoint]], log: bytes, verify: Verify, prove: Prove) -> None:
-    """Compare what one log told several peers. `seen`: the checkpoints by peer; `prove`: asks the log for a proof.
-
-    Neighbours by size are compared; consistency is transitive, so that covers every pair. Raises `BadCheckpoint` naming
-    the peer, `SplitView` or `InconsistentCheckpoints` naming both; whatever `prove` raises passes through (a log that
-    gives no proof has not shown that it is honest).
-    """
-    known = [(checkpoint, peer) for peer, checkpoints in seen.items() for checkpoint in checkpoints]
-    for checkpoint, peer in known:
-        try:
-            check_checkpoint(checkpoint, log, verify)
-        except BadCheckpoint as error:
-            raise BadCheckpoint(f"shown to {peer}: {error}") from None
-    known.sort(key=lambda item: (item[0].size, item[0].time))
-    for (older, one), (newer, other) in pairwise(known):
-        proof = prove(older.size, newer.size) if older.size < newer.size else ()
-        try:
-            check_checkpoint_consistent(older, newer, proof)
-        except InconsistentCheckpoints as error:
-            raise type(error)(older, newer, f"shown to {one} and {other}: {error.reason}") from None
 
 
 def check_disclosure(disclosure: Disclosure, header: LogHeader, checkpoint: Checkpoint) -> Entry:

@@ -73,8 +73,8 @@ def audit(
     probe: Annotated[
         Path | None,
         typer.Option(
-            help="The probe: written in a requester's audit, read in a holder's to see whether the rows it confirmed "
-            "were hits. Shows the probe to the holder's machine; destroy the file afterwards."
+            help="The probe: written in a requester's audit, read in a holder's to see whether it confirmed all "
+            "that hit. Shows the probe to the holder's machine; destroy the file afterwards."
         ),
     ] = None,
     as_json: Json = False,

@@ -130,10 +130,10 @@ def _copy(place: Path, temporary: Path, identity: NodeIdentity, folder: Path) ->
 
 
 def _witnessed(folder: Path, records: Sequence[Record]) -> tuple[Witnessed, ...]:
-    """Checkpoints of the query's parties that this node was shown, and of whoever showed it two histories."""
+    """Checkpoints of the transcript logs of the query's parties, and of every log that showed two histories."""
     witnesses = Witnesses(folder / WITNESSED)
-    names = {record.peer for record in records} | set(witnesses.accused)
-    return tuple(shown for shown in witnesses.all() if shown.peer in names)
+    wanted = {(record.peer, "transcript") for record in records} | set(witnesses.accused)
+    return tuple(shown for shown in witnesses.all() if (shown.header.owner, shown.header.kind) in wanted)
 
 
 def _prove(log: LogReader, query: bytes, records: Sequence[Record], since: Sequence[Bundle]) -> TranscriptProof:

@@ -1,14 +1,14 @@
-"""Nodes show each other the checkpoints of their transcript logs, so that a split view shows while they run.
+"""Nodes show each other the checkpoints of their logs, so that a split view shows while they run.
 
-After each query with a peer, and now and then, a node asks the peer for the newest checkpoint of its log and for those
-that the peer was shown of others' logs. Each is compared with the one that this node was shown before: the log's owner
-has to prove that the one extends the other (RFC 9162, 2.1.4). So a log that shows two peers two histories is found as
-soon as the two meet, and one that was cut or rewritten as soon as anybody comes back.
+After each query with a peer, and now and then, a node asks the peer for the newest checkpoints of its two logs and for
+those that the peer was shown of others' logs. Each is compared with the one that this node was shown before: the log's
+owner has to prove that the one extends the other (RFC 9162, 2.1.4). So a log that shows two peers two histories is
+found as soon as the two meet, and one that was cut or rewritten as soon as anybody comes back.
 
 Two checkpoints that do not fit are kept both (`nodes.witnesses`); a line in the log, the health page, the metrics and
 every later bundle say so. Nothing is stopped: what it means is for people to find out.
 
-What a checkpoint tells a peer besides: how many messages a node has logged in all.
+What a checkpoint tells a peer besides: how many messages, and how many queries, a node has logged in all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ import msgspec
 from nodes.checkpoints import Checkpoint, Proof, check_checkpoint, check_checkpoint_consistent
 from nodes.journals import CONTEXT
 from nodes.keeper import Keeper
+from nodes.log_entries import Kind
 from nodes.log_errors import BadCheckpoint, CheckpointError, InconsistentCheckpoints
 from nodes.metrics import Metrics
 from nodes.outbox import PeerRefused, PeerUnreachable, Transport
@@ -39,11 +41,8 @@ EVERY_SECONDS = 600.0
 REMEMBERED = 10_000  # trees that were proven once and are not proven again
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The answer to `/v1/checkpoint`: the node's own newest checkpoint, and those that it was shown."""
-
-    checkpoint: Checkpoint
-    witnessed: Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=128)]
+# The answer to `/v1/checkpoints`: the newest of each of the node's own logs, and those that it was shown.
+Told = Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=256)]
 
 
 class Gossip:
@@ -61,108 +60,115 @@ class Gossip:
         self._name, self._keys, self._keeper, self._writing = name, keys, keeper, writing
         self._transport, self._metrics = transport, metrics
         self._proven: set[tuple[bytes, int, bytes]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._due: set[str] = set()
+        self._meeting: asyncio.Task[None] | None = None
         self._comparing = asyncio.Lock()
         self._closed = False
         metrics.accused(len(self.accused))
 
     @property
-    def accused(self) -> list[str]:
-        """Whose logs showed two histories."""
+    def accused(self) -> list[tuple[str, Kind]]:
+        """(node, log) of each log that showed two histories."""
         return self._keeper.witnesses.accused
 
     # What this node answers.
 
     def tell(self) -> bytes:
         """`Told`, encoded."""
-        with self._writing:
-            checkpoint = self._keeper.transcript.last_checkpoint
-        return msgspec.msgpack.encode(Told(checkpoint, self._keeper.witnesses.all()))
+        own = [self._own_newest(kind) for kind in self._keeper.logs]
+        return msgspec.msgpack.encode((*own, *self._keeper.witnesses.all()))
 
-    def prove(self, first: int, second: int) -> bytes:
-        """The consistency proof between two sizes of this node's log, encoded. Raises `NoSuchProof`."""
+    def prove(self, kind: Kind, first: int, second: int) -> bytes:
+        """The consistency proof between two sizes of one of this node's logs, encoded. Raises `NoSuchProof`."""
         with self._writing:
-            return msgspec.msgpack.encode(self._keeper.transcript.consistency_proof(first, second))
+            return msgspec.msgpack.encode(self._keeper.logs[kind].consistency_proof(first, second))
 
     # What it asks.
 
     def meet_soon(self, peers: Iterable[str]) -> None:
-        """Meet peers shortly, without waiting for it."""
-        if not self._closed:
-            task = asyncio.create_task(self._meet_after(PAUSE_SECONDS, tuple(peers)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        """Meet peers shortly, each once however often it is named until then."""
+        self._due.update(peers)
+        if not self._closed and (self._meeting is None or self._meeting.done()):
+            self._meeting = asyncio.create_task(self._meet_due())
 
     async def meet_for_ever(self) -> None:
         """Meet all peers now and then."""
         while True:
-            await self._meet_after(EVERY_SECONDS, tuple(self._keys))
+            await asyncio.sleep(EVERY_SECONDS)
+            self.meet_soon(self._keys)
 
     async def meet(self, peer: str) -> None:
         """Ask one peer, and compare what it tells. A peer that cannot be reached is met another time."""
         try:
-            told = _decode(await self._transport.ask(peer, "/v1/checkpoint"), Told, peer)
+            told = _decode(await self._transport.ask(peer, "/v1/checkpoints"), Told, peer)
         except (PeerUnreachable, PeerRefused) as error:
             log.info("no checkpoint", extra={"peer": peer, "error": type(error).__name__})
             return
+        numbers: Counter[tuple[str, Kind]] = Counter()
         async with self._comparing:
-            await self._compare(peer, told.checkpoint)
-            for shown in told.witnessed:
-                await self._compare(shown.peer, shown.checkpoint)
+            for shown in told:
+                whose = shown.header.owner, shown.header.kind
+                numbers[whose] += 1
+                if numbers[whose] <= 2:  # nobody has more to tell of one log
+                    await self._compare(shown)
 
     async def close(self) -> None:
         """Meet nobody any more."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._meeting is not None:
+            self._meeting.cancel()
+            await asyncio.wait({self._meeting})
 
-    async def _meet_after(self, seconds: float, peers: tuple[str, ...]) -> None:
-        await asyncio.sleep(seconds)
-        for peer in peers:
-            if peer != self._name:
+    async def _meet_due(self) -> None:
+        while self._due:
+            await asyncio.sleep(PAUSE_SECONDS)
+            peers, self._due = sorted(self._due - {self._name}), set()
+            for peer in peers:
                 try:
                     await self.meet(peer)
                 except (LineupError, OSError) as error:  # this node's own disk: the next meeting may work
                     log.error("checkpoints not compared", extra={"peer": peer, "error": type(error).__name__})
 
-    async def _compare(self, owner: str, checkpoint: Checkpoint) -> None:
-        """Compare a checkpoint of `owner`'s log, shown by whomever, with what this node knows of that log."""
-        witnesses, tree = self._keeper.witnesses, (checkpoint.log, checkpoint.size, checkpoint.root)
-        if owner not in self._keys or owner in self.accused or tree in self._proven:
+    async def _compare(self, shown: Witnessed) -> None:
+        """Compare a checkpoint, shown by whomever, with what this node knows of that log."""
+        witnesses, owner, kind = self._keeper.witnesses, shown.header.owner, shown.header.kind
+        checkpoint = shown.checkpoint
+        tree = checkpoint.log, checkpoint.size, checkpoint.root
+        if owner not in self._keys or (owner, kind) in self.accused or tree in self._proven:
             return
         key = self._keys[owner]
         try:
-            check_checkpoint(checkpoint, checkpoint.log, lambda signature, said: key.verify(signature, said, CONTEXT))
+            check_checkpoint(checkpoint, shown.header.log, lambda signature, said: key.verify(signature, said, CONTEXT))
         except BadCheckpoint:
             log.warning("a checkpoint that its owner did not sign", extra={"peer": owner})
             return
-        known = self._own_newest() if owner == self._name else witnesses.newest(owner)
+        known = self._own_newest(kind) if owner == self._name else witnesses.newest(owner, kind)
         if known is None:
-            witnesses.keep(owner, checkpoint)
+            witnesses.keep(shown)
             return
-        older, newer = sorted((known, checkpoint), key=lambda one: (one.size, one.time))
+        older, newer = sorted((known, shown), key=lambda one: (one.checkpoint.size, one.checkpoint.time))
         try:
-            await self._check_extends(owner, older, newer)
+            await self._check_extends(owner, kind, older.checkpoint, newer.checkpoint)
         except CheckpointError as error:
-            witnesses.accuse(owner, known, checkpoint)
+            witnesses.accuse(known, shown)
             self._metrics.accused(len(self.accused))
             log.error("a log showed two histories", extra={"peer": owner, "error": type(error).__name__})
             return
         except (PeerUnreachable, PeerRefused) as error:
             log.info("no proof", extra={"peer": owner, "error": type(error).__name__})
             return
-        if owner != self._name and newer is checkpoint:
-            witnesses.keep(owner, checkpoint)
+        if owner != self._name and newer is shown:
+            witnesses.keep(shown)
         if len(self._proven) >= REMEMBERED:
             self._proven.clear()
         self._proven.add(tree)
 
-    def _own_newest(self) -> Checkpoint:
+    def _own_newest(self, kind: Kind) -> Witnessed:
+        own = self._keeper.logs[kind]
         with self._writing:
-            return self._keeper.transcript.last_checkpoint
+            return Witnessed(own.header, own.last_checkpoint)
 
-    async def _check_extends(self, owner: str, older: Checkpoint, newer: Checkpoint) -> None:
+    async def _check_extends(self, owner: str, kind: Kind, older: Checkpoint, newer: Checkpoint) -> None:
         """Raise a `CheckpointError` unless the log of `newer` extends that of `older`, as its owner proves.
 
         Raises `PeerUnreachable` where the owner cannot be asked, `PeerRefused` (state) where it does not talk to us.
@@ -171,9 +177,9 @@ class Gossip:
         if older.log == newer.log and older.size < newer.size:
             try:
                 if owner == self._name:
-                    data = await asyncio.to_thread(self.prove, older.size, newer.size)
+                    data = await asyncio.to_thread(self.prove, kind, older.size, newer.size)
                 else:
-                    path = f"/v1/consistency?first={older.size}&second={newer.size}"
+                    path = f"/v1/consistency?log={kind}&first={older.size}&second={newer.size}"
                     data = await self._transport.ask(owner, path)
                 proof = _decode(data, Proof, owner)
             except (MerkleError, PeerRefused) as error:

@@ -9,7 +9,8 @@ from nodes import sealed
 from nodes.config import NodeConfig
 from nodes.identity import NodeIdentity
 from nodes.journals import open_log
-from nodes.log_entries import ArticleForty
+from nodes.log_entries import ArticleForty, Kind
+from nodes.logs import TamperEvidentLog
 from nodes.recorder import Recorder
 from nodes.store.keys import StorageKey
 from nodes.witnesses import WITNESSED, Witnesses
@@ -36,6 +37,7 @@ class Keeper:
         self._key = storage_key(identity.config)
         self.transcript = open_log(identity, folder, "transcript")
         self.article_forty = open_log(identity, folder, "article-40")
+        self.logs: dict[Kind, TamperEvidentLog] = {"transcript": self.transcript, "article-40": self.article_forty}
         self.witnesses = Witnesses(folder / WITNESSED)
         self._recorder = Recorder(folder / "evidence", self.transcript)
         self._started: dict[bytes, int] = {}

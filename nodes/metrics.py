@@ -28,7 +28,7 @@ class Metrics:
         ).labels(**labels)
         self._accused = Gauge(
             "lineup_contradicting_logs",
-            "Nodes whose transcript log showed two histories.",
+            "Logs of nodes that showed two histories.",
             names,
             registry=self._registry,
         ).labels(**labels)
@@ -62,7 +62,7 @@ class Metrics:
         self._received.inc(size)
 
     def accused(self, logs: int) -> None:
-        """So many nodes' logs have shown two histories."""
+        """So many logs have shown two histories."""
         self._accused.set(logs)
 
     def searched(self, seconds: float) -> None:

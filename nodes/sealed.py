@@ -28,13 +28,14 @@ class SealedProbe(msgspec.Struct, frozen=True, tag="requester", forbid_unknown_f
 
 
 class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A confirmation block: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes."""
+    """A confirmation: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes."""
 
     salt: bytes
     rows: tuple[int, ...]
     factors: bytes
     block: bytes
     shares: bytes
+    answers: tuple[bytes, ...] = ()
 
 
 class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
@@ -78,9 +79,10 @@ def of_requester(machine: Requester, template: bytes, justification: Justificati
 
 
 def of_holder(machine: Holder) -> SealedGallery:
-    """What a holder keeps: after the set-up, when the search begins, and when its confirmation block stands."""
+    """What a holder keeps: after the set-up, as the search begins, with its block, and when that was answered."""
     made = machine.sealed
     block = None
     if made is not None:
-        block = SealedBlock(made.salt, made.rows, made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
+        arrays = (made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
+        block = SealedBlock(made.salt, made.rows, *arrays, made.answers)
     return SealedGallery(machine.keys.seed or b"", machine.salt, machine.gallery.digest, machine.pair_secret, block)

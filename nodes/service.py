@@ -51,7 +51,7 @@ def make_app(node: Node) -> Starlette:
         await node.accept(peer, bytes.fromhex(query), int(offset), unpack_units(body))
         return Response(status_code=202)
 
-    async def checkpoint(request: Request) -> Response:
+    async def checkpoints(request: Request) -> Response:
         if _peer(request) not in node.peers:
             return _refusal(403, "state")
         return Response(await asyncio.to_thread(node.gossip.tell), media_type="application/msgpack")
@@ -59,10 +59,10 @@ def make_app(node: Node) -> Starlette:
     async def consistency(request: Request) -> Response:
         if _peer(request) not in node.peers:
             return _refusal(403, "state")
-        sizes = [request.query_params.get(name, "") for name in ("first", "second")]
-        if not all(size.isdecimal() and len(size) <= 15 for size in sizes):
+        kind, first, second = (request.query_params.get(name, "") for name in ("log", "first", "second"))
+        if kind not in node.keeper.logs or not all(size.isdecimal() and len(size) <= 15 for size in (first, second)):
             return _refusal(400, "bad-frame")
-        proof = await asyncio.to_thread(node.gossip.prove, *map(int, sizes))
+        proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
         return Response(proof, media_type="application/msgpack")
 
     async def search(request: Request) -> Response:
@@ -84,7 +84,7 @@ def make_app(node: Node) -> Starlette:
                 "subjects": await asyncio.to_thread(node.store.count),
                 "draining": node.draining,
                 "peers": sorted(node.peers),
-                "contradicting_logs": node.gossip.accused,
+                "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
             }
         )
 
@@ -112,7 +112,7 @@ def make_app(node: Node) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
-            Route("/v1/checkpoint", guarded(checkpoint), methods=["GET"]),
+            Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),

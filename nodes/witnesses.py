@@ -1,7 +1,7 @@
-"""Checkpoints of other nodes' transcript logs that this node was shown: `witnessed/NAME` in its folder.
+"""Checkpoints of other nodes' logs that this node was shown: `witnessed/NAME.KIND` in its folder.
 
-Of each log the newest is kept, and where two contradict each other both, for good: `witnessed/NAME.contradicts` is the
-second. They travel in evidence bundles, so that whoever verifies one sees the contradiction too.
+Of each log the newest is kept, and where two contradict each other both, for good: `witnessed/NAME.KIND.contradicts` is
+the second. They travel in evidence bundles, so that whoever verifies one sees the contradiction too.
 
 `WitnessDamaged` (a pets.errors.InputError): a file there is no checkpoint.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.checkpoints import Checkpoint
+from nodes.log_entries import Kind
 from nodes.verify.format import Witnessed
 from pets.errors import MALFORMED, InputError
 
@@ -30,39 +30,40 @@ class Witnesses:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def newest(self, owner: str) -> Checkpoint | None:
-        """The newest checkpoint of a node's log, None if there is none. Raises `WitnessDamaged`."""
-        path = self._folder / owner
+    def newest(self, owner: str, kind: Kind) -> Witnessed | None:
+        """The newest of a node's log, None if there is none. Raises `WitnessDamaged`."""
+        path = self._folder / f"{owner}.{kind}"
         return _read(path) if path.exists() else None
 
-    def keep(self, owner: str, checkpoint: Checkpoint) -> None:
+    def keep(self, shown: Witnessed) -> None:
         """Keep a newer one in place of the one before."""
-        self._write(owner, checkpoint)
+        self._write(shown)
 
-    def accuse(self, owner: str, one: Checkpoint, other: Checkpoint) -> None:
+    def accuse(self, one: Witnessed, other: Witnessed) -> None:
         """Keep two that contradict each other."""
-        self._write(owner, one)
-        self._write(owner + _SECOND, other)
+        self._write(one)
+        self._write(other, _SECOND)
 
     @property
-    def accused(self) -> list[str]:
-        """Whose logs showed two histories."""
-        return sorted(path.name[: -len(_SECOND)] for path in self._folder.glob(f"[!.]*{_SECOND}"))
+    def accused(self) -> list[tuple[str, Kind]]:
+        """(node, log) of each log that showed two histories. Raises `WitnessDamaged`."""
+        second = [_read(path) for path in sorted(self._folder.glob(f"[!.]*{_SECOND}"))]
+        return [(shown.header.owner, shown.header.kind) for shown in second]
 
     def all(self) -> tuple[Witnessed, ...]:
-        """Everything kept, by owner. Raises `WitnessDamaged`."""
-        paths = sorted(self._folder.glob("[!.]*"))
-        return tuple(Witnessed(path.name.removesuffix(_SECOND), _read(path)) for path in paths)
+        """Everything kept, by owner and log. Raises `WitnessDamaged`."""
+        return tuple(_read(path) for path in sorted(self._folder.glob("[!.]*")))
 
-    def _write(self, name: str, checkpoint: Checkpoint) -> None:
+    def _write(self, shown: Witnessed, suffix: str = "") -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        name = f"{shown.header.owner}.{shown.header.kind}{suffix}"
         fresh = self._folder / f".{name}"
-        fresh.write_bytes(msgspec.msgpack.encode(checkpoint))
+        fresh.write_bytes(msgspec.msgpack.encode(shown))
         fresh.replace(self._folder / name)
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path) -> Witnessed:
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=Checkpoint)
+        return msgspec.msgpack.decode(path.read_bytes(), type=Witnessed)
     except MALFORMED as error:
         raise WitnessDamaged(f"{path} is no checkpoint: {error}") from None

@@ -8,8 +8,8 @@ for all five, which is a guess of all five factors (t is prime): 2^-50.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class SealedConfirmation:
-    """What opens the commitment in an audit on site: kept by the holder, sent to nobody. `seed`: empty without one."""
+    """What opens the commitment in an audit on site: kept by the holder, sent to nobody. `seed`: empty without one.
+
+    `answers`: requester's and router's, as received, once they are there. The commitment does not cover them: their
+    senders signed them.
+    """
 
     salt: bytes
     rows: tuple[int, ...]
@@ -53,6 +57,7 @@ class SealedConfirmation:
     block: npt.NDArray[np.int32]
     shares: Shares
     seed: bytes
+    answers: tuple[bytes, ...] = ()
 
     def commitment(self, c1: bytes) -> bytes:
         """Salted hash of c1, own shares, factors, rows and the seed of the re-randomiser, 32 bytes."""
@@ -96,7 +101,8 @@ def holder_confirms(
 ) -> Step[tuple[Hit, ...]]:
     """The holder's part. Returns the hits by falling score. Raises `ConfirmationFailed`: nothing may be released.
 
-    `keep` is told what opens the commitment before the block leaves: an audit needs it above all where it all fails.
+    `keep` is told what opens the commitment before the block leaves, and the answers before they are judged: an audit
+    needs both above all where it all fails.
     """
     block, factors = build_block(templates, rows, cap)
     scored = yield Score(encode_gallery(block, params, ring.threads), prepared, 0, 1)
@@ -110,14 +116,23 @@ def holder_confirms(
     # Signed before any answer arrives, so that an audit can hold the holder to what it committed to.
     key_owners = (ring.names[REQUESTER], ring.names[ROUTER])
     yield from sign_phase("confirmation block", key_owners)
-    total = shares.copy()
-    for index in (REQUESTER, ROUTER):
-        answer = yield from receive(ring.names[index], ConfirmationAnswer)
-        total += array(answer.data, (SLOT * cap,), np.uint32, "confirmation answer")
+    answers = []
+    for name in key_owners:
+        answer = yield from receive(name, ConfirmationAnswer)
+        answers.append(answer.data)
+    keep(replace(sealed, answers=tuple(answers)))
     yield from check_phase("confirmation", key_owners)
-    scores = check_answers(total & SHARE_MASK, factors, len(rows), theta, params)
+    scores = check_answers(add_answers(shares, answers), factors, len(rows), theta, params)
     hits = [Hit(row, score) for row, score in zip(rows, scores, strict=True)]
     return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row)))
+
+
+def add_answers(shares: Shares, answers: Sequence[bytes]) -> Shares:
+    """The holder's shares and both answers, uint32 (6·cap,) modulo 2^K: what `check_answers` decodes."""
+    total = shares.copy()
+    for answer in answers:
+        total += array(answer, shares.shape, np.uint32, "confirmation answer")
+    return total & SHARE_MASK
 
 
 def check_answers(sums: Shares, factors: npt.NDArray[np.int32], used: int, theta: int, params: Parameters) -> list[int]:

@@ -113,7 +113,7 @@ def test_a_chosen_c1_is_found_by_the_audit(monkeypatch: pytest.MonkeyPatch, tmp_
     ciphertexts = tmp_path / "ciphertexts.npy"
     assert not audit(world, query, FR, ciphertexts).failed
     failed = {check.id for check in audit(world, query, ES, ciphertexts).failed}
-    assert failed == {"audit-block"}
+    assert "audit-block" in failed
 
 
 # --- the probe, by chosen rows ---

@@ -21,11 +21,13 @@ from nodes.verify import Report, decode_bundle
 from pets import subsets
 from pets.key_source import NativeKeys
 from pets.params import norm_bound
-from protocol import confirmation, holder
+from protocol import confirmation, holder, router
 from protocol import filter as filtering
 from protocol.engine import plain_scores
 from protocol.gallery import Gallery
 from protocol.holder import Holder
+from protocol.machine import Send
+from protocol.messages import ConfirmationAnswer
 from protocol.requester import Requester
 from tests.evidence import DIM, ES, EU, FR, World, justification, shared_world
 
@@ -245,7 +247,7 @@ def test_a_holder_that_asks_for_chosen_numbers_is_found(
     path = tmp_path / "ciphertexts.npy"
     assert failures(audit(world, query, FR, path)) == {}
     failed = failures(audit(world, query, ES, path))
-    assert list(failed) == ["audit-rows"]
+    assert list(failed) == ["audit-rows", "audit-scores"]
     assert "chosen numbers" in failed["audit-rows"]
 
 
@@ -392,24 +394,58 @@ def read_scores(world: World, monkeypatch: pytest.MonkeyPatch, more: tuple[int, 
 def test_rows_that_did_not_hit_are_found_in_the_block(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It reads the exact scores of three people of its choice. With the probe the audit counts them."""
+    """It reads the exact scores of three people of its choice. All else it did is right; the signed answers tell."""
     rows = (3, 4, 5)
     query, decoded = read_scores(world, monkeypatch, rows)
     scores = plain_scores(world.galleries[ES].templates, world.probe)
     assert decoded[:3] == scores[list(rows)].tolist(), "the attack works"
-    failed = failures(audit_both(world, query, tmp_path))
-    assert list(failed) == ["audit-hits"]
-    assert "3 of 5 rows in the block did not hit" in failed["audit-hits"]
-    assert "(Rung)" in failed["audit-hits"]
-
-
-def test_control_without_the_probe_nobody_finds_them(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    query, _ = read_scores(world, monkeypatch, (3, 4, 5))
     path = tmp_path / "ciphertexts.npy"
     assert failures(audit(world, query, FR, path)) == {}
-    assert failures(audit(world, query, ES, path)) == {}
+    failed = failures(audit(world, query, ES, path))
+    assert list(failed) == ["audit-scores"], "and without this rule nobody would know"
+    assert (
+        "slot 0 of the confirmation block is not a hit; something was released all the same" in failed["audit-scores"]
+    )
+    assert "(ConfirmationAnswer)" in failed["audit-scores"]
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-scores", "audit-hits"]
+    assert "3 of 5 rows in the block did not hit" in failed["audit-hits"]
+
+
+def test_other_answers_than_those_signed_are_found(world: World, query: bytes, kept: Any) -> None:
+    """As if the holder sealed answers that would have made its rows hits."""
+    answers = sealed_block(world, query).answers
+    reblocked(world, query, answers=(answers[0], bytes(len(answers[1]))))
+    failed = failures(audit(world, query, ES))
+    assert list(failed) == ["audit-scores"]
+    assert "another answer was sealed" in failed["audit-scores"]
+    reblocked(world, query, answers=())
+    assert "nothing was sealed that opens it" in failures(audit(world, query, ES))["audit-scores"]
+
+
+def test_a_frozen_query_shows_in_the_audit_why_it_froze(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The router's answers are shifted. The holder stopped rightly, and its audit says so."""
+    real = router.key_owner_confirms
+
+    def lying(*arguments: Any) -> Any:
+        step, value = real(*arguments), None
+        while True:
+            try:
+                effect = step.send(value)
+            except StopIteration as end:
+                return end.value
+            if isinstance(effect, Send) and isinstance(effect.message, ConfirmationAnswer):
+                effect = Send(effect.to, ConfirmationAnswer(bytes([0, effect.message.data[1] ^ 64, 0, 0]) * 60))
+            value = yield effect
+
+    monkeypatch.setattr(router, "key_owner_confirms", lying)
+    query = world.query((ES,))
+    monkeypatch.undo()
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-scores"]
+    assert "somebody lied, and nothing was released" in failed["audit-scores"]
 
 
 def test_a_hit_that_was_left_out_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from nodes.journals import open_log
 from nodes.keeper import Keeper
 from nodes.log_entries import TranscriptEntry
 from nodes.recorder import read_records
-from nodes.verify import decode_bundle, verify_bundles
-from nodes.verify.format import HARMLESS, frame_digest
+from nodes.verify import EvidenceRefused, decode_bundle, verify_bundles
+from nodes.verify import format as format_of_bundles
+from nodes.verify.format import HARMLESS, Witnessed, frame_digest
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
 from tests.evidence import DE, ES, EU, FR, Story, World, shared_world
@@ -142,12 +143,13 @@ def test_later_bundles_prove_that_the_log_only_grew(
 
 
 def test_a_witnessed_checkpoint_travels_along(world: World, query: bytes) -> None:
-    shown = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log.checkpoint
+    log = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log
+    shown = Witnessed(log.header, log.checkpoint)
     keeper = Keeper(world.identities[FR], world.root / FR)
-    keeper.witnesses.keep(ES, shown)
+    keeper.witnesses.keep(shown)
     keeper.close()
     data = export_bundle(world.root / FR, query.hex())
-    assert [(seen.peer, seen.checkpoint) for seen in decode_bundle(data)[1].witnessed] == [(ES, shown)]
+    assert decode_bundle(data)[1].witnessed == (shown,)
     assert verify_bundles([data], world.trust).holds
     shutil.rmtree(world.root / FR / "witnessed")
 
@@ -201,6 +203,39 @@ def test_a_broken_bundle_gives_status_one_and_names_the_message(
     assert "EVIDENCE DOES NOT HOLD" in result.output
     assert "Rules that were broken" in page.read_text("utf-8")
     assert "(Release)" in page.read_text("utf-8")
+
+
+def test_a_bundle_that_was_cut_or_is_too_long_is_refused_by_name(
+    world: World, query: bytes, app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = export_bundle(world.root / EU, query.hex())
+    path = tmp_path / "EU.evidence"
+    for cut in (*range(40), *range(40, len(data), len(data) // 50)):
+        path.write_bytes(data[:cut])
+        result = runner.invoke(app, ["verify", str(path)])
+        assert isinstance(result.exception, EvidenceRefused)
+        assert str(path) in str(result.exception)
+    path.write_bytes(data)
+    assert runner.invoke(app, ["verify", str(path)]).exit_code == 0
+    monkeypatch.setattr(format_of_bundles, "BUNDLE_LIMIT", len(data) - 1)
+    result = runner.invoke(app, ["verify", str(path)])
+    assert f"a bundle of {len(data)} bytes, the limit is {len(data) - 1}" in str(result.exception)
+
+
+def test_a_record_file_that_was_damaged_is_refused_by_name(world: World, query: bytes) -> None:
+    """The tail that a crash left is passed over, and then the log knows of more; anything else is named."""
+    path = world.root / ES / "evidence" / query.hex()
+    original = path.read_bytes()
+    try:
+        for damaged in (b"\0\0\0\x05hello", original[:4] + b"\xc1" + original[5:]):
+            path.write_bytes(damaged)
+            with pytest.raises(EvidenceError, match=f"{path} is damaged"):
+                export_bundle(world.root / ES, query.hex())
+        path.write_bytes(original[:-7])
+        bundle = decode_bundle(export_bundle(world.root / ES, query.hex()))[1]
+        assert len(bundle.records) == len(read_records(path))
+    finally:
+        path.write_bytes(original)
 
 
 def test_files_that_are_no_evidence_are_refused_by_name(app: typer.Typer, tmp_path: Path) -> None:

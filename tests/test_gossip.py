@@ -14,17 +14,32 @@ import msgspec
 import pytest
 
 from nodes import gossip
+from nodes.checkpoints import Checkpoint
 from nodes.evidence import export_bundle
-from nodes.gossip import Told
 from nodes.identity import load_identity, load_peers
 from nodes.keeper import Keeper
-from nodes.log_entries import TranscriptEntry
+from nodes.log_entries import ArticleForty, Entry, Kind, TranscriptEntry
 from nodes.node import Node
 from nodes.serve import open_store
 from nodes.service import make_app
 from nodes.verify import decode_bundle, load_trust, verify_bundles
+from nodes.verify.format import Witnessed
 from nodes.witnesses import WitnessDamaged, Witnesses
-from tests.network import DE, ES, EU, FR, ROLES, AsgiNetwork, Federation, captured_logs, found, people, request, running
+from tests.network import (
+    DE,
+    ES,
+    EU,
+    FR,
+    ROLES,
+    AsgiNetwork,
+    Federation,
+    TlsNetwork,
+    captured_logs,
+    found,
+    people,
+    request,
+    running,
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,27 +83,31 @@ def run(federation: Federation, body: Callable[[AsgiNetwork], Coroutine[Any, Any
     asyncio.run(everything())
 
 
-def log_something(node: Node, number: int) -> None:
+def log_something(node: Node, number: int, kind: Kind = "transcript") -> None:
     """An entry and a checkpoint more."""
     now = int(time.time() * 1000)
-    entry = TranscriptEntry(bytes(16), "query", "sent", FR, "Joined", number, bytes(32), None, now)
-    node.keeper.transcript.append([entry], now)
-    node.keeper.transcript.checkpoint(now)
+    entry: Entry = TranscriptEntry(bytes(16), "query", "sent", FR, "Joined", number, bytes(32), None, now)
+    if kind == "article-40":
+        entry = ArticleForty(FR, number, None, (ES,), ())
+    node.keeper.logs[kind].append([entry], now)
+    node.keeper.logs[kind].checkpoint(now)
 
 
 @asynccontextmanager
-async def forked(network: AsgiNetwork, deceived: str, folder: Path, more: int) -> AsyncIterator[None]:
+async def forked(
+    network: AsgiNetwork, deceived: str, folder: Path, more: int, kind: Kind = "transcript"
+) -> AsyncIterator[None]:
     """ES tells `deceived` another history: of a copy of its log that went on otherwise, by `more` entries."""
     shutil.copytree(network.federation.folder(ES), folder)
     identity = load_identity(folder)
     peers = load_peers(identity.config)
     other = Node(identity, peers, open_store(identity.config), network._transport(ES, peers), Keeper(identity, folder))
     for number in range(more):
-        log_something(other, 100 + number)
+        log_something(other, 100 + number, kind)
     honest, lying = network.apps[ES], make_app(other)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        asks = scope["lineup_peer"] == deceived and scope["path"] in ("/v1/checkpoint", "/v1/consistency")
+        asks = scope["lineup_peer"] == deceived and scope["path"] in ("/v1/checkpoints", "/v1/consistency")
         await (lying if asks else honest)(scope, receive, send)
 
     network.apps[ES] = app
@@ -98,8 +117,15 @@ async def forked(network: AsgiNetwork, deceived: str, folder: Path, more: int) -
         await other.close()
 
 
+def newest(node: Node, owner: str, kind: Kind = "transcript") -> Checkpoint | None:
+    shown = node.keeper.witnesses.newest(owner, kind)
+    return shown and shown.checkpoint
+
+
 def accused(network: AsgiNetwork) -> dict[str, list[str]]:
-    return {name: node.gossip.accused for name, node in network.nodes.items() if node.gossip.accused}
+    """Node -> the logs that showed it two histories."""
+    found = {name: node.gossip.accused for name, node in network.nodes.items()}
+    return {name: [f"{kind} of {owner}" for owner, kind in logs] for name, logs in found.items() if logs}
 
 
 # Honest nodes.
@@ -117,7 +143,7 @@ def test_after_a_query_the_parties_have_each_others_checkpoints(
         query = report.queries[-1]
         await network.settle()
         deadline = time.monotonic() + 20
-        while any(len(node.keeper.witnesses.all()) < 3 for node in network.nodes.values()):
+        while any(len(node.keeper.witnesses.all()) < 6 for node in network.nodes.values()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         for name, node in network.nodes.items():
@@ -127,15 +153,31 @@ def test_after_a_query_the_parties_have_each_others_checkpoints(
         assert accused(network) == {}
         for name, node in network.nodes.items():
             for other in network.nodes.values():
-                newest = other.keeper.transcript.last_checkpoint
-                assert other.name == name or node.keeper.witnesses.newest(other.name) == newest
+                for kind, log in other.keeper.logs.items():
+                    if other.name != name:
+                        assert newest(node, other.name, kind) == log.last_checkpoint
 
     run(federation, body)
     files = [export_bundle(federation.folder(name), query) for name in ROLES]
-    assert {shown.peer for shown in decode_bundle(files[0])[1].witnessed} == {ES, DE, EU}
+    assert {shown.header.owner for shown in decode_bundle(files[0])[1].witnessed} == {ES, DE, EU}
     report = verify_bundles(files, load_trust(federation.root / "authority" / "peers"))
     assert [check.status for check in report.checks if check.id == "log-consistency"] == ["pass"]
     assert report.holds
+
+
+def test_it_goes_over_tls_too(federation: Federation) -> None:
+    async def body() -> None:
+        async with running(TlsNetwork(federation)) as network:
+            await network.nodes[FR].gossip.meet(ES)
+            log_something(network.nodes[ES], 1)
+            await network.nodes[FR].gossip.meet(ES)
+            assert newest(network.nodes[FR], ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+            await network.kill(ES)
+            with captured_logs() as captured:
+                await network.nodes[FR].gossip.meet(ES)
+            assert "PeerUnreachable" in captured.text
+
+    asyncio.run(body())
 
 
 def test_a_log_that_grows_is_followed_with_one_proof_each_time(federation: Federation) -> None:
@@ -154,8 +196,8 @@ def test_a_log_that_grows_is_followed_with_one_proof_each_time(federation: Feder
             await network.nodes[FR].gossip.meet(ES)
         size = network.nodes[ES].keeper.transcript.size
         assert asked == [
-            "/v1/checkpoint", "/v1/checkpoint", f"/v1/consistency?first={size - 2}&second={size - 1}",
-            "/v1/checkpoint", f"/v1/consistency?first={size - 1}&second={size}",
+            "/v1/checkpoints", "/v1/checkpoints", f"/v1/consistency?log=transcript&first={size - 2}&second={size - 1}",
+            "/v1/checkpoints", f"/v1/consistency?log=transcript&first={size - 1}&second={size}",
         ]  # fmt: skip
         assert accused(network) == {}
         await network.nodes[FR].gossip.meet(ES)
@@ -167,31 +209,33 @@ def test_a_log_that_grows_is_followed_with_one_proof_each_time(federation: Feder
 # A node with two histories.
 
 
-@pytest.mark.parametrize("more", [1, 3], ids=["of one size", "of two sizes"])
+@pytest.mark.parametrize(("kind", "more"), [("transcript", 1), ("transcript", 3), ("article-40", 1)])
 def test_a_split_view_between_two_peers_is_found_when_they_meet(
-    federation: Federation, tmp_path: Path, more: int
+    federation: Federation, tmp_path: Path, kind: Kind, more: int
 ) -> None:
+    """`more` entries: in two histories of one size, and of two."""
+    lie = f"{kind} of ES"
+
     async def body(network: AsgiNetwork) -> None:
-        async with forked(network, EU, tmp_path / ES, more):
-            log_something(network.nodes[ES], 1)
+        async with forked(network, EU, tmp_path / ES, more, kind):
+            log_something(network.nodes[ES], 1, kind)
             await network.nodes[FR].gossip.meet(ES)
             await network.nodes[EU].gossip.meet(ES)
             assert accused(network) == {}, "each history is sound by itself"
             with captured_logs() as captured:
                 await network.nodes[FR].gossip.meet(EU)
-            assert accused(network) == {FR: [ES]}
+            assert accused(network) == {FR: [lie]}
             assert '"a log showed two histories"' in captured.text
             assert '"peer": "ES"' in captured.text
             async with network.client(EU, FR) as client:
                 assert (await client.get("/health")).json() == {"status": "ok", "contradicting_logs": 1}
-                assert (
-                    'lineup_contradicting_logs{node="FR",role="requester"} 1.0' in (await client.get("/metrics")).text
-                )
+                metrics = (await client.get("/metrics")).text
+                assert 'lineup_contradicting_logs{node="FR",role="requester"} 1.0' in metrics
             await network.nodes[DE].gossip.meet(FR)
-            assert accused(network) == {FR: [ES], DE: [ES]}, "and who is told can see for itself"
+            assert accused(network) == {FR: [lie], DE: [lie]}, "and who is told can see for itself"
             await network.nodes[FR].gossip.meet(ES)
-        two = [shown.checkpoint for shown in network.nodes[FR].keeper.witnesses.all() if shown.peer == ES]
-        assert len({(checkpoint.size, checkpoint.root) for checkpoint in two}) == 2, "both stay"
+        kept = network.nodes[FR].keeper.witnesses.all()
+        assert len({x.checkpoint.root for x in kept if (x.header.owner, x.header.kind) == (ES, kind)}) == 2, "both stay"
 
     run(federation, body)
     query = next(iter((federation.folder(FR) / "evidence").iterdir())).name
@@ -206,9 +250,8 @@ def test_control_without_the_exchange_the_split_view_stays_unseen(federation: Fe
 
     async def body(network: AsgiNetwork) -> None:
         for node in network.nodes.values():
-            newest = node.keeper.transcript
-            node.gossip.tell = lambda log=newest: msgspec.msgpack.encode(  # type: ignore[method-assign]
-                Told(log.last_checkpoint, ())
+            node.gossip.tell = lambda node=node: msgspec.msgpack.encode(  # type: ignore[method-assign]
+                (node.gossip._own_newest("transcript"),)
             )
         async with forked(network, EU, tmp_path / ES, 1):
             log_something(network.nodes[ES], 1)
@@ -234,11 +277,11 @@ def test_a_rewritten_log_is_found_by_a_peer_that_comes_back(federation: Federati
         log_something(network.nodes[ES], 2)
         log_something(network.nodes[ES], 3)
         await network.nodes[ES].gossip.meet(FR)
-        assert accused(network) == {ES: [ES]}, (
+        assert accused(network) == {ES: ["transcript of ES"]}, (
             "it is shown its own checkpoint, and cannot prove that it goes on from it"
         )
         await network.nodes[FR].gossip.meet(ES)
-        assert accused(network) == {ES: [ES], FR: [ES]}
+        assert accused(network) == {ES: ["transcript of ES"], FR: ["transcript of ES"]}
 
     run(federation, body)
 
@@ -250,16 +293,50 @@ def test_a_forged_checkpoint_accuses_nobody(federation: Federation) -> None:
     async def body(network: AsgiNetwork) -> None:
         fr, eu = network.nodes[FR], network.nodes[EU]
         await eu.gossip.meet(ES)
-        real = eu.keeper.witnesses.newest(ES)
+        real = eu.keeper.witnesses.newest(ES, "transcript")
         assert real is not None
-        forged = msgspec.structs.replace(real, root=bytes(32))
-        eu.keeper.witnesses.keep(ES, forged)
+        forged = msgspec.structs.replace(real.checkpoint, root=bytes(32))
+        eu.keeper.witnesses.keep(Witnessed(real.header, forged))
         await fr.gossip.meet(ES)
         with captured_logs() as captured:
             await fr.gossip.meet(EU)
         assert accused(network) == {}
         assert "did not sign" in captured.text
-        assert fr.keeper.witnesses.newest(ES) == real
+        assert fr.keeper.witnesses.newest(ES, "transcript") == real
+
+    run(federation, body)
+
+
+def test_a_checkpoint_under_another_logs_name_accuses_nobody(federation: Federation) -> None:
+    """ES signed both, but its header says which log is which."""
+
+    async def body(network: AsgiNetwork) -> None:
+        fr, eu = network.nodes[FR], network.nodes[EU]
+        await fr.gossip.meet(ES)
+        one, other = (fr.keeper.witnesses.newest(ES, kind) for kind in ("transcript", "article-40"))
+        assert one is not None
+        assert other is not None
+        swapped = [Witnessed(one.header, other.checkpoint), Witnessed(other.header, one.checkpoint)]
+        eu.gossip.tell = lambda: msgspec.msgpack.encode(swapped)  # type: ignore[method-assign]
+        await fr.gossip.meet(EU)
+        assert accused(network) == {}
+
+    run(federation, body)
+
+
+def test_of_one_log_no_more_than_two_are_heard(federation: Federation) -> None:
+    """A peer that told a thousand could have a thousand proofs asked for, each as slow as it likes."""
+
+    async def body(network: AsgiNetwork) -> None:
+        fr, es = network.nodes[FR], network.nodes[ES]
+        await fr.gossip.meet(ES)
+        told = []
+        for number in range(5):
+            log_something(es, number)
+            told.append(es.gossip._own_newest("transcript"))
+        es.gossip.tell = lambda: msgspec.msgpack.encode(told)  # type: ignore[method-assign]
+        await fr.gossip.meet(ES)
+        assert newest(fr, ES) == told[1].checkpoint
 
     run(federation, body)
 
@@ -268,17 +345,17 @@ def test_who_cannot_be_reached_is_met_another_time(federation: Federation) -> No
     async def body(network: AsgiNetwork) -> None:
         fr = network.nodes[FR]
         await fr.gossip.meet(ES)
-        before = fr.keeper.witnesses.newest(ES)
+        before = newest(fr, ES)
         log_something(network.nodes[ES], 1)
         await network.nodes[EU].gossip.meet(ES)
         app = network.apps.pop(ES)
         await fr.gossip.meet(ES)
         await fr.gossip.meet(EU)  # it has seen a later checkpoint, and nobody can prove it now
         assert accused(network) == {}
-        assert fr.keeper.witnesses.newest(ES) == before
+        assert newest(fr, ES) == before
         network.apps[ES] = app
         await fr.gossip.meet(EU)
-        assert fr.keeper.witnesses.newest(ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+        assert newest(fr, ES) == network.nodes[ES].keeper.transcript.last_checkpoint
 
     run(federation, body)
 
@@ -287,15 +364,15 @@ def test_only_peers_are_told_and_only_what_the_log_has(federation: Federation) -
     async def body(network: AsgiNetwork) -> None:
         for caller in (None, "IT", "ES.operator"):
             async with network.client(caller, ES) as client:
-                for path in ("/v1/checkpoint", "/v1/consistency?first=0&second=0"):
+                for path in ("/v1/checkpoints", "/v1/consistency?log=transcript&first=0&second=0"):
                     assert (await client.get(path)).status_code == 403
         async with network.client(FR, ES) as client:
-            for query in ("", "?first=1", "?first=-1&second=2", "?first=1&second=x", f"?first=1&second={'9' * 20}"):
-                assert (await client.get(f"/v1/consistency{query}")).status_code == 400
-            for first, second in ((2, 1), (1, 10**9)):
-                answer = await client.get(f"/v1/consistency?first={first}&second={second}")
-                assert answer.status_code == 400
-            assert (await client.get("/v1/consistency?first=1&second=2")).status_code == 200
+            path = "/v1/consistency?log=transcript"
+            for sizes in ("", "&first=1", "&first=-1&second=2", "&first=1&second=x", f"&first=1&second={'9' * 20}",
+                          "&first=2&second=1", "&first=1&second=1000000000"):  # fmt: skip
+                assert (await client.get(path + sizes)).status_code == 400, sizes
+            assert (await client.get("/v1/consistency?log=entries&first=1&second=2")).status_code == 400
+            assert (await client.get(f"{path}&first=1&second=2")).status_code == 200
 
     run(federation, body)
 
@@ -317,17 +394,16 @@ def test_a_node_that_stops_meets_nobody(federation: Federation, monkeypatch: pyt
     async def body(network: AsgiNetwork) -> None:
         node = network.nodes[FR]
         node.gossip.meet_soon((ES,))
-        assert node.gossip._tasks
+        assert node.gossip._meeting is not None
         await network.kill(FR)
-        await asyncio.sleep(0)
         node.gossip.meet_soon((ES,))
-        assert not node.gossip._tasks
+        assert node.gossip._meeting.cancelled()
 
     run(federation, body)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / ES).write_bytes(b"no")
-    with pytest.raises(WitnessDamaged, match=str(tmp_path / ES)):
-        Witnesses(tmp_path).newest(ES)
+    (tmp_path / "ES.transcript").write_bytes(b"no")
+    with pytest.raises(WitnessDamaged, match=r"ES\.transcript is no checkpoint"):
+        Witnesses(tmp_path).all()
     assert Witnesses(tmp_path / "absent").all() == ()

@@ -737,12 +737,12 @@ def test_a_rewritten_log_is_found_by_whoever_saw_its_checkpoint(world: World, fi
     bundle, witness = decode_bundle(files[ES])[1], decode_bundle(files[EU])[1]
     log = log_of(world.identities[ES], bundle.log.header, bundle.query, bundle.records, bundle.exported)
     rewritten = _resealed(world, ES, msgspec.structs.replace(bundle, log=log))
-    seen = msgspec.structs.replace(witness, witnessed=(Witnessed(ES, bundle.log.checkpoint),))
+    seen = msgspec.structs.replace(witness, witnessed=(Witnessed(bundle.log.header, bundle.log.checkpoint),))
     witnessing = _resealed(world, EU, seen)
     assert failures(verified(world, files | {EU: witnessing})) == {}
     failed = failures(verified(world, files | {EU: witnessing, ES: rewritten}))
     assert "two histories of one log" in failed["log-consistency"]
-    assert "a checkpoint of ES that EU was given" in failed["log-consistency"]
+    assert "a checkpoint of the transcript log of ES that EU was given" in failed["log-consistency"]
 
 
 def test_a_truncated_log_is_found(world: World, files: Files) -> None:
@@ -752,7 +752,7 @@ def test_a_truncated_log_is_found(world: World, files: Files) -> None:
     for index in range(len(bundle.records) + 50):
         tree.append(labelled_hash("entry", index))
     longer = signed_checkpoint(world.identities[EU], bundle.log.header.log, tree, bundle.log.checkpoint.time - 5)
-    seen = msgspec.structs.replace(decode_bundle(files[FR])[1], witnessed=(Witnessed(EU, longer),))
+    seen = msgspec.structs.replace(decode_bundle(files[FR])[1], witnessed=(Witnessed(bundle.log.header, longer),))
     log = log_of(world.identities[EU], bundle.log.header, bundle.query, bundle.records, bundle.log.checkpoint.time)
     failed = failures(
         verified(

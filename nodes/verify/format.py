@@ -105,9 +105,12 @@ class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Witnessed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A checkpoint of another node's transcript log that the owner was given."""
+    """A checkpoint of another node's log that the owner was given. `header`: says whose log it is, and which.
 
-    peer: Name
+    Two of one node's log stand for a contradiction: nobody proved to the owner that the one extends the other.
+    """
+
+    header: LogHeader
     checkpoint: Checkpoint
 
 

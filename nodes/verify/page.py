@@ -49,7 +49,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
         details = "\n".join((*shown, *((f"… and {rest} more: --json shows all",) if rest else ())))
         colour = _COLOURS[check.status]
         status = f"[{colour}]{LABELS[check.status]}[/{colour}]"
-        name = f"{check.title} [dim]{check.id}: {escape_markup(check.rule)}[/dim]"
+        name = f"{check.title}\n[dim]{check.id} ({escape_markup(check.rule)})[/dim]"
         table.add_row(status, name, escape_markup(details), end_section=True)
     console.print(table)
     if leaks:
@@ -123,8 +123,8 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
     parts = [
         f"<h1>{escape(title)}</h1><p class='verdict {verdict}'>{escape(summary(report))}.</p>",
         f"<h2>Rules that were broken</h2><ul class='failed'>{failed}</ul>" if failed else "",
-        "<h2>What the bundles tell</h2><p class='note'>Whether it is true, the checks say. Nothing in a bundle says "
-        f"whether anybody was found.</p><table>{facts}</table>" if facts else "",
+        "<h2>What the bundles tell</h2><p class='note'>Whether it is true, the checks say. No bundle shows "
+        f"whether a candidate was released.</p><table>{facts}</table>" if facts else "",
         "<h2>Bundles</h2><table><tr><th>Party</th><th>Role</th><th>Query</th><th>Fingerprint of its key</th></tr>"
         f"{bundles}</table>" if bundles else "",
         "<h2>Checks</h2><table><tr><th>Check</th><th>Status</th><th>Rule</th><th>Details</th></tr>"

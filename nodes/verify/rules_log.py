@@ -70,12 +70,13 @@ def checkpoints_signed(case: Case) -> Findings:
             fault = _signature_fault(checkpoint, log.header.log, key)
             yield Held() if fault is None else Broken(view.name, fault)
         for witnessed in view.bundle.witnessed:
-            key_of_peer = case.key_of(witnessed.peer)
+            peer = witnessed.header.owner
+            key_of_peer = case.key_of(peer)
             if key_of_peer is None:
-                yield Open(f"{view.name}: a checkpoint of {witnessed.peer}, whose key is not known")
+                yield Open(f"{view.name}: a checkpoint of {peer}, whose key is not known")
                 continue
-            fault = _signature_fault(witnessed.checkpoint, witnessed.checkpoint.log, key_of_peer)
-            yield Held() if fault is None else Broken(view.name, f"a checkpoint of {witnessed.peer}: {fault}")
+            fault = _signature_fault(witnessed.checkpoint, witnessed.header.log, key_of_peer)
+            yield Held() if fault is None else Broken(view.name, f"a checkpoint of {peer}: {fault}")
 
 
 def _signature_fault(checkpoint: Checkpoint, log: bytes, key: VerifyKey) -> str | None:
@@ -128,14 +129,15 @@ def logs_consistent(cases: Sequence[Case]) -> Findings:
             older = _Seen(extension.older, view.name)
             history.seen.append(older)
             history.proofs.append((older, newest, extension.proof))
-        given: dict[str, _Seen] = {}
+        given: dict[tuple[str, str], _Seen] = {}
         for witnessed in view.bundle.witnessed:
-            peer, checkpoint = witnessed.peer, witnessed.checkpoint
-            shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {peer} that {view.owner} was given)")
+            header, checkpoint = witnessed.header, witnessed.checkpoint
+            whose = f"the {header.kind} log of {header.owner}"
+            shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {whose} that {view.owner} was given)")
             histories[checkpoint.log].seen.append(shown)
-            first = given.setdefault(peer, shown)
+            first = given.setdefault((header.owner, header.kind), shown)
             if first.checkpoint.log != checkpoint.log:
-                yield Broken(view.name, f"{view.owner} was given checkpoints of two transcript logs of {peer}")
+                yield Broken(view.name, f"{whose} is another than before: {view.owner} was given checkpoints of both")
             elif first is not shown:
                 histories[checkpoint.log].disputed.append((first, shown))
         for entry in log.entries:
@@ -156,9 +158,8 @@ def _one_history(history: _History) -> Findings:
         extended_by[older.tree].add(newer.tree)
     for one, other in history.disputed:
         if not _reached(one.tree, extended_by) & _reached(other.tree, extended_by):
-            yield Broken(one.where, f"two histories of one log, of {one.checkpoint.size} and {other.checkpoint.size} "
-                         "entries: its owner did not prove that they fit; if it can, it exports with --since this "
-                         "bundle")  # fmt: skip
+            sizes = f"of {one.checkpoint.size} and {other.checkpoint.size} entries"
+            yield Broken(one.where, f"two histories of one log, {sizes}: its owner did not prove that they fit")
     if len(history.seen) == 1 and history.seen[0].own:
         yield Open(
             f"{history.seen[0].where}: only one checkpoint of its log is known, and no proof from an earlier one"
