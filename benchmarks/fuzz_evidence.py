@@ -20,7 +20,7 @@ from nodes.log_frames import FrameFile
 from nodes.log_holds import HoldOrder, LiftOrder, decode_order
 from nodes.log_keys import KeySlots
 from nodes.recorder import read_records
-from nodes.verify.format import Bundle, EvidenceRefused, decode_bundle
+from nodes.verify.format import Bundle, EvidenceRefused, Witnessed, decode_bundle
 from nodes.verify.verdict import verify_bundles
 from pets.errors import MALFORMED, LineupError
 from tests.evidence import ES, EU, FR, World
@@ -97,7 +97,7 @@ def evidence(folder: Path) -> Iterator[Target]:
     article = encode_entry(ArticleForty(FR, 1, 2, (EU, FR), (EU,)), "article-40")
     yield Target("decode_checkpoint", 40, checkpoints, mutate.of_msgpack, decode_checkpoint)
     yield Target("decode_header", 30, [msgspec.msgpack.encode(header)], mutate.of_msgpack, decode_header)
-    told = [msgspec.msgpack.encode(gossip.Told(decode_checkpoint(data), ())) for data in checkpoints]
+    told = [msgspec.msgpack.encode((Witnessed(header, decode_checkpoint(data)),)) for data in checkpoints]
     yield Target("gossip", 30, told, mutate.of_msgpack, lambda data: gossip._decode(data, gossip.Told, ES))
     yield Target("decode_entry", 50, [entry], mutate.of_msgpack, lambda data: decode_entry(data, "transcript"))
     yield Target("decode_entry, Article 40", 50, [article], mutate.of_msgpack,
