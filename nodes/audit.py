@@ -21,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from zipfile import BadZipFile
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from nodes import sealed as sealing
 from nodes.audit_block import BlockAudit
 from nodes.audit_holder import HolderAudit
+from nodes.audit_inputs import InputAudit
 from nodes.audit_requester import RequesterAudit
 from nodes.config import load_config
 from nodes.keeper import storage_key
@@ -36,7 +36,7 @@ from nodes.verify.case import Case, View
 from nodes.verify.format import Bundle, SignedBundle
 from nodes.verify.report import Broken, Findings, Held, Open, Report, conclude
 from nodes.verify.verdict import make_cases, verify_bundles
-from pets.errors import InputError, LineupError
+from pets.errors import MALFORMED, InputError, LineupError
 from pets.keys import JointKey
 from pets.params import Parameters, preset
 from protocol.messages import KeyPair
@@ -108,8 +108,10 @@ def _holder_rules(audit: HolderAudit, block: BlockAudit) -> list[RuleParts]:
         ("audit-block", "Rows, factors and seed give the block that was signed", "design 2.8, 6", block.block),
         ("audit-scores", "The signed answers confirm every row of the block", "design 2.7, 6", block.scores),
         ("audit-filter", "The filter was computed on the gallery committed to", "design 5", audit.filter),
+        ("audit-inputs", "What the holder put into admission and comparison is its share", "design 2.9, 5",
+         InputAudit(audit).inputs),
         ("audit-hits", "All that hit was confirmed, and no rung climbed without need", "design 2.6, 4", block.hits),
-    ]
+    ]  # fmt: skip
 
 
 def _nothing_sealed(view: View) -> Findings:
@@ -141,7 +143,7 @@ def _open(folder: Path, query: bytes, view: View) -> Sealed | None:
         return sealing.open_kept(folder / "sealed", storage_key(load_config(folder)), query)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise AuditRefused(f"what {view.owner} sealed is malformed: {error}") from None
 
 

@@ -22,9 +22,12 @@ from pets import residues
 from pets.errors import LineupError
 from pets.keys import JointKey, ZeroPool
 from pets.params import Parameters
+from pets.prf import Label
 from pets.scoring import ScoringProbe, encode_gallery, prepare_probe, score
 from pets.threads import default_threads
-from protocol.admission import admission_block, identity_gallery
+from protocol.admission import admission_block, admission_values, identity_gallery
+from protocol.compute import HOLDER
+from protocol.decryption import flat_shares, own_coefficients
 from protocol.filter import chunks
 from protocol.gallery import gallery_commitment
 from protocol.messages import AnyMessage, FilterBlock, Joined, ProbePart
@@ -40,7 +43,8 @@ NO_CIPHERTEXTS = "needs the ciphertexts that the audit of the requester writes (
 class HolderAudit:
     """`ciphertexts`: uint32 (d, 2, 2, n), not yet trusted. Rules in the order of a report: later ones use earlier ones.
 
-    `templates`: int8 (rows, d), None with `why_no_templates` unless they are those committed to.
+    `templates`: int8 (rows, d), None with `why_no_templates` unless they are those committed to. `inputs`: purpose and
+    values of admission, then purpose and shares of each chunk, as far as what was sent of them holds.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class HolderAudit:
         self.templates: Templates | None = None
         self.why_no_templates = ""
         self._ciphertexts, self._folder = ciphertexts, folder
+        self.inputs: list[tuple[tuple[Label, ...], npt.NDArray[np.uint32]]] = []
         self._trusted = False
 
     def gallery(self) -> Findings:
@@ -114,11 +119,18 @@ class HolderAudit:
             return
         assert self._ciphertexts is not None
         identity = score(identity_gallery(self.dim, self.params), self.probe(), 0, 1, self.threads)
-        _, message = admission_block(
+        block, message = admission_block(
             identity, self._ciphertexts, self.content.seed, self.joint.query_id, self.params, self.threads
         )
-        for item in self.view.find("AdmissionBlock", self.holder, "sent"):
-            yield self._same(item, message, "seed and ciphertexts give another admission block")
+        own = own_coefficients(block[:, 0], self.params, self.threads)
+        values = admission_values(HOLDER, own, self.dim, message.seed, self.params)
+        found = [
+            self._same(item, message, "seed and ciphertexts give another admission block")
+            for item in self.view.find("AdmissionBlock", self.holder, "sent")
+        ]
+        yield from found
+        if all(isinstance(finding, Held) for finding in found):
+            self.inputs.append((("admission",), values))
 
     def filter(self) -> Findings:
         """Score the whole gallery again and compare every filter block."""
@@ -133,8 +145,15 @@ class HolderAudit:
             scored = score(gallery, probe, first, count, self.threads)
             blinded = residues.add(scored, zeros.take(count), self.params, self.threads)
             message = FilterBlock(np.ascontiguousarray(blinded[:, 1]).tobytes())
-            for item in (items[index] for items in sent if index < len(items)):
-                yield self._same(item, message, "the committed gallery gives another block")
+            own = own_coefficients(blinded[:, 0], self.params, self.threads)
+            found = [
+                self._same(items[index], message, "the committed gallery gives another block")
+                for items in sent
+                if index < len(items)
+            ]
+            yield from found
+            if all(isinstance(finding, Held) for finding in found):
+                self.inputs.append((("compare", index), flat_shares(own, self.params, self.threads)))
 
     def cannot(self) -> str | None:
         """Why nothing can be recomputed, None if it can."""

@@ -17,7 +17,7 @@ import msgspec
 
 from nodes.log_entries import Entry, LogHeader, Milliseconds, decrypt_record
 from nodes.log_errors import BadCheckpoint, DisclosureRefused, InconsistentCheckpoints, SplitView
-from pets.errors import CryptoError
+from pets.errors import MALFORMED, CryptoError
 from pets.merkle import ProofRefused, hash_leaf, verify_consistency, verify_inclusion
 from pets.prf import encode_labels
 from protocol.messages import Digest
@@ -61,7 +61,7 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
     """A checkpoint from its MessagePack bytes, its signature not yet checked. Raises `BadCheckpoint`."""
     try:
         return msgspec.msgpack.decode(data, type=Checkpoint)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise BadCheckpoint(f"not a checkpoint: {error}") from None
 
 

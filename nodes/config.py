@@ -315,7 +315,7 @@ def load_config(folder: Path) -> NodeConfig:
         raw = tomllib.loads(text, parse_float=Decimal)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not TOML (says the line), not UTF-8, a number too long
+    except (ValueError, RecursionError) as error:  # not TOML (says the line), not UTF-8, a number too long, depth
         raise InputError(f"{path} is not TOML: {error}") from error
 
     def path_in_folder(kind: type, value: Any) -> Any:

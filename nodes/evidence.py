@@ -40,7 +40,7 @@ from nodes.verify.format import (
     frame_digest,
 )
 from nodes.witnesses import WITNESSED, Witnesses
-from pets.errors import InputError
+from pets.errors import MALFORMED, InputError
 from pets.signatures import SigningKey
 
 COPY_ATTEMPTS = 5
@@ -67,7 +67,7 @@ def export_bundle(folder: Path, query_hex: str, since: Sequence[Bundle] = ()) ->
     identity = load_identity(folder)
     try:
         records = read_records(path)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise EvidenceError(f"{path} is damaged: {error}") from None
     with transcript(identity, folder) as log:
         proof = _prove(log, query, records, since)

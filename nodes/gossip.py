@@ -29,7 +29,7 @@ from nodes.log_errors import BadCheckpoint, CheckpointError, InconsistentCheckpo
 from nodes.metrics import Metrics
 from nodes.outbox import PeerRefused, PeerUnreachable, Transport
 from nodes.verify.format import Witnessed
-from pets.errors import LineupError
+from pets.errors import MALFORMED, LineupError
 from pets.merkle import MerkleError
 from pets.signatures import VerifyKey
 
@@ -190,5 +190,5 @@ class Gossip:
 def _decode(data: bytes, kind: Any, peer: str) -> Any:
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except MALFORMED:
         raise PeerRefused(peer, "bad-frame") from None

@@ -41,7 +41,7 @@ from nodes.config_file import write_default
 from nodes.private_files import check_private, read_private, write_private, write_public
 from nodes.store.keys import StorageKey
 from nodes.tls import check_certificate
-from pets.errors import CryptoError, InputError
+from pets.errors import MALFORMED, CryptoError, InputError
 from pets.prf import encode_labels
 from pets.sealing import SealingKey, SealingPublicKey
 from pets.signatures import SigningKey, VerifyKey
@@ -115,7 +115,7 @@ class Peer:
             verify_key = VerifyKey.from_bytes(record.verify_key)
             peer = cls(record.name, record.role, record.address, verify_key, SealingPublicKey(record.sealing_key))
             verify_key.verify(record.signature, peer._statement(), _CONTEXT)
-        except (OSError, msgspec.MsgspecError, ConfigError, CryptoError) as error:
+        except (OSError, *MALFORMED, ConfigError, CryptoError) as error:
             raise PeerRefused(f"{path}: {error}") from error
         if path.name != f"{peer.name}.json":
             raise PeerRefused(f"{path} holds the identity of {peer.name}, it must be called {peer.name}.json")

@@ -47,5 +47,5 @@ def _supervisor(path: Path) -> Verify:
             raise SignatureError(f"no supervisor's key: {path} does not exist")
 
         return refuse
-    key = VerifyKey.from_pem(path.read_text())
+    key = VerifyKey.from_pem(path.read_text("ascii", "replace"))
     return lambda signature, message: key.verify(signature, message, SUPERVISOR_CONTEXT)

@@ -27,6 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from nodes.log_errors import DisclosureRefused, EntryRefused, LogUnusable
+from pets.errors import MALFORMED
 from pets.prf import derive_key, encode_labels, labelled_hash
 from protocol.messages import Digest, Name
 
@@ -106,7 +107,7 @@ def decode_header(data: bytes) -> LogHeader:
     """A header from its MessagePack bytes. Raises `LogUnusable`."""
     try:
         return msgspec.msgpack.decode(data, type=LogHeader)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise LogUnusable(f"not the header of a log: {error}") from None
 
 
@@ -127,7 +128,7 @@ def decode_entry(data: bytes, kind: Kind) -> Entry:
     """The inverse of `encode_entry`. Raises `EntryRefused` for anything that `encode_entry` would not have made."""
     try:
         entry = msgspec.msgpack.decode(data, type=SCHEMAS[kind])
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise EntryRefused(f"not an entry of kind {kind}: {error}") from None
     if msgspec.msgpack.encode(entry) != data:
         raise EntryRefused(f"not the canonical form of an entry of kind {kind}")

@@ -15,7 +15,7 @@ import msgspec
 from nodes.checkpoints import Index, Verify
 from nodes.log_entries import Milliseconds
 from nodes.log_errors import OrderRefused
-from pets.errors import CryptoError
+from pets.errors import MALFORMED, CryptoError
 from pets.prf import encode_labels
 from protocol.messages import Digest
 
@@ -63,7 +63,7 @@ def decode_order(data: bytes) -> Order:
     """An order from its MessagePack bytes. Raises `OrderRefused`."""
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise OrderRefused(f"not an order: {error}") from None
 
 

@@ -107,7 +107,7 @@ class Recorder:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of one query; a record that was cut off by a crash is left out. Raises `msgspec.MsgspecError`."""
+    """The records of one query; a record that was cut off by a crash is left out. Raises `pets.errors.MALFORMED`."""
     data, records, position = path.read_bytes(), [], 0
     decoder = msgspec.msgpack.Decoder(Record)
     while position + _LENGTH.size <= len(data):

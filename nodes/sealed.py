@@ -45,12 +45,14 @@ class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
     """The holder's part: what opens its commitment to gallery and seed. `seed`: empty where OpenFHE encrypted.
 
-    `confirmation`: None for a query that never came to one.
+    `pair_secret`: what masked its inputs to the comparison; empty before the search began. `confirmation`: None for a
+    query that never came to one.
     """
 
     seed: bytes
     gallery_salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     gallery_digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    pair_secret: Annotated[bytes, msgspec.Meta(max_length=32)]
     confirmation: SealedBlock | None = None
 
 
@@ -100,10 +102,10 @@ def of_requester(machine: Requester, template: bytes, justification: Justificati
 
 
 def of_holder(machine: Holder) -> SealedGallery:
-    """What a holder keeps: after the set-up, when its confirmation block stands, and when that was answered."""
+    """What a holder keeps: after the set-up, as the search begins, with its block, and when that was answered."""
     made = machine.sealed
     block = None
     if made is not None:
         arrays = (made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
         block = SealedBlock(made.salt, made.rows, *arrays, made.answers)
-    return SealedGallery(machine.keys.seed or b"", machine.salt, machine.gallery.digest, block)
+    return SealedGallery(machine.keys.seed or b"", machine.salt, machine.gallery.digest, machine.pair_secret, block)

@@ -20,7 +20,7 @@ from nodes.metrics import CONTENT_TYPE
 from nodes.node import Node
 from nodes.outbox import PeerRefused
 from nodes.search import SearchRequest
-from pets.errors import CryptoError, InputError, LineupError
+from pets.errors import MALFORMED, CryptoError, InputError, LineupError
 from protocol.errors import BadFrame, FrameTooLarge, OutOfTurn, QueryRefused
 
 log = logging.getLogger("lineup.service")
@@ -102,7 +102,7 @@ def make_app(node: Node) -> Starlette:
                 return await handler(request)
             except LineupError as error:
                 return _answer_error(node, error, explain)
-            except msgspec.MsgspecError as error:
+            except MALFORMED as error:
                 return _refusal(400, "bad-frame", str(error) if explain else None)
             except ClientDisconnect:
                 return _refusal(400, "bad-frame")

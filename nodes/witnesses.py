@@ -14,7 +14,7 @@ import msgspec
 
 from nodes.log_entries import Kind
 from nodes.verify.format import Witnessed
-from pets.errors import InputError
+from pets.errors import MALFORMED, InputError
 
 WITNESSED = "witnessed"
 _SECOND = ".contradicts"
@@ -65,5 +65,5 @@ class Witnesses:
 def _read(path: Path) -> Witnessed:
     try:
         return msgspec.msgpack.decode(path.read_bytes(), type=Witnessed)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise WitnessDamaged(f"{path} is no checkpoint: {error}") from None

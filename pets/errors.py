@@ -25,6 +25,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
+# What msgspec raises for hostile bytes: text that is not UTF-8, depth and size are not `MsgspecError`s.
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
+
 
 class LineupError(Exception):
     """Base of everything this software raises on purpose."""

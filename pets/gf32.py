@@ -23,6 +23,7 @@ from pets.jit import kernel
 ALPHA = 2
 ORDER = 2**32 - 1
 ORDER_PRIMES = (3, 5, 17, 257, 65537)
+GAMMA_EXPONENT = 1_000_003  # coprime to the order: γ = α^1000003 is primitive too, so its powers are a basis
 
 Elements: TypeAlias = npt.NDArray[np.int64]
 
@@ -53,10 +54,10 @@ def power(base: int, exponent: int) -> int:
 
 
 @kernel
-def powers(base: int, count: int) -> Elements:
-    """base^0, base^1, … base^(count-1), int64 (count,)."""
+def powers(base: int, count: int, first: int = 0) -> Elements:
+    """base^first, … base^(first+count-1), int64 (count,)."""
     result = np.empty(count, np.int64)
-    value = 1
+    value = power(base, first)
     for i in range(count):
         result[i] = value
         value = multiply(value, base)
@@ -149,6 +150,18 @@ def _divide(dividend: Elements, divisor: Elements) -> tuple[Elements, Elements]:
 
 
 @kernel
+def with_roots(polynomial: Elements, roots: Elements) -> Elements:
+    """polynomial·Π (x - root), int64."""
+    result = np.zeros(len(polynomial) + len(roots), np.int64)
+    result[: len(polynomial)] = polynomial
+    for index, root in enumerate(roots):
+        for i in range(len(polynomial) + index, 0, -1):
+            result[i] = result[i - 1] ^ multiply(root, result[i])
+        result[0] = multiply(root, result[0])
+    return result
+
+
+@kernel
 def _frobenius(modulus: Elements) -> Elements:
     """Row i is x^(2^i) modulo the monic `modulus`, i = 0…32: int64 (33, degree)."""
     degree = len(modulus) - 1
@@ -195,7 +208,8 @@ def distinct_roots(polynomial: Elements) -> list[int] | None:
 
     Berlekamp's trace algorithm (1970). A polynomial f splits into distinct linear factors exactly if it divides
     x^(2^32) - x. For each β, Tr(β·x) takes the values 0 and 1 only, so gcd(f, Tr(β·x)) collects the roots of one value;
-    two different roots differ in Tr(β·x) for some β of any basis, here 1, α, … α^31, so the loop separates all of them.
+    two different roots differ in Tr(β·x) for some β of any basis, so the loop separates all of them. The basis is
+    1, γ, … γ^31 with γ far from α: Tr(α^k) is mostly 0 for small k, which would separate roots slowly.
     """
     frobenius = _frobenius(polynomial)
     if not np.array_equal(frobenius[32], frobenius[0]):
@@ -204,7 +218,7 @@ def distinct_roots(polynomial: Elements) -> list[int] | None:
     for j in range(32):
         if len(factors) == len(polynomial) - 1:
             break
-        trace = _trace(frobenius, 1 << j)
+        trace = _trace(frobenius, power(ALPHA, j * GAMMA_EXPONENT))
         parts: list[Elements] = []
         for factor in factors:
             part = _common_divisor(factor, trace)

@@ -26,7 +26,7 @@ from pets.jit import kernel
 from pets.threads import check_threads, parallel_ranges
 
 MAX_CAP = 99
-MAX_ROWS = gf32.ORDER  # each row needs its own power of α
+MAX_ROWS = gf32.ORDER - MAX_CAP  # each row needs its own power of α; the last ones fill the locator of a smaller set
 BLOCK_ROWS = 4096  # one table of 16 KiB, which stays in the L1 cache, serves every block of one power sum
 _BLOCK_WORDS = BLOCK_ROWS // 64
 
@@ -47,7 +47,7 @@ def power_sums(bits: npt.NDArray[np.uint64], cap: int, threads: int = 1, first_r
     `bits`: uint64 (words,), contiguous; bit i of the array is (bits[i // 64] >> (i % 64)) & 1 and stands for row
     `first_row` + i. A gallery may be worked in chunks: the XOR of the chunks' sums is the sum of the whole.
     Neither branches nor addresses depend on the bits. Raises `ParameterError` for anything else, for `cap` outside
-    1…99, and for rows from 2^32 - 1 on.
+    1…99, and for rows from `MAX_ROWS` on.
     """
     check_cap(cap)
     check_threads(threads)
@@ -116,9 +116,10 @@ def check_equal(a: PowerSums, b: PowerSums) -> None:
 def decode(sums: PowerSums, rows: int, cap: int) -> tuple[int, ...] | None:
     """The rows of the set behind `sums`, ascending, or None ("next rung") if they are not a set of at most `cap` rows.
 
-    `sums`: uint32 (cap+2,). `rows`: size of the gallery, 1 to 2^32 - 1; a member beyond it also gives None.
-    Whatever is returned has exactly these sums: they are computed again from the rows found. The time taken depends
-    on the set, so this is for the holder, who learns it anyway. Raises `ParameterError` for malformed arguments.
+    `sums`: uint32 (cap+2,). `rows`: size of the gallery, 1 to `MAX_ROWS`; a member beyond it also gives None.
+    Whatever is returned has exactly these sums: they are computed again from the rows found. Whoever waits for the
+    holder's next message should not see how many there were, so a polynomial of degree `cap` is always factored:
+    elements that belong to no row fill it up. Raises `ParameterError` for malformed arguments.
     """
     check_cap(cap)
     _check_sums(sums)
@@ -128,19 +129,18 @@ def decode(sums: PowerSums, rows: int, cap: int) -> tuple[int, ...] | None:
         raise ParameterError(f"rows must be 1 to {MAX_ROWS}, got {rows}")
     # The power sums of elements g follow the linear recurrence whose characteristic polynomial is Π (x - g).
     locator = gf32.minimal_polynomial(_all_power_sums(sums))
-    members = len(locator) - 1
-    if members == 0:
-        return ()
-    if members > cap or locator[0] == 0:
-        return None
-    elements = gf32.distinct_roots(locator)
+    fits = len(locator) <= cap + 1 and locator[0] != 0
+    if not fits:
+        locator = np.ones(1, np.int64)
+    fillers = gf32.powers(gf32.ALPHA, cap + 1 - len(locator), MAX_ROWS)
+    elements = gf32.distinct_roots(gf32.with_roots(locator, fillers))
     if elements is None:
         return None
-    found = sorted(gf32.discrete_log(element) for element in elements)
-    if found[-1] >= rows:
-        return None
-    again = gf32.odd_power_sums(np.array([gf32.power(gf32.ALPHA, row) for row in found]), cap + 2)
-    return tuple(found) if np.array_equal(again, sums) else None
+    logarithms = sorted(gf32.discrete_log(element) for element in elements)
+    found = [row for row in logarithms if row < MAX_ROWS]
+    again = gf32.odd_power_sums(np.array([gf32.power(gf32.ALPHA, row) for row in found], np.int64), cap + 2)
+    right = fits and np.array_equal(again, sums) and all(row < rows for row in found)
+    return tuple(found) if right else None
 
 
 def _all_power_sums(sums: PowerSums) -> npt.NDArray[np.int64]:

@@ -17,13 +17,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pets.errors import GalleryError, ModelError, ModelMismatch, ParameterError, TemplateError
+from pets.errors import MALFORMED, GalleryError, ModelError, ModelMismatch, ParameterError, TemplateError
 from pets.params import check_dim, norm_bound, scale
 
 NORM_TOLERANCE = 1e-3  # float32 rounding moves a norm by less than 1e-6; a file that was never normalised is far off
@@ -74,7 +75,7 @@ class ModelIdentity:
         """The inverse of `to_json`. Raises `ModelError`."""
         try:
             return msgspec.json.decode(text, type=cls)
-        except msgspec.DecodeError as error:  # covers a wrong type and a missing field too
+        except MALFORMED as error:  # covers a wrong type and a missing field too
             raise ModelError(f"not a model identity: {error}") from error
 
     def __str__(self) -> str:
@@ -198,7 +199,7 @@ def load_templates(path: Path, *, what: str) -> FloatArray:
     try:
         # never unpickles: an array of objects is refused by its header
         array = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise GalleryError(f"{what} {path} is not a .npy file of numbers: {reason}") from error
     return _check_form(array, f"{what} {path}")
@@ -243,7 +244,7 @@ def read_identity(path: Path) -> ModelIdentity | None:
         parsed = msgspec.json.decode(sidecar.read_bytes(), type=_Sidecar)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, ModelError) as error:
+    except (OSError, *MALFORMED, ModelError) as error:
         raise ModelError(f"{sidecar} cannot be read: {error}") from error
     shape = load_templates(path, what="template file").shape
     expected = (len(parsed.photos), parsed.model.dim)

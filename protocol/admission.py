@@ -109,19 +109,28 @@ def coefficient_sums(coefficients: Residues, seed: bytes, params: Parameters) ->
 
 def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[bool]:
     """Round, share and check this party's addends of the 41 polynomials; open one bit."""
+    values = admission_values(ring.index, coefficients, dim, seed, params)
+    masks = ring.masks("admission")
+    x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
+    probe_words = -(-dim // 64)
+    admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_words, norm_bound(dim)))
+    return (yield from _open_bit(ring, admitted))
+
+
+def admission_values(
+    index: int, coefficients: Residues, dim: int, seed: bytes, params: Parameters
+) -> npt.NDArray[np.uint32]:
+    """What party `index` puts in, of `coefficients` uint32 (41, 2, n): lanes for q_j, padded, then for constancy."""
     probe = round_shares(coefficients[:1], params)[0, :dim]
     constancy = round_shares(coefficient_sums(coefficients[1:], seed, params), params)[0]
     probe_lanes = -(-dim // 64) * 64
     values = np.zeros(probe_lanes + len(constancy), np.uint32)
     values[:dim] = probe
     values[probe_lanes:] = constancy
-    if ring.index == HOLDER:
+    if index == HOLDER:
         values += np.uint32(SLACK)
         values &= np.uint32(2**SHARE_BITS - 1)
-    masks = ring.masks("admission")
-    x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
-    admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_lanes // 64, norm_bound(dim)))
-    return (yield from _open_bit(ring, admitted))
+    return values
 
 
 def refuse_unless(admitted: bool) -> None:

@@ -59,9 +59,10 @@ class Holder(Machine):
         self.terms: Terms | None = None
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
-        self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, and when `sealed` changes
+        self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, then at each secret to keep
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
+        self.pair_secret = b""  # what masks this holder's inputs, shared with the requester; an audit takes it off
         self._query = self.open("", (requester, router, *others))
         self._session = self.open(name, (requester, router))
 
@@ -121,6 +122,8 @@ class Holder(Machine):
         terms, params, gallery = self.terms, self.terms.params, self.gallery
         names = (self.name, self.requester, self.router)
         ring: Ring = yield from join_ring(HOLDER, names, key.query_id, self.threads)
+        self.pair_secret = ring.following_secret
+        self._tell_keeper()
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)

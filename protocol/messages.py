@@ -176,9 +176,13 @@ class ConfirmationAnswer(Message, tag=18, frozen=True):
 
 
 class Release(Message, tag=19, frozen=True):
-    """Release: exactly cap slots of 64 bytes, a reference number padded with zeros, empty slots all zero; by rank."""
+    """Release: exactly cap slots of 64 bytes, a reference number padded with zeros, empty slots all zero; by rank.
+
+    `salt`: fresh, because logs keep the hash of every frame, and who knows the references could else try them all.
+    """
 
     slots: tuple[Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)], ...]
+    salt: Digest
 
 
 class Abort(Message, tag=20, frozen=True):

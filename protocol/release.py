@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 
 from protocol.errors import Disagreement
@@ -12,9 +13,9 @@ EMPTY_SLOT = bytes(REFERENCE_BYTES)
 
 
 def pack_release(references: Sequence[str], cap: int) -> Release:
-    """Reference numbers by rank, padded to `cap` slots."""
+    """Reference numbers by rank, padded to `cap` slots, and a fresh salt."""
     slots = [reference.encode().ljust(REFERENCE_BYTES, b"\0") for reference in references]
-    return Release(tuple(slots + [EMPTY_SLOT] * (cap - len(slots))))
+    return Release(tuple(slots + [EMPTY_SLOT] * (cap - len(slots))), secrets.token_bytes(32))
 
 
 def unpack_release(message: Release, cap: int) -> tuple[str, ...]:

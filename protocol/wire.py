@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pets.errors import MALFORMED
 from pets.params import PRESETS, SHARE_BITS, Parameters
 from pets.prf import labelled_hash
 from pets.residues import check_residues
@@ -99,7 +100,7 @@ def decode(frame: bytes) -> Envelope:
         if version != VERSION:
             raise UnknownVersion(f"wire version {version}; this software speaks {VERSION}")
         envelope = _decoder.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+    except MALFORMED as error:
         raise MalformedFrame(f"not an envelope: {error}") from None
     kind = type(envelope.message)
     limit = LIMITS.get(kind, SMALL_LIMIT) + _HEADER

@@ -119,7 +119,7 @@ def test_without_ciphertexts_the_block_cannot_be_recomputed(world: World, query:
     report = audit(world, query, ES)
     assert failures(report) == {}
     unknown = {check.id for check in report.checks if check.status == "not-checkable"}
-    assert unknown == {"audit-received", "audit-admission", "audit-block", "audit-filter", "audit-hits"}
+    assert unknown == {"audit-received", "audit-inputs", "audit-admission", "audit-block", "audit-filter", "audit-hits"}
 
 
 def test_without_the_probe_all_but_the_hits_can_be_checked(world: World, query: bytes, ciphertexts: Path) -> None:

@@ -93,3 +93,40 @@ def test_chart_names_every_entry(compared: tuple[dict[str, Any], str, Path]):
     assert chart.startswith("<?xml")
     for row in report["entries"] + report["quoted"]:
         assert f"<!-- {row['name']} -->" in chart  # matplotlib writes the text of a label beside its outlines
+
+
+def test_no_decoder_lets_anything_but_its_typed_errors_escape():
+    report, _ = benchmark("fuzz", "--cases", "6000", "--seed", "5")
+    assert report["cases"] >= 6000
+    assert report["decoders"] >= 36
+    assert report["escaped"] == 0, [result["escapes"] for result in report["results"] if result["escapes"]]
+    for result in report["results"]:
+        assert result["outcomes"], result["decoder"]
+        assert sum(result["outcomes"].values()) == result["cases"]
+    accepted = [result["decoder"] for result in report["results"] if "accepted" in result["outcomes"]]
+    assert len(accepted) > 20, "mutations that nothing accepts test only the first check"
+
+
+def test_a_fuzzed_decoder_that_raises_anything_else_is_an_escape():
+    from benchmarks.fuzz import fuzz
+    from benchmarks.fuzz_evidence import Target
+    from benchmarks.fuzz_mutate import of_bytes
+
+    def careless(data: bytes) -> object:
+        return data.decode()  # UnicodeDecodeError is no typed error
+
+    report = fuzz(Target("careless", 1, [b"text"], of_bytes, careless), 500, 0)
+    assert report["escaped"] > 0
+    assert set(report["escapes"][0]) == {"error", "at", "input"}
+
+
+def test_inversion_tells_hits_from_scores():
+    report, _ = benchmark("inversion", "--smoke")
+    (population,) = report["populations"]
+    reached = {name: {int(k): v["median"] for k, v in run.items()} for name, run in population["scenarios"].items()}
+    assert len(reached) == 5
+    for run in reached.values():
+        assert run[10] < run[30] < run[100]
+    hits, scores = reached["hit or no hit at 0.55, another photo"], reached["scores, another photo"]
+    assert 0.7 < hits[100] < scores[100]
+    assert scores[100] > 0.95

@@ -423,3 +423,29 @@ def test_control_an_offence_of_exactly_one_year_is_launched(federation: Federati
             assert (await network.search(wanted)).answers == federation.expected(wanted)
 
     asyncio.run(body())
+
+
+def test_control_without_claims_a_replayed_query_is_begun_again_after_a_restart(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, galleries_asked_for: list[Announce]
+) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert isinstance(network, AsgiNetwork)
+            network.keep = True
+            await network.search(request(federation.people.hit, (ES,)))
+            await network.settle()
+            network.keep = False
+            first = next(item for item in network.kept if item[:2] == (FR, ES) and item[3] == 0)
+            await network.kill(ES)
+            await network.start(ES)
+            sender, _, query, offset, sent = first
+            assert (await post(network, sender, query, sent, offset)).json() == {"code": "replay"}
+            galleries_asked_for.clear()
+            monkeypatch.setattr("nodes.store.answers.claim_query", lambda *_: None)
+            monkeypatch.setattr("nodes.keeper.Keeper.keeps", lambda *_: False)  # the second line of defence
+            await network.kill(ES)
+            await network.start(ES)
+            assert (await post(network, sender, query, sent, offset)).status_code == 202
+            assert len(galleries_asked_for) == 1
+
+    asyncio.run(body())

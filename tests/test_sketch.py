@@ -148,7 +148,7 @@ def test_known_sums() -> None:
 
 
 @pytest.mark.parametrize("words", [1, 63, 64, 65, 130])
-@pytest.mark.parametrize("first_row", [0, 1, 4096, 2**32 - 1 - 130 * 64])
+@pytest.mark.parametrize("first_row", [0, 1, 4096, sketch.MAX_ROWS - 130 * 64])
 def test_sums_equal_the_definition(words: int, first_row: int) -> None:
     rows = random_rows(min(30, 32 * words), 64 * words)
     sums = sketch.power_sums(pack(rows, 64 * words), 2, first_row=first_row)
@@ -268,7 +268,7 @@ def test_one_flipped_bit_in_any_sum_decodes_to_nothing(hits: int) -> None:
 @given(st.lists(elements, min_size=3, max_size=5))
 def test_arbitrary_sums_never_give_rows_with_other_sums(values: list[int]) -> None:
     cap = len(values) - 2
-    found = sketch.decode(np.array(values, np.uint32), 2**32 - 1, cap)
+    found = sketch.decode(np.array(values, np.uint32), sketch.MAX_ROWS, cap)
     assert found is None or (len(found) <= cap and slow_sums(found, cap) == values)
 
 
@@ -341,3 +341,31 @@ def test_sums_of_another_cap_are_refused() -> None:
         sketch.combine(ten, eleven)
     with pytest.raises(ParameterError, match="12 and 13"):
         sketch.check_equal(ten, eleven)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 5, 10, 11, 500])
+def test_as_many_roots_are_looked_for_whatever_hit(hits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time until the holder's next message must not say how many there were (measured: 0.30 to 0.37 ms)."""
+    degrees = []
+    original = gf32.distinct_roots
+
+    def watched(polynomial: gf32.Elements) -> list[int] | None:
+        degrees.append(len(polynomial) - 1)
+        return original(polynomial)
+
+    monkeypatch.setattr(gf32, "distinct_roots", watched)
+    rows = range(3, 3 + 2 * hits, 2)
+    found = sketch.decode(sketch.power_sums(pack(rows, 2000), 10), 2000, 10)
+    assert found == (tuple(rows) if hits <= 10 else None)
+    assert degrees == [10]
+
+
+def test_a_member_beyond_the_last_row_is_not_taken_for_a_filler() -> None:
+    last = [sketch.MAX_ROWS, sketch.MAX_ROWS + 3, gf32.ORDER - 1]
+    for rows in ([row] for row in last):
+        sums = np.array(slow_sums([5, *rows], 3), np.uint32)
+        assert sketch.decode(sums, 2000, 3) is None
+
+
+def test_gamma_makes_a_basis() -> None:
+    assert np.gcd(gf32.GAMMA_EXPONENT, gf32.ORDER) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 from decimal import Decimal
@@ -224,3 +225,35 @@ def test_noise_within_the_slack_moves_a_cosine_by_less_than_stated() -> None:
     # 3/16 of a unit on every coordinate against the longest row: 3/16·√d·‖row‖ of S²
     moved = 3 / 16 * math.sqrt(512 * norm_bound(512)) / scale(512) ** 2
     assert 0.008 < moved < 0.009
+
+
+def test_the_table_of_reconstructions_is_what_the_benchmark_gave() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "inversion.json").read_text("utf-8"))
+    populations = dict(
+        zip(
+            ("d = 128, as SFace", "d = 512, as EdgeFace-XS", "LFW photos, SFace"),
+            report["populations"],
+            strict=True,
+        )
+    )
+    scenarios = {
+        "scores, from another photo": "scores, another photo",
+        "hits at 0.55, from another photo": "hit or no hit at 0.55, another photo",
+        "hits at 0.30, without a photo": "hit or no hit at 0.30, no photo",
+    }
+    readme = (PAGES / "README.md").read_text("utf-8")
+    found = re.findall(r"(?m)^\| ((?:scores|hits)[^|]*) \| ([^|]+) \| ([\d. |]+) \|$", readme)
+    assert len(found) == 6
+    for answers, templates, cells in found:
+        run = populations[templates]["scenarios"][scenarios[answers]]
+        for asked, cell in zip(("0", "10", "100", "300", "1000"), cells.split(" | "), strict=True):
+            assert float(cell) == pytest.approx(run[asked]["median"], abs=0.0051), (answers, templates, asked)
+
+
+def test_the_million_of_fuzzed_cases_was_run_and_nothing_escaped() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "fuzz.json").read_text("utf-8"))
+    readme = (PAGES / "README.md").read_text("utf-8")
+    assert report["cases"] >= 10**6
+    assert report["escaped"] == 0
+    assert report["slowest_s"] < 1
+    assert f"over {report['decoders']} decoders" in " ".join(readme.split())

@@ -153,7 +153,7 @@ FRAMES: dict[str, tuple[Any, int, str, str, str]] = {
     "power_sums": (messages.PowerSums(bytes(range(48))), 5, "ES", "FR", "ES"),
     "rung": (messages.Rung("climb"), 6, "ES", "ES", "EU"),
     "confirmation_digest": (messages.ConfirmationDigest(DIGEST), 7, "ES", "FR", "EU"),
-    "release": (messages.Release((b"row-1".ljust(64, b"\0"), bytes(64))), 8, "ES", "ES", "FR"),
+    "release": (messages.Release((b"row-1".ljust(64, b"\0"), bytes(64)), DIGEST), 8, "ES", "ES", "FR"),
     "abort": (messages.Abort("confirmation"), 9, "ES", "ES", "EU"),
 }
 

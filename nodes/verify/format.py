@@ -21,7 +21,7 @@ import msgspec
 
 from nodes.checkpoints import Checkpoint, Disclosure, Proof
 from nodes.log_entries import LogHeader, Milliseconds
-from pets.errors import InputError
+from pets.errors import MALFORMED, InputError
 from pets.prf import labelled_hash
 from protocol.messages import (
     Abort,
@@ -189,7 +189,7 @@ def decode_bundle(data: bytes) -> tuple[SignedBundle, Bundle]:
         if signed.version != VERSION:
             raise EvidenceRefused(f"evidence format version {signed.version}; this verifier reads {VERSION}")
         bundle = msgspec.msgpack.decode(signed.content, type=Bundle)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:
+    except (*MALFORMED, ValueError) as error:
         raise EvidenceRefused(f"not an evidence bundle: {error}") from None
     if encode_bundle(bundle) != signed.content or msgspec.msgpack.encode(signed) != data:
         raise EvidenceRefused("not the canonical form of an evidence bundle")

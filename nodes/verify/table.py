@@ -131,7 +131,7 @@ class Shape:
         if kind == "ConfirmationAnswer":
             return ConfirmationAnswer(bytes(24 * self.cap))
         if kind == "Release":
-            return Release((bytes(SLOT_BYTES),) * self.cap)
+            return Release((bytes(SLOT_BYTES),) * self.cap, bytes(32))
         return None
 
     def _input_words(self, index: int) -> int:

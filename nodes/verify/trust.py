@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from nodes.verify.format import Role
-from pets.errors import CryptoError, InputError
+from pets.errors import MALFORMED, CryptoError, InputError
 from pets.prf import encode_labels
 from pets.signatures import VerifyKey
 from protocol.messages import Name
@@ -78,7 +78,7 @@ def _read(path: Path) -> Party:
         key = VerifyKey.from_bytes(record.verify_key)
         statement = encode_labels(1, record.name, record.role, record.address, record.verify_key, record.sealing_key)
         key.verify(record.signature, statement, _CONTEXT)
-    except (OSError, msgspec.MsgspecError, CryptoError) as error:
+    except (OSError, *MALFORMED, CryptoError) as error:
         raise TrustRefused(f"{path}: {error}") from None
     if record.fingerprint != key.fingerprint.hex():
         raise TrustRefused(f"{path} states fingerprint {record.fingerprint[:64]}, its key has {key.fingerprint.hex()}")

@@ -355,7 +355,7 @@ def wire_vectors() -> dict[str, str]:
         "power_sums": frame(5, 14, bytes(range(48)), sender="FR", receiver="ES"),
         "rung": frame(6, 15, "climb"),
         "confirmation_digest": frame(7, 17, digest, sender="FR"),
-        "release": frame(8, 19, [b"row-1".ljust(64, b"\0"), bytes(64)], receiver="FR"),
+        "release": frame(8, 19, [b"row-1".ljust(64, b"\0"), bytes(64)], SEED, receiver="FR"),
         "abort": frame(9, 20, "confirmation"),
     }
 

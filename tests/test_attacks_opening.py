@@ -1,0 +1,194 @@
+"""What a count would give away, what the sketch gives away, and what a climb tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import protocol.filter
+from pets import gf32, sketch
+from pets.params import norm_bound, scale
+from pets.planes import unpack_bits
+from protocol.compare import SHARE_MASK, threshold_offset
+from protocol.compute import HOLDER as HOLDER_SEAT
+from protocol.compute import REQUESTER as REQUESTER_SEAT
+from protocol.compute import Ring
+from protocol.errors import ConfirmationFailed
+from protocol.machine import State, receive
+from protocol.messages import PowerSums, Release, Rung
+from protocol.wire import array
+from tests.galleries import Templates, scores, unit_rows
+from tests.parties import HOLDER, REQUESTER, Trio, enrol
+from tests.ring import RING
+from tests.test_attacks import crowd, force
+
+SMALL = 8
+
+
+# --- the count as an oracle ---
+
+
+def forced_search(
+    monkeypatch: pytest.MonkeyPatch, templates: Templates, probe: Templates, units: int
+) -> tuple[Trio, int]:
+    """A requester forces 100 rows to hit and shifts row 200 by `units`. Returns also how many rows then hit."""
+    counts: list[int] = []
+    with monkeypatch.context() as patch:
+        force(patch, range(100), [0], {200: units})
+        original, parts = protocol.filter.hit_bits, {}
+
+        def watched(seat: Ring, *args: Any) -> Any:
+            parts[seat.index] = bits = yield from original(seat, *args)
+            return bits
+
+        patch.setattr(protocol.filter, "hit_bits", watched)
+        trio = Trio(enrol(templates), threshold="0.9", ladder="0").search(probe)
+        own, others = parts[HOLDER_SEAT], parts[REQUESTER_SEAT]
+        counts.append(int(unpack_bits(own.parts[0][0] ^ own.parts[1][0] ^ others.parts[1][0]).sum()))
+    return trio, counts[0]
+
+
+def people() -> tuple[Templates, Templates]:
+    rng = np.random.default_rng(11)
+    return unit_rows(rng, 300, SMALL), unit_rows(rng, 1, SMALL)[0]
+
+
+def test_control_a_scheme_that_opens_counts_gives_one_score_in_as_many_counts_as_it_has_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """13 here, where scores have 13 bits; 19 at d = 512."""
+    templates, probe = people()
+    truth, bound = int(scores(templates, probe)[200]), norm_bound(SMALL)
+    theta = Trio(enrol(templates), threshold="0.9", ladder="0").terms.theta(0)
+    _, without = forced_search(monkeypatch, templates, probe, -2 * bound)
+    low, high, asked = -bound, bound + 1, 0  # low <= score < high
+    while high - low > 1:
+        guess = (low + high) // 2
+        _, count = forced_search(monkeypatch, templates, probe, theta - guess)
+        low, high = (guess, high) if count > without else (low, guess)
+        asked += 1
+    assert abs(low - truth) <= 1, "a share is rounded to a sixteenth of a unit, and so is a shift"
+    assert asked == 13
+
+
+def test_forced_rows_show_the_requester_the_same_whichever_side_its_guess_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the cap, the sketch says "too many" to the holder, and the holder one word to the others."""
+    templates, probe = people()
+    bound = norm_bound(SMALL)
+    seen = []
+    counts = []
+    for units in (-2 * bound, 2 * bound):
+        trio, count = forced_search(monkeypatch, templates, probe, units)
+        counts.append(count)
+        assert trio.outcome().status == "too_many_candidates"
+        seen.append([(d.sender, type(d.message), len(d.frame)) for d in trio.deliveries if d.receiver == REQUESTER])
+        assert [d.message.verdict for d in trio.sent(Rung, receiver=REQUESTER)] == ["exhausted"]  # type: ignore[union-attr]
+    assert counts[1] == counts[0] + 1
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("distance", [-500, 500])
+def test_known_limit_the_last_rung_tells_a_cheating_requester_one_bit_more(
+    distance: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forced up to the cap, one more ends the search as "too many", which freezes nothing."""
+    probe, templates = crowd()
+    trio = Trio(enrol(templates), threshold="0.7", ladder="0")
+    missing = trio.terms.theta(0) - int(scores(templates, probe)[200])
+    force(monkeypatch, range(100, 108), [0], {200: missing + distance})
+    trio.search(probe)
+    if distance > 0:
+        assert trio.outcome().status == "too_many_candidates"
+    else:
+        trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
+
+
+# --- a holder that climbs for the sake of the sketches ---
+
+
+class SketchReader:
+    """A holder that asks of 32·(cap + 2) rows of its lawful gallery, at each rung, whether the score is at least a
+    threshold of its own, and bisects. All other rows it keeps from hitting, so the sketch is a linear system.
+    """
+
+    def __init__(self, cap: int, rungs: int) -> None:
+        self.rows, self.left = 32 * (cap + 2), rungs
+        self._basis: dict[int, tuple[int, int]] = {}
+        for row in range(self.rows):
+            sums = gf32.odd_power_sums(np.array([gf32.power(gf32.ALPHA, row)]), cap + 2).astype("<u4")
+            vector, tag = self._reduced(int.from_bytes(sums.tobytes(), "little"), 1 << row)
+            assert vector, "as many bits as the sketch has"
+            self._basis[vector.bit_length()] = vector, tag
+        bound = 3 * scale(128) ** 2 // 10  # where scores of random rows lie
+        self.low = np.full(self.rows, -bound, np.int64)
+        self.high = np.full(self.rows, bound, np.int64)
+
+    def _reduced(self, vector: int, tag: int) -> tuple[int, int]:
+        while vector and (pivot := self._basis.get(vector.bit_length())):
+            vector, tag = vector ^ pivot[0], tag ^ pivot[1]
+        return vector, tag
+
+    @property
+    def asked(self) -> npt.NDArray[np.int64]:
+        return (self.low + self.high) // 2
+
+    def fold(self, shares: npt.NDArray[np.uint32], *_: Any) -> npt.NDArray[np.uint32]:
+        """In place of the agreed threshold."""
+        offsets = np.full(len(shares), threshold_offset(scale(128) ** 2, RING), np.int64)
+        offsets[: self.rows] = [threshold_offset(int(value), RING) for value in self.asked]
+        return ((shares.astype(np.int64) - offsets) % 2**24).astype(np.uint32) & SHARE_MASK
+
+    def open(self, ring: Ring, running: Any, rows: int, cap: int) -> Any:
+        """In place of decoding: "too many" as long as there is a rung, then "nobody"."""
+        received = []
+        for name in ring.names[1:]:
+            received.append(array((yield from receive(name, PowerSums)).data, (cap + 2,), np.uint32, "sums"))
+        sums = sketch.combine(running.sums, received[0])
+        rest, tag = self._reduced(int.from_bytes(sums.astype("<u4").tobytes(), "little"), 0)
+        assert rest == 0
+        hit = np.array([tag >> row & 1 for row in range(self.rows)], bool)
+        self.low, self.high = np.where(hit, self.asked, self.low), np.where(hit, self.high, self.asked)
+        self.left -= 1
+        return None if self.left else ()
+
+
+def climbing_search(monkeypatch: pytest.MonkeyPatch, rungs: int) -> tuple[Trio, Templates, npt.NDArray[np.float64]]:
+    """The search, the probe, and what the holder makes of it by least squares over its own rows."""
+    rng = np.random.default_rng(2)
+    probe, templates = unit_rows(rng, 1, 128)[0], unit_rows(rng, 500, 128)
+    trio = Trio(enrol(templates), threshold="0.55")
+    reader = SketchReader(trio.terms.cap, rungs)
+    monkeypatch.setattr(protocol.filter, "fold_threshold", reader.fold)
+    monkeypatch.setattr(protocol.filter, "open_hits", reader.open)
+    trio.search(probe)
+    assert trio.requester.answers[HOLDER].status == "no_hit"
+    middle = (reader.low + reader.high) / 2
+    guess, *_ = np.linalg.lstsq(templates[: reader.rows].astype(np.float64), middle, rcond=None)
+    return trio, probe, guess
+
+
+def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b.astype(np.float64)))
+
+
+def test_known_limit_a_holder_that_climbs_reads_the_whole_probe_at_128_dimensions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nine rungs at the default cap and ladder are 9·384 comparisons: more than the probe has bits.
+
+    No row is planted, every c1 is right, nothing is released: only the climbs show, until an audit.
+    """
+    trio, probe, guess = climbing_search(monkeypatch, 9)
+    assert [d.message.verdict for d in trio.sent(Rung, receiver=REQUESTER)] == ["climb"] * 8 + ["confirm"]  # type: ignore[union-attr]
+    assert len(trio.sent(Release)) == 1
+    assert np.array_equal(np.rint(guess), probe)
+
+
+@pytest.mark.parametrize(("rungs", "reached"), [(1, 0.87), (2, 0.93), (3, 0.98), (5, 0.999)])
+def test_fewer_rungs_show_a_holder_less(rungs: int, reached: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: as many bits as the sketches have, and no more. The figures stand in the threat model."""
+    _, probe, guess = climbing_search(monkeypatch, rungs)
+    assert cosine(guess, probe) == pytest.approx(reached, abs=0.01)

@@ -1,0 +1,80 @@
+"""The audit finds a holder that puts something else than its share into admission or comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import protocol.filter
+from nodes import sealed
+from nodes.keeper import storage_key
+from nodes.sealed import SealedGallery
+from protocol.compute import HOLDER as HOLDER_SEAT
+from protocol.compute import ROUTER as ROUTER_SEAT
+from tests.evidence import DIM, ES, World, shared_world
+from tests.test_attacks_admission import shifted
+from tests.test_attacks_opening import SketchReader
+from tests.test_audit import audit_both, failures, resealed
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return shared_world()
+
+
+@pytest.fixture(scope="module")
+def honest(world: World) -> bytes:
+    return world.query((ES,))
+
+
+def test_control_an_honest_holders_inputs_are_its_shares(world: World, honest: bytes, tmp_path: Path) -> None:
+    (check,) = [check for check in audit_both(world, honest, tmp_path).checks if check.id == "audit-inputs"]
+    assert check.status == "pass"
+
+
+def test_a_holder_that_reads_one_sketch_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """384 thresholds of its own on rows of its lawful gallery, and then "nobody": no climb, no planted row."""
+    reader = SketchReader(10, 1)
+    monkeypatch.setattr(protocol.filter, "fold_threshold", reader.fold)
+    monkeypatch.setattr(protocol.filter, "open_hits", reader.open)
+    query = world.query((ES,))
+    monkeypatch.undo()
+    truth = world.galleries[ES].templates[: reader.rows].astype(np.int64) @ world.probe.astype(np.int64)
+    assert np.array_equal(reader.low == 0, truth >= 0), "it did read"
+    failed = failures(audit_both(world, query, tmp_path))
+    assert "not the holder's share in the comparison" in failed["audit-inputs"]
+
+
+def test_a_holder_that_asks_the_admission_bit_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shifted(monkeypatch, HOLDER_SEAT, np.eye(DIM, dtype=np.int64)[3])
+    query = world.query((ES,))
+    monkeypatch.undo()
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-inputs"]
+    assert "not the holder's share in the admission" in failed["audit-inputs"]
+
+
+def test_a_router_that_does_so_is_not_blamed_on_the_holder(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shifted(monkeypatch, ROUTER_SEAT, np.eye(DIM, dtype=np.int64)[3])
+    query = world.query((ES,))
+    monkeypatch.undo()
+    assert failures(audit_both(world, query, tmp_path)) == {}
+
+
+def test_another_secret_sealed_than_received_is_found(world: World, honest: bytes, tmp_path: Path) -> None:
+    key, folder = storage_key(world.identities[ES].config), world.root / ES / "sealed"
+    before = sealed.open_kept(folder, key, honest)
+    assert isinstance(before, SealedGallery)
+    changed: dict[str, Any] = {"pair_secret": bytes(32)}
+    try:
+        resealed(world, honest, ES, **changed)
+        assert "not the one received" in failures(audit_both(world, honest, tmp_path))["audit-inputs"]
+    finally:
+        sealed.keep(folder, key, honest, before)
