@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets import ntt
+from pets.allocator import pages_apart
 from pets.errors import CryptoError, GalleryError, ParameterError
 from pets.params import Parameters, check_dim
 from pets.residues import Residues, check_residues, check_shape, prime_row
@@ -88,8 +89,7 @@ def encode_gallery(
     rows, dim = templates.shape[0], check_dim(templates.shape[1])
     blocks = -(-rows // params.n)
     size = 2 * params.n * dim
-    data = np.empty((blocks, size + PADDING), np.uint32)
-    data[:, size:] = 0
+    data = pages_apart((blocks, size + PADDING), np.uint32)
     for block in range(blocks):
         part = templates[block * params.n : (block + 1) * params.n]
         ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
