@@ -26,7 +26,7 @@ from pets.allocator import pages_apart
 from pets.errors import CryptoError, GalleryError, ParameterError
 from pets.params import Parameters, check_dim
 from pets.residues import Residues, check_residues, check_shape, prime_row
-from pets.scoring_kernel import PADDING, PRODUCTS_PER_FOLD, TILE, interleave, score_points
+from pets.scoring_kernel import MAX_LANES, PADDING, PRODUCTS_PER_FOLD, TILE, interleave, score_points
 from pets.threads import check_threads, parallel_ranges
 
 
@@ -185,8 +185,8 @@ def _folds(params: Parameters) -> npt.NDArray[np.uint64]:
     """
     folds = [2**32 % p for p in params.primes]
     for p, fold in zip(params.primes, folds, strict=True):
-        lane = (2**32 - 1) * (1 + fold)  # the largest folded accumulator; the kernel adds four and folds twice more
-        once = (2**32 - 1) + (4 * lane >> 32) * fold
+        lane = (2**32 - 1) * (1 + fold)  # the largest folded accumulator; the kernel adds some and folds twice more
+        once = (2**32 - 1) + (MAX_LANES * lane >> 32) * fold
         twice = (2**32 - 1) + (once >> 32) * fold
         if PRODUCTS_PER_FOLD * (p - 1) ** 2 + lane >= 2**64 or twice >= 8 * p:
             raise ParameterError(f"prime {p} is too far below 2^30 for 64-bit sums of {PRODUCTS_PER_FOLD} products")
