@@ -187,28 +187,33 @@ def _forward(coefficients: Any, table: Any, primes: Any, out: Any) -> None:
 def _forward_columns(columns: Any, first: Any, last: Any, table: Any, primes: Any, out: Any) -> None:
     rows, _ = columns.shape
     n = out.shape[1]
-    buffer = np.zeros(n * 8, np.uint32)
+    buffers = np.zeros((2, n * 8), np.uint32)
     width = 1
     while width < rows:
         width *= 2
-    for column in range(first, last, 8):
+    for column in range(first, last, 16):
+        eights = min(16, last - column) // 8
         for prime in range(2):
             p = primes[prime]
             p2, p4 = np.uint32(2 * p), np.uint32(4 * p)
-            for k in range(rows):
-                for lane in range(8):
-                    signed = np.int32(columns[k, column + lane])
-                    buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
-            buffer[rows * 8 : width * 8] = 0
-            # A stage whose upper halves are zero only copies the lower ones: all such stages at once.
-            for start in range(width * 8, n * 8, width * 8):
-                buffer[start : start + width * 8] = buffer[: width * 8]
-            _forward_stages(buffer, table[prime], p, n // width)
+            for eight in range(eights):
+                buffer = buffers[eight]
+                for k in range(rows):
+                    for lane in range(8):
+                        signed = np.int32(columns[k, column + 8 * eight + lane])
+                        buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
+                buffer[rows * 8 : width * 8] = 0
+                # A stage whose upper halves are zero only copies the lower ones: all such stages at once.
+                for start in range(width * 8, n * 8, width * 8):
+                    buffer[start : start + width * 8] = buffer[: width * 8]
+                _forward_stages(buffer, table[prime], p, n // width)
+            # Points lie multiples of 1 KB apart and share few cache sets: their lines are written whole, and once.
             for k in range(n):
-                for lane in range(8):
-                    value = buffer[k * 8 + lane]
-                    value = min(value, np.uint32(value - p2))
-                    out[prime, k, column + lane] = min(value, np.uint32(value - p))
+                for eight in range(eights):
+                    for lane in range(8):
+                        value = buffers[eight, k * 8 + lane]
+                        value = min(value, np.uint32(value - p2))
+                        out[prime, k, column + 8 * eight + lane] = min(value, np.uint32(value - p))
 
 
 @kernel

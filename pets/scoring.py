@@ -89,7 +89,8 @@ def encode_gallery(
     rows, dim = templates.shape[0], check_dim(templates.shape[1])
     blocks = -(-rows // params.n)
     size = 2 * params.n * dim
-    data = pages_apart((blocks, size + PADDING), np.uint32)
+    # A gallery stays; a single block is made for each query (confirmation) and should take what the last one left.
+    data = (np.zeros if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
     for block in range(blocks):
         part = templates[block * params.n : (block + 1) * params.n]
         ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
