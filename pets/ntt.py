@@ -5,8 +5,8 @@ Gentleman-Sande (Longa and Naehrig, CANS 2016); psi is the smallest primitive 2n
 order and the root that OpenFHE uses, so residues can be compared with its own word for word.
 
 Butterflies are Harvey's lazy ones (D. Harvey, "Faster arithmetic for number-theoretic transforms", 2014): for a
-factor w its Shoup quotient w' = floor(w·2^32 / p) is stored beside it, and values stay below 4p < 2^32. Eight
-polynomials are worked side by side, `[n][8]`, so that every stage, also the last ones, is plain 8-lane arithmetic.
+factor w its Shoup quotient w' = floor(w·2^32 / p) is stored beside it, and values stay below 4p < 2^32. Sixteen
+polynomials are worked side by side, `[n][16]`, so that every stage, also the last ones, is plain 16-lane arithmetic.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from pets.errors import CryptoError
 from pets.jit import kernel
@@ -23,7 +26,13 @@ from pets.params import Parameters
 from pets.residues import Residues, check_shape, prime_row
 from pets.threads import check_threads, parallel_ranges
 
-LANES = 8
+LANES = 16
+PARTS = 8  # of a buffer: one of 4096 rows is 256 KB, and an eighth of it fits the first-level cache
+
+_WORD = ir.IntType(64)
+_PAIRS = ir.VectorType(_WORD, LANES // 2)
+_VALUES = ir.VectorType(ir.IntType(32), LANES)
+_tools: Any = cgutils  # numba's helpers carry no types
 
 
 def forward(coefficients: npt.NDArray[Any], params: Parameters, threads: int = 1) -> Residues:
@@ -56,12 +65,12 @@ def forward_columns(columns: npt.NDArray[Any], out: Residues, params: Parameters
     check_shape(columns, (None, None), "columns", dtype)
     rows, dim = columns.shape
     check_shape(out, (2, params.n, dim), "out")
-    if rows > params.n or dim % LANES or not out.flags.c_contiguous:
+    if rows > params.n or dim % 8 or not out.flags.c_contiguous:
         raise CryptoError(f"cannot transform {rows} rows of {dim} columns at ring dimension {params.n}")
     check_threads(threads)
     source, table, primes = np.ascontiguousarray(columns), tables(params)[0], prime_row(params)
-    # Sixteen columns at a time, so that threads never share a cache line of `out`.
-    parallel_ranges(lambda i, j: _forward_columns(source, i, j, table, primes, out), dim, threads, grain=2 * LANES)
+    # Whole groups of columns, so that threads never share a cache line of `out`.
+    parallel_ranges(lambda i, j: _forward_columns(source, i, j, table, primes, out), dim, threads, grain=LANES)
 
 
 def psi(params: Parameters) -> tuple[int, int]:
@@ -116,57 +125,68 @@ def _transform(work: Any, source: npt.NDArray[Any], params: Parameters, threads:
     return out
 
 
-@kernel
-def _forward_stages(buffer: Any, table: Any, p: Any, groups: Any) -> None:
-    """In: values below 4p in natural order. Out: below 4p, bit-reversed order. Begins with the stage of `groups`."""
-    n = len(buffer) // 8
-    p2 = np.uint32(p + p)
-    span = n * 8 // groups
-    while groups < n:
-        span >>= 1
-        for i in range(groups):
-            w, quotient = table[groups + i, 0], np.uint64(table[groups + i, 1])
-            lower = buffer[2 * i * span : (2 * i + 1) * span]
-            upper = buffer[(2 * i + 1) * span : (2 * i + 2) * span]
-            for k in range(span):
-                x = min(lower[k], np.uint32(lower[k] - p2))
-                y = upper[k]
-                high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
-                product = np.uint32(np.uint32(y * w) - np.uint32(high * p))
-                lower[k] = np.uint32(x + product)
-                upper[k] = np.uint32(x - product + p2)
-        groups <<= 1
+@intrinsic(prefer_literal=True)
+def _loop_of_butterflies(_typing: Any, forward: Any, lower: Any, size: Any, w: Any, quotient: Any, p: Any) -> Any:
+    """Butterflies of the `size` bytes at `lower` with the `size` bytes after them; all but `forward` are uint64.
+
+        forward    x, y below 4p:  (x mod 2p) + y·w,  (x mod 2p) - y·w + 2p
+        inverse    x, y below 2p:  (x + y) mod 2p,    (x - y + 2p)·w
+
+    Values are multiplied as the halves of uint64, like in `pets.scoring_kernel`; the compiler, left to itself, widens
+    and packs them again, which takes twice as long.
+    """
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        _, lower, size, *factors = args
+        low, half = _PAIRS([0xFFFFFFFF] * (LANES // 2)), _PAIRS([32] * (LANES // 2))
+        splats = []
+        for factor in factors:
+            splat = builder.insert_element(_PAIRS(ir.Undefined), factor, ir.IntType(32)(0))
+            splats.append(builder.shuffle_vector(splat, splat, ir.VectorType(ir.IntType(32), LANES // 2)([0] * 8)))
+        modulus = builder.bitcast(builder.or_(splats[2], builder.shl(splats[2], half)), _VALUES)
+        twice = builder.add(modulus, modulus)
+
+        def reduce(value: Any) -> Any:
+            less = builder.sub(value, twice)
+            return builder.select(builder.icmp_unsigned("<", value, less), value, less)
+
+        def product(value: Any) -> Any:
+            w, quotient, p = (builder.and_(splat, low) for splat in splats)  # says that they have 32 bits
+            pair = builder.bitcast(value, _PAIRS)
+            rests = []
+            for y in (builder.and_(pair, low), builder.lshr(pair, half)):
+                high = builder.lshr(builder.mul(y, quotient), half)
+                rests.append(builder.sub(builder.mul(y, w), builder.mul(high, p)))
+            even, odd = rests
+            return builder.bitcast(builder.or_(builder.and_(even, low), builder.shl(odd, half)), _VALUES)
+
+        with _tools.for_range_slice(builder, _WORD(0), size, _WORD(4 * LANES), _WORD) as (offset, _):
+            place = builder.add(lower, offset)
+            at_x = builder.inttoptr(place, _VALUES.as_pointer())
+            at_y = builder.inttoptr(builder.add(place, size), _VALUES.as_pointer())
+            x, y = builder.load(at_x, align=4), builder.load(at_y, align=4)
+            if forward.literal_value:
+                x, y = reduce(x), product(y)
+                total, difference = builder.add(x, y), builder.add(builder.sub(x, y), twice)
+            else:
+                total = reduce(builder.add(x, y))
+                difference = product(builder.add(builder.sub(x, y), twice))
+            builder.store(total, at_x, align=4)
+            builder.store(difference, at_y, align=4)
+        return context.get_dummy_value()
+
+    return types.void(forward, *[types.uint64] * 5), codegen
 
 
-@kernel
-def _inverse_stages(buffer: Any, table: Any, p: Any) -> None:
-    """In: values below 2p in bit-reversed order. Out: below 2p, natural order, times n."""
-    n = len(buffer) // 8
-    p2 = np.uint32(p + p)
-    span = 8
-    groups = n >> 1
-    while groups >= 1:
-        for i in range(groups):
-            w, quotient = table[groups + i, 0], np.uint64(table[groups + i, 1])
-            lower = buffer[2 * i * span : (2 * i + 1) * span]
-            upper = buffer[(2 * i + 1) * span : (2 * i + 2) * span]
-            for k in range(span):
-                x, y = lower[k], upper[k]
-                total = np.uint32(x + y)
-                lower[k] = min(total, np.uint32(total - p2))
-                y = np.uint32(x - y + p2)
-                high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
-                upper[k] = np.uint32(np.uint32(y * w) - np.uint32(high * p))
-        span <<= 1
-        groups >>= 1
+_butterflies: Any = _loop_of_butterflies
 
 
 @kernel
 def _forward(coefficients: Any, table: Any, primes: Any, out: Any) -> None:
     count, n = coefficients.shape
-    buffer = np.zeros(n * 8, np.uint32)
-    for first in range(0, count, 8):
-        lanes = min(8, count - first)
+    buffer = np.zeros(n * LANES, np.uint32)
+    for first in range(0, count, LANES):
+        lanes = min(LANES, count - first)
         for prime in range(2):
             p = primes[prime]
             p2, p4 = np.uint32(2 * p), np.uint32(4 * p)
@@ -174,11 +194,11 @@ def _forward(coefficients: Any, table: Any, primes: Any, out: Any) -> None:
                 for k in range(n):
                     signed = np.int32(coefficients[first + lane, k])
                     # |signed| <= 2^31 < 4p, so this is below 4p
-                    buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
+                    buffer[k * LANES + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
             _forward_stages(buffer, table[prime], p, 1)
             for lane in range(lanes):
                 for k in range(n):
-                    value = buffer[k * 8 + lane]
+                    value = buffer[k * LANES + lane]
                     value = min(value, np.uint32(value - p2))
                     out[first + lane, prime, k] = min(value, np.uint32(value - p))
 
@@ -187,51 +207,98 @@ def _forward(coefficients: Any, table: Any, primes: Any, out: Any) -> None:
 def _forward_columns(columns: Any, first: Any, last: Any, table: Any, primes: Any, out: Any) -> None:
     rows, _ = columns.shape
     n = out.shape[1]
-    buffers = np.zeros((2, n * 8), np.uint32)
+    buffer = np.zeros(n * LANES, np.uint32)
     width = 1
     while width < rows:
         width *= 2
-    for column in range(first, last, 16):
-        eights = min(16, last - column) // 8
+    for column in range(first, last, LANES):
+        lanes = min(LANES, last - column)  # 8 or 16
         for prime in range(2):
             p = primes[prime]
             p2, p4 = np.uint32(2 * p), np.uint32(4 * p)
-            for eight in range(eights):
-                buffer = buffers[eight]
-                for k in range(rows):
-                    for lane in range(8):
-                        signed = np.int32(columns[k, column + 8 * eight + lane])
-                        buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
-                buffer[rows * 8 : width * 8] = 0
-                # A stage whose upper halves are zero only copies the lower ones: all such stages at once.
-                for start in range(width * 8, n * 8, width * 8):
-                    buffer[start : start + width * 8] = buffer[: width * 8]
-                _forward_stages(buffer, table[prime], p, n // width)
+            for k in range(rows):
+                row_in, row_to = columns[k, column : column + lanes], buffer[k * LANES : k * LANES + lanes]
+                for lane in range(lanes):
+                    signed = np.int32(row_in[lane])
+                    row_to[lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
+            buffer[rows * LANES : width * LANES] = 0
+            # A stage whose upper halves are zero only copies the lower ones: all such stages at once.
+            for start in range(width * LANES, n * LANES, width * LANES):
+                buffer[start : start + width * LANES] = buffer[: width * LANES]
+            _forward_stages(buffer, table[prime], p, n // width)
             # Points lie multiples of 1 KB apart and share few cache sets: their lines are written whole, and once.
             for k in range(n):
-                for eight in range(eights):
-                    for lane in range(8):
-                        value = buffers[eight, k * 8 + lane]
-                        value = min(value, np.uint32(value - p2))
-                        out[prime, k, column + 8 * eight + lane] = min(value, np.uint32(value - p))
+                row, to = buffer[k * LANES : k * LANES + lanes], out[prime, k, column : column + lanes]
+                for lane in range(lanes):
+                    value = row[lane]
+                    value = min(value, np.uint32(value - p2))
+                    to[lane] = min(value, np.uint32(value - p))
 
 
 @kernel
 def _inverse(residues: Any, table: Any, primes: Any, out: Any) -> None:
     count, _, n = residues.shape
-    buffer = np.zeros(n * 8, np.uint32)
-    for first in range(0, count, 8):
-        lanes = min(8, count - first)
+    buffer = np.zeros(n * LANES, np.uint32)
+    for first in range(0, count, LANES):
+        lanes = min(LANES, count - first)
         for prime in range(2):
             p = primes[prime]
             w, quotient = table[prime, 0, 0], np.uint64(table[prime, 0, 1])
             for lane in range(lanes):
                 for k in range(n):
-                    buffer[k * 8 + lane] = residues[first + lane, prime, k]
+                    buffer[k * LANES + lane] = residues[first + lane, prime, k]
             _inverse_stages(buffer, table[prime], p)
             for lane in range(lanes):
                 for k in range(n):
-                    y = buffer[k * 8 + lane]
+                    y = buffer[k * LANES + lane]
                     high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
                     value = np.uint32(np.uint32(y * w) - np.uint32(high * p))
                     out[first + lane, prime, k] = min(value, np.uint32(value - p))
+
+
+@kernel
+def _forward_stages(buffer: Any, table: Any, p: Any, groups: Any) -> None:
+    """In: values below 4p in natural order. Out: below 4p, bit-reversed order. Begins with the stage of `groups`."""
+    n = len(buffer) // LANES
+    while groups < PARTS and groups < n:
+        _forward_stage(buffer, table, p, groups, 0, groups)
+        groups *= 2
+    # From here on the parts do not meet any more: each goes through all stages while it is in the first-level cache.
+    for part in range(PARTS):
+        stage = groups
+        while stage < n:
+            _forward_stage(buffer, table, p, stage, stage // PARTS * part, stage // PARTS * (part + 1))
+            stage *= 2
+
+
+@kernel
+def _forward_stage(buffer: Any, table: Any, p: Any, groups: Any, first: Any, last: Any) -> None:
+    size = np.uint64(2 * len(buffer) // groups)  # bytes of half a group
+    lower = np.uint64(buffer.ctypes.data) + np.uint64(2 * first) * size
+    for i in range(first, last):
+        _butterflies(True, lower, size, np.uint64(table[i + groups, 0]), np.uint64(table[i + groups, 1]), np.uint64(p))
+        lower += np.uint64(2) * size
+
+
+@kernel
+def _inverse_stages(buffer: Any, table: Any, p: Any) -> None:
+    """In: values below 2p in bit-reversed order. Out: below 2p, natural order, times n."""
+    groups = len(buffer) // LANES // 2
+    for part in range(PARTS):
+        stage = groups
+        while stage >= PARTS:
+            _inverse_stage(buffer, table, p, stage, stage // PARTS * part, stage // PARTS * (part + 1))
+            stage //= 2
+    groups = PARTS // 2
+    while groups >= 1:
+        _inverse_stage(buffer, table, p, groups, 0, groups)
+        groups //= 2
+
+
+@kernel
+def _inverse_stage(buffer: Any, table: Any, p: Any, groups: Any, first: Any, last: Any) -> None:
+    size = np.uint64(2 * len(buffer) // groups)
+    lower = np.uint64(buffer.ctypes.data) + np.uint64(2 * first) * size
+    for i in range(first, last):
+        _butterflies(False, lower, size, np.uint64(table[i + groups, 0]), np.uint64(table[i + groups, 1]), np.uint64(p))
+        lower += np.uint64(2) * size
