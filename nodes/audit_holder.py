@@ -150,7 +150,7 @@ class _HolderAudit:
         fits = True
         requester = self.view.find("ProbePart", self.holder, "received")
         for index, item in enumerate(requester):
-            part = ProbePart(self.ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART].tobytes())
+            part = ProbePart(memoryview(self.ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART].tobytes()))
             if self._same(item.record.peer, self.holder, item.record.sequence, part, item.record.frame):
                 yield Held()
             else:

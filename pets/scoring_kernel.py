@@ -244,9 +244,7 @@ def _transpose_square(_typing: Any, source: Any, source_row: Any, target: Any, t
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         source, source_row, target, target_row = args
         kind = ir.VectorType(_INDEX, TILE)
-        halves = [
-            ir.Constant(kind, [i // 2 + i % 2 * TILE for i in range(start, start + TILE)]) for start in (0, TILE)
-        ]
+        halves = [ir.Constant(kind, [i // 2 + i % 2 * TILE for i in range(start, start + TILE)]) for start in (0, TILE)]
         rows = []
         for _ in range(TILE):
             rows.append(builder.load(builder.inttoptr(source, kind.as_pointer())))

@@ -28,9 +28,7 @@ def subset_sums(
     # Four coins make one choice: bit i of choices[group, subset] says whether row 4·group + i belongs to the subset.
     choices = np.ascontiguousarray(coins.T[0::4] | coins.T[1::4] << 1 | coins.T[2::4] << 2 | coins.T[3::4] << 3)
     out = np.empty((subsets, padded.shape[1]), np.uint32)
-    parallel_ranges(
-        lambda i, j: _subset_sums(padded, choices, limits, i, j, out), padded.shape[1], threads, grain=TILE
-    )
+    parallel_ranges(lambda i, j: _subset_sums(padded, choices, limits, i, j, out), padded.shape[1], threads, grain=TILE)
     return out[:, :columns]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +21,14 @@ Residues = npt.NDArray[np.uint32]
 def probe_parts(ciphertexts: Residues, threads: int = 1) -> tuple[list[ProbePart], bytes]:
     """The messages that carry uint32 (d, 2, 2, n), and the hash over the hashes of all of them."""
     starts = range(0, len(ciphertexts), PROBE_PART)
-    parts = [ProbePart(b"")] * len(starts)
+    parts = [ProbePart(memoryview(b""))] * len(starts)
     digests = [b""] * len(starts)
 
     def work(begin: int, end: int) -> None:
         for index in range(begin, end):
-            # A view, not a copy: the encoder takes either, and nobody changes the ciphertexts any more.
+            # Not a copy: nobody changes the ciphertexts any more.
             view = np.ascontiguousarray(ciphertexts[starts[index] : starts[index] + PROBE_PART]).data.cast("B")
-            parts[index], digests[index] = ProbePart(cast(bytes, view)), hashlib.sha256(view).digest()
+            parts[index], digests[index] = ProbePart(view), hashlib.sha256(view).digest()
 
     parallel_ranges(work, len(starts), threads)
     return parts, labelled_hash("probe", *digests)

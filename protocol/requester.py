@@ -135,6 +135,7 @@ class Requester(Machine):
         blocks = self._joined[holder].blocks or 0
         yield Phase("admit")
         yield from send_probe(holder, self.router, parts, digest)
+        del parts  # 33 MB that nothing needs any more
         admitted = yield from key_owner_admits(ring, key, terms.dim)
         yield from end_phase("admission", (holder, self.router))
         refuse_unless(admitted)

@@ -106,7 +106,7 @@ def decode(frame: bytes) -> Envelope:
     return envelope
 
 
-def array(data: bytes, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:
+def array(data: bytes | memoryview, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:
     """Raw bytes as a read-only array. Raises `WrongSize` unless the length fits exactly."""
     kind = _LITTLE_ENDIAN[dtype]
     expected = kind.itemsize * math.prod(shape)

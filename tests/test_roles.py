@@ -77,7 +77,7 @@ def test_an_error_in_one_session_does_not_keep_the_others_from_beginning() -> No
 def test_a_message_that_a_role_may_never_send_is_not_even_kept() -> None:
     machine = router_with_two_holders()
     with pytest.raises(UnexpectedMessage, match="may not send"):
-        machine.handle(frame("AA", "FR", "EU", ProbePart(bytes(1000))), "FR")
+        machine.handle(frame("AA", "FR", "EU", ProbePart(memoryview(bytes(1000)))), "FR")
     assert machine.sessions["AA"].state is State.ABORTED
 
 
