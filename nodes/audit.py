@@ -37,7 +37,7 @@ from pets.params import Parameters, norm_bound, preset
 from pets.prf import labelled_hash
 from pets.threads import default_threads
 from protocol.messages import KeyPair, ProbeDigest
-from protocol.probe import probe_parts
+from protocol.probe import component_digests, probe_parts
 from protocol.warrant import JustificationError
 from protocol.wire import residue_array
 
@@ -198,7 +198,7 @@ def _requester_rules(case: Case, view: View, content: SealedProbe | None, out: P
         threads = default_threads()
         zeros = ZeroPool.make(joint, content.seed, "probe", announce.dim, threads)
         ciphertexts = encrypt_constants(template, zeros.take(announce.dim), params)
-        parts, digest = probe_parts(ciphertexts)
+        parts, digest = probe_parts(ciphertexts, component_digests(ciphertexts, 1, threads), threads)
         same = True
         for item, message in digests:
             same &= message.digest == digest

@@ -108,7 +108,7 @@ class ProbePart(Message, tag=7, frozen=True):
 
 
 class ProbeDigest(Message, tag=8, frozen=True):
-    """Probe: hash over the hashes of its parts, for the router (`protocol.probe.probe_parts`)."""
+    """Probe: hash over the hashes of both components of its parts, for the router (`protocol.probe.probe_parts`)."""
 
     digest: Digest
 

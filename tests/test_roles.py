@@ -13,6 +13,7 @@ from protocol import wire
 from protocol.errors import MalformedFrame, UnexpectedMessage
 from protocol.machine import State
 from protocol.messages import Abort, Announce, ProbePart, Rung
+from protocol.probe import component_digests, probe_parts
 from protocol.router import Router
 from protocol.terms import Terms
 from tests.parties import HOLDER, REQUESTER, ROUTER, Trio, enrol
@@ -110,3 +111,18 @@ def test_only_the_announcement_that_was_admitted_is_worked_on() -> None:
         machine.handle(frame("", "FR", "EU", announce), "FR")
     assert machine.sessions[""].state is State.ABORTED
     assert msgspec.msgpack.encode(announce)
+
+
+def test_the_probe_hash_covers_every_ciphertext_and_both_components() -> None:
+    ciphertexts = np.zeros((72, 2, 2, RING.n), np.uint32)  # two parts
+
+    def digest() -> bytes:
+        return probe_parts(ciphertexts, component_digests(ciphertexts, 1))[1]
+
+    seen = {digest()}
+    for changed in ((0, 0, 0, 0), (63, 1, 1, RING.n - 1), (64, 0, 1, 5), (71, 1, 0, 0), (71, 0, 1, RING.n - 1)):
+        ciphertexts[changed] = 1
+        seen.add(digest())
+        ciphertexts[changed] = 0
+    assert len(seen) == 6
+    assert digest() in seen
