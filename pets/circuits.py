@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-from pets.bits import Bits, concatenate, join_words
+from pets.bits import Bits, concatenate, join_words, plain_bits
 
 T = TypeVar("T")
 Circuit = Generator[tuple[Bits, Bits], Bits, T]
@@ -22,8 +22,7 @@ def evaluate_plain(circuit: Circuit[T]) -> T:
     try:
         pair = next(circuit)
         while True:
-            product = pair[0].parts[0] & pair[1].parts[0]
-            pair = circuit.send(Bits((product,), (True,)))
+            pair = circuit.send(plain_bits(pair[0].parts[0] & pair[1].parts[0]))
     except StopIteration as end:
         result: T = end.value
         return result
