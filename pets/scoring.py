@@ -158,7 +158,11 @@ def score_many(
     run, chunk = _loop_sizes(len(probes))
     primes, folds = prime_row(gallery.params), _folds(gallery.params)
     parallel_ranges(
-        lambda i, j: score_points(data, dim, addresses, i, j, run, chunk, primes, folds, out), n, threads, grain=TILE
+        lambda i, j: score_points(data, dim, addresses, i, j, run, chunk, primes, folds, out),
+        n,
+        threads,
+        grain=TILE,
+        ranges=8,
     )
     return out
 
