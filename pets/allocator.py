@@ -25,14 +25,14 @@ _M_ARENA_MAX = -8
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep up to 2 GB of freed memory, for all threads. Call once, before a program starts threads."""
+    """Ask glibc to keep up to 1 GB of freed memory, for all threads. Call once, before a program starts threads."""
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
     for option, value in (
         (_M_ARENA_MAX, 1),
         (_M_MMAP_MAX, 0),
-        (_M_TRIM_THRESHOLD, (2 << 30) - 1),
+        (_M_TRIM_THRESHOLD, 1 << 30),
         (_M_TOP_PAD, 64 << 20),
     ):
         libc.mallopt(option, value)
