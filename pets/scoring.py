@@ -24,9 +24,10 @@ import numpy.typing as npt
 from pets import ntt
 from pets.allocator import pages_apart
 from pets.errors import CryptoError, GalleryError, ParameterError
+from pets.interleaving import interleave
 from pets.params import Parameters, check_dim
 from pets.residues import Residues, check_residues, check_shape, prime_row
-from pets.scoring_kernel import MAX_LANES, PADDING, PRODUCTS_PER_FOLD, TILE, interleave, score_points
+from pets.scoring_kernel import MAX_LANES, PADDING, PRODUCTS_PER_FOLD, TILE, score_points
 from pets.threads import check_threads, parallel_ranges
 
 

@@ -1,4 +1,4 @@
-"""The inner loops of `pets.scoring`: long dot products of residues, and the order that feeds them.
+"""The inner loops of `pets.scoring`: long dot products of residues.
 
 At every NTT point, prime and component a score is a dot product of d residues of the gallery and d of the probe.
 `score_points` works four blocks against one probe, so that eight accumulators, the probe and the gallery fill sixteen
@@ -232,56 +232,3 @@ def _reduce(sums: Any, fold: Any, p: Any, out: Any) -> None:
                 value = min(value, value - p4)
                 value = min(value, value - p2)
                 out[k, i, j] = np.uint32(min(value, value - p))
-
-
-@intrinsic
-def _transpose_square(_typing: Any, source: Any, source_row: Any, target: Any, target_row: Any) -> Any:
-    """A square of TILE × TILE uint32, from address to address, rows becoming columns; row lengths in bytes.
-
-    Four rounds of interleaving row i with row i + TILE/2, in registers: left to itself, LLVM moves single words.
-    """
-
-    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        source, source_row, target, target_row = args
-        kind = ir.VectorType(_INDEX, TILE)
-        halves = [ir.Constant(kind, [i // 2 + i % 2 * TILE for i in range(start, start + TILE)]) for start in (0, TILE)]
-        rows = []
-        for _ in range(TILE):
-            rows.append(builder.load(builder.inttoptr(source, kind.as_pointer())))
-            rows[-1].align = 4
-            source = builder.add(source, source_row)
-        for _ in range(TILE.bit_length() - 1):
-            pairs = list(zip(rows[: TILE // 2], rows[TILE // 2 :], strict=True))
-            rows = [builder.shuffle_vector(upper, lower, half) for upper, lower in pairs for half in halves]
-        for row in rows:
-            builder.store(row, builder.inttoptr(target, kind.as_pointer())).align = 4
-            target = builder.add(target, target_row)
-        return context.get_dummy_value()
-
-    return types.void(*[types.uint64] * 4), codegen
-
-
-_square: Any = _transpose_square
-
-
-@kernel
-def interleave(source: Any, first: Any, last: Any, out: Any) -> None:
-    """(d, 2 comps, 2 primes, n) to (2 primes, n, 2 comps, d), points `first` to `last`, by cache lines."""
-    dim, _, _, n = source.shape
-    source_row, out_row = np.uint64(16 * n), np.uint64(8 * dim)
-    whole = dim // TILE * TILE
-    for prime in range(2):
-        for start in range(first, last, TILE):
-            for comp in range(2):
-                place = np.uint64(source.ctypes.data) + np.uint64(4 * ((comp * 2 + prime) * n + start))
-                to = np.uint64(out.ctypes.data) + np.uint64(4 * ((prime * n + start) * 2 + comp) * dim)
-                for _ in range(0, whole, TILE):
-                    following = place + np.uint64(TILE) * source_row
-                    for i in range(TILE):  # no hardware prefetch follows rows that lie 64 KB apart
-                        _fetch(following + np.uint64(i) * source_row)
-                    _square(place, source_row, to, out_row)
-                    place = following
-                    to += np.uint64(4 * TILE)
-                for j in range(whole, dim):
-                    for k in range(TILE):
-                        out[prime, start + k, comp, j] = source[j, comp, prime, start + k]
