@@ -91,17 +91,19 @@ def forward_rows(coefficients: Any, table: Any, primes: Any, out: Any) -> None:
         for prime in range(2):
             p = primes[prime]
             p2, p4 = np.uint32(2 * p), np.uint32(4 * p)
-            for lane in range(lanes):
-                for k in range(n):
-                    signed = np.int32(coefficients[first + lane, k])
-                    # |signed| <= 2^31 < 4p, so this is below 4p
-                    buffer[k * LANES + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
+            for tile in range(0, n, LANES):  # tiles of some cache lines are moved at a time
+                for lane in range(lanes):
+                    for k in range(tile, tile + LANES):
+                        signed = np.int32(coefficients[first + lane, k])
+                        # |signed| <= 2^31 < 4p, so this is below 4p
+                        buffer[k * LANES + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
             _forward_stages(buffer, table[prime], p, 1)
-            for lane in range(lanes):
-                for k in range(n):
-                    value = buffer[k * LANES + lane]
-                    value = min(value, np.uint32(value - p2))
-                    out[first + lane, prime, k] = min(value, np.uint32(value - p))
+            for tile in range(0, n, LANES):
+                for lane in range(lanes):
+                    for k in range(tile, tile + LANES):
+                        value = buffer[k * LANES + lane]
+                        value = min(value, np.uint32(value - p2))
+                        out[first + lane, prime, k] = min(value, np.uint32(value - p))
 
 
 @kernel
@@ -147,16 +149,18 @@ def inverse_rows(residues: Any, table: Any, primes: Any, out: Any) -> None:
         for prime in range(2):
             p = primes[prime]
             w, quotient = table[prime, 0, 0], np.uint64(table[prime, 0, 1])
-            for lane in range(lanes):
-                for k in range(n):
-                    buffer[k * LANES + lane] = residues[first + lane, prime, k]
+            for tile in range(0, n, LANES):
+                for lane in range(lanes):
+                    for k in range(tile, tile + LANES):
+                        buffer[k * LANES + lane] = residues[first + lane, prime, k]
             _inverse_stages(buffer, table[prime], p)
-            for lane in range(lanes):
-                for k in range(n):
-                    y = buffer[k * LANES + lane]
-                    high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
-                    value = np.uint32(np.uint32(y * w) - np.uint32(high * p))
-                    out[first + lane, prime, k] = min(value, np.uint32(value - p))
+            for tile in range(0, n, LANES):
+                for lane in range(lanes):
+                    for k in range(tile, tile + LANES):
+                        y = buffer[k * LANES + lane]
+                        high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
+                        value = np.uint32(np.uint32(y * w) - np.uint32(high * p))
+                        out[first + lane, prime, k] = min(value, np.uint32(value - p))
 
 
 @kernel
