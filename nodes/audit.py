@@ -40,7 +40,7 @@ from pets.errors import MALFORMED, InputError, LineupError
 from pets.keys import JointKey
 from pets.params import Parameters, preset
 from protocol.messages import KeyPair
-from protocol.probe import probe_parts
+from protocol.probe import component_digests, probe_parts
 from protocol.wire import residue_array
 
 Residues = npt.NDArray[np.uint32]
@@ -171,7 +171,8 @@ def _load_probe(path: Path | None, ciphertexts: Residues | None) -> Templates | 
             digest = file["ciphertexts"].tobytes()
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
         raise AuditRefused(f"{path} holds no probe of an audit: {error}") from None
-    if probe.dtype != np.int8 or probe.ndim != 1 or probe_parts(ciphertexts)[1] != digest:
+    _, of_these = probe_parts(ciphertexts, component_digests(ciphertexts, 1))
+    if probe.dtype != np.int8 or probe.ndim != 1 or of_these != digest:
         raise AuditRefused(f"{path} is not the probe behind these ciphertexts")
     return probe
 

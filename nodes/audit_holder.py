@@ -102,7 +102,7 @@ class HolderAudit:
         fits = True
         parts = self.view.find("ProbePart", self.holder, "received")
         for index, item in enumerate(parts):
-            part = ProbePart(self._ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART].tobytes())
+            part = ProbePart(memoryview(self._ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART].tobytes()))
             if content_digest(part) == item.record.content:
                 yield Held()
             else:

@@ -16,7 +16,7 @@ from pets.params import Parameters, norm_bound
 from pets.prf import labelled_hash
 from pets.threads import default_threads
 from protocol.messages import ProbeDigest
-from protocol.probe import probe_parts
+from protocol.probe import component_digests, probe_parts
 from protocol.warrant import JustificationError
 
 
@@ -83,7 +83,7 @@ class RequesterAudit:
         case, view, dim = self._case, self._view, self._announce.dim
         zeros = ZeroPool.make(self._joint, self._content.seed, "probe", dim, default_threads())
         ciphertexts = encrypt_constants(self._template, zeros.take(dim), self._params)
-        parts, digest = probe_parts(ciphertexts)
+        parts, digest = probe_parts(ciphertexts, component_digests(ciphertexts, 1))
         digests = list(view.messages(ProbeDigest))
         findings = [
             Held() if message.digest == digest

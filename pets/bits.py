@@ -27,37 +27,38 @@ Planes = npt.NDArray[np.uint64]
 PARTIES = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Bits:
-    """Shared bit planes. `parts`: each uint64 (planes, words). `carries_one`: whether that part takes public constants.
+    """Shared bit planes. `parts`: uint64 (parts, planes, words). `ones`: uint64 (parts, 1, 1), all ones or zero.
 
-    A public constant c is shared as (c, 0, 0): only the holders of x_0 write it down.
+    A public constant c is shared as (c, 0, 0): only the holders of x_0 write it down, and `ones` says which part of
+    ours that is.
     """
 
-    parts: tuple[Planes, ...]
-    carries_one: tuple[bool, ...]
+    parts: Planes
+    ones: Planes
 
     @property
     def shape(self) -> tuple[int, int]:
         """(planes, words)."""
-        planes, words = self.parts[0].shape
+        _, planes, words = self.parts.shape
         return planes, words
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.parts.shape[1]
 
     def __getitem__(self, planes: slice) -> Bits:
-        return self._map([part[planes] for part in self.parts])
+        return Bits(self.parts[:, planes], self.ones)
 
     def __xor__(self, other: Bits) -> Bits:
-        return self._map([a ^ b for a, b in zip(self.parts, other.parts, strict=True)])
+        return Bits(self.parts ^ other.parts, self.ones)
 
     def __invert__(self) -> Bits:
-        return self._map([~part if one else part for part, one in zip(self.parts, self.carries_one, strict=True)])
+        return Bits(self.parts ^ self.ones, self.ones)
 
     def words(self, start: int, stop: int) -> Bits:
         """The lanes of words start…stop."""
-        return self._map([part[:, start:stop] for part in self.parts])
+        return Bits(self.parts[:, :, start:stop], self.ones)
 
     def as_row(self) -> Bits:
         """All planes one after the other in a single one."""
@@ -65,49 +66,51 @@ class Bits:
 
     def reshape(self, planes: int, words: int) -> Bits:
         """The same bits in another shape, in the order they lie in memory."""
-        return self._map([part.reshape(planes, words) for part in self.parts])
+        return Bits(self.parts.reshape(len(self.parts), planes, words), self.ones)
 
     def pad_words(self, words: int) -> Bits:
         """The same planes with zero words appended up to `words`."""
-        return self._map([np.pad(part, ((0, 0), (0, words - part.shape[1]))) for part in self.parts])
+        planes, present = self.shape
+        spare = np.zeros((len(self.parts), planes, words - present), np.uint64)
+        return Bits(np.concatenate([self.parts, spare], axis=2), self.ones)
 
     def shift_lanes(self, count: int) -> Bits:
         """Lane i takes the bit of lane i + count of its own word; the top lanes become zero."""
-        return self._map([part >> np.uint64(count) for part in self.parts])
+        return Bits(self.parts >> np.uint64(count), self.ones)
 
     def shift_planes(self, count: int) -> Bits:
         """Multiply by 2^count: `count` zero planes below, the width kept (arithmetic modulo 2^width)."""
-        return self._map(
-            [np.concatenate([np.zeros_like(part[:count]), part[: len(part) - count]]) for part in self.parts]
-        )
+        zeros = np.zeros_like(self.parts[:, :count])
+        return Bits(np.concatenate([zeros, self.parts[:, : len(self) - count]], axis=1), self.ones)
 
     def constant(self, value: int, width: int) -> Bits:
         """`value` modulo 2^width in every lane, with as many words as self."""
         column = np.array([[(value >> k) & 1] for k in range(width)], np.uint64) * np.uint64(2**64 - 1)
-        plain = np.broadcast_to(column, (width, self.shape[1]))
-        return self._map([plain if one else np.zeros_like(plain) for one in self.carries_one])
-
-    def _map(self, parts: Sequence[Planes]) -> Bits:
-        return Bits(tuple(parts), self.carries_one)
+        return Bits(np.repeat(column & self.ones, self.shape[1], axis=2), self.ones)
 
 
 def concatenate(items: Sequence[Bits]) -> Bits:
     """Planes of all items, one after the other."""
-    parts = [np.concatenate(group) for group in zip(*(item.parts for item in items), strict=True)]
-    return Bits(tuple(parts), items[0].carries_one)
+    return Bits(np.concatenate([item.parts for item in items], axis=1), items[0].ones)
 
 
 def join_words(items: Sequence[Bits]) -> Bits:
     """Lanes of all items side by side; they have equally many planes."""
-    parts = [np.concatenate(group, axis=1) for group in zip(*(item.parts for item in items), strict=True)]
-    return Bits(tuple(parts), items[0].carries_one)
+    return Bits(np.concatenate([item.parts for item in items], axis=2), items[0].ones)
 
 
 def plain_bits(planes: Planes) -> Bits:
     """The plaintext twin: one part that is the value itself."""
-    return Bits((planes,), (True,))
+    return Bits(planes[None], _ones(True))
 
 
 def party_bits(party: int, first: Planes, second: Planes) -> Bits:
     """(x_i, x_{i+1}) of party i."""
-    return Bits((first, second), (party == 0, (party + 1) % PARTIES == 0))
+    return Bits(np.stack([first, second]), _PARTY_ONES[party])
+
+
+def _ones(*carries: bool) -> Planes:
+    return np.array(carries, np.uint64).reshape(-1, 1, 1) * np.uint64(2**64 - 1)
+
+
+_PARTY_ONES = [_ones(party == 0, (party + 1) % PARTIES == 0) for party in range(PARTIES)]

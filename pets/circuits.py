@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-from pets.bits import Bits, concatenate, join_words
+from pets.bits import Bits, concatenate, join_words, plain_bits
 
 T = TypeVar("T")
 Circuit = Generator[tuple[Bits, Bits], Bits, T]
@@ -22,8 +22,7 @@ def evaluate_plain(circuit: Circuit[T]) -> T:
     try:
         pair = next(circuit)
         while True:
-            product = pair[0].parts[0] & pair[1].parts[0]
-            pair = circuit.send(Bits((product,), (True,)))
+            pair = circuit.send(plain_bits(pair[0].parts[0] & pair[1].parts[0]))
     except StopIteration as end:
         result: T = end.value
         return result
@@ -151,12 +150,12 @@ def any_lane(x: Bits) -> Circuit[Bits]:
     return ~none
 
 
-def sum_of_squares(x: Bits, width: int) -> Circuit[Bits]:
-    """Σ x² over all lanes modulo 2^width, in lane 0 of a single word. x is in two's complement.
+def squares_exceed(x: Bits, bound: int, width: int) -> Circuit[Bits]:
+    """Lane 0 of a single word: whether Σ x² over all lanes is above `bound`; both below 2^(width-1).
 
-    x = -2^m·x_m + Σ 2^i·x_i gives x² = Σ_i (4^i·x_i + Σ_{j>i} ± 2^{i+j+1}·x_i·x_j), minus where j = m. One row for
-    each i; carry-save layers shrink the rows to two, then the lanes are folded in half and the four rows shrunk to two
-    again, so that only one carry ever ripples, at the end.
+    The sign of bound - Σ x². x is in two's complement: x = -2^m·x_m + Σ 2^i·x_i gives x² = Σ_i (4^i·x_i + Σ_{j>i} ±
+    2^{i+j+1}·x_i·x_j), minus where j = m. One row for each i; carry-save layers shrink the rows to two, then the lanes
+    are folded in half and the four rows shrunk to two again, so that only one carry ever ripples, at the end.
     """
     bits = len(x)
     pairs = [(i, j) for i in range(bits) for j in range(i + 1, bits)]
@@ -184,7 +183,9 @@ def sum_of_squares(x: Bits, width: int) -> Circuit[Bits]:
     while lanes:
         rows = yield from _two_rows([piece for row in rows for piece in (row, row.shift_lanes(lanes))])
         lanes //= 2
-    return (yield from add_three(rows[0], rows[1], rows[0].constant(correction, width)))
+    # ~r is -r - 1 modulo 2^width.
+    room = rows[0].constant(bound + 2 - correction, width)
+    return (yield from sign_of_sum(~rows[0], ~rows[1], room))
 
 
 def _two_rows(rows: list[Bits]) -> Circuit[list[Bits]]:

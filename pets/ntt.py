@@ -3,10 +3,6 @@
 Forward is Cooley-Tukey with the table W[bitrev(i)] = psi^i and output in bit-reversed order, inverse is
 Gentleman-Sande (Longa and Naehrig, CANS 2016); psi is the smallest primitive 2n-th root of unity. This is the
 order and the root that OpenFHE uses, so residues can be compared with its own word for word.
-
-Butterflies are Harvey's lazy ones (D. Harvey, "Faster arithmetic for number-theoretic transforms", 2014): for a
-factor w its Shoup quotient w' = floor(w·2^32 / p) is stored beside it, and values stay below 4p < 2^32. Eight
-polynomials are worked side by side, `[n][8]`, so that every stage, also the last ones, is plain 8-lane arithmetic.
 """
 
 from __future__ import annotations
@@ -18,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import CryptoError
-from pets.jit import kernel
+from pets.ntt_kernel import LANES, forward_rows, inverse_rows, transform_columns
 from pets.params import Parameters
 from pets.residues import Residues, check_shape, prime_row
 from pets.threads import check_threads, parallel_ranges
-
-LANES = 8
 
 
 def forward(coefficients: npt.NDArray[Any], params: Parameters, threads: int = 1) -> Residues:
@@ -34,7 +28,7 @@ def forward(coefficients: npt.NDArray[Any], params: Parameters, threads: int = 1
     """
     dtype = np.int8 if isinstance(coefficients, np.ndarray) and coefficients.dtype == np.int8 else np.int32
     check_shape(coefficients, (None, params.n), "coefficients", dtype)
-    return _transform(_forward, np.ascontiguousarray(coefficients), params, threads)
+    return _transform(forward_rows, np.ascontiguousarray(coefficients), params, threads)
 
 
 def inverse(residues: Residues, params: Parameters, threads: int = 1) -> Residues:
@@ -43,7 +37,7 @@ def inverse(residues: Residues, params: Parameters, threads: int = 1) -> Residue
     Raises `CryptoError` for another dtype or shape.
     """
     check_shape(residues, (None, 2, params.n), "residues")
-    return _transform(_inverse, np.ascontiguousarray(residues), params, threads)
+    return _transform(inverse_rows, np.ascontiguousarray(residues), params, threads)
 
 
 def forward_columns(columns: npt.NDArray[Any], out: Residues, params: Parameters, threads: int = 1) -> None:
@@ -56,12 +50,12 @@ def forward_columns(columns: npt.NDArray[Any], out: Residues, params: Parameters
     check_shape(columns, (None, None), "columns", dtype)
     rows, dim = columns.shape
     check_shape(out, (2, params.n, dim), "out")
-    if rows > params.n or dim % LANES or not out.flags.c_contiguous:
+    if rows > params.n or dim % 8 or not out.flags.c_contiguous:
         raise CryptoError(f"cannot transform {rows} rows of {dim} columns at ring dimension {params.n}")
     check_threads(threads)
     source, table, primes = np.ascontiguousarray(columns), tables(params)[0], prime_row(params)
-    # Sixteen columns at a time, so that threads never share a cache line of `out`.
-    parallel_ranges(lambda i, j: _forward_columns(source, i, j, table, primes, out), dim, threads, grain=2 * LANES)
+    # Whole groups of columns, so that threads never share a cache line of `out`.
+    parallel_ranges(lambda i, j: transform_columns(source, i, j, table, primes, out), dim, threads, grain=LANES)
 
 
 def psi(params: Parameters) -> tuple[int, int]:
@@ -110,123 +104,7 @@ def _root(n: int, p: int) -> int:
 def _transform(work: Any, source: npt.NDArray[Any], params: Parameters, threads: int) -> Residues:
     check_threads(threads)
     out = np.empty((len(source), 2, params.n), np.uint32)
-    table = tables(params)[work is _inverse]
+    table = tables(params)[work is inverse_rows]
     primes = prime_row(params)
     parallel_ranges(lambda i, j: work(source[i:j], table, primes, out[i:j]), len(source), threads, grain=LANES)
     return out
-
-
-@kernel
-def _forward_stages(buffer: Any, table: Any, p: Any, groups: Any) -> None:
-    """In: values below 4p in natural order. Out: below 4p, bit-reversed order. Begins with the stage of `groups`."""
-    n = len(buffer) // 8
-    p2 = np.uint32(p + p)
-    span = n * 8 // groups
-    while groups < n:
-        span >>= 1
-        for i in range(groups):
-            w, quotient = table[groups + i, 0], np.uint64(table[groups + i, 1])
-            lower = buffer[2 * i * span : (2 * i + 1) * span]
-            upper = buffer[(2 * i + 1) * span : (2 * i + 2) * span]
-            for k in range(span):
-                x = min(lower[k], np.uint32(lower[k] - p2))
-                y = upper[k]
-                high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
-                product = np.uint32(np.uint32(y * w) - np.uint32(high * p))
-                lower[k] = np.uint32(x + product)
-                upper[k] = np.uint32(x - product + p2)
-        groups <<= 1
-
-
-@kernel
-def _inverse_stages(buffer: Any, table: Any, p: Any) -> None:
-    """In: values below 2p in bit-reversed order. Out: below 2p, natural order, times n."""
-    n = len(buffer) // 8
-    p2 = np.uint32(p + p)
-    span = 8
-    groups = n >> 1
-    while groups >= 1:
-        for i in range(groups):
-            w, quotient = table[groups + i, 0], np.uint64(table[groups + i, 1])
-            lower = buffer[2 * i * span : (2 * i + 1) * span]
-            upper = buffer[(2 * i + 1) * span : (2 * i + 2) * span]
-            for k in range(span):
-                x, y = lower[k], upper[k]
-                total = np.uint32(x + y)
-                lower[k] = min(total, np.uint32(total - p2))
-                y = np.uint32(x - y + p2)
-                high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
-                upper[k] = np.uint32(np.uint32(y * w) - np.uint32(high * p))
-        span <<= 1
-        groups >>= 1
-
-
-@kernel
-def _forward(coefficients: Any, table: Any, primes: Any, out: Any) -> None:
-    count, n = coefficients.shape
-    buffer = np.zeros(n * 8, np.uint32)
-    for first in range(0, count, 8):
-        lanes = min(8, count - first)
-        for prime in range(2):
-            p = primes[prime]
-            p2, p4 = np.uint32(2 * p), np.uint32(4 * p)
-            for lane in range(lanes):
-                for k in range(n):
-                    signed = np.int32(coefficients[first + lane, k])
-                    # |signed| <= 2^31 < 4p, so this is below 4p
-                    buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
-            _forward_stages(buffer, table[prime], p, 1)
-            for lane in range(lanes):
-                for k in range(n):
-                    value = buffer[k * 8 + lane]
-                    value = min(value, np.uint32(value - p2))
-                    out[first + lane, prime, k] = min(value, np.uint32(value - p))
-
-
-@kernel
-def _forward_columns(columns: Any, first: Any, last: Any, table: Any, primes: Any, out: Any) -> None:
-    rows, _ = columns.shape
-    n = out.shape[1]
-    buffer = np.zeros(n * 8, np.uint32)
-    width = 1
-    while width < rows:
-        width *= 2
-    for column in range(first, last, 8):
-        for prime in range(2):
-            p = primes[prime]
-            p2, p4 = np.uint32(2 * p), np.uint32(4 * p)
-            for k in range(rows):
-                for lane in range(8):
-                    signed = np.int32(columns[k, column + lane])
-                    buffer[k * 8 + lane] = np.uint32(signed) + (p4 if signed < 0 else np.uint32(0))
-            buffer[rows * 8 : width * 8] = 0
-            # A stage whose upper halves are zero only copies the lower ones: all such stages at once.
-            for start in range(width * 8, n * 8, width * 8):
-                buffer[start : start + width * 8] = buffer[: width * 8]
-            _forward_stages(buffer, table[prime], p, n // width)
-            for k in range(n):
-                for lane in range(8):
-                    value = buffer[k * 8 + lane]
-                    value = min(value, np.uint32(value - p2))
-                    out[prime, k, column + lane] = min(value, np.uint32(value - p))
-
-
-@kernel
-def _inverse(residues: Any, table: Any, primes: Any, out: Any) -> None:
-    count, _, n = residues.shape
-    buffer = np.zeros(n * 8, np.uint32)
-    for first in range(0, count, 8):
-        lanes = min(8, count - first)
-        for prime in range(2):
-            p = primes[prime]
-            w, quotient = table[prime, 0, 0], np.uint64(table[prime, 0, 1])
-            for lane in range(lanes):
-                for k in range(n):
-                    buffer[k * 8 + lane] = residues[first + lane, prime, k]
-            _inverse_stages(buffer, table[prime], p)
-            for lane in range(lanes):
-                for k in range(n):
-                    y = buffer[k * 8 + lane]
-                    high = np.uint32((np.uint64(y) * quotient) >> np.uint64(32))
-                    value = np.uint32(np.uint32(y * w) - np.uint32(high * p))
-                    out[first + lane, prime, k] = min(value, np.uint32(value - p))

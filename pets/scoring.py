@@ -22,10 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pets import ntt
+from pets.allocator import pages_apart
 from pets.errors import CryptoError, GalleryError, ParameterError
+from pets.interleaving import interleave
 from pets.params import Parameters, check_dim
 from pets.residues import Residues, check_residues, check_shape, prime_row
-from pets.scoring_kernel import PADDING, PRODUCTS_PER_FOLD, TILE, interleave, score_points
+from pets.scoring_kernel import MAX_LANES, PADDING, PRODUCTS_PER_FOLD, TILE, score_points
 from pets.threads import check_threads, parallel_ranges
 
 
@@ -88,8 +90,8 @@ def encode_gallery(
     rows, dim = templates.shape[0], check_dim(templates.shape[1])
     blocks = -(-rows // params.n)
     size = 2 * params.n * dim
-    data = np.empty((blocks, size + PADDING), np.uint32)
-    data[:, size:] = 0
+    # A gallery stays; a single block is made for each query (confirmation) and should take what the last one left.
+    data = (np.zeros if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
     for block in range(blocks):
         part = templates[block * params.n : (block + 1) * params.n]
         ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
@@ -157,7 +159,11 @@ def score_many(
     run, chunk = _loop_sizes(len(probes))
     primes, folds = prime_row(gallery.params), _folds(gallery.params)
     parallel_ranges(
-        lambda i, j: score_points(data, dim, addresses, i, j, run, chunk, primes, folds, out), n, threads, grain=TILE
+        lambda i, j: score_points(data, dim, addresses, i, j, run, chunk, primes, folds, out),
+        n,
+        threads,
+        grain=TILE,
+        ranges=8,
     )
     return out
 
@@ -185,8 +191,8 @@ def _folds(params: Parameters) -> npt.NDArray[np.uint64]:
     """
     folds = [2**32 % p for p in params.primes]
     for p, fold in zip(params.primes, folds, strict=True):
-        lane = (2**32 - 1) * (1 + fold)  # the largest folded accumulator; the kernel adds four and folds twice more
-        once = (2**32 - 1) + (4 * lane >> 32) * fold
+        lane = (2**32 - 1) * (1 + fold)  # the largest folded accumulator; the kernel adds some and folds twice more
+        once = (2**32 - 1) + (MAX_LANES * lane >> 32) * fold
         twice = (2**32 - 1) + (once >> 32) * fold
         if PRODUCTS_PER_FOLD * (p - 1) ** 2 + lane >= 2**64 or twice >= 8 * p:
             raise ParameterError(f"prime {p} is too far below 2^30 for 64-bit sums of {PRODUCTS_PER_FOLD} products")

@@ -1,8 +1,9 @@
-"""The inner loops of `pets.scoring`: long dot products of residues, and the order that feeds them.
+"""The inner loops of `pets.scoring`: long dot products of residues.
 
 At every NTT point, prime and component a score is a dot product of d residues of the gallery and d of the probe.
-`score_points` works four blocks against one probe, so that eight accumulators, the probe and the gallery fill the
-sixteen vector registers, and every residue that is loaded serves several products.
+`score_points` works four blocks against one probe, so that eight accumulators, the probe and the gallery fill sixteen
+vector registers (AVX-512 has twice as many, and gains nothing from more blocks), and every residue that is loaded
+serves several products.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -21,11 +22,17 @@ PADDING = 256  # words after a block: rows of four blocks that lie a multiple of
 PREFETCH = 2048  # bytes ahead: the hardware alone does not follow four short streams well
 PRODUCTS_PER_FOLD = 16  # products of two residues that fit a uint64 beside a folded accumulator
 
+# uint64 in a vector: 512 bits where the processor has them. Wrong on a wider or narrower one (numba can be told to
+# compile for another) costs time only: LLVM splits vectors that are too long. numba's cache is keyed by the features.
+MAX_LANES = 8
+LANES = MAX_LANES if binding.get_host_cpu_features().get("avx512f") else 4
+
 _WORD = ir.IntType(64)
 _INDEX = ir.IntType(32)
-_VECTOR = ir.VectorType(_WORD, 4)
-_LOW = ir.Constant(_VECTOR, [0xFFFFFFFF] * 4)
-_HALF = ir.Constant(_VECTOR, [32] * 4)
+_VECTOR = ir.VectorType(_WORD, LANES)
+_LOW = ir.Constant(_VECTOR, [0xFFFFFFFF] * LANES)
+_HALF = ir.Constant(_VECTOR, [32] * LANES)
+_EIGHT_RESIDUES = ir.VectorType(_WORD, 4)
 _tools: Any = cgutils  # numba's helpers carry no types
 
 
@@ -55,7 +62,7 @@ def _dot_blocks(_typing: Any, blocks: Any, gallery: Any, stride: Any, probe: Any
     """to[b][comp] = Σ_j gallery[b][j]·probe[comp][j], folded below 2^53, b counting `blocks` blocks.
 
     `gallery`, `probe` and `to` are addresses: of uint32 (d) of the first block (the others `stride` bytes on), of
-    uint32 (2, d), and of uint64 (blocks, 2). Eight residues are read as four uint64: even ones are the low halves, odd
+    uint32 (2, d), and of uint64 (blocks, 2). Two residues are read as one uint64: even ones are the low halves, odd
     ones the high halves, and the product of two halves is one vpmuludq (umull on ARM). Written in LLVM because the
     accumulators must stay in registers and their lanes must not be added before a fold, which no loop can say that
     is left to the compiler to vectorise.
@@ -63,36 +70,49 @@ def _dot_blocks(_typing: Any, blocks: Any, gallery: Any, stride: Any, probe: Any
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         _, gallery, stride, probe, dim, fold, to = args
-        totals = [[_tools.alloca_once_value(builder, _VECTOR([0] * 4)) for _ in range(2)] for _ in range(number)]
+        totals = [[_tools.alloca_once_value(builder, _VECTOR([0] * LANES)) for _ in range(2)] for _ in range(number)]
         every = [total for pair in totals for total in pair]
         folds = _VECTOR(ir.Undefined)
-        for lane in range(4):
+        for lane in range(LANES):
             folds = builder.insert_element(folds, fold, _INDEX(lane))
         row = builder.mul(dim, _WORD(4))
-        step = _WORD(PRODUCTS_PER_FOLD // 2 * 32)
-        with _tools.for_range_slice(builder, _WORD(0), row, step, _WORD) as (start, _):
-            stop = builder.add(start, step)
-            stop = builder.select(builder.icmp_unsigned("<", stop, row), stop, row)
-            with _tools.for_range_slice(builder, start, stop, _WORD(32), _WORD) as (offset, _):
-                place = builder.add(probe, offset)
-                halves = [_halves(builder, place), _halves(builder, builder.add(place, row))]
-                place = builder.add(gallery, offset)
-                for pair in totals:
-                    even, odd = _halves(builder, place)
-                    _prefetch(builder, builder.add(place, _WORD(PREFETCH)))
-                    place = builder.add(place, stride)
-                    for total, (probe_even, probe_odd) in zip(pair, halves, strict=True):
-                        value = builder.add(builder.load(total), builder.mul(even, probe_even))
-                        builder.store(builder.add(value, builder.mul(odd, probe_odd)), total)
+
+        def multiply_add(offset: Any, load: Any) -> None:
+            place = builder.add(probe, offset)
+            halves = [load(builder, place), load(builder, builder.add(place, row))]
+            place = builder.add(gallery, offset)
+            for pair in totals:
+                even, odd = load(builder, place)
+                _prefetch(builder, builder.add(place, _WORD(PREFETCH)))
+                place = builder.add(place, stride)
+                for total, (probe_even, probe_odd) in zip(pair, halves, strict=True):
+                    value = builder.add(builder.load(total), builder.mul(even, probe_even))
+                    builder.store(builder.add(value, builder.mul(odd, probe_odd)), total)
+
+        def fold_totals() -> None:
             for total in every:
                 value = builder.load(total)
                 high = builder.mul(builder.lshr(value, _HALF), builder.and_(folds, _LOW))
                 builder.store(builder.add(builder.and_(value, _LOW), high), total)
+
+        width = _WORD(8 * LANES)
+        step = _WORD(PRODUCTS_PER_FOLD // 2 * 8 * LANES)
+        whole = builder.and_(row, _WORD(-8 * LANES))
+        with _tools.for_range_slice(builder, _WORD(0), whole, step, _WORD) as (start, _):
+            stop = builder.add(start, step)
+            stop = builder.select(builder.icmp_unsigned("<", stop, whole), stop, whole)
+            with _tools.for_range_slice(builder, start, stop, width, _WORD) as (offset, _):
+                multiply_add(offset, _halves)
+            fold_totals()
+        with builder.if_then(builder.icmp_unsigned("<", whole, row)):  # eight residues are left for a wider vector
+            multiply_add(whole, _last_halves)
+            fold_totals()
         for total in every:
             value = builder.load(total)
-            lanes = [builder.extract_element(value, _INDEX(lane)) for lane in range(4)]
-            value = builder.add(builder.add(lanes[0], lanes[1]), builder.add(lanes[2], lanes[3]))
-            builder.store(value, builder.inttoptr(to, _WORD.as_pointer()))
+            lanes = [builder.extract_element(value, _INDEX(lane)) for lane in range(LANES)]
+            while len(lanes) > 1:
+                lanes = [builder.add(*pair) for pair in zip(lanes[0::2], lanes[1::2], strict=True)]
+            builder.store(lanes[0], builder.inttoptr(to, _WORD.as_pointer()))
             to = builder.add(to, _WORD(8))
         return context.get_dummy_value()
 
@@ -100,10 +120,17 @@ def _dot_blocks(_typing: Any, blocks: Any, gallery: Any, stride: Any, probe: Any
     return types.void(blocks, *[types.uint64] * 6), codegen
 
 
-def _halves(builder: Any, address: Any) -> tuple[Any, Any]:
-    vector = builder.load(builder.inttoptr(address, _VECTOR.as_pointer()))
+def _halves(builder: Any, address: Any, kind: Any = _VECTOR) -> tuple[Any, Any]:
+    vector = builder.load(builder.inttoptr(address, kind.as_pointer()))
     vector.align = 4
+    if kind is not _VECTOR:
+        indices = ir.Constant(ir.VectorType(_INDEX, LANES), list(range(LANES)))
+        vector = builder.shuffle_vector(vector, kind([0] * kind.count), indices)
     return builder.and_(vector, _LOW), builder.lshr(vector, _HALF)
+
+
+def _last_halves(builder: Any, address: Any) -> tuple[Any, Any]:
+    return _halves(builder, address, _EIGHT_RESIDUES)
 
 
 def _prefetch(builder: Any, address: Any) -> None:
@@ -192,7 +219,7 @@ def _pack(probes: Any, point: Any, row: Any, packed: Any) -> None:
 
 @kernel
 def _reduce(sums: Any, fold: Any, p: Any, out: Any) -> None:
-    """Sums of four folded lanes, (points, probes, 8), to below p."""
+    """Sums of at most `MAX_LANES` folded lanes, (points, probes, 8), to below p."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     p2, p4 = p << np.uint64(1), p << np.uint64(2)
     points, number, _ = sums.shape
@@ -205,21 +232,3 @@ def _reduce(sums: Any, fold: Any, p: Any, out: Any) -> None:
                 value = min(value, value - p4)
                 value = min(value, value - p2)
                 out[k, i, j] = np.uint32(min(value, value - p))
-
-
-@kernel
-def interleave(source: Any, first: Any, last: Any, out: Any) -> None:
-    """(d, 2 comps, 2 primes, n) to (2 primes, n, 2 comps, d) , `first` to `last`, by cache lines."""
-    dim = len(source)
-    square = np.empty((TILE, TILE), np.uint32)  # source rows lie multiples of 4 KB apart and share a cache set
-    for prime in range(2):
-        for start in range(first, last, TILE):
-            for comp in range(2):
-                for j in range(0, dim, TILE):
-                    width = min(TILE, dim - j)
-                    for i in range(width):
-                        for k in range(TILE):
-                            square[i, k] = source[j + i, comp, prime, start + k]
-                    for k in range(TILE):
-                        for i in range(width):
-                            out[prime, start + k, comp, j + i] = square[i, k]

@@ -34,14 +34,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="lineup")
 
 
-def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int, grain: int = 1) -> None:
-    """Call `work(start, stop)` on consecutive ranges that cover 0…count, one range a thread.
+def parallel_ranges(
+    work: Callable[[int, int], object], count: int, threads: int, grain: int = 1, ranges: int = 1
+) -> None:
+    """Call `work(start, stop)` on consecutive ranges that cover 0…count, `ranges` for each thread.
 
-    Range borders are multiples of `grain`. An exception in any range is raised here after all have ended.
+    More than one lets a thread that is held up leave some to the others. Range borders are multiples of `grain`. An
+    exception in any range is raised here after all have ended.
     """
     grains = -(-count // grain)
-    parts = min(threads, grains)
-    if parts <= 1:
+    parts = min(threads * ranges, grains)
+    if threads == 1 or parts <= 1:
         if count:
             work(0, count)
         return

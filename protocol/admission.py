@@ -23,6 +23,7 @@ from pets.circuits import Circuit
 from pets.params import SHARE_BITS, Parameters, norm_bound
 from pets.planes import to_planes
 from pets.prf import Keystream, derive_key, labelled_hash
+from pets.residues import prime_row
 from pets.rounding import round_shares
 from pets.scoring import EncodedGallery, ScoringProbe, encode_gallery
 from protocol import wire
@@ -90,8 +91,8 @@ def random_sums(ciphertexts: Residues, stream: Keystream, params: Parameters, th
     """40 sums of the ciphertexts with coefficients in {0,1} from a secret stream: uint32 (40, 2, 2, n)."""
     dim = len(ciphertexts)
     coins = np.unpackbits(stream.bytes_array(SUMS, dim // 8), axis=1)
-    sums = subsets.subset_sums(ciphertexts.reshape(dim, -1), coins, threads)
-    return subsets.reduce_sums(sums.reshape(SUMS, 2, 2, params.n), params)
+    moduli = np.tile(np.repeat(prime_row(params), params.n), 2)
+    return subsets.subset_sums(ciphertexts.reshape(dim, -1), coins, moduli, threads).reshape(SUMS, 2, 2, params.n)
 
 
 def coefficient_sums(coefficients: Residues, seed: bytes, params: Parameters) -> Residues:
@@ -103,8 +104,8 @@ def coefficient_sums(coefficients: Residues, seed: bytes, params: Parameters) ->
     coins = np.unpackbits(stream.bytes_array(SUBSETS, params.n // 8), axis=1)
     coins[:, 0] = 0
     by_coefficient = np.ascontiguousarray(coefficients.transpose(2, 1, 0).reshape(params.n, -1))
-    sums = subsets.subset_sums(by_coefficient, coins).reshape(SUBSETS, 2, -1)
-    return subsets.reduce_sums(sums.transpose(1, 2, 0).reshape(1, 2, -1), params)
+    sums = subsets.subset_sums(by_coefficient, coins, np.repeat(prime_row(params), len(coefficients)))
+    return np.ascontiguousarray(sums.reshape(SUBSETS, 2, -1).transpose(1, 2, 0).reshape(1, 2, -1))
 
 
 def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[bool]:
@@ -148,7 +149,7 @@ def admission_circuit(x: Bits, y: Bits, z: Bits, probe_words: int, bound: int) -
     high = total[GUARD_BITS:]
     probe_high = high.words(0, probe_words)
     outside, too_long = yield from circuits.together(
-        _out_of_range(total, probe_words), _too_long(probe_high[:PROBE_BITS], bound)
+        _out_of_range(total, probe_words), circuits.squares_exceed(probe_high[:PROBE_BITS], bound, SQUARES_BITS)
     )
     return (yield ~outside, ~too_long)
 
@@ -171,13 +172,6 @@ def _out_of_range(total: Bits, probe_words: int) -> Circuit[Bits]:
     violations.append(lowest.pad_words(high.shape[1]))
     outside = yield from circuits.any_plane(concatenate(violations))
     return (yield from circuits.any_lane(outside))
-
-
-def _too_long(probe: Bits, bound: int) -> Circuit[Bits]:
-    """Lane 0: whether Σ q_j² exceeds `bound`: the sign of bound - Σ."""
-    squares = yield from circuits.sum_of_squares(probe, SQUARES_BITS)
-    room = yield from circuits.add(~squares, squares.constant(bound + 1, SQUARES_BITS))
-    return room[SQUARES_BITS - 1 :]
 
 
 def _open_bit(ring: Ring, bit: Bits) -> Step[bool]:

@@ -81,18 +81,18 @@ class MemoryNetwork:
         return traffic, failures
 
     def _score(self, wanted: list[tuple[Machine, Session, Score]]) -> dict[bytes, list[Scored]]:
-        """Score what the first of them wants; queries that want the same blocks share the pass over the gallery."""
-        _, _, first = wanted[0]
-        same = [
-            (machine, session, want)
-            for machine, session, want in wanted
-            if want.gallery is first.gallery and (want.first, want.count) == (first.first, first.count)
-        ]
-        started = time.perf_counter()
-        scored = score_many(first.gallery, [want.probe for _, _, want in same], first.first, first.count, self.threads)
-        each = (time.perf_counter() - started) / len(same)
+        """Score all that is wanted; queries that want the same blocks share the pass over the gallery."""
+        passes: dict[tuple[int, int, int], list[tuple[Machine, Session, Score]]] = defaultdict(list)
+        for machine, session, want in wanted:
+            passes[id(want.gallery), want.first, want.count].append((machine, session, want))
         results: dict[bytes, list[Scored]] = defaultdict(list)
-        for (machine, session, _), result in zip(same, scored, strict=True):
-            machine.seconds[session.phase] += each
-            results[machine.query].append((machine, session, result))
+        for same in passes.values():
+            want = same[0][2]
+            started = time.perf_counter()
+            probes = [want.probe for _, _, want in same]
+            scored = score_many(want.gallery, probes, want.first, want.count, self.threads)
+            each = (time.perf_counter() - started) / len(same)
+            for (machine, session, _), result in zip(same, scored, strict=True):
+                machine.seconds[session.phase] += each
+                results[machine.query].append((machine, session, result))
         return results

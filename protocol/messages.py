@@ -102,13 +102,13 @@ class PairSecret(Message, tag=6, frozen=True):
 
 
 class ProbePart(Message, tag=7, frozen=True):
-    """Probe: consecutive ciphertexts, uint32 (count, 2, 2, n)."""
+    """Probe: consecutive ciphertexts, uint32 (count, 2, 2, n). A view, so that 33 MB are not copied to be read."""
 
-    data: bytes
+    data: memoryview
 
 
 class ProbeDigest(Message, tag=8, frozen=True):
-    """Probe: hash over the hashes of its parts, for the router (`protocol.probe.probe_parts`)."""
+    """Probe: hash over the hashes of both components of its parts, for the router (`protocol.probe.probe_parts`)."""
 
     digest: Digest
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +18,32 @@ from protocol.wire import PROBE_PART, array
 Residues = npt.NDArray[np.uint32]
 
 
-def probe_parts(ciphertexts: Residues, threads: int = 1) -> tuple[list[ProbePart], bytes]:
-    """The messages that carry uint32 (d, 2, 2, n), and the hash over the hashes of all of them."""
-    starts = range(0, len(ciphertexts), PROBE_PART)
-    parts = [ProbePart(b"")] * len(starts)
-    digests = [b""] * len(starts)
+def component_digests(ciphertexts: Residues, component: int, threads: int = 1) -> list[bytes]:
+    """Hashes over one component (0 or 1) of uint32 (d, 2, 2, n), one a part. The second depends on no probe."""
+    digests = [b""] * -(-len(ciphertexts) // PROBE_PART)
 
     def work(begin: int, end: int) -> None:
         for index in range(begin, end):
-            # A view, not a copy: the encoder takes either, and nobody changes the ciphertexts any more.
-            view = np.ascontiguousarray(ciphertexts[starts[index] : starts[index] + PROBE_PART]).data.cast("B")
-            parts[index], digests[index] = ProbePart(cast(bytes, view)), hashlib.sha256(view).digest()
+            digest = hashlib.sha256()
+            for ciphertext in ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART]:
+                digest.update(np.ascontiguousarray(ciphertext[component]).data)
+            digests[index] = digest.digest()
 
-    parallel_ranges(work, len(starts), threads)
-    return parts, labelled_hash("probe", *digests)
+    parallel_ranges(work, len(digests), threads)
+    return digests
+
+
+def probe_parts(ciphertexts: Residues, second: Sequence[bytes], threads: int = 1) -> tuple[list[ProbePart], bytes]:
+    """The messages that carry uint32 (d, 2, 2, n), and the hash over all `component_digests`.
+
+    `second`: those of component 1, made before there was a probe.
+    """
+    # Views, not copies: nobody changes the ciphertexts any more.
+    parts = [
+        ProbePart(np.ascontiguousarray(ciphertexts[first : first + PROBE_PART]).data.cast("B"))
+        for first in range(0, len(ciphertexts), PROBE_PART)
+    ]
+    return parts, labelled_hash("probe", *component_digests(ciphertexts, 0, threads), *second)
 
 
 def send_probe(holder: str, router: str, parts: Sequence[ProbePart], digest: bytes) -> Step[None]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pets.errors import TemplateError
 from pets.key_source import KeySource, NativeKeys, seed_digest
-from pets.keys import ZeroPool, encrypt_constants
+from pets.keys import Residues, encrypt_constants
 from pets.params import norm_bound
 from protocol.admission import key_owner_admits, refuse_unless
 from protocol.compute import REQUESTER, Ring
@@ -22,7 +22,7 @@ from protocol.keyring import QueryKey, gather_nonces, join_ring, requester_key
 from protocol.machine import Machine, Notary, Phase, Send, Session, State, Step, end_phase, receive
 from protocol.messages import Joined, ProbePart, Release, Warrant
 from protocol.outcome import Answer, status_of
-from protocol.probe import probe_parts, send_probe
+from protocol.probe import component_digests, probe_parts, send_probe
 from protocol.release import unpack_release
 from protocol.terms import Terms
 from protocol.warrant import sign_announcement
@@ -60,7 +60,7 @@ class Requester(Machine):
             self.announce = sign_announcement(self.announce, notary)
         self._rings: dict[str, Ring] = {}
         self._key: QueryKey | None = None
-        self._zeros: ZeroPool | None = None
+        self._zeros: tuple[Residues, list[bytes]] | None = None  # and the hashes of their second components
         self._joined: dict[str, Joined] = {}
         self._query = self.open("", (router, *holders))
         for holder in holders:
@@ -96,9 +96,9 @@ class Requester(Machine):
     def _submit(self, template: npt.NDArray[np.int8]) -> None:
         if not self.ready or self._zeros is None:
             raise OutOfTurn("the offline part is not done, or the probe was submitted already")
-        zeros, self._zeros = self._zeros, None
-        ciphertexts = encrypt_constants(template, zeros.take(self.terms.dim), self.terms.params)
-        parts, digest = probe_parts(ciphertexts, self.threads)
+        (zeros, second), self._zeros = self._zeros, None
+        ciphertexts = encrypt_constants(template, zeros, self.terms.params)
+        parts, digest = probe_parts(ciphertexts, second, self.threads)
         self.begin_all(
             [
                 (session, self._search(session.name, parts, digest), partial(self._finish, session))
@@ -106,7 +106,7 @@ class Requester(Machine):
             ]
         )
 
-    def _set_up(self) -> Step[tuple[QueryKey, ZeroPool]]:
+    def _set_up(self) -> Step[tuple[QueryKey, tuple[Residues, list[bytes]]]]:
         for name in (self.router, *self.announce.holders):
             yield Send(name, self.announce)
         identity, self._joined = yield from gather_nonces(
@@ -115,10 +115,10 @@ class Requester(Machine):
         key = yield from requester_key(self.announce, self.terms.params, identity, self.keys)
         self._key = key  # from now on `wipe` erases it, whatever happens
         yield from end_phase("set-up", (self.router, *self.announce.holders))
-        zeros = self.keys.make_zeros(key.joint, "probe", self.terms.dim, self.threads)
-        return key, zeros
+        zeros = self.keys.make_zeros(key.joint, "probe", self.terms.dim, self.threads).take(self.terms.dim)
+        return key, (zeros, component_digests(zeros, 1, self.threads))
 
-    def _join_rings(self, result: tuple[QueryKey, ZeroPool]) -> None:
+    def _join_rings(self, result: tuple[QueryKey, tuple[Residues, list[bytes]]]) -> None:
         key, self._zeros = result
         self._end(self._query, State.FINISHED, None)
         identity = key.joint.query_id
@@ -135,6 +135,7 @@ class Requester(Machine):
         blocks = self._joined[holder].blocks or 0
         yield Phase("admit")
         yield from send_probe(holder, self.router, parts, digest)
+        del parts  # 33 MB that nothing needs any more
         admitted = yield from key_owner_admits(ring, key, terms.dim)
         yield from end_phase("admission", (holder, self.router))
         refuse_unless(admitted)

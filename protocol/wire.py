@@ -135,7 +135,7 @@ def frame_digest(envelope: Envelope, content: bytes) -> bytes:
     )
 
 
-def array(data: bytes, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:
+def array(data: bytes | memoryview, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:
     """Raw bytes as a read-only array. Raises `WrongSize` unless the length fits exactly."""
     kind = _LITTLE_ENDIAN[dtype]
     expected = kind.itemsize * math.prod(shape)

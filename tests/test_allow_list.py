@@ -314,7 +314,7 @@ def test_a_probe_takes_sixteen_bytes_a_dimension_and_ring_coefficient() -> None:
 def test_an_array_of_another_length_is_refused(kind: type[Message], sender: str, change: int) -> None:
     def resize(d: Delivery) -> list[bytes] | None:
         if d.of(kind, sender):
-            data = d.message.data  # type: ignore[union-attr]
+            data = bytes(d.message.data)  # type: ignore[union-attr]
             return [forge(d.frame, data=data[:change] if change < 0 else data + bytes(change))]
         return None
 

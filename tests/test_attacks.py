@@ -151,11 +151,11 @@ def choose_c1(monkeypatch: pytest.MonkeyPatch, weights: dict[int, int]) -> None:
     """A requester whose ciphertexts are (Δ·q_j, w_j): they decrypt well enough, and c1 becomes Σ_j w_j·D[i][j]."""
     original = protocol.requester.probe_parts
 
-    def chosen(ciphertexts: Residues, threads: int = 1) -> Any:
+    def chosen(ciphertexts: Residues, second: list[bytes], threads: int = 1) -> Any:
         ciphertexts[:, 1] = 0
         for j, weight in weights.items():
             ciphertexts[j, 1] = weight
-        return original(ciphertexts)
+        return original(ciphertexts, second)
 
     def without_mask(values: Any, zeros: Residues, params: Parameters) -> Residues:
         zeros[...] = 0

@@ -118,11 +118,11 @@ def add_to_probe(monkeypatch: pytest.MonkeyPatch, weights: Iterable[int], expone
     form = ntt.forward(power, RING)[0].astype(np.uint64)
     primes = np.array(RING.primes, np.uint64)[:, None]
 
-    def spoiled(probe: Residues, threads: int = 1) -> Any:
+    def spoiled(probe: Residues, second: list[bytes], threads: int = 1) -> Any:
         for j, weight in enumerate(weights):
             factor = np.array([RING.delta * weight % p for p in RING.primes], np.uint64)[:, None]
             probe[j, 0] = residues.add(probe[j, 0], (form * factor % primes).astype(np.uint32), RING)
-        return original(probe)
+        return original(probe, second)
 
     monkeypatch.setattr(protocol.requester, "probe_parts", spoiled)
 

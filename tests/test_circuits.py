@@ -35,10 +35,11 @@ def test_sums_of_three_equal_integer_arithmetic(seed: int, width: int, lanes: in
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(-128, 127), min_size=1, max_size=1024))
-def test_sum_of_squares_equals_integer_arithmetic(values: list[int]) -> None:
-    x = planes_of(np.array(values), 8)
-    total = circuits.evaluate_plain(circuits.sum_of_squares(x, 26))
-    assert from_planes(total.parts[0])[0] == sum(v * v for v in values)
+def test_squares_exceed_a_bound_from_one_above_it_on(values: list[int]) -> None:
+    x, total = planes_of(np.array(values), 8), sum(v * v for v in values)
+    for bound in {total - 1, total, 0, 2**24}:
+        exceeds = circuits.evaluate_plain(circuits.squares_exceed(x, bound, 26)).parts[0][0, 0] & np.uint64(1)
+        assert exceeds == (total > bound), (total, bound)
 
 
 @settings(max_examples=50, deadline=None)

@@ -205,7 +205,7 @@ def tampered(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polyno
     """A requester that adds a polynomial (coefficient -> value, modulo Q) to c0 of some ciphertexts."""
     original = protocol.requester.probe_parts
 
-    def spoiled(probe: npt.NDArray[np.uint32], threads: int = 1) -> Any:
+    def spoiled(probe: npt.NDArray[np.uint32], second: list[bytes], threads: int = 1) -> Any:
         for exponent, value in polynomial.items():
             unit = np.zeros((1, RING.n), np.int32)
             unit[0, exponent] = 1
@@ -213,7 +213,7 @@ def tampered(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polyno
             form = (ntt.forward(unit, RING)[0] * factors % np.array(RING.primes, np.uint64)[:, None]).astype(np.uint32)
             for j in ciphertexts:
                 probe[j, 0] = residues.add(probe[j, 0], form, RING)
-        return original(probe)
+        return original(probe, second)
 
     monkeypatch.setattr(protocol.requester, "probe_parts", spoiled)
     gallery, probe = scene()

@@ -13,6 +13,7 @@ from protocol import wire
 from protocol.errors import MalformedFrame, UnexpectedMessage
 from protocol.machine import State
 from protocol.messages import Abort, Announce, ProbePart, Rung
+from protocol.probe import component_digests, probe_parts
 from protocol.router import Router
 from protocol.terms import Terms
 from tests.parties import HOLDER, REQUESTER, ROUTER, Trio, enrol
@@ -77,7 +78,7 @@ def test_an_error_in_one_session_does_not_keep_the_others_from_beginning() -> No
 def test_a_message_that_a_role_may_never_send_is_not_even_kept() -> None:
     machine = router_with_two_holders()
     with pytest.raises(UnexpectedMessage, match="may not send"):
-        machine.handle(frame("AA", "FR", "EU", ProbePart(bytes(1000))), "FR")
+        machine.handle(frame("AA", "FR", "EU", ProbePart(memoryview(bytes(1000)))), "FR")
     assert machine.sessions["AA"].state is State.ABORTED
 
 
@@ -110,3 +111,18 @@ def test_only_the_announcement_that_was_admitted_is_worked_on() -> None:
         machine.handle(frame("", "FR", "EU", announce), "FR")
     assert machine.sessions[""].state is State.ABORTED
     assert msgspec.msgpack.encode(announce)
+
+
+def test_the_probe_hash_covers_every_ciphertext_and_both_components() -> None:
+    ciphertexts = np.zeros((72, 2, 2, RING.n), np.uint32)  # two parts
+
+    def digest() -> bytes:
+        return probe_parts(ciphertexts, component_digests(ciphertexts, 1))[1]
+
+    seen = {digest()}
+    for changed in ((0, 0, 0, 0), (63, 1, 1, RING.n - 1), (64, 0, 1, 5), (71, 1, 0, 0), (71, 0, 1, RING.n - 1)):
+        ciphertexts[changed] = 1
+        seen.add(digest())
+        ciphertexts[changed] = 0
+    assert len(seen) == 6
+    assert digest() in seen

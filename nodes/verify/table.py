@@ -119,7 +119,7 @@ class Shape:
         if kind == "PairSecret":
             return PairSecret(bytes(32))
         if kind == "ProbePart":
-            return ProbePart(bytes(16 * self.n * _at(self.probe_parts, index)))
+            return ProbePart(memoryview(bytes(16 * self.n * _at(self.probe_parts, index))))
         if kind == "AdmissionBlock":
             return AdmissionBlock(bytes(32), bytes(8 * self.n * ADMISSION_POLYNOMIALS))
         if kind == "FilterBlock":
