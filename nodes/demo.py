@@ -1,4 +1,4 @@
-"""`lineup demo`: four nodes on loopback, real photos, real encryption; a hit and a no-hit; then who saw what."""
+"""`lineup demo`: four nodes on loopback, real photos, real encryption; a hit and a no-hit, evidence, who saw what."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -19,12 +20,15 @@ from rich.table import Table
 
 from nodes.cli_node import print_report
 from nodes.config import Role, load_config
+from nodes.evidence import export_bundle
 from nodes.identity import init_node
-from nodes.operate import NodeNotRunning, enroll, holder_store, probe_template, search, status
+from nodes.operate import NodeNotRunning, enroll, holder_store, status
 from nodes.photos import demo_photos
 from nodes.progress import progress_bar
-from nodes.search import SearchReport, SearchRequest
+from nodes.search import SearchReport
 from nodes.store import Category, Status
+from nodes.verify import decode_bundle, load_trust, verify_bundles
+from nodes.verify.page import summary
 from pets.errors import LineupError
 from pets.faces import FaceModel, Provider
 from pets.params import N4096
@@ -72,9 +76,10 @@ def run_demo(provider: Provider, output: Console, errors: Console) -> None:
             )
         warm_up(N4096)  # on a new machine this compiles, once instead of in four processes at once
         with _serving(root, output):
-            _search(root, photos.obama2, provider, names, {"obama.jpg"}, output)
+            report = _search(root, photos.obama2, provider, names, {"obama.jpg"}, output)
             _search(root, photos.tom_hanks, provider, names, set(), output)
         output.print("\nAll nodes stopped.")
+        _verify(root, report, output)
     _print_knowledge(output)
 
 
@@ -120,9 +125,8 @@ def _serving(root: Path, output: Console) -> Iterator[None]:
     try:
         for name in COUNTRIES:
             with (root / f"{name}.log").open("wb") as log:
-                processes[name] = subprocess.Popen(  # noqa: S603, our own command line
-                    [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(root / name)], stderr=log
-                )
+                command = _lineup("node", "serve", "--dir", root / name)
+                processes[name] = subprocess.Popen(command, stderr=log)  # noqa: S603, our own command line
         for name, process in processes.items():
             _wait_until_ready(root, name, process)
             address = load_config(root / name).address
@@ -151,24 +155,24 @@ def _wait_until_ready(root: Path, name: str, process: subprocess.Popen[bytes]) -
     raise DemoFailed(f"node {name} did not start: {' '.join(last) or 'it said nothing'}")
 
 
+def _lineup(*arguments: object) -> list[str]:
+    """A command line of this software, in this interpreter."""
+    return [sys.executable, "-m", "nodes.cli", *map(str, arguments)]
+
+
 def _search(
     root: Path, photo: Path, provider: Provider, names: dict[str, str], expected: set[str], output: Console
-) -> None:
-    """One joint query with one encryption of the probe. The file names behind the hits must be `expected`."""
-    template, model = probe_template(photo, None, provider, largest=False)
-    request = SearchRequest(
-        template=template,
-        model=model,
-        holders=HOLDERS,
-        threshold=THRESHOLD,
-        case="DEMO-1",
-        offence="robbery",
-        maximum_penalty_years=5,
-        officer="officer of the demo",
-        approver="approver of the demo",
-    )
-    output.print(f"\nFrance (FR) searches with {photo.name}, threshold {THRESHOLD}:", highlight=False)
-    report = search(root / REQUESTER, request)
+) -> SearchReport:
+    """One joint query by `lineup query`. The file names behind the hits must be `expected`."""
+    asked = ["query", "--dir", root / REQUESTER, photo, "--holders", ",".join(HOLDERS), "--threshold", THRESHOLD]
+    asked += ["--case", "DEMO-1", "--offence", "robbery", "--max-penalty-years", 5, "--provider", provider]
+    asked += ["--officer", "officer of the demo", "--approver", "approver of the demo", "--json"]
+    shown = f"lineup query --dir {REQUESTER} {photo.name} --holders {','.join(HOLDERS)} --threshold {THRESHOLD} …"
+    output.print(f"\n$ {shown}", highlight=False, soft_wrap=True)
+    done = subprocess.run(_lineup(*asked), stdout=subprocess.PIPE, check=False)  # noqa: S603, our own command line
+    if done.returncode:
+        raise DemoFailed(f"lineup query ended with status {done.returncode}")
+    report = msgspec.json.decode(done.stdout, type=SearchReport)
     found = _print_answers(report, names, output)
     output.print(
         f"        {len(HOLDERS) * (FILLERS + 1):,} encrypted comparisons, {report.seconds_online:.2f} s online",
@@ -177,6 +181,21 @@ def _search(
     if found != expected or any(answer.status not in ("candidates", "no hit") for answer in report.answers.values()):
         print_report(report, photo.name, output)
         raise DemoFailed(f"searching with {photo.name} found {sorted(found)}, expected {sorted(expected)}")
+    return report
+
+
+def _verify(root: Path, report: SearchReport, output: Console) -> None:
+    """Everybody's evidence of a query, checked as a supervisor would: offline, without keys."""
+    bundles = {name: root / f"{name}.bundle" for name in COUNTRIES}
+    for name, path in bundles.items():
+        path.write_bytes(export_bundle(root / name, report.queries[-1]))
+    names = " ".join(path.name for path in bundles.values())
+    output.print(f"\n$ lineup verify {names} --trust peers", highlight=False)
+    trust = load_trust(load_config(root / REQUESTER).paths.peers)
+    verdict = verify_bundles([decode_bundle(path.read_bytes()) for path in bundles.values()], trust)
+    output.print(summary(verdict), highlight=False, soft_wrap=True)
+    if not verdict.holds:
+        raise DemoFailed("the evidence of the demo's own query does not hold")
 
 
 def _print_answers(report: SearchReport, names: dict[str, str], output: Console) -> set[str]:
