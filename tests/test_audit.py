@@ -25,6 +25,7 @@ from protocol.gallery import Gallery
 from protocol.holder import Holder
 from protocol.requester import Requester
 from tests.evidence import DIM, ES, EU, FR, World, justification, shared_world
+from tests.ring import RING
 
 runner = CliRunner()
 
@@ -79,7 +80,7 @@ def test_an_honest_requester_and_holder_pass(world: World, query: bytes, ciphert
     report = audit(world, query, ES, ciphertexts)
     assert failures(report) == {}
     assert {check.status for check in report.checks} == {"pass"}
-    assert np.load(ciphertexts).shape == (DIM, 2, 2, 4096)
+    assert np.load(ciphertexts).shape == (DIM, 2, 2, RING.n)
 
 
 def test_without_ciphertexts_the_block_cannot_be_recomputed(world: World, query: bytes) -> None:
