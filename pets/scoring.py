@@ -93,7 +93,9 @@ def encode_gallery(
     # A gallery stays; a single block is made for each query (confirmation) and should take what the last one left.
     data = (np.zeros if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
     for block in range(blocks):
-        part = templates[block * params.n : (block + 1) * params.n]
+        part, fresh = templates[block * params.n : (block + 1) * params.n], data[block]
+        # Pages are touched by one thread each: where several meet in a new page, each fetches and clears one.
+        parallel_ranges(lambda i, j, fresh=fresh: fresh[i:j:1024].fill(0), len(fresh), threads, grain=1 << 19)
         ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
         if progress is not None:
             progress(min(rows, (block + 1) * params.n))
