@@ -93,13 +93,17 @@ def encode_gallery(
     # A gallery stays; a single block is made for each query (confirmation) and should take what the last one left.
     data = (np.zeros if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
     for block in range(blocks):
-        part, fresh = templates[block * params.n : (block + 1) * params.n], data[block]
-        # Pages are touched by one thread each: where several meet in a new page, each fetches and clears one.
-        parallel_ranges(lambda i, j, fresh=fresh: fresh[i:j:1024].fill(0), len(fresh), threads, grain=1 << 19)
+        part = templates[block * params.n : (block + 1) * params.n]
+        _touch_pages(data[block], threads)
         ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
         if progress is not None:
             progress(min(rows, (block + 1) * params.n))
     return EncodedGallery(rows, dim, params, data)
+
+
+def _touch_pages(fresh: Residues, threads: int) -> None:
+    """One thread for each page: where several meet in a new one, each of them fetches and clears a page."""
+    parallel_ranges(lambda i, j: fresh[i:j:1024].fill(0), len(fresh), threads, grain=1 << 19)
 
 
 def prepare_probe(ciphertexts: Residues, params: Parameters, threads: int = 1) -> ScoringProbe:
