@@ -27,7 +27,7 @@ Planes = npt.NDArray[np.uint64]
 PARTIES = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would take as long as the arithmetic where planes are short
 class Bits:
     """Shared bit planes. `parts`: uint64 (parts, planes, words). `ones`: uint64 (parts, 1, 1), all ones or zero.
 

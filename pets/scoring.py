@@ -94,10 +94,16 @@ def encode_gallery(
     data = (np.zeros if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
     for block in range(blocks):
         part = templates[block * params.n : (block + 1) * params.n]
+        _touch_pages(data[block], threads)
         ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
         if progress is not None:
             progress(min(rows, (block + 1) * params.n))
     return EncodedGallery(rows, dim, params, data)
+
+
+def _touch_pages(fresh: Residues, threads: int) -> None:
+    """One thread for each page: where several meet in a new one, each of them fetches and clears a page."""
+    parallel_ranges(lambda i, j: fresh[i:j:1024].fill(0), len(fresh), threads, grain=1 << 19)
 
 
 def prepare_probe(ciphertexts: Residues, params: Parameters, threads: int = 1) -> ScoringProbe:

@@ -42,7 +42,6 @@ from nodes.verify.format import (
 from nodes.verify.trust import Party, load_trust
 from pets.key_source import KeySource, NativeKeys
 from pets.merkle import MerkleTree, hash_leaf
-from pets.params import N4096
 from pets.prf import labelled_hash
 from protocol.gallery import Gallery
 from protocol.holder import Holder
@@ -53,6 +52,7 @@ from protocol.router import Router
 from protocol.terms import SYNTHETIC_MODEL, Terms
 from protocol.warrant import Justification, Request, issue_warrant
 from tests.galleries import near, unit_rows
+from tests.ring import RING
 
 DIM = 128
 ROWS = 3000
@@ -112,7 +112,7 @@ class World:
         reason = justification()
         now = int(time.time())
         warrant = issue_warrant(Request(FR, "FR-1", "INVESTIGATION", False, now, now + 3600), reason)
-        terms = Terms(Decimal("0.7"), DIM, N4096, cap, Decimal("0.1"))
+        terms = Terms(Decimal("0.7"), DIM, RING, cap, Decimal("0.1"))
         asking = Requester(FR, EU, tuple(holders), terms, None, 1, warrant, notaries[FR], keys())
         answering = {
             name: Holder(name, FR, EU, self.galleries[name], asking.query, tuple(o for o in holders if o != name), 1)
@@ -150,7 +150,7 @@ def _enrol(folder: Path, rows: Any) -> Gallery:
             rows, category=Category.SUSPECT, status=Status.IDENTIFIED, retain_until=until, model=SYNTHETIC_MODEL
         )
         snapshot = store.snapshot(datetime.now(timezone.utc))
-    return Gallery.enrol(snapshot.templates, N4096, snapshot.references)
+    return Gallery.enrol(snapshot.templates, RING, snapshot.references)
 
 
 @dataclass

@@ -30,6 +30,7 @@ from protocol.machine import Send
 from protocol.messages import ConfirmationAnswer
 from protocol.requester import Requester
 from tests.evidence import DIM, ES, EU, FR, World, justification, shared_world
+from tests.ring import RING
 
 runner = CliRunner()
 
@@ -112,7 +113,7 @@ def test_an_honest_requester_and_holder_pass(world: World, query: bytes, ciphert
     report = audit(world, query, ES, ciphertexts, probe)
     assert failures(report) == {}
     assert {check.status for check in report.checks} == {"pass"}
-    assert np.load(ciphertexts).shape == (DIM, 2, 2, 4096)
+    assert np.load(ciphertexts).shape == (DIM, 2, 2, RING.n)
 
 
 def test_without_ciphertexts_the_block_cannot_be_recomputed(world: World, query: bytes) -> None:
