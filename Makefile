@@ -42,6 +42,8 @@ check: lint test
 bench: setup  ## the latency table and the comparison: all figures of the README
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -m benchmarks.search --json benchmarks/results/search.json
+	$(BIN)/python -m benchmarks.network --json benchmarks/results/network.json
+	$(BIN)/python -m benchmarks.network --delay-ms 15 --runs 5 --json benchmarks/results/network-30ms.json
 	$(BIN)/python -m benchmarks.compare
 
 model: setup  ## check the model of the message flow; needs maude (apt-get install maude)

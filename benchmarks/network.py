@@ -75,8 +75,6 @@ def set_up(root: Path, rows: np.ndarray) -> float:
             free.bind(("127.0.0.1", 0))
             address = f"https://127.0.0.1:{free.getsockname()[1]}"
         init_node(root / name, name=name, role=role, address=address, authority=root / "ca", states=("FR",))
-        path = root / name / "node.toml"
-        path.write_text(path.read_text().replace("threads = ", "# threads = "))
     until = (datetime.now(timezone.utc) + timedelta(days=1)).date()
     with holder_store(root / "ES") as store:
         return machine.timed(

@@ -46,6 +46,15 @@ def test_search_reports_every_figure_that_has_a_target():
     assert table.count("must") == 10
 
 
+def test_network_reports_nodes_beside_one_process():
+    report, _ = benchmark("network", "--rows", "4096", "--dim", "64", "--runs", "1", "--delay-ms", "1")
+    assert set(report["machine"]) >= MACHINE
+    assert (report["rows"], report["dim"], report["round_trip_added_ms"]) == (4096, 64, 2)
+    for field in ("nodes_online_s", "nodes_offline_s", "nodes_online_over_one_process", "nodes_core_seconds"):
+        assert report[field] > 0, field
+    assert report["nodes_online_s"] > 0.04, "40 rounds and more on a line 1 ms long"
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
     folder = tmp_path_factory.mktemp("compare")
