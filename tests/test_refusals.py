@@ -41,6 +41,7 @@ from protocol.errors import (
 from protocol.gallery import Gallery
 from protocol.machine import State
 from protocol.messages import (
+    Abort,
     AdmissionBit,
     AdmissionBlock,
     Announce,
@@ -700,6 +701,19 @@ def test_bad_frame_is_a_typed_error_and_stops_every_party(point: tuple[type[Mess
     trio = run(attack)
     assert done
     trio.assert_stopped(error)
+
+
+def test_an_abort_whose_address_is_encoded_otherwise_stops_its_receiver_as_a_bad_frame() -> None:
+    """Whoever keeps records must say what of a frame it hashes, also of the last one."""
+    trio = Trio(scene()[0]).offline()
+    requester = trio.requester
+    requester.recorder = lambda event: None
+    frame = wire.encode(wire.Envelope(wire.VERSION, requester.query, HOLDER, ROUTER, REQUESTER, 3, Abort("peer")))
+    place = frame.index(REQUESTER.encode()) + len(REQUESTER)
+    with pytest.raises(MalformedFrame):
+        requester.handle(frame[:place] + b"\xcc\x03" + frame[place + 1 :], ROUTER)
+    assert requester.sessions[HOLDER].state is State.ABORTED
+    assert requester.outgoing
 
 
 @pytest.mark.parametrize(
