@@ -199,7 +199,12 @@ def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> 
 
 
 def _waited_in_vain(given_up: LineupError | None, session: Session) -> bool:
-    """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line."""
+    """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line.
+
+    Not once the holder has begun to compute with the probe: whoever cheats there would read it twice in one search.
+    """
+    if session.received[session.name]:
+        return False
     if given_up is not None:
         return isinstance(given_up, Silence)
     failure = session.failure

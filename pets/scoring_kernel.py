@@ -59,7 +59,7 @@ def _prefetch_line(_typing: Any, address: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def _dot_blocks(_typing: Any, blocks: Any, gallery: Any, stride: Any, probe: Any, dim: Any, fold: Any, to: Any) -> Any:
-    """to[b][comp] = Σ_j gallery[b][j]·probe[comp][j], folded below 2^53, b counting `blocks` blocks.
+    """to[b][comp] = Σ_j gallery[b][j]·probe[comp][j], folded below 2^54, b counting `blocks` blocks.
 
     `gallery`, `probe` and `to` are addresses: of uint32 (d) of the first block (the others `stride` bytes on), of
     uint32 (2, d), and of uint64 (blocks, 2). Two residues are read as one uint64: even ones are the low halves, odd

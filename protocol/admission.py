@@ -2,10 +2,12 @@
 
 Before anything about hits is opened, the parties check on shares, and open as one bit to all:
 
-1. range      |q_j| <= 127 and clean guard bits, from the identity gallery (rows e_j) scored like any other;
+1. range      |q_j| <= 127 and clean guard bits, from the identity gallery (rows e_j) scored like any other, and no
+              noise beside q_j: times t, which takes Δ·q_j to nothing modulo Q, it is still zero;
 2. norm       Σ q_j² <= floor((S + √d/2)²);
 3. constancy  40 random {0,1} sums of the ciphertexts are zero in every coefficient but the first. To keep it small,
               the parties add 40 random {0,1} subsets of coefficients 1 … n-1 of each sum, modulo Q and before rounding.
+              Each must be zero as it is, and times 2^13, which brings out noise that the rounding would hide.
 
 A value v that should be 16·x arrives as 16·x + e with |e| <= 2; with 3 added, its low four bits lie in 1 … 5.
 """
@@ -37,7 +39,10 @@ from protocol.messages import AdmissionBit, AdmissionBlock
 Residues = npt.NDArray[np.uint32]
 
 SUMS = wire.ADMISSION_POLYNOMIALS - 1  # random sums of ciphertexts
-SUBSETS = 40  # random subsets of coefficients of each sum; a deviation passes with 2^-40
+SUBSETS = 40  # random subsets of coefficients of each sum; a deviation passes with 2·2^-40
+# An honest probe's own noise, amplified, must stay small beside the unit of a rounded share, 2^36, also at n = 8192 and
+# d = 1024: its standard deviation is 2^19.4 in a subset of a sum, and 2^13.9 beside a q_j, which is amplified by t.
+AMPLIFIED = 2**13
 SLACK = 3  # how far a value may lie from where it should be
 GUARD_BITS = 4
 PROBE_BITS = 8
@@ -121,17 +126,25 @@ def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, se
 def admission_values(
     index: int, coefficients: Residues, dim: int, seed: bytes, params: Parameters
 ) -> npt.NDArray[np.uint32]:
-    """What party `index` puts in, of `coefficients` uint32 (41, 2, n): lanes for q_j, padded, then for constancy."""
-    probe = round_shares(coefficients[:1], params)[0, :dim]
-    constancy = round_shares(coefficient_sums(coefficients[1:], seed, params), params)[0]
-    probe_lanes = -(-dim // 64) * 64
-    values = np.zeros(probe_lanes + len(constancy), np.uint32)
-    values[:dim] = probe
-    values[probe_lanes:] = constancy
+    """What party `index` puts in, of `coefficients` uint32 (41, 2, n): lanes for q_j, then for zeros, padded."""
+    probe = coefficients[:1, :, :dim]
+    sums = coefficient_sums(coefficients[1:], seed, params)
+    # Amplified alone would not do: multiples of Q/2^13, or of Q/t, vanish there.
+    zeros = np.concatenate([sums, times(sums, AMPLIFIED, params), times(probe, params.t, params)], axis=2)
+    probe_lanes, zero_lanes = (-(-part.shape[2] // 64) * 64 for part in (probe, zeros))
+    values = np.zeros(probe_lanes + zero_lanes, np.uint32)
+    values[:dim] = round_shares(probe, params)[0]
+    values[probe_lanes : probe_lanes + zeros.shape[2]] = round_shares(zeros, params)[0]
     if index == HOLDER:
         values += np.uint32(SLACK)
         values &= np.uint32(2**SHARE_BITS - 1)
     return values
+
+
+def times(coefficients: Residues, factor: int, params: Parameters) -> Residues:
+    """Coefficients, uint32 (count, 2, m), times a public factor below 2^32, modulo each prime."""
+    product = coefficients.astype(np.uint64) * np.uint64(factor) % prime_row(params)[:, None]
+    return product.astype(np.uint32)
 
 
 def refuse_unless(admitted: bool) -> None:
@@ -159,7 +172,7 @@ def _out_of_range(total: Bits, probe_words: int) -> Circuit[Bits]:
     b0, b1, b2, b3 = (total[k : k + 1] for k in range(GUARD_BITS))
     two = yield b0, b1
     seven = yield two, b2
-    # Constancy lanes: every bit above the guard bits is zero. Probe lanes: they all equal the sign from bit 7 on.
+    # Lanes of zeros: every bit above the guard bits is zero. Probe lanes: they all equal the sign from bit 7 on.
     high = total[GUARD_BITS:]
     probe_high = high.words(0, probe_words)
     sign = probe_high[PROBE_BITS - 1 : PROBE_BITS]

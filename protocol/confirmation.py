@@ -76,15 +76,18 @@ class SealedConfirmation:
 def build_block(
     templates: npt.NDArray[np.int8], rows: tuple[int, ...], cap: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """The block's rows, int32 (6·cap, d), and the factors, int32 (cap, 6), first column 1; zero for unused slots."""
+    """The block's rows, int32 (6·cap, d), and the factors, int32 (cap, 6), first column 1; zero for unused slots.
+
+    Unused slots are made like used ones, so that the time does not tell the router how many hit.
+    """
     if len(rows) > cap:
         raise ParameterError(f"{len(rows)} hits do not fit {cap} slots")
-    factors = np.zeros((cap, SLOT), np.int32)
-    for slot in range(len(rows)):
-        factors[slot] = [1] + [1 + secrets.randbelow(2**FACTOR_BITS) for _ in range(SLOT - 1)]
-    block = np.zeros((cap, SLOT, templates.shape[1]), np.int32)
-    block[: len(rows)] = factors[: len(rows), :, None] * templates[list(rows), None, :].astype(np.int32)
-    return block.reshape(cap * SLOT, -1), factors
+    drawn = [[1] + [1 + secrets.randbelow(2**FACTOR_BITS) for _ in range(SLOT - 1)] for _ in range(cap)]
+    factors = np.array(drawn, np.int32)
+    factors[len(rows) :] = 0
+    confirmed = np.zeros((cap, templates.shape[1]), np.int32)
+    confirmed[: len(rows)] = templates[list(rows)]
+    return (factors[:, :, None] * confirmed[:, None]).reshape(cap * SLOT, -1), factors
 
 
 def holder_confirms(

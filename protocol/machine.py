@@ -273,6 +273,7 @@ class Machine:
         try:
             envelope = wire.decode(frame)
             session = self._addressed(envelope, link)
+            arrived = self._arrived(envelope, frame)
             if session.state is State.FINISHED and not isinstance(envelope.message, Abort):
                 self._check_turn(session, envelope)
         except ProtocolError as error:
@@ -287,14 +288,14 @@ class Machine:
             # undone. What the others have finished stays finished.
             late = self.role == "router" and bool(session.name) and session.state is State.FINISHED
             if not session.state.over or late:
-                self._record(session, "received", self._arrived(envelope, frame))
+                self._record(session, "received", arrived)
                 frozen = envelope.message.code == "confirmation"
                 reason = PeerAborted(link, envelope.message.code)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
                 if not session.name:
                     self._spread(session)
             return
-        self._guard(session, lambda: self._accept(session, envelope, frame))
+        self._guard(session, lambda: self._accept(session, arrived))
 
     def supply(self, session: Session, scored: npt.NDArray[np.uint32]) -> None:
         """Give a waiting `Score` its result."""
@@ -338,18 +339,19 @@ class Machine:
         if envelope.sequence > expected:
             raise MissingMessage(f"message {envelope.sequence} of {sender} came before {expected}")
 
-    def _accept(self, session: Session, envelope: wire.Envelope, frame: bytes) -> None:
+    def _accept(self, session: Session, arrived: Arrived) -> None:
+        envelope, _, size = arrived
         self._check_turn(session, envelope)
         sender = envelope.sender
         session.received[sender] += 1
         if (self.role_of(sender), self.role) not in ALLOWED[type(envelope.message)]:
             raise UnexpectedMessage(f"{sender} may not send a {type(envelope.message).__name__} to {self.name}")
         inbox = session.inbox[sender]
-        if len(inbox) >= INBOX_LIMIT or sum(waiting.size for waiting in inbox) + len(frame) > INBOX_BYTES:
+        if len(inbox) >= INBOX_LIMIT or sum(waiting.size for waiting in inbox) + size > INBOX_BYTES:
             raise OutOfTurn(
                 f"{sender} is {len(inbox)} messages ahead, the limit is {INBOX_LIMIT} or {INBOX_BYTES} bytes"
             )
-        inbox.append(self._arrived(envelope, frame))
+        inbox.append(arrived)
         if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
             self._advance(session, self._next_message(session, session.waiting))
 

@@ -28,7 +28,8 @@ from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
 from protocol.decryption import key_coefficients
-from protocol.errors import ConfirmationFailed
+from protocol.errors import ConfirmationFailed, QueryRefused
+from protocol.filter import CONFIRM
 from protocol.keyring import QueryKey
 from protocol.machine import State, Step, receive
 from protocol.messages import (
@@ -40,6 +41,8 @@ from protocol.messages import (
     PowerSums,
     ProbePart,
     PublicShare,
+    Release,
+    Rung,
 )
 from protocol.wire import ADMISSION_POLYNOMIALS, residue_array
 from tests.galleries import Templates, near, scores, unit_rows
@@ -612,6 +615,27 @@ def test_known_limit_a_climb_tells_a_cheating_requester_one_bit_unnoticed(
         assert trio.outcome().threshold_used == trio.terms.rungs[1]
     else:
         trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
+
+
+def test_known_limit_a_requester_that_stops_at_the_verdict_freezes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrong guess of the test above: it has heard the verdict, and never answers the confirmation it would fail."""
+
+    def stop(d: Delivery) -> list[bytes] | None:
+        if not d.of(Rung, HOLDER, REQUESTER):
+            return None
+        assert isinstance(d.message, Rung)
+        assert d.message.verdict == CONFIRM
+        trio.requester.abort(trio.requester.sessions[HOLDER], QueryRefused("timeout", "out of order"))
+        return []
+
+    probe, templates = crowd()
+    force(monkeypatch, range(100, 108), [0], {})
+    trio = Trio(enrol(templates), threshold="0.7", attack=stop)
+    trio.search(probe)
+    assert not trio.failures
+    assert set(trio.states.values()) == {State.ABORTED}
+    assert str(trio.holder.sessions[HOLDER].failure) == f"{REQUESTER} stopped the query: timeout"
+    assert not trio.sent(Release)
 
 
 def test_scale_leaves_room_for_every_score() -> None:

@@ -16,7 +16,7 @@ import protocol.requester
 from pets import ntt, residues
 from pets.bits import party_bits
 from pets.keys import ZeroPool, encrypt_constants
-from pets.params import norm_bound
+from pets.params import SHARE_BITS, norm_bound
 from pets.replicated import and_local
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
@@ -26,7 +26,7 @@ from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.machine import Send, State, Step, receive
 from protocol.messages import AdmissionBit, AdmissionBlock, FilterBlock, Gates, ProbeDigest, ProbePart, Release
 from protocol.wire import ADMISSION_POLYNOMIALS, array
-from tests.galleries import Templates, near, scores, unit_rows
+from tests.galleries import Templates, near, rows_with_scores, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge
 from tests.ring import RING
 from tests.test_attacks import crowd, doubled, key_and_secret, payload, probe_ciphertexts
@@ -110,8 +110,10 @@ def kernel(coins: npt.NDArray[np.uint8], modulus: int) -> list[int]:
     return vector
 
 
-def add_to_probe(monkeypatch: pytest.MonkeyPatch, weights: Iterable[int], exponent: int) -> None:
-    """A requester that adds Δ·w_j·X^exponent to each ciphertext."""
+def add_to_probe(
+    monkeypatch: pytest.MonkeyPatch, weights: Iterable[int], exponent: int, unit: int = RING.delta
+) -> None:
+    """A requester that adds unit·w_j·X^exponent to each ciphertext."""
     original = protocol.requester.probe_parts
     power = np.zeros((1, N), np.int32)
     power[0, exponent] = 1
@@ -120,7 +122,7 @@ def add_to_probe(monkeypatch: pytest.MonkeyPatch, weights: Iterable[int], expone
 
     def spoiled(probe: Residues, second: list[bytes], threads: int = 1) -> Any:
         for j, weight in enumerate(weights):
-            factor = np.array([RING.delta * weight % p for p in RING.primes], np.uint64)[:, None]
+            factor = np.array([unit * weight % p for p in RING.primes], np.uint64)[:, None]
             probe[j, 0] = residues.add(probe[j, 0], (form * factor % primes).astype(np.uint32), RING)
         return original(probe, second)
 
@@ -191,22 +193,79 @@ def test_known_limit_admission_tells_a_cheating_holder_or_router_one_comparison(
 # --- noise ---
 
 
-@pytest.mark.parametrize("bits", [26, 30, *range(33, 38)])
-def test_noise_within_the_slack_freezes_the_query_where_anything_hits(
+def without_amplification(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.admission, "times", lambda coefficients, *_: np.zeros_like(coefficients))
+
+
+BITS = [20, 26, 33, 37]  # of noise on every q_j; 2^37 is an eighth of Δ, two units of a share
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_noise_beside_the_coordinates_is_refused(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_refused(tampered(monkeypatch, range(64), {0: 2**bits}))
+
+
+@pytest.mark.parametrize("bits", BITS[1:])
+def test_control_without_amplification_noise_freezes_the_query_where_anything_hits(
     bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2^37 is an eighth of Δ. It is admitted, but times a row and a factor it no longer rounds away."""
+    """Times a row and a factor it no longer rounds away."""
+    without_amplification(monkeypatch)
     trio = tampered(monkeypatch, range(64), {0: 2**bits})
     assert State.REFUSED not in trio.states.values()
     trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
-@pytest.mark.parametrize("bits", [33, 37])
-def test_noise_within_the_slack_makes_no_hit_where_there_is_none(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = scene()
-    monkeypatch.setattr("tests.test_refusals.scene", lambda: (original[0], -original[1]))
-    trio = tampered(monkeypatch, range(64), {0: 2**bits})
-    assert trio.outcome().status == "no_hit"
+def test_control_without_amplification_an_eighth_of_a_unit_fits_the_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row whose entries add up to a multiple of 8 scores an integer more, and is released though it does not hit."""
+    rng = np.random.default_rng(5)
+    probe, templates = crowd()
+    target = Trio(enrol(templates[:1]), threshold="0.7").terms.theta(0) - 2
+    candidates = (rows_with_scores(rng, probe, [target])[0] for _ in itertools.count())
+    templates[10:12] = templates[12]
+    templates[110] = next(row for row in candidates if row.sum(dtype=int) % 8 == 0 and row.sum(dtype=int) >= 16)
+    without_amplification(monkeypatch)
+    add_to_probe(monkeypatch, [1] * 128, 0, RING.delta // 8)
+    trio = Trio(enrol(templates), threshold="0.7").search(probe)
+    assert not trio.failures
+    assert trio.requester.answers[HOLDER].references == ("row-110",)
+
+
+def quiet_noise(monkeypatch: pytest.MonkeyPatch, cosine: float) -> Trio:
+    """A probe with noise at X^100, and no other lie: row 110 hits by 3, less what row 10 scores with the noise.
+
+    The noise lies along b and has a norm of one unit of a share, so that its random sums stay within the slack. At row
+    110 it adds up to 15 units of score times the cosine of b and row 10. A confirmation block has nothing at X^100.
+    """
+    rng = np.random.default_rng(5)
+    probe, templates = crowd()
+    b = unit_rows(rng, 1, 128)[0]
+    templates[10:12] = templates[12]
+    templates[10] = near(rng, b, 1, np.array([cosine]))[0]
+    terms = Trio(enrol(templates[:1]), threshold="0.7").terms
+    templates[110] = rows_with_scores(rng, probe, [terms.theta(0) + 3])[0]
+    direction = b - b.mean()
+    direction *= RING.q / 2**SHARE_BITS / np.linalg.norm(direction)
+    add_to_probe(monkeypatch, [-round(value) for value in direction], 100, unit=1)
+    return Trio(enrol(templates), threshold="0.7").search(probe)
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.6])
+def test_noise_that_is_not_constant_is_refused_also_within_the_slack(
+    cosine: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_refused(quiet_noise(monkeypatch, cosine))
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.6])
+def test_control_without_amplification_such_noise_tells_about_a_row_that_is_not_released(
+    cosine: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No share, gate or answer is a lie, and no confirmation fails: one bit of a row that does not hit for each hit."""
+    without_amplification(monkeypatch)
+    trio = quiet_noise(monkeypatch, cosine)
+    assert not trio.failures
+    assert trio.requester.answers[HOLDER].references == (("row-110",) if cosine == 0 else ())
 
 
 # --- a requester that lies inside the circuit ---

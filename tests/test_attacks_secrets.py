@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,14 @@ from pets.errors import CryptoError
 from pets.keys import KeyShare
 from pets.prf import Keystream
 from pets.signatures import SignatureError
+from protocol.confirmation import SLOT, build_block
 from protocol.errors import Disagreement
 from protocol.holder import Holder
 from protocol.machine import Machine, Notary, State
 from protocol.messages import Gates, InputShare
 from protocol.requester import Requester
 from tests.evidence import ES, World, shared_world
+from tests.galleries import unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Trio, key_erased
 from tests.test_refusals import scene
 
@@ -141,3 +144,25 @@ def test_a_head_of_another_conversation_stops_the_holder(monkeypatch: pytest.Mon
     _, holder = signed_query(shared_world(), lambda real: real)
     assert isinstance(holder.sessions[ES].failure, Disagreement)
     assert holder.result is None
+
+
+@pytest.mark.parametrize("hits", [0, 1, 10])
+def test_as_many_factors_are_drawn_whatever_hit(hits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router sees when the confirmation block comes; drawing takes some microseconds a slot."""
+    drawn: list[int] = []
+    original = secrets.randbelow
+
+    def counted(below: int) -> int:
+        drawn.append(below)
+        return original(below)
+
+    monkeypatch.setattr(secrets, "randbelow", counted)
+    templates = unit_rows(np.random.default_rng(0), 20, 64)
+    rows = tuple(range(hits))
+    block, factors = build_block(templates, rows, 10)
+    assert drawn == [2**10] * 5 * 10
+    slots = block.reshape(10, SLOT, 64)
+    assert (slots[:hits] == factors[:hits, :, None] * templates[:hits, None].astype(int)).all()
+    assert (factors[:hits, 0] == 1).all()
+    assert not slots[hits:].any()
+    assert not factors[hits:].any()

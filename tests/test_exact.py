@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 import protocol.filter
 from pets.bits import Bits
-from pets.params import N8192, SHARE_BITS, Parameters, norm_bound, scale
+from pets.params import N4096, N8192, SHARE_BITS, Parameters, norm_bound, scale
 from pets.planes import unpack_bits
+from pets.rounding import round_shares
 from protocol.compare import threshold_offset
 from protocol.compute import Ring
 from protocol.engine import EncryptedEngine, PlainEngine
@@ -272,6 +273,18 @@ def test_sum_of_the_three_shares_is_the_score_within_two(dim: int, params: Param
     # rows of the last block that do not exist are zeros
     assert max(distance(total[len(rows) :], np.zeros(len(total) - len(rows), np.int64), params.t)) <= 2
     assert not bits[len(rows) :].any()
+
+
+@pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
+def test_a_share_is_rounded_to_within_half_a_unit_where_rounding_turns(params: Parameters) -> None:
+    """So three of them and noise far below a unit are within 1.5, which leaves the stated 2 for a sum of integers."""
+    units = np.random.default_rng(0).integers(0, 2**SHARE_BITS, 5000).tolist()
+    turns = [(2 * unit + 1) * params.q // 2 ** (SHARE_BITS + 1) for unit in units]
+    values = [(turn + by) % params.q for turn in turns for by in (-(2**25), -1, 0, 1, 2**25)] + [0, params.q - 1]
+    residues = np.array([[[value % p for value in values] for p in params.primes]], np.uint32)
+    for value, share in zip(values, round_shares(residues, params)[0].tolist(), strict=True):
+        gap = (share * params.q - value * 2**SHARE_BITS) % (params.q << SHARE_BITS)
+        assert min(gap, (params.q << SHARE_BITS) - gap) < params.q * (0.5 + 2**-9)
 
 
 @driven(max_examples=8)

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+import protocol.holder
 from benchmarks.faults import Tally, burst, find_leaks, sweep_kills, sweep_link
 from nodes.asking import AskingNode
 from nodes.search import HolderAnswer
 from pets.errors import LineupError
-from protocol.errors import MissingMessage
+from protocol.errors import MissingMessage, QueryRefused
 from tests.network import (
     DE,
     ES,
@@ -113,6 +114,40 @@ def test_a_holder_that_is_not_there_is_unreachable_and_the_others_answer_comes(f
         assert report.answers[ES] == HolderAnswer("unreachable", reason="no answer")
         assert report.answers[DE] == federation.expected(wanted)[DE]
         assert len(set(report.queries)) == 2  # the retry is a fresh query
+
+    run(federation, body)
+
+
+@pytest.mark.parametrize(
+    ("step", "attempts"),
+    [("holder_confirms", 1), ("holder_filters", 1), ("join_ring", 2)],
+    ids=["after the verdict", "after admission", "control: before it said anything"],
+)
+def test_a_holder_that_read_something_before_it_fell_silent_is_not_asked_again(
+    step: str, attempts: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a holder that cheats, or a router, would compute with the same probe twice for one search."""
+    wanted = request(federation.people.hit)
+    original, silent = getattr(protocol.holder, step), []
+
+    def once_silent(*args: Any) -> Any:
+        names = args[1] if step == "join_ring" else args[0].names
+        if names[0] == ES and not silent:
+            silent.append(step)
+            raise QueryRefused("timeout", "a holder that pretends")
+        return (yield from original(*args))
+
+    monkeypatch.setattr(protocol.holder, step, once_silent)
+
+    async def body(network: Network) -> None:
+        report = await network.search(wanted)
+        expected = federation.expected(wanted)
+        assert silent
+        assert report.answers[DE] == expected[DE]
+        assert report.answers[ES] == (
+            expected[ES] if attempts == 2 else HolderAnswer("unreachable", reason="no answer")
+        )
+        assert len(set(report.queries)) == attempts
 
     run(federation, body)
 

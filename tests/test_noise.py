@@ -20,8 +20,9 @@ import pytest
 
 import protocol.filter
 from pets import ntt, residues, sampling
-from pets.params import ERROR_SIGMA, N8192, SHARE_BITS, Parameters
+from pets.params import ERROR_SIGMA, MAX_DIM, N8192, SHARE_BITS, Parameters
 from pets.prf import Keystream
+from protocol.admission import AMPLIFIED
 from protocol.messages import ProbePart
 from tests.galleries import scores, unit_rows
 from tests.parties import Trio, enrol, total_of_secrets
@@ -178,6 +179,21 @@ def test_score_noise_stays_far_below_half_of_delta() -> None:
     # the largest gallery entries (d = 1024, S = 500) give 500·√n·fresh; rounding to shares moves by 2^36 anyway
     assert np.abs(run.rerandomised).max() < 2**25 * RING.n // 4096
     assert 500 * math.sqrt(RING.n) * fresh_sd(RING) * 8 < RING.q >> (SHARE_BITS + 8)
+
+
+@pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
+def test_amplified_noise_of_an_honest_probe_is_small_beside_a_unit_of_a_share(params: Parameters) -> None:
+    """Admission's lanes of zeros pass up to 3 units, so up to 2.5 and whatever three roundings make of it."""
+    noise, n = measure(params, ORIGINAL).probe, params.n
+    wrapped = np.concatenate([-noise, noise], axis=1)  # modulo X^n + 1
+    beside = np.array([sum(wrapped[k, n + j - k] for k in range(DIM)) for j in range(DIM)])
+    assert_as_predicted(beside, fresh_sd(params) * math.sqrt(DIM))
+    rng = np.random.default_rng(2)
+    sums = rng.integers(0, 2, (40, DIM)) @ noise @ rng.integers(0, 2, (n, 40))
+    assert np.abs(sums).max() < 8 * fresh_sd(params) * math.sqrt(DIM * n / 4)
+    room = 2.5 * params.q / 2**SHARE_BITS
+    assert 10 * fresh_sd(params) * math.sqrt(MAX_DIM) * params.t < room
+    assert 10 * fresh_sd(params) * math.sqrt(MAX_DIM * n / 4) * AMPLIFIED < room
 
 
 # --- the samplers themselves ---

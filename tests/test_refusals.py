@@ -41,6 +41,7 @@ from protocol.errors import (
 from protocol.gallery import Gallery
 from protocol.machine import State
 from protocol.messages import (
+    Abort,
     AdmissionBit,
     AdmissionBlock,
     Announce,
@@ -229,6 +230,8 @@ NOT_CONSTANT = {
     "100·X^2048 in two": ([3, 4], {2048: 100 * DELTA}),
     "noise in X^500 of one": ([9], {500: NOISE}),
     "noise in many coefficients": (range(DIM), dict.fromkeys(range(200, 260), NOISE // 8)),
+    "noise below the unit of a share": ([9], {500: 2**28}),
+    "what vanishes when amplified": ([9], {500: RING.q // protocol.admission.AMPLIFIED}),
 }
 # Eight times the unit of a rounded share: four may be rounded back into the slack of three.
 STUFFED = {
@@ -236,6 +239,7 @@ STUFFED = {
     "negative noise in the constant of one": ([9], {0: -2 * NOISE}),
     "noise in every constant": (range(DIM), {0: NOISE}),
     "half of Δ in one": ([63], {0: DELTA // 2}),
+    "noise below the unit of a share": ([9], {0: 2**20}),
 }
 
 
@@ -258,8 +262,8 @@ def test_noise_stuffed_probe_is_refused(monkeypatch: pytest.MonkeyPatch, change:
     assert_refused(tampered(monkeypatch, *change))
 
 
-def test_control_noise_below_the_slack_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    trio = tampered(monkeypatch, range(DIM), {0: 2**20})
+def test_control_noise_that_rounding_hides_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    trio = tampered(monkeypatch, range(DIM), {0: 2**15})
     assert trio.outcome() == trio.expected(scene()[1])
 
 
@@ -697,6 +701,19 @@ def test_bad_frame_is_a_typed_error_and_stops_every_party(point: tuple[type[Mess
     trio = run(attack)
     assert done
     trio.assert_stopped(error)
+
+
+def test_an_abort_whose_address_is_encoded_otherwise_stops_its_receiver_as_a_bad_frame() -> None:
+    """Whoever keeps records must say what of a frame it hashes, also of the last one."""
+    trio = Trio(scene()[0]).offline()
+    requester = trio.requester
+    requester.recorder = lambda event: None
+    frame = wire.encode(wire.Envelope(wire.VERSION, requester.query, HOLDER, ROUTER, REQUESTER, 3, Abort("peer")))
+    place = frame.index(REQUESTER.encode()) + len(REQUESTER)
+    with pytest.raises(MalformedFrame):
+        requester.handle(frame[:place] + b"\xcc\x03" + frame[place + 1 :], ROUTER)
+    assert requester.sessions[HOLDER].state is State.ABORTED
+    assert requester.outgoing
 
 
 @pytest.mark.parametrize(

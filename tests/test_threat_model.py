@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pets.params import N4096, norm_bound, scale, theta
+from pets.params import N4096, norm_bound, theta
+from protocol.admission import AMPLIFIED
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "threat_model"
@@ -221,10 +222,17 @@ def test_a_coordinate_probe_can_hit_where_the_readme_says() -> None:
     assert [d for d in admitted if theta(FLOOR, d, N4096) <= 127**2] == list(range(40, 105, 8))
 
 
-def test_noise_within_the_slack_moves_a_cosine_by_less_than_stated() -> None:
-    # 3/16 of a unit on every coordinate against the longest row: 3/16·√d·‖row‖ of S²
-    moved = 3 / 16 * math.sqrt(512 * norm_bound(512)) / scale(512) ** 2
-    assert 0.008 < moved < 0.009
+def test_noise_that_admission_lets_pass_moves_scores_by_less_than_stated() -> None:
+    # A lane of zeros passes up to 3 units of a share, 4.5 with what three roundings may hide; 16 make one of score.
+    passes, row = 4.5 / 16, math.sqrt(norm_bound(1024))
+    coordinates = passes / N4096.t * math.sqrt(1024) * row
+    assert coordinates < 0.005
+    # Noise of norm r at one power of X has random sums of deviation r/2; all 40 within r/2 of zero are this unlikely:
+    assert math.erf(math.sqrt(0.5)) ** 40 < 2**-20
+    one_power = 2 * passes / AMPLIFIED * row
+    assert one_power < 0.04
+    # 8 units between theta and theta - 1/2; the shares' rounding takes 1.5 of them, the threshold's half a unit.
+    assert coordinates + one_power < (8 - 1.5 - 0.5) / 16
 
 
 def test_the_table_of_reconstructions_is_what_the_benchmark_gave() -> None:

@@ -35,7 +35,7 @@ SKEW_SECONDS = 600  # the largest difference of clocks that any node may be conf
 CHUNK_ROWS = 262144
 PROBE_PART = 64
 ADMISSION_POLYNOMIALS = 41
-CONSTANCY_VALUES = 1600
+CONSTANCY_VALUES = 3200
 SHARE_BITS = 24
 SLOT_BYTES = 64
 
@@ -137,7 +137,7 @@ class Shape:
     def _input_words(self, index: int) -> int:
         """Words of 64 rows: admission first, then the chunks, again at every rung."""
         if index == 0:
-            return -(-self.dim // 64) + CONSTANCY_VALUES // 64
+            return -(-self.dim // 64) + -(-(CONSTANCY_VALUES + self.dim) // 64)
         return self.chunks[(index - 1) % len(self.chunks)] * self.n // 64 if self.chunks else 0
 
 
