@@ -1,11 +1,14 @@
 """Breaks a federation at every step and counts: faults tried, lost, leaked.
 
-    python -m benchmarks.faults [--kinds kill,drop,…] [--parties FR,ES,DE,EU] [--every 1] [--burst 200] [--json FILE]
+    python -m benchmarks.faults [--kinds kill,drop,…] [--parties FR,ES,DE,EU] [--every 3] [--burst 200] [--json FILE]
 
 A fault is *lost* if anything does not hold afterwards: every answer complete and right, or refused or unreachable by
-name; the other holder's answer there; every node clear; the next query right. It has *leaked* if a planted name,
-template, probe or reference stands in a log or an evidence file. Nodes run in this process over ASGI, because what is
-broken is the delivery, whatever carries it; `tests/test_nodes_processes.py` kills real processes.
+name; the other holder's answer there; every node clear and healthy; the next query right; every log whole when its node
+starts again. It has *leaked* if a planted name, template, probe or reference stands in a log or an evidence file.
+
+A kill is tried at every unit that a party says. Each other kind breaks every `--every`-th unit of each link, beginning
+with another one than the kind before. Connections are cut over TLS; all else happens over ASGI, because what is broken
+is the delivery, whatever carries it. `benchmarks.kills` kills real processes.
 """
 
 from __future__ import annotations
@@ -13,26 +16,29 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from benchmarks.machine import describe
 from nodes.search import SearchReport, SearchRequest
 from pets.errors import LineupError
+from pets.threads import default_threads
 from tests.network import (
     DE,
     ES,
     EU,
     FR,
     HARMLESS,
-    HOLDERS,
     KINDS,
     AsgiNetwork,
     Capture,
@@ -40,7 +46,9 @@ from tests.network import (
     Federation,
     Kind,
     Network,
+    TlsNetwork,
     assert_clear,
+    assert_healthy,
     assert_named,
     captured_logs,
     found,
@@ -65,6 +73,13 @@ class Tally:
     leaked: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, other: Tally) -> None:
+        """What another sweep found as well."""
+        self.tried += other.tried
+        self.ended += other.ended
+        self.lost += other.lost
+        self.leaked += other.leaked
+
     def summary(self) -> str:
         tried = ", ".join(f"{kind} {count}" for kind, count in sorted(self.tried.items()))
         return (
@@ -87,6 +102,7 @@ async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally
         tally.tried[fault.kind] += 1
         await network.settle(20)
         assert_clear(network)
+        assert_healthy(network)
         if fault.sender != FR or fault.kind != "kill":
             judge(fault, report, expected)
             for answer in report.answers.values():
@@ -147,12 +163,7 @@ async def burst(network: Network, wanted: SearchRequest, count: int, quota: int,
         tally.lost.append(f"burst: {passed} passed, {refused} refused for the quota of {quota}, of {count}")
     await network.settle(60)
     assert_clear(network)
-    for name in (FR, ES, EU):  # so many at once must not have confused the logs: they are verified when opened
-        await network.kill(name)
-    try:
-        await network.start(FR, ES, EU)
-    except LineupError as error:
-        tally.lost.append(f"burst: a node does not start again: {error}")
+    await restart(network, tally)  # so many at once must not have confused the logs
 
 
 def find_leaks(federation: Federation, logs: Capture, network: Network, tally: Tally) -> None:
@@ -162,32 +173,64 @@ def find_leaks(federation: Federation, logs: Capture, network: Network, tally: T
     tally.leaked += leaks(federation, secrets, logs.text.encode() + metrics)
 
 
-async def sweep(
-    kinds: Sequence[Kind], parties: Sequence[str], holders: Sequence[str], every: int, count: int, tally: Tally
-) -> None:
-    """Everything."""
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
-        federation = found(Path(folder), read_timeout_seconds=PATIENCE)
-        wanted = request(federation.people.hit, holders)
-        links = [link for link in LINKS if link[0] in parties and not set(link) & (set(HOLDERS) - set(holders))]
-        async with running(AsgiNetwork(federation)) as network:
-            await network.search(wanted)
-            steps = range(0, MAX_STEPS, every)
-            for party in parties if "kill" in kinds else ():
-                await sweep_kills(network, party, steps, wanted, tally)
-                print(f"kill {party}: {tally.summary()}", file=sys.stderr, flush=True)
-            for kind in [kind for kind in kinds if kind != "kill"]:
-                for link in links:
-                    await sweep_link(network, kind, link, steps, wanted, tally)
-                print(f"{kind}: {tally.summary()}", file=sys.stderr, flush=True)
-            find_leaks(federation, logs, network, tally)
-    if count:
-        await _burst_alone(count, tally)
-    tally.seconds = time.perf_counter() - started
+@dataclass(frozen=True)
+class Lane:
+    """One kind of fault at one party, in a federation of its own, so that lanes run side by side."""
+
+    kind: Kind
+    party: str
+    holders: tuple[str, ...]
+    every: int
+
+    def run(self) -> Tally:
+        """Try every fault of the lane."""
+        tally, started = Tally(), time.perf_counter()
+        asyncio.run(self._sweep(tally))
+        tally.seconds = time.perf_counter() - started
+        return tally
+
+    async def _sweep(self, tally: Tally) -> None:
+        with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
+            federation = found(Path(folder), read_timeout_seconds=PATIENCE)
+            wanted = request(federation.people.hit, self.holders)
+            async with running((TlsNetwork if self.kind == "cut" else AsgiNetwork)(federation)) as network:
+                await network.search(wanted)
+                if self.kind == "kill":
+                    await sweep_kills(network, self.party, range(MAX_STEPS), wanted, tally)
+                else:
+                    first = KINDS.index(self.kind) % self.every
+                    asked = {FR, EU, *self.holders}
+                    for link in [link for link in LINKS if link[0] == self.party and set(link) <= asked]:
+                        await sweep_link(network, self.kind, link, range(first, MAX_STEPS, self.every), wanted, tally)
+                find_leaks(federation, logs, network, tally)
+                await restart(network, tally)
 
 
-async def _burst_alone(count: int, tally: Tally) -> None:
+async def restart(network: Network, tally: Tally) -> None:
+    """Start every node again: its logs are verified when they are opened."""
+    for name in (FR, ES, DE, EU):
+        await network.kill(name)
+    try:
+        await network.start()
+    except LineupError as error:
+        tally.lost.append(f"a node does not start again: {type(error).__name__} {error}")
+
+
+def sweep(lanes: Sequence[Lane], workers: int) -> Tally:
+    """Run lanes, some side by side, each in a process."""
+    total, started = Tally(), time.perf_counter()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        running_lanes = {pool.submit(lane.run): lane for lane in lanes}
+        for done in as_completed(running_lanes):
+            lane, tally = running_lanes[done], done.result()
+            total.add(tally)
+            print(f"{lane.kind} {lane.party}: {tally.summary()}", file=sys.stderr, flush=True)
+    total.seconds = time.perf_counter() - started
+    return total
+
+
+async def burst_alone(count: int, tally: Tally) -> None:
+    """`burst` against a twentieth as quota."""
     with tempfile.TemporaryDirectory(prefix="lineup-burst-") as folder, captured_logs() as logs:
         quota = max(1, count // 20)
         federation = found(Path(folder), read_timeout_seconds=300, concurrent_queries=256)
@@ -202,19 +245,29 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(("kill", *KINDS)))
     parser.add_argument("--parties", default="FR,ES,DE,EU")
     parser.add_argument("--holders", default="ES,DE", help="who is asked in the sweeps")
-    parser.add_argument("--every", type=int, default=1, help="try every so many steps")
+    parser.add_argument("--every", type=int, default=3, help="break every so many units; kills are tried at each")
     parser.add_argument("--burst", type=int, default=200, help="searches at once against a quota; 0 for none")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes side by side")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    tally = Tally()
-    lists = (value.split(",") for value in (options.kinds, options.parties, options.holders))
-    asyncio.run(sweep(*lists, options.every, options.burst, tally))
+    kinds, parties, holders = (value.split(",") for value in (options.kinds, options.parties, options.holders))
+    lanes = [Lane(kind, party, tuple(holders), options.every) for kind in kinds for party in parties]
+    tally = sweep(lanes, options.workers)
+    if options.burst:
+        started = time.perf_counter()
+        asyncio.run(burst_alone(options.burst, tally))
+        tally.seconds += time.perf_counter() - started
     print(tally.summary())
     for line in (*sorted(f"{what}: {number}" for what, number in tally.ended.items()), *tally.lost, *tally.leaked):
         print(line)
     if options.json is not None:
         figures = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(tally).items()}
-        options.json.write_text(json.dumps(figures | {"machine": platform.platform()}, indent=1))
+        report = figures | {
+            "every": options.every,
+            "patience_seconds": PATIENCE,
+            "machine": describe(default_threads()),
+        }
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
     raise SystemExit(1 if tally.lost or tally.leaked else 0)
 
 

@@ -176,10 +176,10 @@ def free_ports(count: int) -> list[int]:
 
 # Faults
 
-Kind = Literal["kill", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"]
-KINDS: tuple[Kind, ...] = ("drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt")
+Kind = Literal["kill", "cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"]
+KINDS: tuple[Kind, ...] = ("cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt")
 # Those after which the answers must be complete: the sender notices, or nothing is lost.
-HARMLESS: frozenset[Kind] = frozenset({"drop", "lose-answer", "delay", "duplicate"})
+HARMLESS: frozenset[Kind] = frozenset({"cut", "drop", "lose-answer", "delay", "duplicate"})
 
 
 @dataclass
@@ -188,7 +188,8 @@ class Fault:
 
     drop: the connection breaks before it, and the sender is told. lose: it alone is missing. lose-answer: its body
     arrives, and the sender thinks it did not. delay: it and what follows come later. duplicate: the body comes
-    twice. reorder: it comes after the next one. truncate, corrupt: it is changed. kill: the sender dies just before its
+    twice. reorder: it comes after the next one. truncate, corrupt: it is changed. cut: just before it every connection
+    of the receiver breaks, in the middle of whatever body (`TlsNetwork` only). kill: the sender dies just before its
     `step`-th unit to anybody (`receiver` is None).
     """
 
@@ -256,6 +257,9 @@ class Faults:
         if fault.kind == "kill":
             self._network.kill_soon(self._sender)
             await asyncio.Event().wait()
+        if fault.kind == "cut":
+            assert fault.receiver is not None
+            self._network.cut(fault.receiver)
         if fault.kind == "drop":
             raise PeerUnreachable("dropped")
         if fault.kind == "lose":
@@ -347,6 +351,10 @@ class Network:
             assert time.monotonic() < deadline, {name: len(node._live) for name, node in self.nodes.items()}
             await asyncio.sleep(0.02)
 
+    def cut(self, name: str) -> None:
+        """Every connection to a node breaks; the node lives on."""
+        raise NotImplementedError
+
     def break_next(self, fault: Fault) -> None:
         """Arm a fault; counting starts anew."""
         self.fault = fault
@@ -429,10 +437,13 @@ class TlsNetwork(Network):
             assert not task.done(), "the port is taken"
             await asyncio.sleep(0.005)
 
-    async def _vanish(self, name: str) -> None:
-        server, task = self.servers.pop(name)
-        for connection in list(server.server_state.connections):
+    def cut(self, name: str) -> None:
+        for connection in list(self.servers[name][0].server_state.connections):
             connection.transport.abort()
+
+    async def _vanish(self, name: str) -> None:
+        self.cut(name)
+        server, task = self.servers.pop(name)
         server.should_exit = server.force_exit = True
         await asyncio.wait({task})
 
@@ -514,6 +525,13 @@ def assert_clear(network: Network) -> None:
             states = {session.state for session in driver.machine.sessions.values()}
             assert all(state.over for state in states) or driver.task.cancelled(), (name, states)
     network.drivers.clear()  # a sweep would keep every probe that it ever sent
+
+
+def assert_healthy(network: Network) -> None:
+    """Every node says that it can work, and none found that a log showed two histories."""
+    for name, node in network.nodes.items():
+        assert not node.failing(), (name, node.failing())
+        assert not node.gossip.accused, (name, node.gossip.accused)
 
 
 def assert_named(report: SearchReport, expected: Answers) -> None:
