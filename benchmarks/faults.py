@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -86,6 +87,17 @@ class Tally:
             f"faults tried {sum(self.tried.values())} ({tried}), "
             f"lost {len(self.lost)}, leaked {len(self.leaked)}, {self.seconds:.0f} s"
         )
+
+    def report(self, path: Path | None, **settings: object) -> NoReturn:
+        """Print everything, keep it as JSON, and end the program: status 0 only if nothing was lost or leaked."""
+        print(self.summary())
+        ends = sorted(f"{what}: {number}" for what, number in self.ended.items())
+        print("\n".join((*ends, *self.lost, *self.leaked)))
+        if path is not None:
+            figures = {what: dict(value) if isinstance(value, Counter) else value for what, value in vars(self).items()}
+            report = figures | settings | {"machine": describe(default_threads())}
+            path.write_text(json.dumps(report, indent=1) + "\n")
+        raise SystemExit(1 if self.lost or self.leaked else 0)
 
 
 async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally: Tally) -> bool:
@@ -257,18 +269,7 @@ def main() -> None:
         started = time.perf_counter()
         asyncio.run(burst_alone(options.burst, tally))
         tally.seconds += time.perf_counter() - started
-    print(tally.summary())
-    for line in (*sorted(f"{what}: {number}" for what, number in tally.ended.items()), *tally.lost, *tally.leaked):
-        print(line)
-    if options.json is not None:
-        figures = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(tally).items()}
-        report = figures | {
-            "every": options.every,
-            "patience_seconds": PATIENCE,
-            "machine": describe(default_threads()),
-        }
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    raise SystemExit(1 if tally.lost or tally.leaked else 0)
+    tally.report(options.json, every=options.every, patience_seconds=PATIENCE)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from nodes.http import HttpTransport
 from nodes.identity import init_node, load_identity, load_peers
 from nodes.keeper import Keeper
 from nodes.node import Node
-from nodes.operate import NodeNotRunning, holder_store
+from nodes.operate import NodeNotRunning, holder_store, search
 from nodes.operate import status as node_status
 from nodes.outbox import PeerUnreachable, Transport
 from nodes.search import HolderAnswer, SearchReport, SearchRequest
@@ -622,11 +623,13 @@ class Processes:
         self.federation = federation
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, before: str = "") -> None:
+        """Start nodes side by side, and wait for all. `before`: Python that each runs first, to be an odd node."""
+        program = f"{before}\nfrom nodes.cli import main\nmain()"
         for name in names or tuple(ROLES):
             with (self.federation.root / name / "stderr.log").open("ab") as log:
                 self.running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(self.federation.folder(name))],
+                    [sys.executable, "-c", program, "node", "serve", "--dir", str(self.federation.folder(name))],
                     stdout=log,
                     stderr=log,
                 )
@@ -639,6 +642,15 @@ class Processes:
         process.send_signal(number)
         return process.wait(seconds)
 
+    def until_busy(self, name: str) -> None:
+        """Wait until a node works on a query."""
+        self._until(name, lambda running: running > 0)
+
+    def until_clear(self) -> None:
+        """Wait until no node works on anything."""
+        for name in self.running:
+            self._until(name, lambda running: running == 0)
+
     def close(self) -> None:
         for process in self.running.values():
             process.kill()
@@ -646,6 +658,12 @@ class Processes:
 
     def log(self, name: str) -> str:
         return (self.federation.folder(name) / "stderr.log").read_text(errors="replace")
+
+    def _until(self, name: str, condition: Callable[[int], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not condition(node_status(self.federation.folder(name))["queries_running"]):
+            assert time.monotonic() < deadline, name
+            time.sleep(0.02)
 
     def _wait(self, name: str) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -657,6 +675,26 @@ class Processes:
             except NodeNotRunning:
                 time.sleep(0.1)
         raise AssertionError(f"{name} did not start: {self.log(name)}")
+
+
+class Searching(threading.Thread):
+    """The operator of FR searches, as the command line would."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__()
+        self._federation = federation
+        self._report: SearchReport | None = None
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(NodeNotRunning):  # FR itself may be what dies
+            self._report = search(self._federation.folder(FR), request(self._federation.people.hit))
+
+    def answers(self) -> Answers | None:
+        """None if FR died meanwhile."""
+        self.join(90)
+        assert not self.is_alive(), "the operator still waits"
+        return None if self._report is None else self._report.answers
 
 
 @contextlib.contextmanager
