@@ -116,7 +116,7 @@ async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally
         await network.settle(20)
         assert_clear(network)
         assert_healthy(network)
-        if fault.sender != FR or fault.kind != "kill":
+        if fault.sender != FR or fault.receiver is not None:
             judge(fault, report, expected)
             for answer in report.answers.values():
                 tally.ended[f"{fault.kind}: {answer.status}"] += 1
@@ -142,16 +142,18 @@ def judge(fault: Fault, report: SearchReport, expected: dict[str, object]) -> No
     assert_named(report, expected)  # type: ignore[arg-type]
     if fault.kind in HARMLESS:
         assert report.answers == expected, f"nothing was lost, and yet {report.answers}"
-    if fault.kind == "kill":
+    if fault.receiver is None:
         for name, answer in report.answers.items():
             hurt = fault.sender in (name, EU)
             assert answer == expected[name] or (hurt and answer.status == "unreachable"), (name, answer)
 
 
-async def sweep_kills(network: Network, party: str, steps: Sequence[int], wanted: SearchRequest, tally: Tally) -> None:
-    """Kill a party just before each of the frames it would send."""
+async def sweep_party(
+    network: Network, kind: Kind, party: str, steps: Sequence[int], wanted: SearchRequest, tally: Tally
+) -> None:
+    """Kill or restart a party just before each of the units it would send."""
     for step in steps:
-        if not await try_fault(network, Fault("kill", party, step), wanted, tally):
+        if not await try_fault(network, Fault(kind, party, step), wanted, tally):
             return
 
 
@@ -177,7 +179,7 @@ async def burst(network: Network, wanted: SearchRequest, count: int, quota: int,
         tally.lost.append(f"burst: {passed} passed, {refused} refused for the quota of {quota}, of {count}")
     await network.settle(60)
     assert_clear(network)
-    await restart(network, tally)  # so many at once must not have confused the logs
+    await restart_all(network, tally)  # so many at once must not have confused the logs
 
 
 def find_leaks(federation: Federation, logs: Capture, network: Network, tally: Tally) -> None:
@@ -205,28 +207,27 @@ class Lane:
 
     async def _sweep(self, tally: Tally) -> None:
         with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
-            patience = PATIENCE if self.kind == "kill" else LONG_PATIENCE
+            patience = PATIENCE if self.kind in ("kill", "restart") else LONG_PATIENCE
             federation = found(Path(folder), read_timeout_seconds=patience)
             wanted = request(federation.people.hit, self.holders)
             async with running((TlsNetwork if self.kind == "cut" else AsgiNetwork)(federation)) as network:
                 await network.search(wanted)
-                if self.kind == "kill":
-                    await sweep_kills(network, self.party, range(MAX_STEPS), wanted, tally)
+                steps = range(KINDS.index(self.kind) % self.every if self.kind in KINDS else 0, MAX_STEPS, self.every)
+                if self.kind in ("kill", "restart"):
+                    await sweep_party(network, self.kind, self.party, steps, wanted, tally)
                 else:
-                    first = KINDS.index(self.kind) % self.every
                     asked = {FR, EU, *self.holders}
                     for link in [link for link in LINKS if link[0] == self.party and set(link) <= asked]:
-                        await sweep_link(network, self.kind, link, range(first, MAX_STEPS, self.every), wanted, tally)
+                        await sweep_link(network, self.kind, link, steps, wanted, tally)
                 find_leaks(federation, logs, network, tally)
-                await restart(network, tally)
+                await restart_all(network, tally)
 
 
-async def restart(network: Network, tally: Tally) -> None:
+async def restart_all(network: Network, tally: Tally) -> None:
     """Start every node again: its logs are verified when they are opened."""
-    for name in (FR, ES, DE, EU):
-        await network.kill(name)
     try:
-        await network.start()
+        for name in (FR, ES, DE, EU):
+            await network.restart(name)
     except LineupError as error:
         tally.lost.append(f"a node does not start again: {type(error).__name__} {error}")
 
@@ -257,7 +258,7 @@ async def burst_alone(count: int, tally: Tally) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", default=",".join(("kill", *KINDS)))
+    parser.add_argument("--kinds", default=",".join(("kill", "restart", *KINDS)))
     parser.add_argument("--parties", default="FR,ES,DE,EU")
     parser.add_argument("--holders", default="ES,DE", help="who is asked in the sweeps")
     parser.add_argument("--every", type=int, default=3, help="break every so many units; kills are tried at each")
@@ -266,7 +267,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     kinds, parties, holders = (value.split(",") for value in (options.kinds, options.parties, options.holders))
-    lanes = [Lane(kind, party, tuple(holders), options.every) for kind in kinds for party in parties]
+    lanes = [
+        Lane(kind, party, tuple(holders), 1 if kind == "kill" else options.every) for kind in kinds for party in parties
+    ]
     tally = sweep(lanes, options.workers)
     if options.burst:
         started = time.perf_counter()

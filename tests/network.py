@@ -177,7 +177,9 @@ def free_ports(count: int) -> list[int]:
 
 # Faults
 
-Kind = Literal["kill", "cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"]
+Kind = Literal[
+    "kill", "restart", "cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"
+]
 KINDS: tuple[Kind, ...] = ("cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt")
 # Those after which the answers must be complete: the sender notices, or nothing is lost.
 HARMLESS: frozenset[Kind] = frozenset({"cut", "drop", "lose-answer", "delay", "duplicate"})
@@ -190,8 +192,8 @@ class Fault:
     drop: the connection breaks before it, and the sender is told. lose: it alone is missing. lose-answer: its body
     arrives, and the sender thinks it did not. delay: it and what follows come later. duplicate: the body comes
     twice. reorder: it comes after the next one. truncate, corrupt: it is changed. cut: just before it every connection
-    of the receiver breaks, in the middle of whatever body (`TlsNetwork` only). kill: the sender dies just before its
-    `step`-th unit to anybody (`receiver` is None).
+    of the receiver breaks, in the middle of whatever body (`TlsNetwork` only). kill, restart: the sender dies just
+    before its `step`-th unit to anybody (`receiver` is None), and restart starts it again at once.
     """
 
     kind: Kind
@@ -248,15 +250,15 @@ class Faults:
             yield held
 
     def _due(self, fault: Fault, number: int) -> bool:
-        if fault.kind == "kill":
+        if fault.receiver is None:
             number = self._network.steps["units"]
             self._network.steps["units"] += 1
         return number == fault.step and not fault.fired
 
     async def _break(self, fault: Fault, unit: bytes) -> list[bytes]:
         """What arrives in place of a unit."""
-        if fault.kind == "kill":
-            self._network.kill_soon(self._sender)
+        if fault.receiver is None:
+            self._network.kill_soon(self._sender, again=fault.kind == "restart")
             await asyncio.Event().wait()
         if fault.kind == "cut":
             assert fault.receiver is not None
@@ -327,9 +329,14 @@ class Network:
         await self.nodes.pop(name).close()
         await self._transports.pop(name).close()
 
-    def kill_soon(self, name: str) -> None:
-        """`kill`, from a task that dies with the node."""
-        task = asyncio.create_task(self.kill(name))
+    async def restart(self, name: str) -> None:
+        """A node dies and is there again at once."""
+        await self.kill(name)
+        await self.start(name)
+
+    def kill_soon(self, name: str, again: bool = False) -> None:
+        """`kill`, or `restart`, from a task that dies with the node."""
+        task = asyncio.create_task(self.restart(name) if again else self.kill(name))
         self._dying.add(task)
         task.add_done_callback(self._dying.discard)
 
