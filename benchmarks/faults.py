@@ -1,11 +1,14 @@
 """Breaks a federation at every step and counts: faults tried, lost, leaked.
 
-    python -m benchmarks.faults [--kinds kill,drop,…] [--parties FR,ES,DE,EU] [--every 1] [--burst 200] [--json FILE]
+    python -m benchmarks.faults [--kinds kill,drop,…] [--parties FR,ES,DE,EU] [--every 3] [--burst 200] [--json FILE]
 
 A fault is *lost* if anything does not hold afterwards: every answer complete and right, or refused or unreachable by
-name; the other holder's answer there; every node clear; the next query right. It has *leaked* if a planted name,
-template, probe or reference stands in a log or an evidence file. Nodes run in this process over ASGI, because what is
-broken is the delivery, whatever carries it; `tests/test_nodes_processes.py` kills real processes.
+name; the other holder's answer there; every node clear and healthy; the next query right; every log whole when its node
+starts again. It has *leaked* if a planted name, template, probe or reference stands in a log or an evidence file.
+
+A kill is tried at every unit that a party says. Each other kind breaks every `--every`-th unit of each link, beginning
+with another one than the kind before. Connections are cut over TLS; all else happens over ASGI, because what is broken
+is the delivery, whatever carries it. `benchmarks.kills` kills real processes.
 """
 
 from __future__ import annotations
@@ -13,26 +16,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
+from benchmarks.machine import describe
 from nodes.search import SearchReport, SearchRequest
 from pets.errors import LineupError
+from pets.threads import default_threads
 from tests.network import (
     DE,
     ES,
     EU,
     FR,
     HARMLESS,
-    HOLDERS,
     KINDS,
     AsgiNetwork,
     Capture,
@@ -40,7 +47,9 @@ from tests.network import (
     Federation,
     Kind,
     Network,
+    TlsNetwork,
     assert_clear,
+    assert_healthy,
     assert_named,
     captured_logs,
     found,
@@ -50,7 +59,8 @@ from tests.network import (
     secrets_of,
 )
 
-PATIENCE = 2  # seconds: what a sweep waits for a party that was killed
+PATIENCE = 2  # seconds: what a sweep waits for a party that was killed; each kill costs it
+LONG_PATIENCE = 6  # where nobody dies: a busy machine may be silent for longer than the above
 LINKS = tuple((a, b) for a in (FR, ES, DE, EU) for b in (FR, ES, DE, EU) if a != b)
 MAX_STEPS = 400
 
@@ -65,12 +75,30 @@ class Tally:
     leaked: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, other: Tally) -> None:
+        """What another sweep found as well."""
+        self.tried += other.tried
+        self.ended += other.ended
+        self.lost += other.lost
+        self.leaked += other.leaked
+
     def summary(self) -> str:
         tried = ", ".join(f"{kind} {count}" for kind, count in sorted(self.tried.items()))
         return (
             f"faults tried {sum(self.tried.values())} ({tried}), "
             f"lost {len(self.lost)}, leaked {len(self.leaked)}, {self.seconds:.0f} s"
         )
+
+    def report(self, path: Path | None, **settings: object) -> NoReturn:
+        """Print everything, keep it as JSON, and end the program: status 0 only if nothing was lost or leaked."""
+        print(self.summary())
+        ends = sorted(f"{what}: {number}" for what, number in self.ended.items())
+        print("\n".join((*ends, *self.lost, *self.leaked)))
+        if path is not None:
+            figures = {what: dict(value) if isinstance(value, Counter) else value for what, value in vars(self).items()}
+            report = figures | settings | {"machine": describe(default_threads())}
+            path.write_text(json.dumps(report, indent=1) + "\n")
+        raise SystemExit(1 if self.lost or self.leaked else 0)
 
 
 async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally: Tally) -> bool:
@@ -87,7 +115,8 @@ async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally
         tally.tried[fault.kind] += 1
         await network.settle(20)
         assert_clear(network)
-        if fault.sender != FR or fault.kind != "kill":
+        assert_healthy(network)
+        if fault.sender != FR or fault.receiver is not None:
             judge(fault, report, expected)
             for answer in report.answers.values():
                 tally.ended[f"{fault.kind}: {answer.status}"] += 1
@@ -98,7 +127,8 @@ async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally
         assert again.answers == {hurt: expected[hurt]}, f"the next query: {again.answers}"
         await network.settle(20)
     except (AssertionError, asyncio.TimeoutError) as error:
-        tally.lost.append(f"{label}: {type(error).__name__} {str(error)[:300]}")
+        waits = [(name, driver.awaited, driver.failed_peers) for name, driver in network.drivers]
+        tally.lost.append(f"{label}: {type(error).__name__} {str(error)[:300]}; last waited for {waits}")
         print("LOST", tally.lost[-1], file=sys.stderr, flush=True)
         network.fault = None
         for name in (FR, ES, DE, EU):
@@ -112,16 +142,18 @@ def judge(fault: Fault, report: SearchReport, expected: dict[str, object]) -> No
     assert_named(report, expected)  # type: ignore[arg-type]
     if fault.kind in HARMLESS:
         assert report.answers == expected, f"nothing was lost, and yet {report.answers}"
-    if fault.kind == "kill":
+    if fault.receiver is None:
         for name, answer in report.answers.items():
             hurt = fault.sender in (name, EU)
             assert answer == expected[name] or (hurt and answer.status == "unreachable"), (name, answer)
 
 
-async def sweep_kills(network: Network, party: str, steps: Sequence[int], wanted: SearchRequest, tally: Tally) -> None:
-    """Kill a party just before each of the frames it would send."""
+async def sweep_party(
+    network: Network, kind: Kind, party: str, steps: Sequence[int], wanted: SearchRequest, tally: Tally
+) -> None:
+    """Kill or restart a party just before each of the units it would send."""
     for step in steps:
-        if not await try_fault(network, Fault("kill", party, step), wanted, tally):
+        if not await try_fault(network, Fault(kind, party, step), wanted, tally):
             return
 
 
@@ -147,12 +179,7 @@ async def burst(network: Network, wanted: SearchRequest, count: int, quota: int,
         tally.lost.append(f"burst: {passed} passed, {refused} refused for the quota of {quota}, of {count}")
     await network.settle(60)
     assert_clear(network)
-    for name in (FR, ES, EU):  # so many at once must not have confused the logs: they are verified when opened
-        await network.kill(name)
-    try:
-        await network.start(FR, ES, EU)
-    except LineupError as error:
-        tally.lost.append(f"burst: a node does not start again: {error}")
+    await restart_all(network, tally)  # so many at once must not have confused the logs
 
 
 def find_leaks(federation: Federation, logs: Capture, network: Network, tally: Tally) -> None:
@@ -162,32 +189,64 @@ def find_leaks(federation: Federation, logs: Capture, network: Network, tally: T
     tally.leaked += leaks(federation, secrets, logs.text.encode() + metrics)
 
 
-async def sweep(
-    kinds: Sequence[Kind], parties: Sequence[str], holders: Sequence[str], every: int, count: int, tally: Tally
-) -> None:
-    """Everything."""
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
-        federation = found(Path(folder), read_timeout_seconds=PATIENCE)
-        wanted = request(federation.people.hit, holders)
-        links = [link for link in LINKS if link[0] in parties and not set(link) & (set(HOLDERS) - set(holders))]
-        async with running(AsgiNetwork(federation)) as network:
-            await network.search(wanted)
-            steps = range(0, MAX_STEPS, every)
-            for party in parties if "kill" in kinds else ():
-                await sweep_kills(network, party, steps, wanted, tally)
-                print(f"kill {party}: {tally.summary()}", file=sys.stderr, flush=True)
-            for kind in [kind for kind in kinds if kind != "kill"]:
-                for link in links:
-                    await sweep_link(network, kind, link, steps, wanted, tally)
-                print(f"{kind}: {tally.summary()}", file=sys.stderr, flush=True)
-            find_leaks(federation, logs, network, tally)
-    if count:
-        await _burst_alone(count, tally)
-    tally.seconds = time.perf_counter() - started
+@dataclass(frozen=True)
+class Lane:
+    """One kind of fault at one party, in a federation of its own, so that lanes run side by side."""
+
+    kind: Kind
+    party: str
+    holders: tuple[str, ...]
+    every: int
+
+    def run(self) -> Tally:
+        """Try every fault of the lane."""
+        tally, started = Tally(), time.perf_counter()
+        asyncio.run(self._sweep(tally))
+        tally.seconds = time.perf_counter() - started
+        return tally
+
+    async def _sweep(self, tally: Tally) -> None:
+        with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
+            patience = PATIENCE if self.kind in ("kill", "restart") else LONG_PATIENCE
+            federation = found(Path(folder), read_timeout_seconds=patience)
+            wanted = request(federation.people.hit, self.holders)
+            async with running((TlsNetwork if self.kind == "cut" else AsgiNetwork)(federation)) as network:
+                await network.search(wanted)
+                steps = range(KINDS.index(self.kind) % self.every if self.kind in KINDS else 0, MAX_STEPS, self.every)
+                if self.kind in ("kill", "restart"):
+                    await sweep_party(network, self.kind, self.party, steps, wanted, tally)
+                else:
+                    asked = {FR, EU, *self.holders}
+                    for link in [link for link in LINKS if link[0] == self.party and set(link) <= asked]:
+                        await sweep_link(network, self.kind, link, steps, wanted, tally)
+                find_leaks(federation, logs, network, tally)
+                await restart_all(network, tally)
 
 
-async def _burst_alone(count: int, tally: Tally) -> None:
+async def restart_all(network: Network, tally: Tally) -> None:
+    """Start every node again: its logs are verified when they are opened."""
+    try:
+        for name in (FR, ES, DE, EU):
+            await network.restart(name)
+    except LineupError as error:
+        tally.lost.append(f"a node does not start again: {type(error).__name__} {error}")
+
+
+def sweep(lanes: Sequence[Lane], workers: int) -> Tally:
+    """Run lanes, some side by side, each in a process."""
+    total, started = Tally(), time.perf_counter()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        running_lanes = {pool.submit(lane.run): lane for lane in lanes}
+        for done in as_completed(running_lanes):
+            lane, tally = running_lanes[done], done.result()
+            total.add(tally)
+            print(f"{lane.kind} {lane.party}: {tally.summary()}", file=sys.stderr, flush=True)
+    total.seconds = time.perf_counter() - started
+    return total
+
+
+async def burst_alone(count: int, tally: Tally) -> None:
+    """`burst` against a twentieth as quota."""
     with tempfile.TemporaryDirectory(prefix="lineup-burst-") as folder, captured_logs() as logs:
         quota = max(1, count // 20)
         federation = found(Path(folder), read_timeout_seconds=300, concurrent_queries=256)
@@ -199,23 +258,24 @@ async def _burst_alone(count: int, tally: Tally) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", default=",".join(("kill", *KINDS)))
+    parser.add_argument("--kinds", default=",".join(("kill", "restart", *KINDS)))
     parser.add_argument("--parties", default="FR,ES,DE,EU")
     parser.add_argument("--holders", default="ES,DE", help="who is asked in the sweeps")
-    parser.add_argument("--every", type=int, default=1, help="try every so many steps")
+    parser.add_argument("--every", type=int, default=3, help="break every so many units; kills are tried at each")
     parser.add_argument("--burst", type=int, default=200, help="searches at once against a quota; 0 for none")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes side by side")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    tally = Tally()
-    lists = (value.split(",") for value in (options.kinds, options.parties, options.holders))
-    asyncio.run(sweep(*lists, options.every, options.burst, tally))
-    print(tally.summary())
-    for line in (*sorted(f"{what}: {number}" for what, number in tally.ended.items()), *tally.lost, *tally.leaked):
-        print(line)
-    if options.json is not None:
-        figures = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(tally).items()}
-        options.json.write_text(json.dumps(figures | {"machine": platform.platform()}, indent=1))
-    raise SystemExit(1 if tally.lost or tally.leaked else 0)
+    kinds, parties, holders = (value.split(",") for value in (options.kinds, options.parties, options.holders))
+    lanes = [
+        Lane(kind, party, tuple(holders), 1 if kind == "kill" else options.every) for kind in kinds for party in parties
+    ]
+    tally = sweep(lanes, options.workers)
+    if options.burst:
+        started = time.perf_counter()
+        asyncio.run(burst_alone(options.burst, tally))
+        tally.seconds += time.perf_counter() - started
+    tally.report(options.json, every=options.every, patience_seconds=[PATIENCE, LONG_PATIENCE])
 
 
 if __name__ == "__main__":

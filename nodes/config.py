@@ -148,7 +148,6 @@ class Limits(_Section, frozen=True):
     read_timeout_seconds: int = 30
     query_timeout_seconds: int = 300
     shutdown_timeout_seconds: int = 30
-    body_limit_mib: int = 64
     concurrent_queries: int = 8
 
     def __post_init__(self) -> None:
@@ -158,7 +157,6 @@ class Limits(_Section, frozen=True):
         _within("limits.read_timeout_seconds", self.read_timeout_seconds, 1, 600)
         _within("limits.query_timeout_seconds", self.query_timeout_seconds, 10, 3600)
         _within("limits.shutdown_timeout_seconds", self.shutdown_timeout_seconds, 1, 600)
-        _within("limits.body_limit_mib", self.body_limit_mib, 1, 1024)
         _within("limits.concurrent_queries", self.concurrent_queries, 1, 256)
 
 

@@ -21,7 +21,7 @@ from nodes.node import Node
 from nodes.outbox import PeerRefused
 from nodes.search import SearchRequest
 from pets.errors import MALFORMED, CryptoError, InputError, LineupError
-from protocol.errors import BadFrame, FrameTooLarge, OutOfTurn, QueryRefused
+from protocol.errors import BadFrame, FrameTooLarge, OutOfTurn, QueryRefused, UnknownVersion
 
 log = logging.getLogger("lineup.service")
 
@@ -182,22 +182,32 @@ def _check_declared(request: Request, limit: int) -> None:
 
 def _answer_error(node: Node, error: LineupError, explain: bool) -> Response:
     """A refusal with a closed code. `explain`: with the error's text, for the node's own operator and nobody else."""
+    status, code = _refused_with(error)
     if isinstance(error, (QueryRefused, PeerRefused)):
-        node.metrics.refused(error.code)
-        log.info("refused", extra={"code": error.code})
-        return _refusal(409, error.code)
-    if isinstance(error, (BodyTooLarge, FrameTooLarge)):
-        return _refusal(413, "bad-frame")
-    if isinstance(error, BodyTooSlow):
-        return _refusal(408, "timeout")
-    if isinstance(error, OutOfTurn):
-        return _refusal(409, "out-of-turn")
-    if isinstance(error, (BadFrame, CryptoError)):
-        return _refusal(400, "bad-frame" if isinstance(error, BadFrame) else "crypto")
-    if isinstance(error, InputError):
-        return _refusal(422, "parameters", str(error) if explain else None)
-    log.error("internal error", extra={"error": type(error).__name__})
-    return _refusal(500, "internal")
+        node.metrics.refused(code)
+    if status == 500:
+        log.error("internal error", extra={"error": type(error).__name__})
+    else:
+        log.info("refused", extra={"code": code})
+    return _refusal(status, code, str(error) if explain and isinstance(error, InputError) else None)
+
+
+def _refused_with(error: LineupError) -> tuple[int, str]:
+    """The status and the closed code that tell of an error."""
+    if isinstance(error, (QueryRefused, PeerRefused)):
+        return 409, error.code
+    for kinds, status, code in (
+        ((BodyTooLarge, FrameTooLarge), 413, "bad-frame"),
+        ((BodyTooSlow,), 408, "timeout"),
+        ((OutOfTurn,), 409, "out-of-turn"),
+        ((UnknownVersion,), 400, "version"),
+        ((BadFrame,), 400, "bad-frame"),
+        ((CryptoError,), 400, "crypto"),
+        ((InputError,), 422, "parameters"),
+    ):
+        if isinstance(error, kinds):
+            return status, code
+    return 500, "internal"
 
 
 def _refusal(status: int, code: str, message: str | None = None) -> JSONResponse:

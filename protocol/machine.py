@@ -42,6 +42,7 @@ from protocol.errors import (
     ProtocolError,
     QueryRefused,
     UnexpectedMessage,
+    UnknownVersion,
     WrongAddress,
     WrongSize,
 )
@@ -488,6 +489,7 @@ def _abort_code(error: LineupError) -> str:
         return error.code
     for kind, code in (
         (ConfirmationFailed, "confirmation"),
+        (UnknownVersion, "version"),
         (BadFrame, "bad-frame"),
         (OutOfTurn, "out-of-turn"),
         (WrongSize, "wrong-size"),

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from nodes.http import HttpTransport
 from nodes.identity import init_node, load_identity, load_peers
 from nodes.keeper import Keeper
 from nodes.node import Node
-from nodes.operate import NodeNotRunning, holder_store
+from nodes.operate import NodeNotRunning, holder_store, search
 from nodes.operate import status as node_status
 from nodes.outbox import PeerUnreachable, Transport
 from nodes.search import HolderAnswer, SearchReport, SearchRequest
@@ -176,10 +177,12 @@ def free_ports(count: int) -> list[int]:
 
 # Faults
 
-Kind = Literal["kill", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"]
-KINDS: tuple[Kind, ...] = ("drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt")
+Kind = Literal[
+    "kill", "restart", "cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"
+]
+KINDS: tuple[Kind, ...] = ("cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt")
 # Those after which the answers must be complete: the sender notices, or nothing is lost.
-HARMLESS: frozenset[Kind] = frozenset({"drop", "lose-answer", "delay", "duplicate"})
+HARMLESS: frozenset[Kind] = frozenset({"cut", "drop", "lose-answer", "delay", "duplicate"})
 
 
 @dataclass
@@ -188,8 +191,9 @@ class Fault:
 
     drop: the connection breaks before it, and the sender is told. lose: it alone is missing. lose-answer: its body
     arrives, and the sender thinks it did not. delay: it and what follows come later. duplicate: the body comes
-    twice. reorder: it comes after the next one. truncate, corrupt: it is changed. kill: the sender dies just before its
-    `step`-th unit to anybody (`receiver` is None).
+    twice. reorder: it comes after the next one. truncate, corrupt: it is changed. cut: just before it every connection
+    of the receiver breaks, in the middle of whatever body (`TlsNetwork` only). kill, restart: the sender dies just
+    before its `step`-th unit to anybody (`receiver` is None), and restart starts it again at once.
     """
 
     kind: Kind
@@ -246,16 +250,19 @@ class Faults:
             yield held
 
     def _due(self, fault: Fault, number: int) -> bool:
-        if fault.kind == "kill":
+        if fault.receiver is None:
             number = self._network.steps["units"]
             self._network.steps["units"] += 1
         return number == fault.step and not fault.fired
 
     async def _break(self, fault: Fault, unit: bytes) -> list[bytes]:
         """What arrives in place of a unit."""
-        if fault.kind == "kill":
-            self._network.kill_soon(self._sender)
+        if fault.receiver is None:
+            self._network.kill_soon(self._sender, again=fault.kind == "restart")
             await asyncio.Event().wait()
+        if fault.kind == "cut":
+            assert fault.receiver is not None
+            self._network.cut(fault.receiver)
         if fault.kind == "drop":
             raise PeerUnreachable("dropped")
         if fault.kind == "lose":
@@ -322,9 +329,14 @@ class Network:
         await self.nodes.pop(name).close()
         await self._transports.pop(name).close()
 
-    def kill_soon(self, name: str) -> None:
-        """`kill`, from a task that dies with the node."""
-        task = asyncio.create_task(self.kill(name))
+    async def restart(self, name: str) -> None:
+        """A node dies and is there again at once."""
+        await self.kill(name)
+        await self.start(name)
+
+    def kill_soon(self, name: str, again: bool = False) -> None:
+        """`kill`, or `restart`, from a task that dies with the node."""
+        task = asyncio.create_task(self.restart(name) if again else self.kill(name))
         self._dying.add(task)
         task.add_done_callback(self._dying.discard)
 
@@ -346,6 +358,10 @@ class Network:
         while self._dying or not all(node.idle for node in self.nodes.values()):
             assert time.monotonic() < deadline, {name: len(node._live) for name, node in self.nodes.items()}
             await asyncio.sleep(0.02)
+
+    def cut(self, name: str) -> None:
+        """Every connection to a node breaks; the node lives on."""
+        raise NotImplementedError
 
     def break_next(self, fault: Fault) -> None:
         """Arm a fault; counting starts anew."""
@@ -429,10 +445,13 @@ class TlsNetwork(Network):
             assert not task.done(), "the port is taken"
             await asyncio.sleep(0.005)
 
-    async def _vanish(self, name: str) -> None:
-        server, task = self.servers.pop(name)
-        for connection in list(server.server_state.connections):
+    def cut(self, name: str) -> None:
+        for connection in list(self.servers[name][0].server_state.connections):
             connection.transport.abort()
+
+    async def _vanish(self, name: str) -> None:
+        self.cut(name)
+        server, task = self.servers.pop(name)
         server.should_exit = server.force_exit = True
         await asyncio.wait({task})
 
@@ -514,6 +533,13 @@ def assert_clear(network: Network) -> None:
             states = {session.state for session in driver.machine.sessions.values()}
             assert all(state.over for state in states) or driver.task.cancelled(), (name, states)
     network.drivers.clear()  # a sweep would keep every probe that it ever sent
+
+
+def assert_healthy(network: Network) -> None:
+    """Every node says that it can work, and none found that a log showed two histories."""
+    for name, node in network.nodes.items():
+        assert not node.failing(), (name, node.failing())
+        assert not node.gossip.accused, (name, node.gossip.accused)
 
 
 def assert_named(report: SearchReport, expected: Answers) -> None:
@@ -604,11 +630,13 @@ class Processes:
         self.federation = federation
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, before: str = "") -> None:
+        """Start nodes side by side, and wait for all. `before`: Python that each runs first, to be an odd node."""
+        program = f"{before}\nfrom nodes.cli import main\nmain()"
         for name in names or tuple(ROLES):
             with (self.federation.root / name / "stderr.log").open("ab") as log:
                 self.running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(self.federation.folder(name))],
+                    [sys.executable, "-c", program, "node", "serve", "--dir", str(self.federation.folder(name))],
                     stdout=log,
                     stderr=log,
                 )
@@ -621,6 +649,15 @@ class Processes:
         process.send_signal(number)
         return process.wait(seconds)
 
+    def until_busy(self, name: str) -> None:
+        """Wait until a node works on a query."""
+        self._until(name, lambda running: running > 0)
+
+    def until_clear(self) -> None:
+        """Wait until no node works on anything."""
+        for name in self.running:
+            self._until(name, lambda running: running == 0)
+
     def close(self) -> None:
         for process in self.running.values():
             process.kill()
@@ -628,6 +665,12 @@ class Processes:
 
     def log(self, name: str) -> str:
         return (self.federation.folder(name) / "stderr.log").read_text(errors="replace")
+
+    def _until(self, name: str, condition: Callable[[int], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not condition(node_status(self.federation.folder(name))["queries_running"]):
+            assert time.monotonic() < deadline, name
+            time.sleep(0.02)
 
     def _wait(self, name: str) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -639,6 +682,26 @@ class Processes:
             except NodeNotRunning:
                 time.sleep(0.1)
         raise AssertionError(f"{name} did not start: {self.log(name)}")
+
+
+class Searching(threading.Thread):
+    """The operator of FR searches, as the command line would."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__()
+        self._federation = federation
+        self._report: SearchReport | None = None
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(NodeNotRunning):  # FR itself may be what dies
+            self._report = search(self._federation.folder(FR), request(self._federation.people.hit))
+
+    def answers(self) -> Answers | None:
+        """None if FR died meanwhile."""
+        self.join(90)
+        assert not self.is_alive(), "the operator still waits"
+        return None if self._report is None else self._report.answers
 
 
 @contextlib.contextmanager

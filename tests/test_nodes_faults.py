@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import protocol.holder
-from benchmarks.faults import Tally, burst, find_leaks, sweep_kills, sweep_link
+from benchmarks.faults import Tally, burst, find_leaks, sweep_link, sweep_party
 from nodes.asking import AskingNode
 from nodes.search import HolderAnswer
 from pets.errors import LineupError
@@ -60,21 +60,28 @@ def run(federation: Federation, body: Callable[[Network], Coroutine[Any, Any, No
 
 
 @pytest.mark.parametrize(
-    ("party", "step", "holders"),
-    [(ES, 7, (ES, DE)), (ES, 30, (ES, DE)), (EU, 40, (ES,)), (FR, 25, (ES,))],
-    ids=["a holder in the set-up", "a holder later", "the router", "the requester"],
+    ("kind", "party", "step", "holders"),
+    [
+        ("kill", ES, 7, (ES, DE)),
+        ("kill", ES, 30, (ES, DE)),
+        ("kill", EU, 40, (ES,)),
+        ("kill", FR, 25, (ES,)),
+        ("restart", ES, 30, (ES, DE)),
+        ("restart", EU, 40, (ES,)),
+    ],
+    ids=["a holder in the set-up", "a holder later", "the router", "the requester", "a holder again", "a router again"],
 )
 def test_a_party_that_dies_leaves_no_half_answer(
-    party: str, step: int, holders: tuple[str, ...], federation: Federation, logs: Capture
+    kind: Kind, party: str, step: int, holders: tuple[str, ...], federation: Federation, logs: Capture
 ) -> None:
     tally = Tally()
 
     async def body(network: Network) -> None:
-        await sweep_kills(network, party, [step], request(federation.people.hit, holders), tally)
+        await sweep_party(network, kind, party, [step], request(federation.people.hit, holders), tally)
         find_leaks(federation, logs, network, tally)
 
     run(federation, body)
-    assert tally.tried["kill"] == 1
+    assert tally.tried[kind] == 1
     assert not tally.lost
     assert not tally.leaked
 

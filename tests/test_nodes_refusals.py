@@ -246,7 +246,7 @@ def test_another_wire_version_is_refused(federation: Federation, galleries_asked
         announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
         return own(network, announce, version=wire.VERSION + 1)
 
-    assert refuse(federation, make) == (400, "bad-frame")
+    assert refuse(federation, make) == (400, "version")
     assert not galleries_asked_for
 
 
