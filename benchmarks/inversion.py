@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -115,13 +116,32 @@ def quantised(vector: Vectors) -> Vectors:
     return rounded
 
 
+Answer = Callable[[bool], "bool | None"]
+
+
+class Limit:
+    """What a holder with a limit of releases tells of a hit or no hit.
+
+    The hit that exceeds the limit is refused, which tells as much as its release; so is every query after it, whatever
+    it would find, which tells nothing: None.
+    """
+
+    def __init__(self, releases: float) -> None:
+        self._left = releases
+
+    def __call__(self, hit: bool) -> bool | None:
+        if self._left < 0:
+            return None
+        self._left -= hit
+        return hit
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What is answered, and how the attacker asks.
 
-    `threshold`: None answers with scores. `photo`: whether it begins with another photo of the person. `releases`: the
-    holder's limit for one reference; the hit that exceeds it is refused, which tells as much, and so is everything
-    after it, which tells nothing. `odds`: of a hit, in each query; low ones make the releases last.
+    `threshold`: None answers with scores. `photo`: whether it begins with another photo of the person. `releases`: as
+    `Limit`. `odds`: of a hit, in each query; low ones make the releases last.
     """
 
     threshold: float | None
@@ -131,8 +151,10 @@ class Scenario:
     odds: float = EVEN
 
 
-def attack(population: Population, person: int, scenario: Scenario, seed: int) -> dict[int, float]:
-    """Cosine of the reconstruction with the row after each checkpoint."""
+def attack(
+    population: Population, person: int, scenario: Scenario, seed: int, answer: Answer | None = None
+) -> dict[int, float]:
+    """Cosine of the reconstruction with the row after each checkpoint. `answer`: stands in for the scenario's limit."""
     threshold = scenario.threshold
     rng = np.random.default_rng(seed)
     row = quantised(population.rows[person])
@@ -147,18 +169,20 @@ def attack(population: Population, person: int, scenario: Scenario, seed: int) -
         )
         mean = mean + near * (population.photos[person] - mean)
         covariance = (1 - near**2) * covariance
-    belief, hits, reached = Posterior(mean, covariance), 0, {}
+    answer = answer or Limit(scenario.releases)
+    belief, reached = Posterior(mean, covariance), {}
+    told: bool | None = True
     for asked in range(scenario.queries + 1):
         if asked in CHECKPOINTS:
             reached[asked] = float(unit(belief.mean) @ unit(row))
         if threshold is None:
             probe = quantised(belief.widest(rng))
             belief.learn_score(probe, float(probe @ row))
-        elif hits <= scenario.releases:
+        elif told is not None:
             probe = quantised(belief.probe(threshold, scenario.odds, rng))
-            hit = bool(probe @ row >= threshold)
-            hits += hit
-            belief.learn_bit(probe, threshold, hit)
+            told = answer(bool(probe @ row >= threshold))
+            if told is not None:
+                belief.learn_bit(probe, threshold, told)
     return reached
 
 

@@ -177,7 +177,7 @@ def expire(folder: Path) -> Expired:
         except LogInUse:
             raise InputError(f"{identity.config.name} is running: it does this itself, daily") from None
         try:
-            return expire_now(store, keeper, identity.config.retention, datetime.now(timezone.utc))
+            return expire_now(store, keeper, identity.config, datetime.now(timezone.utc))
         finally:
             keeper.close()
 
