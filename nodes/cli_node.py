@@ -109,6 +109,22 @@ def expire(folder: Dir, as_json: Json = False) -> None:
 
 
 @node.command()
+def hold(
+    folder: Dir,
+    order: Annotated[Path, typer.Argument(help="The supervisor's order, from `lineup evidence hold`.")],
+    as_json: Json = False,
+) -> None:
+    """Lodge a supervisor's order at the running node: log entries it names are not erased until it is lifted."""
+    from nodes.operate import hold as lodge
+
+    done = lodge(folder, order)
+    if as_json:
+        print(json.dumps(done))
+    else:
+        output.print(f"{done['order']} number {done['number']} is in force", highlight=False)
+
+
+@node.command()
 def revoke(
     authority: Annotated[Path, typer.Option(help="Folder of the certificate authority.")],
     name: Annotated[

@@ -168,6 +168,16 @@ def health(folder: Path) -> dict[str, Any]:
     return report
 
 
+def hold(folder: Path, order: Path) -> dict[str, Any]:
+    """Lodge a supervisor's order at the running node. Raises `NodeNotRunning`, `InputError` with the node's reason."""
+    try:
+        data = order.read_bytes()
+    except OSError as error:
+        raise InputError(f"{order} cannot be read: {error.strerror}") from None
+    report: dict[str, Any] = _call(load_config(folder), "POST", "/operator/v1/hold", data).json()
+    return report
+
+
 def expire(folder: Path) -> Expired:
     """Delete what is past its time, at a node that is stopped. Raises `InputError` for one that runs."""
     identity = load_identity(folder)

@@ -220,7 +220,7 @@ def test_releases_are_counted_by_state_and_utc_day_up_to_the_limit() -> None:
     midnight = NOW - NOW % DAY
     counted.take_releases("FR", ("ES-1",), midnight - 1)
     count = 4
-    with pytest.raises(PolicyRefused, match="4 times in 7 days .*, limit 3") as caught:
+    with pytest.raises(PolicyRefused, match=r"4 times in 7 days .*, limit 3") as caught:
         counted.take_releases("FR", (), midnight)
     assert (caught.value.reason, caught.value.code) == (Reason.QUOTA, "quota")
     assert calls == [("FR", ("ES-1",), date(2027, 1, 14), 7), ("FR", (), date(2027, 1, 15), 7)]
