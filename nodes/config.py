@@ -197,7 +197,7 @@ class PolicyConfig(_Section, frozen=True):
     audit could recompute. Quotas are per state and UTC day (Article 23(1)). `releases_per_reference`: how often one
     reference is released to one state in `release_window_days` UTC days; what comes on top closes the node to it.
 
-    The defaults follow from how fast answers give a template away (threat_model/README.md, "Inversion from answers").
+    The defaults follow from how fast answers give a template away (threat_model/README.md, "What answers give away").
     """
 
     states: tuple[str, ...] = ()
