@@ -21,8 +21,10 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,9 @@ from pets.params import scale
 from pets.synthetic import IMPOSTOR_MEAN, IMPOSTOR_SD, synthetic_templates
 
 RESULTS = Path(__file__).parent / "results"
-CHECKPOINTS = (0, 10, 30, 100, 300, 1000)
+CHECKPOINTS = (0, 10, 30, 50, 100, 300, 1000, 4500)
 PUBLIC = 4000  # other people's templates that the attacker has
-FLOOR, USUAL = 0.30, 0.55
+FLOOR, USUAL, EVEN = 0.30, 0.55, 0.5
 
 Vectors = npt.NDArray[np.float64]
 
@@ -89,12 +91,16 @@ class Posterior:
         direction -= (direction @ ahead) * ahead
         return unit(direction)
 
-    def even_odds(self, threshold: float, rng: np.random.Generator) -> Vectors:
-        """A unit probe that is a hit about as likely as not."""
-        length = float(np.linalg.norm(self.mean))
+    def probe(self, threshold: float, odds: float, rng: np.random.Generator) -> Vectors:
+        """A unit probe that is a hit with about these odds."""
+        length, direction = float(np.linalg.norm(self.mean)), self.widest(rng)
         share = min(threshold / length, 0.999)
-        ahead: Vectors = share * self.mean / length + math.sqrt(1 - share**2) * self.widest(rng)
-        return ahead
+        for _ in range(3 if odds != EVEN else 0):  # the spread depends on the probe, a little
+            ahead = share * self.mean / length + math.sqrt(1 - share**2) * direction
+            behind = NormalDist().inv_cdf(odds) * math.sqrt(self.spread(ahead))
+            share = min((threshold + behind) / length, 0.999)
+        probe: Vectors = share * self.mean / length + math.sqrt(1 - share**2) * direction
+        return probe
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -110,10 +116,46 @@ def quantised(vector: Vectors) -> Vectors:
     return rounded
 
 
+Answer = Callable[[bool], "bool | None"]
+
+
+class Limit:
+    """What a holder with a limit of releases tells of a hit or no hit.
+
+    The hit that exceeds the limit is refused, which tells as much as its release; so is every query after it, whatever
+    it would find, which tells nothing: None.
+    """
+
+    def __init__(self, releases: float) -> None:
+        self._left = releases
+
+    def __call__(self, hit: bool) -> bool | None:
+        if self._left < 0:
+            return None
+        self._left -= hit
+        return hit
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is answered, and how the attacker asks.
+
+    `threshold`: None answers with scores. `photo`: whether it begins with another photo of the person. `releases`: as
+    `Limit`. `odds`: of a hit, in each query; low ones make the releases last.
+    """
+
+    threshold: float | None
+    photo: bool
+    queries: int = 1000
+    releases: float = math.inf
+    odds: float = EVEN
+
+
 def attack(
-    population: Population, person: int, threshold: float | None, photo: bool, queries: int, seed: int
+    population: Population, person: int, scenario: Scenario, seed: int, answer: Answer | None = None
 ) -> dict[int, float]:
-    """Cosine of the reconstruction with the row after each checkpoint. `threshold` None: the answers are scores."""
+    """Cosine of the reconstruction with the row after each checkpoint. `answer`: stands in for the scenario's limit."""
+    threshold = scenario.threshold
     rng = np.random.default_rng(seed)
     row = quantised(population.rows[person])
     mean = population.public.mean(axis=0)
@@ -121,22 +163,26 @@ def attack(
     covariance = centred.T @ centred / len(centred)
     few = 1 / (1 + len(centred) / covariance.shape[0])  # shrinkage, for populations of a few hundred photos
     covariance = (1 - few) * covariance + few * np.trace(covariance) / len(mean) * np.eye(len(mean))
-    if photo:
+    if scenario.photo:
         near = float(
             np.mean(np.sum((population.rows - mean) * (population.photos - mean), axis=1)) / covariance.trace()
         )
         mean = mean + near * (population.photos[person] - mean)
         covariance = (1 - near**2) * covariance
+    answer = answer or Limit(scenario.releases)
     belief, reached = Posterior(mean, covariance), {}
-    for asked in range(queries + 1):
+    told: bool | None = True
+    for asked in range(scenario.queries + 1):
         if asked in CHECKPOINTS:
             reached[asked] = float(unit(belief.mean) @ unit(row))
         if threshold is None:
             probe = quantised(belief.widest(rng))
             belief.learn_score(probe, float(probe @ row))
-        else:
-            probe = quantised(belief.even_odds(threshold, rng))
-            belief.learn_bit(probe, threshold, bool(probe @ row >= threshold))
+        elif told is not None:
+            probe = quantised(belief.probe(threshold, scenario.odds, rng))
+            told = answer(bool(probe @ row >= threshold))
+            if told is not None:
+                belief.learn_bit(probe, threshold, told)
     return reached
 
 
@@ -180,12 +226,16 @@ def photographed(folder: Path, people: int) -> Population:
     )
 
 
-SCENARIOS: dict[str, tuple[float | None, bool]] = {
-    "scores, no photo": (None, False),
-    "scores, another photo": (None, True),
-    f"hit or no hit at {FLOOR:.2f}, no photo": (FLOOR, False),
-    f"hit or no hit at {FLOOR:.2f}, another photo": (FLOOR, True),
-    f"hit or no hit at {USUAL:.2f}, another photo": (USUAL, True),
+# 10 releases in 90 days, and 50 queries a day for as long: the defaults of a node
+SCENARIOS = {
+    "scores, no photo": Scenario(None, False),
+    "scores, another photo": Scenario(None, True),
+    f"hit or no hit at {FLOOR:.2f}, no photo": Scenario(FLOOR, False),
+    f"hit or no hit at {FLOOR:.2f}, another photo": Scenario(FLOOR, True),
+    f"hit or no hit at {USUAL:.2f}, another photo": Scenario(USUAL, True),
+    "the same, 10 releases": Scenario(USUAL, True, 4500, 10),
+    "the same, 10 releases, odds of 1 in 20": Scenario(USUAL, True, 4500, 10, 1 / 20),
+    "the same, 10 releases, odds of 1 in 100": Scenario(USUAL, True, 4500, 10, 1 / 100),
 }
 
 
@@ -193,8 +243,9 @@ def measure(population: Population, queries: int) -> dict[str, Any]:
     """Median and tenth percentile over all people, for each scenario and checkpoint."""
     report: dict[str, Any] = {"name": population.name, "dim": population.rows.shape[1], "people": len(population.rows)}
     report["scenarios"] = {}
-    for name, (threshold, photo) in SCENARIOS.items():
-        runs = [attack(population, k, threshold, photo, queries, k) for k in range(len(population.rows))]
+    for name, scenario in SCENARIOS.items():
+        wanted = replace(scenario, queries=min(queries, scenario.queries))
+        runs = [attack(population, k, wanted, k) for k in range(len(population.rows))]
         report["scenarios"][name] = {
             str(asked): {
                 "median": round(float(np.median([run[asked] for run in runs])), 3),

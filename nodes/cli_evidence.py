@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,6 +92,43 @@ def audit(
     _show(report, [], as_json, html)
     if not report.holds:
         raise typer.Exit(1)
+
+
+@evidence.command()
+def key(
+    out: Annotated[Path, typer.Option("--output", "-o", help="New private file; the public half goes beside it.")],
+    as_json: Json = False,
+) -> None:
+    """Make the supervisor's key. Its public half goes into each node's folder as supervisor.pem, before it starts."""
+    from nodes.orders import new_key
+
+    public = new_key(out)
+    if as_json:
+        print(json.dumps({"key": str(out), "public": str(public)}))
+    else:
+        output.print(f"{out}; its public half: {public}", highlight=False, soft_wrap=True)
+
+
+@evidence.command()
+def hold(
+    log: Annotated[str, typer.Option(help="The log's identity, as `lineup node status` shows it.")],
+    key: Annotated[Path, typer.Option(help="The supervisor's private key, from `lineup evidence key`.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    number: Annotated[int, typer.Option(help="Holds of a log are numbered from 0, in turn.")] = 0,
+    first: Annotated[int, typer.Option(help="First entry to keep.")] = 0,
+    last: Annotated[int | None, typer.Option(help="Last entry to keep. Without it: all that follow.")] = None,
+    lift: Annotated[bool, typer.Option("--lift", help="End the hold of this number instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write an order that a node must keep log entries beyond three years, while monitoring runs, or lifts one."""
+    from nodes.orders import make_order, parse_log, sign_order
+
+    data = sign_order(make_order(parse_log(log), number, first, last, lift, int(time.time() * 1000)), key)
+    out.write_bytes(data)
+    if as_json:
+        print(json.dumps({"file": str(out), "order": "lift" if lift else "hold", "number": number}))
+    else:
+        output.print(f"{out}: lodge it with `lineup node hold`", highlight=False, soft_wrap=True)
 
 
 def _read(path: Path) -> Any:

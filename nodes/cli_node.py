@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -106,6 +107,43 @@ def expire(folder: Dir, as_json: Json = False) -> None:
             f"{done.sealed_files} sealed files",
             highlight=False,
         )
+
+
+@node.command()
+def hold(
+    folder: Dir,
+    order: Annotated[Path, typer.Argument(help="The supervisor's order, from `lineup evidence hold`.")],
+    as_json: Json = False,
+) -> None:
+    """Lodge a supervisor's order at the running node: log entries it names are not erased until it is lifted."""
+    from nodes.operate import hold as lodge
+
+    done = lodge(folder, order)
+    if as_json:
+        print(json.dumps(done))
+    else:
+        output.print(f"{done['order']} number {done['number']} is in force", highlight=False)
+
+
+@node.command()
+def statistics(
+    folder: Dir,
+    year: Annotated[int, typer.Option(help="A calendar year that is over, and whose log entries are not yet erased.")],
+    as_json: Json = False,
+) -> None:
+    """Queries by requesting state and database, from the Article 40 log. Small counts are not told."""
+    from nodes.statistics import SMALLEST
+    from nodes.statistics import statistics as count
+
+    counts = count(folder, year, datetime.now(timezone.utc))
+    if as_json:
+        print(msgspec.json.encode({"year": year, "smallest": SMALLEST, "counts": counts}).decode())
+        return
+    table = Table("state", "database", "asked", "answered", title=str(year))
+    for cell in counts:
+        told = (f"fewer than {SMALLEST}" if n is None else str(n) for n in (cell.asked, cell.answered))
+        table.add_row(cell.state, cell.database, *told)
+    output.print(table)
 
 
 @node.command()

@@ -43,6 +43,8 @@ MAX_RUNGS = 9
 MAX_WARRANT_SECONDS = 24 * 3600
 MAX_SKEW_SECONDS = 600
 MAX_SEALED_DAYS = 1095
+MAX_RELEASES = 1000
+MAX_WINDOW_DAYS = 366
 
 _OPERATOR = "-OPERATOR"
 _MAX_QUOTA = 1_000_000
@@ -190,7 +192,10 @@ class PolicyConfig(_Section, frozen=True):
     """What a node serves; without a word about `states` it serves nobody. `nodes.policy` applies it.
 
     `max_rungs`: thresholds a query may visit, the first included. `require_seed`: refuse queries whose ciphertexts no
-    audit could recompute. Quotas are per state and UTC day (Article 23(1)).
+    audit could recompute. Quotas are per state and UTC day (Article 23(1)). `releases_per_reference`: how often one
+    reference is released to one state in `release_window_days` UTC days; what comes on top closes the node to it.
+
+    The defaults follow from how fast answers give a template away (threat_model/README.md, "What answers give away").
     """
 
     states: tuple[str, ...] = ()
@@ -201,8 +206,10 @@ class PolicyConfig(_Section, frozen=True):
     max_rungs: int = MAX_RUNGS
     presets: tuple[str, ...] = tuple(PRESETS)
     require_seed: bool = True
-    quota_identified_per_day: int = 1000
-    quota_unidentified_per_day: int = 1000
+    quota_identified_per_day: int = 25
+    quota_unidentified_per_day: int = 25
+    releases_per_reference: int = 10
+    release_window_days: int = 90
     max_warrant_age_seconds: int = MAX_WARRANT_SECONDS
     clock_skew_seconds: int = 120
     categories: tuple[Category, ...] = tuple(sorted(DEFAULT_CATEGORIES))
@@ -236,6 +243,8 @@ class PolicyConfig(_Section, frozen=True):
         _within("policy.max_rungs", self.max_rungs, 1, MAX_RUNGS)
         _within("policy.quota_identified_per_day", self.quota_identified_per_day, 0, _MAX_QUOTA)
         _within("policy.quota_unidentified_per_day", self.quota_unidentified_per_day, 0, _MAX_QUOTA)
+        _within("policy.releases_per_reference", self.releases_per_reference, 1, MAX_RELEASES)
+        _within("policy.release_window_days", self.release_window_days, 1, MAX_WINDOW_DAYS)
         _within("policy.max_warrant_age_seconds", self.max_warrant_age_seconds, 60, MAX_WARRANT_SECONDS)
         _within("policy.clock_skew_seconds", self.clock_skew_seconds, 0, MAX_SKEW_SECONDS)
 

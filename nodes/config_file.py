@@ -12,10 +12,12 @@ from nodes.config import (
     FILE,
     LAW_MINIMUM_THRESHOLD,
     MAX_CANDIDATES,
+    MAX_RELEASES,
     MAX_RUNGS,
     MAX_SEALED_DAYS,
     MAX_SKEW_SECONDS,
     MAX_WARRANT_SECONDS,
+    MAX_WINDOW_DAYS,
     Limits,
     PolicyConfig,
     Purpose,
@@ -123,6 +125,10 @@ presets = {_toml(policy.presets)}  # {", ".join(PRESETS)}
 require_seed = {_toml(policy.require_seed)}
 quota_identified_per_day = {policy.quota_identified_per_day}  # queries per state and UTC day
 quota_unidentified_per_day = {policy.quota_unidentified_per_day}
+# How often one reference is released to one state; on top of that the state's queries are refused, until releases are
+# older than the window. Raising the figure opens the node to the state again
+releases_per_reference = {policy.releases_per_reference}  # 1 to {MAX_RELEASES}
+release_window_days = {policy.release_window_days}  # 1 to {MAX_WINDOW_DAYS}, UTC days
 max_warrant_age_seconds = {policy.max_warrant_age_seconds}  # 60 to {MAX_WARRANT_SECONDS}
 clock_skew_seconds = {policy.clock_skew_seconds}  # 0 to {MAX_SKEW_SECONDS}
 # {_choice(Category)}; those of [policy.national_law] only with it.

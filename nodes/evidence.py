@@ -21,7 +21,7 @@ import msgspec
 from nodes.checkpoints import Checkpoint
 from nodes.identity import NodeIdentity, load_identity
 from nodes.journals import log_keys, open_log
-from nodes.log_entries import TranscriptEntry
+from nodes.log_entries import Kind, TranscriptEntry
 from nodes.log_errors import EntryErased, LogTampered, LogUnusable
 from nodes.log_reader import LogReader
 from nodes.logs import TamperEvidentLog
@@ -69,7 +69,7 @@ def export_bundle(folder: Path, query_hex: str, since: Sequence[Bundle] = ()) ->
         records = read_records(path)
     except MALFORMED as error:
         raise EvidenceError(f"{path} is damaged: {error}") from None
-    with transcript(identity, folder) as log:
+    with open_for_reading(identity, folder, "transcript") as log:
         proof = _prove(log, query, records, since)
     config = identity.config
     bundle = Bundle(
@@ -91,13 +91,13 @@ def sign_bundle(bundle: Bundle, key: SigningKey) -> bytes:
 
 
 @contextmanager
-def transcript(identity: NodeIdentity, folder: Path) -> Iterator[LogReader]:
-    """The node's transcript log. While the node runs and holds the log, a copy is read, next to it, and removed."""
-    place = identity.config.paths.logs / "transcript"
+def open_for_reading(identity: NodeIdentity, folder: Path, kind: Kind) -> Iterator[LogReader]:
+    """A log of the node. While the node runs and holds the log, a copy is read, next to it, and removed."""
+    place = identity.config.paths.logs / kind
     if not place.is_dir():
-        raise EvidenceError(f"{folder} has no transcript log")
+        raise EvidenceError(f"{folder} has no {kind} log")
     try:
-        log = open_log(identity, folder, "transcript")
+        log = open_log(identity, folder, kind)
     except LogUnusable as error:
         if "in use" not in str(error):
             raise

@@ -4,6 +4,7 @@
 - Log entries of both logs at three years, by destroying their keys, unless the supervisor holds them.
 - A query's evidence with its log entries: files first, so that an interruption leaves nothing that is never met again.
 - What was sealed for audits after `retention.sealed_days`; both kinds of files stay while a query's entry is held.
+- Counts of releases past `policy.release_window_days`.
 - Claims on queries answered, three years after: as long as there is evidence that another query could be added to.
 
 A file's age is the time it was last written. Deleting a file does not overwrite it; sealed ones are encrypted.
@@ -19,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from nodes.config import Retention
+from nodes.config import NodeConfig
 from nodes.keeper import Keeper
 from nodes.log_entries import TranscriptEntry, retention_end
 from nodes.logs import TamperEvidentLog
@@ -40,7 +41,7 @@ class Expired(msgspec.Struct, frozen=True):
 def expire(
     store: GalleryStore,
     keeper: Keeper,
-    retention: Retention,
+    config: NodeConfig,
     now: datetime,
     writing: AbstractContextManager[Any] | None = None,
 ) -> Expired:
@@ -52,6 +53,7 @@ def expire(
     moment = int(now.timestamp() * 1000)
     subjects = len(store.expire(now))
     store.purge_claims(now - _CLAIMS)
+    store.purge_releases(now.date() - timedelta(config.policy.release_window_days - 1))
     log = keeper.transcript
     with writing:
         due, kept = log.due(moment), log.held()
@@ -62,7 +64,7 @@ def expire(
         return retention_end(written) <= moment
 
     def is_sealed_long_enough(written: int) -> bool:
-        return written + retention.sealed_days * 24 * 3600 * 1000 <= moment
+        return written + config.retention.sealed_days * 24 * 3600 * 1000 <= moment
 
     evidence = [path for path, at in _files(keeper.folder / "evidence", held) if path.name in over or is_old(at)]
     sealed = [path for path, at in _files(keeper.folder / "sealed", held) if is_sealed_long_enough(at)]

@@ -11,6 +11,8 @@ from nodes.config import NodeConfig
 from nodes.identity import NodeIdentity
 from nodes.journals import open_log
 from nodes.log_entries import ArticleForty, Kind
+from nodes.log_errors import OrderRefused
+from nodes.log_holds import Order, decode_order
 from nodes.logs import TamperEvidentLog
 from nodes.recorder import Recorder
 from nodes.store.keys import StorageKey
@@ -73,6 +75,16 @@ class Keeper:
                 self.article_forty.append([entry], _now())
                 self.article_forty.checkpoint(_now())
             self.transcript.checkpoint(_now())
+
+    def obey(self, data: bytes) -> Order:
+        """Put a supervisor's order for one of this node's logs into force. Raises `OrderRefused`, OSError."""
+        order = decode_order(data)
+        for log in self.logs.values():
+            if log.header.log == order.log:
+                with self.writing:
+                    log.obey(order)
+                return order
+        raise OrderRefused("an order for a log of another node")
 
     def close(self) -> None:
         """Close the logs, once nobody writes any more."""

@@ -11,7 +11,7 @@
     ├── DisclosureRefused           a disclosed entry is not the one in the log
     ├── EntryRefused                not an entry of this log's schema
     ├── EntryErased                 its key is gone
-    ├── OrderRefused                a supervisor's order that cannot be obeyed
+    ├── OrderRefused                a supervisor's order that cannot be obeyed (also an `InputError`)
     └── LogUnusable                 not a log, closed
         └── LogInUse                another process has it open
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pets.errors import LineupError
+from pets.errors import InputError, LineupError
 
 if TYPE_CHECKING:
     from nodes.checkpoints import Checkpoint
@@ -71,7 +71,7 @@ class EntryErased(LogError):
     """The entry's key was destroyed."""
 
 
-class OrderRefused(LogError):
+class OrderRefused(LogError, InputError):
     """A hold or its lifting that cannot be obeyed."""
 
 

@@ -23,6 +23,9 @@ class Metrics:
         self._refusals = Counter(
             "lineup_refusals", "Queries refused before any work.", (*names, "code"), registry=self._registry
         )
+        self._withheld = Counter(
+            "lineup_releases_withheld", "Releases withheld from a state at its limit.", names, registry=self._registry
+        ).labels(**labels)
         self._received = Counter(
             "lineup_received_bytes", "Bytes taken from peers.", names, registry=self._registry
         ).labels(**labels)
@@ -56,6 +59,10 @@ class Metrics:
     def refused(self, code: str) -> None:
         """A query was refused."""
         self._refusals.labels(**self._labels, code=code).inc()
+
+    def withheld(self) -> None:
+        """A release was withheld, because a state was given a reference too often or is shut out for that."""
+        self._withheld.inc()
 
     def received(self, size: int) -> None:
         """Bytes came from a peer."""

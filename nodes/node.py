@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from nodes.keeper import Keeper
 from nodes.metrics import Metrics
 from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
-from nodes.policy import Policy
+from nodes.policy import Policy, PolicyRefused
 from nodes.scorer import Scorer
 from nodes.store import Category, EmptyStore, GalleryStore, QueryReplayed, Status, StoreUnavailable
 from nodes.store.derived import DerivedGallery
@@ -100,7 +101,7 @@ class Node:
         self._credentials = Credentials(
             self.notary, identity.sealing, {name: peer.sealing_key for name, peer in peers.items()}
         )
-        self._policy = Policy(config.policy, store.take_quota)
+        self._policy = Policy(config.policy, store.take_quota, store.take_releases)
         self._scorer = Scorer(self.threads)
         self._compute = asyncio.Semaphore(max(2, self.threads))
         self._galleries: dict[tuple[str, frozenset[Category]], DerivedGallery] = {}
@@ -250,6 +251,7 @@ class Node:
             others = tuple(name for name in announce.holders if name != self.name)
             gallery = self._gallery(announce)
             machine = Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
+            machine.releasing = partial(self._release, announce)
         machine.admitted = announce_digest(announce)
         return machine
 
@@ -289,10 +291,25 @@ class Node:
 
         status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
         try:
-            Policy(policy, claim).take_quota(warrant.state, status, now)
+            self._policy.take_releases(warrant.state, (), now)
+            Policy(policy, claim, self.store.take_releases).take_quota(warrant.state, status, now)
         except QueryReplayed as error:
             raise QueryRefused("replay", str(error)) from error
         except StoreUnavailable as error:  # a refusal is final: asked again, it would look like a replay
+            log.error("the store cannot be used", extra={"error": type(error).__name__})
+            raise QueryRefused("internal", str(error)) from error
+
+    def _release(self, announce: Announce, references: tuple[str, ...]) -> None:
+        """Count what is about to be released. Raises `QueryRefused`, and then nothing of it leaves."""
+        assert announce.warrant is not None  # `_admit` has checked it
+        state = announce.warrant.state
+        try:
+            self._policy.take_releases(state, references, time.time())
+        except PolicyRefused:
+            self.metrics.withheld()
+            log.warning("release withheld: a state reached its limit for one reference", extra={"state": state})
+            raise
+        except StoreUnavailable as error:
             log.error("the store cannot be used", extra={"error": type(error).__name__})
             raise QueryRefused("internal", str(error)) from error
 
@@ -327,7 +344,7 @@ class Node:
     def expire(self) -> Expired:
         """Delete what is past its time (`nodes.expiry`)."""
         now = datetime.now(timezone.utc)
-        done = expire(self.store, self.keeper, self.config.retention, now, self.keeper.writing)
+        done = expire(self.store, self.keeper, self.config, now, self.keeper.writing)
         if done.subjects:
             self.warm()  # so that no query waits for the new gallery
         return done

@@ -168,6 +168,16 @@ def health(folder: Path) -> dict[str, Any]:
     return report
 
 
+def hold(folder: Path, order: Path) -> dict[str, Any]:
+    """Lodge a supervisor's order at the running node. Raises `NodeNotRunning`, `InputError` with the node's reason."""
+    try:
+        data = order.read_bytes()
+    except OSError as error:
+        raise InputError(f"{order} cannot be read: {error.strerror}") from None
+    report: dict[str, Any] = _call(load_config(folder), "POST", "/operator/v1/hold", data).json()
+    return report
+
+
 def expire(folder: Path) -> Expired:
     """Delete what is past its time, at a node that is stopped. Raises `InputError` for one that runs."""
     identity = load_identity(folder)
@@ -177,7 +187,7 @@ def expire(folder: Path) -> Expired:
         except LogInUse:
             raise InputError(f"{identity.config.name} is running: it does this itself, daily") from None
         try:
-            return expire_now(store, keeper, identity.config.retention, datetime.now(timezone.utc))
+            return expire_now(store, keeper, identity.config, datetime.now(timezone.utc))
         finally:
             keeper.close()
 

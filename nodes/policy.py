@@ -6,7 +6,7 @@ Nothing here looks at signatures or remembers queries: see `protocol.warrant` an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
@@ -18,6 +18,7 @@ from protocol.errors import QueryRefused
 from protocol.terms import HIGHEST_RUNG, MAX_CLIMBS
 
 TakeQuota = Callable[[str, Status, date, int], int]
+TakeReleases = Callable[[str, Sequence[str], date, int], int]
 
 
 class Reason(str, Enum):
@@ -46,11 +47,12 @@ class PolicyRefused(QueryRefused):
 
 
 class Policy:
-    """The policy of a node. `take_quota`: `GalleryStore.take_quota`, or what does the same at a router."""
+    """The policy of a node. `take_quota`, `take_releases`: those of `GalleryStore`, or what does the same."""
 
-    def __init__(self, config: PolicyConfig, take_quota: TakeQuota) -> None:
+    def __init__(self, config: PolicyConfig, take_quota: TakeQuota, take_releases: TakeReleases) -> None:
         self.config = config
         self._take_quota = take_quota
+        self._take_releases = take_releases
 
     def check_query(
         self,
@@ -106,11 +108,25 @@ class Policy:
             if status is Status.IDENTIFIED
             else self.config.quota_unidentified_per_day
         )
-        day = datetime.fromtimestamp(now, timezone.utc).date()
         try:
-            return self._take_quota(requester_state, status, day, limit)
+            return self._take_quota(requester_state, status, _day(now), limit)
         except QuotaExceeded as error:
             raise PolicyRefused(Reason.QUOTA, str(error)) from error
+
+    def take_releases(self, requester_state: str, references: Sequence[str], now: float) -> None:
+        """Count a release of each reference to a state; with none, only look whether the node is closed to it.
+
+        Raises `PolicyRefused` (quota) if the state was given any reference, not only these, more often than it may.
+        A refusal of just the queries that find that reference would tell as much as its release: it counts as one,
+        and once there was one, all queries of the state are refused, whatever they would find.
+        """
+        limit, days = self.config.releases_per_reference, self.config.release_window_days
+        count = self._take_releases(requester_state, references, _day(now), days)
+        _require(
+            count <= limit,
+            Reason.QUOTA,
+            f"{requester_state} asked {count} times in {days} days for the release of one reference, limit {limit}",
+        )
 
     def _check_time(self, issued: float, expires: float, now: float) -> None:
         skew, oldest = self.config.clock_skew_seconds, self.config.max_warrant_age_seconds
@@ -138,6 +154,10 @@ class Policy:
             Reason.PARAMETERS,
             f"threshold {threshold} with ladder step {ladder} has {1 + climbs} rungs, limit {most}",
         )
+
+
+def _day(now: float) -> date:
+    return datetime.fromtimestamp(now, timezone.utc).date()
 
 
 def _require(condition: bool, reason: Reason, message: str) -> None:

@@ -71,6 +71,13 @@ def make_app(node: Node) -> Starlette:
         report = await node.search(msgspec.json.decode(body, type=SearchRequest))
         return Response(msgspec.json.encode(report), media_type="application/json")
 
+    async def hold(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name):
+            return _refusal(403, "state")
+        body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
+        order = await asyncio.to_thread(node.keeper.obey, body)
+        return JSONResponse({"order": type(order).__struct_config__.tag, "number": order.number})
+
     async def status(request: Request) -> Response:
         if _peer(request) != operator_name(node.name):
             return _refusal(403, "state")
@@ -83,6 +90,7 @@ def make_app(node: Node) -> Starlette:
                 "subjects": await asyncio.to_thread(node.store.count),
                 "draining": node.draining,
                 "peers": sorted(node.peers),
+                "logs": [f"{kind} {journal.header.log.hex()}" for kind, journal in node.keeper.logs.items()],
                 "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
             }
         )
@@ -115,6 +123,7 @@ def make_app(node: Node) -> Starlette:
             Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
+            Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),

@@ -60,6 +60,7 @@ class Holder(Machine):
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
         self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, then at each secret to keep
+        self.releasing: Callable[[tuple[str, ...]], None] | None = None  # may refuse: told what is about to be released
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
         self.pair_secret = b""  # what masks this holder's inputs, shared with the requester; an audit takes it off
@@ -149,7 +150,10 @@ class Holder(Machine):
             self.keys.seed,
             self._keep,
         )
-        yield Send(self.requester, pack_release([gallery.reference(hit.row) for hit in hits], terms.cap))
+        references = tuple(gallery.reference(hit.row) for hit in hits)
+        if self.releasing is not None:
+            self.releasing(references)
+        yield Send(self.requester, pack_release(references, terms.cap))
         yield from end_phase("release", (self.requester,))
         return HolderResult(status_of(CONFIRM, len(hits)), terms.rungs[rung], hits)
 

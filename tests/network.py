@@ -154,7 +154,9 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
             authority=root / "authority",
             states=(FR,),
         )
-        federation.configure(name, **{"read_timeout_seconds": 60, "shutdown_timeout_seconds": 10} | limits)
+        many = {f"quota_{kind}_per_day": 1000 for kind in ("identified", "unidentified")}
+        figures = {"read_timeout_seconds": 60, "shutdown_timeout_seconds": 10, "releases_per_reference": 1000, **many}
+        federation.configure(name, **figures | limits)
     for name, templates in federation.people.galleries.items():
         with holder_store(root / name) as store:
             federation.references[name] = store.enrol_many(

@@ -133,9 +133,14 @@ def test_inversion_tells_hits_from_scores():
     report, _ = benchmark("inversion", "--smoke")
     (population,) = report["populations"]
     reached = {name: {int(k): v["median"] for k, v in run.items()} for name, run in population["scenarios"].items()}
-    assert len(reached) == 5
+    assert len(reached) == 8
+    limited = {name: reached.pop(name) for name in list(reached) if "10 releases" in name}
     for run in reached.values():
         assert run[10] < run[30] < run[100]
+    assert len(limited) == 3
+    for run in limited.values():
+        assert run[100] < reached["hit or no hit at 0.55, another photo"][100]
+    assert limited["the same, 10 releases"][50] == limited["the same, 10 releases"][100]
     hits, scores = reached["hit or no hit at 0.55, another photo"], reached["scores, another photo"]
     assert 0.7 < hits[100] < scores[100]
     assert scores[100] > 0.95

@@ -75,11 +75,13 @@ def holder(tmp_path: Path) -> tuple[Path, tuple[str, ...], Path]:
     with holder_store(folder) as store:
         store.claim_query(b"\4" * 16, bytes(32), YESTERDAY)
         store.take_quota(FR, Status.IDENTIFIED, YESTERDAY.date(), 10)
+        store.take_releases(FR, references[:1], YESTERDAY.date(), 30)
         backup(folder, tmp_path / "backup.db")
         store.forget(references[1], NOW)
         store.flag_contested(references[2], NOW)
         for day in (YESTERDAY, YESTERDAY, NOW):
             store.take_quota(FR, Status.IDENTIFIED, day.date(), 10)
+            store.take_releases(FR, references[:1], day.date(), 30)
         store.admit_query(*QUERY, NOW)
     return folder, references, tmp_path / "backup.db"
 
@@ -100,6 +102,7 @@ def test_a_restore_brings_nobody_back_and_forgets_no_answer(
         assert [event.authority for event in store.contested_history(references[2])] == [None]
         assert store.quota_used(FR, Status.IDENTIFIED, YESTERDAY.date()) == 3
         assert store.quota_used(FR, Status.IDENTIFIED, NOW.date()) == 1
+        assert store.take_releases(FR, (), NOW.date(), 30) == 4
         assert claimed(store, QUERY[0])
         assert claimed(store, b"\4" * 16)
         assert not claimed(store, b"\5" * 16)

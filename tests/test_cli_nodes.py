@@ -61,9 +61,13 @@ COMMANDS = dict(leaves())
 def test_the_commands_are_those_of_the_readme() -> None:
     assert set(COMMANDS) == {
         *(f"lineup {name}" for name in ("embed", "match", "demo", "query", "enroll", "forget", "contest")),
-        *(f"lineup node {name}" for name in ("init", "serve", "status", "health", "expire", "revoke")),
+        *(
+            f"lineup node {name}"
+            for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "revoke")
+        ),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
-        *("lineup evidence export", "lineup verify", "lineup audit"),
+        *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
+        *("lineup verify", "lineup audit"),
     }
 
 

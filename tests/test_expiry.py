@@ -61,7 +61,7 @@ def expire_at(folder: Path, now: datetime, act: Callable[[Keeper], object] = lam
     try:
         with open_store(load_config(folder)) as store:
             act(keeper)
-            return expire(store, keeper, load_config(folder).retention, now)
+            return expire(store, keeper, load_config(folder), now)
     finally:
         keeper.close()
 

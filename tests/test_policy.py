@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -39,8 +40,12 @@ def no_quota(state: str, status: Status, day: date, limit: int) -> int:
     raise AssertionError("a check must count nothing")
 
 
+def no_releases(state: str, references: Sequence[str], day: date, days: int) -> int:
+    raise AssertionError("nothing is released here")
+
+
 def policy(**change: Any) -> Policy:
-    return Policy(PolicyConfig(**{"states": ("FR",), **change}), no_quota)
+    return Policy(PolicyConfig(**{"states": ("FR",), **change}), no_quota, no_releases)
 
 
 def test_a_query_within_the_policy_is_served() -> None:
@@ -106,7 +111,7 @@ def test_every_reason_has_a_code_that_a_peer_may_be_told() -> None:
 
 def test_without_a_word_about_states_nobody_is_served() -> None:
     with pytest.raises(PolicyRefused, match="may not ask here"):
-        Policy(PolicyConfig(), no_quota).check_query(**QUERY)
+        Policy(PolicyConfig(), no_quota, no_releases).check_query(**QUERY)
 
 
 def test_missing_persons_are_served_where_national_law_says_so() -> None:
@@ -182,7 +187,7 @@ def test_quotas_are_counted_by_kind_state_and_utc_day() -> None:
         return 1
 
     config = PolicyConfig(states=("FR",), quota_identified_per_day=5, quota_unidentified_per_day=2)
-    counted = Policy(config, take)
+    counted = Policy(config, take, no_releases)
     midnight = NOW - NOW % DAY
     assert counted.take_quota("FR", Status.IDENTIFIED, midnight) == 1
     assert counted.take_quota("FR", Status.UNIDENTIFIED, midnight - 1) == 1
@@ -194,7 +199,7 @@ def test_quotas_are_counted_by_kind_state_and_utc_day() -> None:
 
 def test_a_used_up_quota_is_refused_by_the_store(tmp_path: Path) -> None:
     with GalleryStore(f"sqlite:///{tmp_path}/store.db", StorageKey(bytes(32)), state="ES") as store:
-        limited = Policy(PolicyConfig(states=("FR",), quota_identified_per_day=2), store.take_quota)
+        limited = Policy(PolicyConfig(states=("FR",), quota_identified_per_day=2), store.take_quota, no_releases)
         assert [limited.take_quota("FR", Status.IDENTIFIED, NOW) for _ in range(2)] == [1, 2]
         with pytest.raises(PolicyRefused, match="has used its 2 queries") as caught:
             limited.take_quota("FR", Status.IDENTIFIED, NOW)
@@ -202,3 +207,20 @@ def test_a_used_up_quota_is_refused_by_the_store(tmp_path: Path) -> None:
         assert isinstance(caught.value.__cause__, QuotaExceeded)
         assert limited.take_quota("FR", Status.IDENTIFIED, NOW + DAY) == 1
         assert limited.take_quota("FR", Status.UNIDENTIFIED, NOW) == 1
+
+
+def test_releases_are_counted_by_state_and_utc_day_up_to_the_limit() -> None:
+    calls, count = [], 3
+
+    def take(state: str, references: Sequence[str], day: date, days: int) -> int:
+        calls.append((state, references, day, days))
+        return count
+
+    counted = Policy(PolicyConfig(releases_per_reference=3, release_window_days=7), no_quota, take)
+    midnight = NOW - NOW % DAY
+    counted.take_releases("FR", ("ES-1",), midnight - 1)
+    count = 4
+    with pytest.raises(PolicyRefused, match=r"4 times in 7 days .*, limit 3") as caught:
+        counted.take_releases("FR", (), midnight)
+    assert (caught.value.reason, caught.value.code) == (Reason.QUOTA, "quota")
+    assert calls == [("FR", ("ES-1",), date(2027, 1, 14), 7), ("FR", (), date(2027, 1, 15), 7)]

@@ -673,6 +673,39 @@ def test_query_is_claimed_once_across_restarts(url: str) -> None:
             store.claim_query(b"short", digest, NOW)
 
 
+REFERENCE, OTHER, THIRD = ("ES-" + letter * 32 for letter in "abc")
+
+
+def test_releases_at_once_are_all_counted_even_around_midnight(url: str) -> None:
+    with open_store(url) as one, open_store(url) as two:
+
+        def release(number: int) -> int:
+            day = TODAY + timedelta(days=number % 4 // 2)
+            return (one, two)[number % 2].take_releases("FR", [REFERENCE], day, 30)
+
+        with ThreadPoolExecutor(20) as pool:
+            assert sorted(pool.map(release, range(40))) == list(range(1, 41))
+    with open_store(url) as again:
+        assert again.take_releases("FR", [REFERENCE], TODAY + timedelta(days=1), 30) == 41
+
+
+def test_releases_are_apart_by_state_and_reference_and_leave_the_window(store: GalleryStore) -> None:
+    def take(state: str, references: list[str], later: int = 0, days: int = 3) -> int:
+        return store.take_releases(state, references, TODAY + timedelta(days=later), days)
+
+    assert take("FR", []) == 0
+    assert [take("FR", [REFERENCE]), take("FR", [OTHER]), take("FR", [OTHER, REFERENCE])] == [1, 1, 2]
+    assert take("DE", [OTHER]) == 1
+    assert take("FR", [REFERENCE], 1) == 3
+    assert take("FR", [THIRD], 1) == 3  # the most of any, not of what is released now
+    assert [take("FR", [], later) for later in (2, 3, 4)] == [3, 1, 0]
+    assert take("FR", [], 3, days=4) == 3
+    assert store.purge_releases(TODAY + timedelta(days=1)) == 3
+    assert take("FR", [], 1) == 1
+    with pytest.raises(StoreRefusal, match="state"):
+        take("fr", [])
+
+
 def test_admission_takes_claim_and_quota_both_or_neither(store: GalleryStore) -> None:
     peer = ("FR", Status.IDENTIFIED, 1, NOW)
     assert store.admit_query(b"q" * 32, b"d" * 32, *peer) == 1

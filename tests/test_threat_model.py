@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pets.params import N4096, norm_bound, theta
+from nodes.config import PolicyConfig
+from pets.params import N4096, norm_bound, scale, theta
 from protocol.admission import AMPLIFIED
 
 ROOT = Path(__file__).parent.parent
@@ -256,6 +257,33 @@ def test_the_table_of_reconstructions_is_what_the_benchmark_gave() -> None:
         run = populations[templates]["scenarios"][scenarios[answers]]
         for asked, cell in zip(("0", "10", "100", "300", "1000"), cells.split(" | "), strict=True):
             assert float(cell) == pytest.approx(run[asked]["median"], abs=0.0051), (answers, templates, asked)
+
+
+def test_the_table_of_limited_reconstructions_is_what_the_benchmark_gave() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "inversion.json").read_text("utf-8"))
+    names = ("d = 128, as SFace", "d = 512, as EdgeFace-XS", "LFW photos, SFace")
+    populations = dict(zip(names, report["populations"], strict=True))
+    scenarios = {
+        "any number | even": "hit or no hit at 0.55, another photo",
+        "10 | even": "the same, 10 releases",
+        "10 | 1 in 20": "the same, 10 releases, odds of 1 in 20",
+        "10 | 1 in 100": "the same, 10 releases, odds of 1 in 100",
+    }
+    readme = (PAGES / "README.md").read_text("utf-8")
+    found = re.findall(r"(?m)^\| ((?:any number|10) \| (?:even|1 in \d+)) \| ([^|]+) \| ([\d. |]+) \|$", readme)
+    assert len(found) == 6
+    for answers, templates, cells in found:
+        run = populations[templates]["scenarios"][scenarios[answers]]
+        for asked, cell in zip(("0", "50", "300", "4500"), cells.split(" | "), strict=True):
+            measured = run.get(asked) or run["1000"]
+            assert float(cell) == pytest.approx(measured["median"], abs=0.0051), (answers, templates, asked)
+    # the benchmark's figures are the defaults
+    policy = PolicyConfig()
+    daily = policy.quota_identified_per_day + policy.quota_unidentified_per_day
+    assert (daily, policy.releases_per_reference, policy.release_window_days) == (50, 10, 90)
+    assert daily * policy.release_window_days == 4500
+    bits = math.log2(sum(math.comb(4500, hits) for hits in range(policy.releases_per_reference + 2)))
+    assert f"about {bits:.0f} for 4500 and 11" in readme
 
 
 def test_the_million_of_fuzzed_cases_was_run_and_nothing_escaped() -> None:

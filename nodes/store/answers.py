@@ -1,17 +1,18 @@
-"""What a holder may still answer: daily capacities, and each query once. Holds across restarts and processes."""
+"""What a holder may still answer: daily capacities, releases, each query once. Holds across restarts, processes."""
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, delete, select
+from sqlalchemy import CursorResult, delete, func, select
 from sqlalchemy.orm import Session
 
 from nodes.store.database import insert_into
 from nodes.store.errors import QueryReplayed, QuotaExceeded, StoreRefusal
 from nodes.store.subjects import Status, check_state, utc_seconds
-from nodes.store.tables import ClaimRow, QuotaRow
+from nodes.store.tables import ClaimRow, QuotaRow, ReleasedRow, StoreRow
 
 MAX_STEP = 32
 _EVERY_QUERY, _LOST = bytes(16), "lost"  # stands for every query: the identifiers of queries are hashes, never zero
@@ -48,6 +49,36 @@ def quota_used(session: Session, peer_state: str, kind: Status, day: date) -> in
         )
         or 0
     )
+
+
+def take_releases(session: Session, peer_state: str, references: Iterable[str], day: date, days: int) -> int:
+    """Count a release of each reference to a state; gives the count of the state's most released reference.
+
+    Over `days` UTC days up to `day`; 0 if nothing was released. What its caller then withholds stays counted.
+    """
+    check_state(peer_state)
+    # One at a time: of two that count the same reference, on two sides of midnight even, the later one sees both.
+    session.execute(select(StoreRow.id).with_for_update())
+    for reference in references:
+        row = insert_into(session, ReleasedRow).values(state=peer_state, reference=reference, day=day, times=1)
+        session.execute(
+            row.on_conflict_do_update(
+                index_elements=["state", "reference", "day"], set_={"times": ReleasedRow.times + 1}
+            )
+        )
+    totals = (
+        select(func.sum(ReleasedRow.times).label("total"))
+        .where(ReleasedRow.state == peer_state, ReleasedRow.day > day - timedelta(days))
+        .group_by(ReleasedRow.reference)
+        .subquery()
+    )
+    return int(session.scalar(select(func.max(totals.c.total))) or 0)
+
+
+def purge_releases(session: Session, before: date) -> int:
+    """Delete counts of days before `before`, which no window reaches any more."""
+    result: CursorResult[Any] = session.connection().execute(delete(ReleasedRow).where(ReleasedRow.day < before))
+    return result.rowcount
 
 
 def claim_query(session: Session, query_id: bytes, digest: bytes, now: datetime, step: str) -> None:

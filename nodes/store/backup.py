@@ -70,7 +70,7 @@ class CarriedOver:
 def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
     """Bring into a copy what its store has done since: nobody forgotten comes back, no query is answered again.
 
-    Claims, quotas, deletions, contested flags. Both must be of this version, and nobody may use them.
+    Claims, quotas, counts of releases, deletions, contested flags. Both must be of this version, and used by nobody.
     """
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")  # photos go with their subjects
@@ -93,6 +93,8 @@ _CARRY_OVER = (
     "ON CONFLICT DO UPDATE SET time = max(time, excluded.time)",  # of two losses, the later
     "INSERT INTO main.quota SELECT * FROM current.quota WHERE true "
     "ON CONFLICT DO UPDATE SET used = max(used, excluded.used)",
+    "INSERT INTO main.released SELECT * FROM current.released WHERE true "
+    "ON CONFLICT DO UPDATE SET times = max(times, excluded.times)",
     "INSERT INTO main.deletion SELECT * FROM current.deletion WHERE true ON CONFLICT DO NOTHING",
     "INSERT INTO main.contested_event (subject_id, time) SELECT id, :now FROM main.subject WHERE NOT contested "
     "AND reference IN (SELECT reference FROM current.subject WHERE contested)",

@@ -278,6 +278,20 @@ class GalleryStore:
             answers.claim_query(session, query_id, digest, now, "query")
             return answers.take_quota(session, peer_state, kind, utc_day(now), limit)
 
+    def take_releases(self, peer_state: str, references: Iterable[str], day: date, days: int) -> int:
+        """Count a release of each reference to a state, before anything leaves; no references: only look.
+
+        Gives the count of the state's most released reference over `days` UTC days up to `day`. Atomic among threads,
+        processes and restarts: whoever gets a count above its limit releases nothing.
+        """
+        with self._database.writing() as session:
+            return answers.take_releases(session, peer_state, references, day, days)
+
+    def purge_releases(self, before: date) -> int:
+        """Delete counts of releases on UTC days before `before`."""
+        with self._database.writing() as session:
+            return answers.purge_releases(session, before)
+
     def purge_claims(self, before: datetime) -> int:
         """Delete claims older than `before`, which must be past the expiry of every warrant they stand for."""
         with self._database.writing() as session:

@@ -7,7 +7,7 @@
               subject ──< contested_event   who raised and who cleared the contested-accuracy flag
     deletion                                references forgotten, to be forgotten again after a restore
     enrolment_run                           how far an enrolment from an array came
-    quota, claimed_query                    what was asked today, what was already answered
+    quota, claimed_query, released          what was asked today, answered already, released to whom
 
 Times are seconds since 1970 in UTC, days are UTC days.
 """
@@ -127,6 +127,16 @@ class QuotaRow(Base):
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
     day: Mapped[date] = mapped_column(Date, primary_key=True)
     used: Mapped[int] = mapped_column(Integer)
+
+
+class ReleasedRow(Base):
+    """How often a reference was released to a state on a day, or withheld because that had been too often."""
+
+    __tablename__ = "released"
+    state: Mapped[str] = mapped_column(String(2), primary_key=True)
+    reference: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    times: Mapped[int] = mapped_column(Integer)
 
 
 class ClaimRow(Base):
