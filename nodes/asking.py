@@ -199,7 +199,13 @@ def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> 
 
 
 def _waited_in_vain(given_up: LineupError | None, session: Session) -> bool:
-    """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line."""
+    """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line.
+
+    Never once the holder has begun to answer: it waits for no other holder then, and who stops after it was given
+    numbers (or the router, after a guess) would have the same probe asked a second time.
+    """
+    if session.received[session.name]:
+        return False
     if given_up is not None:
         return isinstance(given_up, Silence)
     failure = session.failure

@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks.faults import Tally, burst, find_leaks, sweep_kills, sweep_link
 from nodes.asking import AskingNode
+from nodes.driver import Silence
 from nodes.search import HolderAnswer
 from pets.errors import LineupError
 from protocol.errors import MissingMessage
@@ -113,6 +114,35 @@ def test_a_holder_that_is_not_there_is_unreachable_and_the_others_answer_comes(f
         assert report.answers[ES] == HolderAnswer("unreachable", reason="no answer")
         assert report.answers[DE] == federation.expected(wanted)[DE]
         assert len(set(report.queries)) == 2  # the retry is a fresh query
+
+    run(federation, body)
+
+
+def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federation: Federation) -> None:
+    """A second query would give it as many chosen numbers of the same probe again, without anybody having asked."""
+    wanted = request(federation.people.hit)
+
+    async def body(network: Network) -> None:
+        real = network.nodes[ES].drive
+
+        def drive(machine: Any) -> Any:
+            driver = real(machine)
+            keep = machine.keeper
+
+            def keeper(holder: Any) -> None:
+                keep(holder)
+                if holder.sealed is not None and holder.sealed.answers:
+                    raise Silence("the others said nothing, it claims")
+
+            machine.keeper = keeper
+            return driver
+
+        network.nodes[ES].drive = drive  # type: ignore[method-assign]
+        report = await network.search(wanted)
+        assert report.answers == {**federation.expected(wanted), ES: HolderAnswer("unreachable", reason="no answer")}
+        assert len(report.queries) == 1
+        await network.settle()
+        assert_clear(network)
 
     run(federation, body)
 
