@@ -7,13 +7,13 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 
 import numpy as np
 
 from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
+from nodes.early import EarlyUnits
 from nodes.expiry import Expired, expire
 from nodes.gossip import Gossip
 from nodes.health import failing
@@ -44,29 +44,9 @@ from protocol.warrant import check_announcement
 
 log = logging.getLogger("lineup.node")
 
-EARLY_UNITS = 128  # units that may wait for a query whose announcement has not arrived
-EARLY_BYTES = 2**20  # a correct peer is not further ahead than its first small messages
-EARLY_QUERIES = 256
 HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
 REMEMBERED = 10_000  # queries that are over and whose late frames are passed over
-
-
-@dataclass
-class _Early:
-    units: list[tuple[str, int, list[bytes]]] = field(default_factory=list)
-
-    count: int = 0
-    size: int = 0
-
-    def add(self, peer: str, offset: int, units: list[bytes]) -> bool:
-        """Keep units, unless there are too many."""
-        count, size = self.count + len(units), self.size + sum(map(len, units))
-        if count > EARLY_UNITS or size > EARLY_BYTES:
-            return False
-        self.units.append((peer, offset, units))
-        self.count, self.size = count, size
-        return True
 
 
 class Node:
@@ -104,7 +84,7 @@ class Node:
         self._scorer = Scorer(self.threads)
         self._compute = asyncio.Semaphore(max(2, self.threads))
         self._galleries: dict[tuple[str, frozenset[Category]], DerivedGallery] = {}
-        self._early: OrderedDict[bytes, _Early] = OrderedDict()
+        self._early = EarlyUnits()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         self._failing: tuple[str, ...] = ()
@@ -143,10 +123,7 @@ class Node:
         """Keep what comes before the announcement does: never from the requester, whose announcement comes first."""
         if self.peers[peer].role is Role.REQUESTER:
             raise PeerRefused(self.name, "timeout")  # this node has forgotten the query, after a restart
-        if not self._early.setdefault(query, _Early()).add(peer, offset, units):
-            raise PeerRefused(self.name, "capacity")
-        while len(self._early) > EARLY_QUERIES:
-            self._early.popitem(last=False)
+        self._early.keep(self.name, peer, query, offset, units)
 
     async def _first_contact(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
         """A query this node has not met: check its announcement, then work on it."""
@@ -156,11 +133,11 @@ class Node:
             announce = await asyncio.to_thread(self._peek, peer, query, units)
             machine = await asyncio.to_thread(self._machine, announce, query)
         except LineupError:
-            self._early.pop(query, None)
+            self._early.take(query)
             raise
         driver = self.drive(machine)
         driver.accept(peer, 0, units)
-        for sender, first, held in self._early.pop(query, _Early()).units:
+        for sender, (first, held) in self._early.take(query):
             try:
                 driver.accept(sender, first, held)
             except LineupError as error:  # its own fault, not the fault of who opened the query
@@ -342,7 +319,7 @@ class Node:
     async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
         self.drivers.pop(machine.query, None)
-        self._early.pop(machine.query, None)
+        self._early.take(machine.query)
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)

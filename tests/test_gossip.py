@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from nodes import gossip
 from nodes.checkpoints import Checkpoint
+from nodes.config import operator_name
 from nodes.evidence import export_bundle
 from nodes.identity import load_identity, load_peers
 from nodes.keeper import Keeper
@@ -228,7 +229,7 @@ def test_a_split_view_between_two_peers_is_found_when_they_meet(
             assert accused(network) == {FR: [lie]}
             assert '"a log showed two histories"' in captured.text
             assert '"peer": "ES"' in captured.text
-            async with network.client(EU, FR) as client:
+            async with network.client(operator_name(FR), FR) as client:
                 assert (await client.get("/health")).json() == {"status": "ok", "contradicting_logs": 1}
                 metrics = (await client.get("/metrics")).text
                 assert 'lineup_contradicting_logs{node="FR",role="requester"} 1.0' in metrics
