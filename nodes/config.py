@@ -125,6 +125,8 @@ class Storage(_Section, frozen=True):
     def __post_init__(self) -> None:
         if (self.file is None) == (self.url is None):
             raise ConfigError("storage.file", self.file, "give either storage.file (SQLite) or storage.url")
+        if self.file is not None and "?" in str(self.file):  # in SQLite's URLs it ends the name of the file
+            raise ConfigError("storage.file", self.file, "must hold no question mark, nor may the folders it is in")
         if self.url is not None and not re.match(r"postgresql(\+psycopg)?://", self.url):
             raise ConfigError("storage.url", self.url, "must begin with postgresql://; for SQLite use storage.file")
         if self.url is not None and re.search("//[^/@]*:[^/]*@|password=", self.url):

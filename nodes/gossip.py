@@ -141,23 +141,25 @@ class Gossip:
         except BadCheckpoint:
             log.warning("a checkpoint that its owner did not sign", extra={"peer": owner})
             return
-        known = self._own_newest(kind) if owner == self._name else witnesses.newest(owner, kind)
+        # In a thread, as all that waits for a disk or for who holds the logs: other queries go on meanwhile.
+        own = owner == self._name
+        known = await asyncio.to_thread(self._own_newest, kind) if own else witnesses.newest(owner, kind)
         if known is None:
-            witnesses.keep(shown)
+            await asyncio.to_thread(witnesses.keep, shown)
             return
         older, newer = sorted((known, shown), key=lambda one: (one.checkpoint.size, one.checkpoint.time))
         try:
             await self._check_extends(owner, kind, older.checkpoint, newer.checkpoint)
         except CheckpointError as error:
-            witnesses.accuse(known, shown)
+            await asyncio.to_thread(witnesses.accuse, known, shown)
             self._metrics.accused(len(self.accused))
             log.error("a log showed two histories", extra={"peer": owner, "error": type(error).__name__})
             return
         except (PeerUnreachable, PeerRefused) as error:
             log.info("no proof", extra={"peer": owner, "error": type(error).__name__})
             return
-        if owner != self._name and newer is shown:
-            witnesses.keep(shown)
+        if not own and newer is shown:
+            await asyncio.to_thread(witnesses.keep, shown)
         if len(self._proven) >= REMEMBERED:
             self._proven.clear()
         self._proven.add(tree)

@@ -172,6 +172,22 @@ def test_a_peer_that_takes_nothing_is_given_up_after_some_patience() -> None:
     assert 2 <= len(line.bodies) < 50
 
 
+def test_whatever_goes_wrong_with_a_peer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw must not leave the query waiting."""
+    line = Line()
+
+    async def broken(peer: str, query: bytes, offset: int, units: Units) -> None:
+        raise RuntimeError("whatever it is")
+
+    monkeypatch.setattr(line, "deliver", broken)
+
+    async def body(box: Outbox) -> None:
+        await say(box, b"hello")
+
+    (error,) = over(line, body)
+    assert isinstance(error, PeerUnreachable)
+
+
 def test_a_delayed_line_is_longer_and_not_thinner() -> None:
     async def pieces() -> object:
         for number in range(5):
