@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
 from nodes.early import EarlyUnits
 from nodes.expiry import Expired, expire
+from nodes.gate import Gate
 from nodes.gossip import Gossip
 from nodes.health import failing
 from nodes.identity import NodeIdentity, Peer
@@ -22,25 +23,20 @@ from nodes.keeper import Keeper
 from nodes.metrics import Metrics
 from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
-from nodes.policy import Policy
 from nodes.scorer import Scorer
-from nodes.store import Category, EmptyStore, GalleryStore, QueryReplayed, Status, StoreUnavailable
+from nodes.store import Category, EmptyStore, GalleryStore
 from nodes.store.derived import DerivedGallery
 from pets.errors import LineupError
 from pets.params import preset
-from pets.prf import labelled_hash
 from pets.threads import default_threads
-from protocol import wire
-from protocol.channel import ReceivingChannel
 from protocol.engine import warm_up
-from protocol.errors import OutOfTurn, QueryRefused, UnexpectedMessage
+from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.holder import Holder
 from protocol.machine import Event, Machine
 from protocol.messages import Announce
 from protocol.router import Router
-from protocol.terms import announce_digest, parse_decimal
-from protocol.warrant import check_announcement
+from protocol.terms import announce_digest
 
 log = logging.getLogger("lineup.node")
 
@@ -80,7 +76,7 @@ class Node:
         self._credentials = Credentials(
             self.notary, identity.sealing, {name: peer.sealing_key for name, peer in peers.items()}
         )
-        self._policy = Policy(config.policy, store.take_quota)
+        self._gate = Gate(identity, peers, store, keeper, self.notary)
         self._scorer = Scorer(self.threads)
         self._compute = asyncio.Semaphore(max(2, self.threads))
         self._galleries: dict[tuple[str, frozenset[Category]], DerivedGallery] = {}
@@ -130,7 +126,7 @@ class Node:
         if self.draining or len(self.drivers) + len(self._opening) > self.config.limits.concurrent_queries:
             raise PeerRefused(self.name, "capacity")
         try:
-            announce = await asyncio.to_thread(self._peek, peer, query, units)
+            announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
             machine = await asyncio.to_thread(self._machine, announce, query)
         except LineupError:
             self._early.take(query)
@@ -192,34 +188,10 @@ class Node:
         while not self.idle and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
-    def _peek(self, peer: str, query: bytes, units: list[bytes]) -> Announce:
-        """The announcement inside a requester's first units."""
-        if len(units) < 2:
-            raise OutOfTurn(f"{peer} opens a query without an announcement")
-        channel = ReceivingChannel(query, peer, self.name, units[0], self.identity.sealing, self.notary)
-        envelope = wire.decode(channel.open(units[1]))
-        message = envelope.message
-        # Exactly the place where the machine will look for it: otherwise another announcement could stand there.
-        if (envelope.query, envelope.session, envelope.sender, envelope.receiver, envelope.sequence) != (
-            query, "", peer, self.name, 0,
-        ):  # fmt: skip
-            raise OutOfTurn(f"{peer} opens a query with a message that is not its first")
-        if not isinstance(message, Announce):
-            raise UnexpectedMessage(f"{peer} opens a query with {type(message).__name__}")
-        if message.requester != peer:
-            raise QueryRefused("warrant", f"{peer} opens a query with the announcement of {message.requester}")
-        if unknown := {message.router, *message.holders} - set(self.peers):
-            raise QueryRefused("disagreement", f"the query names unknown parties {sorted(unknown)}")
-        roles = [(message.router, Role.ROUTER), *((holder, Role.HOLDER) for holder in message.holders)]
-        for name, role in roles:
-            if self.peers[name].role is not role:
-                raise QueryRefused("disagreement", f"{name} is no {role.value}: it is a {self.peers[name].role.value}")
-        return message
-
     def _machine(self, announce: Announce, query: bytes) -> Machine:
         if self.config.role is Role.REQUESTER:
             raise QueryRefused("state", f"{self.name} is a requester and answers no queries")
-        self._admit(announce, query)
+        self._gate.admit(announce, query)
         machine: Machine
         if self.config.role is Role.ROUTER:
             machine = Router(self.name, announce.requester, announce.holders, query, self.threads)
@@ -230,51 +202,8 @@ class Node:
         machine.admitted = announce_digest(announce)
         return machine
 
-    def _admit(self, announce: Announce, query: bytes) -> None:
-        """Warrant, policy, replay, quota: in this order, before any work. Raises `QueryRefused`."""
-        now = time.time()
-        policy = self.config.policy
-        warrant = check_announcement(announce, self.notary, now, policy.clock_skew_seconds)
-        self._policy.check_query(
-            requester_state=warrant.state,
-            purpose=warrant.purpose,
-            threshold=parse_decimal(announce.threshold, "threshold"),
-            cap=announce.cap,
-            ladder=parse_decimal(announce.ladder, "ladder step"),
-            preset=announce.preset,
-            seed_digest=announce.seed_digest,
-            issued=warrant.issued,
-            expires=warrant.expires,
-            now=now,
-        )
-        digest = announce_digest(announce)
-
-        def claim(state: str, kind: Status, _: date, limit: int) -> int:
-            """Neither the announcement nor its reference ever comes again: evidence is kept under the reference.
-
-            Claim and quota together first: a query refused for its quota is refused for its quota when it comes again.
-            """
-            lost = self.store.claims_lost_until
-            if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
-                raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
-            if self.keeper.keeps(query):
-                raise QueryRefused("replay", "there is evidence of a query of this reference")
-            when = datetime.fromtimestamp(now, timezone.utc)
-            used = self.store.admit_query(digest, digest, state, kind, limit, when)
-            self.store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
-            return used
-
-        status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
-        try:
-            Policy(policy, claim).take_quota(warrant.state, status, now)
-        except QueryReplayed as error:
-            raise QueryRefused("replay", str(error)) from error
-        except StoreUnavailable as error:  # a refusal is final: asked again, it would look like a replay
-            log.error("the store cannot be used", extra={"error": type(error).__name__})
-            raise QueryRefused("internal", str(error)) from error
-
     def _gallery(self, announce: Announce) -> Gallery:
-        assert announce.warrant is not None  # `_admit` has checked it
+        assert announce.warrant is not None  # the gate has checked it
         try:
             return self._derived(announce.preset, Purpose(announce.warrant.purpose)).current(datetime.now(timezone.utc))
         except EmptyStore:
