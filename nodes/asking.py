@@ -201,7 +201,8 @@ def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> 
 def _waited_in_vain(given_up: LineupError | None, session: Session) -> bool:
     """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line.
 
-    Not once the holder has begun to compute with the probe: whoever cheats there would read it twice in one search.
+    Never once the holder has begun to answer: it waits for no other holder then, and who stops after it was given
+    numbers (or the router, after a guess) would have the same probe asked a second time.
     """
     if session.received[session.name]:
         return False

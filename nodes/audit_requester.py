@@ -106,6 +106,7 @@ class RequesterAudit:
                     np.save(file, ciphertexts)
                 yield Held(f"ciphertexts written to {self._ciphertexts}")
             if self._probe is not None:
+                self._probe.unlink(missing_ok=True)  # whoever may read what lies there must not read this
                 self._probe.touch(mode=0o600)
                 with self._probe.open("wb") as file:
                     np.savez(file, probe=self._template, ciphertexts=np.frombuffer(digest, np.uint8))

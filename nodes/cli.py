@@ -14,7 +14,7 @@ from rich.console import Console
 from nodes import cli_evidence, cli_gallery, cli_node, cli_store
 from nodes.choices import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
-from pets.errors import LineupError, ParameterError
+from pets.errors import LineupError, ParameterError, printable
 from pets.params import N4096, PRESETS, preset
 from pets.threads import default_threads
 from protocol.terms import parse_decimal
@@ -128,8 +128,14 @@ cli_evidence.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:
-    errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+    _show(error)
     raise typer.Exit(status)
+
+
+def _show(error: BaseException) -> None:
+    """One error. Its text may quote what came from outside."""
+    lines = [printable(line) for line in f"error: {error}".split("\n")]
+    errors.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -145,7 +151,7 @@ def main() -> None:
         errors.print("interrupted")
         sys.exit(130)
     except LineupError as error:
-        errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        _show(error)
         sys.exit(1)
 
 

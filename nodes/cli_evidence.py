@@ -43,7 +43,7 @@ def export(
     if as_json:
         print(json.dumps({"file": str(out), "bytes": len(data), "query": query}))
     else:
-        output.print(f"{out}: {len(data):,} bytes, query {query}", highlight=False, soft_wrap=True)
+        output.print(f"{out}: {len(data):,} bytes, query {query}", highlight=False, markup=False, soft_wrap=True)
 
 
 def verify(

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from nodes.choices import Dir, Json, Largest, Models, Provider, ProviderName
 
-output = Console()
-errors = Console(stderr=True)
+output = Console(markup=False)
+errors = Console(stderr=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +58,7 @@ def enroll(
     else:
         output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
         for path, reason in result.failed.items():
-            errors.print(f"{path}: {reason}", highlight=False, markup=False)
+            errors.print(f"{path}: {reason}", highlight=False)
     if result.failed:
         raise typer.Exit(1)
 
@@ -79,7 +79,7 @@ def forget(
         for receipt in receipts:
             output.print(f"deleted {receipt.reference} at {receipt.time:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
     if unknown := sorted(set(references) - {receipt.reference for receipt in receipts}):
-        errors.print(f"not here: {', '.join(unknown)}", highlight=False, markup=False, soft_wrap=True)
+        errors.print(f"not here: {', '.join(unknown)}", highlight=False, soft_wrap=True)
         raise typer.Exit(1)
 
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from nodes.choices import Dir, Json, Largest, Models, Provider, ProviderName
 
 node = typer.Typer(help="Set up and run a national node.", no_args_is_help=True)
-output = Console()
-errors = Console(stderr=True)
+output = Console(markup=False)
+errors = Console(stderr=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -225,14 +225,18 @@ def print_report(report: object, probe: str, console: Console) -> None:
     from nodes.search import SearchReport
 
     assert isinstance(report, SearchReport)
-    console.print(f"{report.request_number}: {probe} (candidates, not identified)", highlight=False)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)  # a photo may be called [anything]
+
+    say(f"{report.request_number}: {probe} (candidates, not identified)")
     for holder, answer in report.answers.items():
         for rank, reference in enumerate(answer.references, start=1):
-            console.print(f"HIT      {holder}  candidate {rank}, reference {reference}", highlight=False)
+            say(f"HIT      {holder}  candidate {rank}, reference {reference}")
         if answer.status == "no hit":
-            console.print(f"NO HIT   {holder}", highlight=False)
+            say(f"NO HIT   {holder}")
         elif answer.status == "too many candidates":
-            console.print(f"TOO MANY {holder}  even at threshold {answer.threshold_used}", highlight=False)
+            say(f"TOO MANY {holder}  even at threshold {answer.threshold_used}")
         elif answer.status != "candidates":
-            console.print(f"{answer.status.upper():<8} {holder}  {answer.reason}", highlight=False)
-    console.print(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s", highlight=False)
+            say(f"{answer.status.upper():<8} {holder}  {answer.reason}")
+    say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")

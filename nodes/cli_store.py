@@ -13,8 +13,8 @@ from rich.console import Console
 from nodes.choices import Dir, Json
 
 store = typer.Typer(help="Back up, restore and re-encrypt a node's database.", no_args_is_help=True)
-output = Console()
-errors = Console(stderr=True)
+output = Console(markup=False)
+errors = Console(stderr=True, markup=False)
 
 OldKey = Annotated[Path | None, typer.Option(help="File of an earlier storage key.")]
 
@@ -72,7 +72,7 @@ def restore(
         highlight=False,
     )
     for what in result.lost:
-        errors.print(f"lost: {what}", highlight=False, markup=False, soft_wrap=True)
+        errors.print(f"lost: {what}", highlight=False, soft_wrap=True)
     if result.refuses_until is not None:
         errors.print(
             f"queries with a warrant up to {result.refuses_until:%Y-%m-%d %H:%M:%S} UTC are refused; "

@@ -29,7 +29,7 @@ from nodes.log_errors import BadCheckpoint, CheckpointError, InconsistentCheckpo
 from nodes.metrics import Metrics
 from nodes.outbox import PeerRefused, PeerUnreachable, Transport
 from nodes.verify.format import Witnessed
-from pets.errors import MALFORMED, LineupError
+from pets.errors import MALFORMED
 from pets.merkle import MerkleError
 from pets.signatures import VerifyKey
 
@@ -37,6 +37,7 @@ log = logging.getLogger("lineup.gossip")
 
 PAUSE_SECONDS = 1.0  # after a query, so that the peers have ended it too
 EVERY_SECONDS = 600.0
+NO_SUCH_PROOF = "crypto"  # the code with which a node says that its log never had such a size
 REMEMBERED = 10_000  # trees that were proven once and are not proven again
 
 
@@ -124,7 +125,7 @@ class Gossip:
             for peer in peers:
                 try:
                     await self.meet(peer)
-                except (LineupError, OSError) as error:  # this node's own disk: the next meeting may work
+                except Exception as error:  # whatever it is, the other peers are met, and this one another time
                     log.error("checkpoints not compared", extra={"peer": peer, "error": type(error).__name__})
 
     async def _compare(self, shown: Witnessed) -> None:
@@ -140,23 +141,25 @@ class Gossip:
         except BadCheckpoint:
             log.warning("a checkpoint that its owner did not sign", extra={"peer": owner})
             return
-        known = self._own_newest(kind) if owner == self._name else witnesses.newest(owner, kind)
+        # In a thread, as all that waits for a disk or for who holds the logs: other queries go on meanwhile.
+        own = owner == self._name
+        known = await asyncio.to_thread(self._own_newest, kind) if own else witnesses.newest(owner, kind)
         if known is None:
-            witnesses.keep(shown)
+            await asyncio.to_thread(witnesses.keep, shown)
             return
         older, newer = sorted((known, shown), key=lambda one: (one.checkpoint.size, one.checkpoint.time))
         try:
             await self._check_extends(owner, kind, older.checkpoint, newer.checkpoint)
         except CheckpointError as error:
-            witnesses.accuse(known, shown)
+            await asyncio.to_thread(witnesses.accuse, known, shown)
             self._metrics.accused(len(self.accused))
             log.error("a log showed two histories", extra={"peer": owner, "error": type(error).__name__})
             return
         except (PeerUnreachable, PeerRefused) as error:
             log.info("no proof", extra={"peer": owner, "error": type(error).__name__})
             return
-        if owner != self._name and newer is shown:
-            witnesses.keep(shown)
+        if not own and newer is shown:
+            await asyncio.to_thread(witnesses.keep, shown)
         if len(self._proven) >= REMEMBERED:
             self._proven.clear()
         self._proven.add(tree)
@@ -169,7 +172,7 @@ class Gossip:
     async def _check_extends(self, owner: str, kind: Kind, older: Checkpoint, newer: Checkpoint) -> None:
         """Raise a `CheckpointError` unless the log of `newer` extends that of `older`, as its owner proves.
 
-        Raises `PeerUnreachable` where the owner cannot be asked, `PeerRefused` (state) where it does not talk to us.
+        Raises `PeerUnreachable` where the owner cannot be asked, `PeerRefused` where it does not answer the question.
         """
         proof: Proof = ()
         if older.log == newer.log and older.size < newer.size:
@@ -181,9 +184,9 @@ class Gossip:
                     data = await self._transport.ask(owner, path)
                 proof = _decode(data, Proof, owner)
             except (MerkleError, PeerRefused) as error:
-                if isinstance(error, PeerRefused) and error.code == "state":
-                    raise
-                raise InconsistentCheckpoints(older, newer, "its owner gives no proof") from None
+                if isinstance(error, PeerRefused) and error.code != NO_SUCH_PROOF:
+                    raise  # another version, or something between the two: an accusation stays for good
+                raise InconsistentCheckpoints(older, newer, "its owner has no proof") from None
         check_checkpoint_consistent(older, newer, proof)
 
 

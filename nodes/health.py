@@ -9,7 +9,7 @@ from nodes.config import NodeConfig
 from nodes.keeper import Keeper
 from nodes.store import GalleryStore, StoreError
 
-PROBE_BYTES = 65536  # about what one query writes
+PROBE_BYTES = 2**19  # more than a query with two holders writes to any one file
 
 
 def failing(config: NodeConfig, keeper: Keeper, store: GalleryStore) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ class HttpTransport:
                 limits=limits,
                 trust_env=False,
                 transport=None if transports is None else transports[peer],
-                headers={"user-agent": USER_AGENT, "x-lineup-sender": name},
+                headers={"user-agent": USER_AGENT, "x-lineup-sender": name, "accept-encoding": "identity"},
             )
             for peer in peers
             if peer != name
@@ -149,9 +149,9 @@ async def _delayed(pieces: AsyncIterator[bytes], seconds: float) -> AsyncIterato
 
 
 async def _short_body(response: httpx.Response, limit: int = ANSWER_LIMIT) -> bytes:
-    """The body; empty if it is longer than an answer may be."""
+    """The body as it came, never unpacked: a few bytes may unpack to gigabytes. Empty if it is too long."""
     body = b""
-    async for part in response.aiter_bytes():
+    async for part in response.aiter_raw():
         body += part
         if len(body) > limit:
             return b""
@@ -162,6 +162,6 @@ def _code(body: bytes) -> str:
     """The closed code in a refusal; anything else counts as `peer`."""
     try:
         code = json.loads(body).get("code")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         code = None
     return code if code in ABORT_CODES else "peer"

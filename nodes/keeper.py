@@ -68,13 +68,15 @@ class Keeper:
         return (self.folder / "evidence" / query.hex()).exists()
 
     def end(self, machine: Machine) -> None:
-        """A query is over: write everything, sign a checkpoint."""
+        """A query is over: write everything, sign checkpoints. Raises what kept any of it from being written."""
         with self.writing:
-            self._recorder.end(machine.query)
-            if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
-                self.article_forty.append([entry], _now())
-                self.article_forty.checkpoint(_now())
-            self.transcript.checkpoint(_now())
+            try:
+                if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
+                    self.article_forty.append([entry], _now())
+                    self.article_forty.checkpoint(_now())
+            finally:
+                self._recorder.end(machine.query)
+                self.transcript.checkpoint(_now())
 
     def obey(self, data: bytes) -> Order:
         """Put a supervisor's order for one of this node's logs into force. Raises `OrderRefused`, OSError."""
@@ -105,7 +107,8 @@ def article_forty(machine: Machine, started: int, ended: int) -> ArticleForty | 
     else:
         return None
     replied = [name for name in asked if name in machine.sessions and _replied(machine.sessions[name].state)]
-    return ArticleForty(requester, started, ended if replied else None, tuple(sorted(asked)), tuple(sorted(replied)))
+    replied_at = max(started, ended) if replied else None  # a clock may have been set back
+    return ArticleForty(requester, started, replied_at, tuple(sorted(asked)), tuple(sorted(replied)))
 
 
 def _replied(state: State) -> bool:

@@ -7,15 +7,16 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from functools import partial
 
 import numpy as np
 
 from nodes.config import Purpose, Role
 from nodes.driver import Credentials, QueryDriver, RecordFailed
+from nodes.early import EarlyUnits
 from nodes.expiry import Expired, expire
+from nodes.gate import Gate
 from nodes.gossip import Gossip
 from nodes.health import failing
 from nodes.identity import NodeIdentity, Peer
@@ -23,51 +24,26 @@ from nodes.keeper import Keeper
 from nodes.metrics import Metrics
 from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
-from nodes.policy import Policy, PolicyRefused
 from nodes.scorer import Scorer
-from nodes.store import Category, EmptyStore, GalleryStore, QueryReplayed, Status, StoreUnavailable
+from nodes.store import Category, EmptyStore, GalleryStore
 from nodes.store.derived import DerivedGallery
 from pets.errors import LineupError
 from pets.params import preset
-from pets.prf import labelled_hash
 from pets.threads import default_threads
-from protocol import wire
-from protocol.channel import ReceivingChannel
 from protocol.engine import warm_up
-from protocol.errors import OutOfTurn, QueryRefused, UnexpectedMessage
+from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.holder import Holder
 from protocol.machine import Event, Machine
 from protocol.messages import Announce
 from protocol.router import Router
-from protocol.terms import announce_digest, parse_decimal
-from protocol.warrant import check_announcement
+from protocol.terms import announce_digest
 
 log = logging.getLogger("lineup.node")
 
-EARLY_UNITS = 128  # units that may wait for a query whose announcement has not arrived
-EARLY_BYTES = 2**20  # a correct peer is not further ahead than its first small messages
-EARLY_QUERIES = 256
 HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
 REMEMBERED = 10_000  # queries that are over and whose late frames are passed over
-
-
-@dataclass
-class _Early:
-    units: list[tuple[str, int, list[bytes]]] = field(default_factory=list)
-
-    count: int = 0
-    size: int = 0
-
-    def add(self, peer: str, offset: int, units: list[bytes]) -> bool:
-        """Keep units, unless there are too many."""
-        count, size = self.count + len(units), self.size + sum(map(len, units))
-        if count > EARLY_UNITS or size > EARLY_BYTES:
-            return False
-        self.units.append((peer, offset, units))
-        self.count, self.size = count, size
-        return True
 
 
 class Node:
@@ -101,11 +77,11 @@ class Node:
         self._credentials = Credentials(
             self.notary, identity.sealing, {name: peer.sealing_key for name, peer in peers.items()}
         )
-        self._policy = Policy(config.policy, store.take_quota, store.take_releases)
+        self._gate = Gate(identity, peers, store, keeper, self.notary, self.metrics)
         self._scorer = Scorer(self.threads)
         self._compute = asyncio.Semaphore(max(2, self.threads))
         self._galleries: dict[tuple[str, frozenset[Category]], DerivedGallery] = {}
-        self._early: OrderedDict[bytes, _Early] = OrderedDict()
+        self._early = EarlyUnits()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         self._failing: tuple[str, ...] = ()
@@ -144,24 +120,21 @@ class Node:
         """Keep what comes before the announcement does: never from the requester, whose announcement comes first."""
         if self.peers[peer].role is Role.REQUESTER:
             raise PeerRefused(self.name, "timeout")  # this node has forgotten the query, after a restart
-        if not self._early.setdefault(query, _Early()).add(peer, offset, units):
-            raise PeerRefused(self.name, "capacity")
-        while len(self._early) > EARLY_QUERIES:
-            self._early.popitem(last=False)
+        self._early.keep(self.name, peer, query, offset, units)
 
     async def _first_contact(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
         """A query this node has not met: check its announcement, then work on it."""
         if self.draining or len(self.drivers) + len(self._opening) > self.config.limits.concurrent_queries:
             raise PeerRefused(self.name, "capacity")
         try:
-            announce = await asyncio.to_thread(self._peek, peer, query, units)
+            announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
             machine = await asyncio.to_thread(self._machine, announce, query)
         except LineupError:
-            self._early.pop(query, None)
+            self._early.take(query)
             raise
         driver = self.drive(machine)
         driver.accept(peer, 0, units)
-        for sender, first, held in self._early.pop(query, _Early()).units:
+        for sender, (first, held) in self._early.take(query):
             try:
                 driver.accept(sender, first, held)
             except LineupError as error:  # its own fault, not the fault of who opened the query
@@ -216,34 +189,10 @@ class Node:
         while not self.idle and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
-    def _peek(self, peer: str, query: bytes, units: list[bytes]) -> Announce:
-        """The announcement inside a requester's first units."""
-        if len(units) < 2:
-            raise OutOfTurn(f"{peer} opens a query without an announcement")
-        channel = ReceivingChannel(query, peer, self.name, units[0], self.identity.sealing, self.notary)
-        envelope = wire.decode(channel.open(units[1]))
-        message = envelope.message
-        # Exactly the place where the machine will look for it: otherwise another announcement could stand there.
-        if (envelope.query, envelope.session, envelope.sender, envelope.receiver, envelope.sequence) != (
-            query, "", peer, self.name, 0,
-        ):  # fmt: skip
-            raise OutOfTurn(f"{peer} opens a query with a message that is not its first")
-        if not isinstance(message, Announce):
-            raise UnexpectedMessage(f"{peer} opens a query with {type(message).__name__}")
-        if message.requester != peer:
-            raise QueryRefused("warrant", f"{peer} opens a query with the announcement of {message.requester}")
-        if unknown := {message.router, *message.holders} - set(self.peers):
-            raise QueryRefused("disagreement", f"the query names unknown parties {sorted(unknown)}")
-        roles = [(message.router, Role.ROUTER), *((holder, Role.HOLDER) for holder in message.holders)]
-        for name, role in roles:
-            if self.peers[name].role is not role:
-                raise QueryRefused("disagreement", f"{name} is no {role.value}: it is a {self.peers[name].role.value}")
-        return message
-
     def _machine(self, announce: Announce, query: bytes) -> Machine:
         if self.config.role is Role.REQUESTER:
             raise QueryRefused("state", f"{self.name} is a requester and answers no queries")
-        self._admit(announce, query)
+        self._gate.admit(announce, query)
         machine: Machine
         if self.config.role is Role.ROUTER:
             machine = Router(self.name, announce.requester, announce.holders, query, self.threads)
@@ -251,70 +200,12 @@ class Node:
             others = tuple(name for name in announce.holders if name != self.name)
             gallery = self._gallery(announce)
             machine = Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
-            machine.releasing = partial(self._release, announce)
+            machine.releasing = partial(self._gate.release, announce)
         machine.admitted = announce_digest(announce)
         return machine
 
-    def _admit(self, announce: Announce, query: bytes) -> None:
-        """Warrant, policy, replay, quota: in this order, before any work. Raises `QueryRefused`."""
-        now = time.time()
-        policy = self.config.policy
-        warrant = check_announcement(announce, self.notary, now, policy.clock_skew_seconds)
-        self._policy.check_query(
-            requester_state=warrant.state,
-            purpose=warrant.purpose,
-            threshold=parse_decimal(announce.threshold, "threshold"),
-            cap=announce.cap,
-            ladder=parse_decimal(announce.ladder, "ladder step"),
-            preset=announce.preset,
-            seed_digest=announce.seed_digest,
-            issued=warrant.issued,
-            expires=warrant.expires,
-            now=now,
-        )
-        digest = announce_digest(announce)
-
-        def claim(state: str, kind: Status, _: date, limit: int) -> int:
-            """Neither the announcement nor its reference ever comes again: evidence is kept under the reference.
-
-            Claim and quota together first: a query refused for its quota is refused for its quota when it comes again.
-            """
-            lost = self.store.claims_lost_until
-            if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
-                raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
-            if self.keeper.keeps(query):
-                raise QueryRefused("replay", "there is evidence of a query of this reference")
-            when = datetime.fromtimestamp(now, timezone.utc)
-            used = self.store.admit_query(digest, digest, state, kind, limit, when)
-            self.store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
-            return used
-
-        status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
-        try:
-            self._policy.take_releases(warrant.state, (), now)
-            Policy(policy, claim, self.store.take_releases).take_quota(warrant.state, status, now)
-        except QueryReplayed as error:
-            raise QueryRefused("replay", str(error)) from error
-        except StoreUnavailable as error:  # a refusal is final: asked again, it would look like a replay
-            log.error("the store cannot be used", extra={"error": type(error).__name__})
-            raise QueryRefused("internal", str(error)) from error
-
-    def _release(self, announce: Announce, references: tuple[str, ...]) -> None:
-        """Count what is about to be released. Raises `QueryRefused`, and then nothing of it leaves."""
-        assert announce.warrant is not None  # `_admit` has checked it
-        state = announce.warrant.state
-        try:
-            self._policy.take_releases(state, references, time.time())
-        except PolicyRefused:
-            self.metrics.withheld()
-            log.warning("release withheld: a state reached its limit for one reference", extra={"state": state})
-            raise
-        except StoreUnavailable as error:
-            log.error("the store cannot be used", extra={"error": type(error).__name__})
-            raise QueryRefused("internal", str(error)) from error
-
     def _gallery(self, announce: Announce) -> Gallery:
-        assert announce.warrant is not None  # `_admit` has checked it
+        assert announce.warrant is not None  # the gate has checked it
         try:
             return self._derived(announce.preset, Purpose(announce.warrant.purpose)).current(datetime.now(timezone.utc))
         except EmptyStore:
@@ -359,7 +250,7 @@ class Node:
     async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
         self.drivers.pop(machine.query, None)
-        self._early.pop(machine.query, None)
+        self._early.take(machine.query)
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)

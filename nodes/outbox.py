@@ -87,8 +87,10 @@ class Outbox:
             while self._units:
                 try:
                     await self._deliver()
-                except LineupError as error:
+                except Exception as error:  # whatever it is, the query must not wait for this peer
                     self._units.clear()
+                    if not isinstance(error, LineupError):
+                        error = PeerUnreachable(f"{self._peer}: {type(error).__name__}")
                     self._failed(self._peer, error)
                     return
                 del self._units[: self._given]

@@ -47,6 +47,28 @@ def write_private(path: Path, content: bytes) -> None:
         _write(stream.fileno(), content)
 
 
+def replace_private(path: Path, content: bytes) -> None:
+    """Put a file with mode 0600 in its place, whole and on disk: after a crash it is the old one or the new one."""
+    fresh = path.with_name(f".{path.name}")
+    fresh.unlink(missing_ok=True)  # of a write that was interrupted
+    write_private(fresh, content)
+    fresh.replace(path)
+
+
+def append_private(path: Path, content: bytes) -> None:
+    """Add to a file with mode 0600, made if absent: all of `content`, on disk, or nothing. Raises OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+    try:
+        before = os.fstat(handle).st_size
+        try:
+            _write(handle, content)
+        except BaseException:
+            os.ftruncate(handle, before)  # what follows half a record could not be read any more
+            raise
+    finally:
+        os.close(handle)
+
+
 def write_public(path: Path, content: bytes, *, overwrite: bool = True) -> None:
     """Put a file with mode 0644 in its place in one step. Raises FileExistsError unless `overwrite`."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)

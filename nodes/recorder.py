@@ -22,6 +22,7 @@ import msgspec
 
 from nodes.log_entries import TranscriptEntry
 from nodes.logs import TamperEvidentLog
+from nodes.private_files import append_private
 from nodes.verify.format import HARMLESS, Record
 from protocol.machine import Event, Machine
 from protocol.messages import Abort, Announce, Release, Signature
@@ -54,18 +55,17 @@ class Recorder:
         machine.recorder = lambda event: self._record(machine, event)
 
     def flush(self, query: bytes) -> None:
-        """Write what waits to disk: the evidence file first, then the log."""
+        """Write what waits to disk: the log first, for a record that is in no log cannot be exported."""
         with self._writing:
             with self._lock:
                 waiting = self._waiting.get(query)
                 if not waiting:
                     return
                 self._waiting[query] = []
-            with (self._folder / query.hex()).open("ab") as file:
-                for record, _ in waiting:
-                    data = msgspec.msgpack.encode(record)
-                    file.write(_LENGTH.pack(len(data)) + data)
             self._log.append([entry for _, entry in waiting], int(time.time() * 1000))
+            records = (msgspec.msgpack.encode(record) for record, _ in waiting)
+            content = b"".join(part for data in records for part in (_LENGTH.pack(len(data)), data))
+            append_private(self._folder / query.hex(), content)
 
     def end(self, query: bytes) -> None:
         """A query is over. Raises what kept its records from being written."""

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodes.private_files import write_private
+from nodes.private_files import replace_private, write_private
 from nodes.store.errors import StoreCorrupted
 from nodes.store.keys import StorageKey
 from protocol.holder import Holder
@@ -64,10 +64,7 @@ def keep(folder: Path, key: StorageKey, query: bytes, content: Sealed) -> None:
     """Write what belongs to a query, in place of what was there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     data = key.seal(msgspec.msgpack.encode(content), _COLUMN, query.hex())
-    fresh = folder / f".{query.hex()}"
-    fresh.touch(mode=0o600)
-    fresh.write_bytes(data)
-    fresh.replace(folder / query.hex())  # never half of it: a holder writes twice
+    replace_private(folder / query.hex(), data)  # never half of it: a holder writes several times
 
 
 def open_kept(folder: Path, key: StorageKey, query: bytes) -> Sealed:

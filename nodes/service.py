@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -26,6 +27,8 @@ from protocol.errors import BadFrame, FrameTooLarge, OutOfTurn, QueryRefused, Un
 log = logging.getLogger("lineup.service")
 
 OPERATOR_BODY_LIMIT = 65536
+STREAMS_OF_ONE_PEER = 256  # as many queries as a node may be configured to run; each may keep a unit in memory
+OPENING_UNITS = 2  # a channel's hello and the announcement
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -38,16 +41,24 @@ class BodyTooSlow(InputError):
 
 
 def make_app(node: Node) -> Starlette:
-    """The application of a node. Every route but health and metrics asks who is calling."""
+    """The application of a node. Every route asks who is calling; all but the operator are told no more than whether
+    the node is well."""
+    streams: Counter[str] = Counter()  # bodies of units that are being read, by peer
 
     async def units(request: Request) -> Response:
         peer = _peer(request)
         if peer is None or peer not in node.peers:
             return _refusal(403, "state")
+        if streams[peer] >= STREAMS_OF_ONE_PEER:
+            return _refusal(503, "capacity")  # a correct peer tries again
         query, offset = request.path_params["query"], request.query_params.get("offset", "")
         if len(query) != 32 or not _is_hex(query) or not offset.isdecimal() or len(offset) > 9:
             return _refusal(400, "bad-frame")
-        await _take_units(request, node, peer, bytes.fromhex(query), int(offset))
+        streams[peer] += 1
+        try:
+            await _take_units(request, node, peer, bytes.fromhex(query), int(offset))
+        finally:
+            streams[peer] -= 1
         return Response(status_code=202)
 
     async def checkpoints(request: Request) -> Response:
@@ -95,13 +106,17 @@ def make_app(node: Node) -> Starlette:
             }
         )
 
-    async def health(_: Request) -> Response:
+    async def health(request: Request) -> Response:
         failing = await asyncio.to_thread(node.failing)
         status = "degraded" if failing else "draining" if node.draining else "ok"
-        answer: dict[str, object] = {"status": status, "contradicting_logs": len(node.gossip.accused)}
-        return JSONResponse(answer | ({"failing": failing} if failing else {}), 200 if status == "ok" else 503)
+        answer: dict[str, object] = {"status": status}
+        if _peer(request) == operator_name(node.name):
+            answer |= {"contradicting_logs": len(node.gossip.accused)} | ({"failing": failing} if failing else {})
+        return JSONResponse(answer, 200 if status == "ok" else 503)
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name):  # counts and times tell a peer of queries that are not its own
+            return _refusal(403, "state")
         return Response(node.metrics.render(), media_type=CONTENT_TYPE)
 
     def guarded(handler: Handler, *, explain: bool = False) -> Handler:
@@ -145,23 +160,22 @@ async def _take_units(request: Request, node: Node, peer: str, query: bytes, off
     _check_declared(request, transfer.BODY_LIMIT)
     limits, reader = node.config.limits, transfer.UnitReader()
     ends = anyio.current_time() + limits.query_timeout_seconds
-    opening: list[bytes] | None = None if offset else []  # what opens a query is judged as a whole
+    waiting: list[bytes] = []  # a channel's hello is judged together with what it brings
     with anyio.CancelScope(deadline=anyio.current_time() + limits.read_timeout_seconds) as scope:
         async for piece in request.stream():
             node.metrics.received(len(piece))
             if units := reader.feed(piece):
-                if opening is not None:
-                    opening += units
-                else:
+                waiting += units
+                if offset or len(waiting) >= OPENING_UNITS:
                     scope.deadline = ends  # a slow query is not the sender's fault
-                    await node.accept(peer, query, offset, units)
-                    offset += len(units)
+                    await node.accept(peer, query, offset, waiting)
+                    offset, waiting = offset + len(waiting), []
                 scope.deadline = min(ends, anyio.current_time() + limits.read_timeout_seconds)
     if scope.cancelled_caught:
         raise BodyTooSlow(f"a unit that took more than {limits.read_timeout_seconds} s")
     reader.end()
-    if opening is not None:
-        await node.accept(peer, query, 0, opening)
+    if not offset:
+        await node.accept(peer, query, 0, waiting)
 
 
 async def _read(request: Request, limit: int, seconds: float) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from nodes.log_entries import Kind
+from nodes.private_files import replace_private
 from nodes.verify.format import Witnessed
 from pets.errors import MALFORMED, InputError
 
@@ -57,9 +58,7 @@ class Witnesses:
     def _write(self, shown: Witnessed, suffix: str = "") -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         name = f"{shown.header.owner}.{shown.header.kind}{suffix}"
-        fresh = self._folder / f".{name}"
-        fresh.write_bytes(msgspec.msgpack.encode(shown))
-        fresh.replace(self._folder / name)
+        replace_private(self._folder / name, msgspec.msgpack.encode(shown))
 
 
 def _read(path: Path) -> Witnessed:

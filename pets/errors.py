@@ -31,6 +31,11 @@ import msgspec
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
 
 
+def printable(text: str) -> str:
+    """Text from outside, safe to show: what would steer a terminal or turn the direction of writing is spelt out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class LineupError(Exception):
     """Base of everything this software raises on purpose."""
 

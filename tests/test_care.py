@@ -128,15 +128,28 @@ def test_a_restore_says_what_it_would_lose_and_waits_for_a_yes(holder: tuple[Pat
     assert restore(folder, file, NOW, yes=True).lost == ("2 subjects enrolled since the backup",)
 
 
-@pytest.mark.parametrize("how", ["lost", "damaged"])
+def damage_table(file: Path, table: str) -> None:
+    """Overwrite the page where a table begins: the database opens, and reading that table fails."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with file.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(b"\xff" * size)
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged", "damaged inside"])
 def test_without_the_present_store_older_warrants_are_refused(
     how: str, holder: tuple[Path, tuple[str, ...], Path], tmp_path: Path
 ) -> None:
     folder, references, file = holder
     if how == "lost":
         (folder / "store.db").unlink()
-    else:
+    elif how == "damaged":
         (folder / "store.db").write_bytes(b"no database" * 5000)
+    else:
+        damage_table(folder / "store.db", "deletion")
     with pytest.raises(LossRefused, match="forgotten and answered since the backup"):
         restore(folder, file, NOW)
     result = restore(folder, file, NOW, yes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 import typer
 from cryptography import x509
+from rich.console import Console
 
 from nodes import cli
 from nodes.authority import Authority
+from nodes.cli_node import print_report
 from nodes.config import load_config
 from nodes.operate import holder_store
+from nodes.search import HolderAnswer, SearchReport
 from nodes.store import UnknownReference
 from nodes.tls import client_context, server_context
 from pets.synthetic import synthetic_templates
@@ -192,3 +196,13 @@ def test_a_node_that_does_not_run_is_named_with_its_address(command: str, run: A
     status, out, error = run("node", command, "--dir", folder)
     assert (status, out) == (1, "")
     assert error.startswith("error: ES does not answer at https://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("name", ["probe[/b].jpg", "probe[red].jpg"])
+def test_a_photo_may_be_called_anything(name: str) -> None:
+    """The answer is printed: it took a warrant and a quota."""
+    text = io.StringIO()
+    answers = {"ES": HolderAnswer("candidates", ("ES-1",), "0.55"), "DE": HolderAnswer("refused", reason="quota")}
+    print_report(SearchReport("FR-1", ("00",), answers, 0.1, 0.2), name, Console(file=text, width=200))
+    assert name in text.getvalue()
+    assert "ES-1" in text.getvalue()

@@ -65,6 +65,17 @@ def test_the_default_file_gives_the_defaults(folder: Path) -> None:
     assert config.operator_tls.certificate == folder / "operator.pem"
 
 
+def test_a_database_is_never_made_in_another_place_than_named(tmp_path: Path) -> None:
+    """SQLite's URL would end at the question mark: the database, and its backups, would lie outside the folder."""
+    odd = tmp_path / "es?old"
+    odd.mkdir()
+    write_default(
+        odd, name="ES", role=Role.HOLDER, address="https://es.example:8443", crl=None, peers=Path("peers"), states=()
+    )
+    with pytest.raises(ConfigError, match="must hold no question mark"):
+        load_config(odd)
+
+
 def test_relative_folders_are_made_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert load_config(Path(folder.name)).paths.peers == folder / "peers"

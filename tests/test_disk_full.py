@@ -14,6 +14,7 @@ from typing import BinaryIO
 import pytest
 
 from nodes import node as node_module
+from nodes.config import operator_name
 from nodes.search import HolderAnswer
 from tests.network import (
     DE,
@@ -83,7 +84,7 @@ def test_a_full_disk_is_named_and_the_next_query_works_once_there_is_room(
     hurt = expected | dict.fromkeys((ES,) if small == ES else (ES, DE), refused)
 
     async def health(network: AsgiNetwork, name: str) -> tuple[int, dict[str, object]]:
-        async with network.client(FR, name) as client:
+        async with network.client(operator_name(name), name) as client:
             response = await client.get("/health")
             return response.status_code, response.json()
 

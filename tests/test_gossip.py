@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from starlette.responses import Response
 
 from nodes import gossip
 from nodes.checkpoints import Checkpoint
+from nodes.config import operator_name
 from nodes.evidence import export_bundle
 from nodes.identity import load_identity, load_peers
 from nodes.keeper import Keeper
@@ -227,7 +229,7 @@ def test_a_split_view_between_two_peers_is_found_when_they_meet(
             assert accused(network) == {FR: [lie]}
             assert '"a log showed two histories"' in captured.text
             assert '"peer": "ES"' in captured.text
-            async with network.client(EU, FR) as client:
+            async with network.client(operator_name(FR), FR) as client:
                 assert (await client.get("/health")).json() == {"status": "ok", "contradicting_logs": 1}
                 metrics = (await client.get("/metrics")).text
                 assert 'lineup_contradicting_logs{node="FR",role="requester"} 1.0' in metrics
@@ -356,6 +358,54 @@ def test_who_cannot_be_reached_is_met_another_time(federation: Federation) -> No
         network.apps[ES] = app
         await fr.gossip.meet(EU)
         assert newest(fr, ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+
+    run(federation, body)
+
+
+@pytest.mark.parametrize(("status", "content"), [(404, b"Not Found"), (413, b'{"code": "bad-frame"}'), (200, b"no")])
+def test_who_gives_no_proof_for_another_reason_is_not_accused(
+    status: int, content: bytes, federation: Federation
+) -> None:
+    """As a node of an earlier version would, or something between the two."""
+
+    async def body(network: AsgiNetwork) -> None:
+        fr, honest = network.nodes[FR], network.apps[ES]
+        await fr.gossip.meet(ES)
+        log_something(network.nodes[ES], 1)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            other = Response(content, status)
+            await (other if scope["path"] == "/v1/consistency" else honest)(scope, receive, send)
+
+        network.apps[ES] = app
+        await fr.gossip.meet(ES)
+        assert accused(network) == {}
+        network.apps[ES] = honest
+        await fr.gossip.meet(ES)
+        assert newest(fr, ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+
+    run(federation, body)
+
+
+def test_one_peer_does_not_keep_a_node_from_meeting_the_others(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "PAUSE_SECONDS", 0)
+
+    async def body(network: AsgiNetwork) -> None:
+        fr = network.nodes[FR]
+        ask = fr.gossip._transport.ask
+
+        async def bad(peer: str, path: str) -> bytes:
+            if peer == DE:
+                raise RuntimeError("whatever it is")
+            return await ask(peer, path)
+
+        fr.gossip._transport.ask = bad  # type: ignore[method-assign]
+        fr.gossip.meet_soon((DE, ES))
+        assert fr.gossip._meeting is not None
+        await asyncio.wait({fr.gossip._meeting})
+        assert newest(fr, ES) is not None
 
     run(federation, body)
 

@@ -18,6 +18,7 @@ import pytest
 import protocol.holder
 from benchmarks.faults import Tally, burst, find_leaks, sweep_link, sweep_party
 from nodes.asking import AskingNode
+from nodes.driver import Silence
 from nodes.search import HolderAnswer
 from pets.errors import LineupError
 from protocol.errors import MissingMessage, QueryRefused
@@ -155,6 +156,35 @@ def test_a_holder_that_read_something_before_it_fell_silent_is_not_asked_again(
             expected[ES] if attempts == 2 else HolderAnswer("unreachable", reason="no answer")
         )
         assert len(set(report.queries)) == attempts
+
+    run(federation, body)
+
+
+def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federation: Federation) -> None:
+    """A second query would give it as many chosen numbers of the same probe again, without anybody having asked."""
+    wanted = request(federation.people.hit)
+
+    async def body(network: Network) -> None:
+        real = network.nodes[ES].drive
+
+        def drive(machine: Any) -> Any:
+            driver = real(machine)
+            keep = machine.keeper
+
+            def keeper(holder: Any) -> None:
+                keep(holder)
+                if holder.sealed is not None and holder.sealed.answers:
+                    raise Silence("the others said nothing, it claims")
+
+            machine.keeper = keeper
+            return driver
+
+        network.nodes[ES].drive = drive  # type: ignore[method-assign]
+        report = await network.search(wanted)
+        assert report.answers == {**federation.expected(wanted), ES: HolderAnswer("unreachable", reason="no answer")}
+        assert len(report.queries) == 1
+        await network.settle()
+        assert_clear(network)
 
     run(federation, body)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nodes.config import PolicyConfig
-from pets.params import N4096, norm_bound, scale, theta
+from pets.params import N4096, norm_bound, theta
 from protocol.admission import AMPLIFIED
 
 ROOT = Path(__file__).parent.parent

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes import driver, outbox, transfer
+from nodes import driver, outbox, service, transfer
 from nodes.http import _delayed
 from nodes.outbox import Outbox, PeerRefused, PeerUnreachable
 from nodes.transfer import UnitReader, Units, pack_units
@@ -18,7 +18,7 @@ from pets.errors import LineupError
 from protocol import probe
 from protocol.errors import FrameTooLarge, MalformedFrame
 from protocol.machine import Machine
-from tests.network import ES, AsgiNetwork, found, request, running
+from tests.network import ES, EU, FR, AsgiNetwork, found, request, running
 
 QUERY = bytes(16)
 
@@ -172,6 +172,22 @@ def test_a_peer_that_takes_nothing_is_given_up_after_some_patience() -> None:
     assert 2 <= len(line.bodies) < 50
 
 
+def test_whatever_goes_wrong_with_a_peer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw must not leave the query waiting."""
+    line = Line()
+
+    async def broken(peer: str, query: bytes, offset: int, units: Units) -> None:
+        raise RuntimeError("whatever it is")
+
+    monkeypatch.setattr(line, "deliver", broken)
+
+    async def body(box: Outbox) -> None:
+        await say(box, b"hello")
+
+    (error,) = over(line, body)
+    assert isinstance(error, PeerUnreachable)
+
+
 def test_a_delayed_line_is_longer_and_not_thinner() -> None:
     async def pieces() -> object:
         for number in range(5):
@@ -185,6 +201,45 @@ def test_a_delayed_line_is_longer_and_not_thinner() -> None:
     got, seconds = asyncio.run(run())
     assert got == bytes(range(5))
     assert 0.1 <= seconds < 0.4  # one after the other they would take 0.5
+
+
+def test_what_opens_a_query_is_taken_while_the_rest_of_the_body_is_under_way(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a peer could have 64 MB kept for each body that it begins and does not end; and it may begin so many."""
+    federation = found(tmp_path_factory.mktemp("opening"))
+    monkeypatch.setattr(service, "STREAMS_OF_ONE_PEER", 1)
+
+    async def run() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert isinstance(network, AsgiNetwork)
+            taken: list[tuple[int, int]] = []
+            node, more = network.nodes[ES], asyncio.Event()
+
+            async def accept(peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
+                taken.append((offset, len(units)))
+                more.set()
+
+            node.accept = accept  # type: ignore[method-assign]
+            path = f"/v1/queries/{QUERY.hex()}/units?offset=0"
+
+            async def body() -> AsyncIterator[bytes]:
+                yield pack_units([b"hello"])
+                assert not taken
+                yield pack_units([b"announce"])
+                await asyncio.wait_for(more.wait(), 10)
+                async with network.client(EU, ES) as second:
+                    assert (await second.post(path, content=b"")).status_code == 503
+                async with network.client(FR, ES) as other:
+                    assert (await other.post(path, content=b"")).status_code == 202
+                yield pack_units([b"a", b"b"])
+
+            async with network.client(EU, ES) as client:
+                assert (await client.post(path, content=body())).status_code == 202
+                assert (await client.post(path, content=b"")).status_code == 202
+            assert taken == [(0, 2), (0, 0), (2, 2), (0, 0)]
+
+    asyncio.run(run())
 
 
 def test_no_more_is_read_while_too_much_waits(

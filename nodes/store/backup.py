@@ -70,8 +70,16 @@ class CarriedOver:
 def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
     """Bring into a copy what its store has done since: nobody forgotten comes back, no query is answered again.
 
-    Claims, quotas, counts of releases, deletions, contested flags. Both must be of this version, and used by nobody.
+    Claims, quotas, counts of releases, deletions, contested flags. Both must be of this version, and nobody
+    may use them. Raises `StoreCorrupted` if either cannot be read; then the copy is as it was.
     """
+    try:
+        return _carry_over(current, copy, now)
+    except sqlite3.DatabaseError as error:  # its text may hold values
+        raise StoreCorrupted(f"{current} cannot be read ({type(error).__name__})") from None
+
+
+def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")  # photos go with their subjects
         connection.execute("PRAGMA secure_delete = ON")

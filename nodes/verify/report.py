@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from pets.errors import printable
+
 Status = Literal["pass", "fail", "not-checkable"]
 SHOWN = 20  # findings of one rule that are spelt out
 
@@ -97,6 +99,6 @@ def conclude(identifier: str, title: str, rule: str, findings: Iterable[Finding]
 
 
 def shorten(lines: Sequence[str]) -> tuple[str, ...]:
-    """Each line once; the first of them, and how many more there are."""
-    unique = tuple(dict.fromkeys(lines))
+    """Each line once, safe to show; the first of them, and how many more there are."""
+    unique = tuple(dict.fromkeys(printable(line) for line in lines))
     return unique if len(unique) <= SHOWN else (*unique[:SHOWN], f"… and {len(unique) - SHOWN} more")

@@ -45,8 +45,17 @@ def identities(case: Case) -> Findings:
             yield Broken(view.name, f"it calls itself {owner.role}, the trust list says {case.trust[owner.name].role}")
         else:
             yield Held(f"{owner.name} is the trusted {owner.role}")
-    for name in case.roles:
-        if not case.views_of(name):
+    for name, role in case.roles.items():
+        if case.views_of(name):
+            continue
+        if case.trust is not None and name not in case.trust:
+            yield Broken(f"{case.views[0].label}announcement", f"{name} is announced and not in the trust list")
+        elif case.trust is not None and case.trust[name].role != role:
+            told = case.trust[name].role
+            yield Broken(
+                f"{case.views[0].label}announcement", f"{name} is announced as {role}, the trust list says {told}"
+            )
+        else:
             yield Open(f"{case.views[0].label}no bundle of {name} was given")
 
 

@@ -118,7 +118,7 @@ def logs_consistent(cases: Sequence[Case]) -> Findings:
     leaves: dict[tuple[bytes, int], tuple[bytes, str]] = {}
     rewritten: list[Broken] = []
     owners: dict[str, tuple[bytes, str]] = {}
-    for view in (view for case in cases for view in case.views):
+    for case, view in ((one, view) for one in cases for view in one.views):
         log = view.bundle.log
         identity, where = owners.setdefault(view.owner, (log.header.log, view.name))
         if identity != log.header.log:
@@ -132,6 +132,9 @@ def logs_consistent(cases: Sequence[Case]) -> Findings:
         given: dict[tuple[str, str], _Seen] = {}
         for witnessed in view.bundle.witnessed:
             header, checkpoint = witnessed.header, witnessed.checkpoint
+            key = case.key_of(header.owner)
+            if key is None or _signature_fault(checkpoint, header.log, key) is not None:
+                continue  # nobody is accused by what its key did not sign: see `checkpoints_signed`
             whose = f"the {header.kind} log of {header.owner}"
             shown = _Seen(checkpoint, f"{view.name} (a checkpoint of {whose} that {view.owner} was given)")
             histories[checkpoint.log].seen.append(shown)

@@ -44,7 +44,8 @@ def announcement(case: Case) -> Findings:
 
 
 def warrant(case: Case) -> Findings:
-    """A warrant of the requesting state, of at most 24 hours, valid when the announcement was sent and received."""
+    """A warrant of the requesting state, for a lawful purpose, of at most 24 hours, valid when the announcement was
+    sent and received."""
     announce = case.announce
     if announce is None or announce.warrant is None or not announce.signature:
         yield Broken(_of(case), "there is no signed warrant")
@@ -52,6 +53,8 @@ def warrant(case: Case) -> Findings:
     held = announce.warrant
     if held.state != announce.requester:
         yield Broken(_of(case), f"{announce.requester} asks with a warrant of {held.state}")
+    if held.purpose not in table.PURPOSES:
+        yield Broken(_of(case), f"purpose {held.purpose} is none of {', '.join(table.PURPOSES)}")
     lifetime = held.expires - held.issued
     if not 0 < lifetime <= table.WARRANT_SECONDS:
         yield Broken(_of(case), f"the warrant lasts {lifetime} s, allowed are 1 to {table.WARRANT_SECONDS}")
@@ -81,6 +84,8 @@ def parameters(case: Case) -> Findings:
     if announce.dim % 8:
         yield Broken(_of(case), f"d = {announce.dim} is no multiple of 8")
     yield Held(f"{announce.preset}: n = {preset.n}, log2 Q = {preset.log2_q}, t = {preset.t}")
+    if announce.seed_digest is None:
+        yield Open(f"{case.views[0].label}no seed was announced: no audit can recompute the ciphertexts")
     for view in case.views:
         for item, share in view.messages(PublicShare):
             if len(share.data) != 8 * preset.n:

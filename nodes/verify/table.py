@@ -31,6 +31,7 @@ LOWEST_THRESHOLD = Decimal("0.30")  # the loosest threshold that any node may be
 MAX_CAP = 99
 MAX_DECIMALS = 12
 WARRANT_SECONDS = 24 * 3600
+PURPOSES = ("PREVENTION", "DETECTION", "INVESTIGATION", "MISSING-PERSON", "REMAINS")  # R 20(1), 29
 SKEW_SECONDS = 600  # the largest difference of clocks that any node may be configured to accept
 CHUNK_ROWS = 262144
 PROBE_PART = 64

@@ -12,6 +12,7 @@ from nodes.verify.facts import facts_of
 from nodes.verify.format import Bundle, EvidenceRefused, SignedBundle, decode_bundle
 from nodes.verify.report import Check, Finding, Findings, Report, conclude
 from nodes.verify.trust import Trust
+from pets.errors import printable
 
 CaseRule = Callable[[Case], Findings]
 AllRule = Callable[[Sequence[Case]], Findings]
@@ -93,7 +94,8 @@ def verify_bundles(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust
         for case in cases
         for view in case.views
     )
-    return Report(tuple(checks), subjects, tuple(fact for case in cases for fact in facts_of(case)))
+    facts = ((subject, printable(told)) for case in cases for subject, told in facts_of(case))
+    return Report(tuple(checks), subjects, tuple(facts))
 
 
 def make_cases(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust: Trust | None = None) -> list[Case]:
