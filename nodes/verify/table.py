@@ -36,7 +36,7 @@ SKEW_SECONDS = 600  # the largest difference of clocks that any node may be conf
 CHUNK_ROWS = 262144
 PROBE_PART = 64
 ADMISSION_POLYNOMIALS = 41
-CONSTANCY_VALUES = 3200
+CONSTANCY_VALUES = 3200  # 40 subsets of 40 sums, as they are and amplified
 SHARE_BITS = 24
 SLOT_BYTES = 64
 
