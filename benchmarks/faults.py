@@ -1,6 +1,6 @@
 """Breaks a federation at every step and counts: faults tried, lost, leaked.
 
-    python -m benchmarks.faults [--kinds kill,drop,…] [--parties FR,ES,DE,EU] [--every 3] [--burst 200] [--json FILE]
+    python -m benchmarks.faults [--kinds kill,drop,…] [--parties FR,ES,DE,EU] [--every 8] [--burst 200] [--json FILE]
 
 A fault is *lost* if anything does not hold afterwards: every answer complete and right, or refused or unreachable by
 name; the other holder's answer there; every node clear and healthy; the next query right; every log whole when its node
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(("kill", "restart", *KINDS)))
     parser.add_argument("--parties", default="FR,ES,DE,EU")
     parser.add_argument("--holders", default="ES,DE", help="who is asked in the sweeps")
-    parser.add_argument("--every", type=int, default=3, help="break every so many units; kills are tried at each")
+    parser.add_argument("--every", type=int, default=8, help="break every so many units; kills are tried at each")
     parser.add_argument("--burst", type=int, default=200, help="searches at once against a quota; 0 for none")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes side by side")
     parser.add_argument("--json", type=Path)
