@@ -243,8 +243,8 @@ class Node:
     def failing(self) -> tuple[str, ...]:
         """What keeps this node from working (`nodes.health`); looked at no more often than every few seconds."""
         if time.monotonic() >= self._health_until:
+            self._health_until = time.monotonic() + HEALTH_SECONDS  # first: many may ask at once
             self._failing = failing(self.config, self.keeper, self.store)
-            self._health_until = time.monotonic() + HEALTH_SECONDS
         return self._failing
 
     async def _ended(self, driver: QueryDriver) -> None:

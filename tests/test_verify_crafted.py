@@ -18,10 +18,13 @@ from rich.console import Console
 from nodes.evidence import sign_bundle
 from nodes.verify import Report, verify_bundles
 from nodes.verify import table as own_table
+from nodes.verify.case import announce_digest
 from nodes.verify.format import Witnessed, decode_bundle
 from nodes.verify.page import as_data, as_page, print_report
 from pets.errors import printable
 from pets.merkle import MerkleTree
+from pets.prf import labelled_hash
+from protocol.messages import KeyCommitment
 from tests.evidence import DE, ES, EU, FR, Story, World, shared_world, signed_checkpoint
 
 Files = dict[str, bytes]
@@ -157,3 +160,33 @@ def test_what_is_no_bundle_does_not_steer_the_terminal_either(tmp_path: Path) ->
     assert run.returncode == 1
     assert "FR-1\\x1b" in run.stderr
     assert "\x1b" not in run.stderr
+
+
+def test_known_limit_all_parties_together_can_tell_of_another_day_and_of_work_that_was_never_done(
+    world: World, files: Files
+) -> None:
+    """A year ago, with gates of no size: nothing dates a log but whoever else was shown its checkpoints then."""
+    year = 365 * 24 * 3600
+    story = Story.read(world, files)
+    (said, *_) = story.find("Announce")
+    held = said.message.warrant  # type: ignore[union-attr]
+    story.announce(
+        warrant=msgspec.structs.replace(held, issued=held.issued - year, expires=held.expires - year, identified=True)
+    )
+    announce, joined = story.find("Announce")[0].message, story.find("Joined")
+    for said in joined:
+        said.message = msgspec.structs.replace(said.message, announce=announce_digest(announce))  # type: ignore[arg-type]
+    nonces = {said.sender: said.message.nonce for said in joined}  # type: ignore[union-attr]
+    query_id = labelled_hash(
+        "query-id", announce_digest(announce), *(x for pair in sorted(nonces.items()) for x in pair)
+    )  # type: ignore[arg-type]
+    share = story.find("PublicShare", EU)[0].message.data  # type: ignore[union-attr]
+    for said in story.find("KeyCommitment"):
+        said.message = KeyCommitment(query_id, labelled_hash("public-share", query_id, EU, share))
+    for said in story.find("KeyPair"):
+        said.message = msgspec.structs.replace(said.message, query_id=query_id)
+    for gates in story.find("Gates"):
+        gates.size = 0
+    for owner, timeline in story.timelines.items():
+        story.timelines[owner] = [(said, direction, at - 1000 * year) for said, direction, at in timeline]
+    assert failures(verify_bundles(list(story.tell().values()), world.trust)) == {}
