@@ -20,9 +20,9 @@ from nodes.search import HolderAnswer, SearchReport, SearchRequest
 from pets.errors import InputError, LineupError
 from pets.params import norm_bound, preset
 from protocol.errors import PeerAborted, QueryRefused
-from protocol.machine import Session, State
 from protocol.outcome import Answer
 from protocol.requester import Requester
+from protocol.session import Session, State
 from protocol.terms import Terms, parse_decimal
 from protocol.warrant import Justification, Request, issue_warrant
 

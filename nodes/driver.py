@@ -18,7 +18,9 @@ from pets.errors import LineupError
 from pets.sealing import SealingKey, SealingPublicKey
 from protocol.channel import ReceivingChannel, SendingChannel
 from protocol.errors import MissingMessage, PeerAborted, QueryRefused
-from protocol.machine import Machine, Notary, Receive, Score, Session
+from protocol.machine import Machine
+from protocol.session import Session
+from protocol.steps import Notary, Receive, Score
 
 log = logging.getLogger("lineup.driver")
 

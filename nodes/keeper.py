@@ -18,9 +18,10 @@ from nodes.recorder import Recorder
 from nodes.store.keys import StorageKey
 from nodes.witnesses import WITNESSED, Witnesses
 from protocol.holder import Holder
-from protocol.machine import Machine, State
+from protocol.machine import Machine
 from protocol.requester import Requester
 from protocol.router import Router
+from protocol.session import State
 from protocol.warrant import Justification
 
 

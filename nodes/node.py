@@ -34,9 +34,10 @@ from protocol.engine import warm_up
 from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.holder import Holder
-from protocol.machine import Event, Machine
+from protocol.machine import Machine
 from protocol.messages import Announce
 from protocol.router import Router
+from protocol.session import Event
 from protocol.terms import announce_digest
 
 log = logging.getLogger("lineup.node")

@@ -11,7 +11,7 @@ CONTEXT = "protocol"
 
 
 class NodeNotary:
-    """Implements `protocol.machine.Notary` for a node and its peers."""
+    """Implements `protocol.steps.Notary` for a node and its peers."""
 
     def __init__(self, identity: NodeIdentity, peers: Mapping[str, Peer]) -> None:
         self._identity = identity

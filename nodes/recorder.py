@@ -24,8 +24,9 @@ from nodes.log_entries import TranscriptEntry
 from nodes.logs import TamperEvidentLog
 from nodes.private_files import append_private
 from nodes.verify.format import HARMLESS, Record
-from protocol.machine import Event, Machine
+from protocol.machine import Machine
 from protocol.messages import Abort, Announce, Release, Signature
+from protocol.session import Event
 
 __all__ = ["HARMLESS", "Record", "Recorder", "read_records"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pets.scoring import score_many
 from protocol.engine import BATCH
-from protocol.machine import Score
+from protocol.steps import Score
 
 Scored = npt.NDArray[np.uint32]
 

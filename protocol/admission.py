@@ -33,8 +33,8 @@ from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, share_in
 from protocol.decryption import key_coefficients, own_coefficients
 from protocol.errors import Disagreement, ProbeRefused
 from protocol.keyring import QueryKey
-from protocol.machine import Score, Send, Step, receive
 from protocol.messages import AdmissionBit, AdmissionBlock
+from protocol.steps import Score, Send, Step, receive
 
 Residues = npt.NDArray[np.uint32]
 

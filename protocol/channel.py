@@ -16,7 +16,7 @@ from pets.prf import derive_key, encode_labels, labelled_hash
 from pets.sealing import OVERHEAD_BYTES, SealingKey, SealingPublicKey, open_sealed, seal
 from pets.signatures import SIGNATURE_BYTES
 from protocol.errors import MalformedFrame
-from protocol.machine import Notary
+from protocol.steps import Notary
 
 HELLO_BYTES = 32 + OVERHEAD_BYTES + SIGNATURE_BYTES
 TAG_BYTES = 16

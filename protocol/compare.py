@@ -11,7 +11,7 @@ from pets.params import SHARE_BITS, Parameters
 from pets.planes import to_planes
 from pets.prf import Label
 from protocol.compute import Ring, evaluate, share_inputs
-from protocol.machine import Step
+from protocol.steps import Step
 
 Shares = npt.NDArray[np.uint32]
 SHARE_MASK = np.uint32(2**SHARE_BITS - 1)

@@ -15,8 +15,8 @@ from pets.circuits import Circuit, T
 from pets.errors import StreamReused
 from pets.prf import Keystream, Label, derive_key
 from pets.replicated import Masks, and_local, in_party_order, input_of_following, input_of_previous, share_input
-from protocol.machine import Send, Step, receive
 from protocol.messages import Gates, InputShare
+from protocol.steps import Send, Step, receive
 from protocol.wire import array
 
 HOLDER, REQUESTER, ROUTER = 0, 1, 2

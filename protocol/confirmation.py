@@ -25,8 +25,8 @@ from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
 from protocol.decryption import flat_shares, key_coefficients, own_coefficients
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.keyring import QueryKey
-from protocol.machine import Score, Send, Step, check_phase, receive, sign_phase
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, ConfirmationDigest
+from protocol.steps import Score, Send, Step, check_phase, receive, sign_phase
 from protocol.wire import array, residue_array
 
 SLOT = 6  # coefficients of one slot: the score and five MAC values

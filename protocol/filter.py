@@ -18,9 +18,9 @@ from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
 from protocol.decryption import flat_shares, key_coefficients, own_coefficients
 from protocol.errors import Disagreement
 from protocol.keyring import QueryKey
-from protocol.machine import Phase, Score, Send, Step, end_phase, receive
 from protocol.messages import FilterBlock, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
+from protocol.steps import Phase, Score, Send, Step, end_phase, receive
 from protocol.terms import Terms
 from protocol.wire import CHUNK_ROWS, residue_array
 

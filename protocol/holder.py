@@ -18,11 +18,13 @@ from protocol.errors import Disagreement
 from protocol.filter import CONFIRM, EXHAUSTED, holder_filters
 from protocol.gallery import Gallery
 from protocol.keyring import gather_nonces, holder_key, join_ring
-from protocol.machine import Machine, Phase, Send, Session, State, Step, end_phase, receive
+from protocol.machine import Machine
 from protocol.messages import Announce, Joined
 from protocol.outcome import Status, status_of
 from protocol.probe import receive_probe
 from protocol.release import pack_release
+from protocol.session import Session, State
+from protocol.steps import Phase, Send, Step, end_phase, receive
 from protocol.terms import SYNTHETIC_MODEL, Terms, announce_digest
 
 

@@ -19,8 +19,8 @@ from pets.params import Parameters
 from pets.sampling import common_polynomial
 from protocol.compute import Ring
 from protocol.errors import Disagreement
-from protocol.machine import Send, Step, receive
 from protocol.messages import Announce, Joined, KeyCommitment, KeyPair, PairSecret, PublicShare
+from protocol.steps import Send, Step, receive
 from protocol.terms import announce_digest, query_id
 from protocol.wire import residue_array
 

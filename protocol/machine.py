@@ -1,34 +1,23 @@
 """State machines without input or output.
 
-A sub-protocol is a generator. It yields effects and is sent their results:
-
-`Send(to, message)`     a message leaves; the generator goes on at once
-`Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
-`Score(...)`            heavy work on the gallery, done by whoever drives the machine (several queries share one pass)
-`Phase(name)`           what the time from here on is spent on
-`Notarised()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
-
-A `Session` runs one such generator at a time for one holder (or, with an empty name, for the query as a whole). A
-`Machine` is one party in one query: its sessions, and the frames that wait to be sent. It touches no socket, no file
-and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` holds what must leave.
+A `Session` runs one sub-protocol (`protocol.steps`) at a time for one holder (or, with an empty name, for the query as
+a whole). A `Machine` is one party in one query: its sessions, and the frames that wait to be sent. It touches no
+socket, no file and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` holds what must leave.
 """
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pets.errors import CryptoError, LineupError
 from pets.prf import labelled_hash
-from pets.scoring import EncodedGallery, ScoringProbe
 from protocol import wire
 from protocol.errors import (
     BadFrame,
@@ -47,172 +36,15 @@ from protocol.errors import (
     WrongSize,
 )
 from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Signature
+from protocol.session import Arrived, Event, Session, State
+from protocol.steps import Notarised, Notary, Phase, Receive, Score, Send, Sign, Step, Verify
 from protocol.terms import announce_digest
 
 # Messages of one sender that may wait, and their bytes: a correct peer is at most a whole probe ahead.
 INBOX_LIMIT = 64
 INBOX_BYTES = 160 * 2**20
 
-
-@dataclass(frozen=True)
-class Send:
-    """A message leaves."""
-
-    to: str
-    message: AnyMessage
-
-
-@dataclass(frozen=True)
-class Receive:
-    """Wait for the next message of `sender`, which must be a `kind`."""
-
-    sender: str
-    kind: type[Any]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Score blocks first…first+count of a gallery; the result is uint32 (count, 2, 2, n)."""
-
-    gallery: EncodedGallery
-    probe: ScoringProbe
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Phase:
-    """The time from here on belongs to `name`."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Notarised:
-    """Ask whether phases are signed."""
-
-
-@dataclass(frozen=True)
-class Sign:
-    """Sign everything sent to `to` in this session so far."""
-
-    to: str
-    phase: str
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Check a signature against everything received from `sender` in this session before it."""
-
-    sender: str
-    phase: str
-    message: Signature
-
-
 T = TypeVar("T")
-M = TypeVar("M")
-Effect = Send | Receive | Score | Phase | Notarised | Sign | Verify
-Step = Generator[Effect, Any, T]
-
-
-def receive(sender: str, kind: type[M]) -> Step[M]:
-    """Wait for a message of one kind, typed."""
-    message = yield Receive(sender, kind)
-    assert isinstance(message, kind)
-    return message
-
-
-def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:
-    """Exchange signatures with `peers` over all that was said in this session so far. Nothing without an identity."""
-    yield from sign_phase(phase, peers)
-    yield from check_phase(phase, peers)
-
-
-def sign_phase(phase: str, peers: Sequence[str]) -> Step[None]:
-    """Sign what was sent to each of `peers` so far."""
-    if (yield Notarised()):
-        for peer in peers:
-            yield Sign(peer, phase)
-
-
-def check_phase(phase: str, peers: Sequence[str]) -> Step[None]:
-    """Wait for, and check, the signature of each of `peers`."""
-    if (yield Notarised()):
-        for peer in peers:
-            message = yield from receive(peer, Signature)
-            yield Verify(peer, phase, message)
-
-
-class Notary(Protocol):
-    """A party's identity: it signs, and knows the keys of the others."""
-
-    def sign(self, message: bytes) -> bytes:
-        """Sign."""
-        ...
-
-    def check(self, peer: str, message: bytes, signature: bytes) -> None:
-        """Raise unless `signature` is `peer`'s over `message`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Event:
-    """One frame of `size` bytes, sent or consumed. Transcript logs keep its digests, and the message if it is harmless.
-
-    `content`: hash of the message, whoever it is sent to. `digest`: hash of its place and of `content`.
-    """
-
-    session: str
-    direction: Literal["sent", "received"]
-    peer: str
-    sequence: int
-    message: AnyMessage
-    content: bytes
-    digest: bytes
-    size: int
-
-
-class Arrived(NamedTuple):
-    """A message on the record: its envelope, the hash of its content, the size of its frame in bytes."""
-
-    envelope: wire.Envelope
-    content: bytes
-    size: int
-
-
-class State(enum.Enum):
-    """Where a session stands."""
-
-    IDLE = "idle"
-    RUNNING = "running"
-    FINISHED = "finished"
-    REFUSED = "refused"
-    FROZEN = "frozen"
-    ABORTED = "aborted"
-
-    @property
-    def over(self) -> bool:
-        """No message is accepted any more."""
-        return self in {State.FINISHED, State.REFUSED, State.FROZEN, State.ABORTED}
-
-
-@dataclass
-class Session:
-    """One conversation of one party. `peers`: who may speak in it."""
-
-    name: str
-    peers: tuple[str, ...]
-    state: State = State.IDLE
-    failure: LineupError | None = None
-    phase: str = "offline"
-    task: Step[Any] | None = None
-    finish: Callable[[Any], None] | None = None
-    waiting: Receive | Score | None = None
-    inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque))
-    received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    chains: dict[tuple[str, str], bytes] = field(default_factory=lambda: defaultdict(lambda: bytes(32)))
-    unchecked: Arrived | None = None
 
 
 class Machine:

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from pets.errors import LineupError
 from pets.scoring import score_many
-from protocol.machine import Machine, Score, Session
+from protocol.machine import Machine
+from protocol.session import Session
+from protocol.steps import Score
 
 Scored = tuple[Machine, Session, npt.NDArray[np.uint32]]
 

@@ -10,8 +10,8 @@ import numpy as np
 from pets import sketch
 from pets.bits import Bits, Planes
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
-from protocol.machine import Send, Step, receive
 from protocol.messages import PowerSums
+from protocol.steps import Send, Step, receive
 from protocol.wire import array
 
 

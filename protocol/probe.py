@@ -11,8 +11,8 @@ import numpy.typing as npt
 from pets.params import Parameters
 from pets.prf import labelled_hash
 from pets.threads import parallel_ranges
-from protocol.machine import Send, Step, receive
 from protocol.messages import ProbeDigest, ProbePart
+from protocol.steps import Send, Step, receive
 from protocol.wire import PROBE_PART, array
 
 Residues = npt.NDArray[np.uint32]

@@ -19,11 +19,13 @@ from protocol.confirmation import key_owner_confirms
 from protocol.errors import OutOfTurn
 from protocol.filter import CONFIRM, key_owner_filters
 from protocol.keyring import QueryKey, gather_nonces, join_ring, requester_key
-from protocol.machine import Machine, Notary, Phase, Send, Session, State, Step, end_phase, receive
+from protocol.machine import Machine
 from protocol.messages import Joined, ProbePart, Release, Warrant
 from protocol.outcome import Answer, status_of
 from protocol.probe import component_digests, probe_parts, send_probe
 from protocol.release import unpack_release
+from protocol.session import Session, State
+from protocol.steps import Notary, Phase, Send, Step, end_phase, receive
 from protocol.terms import Terms
 from protocol.warrant import sign_announcement
 

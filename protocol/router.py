@@ -12,8 +12,10 @@ from protocol.confirmation import key_owner_confirms
 from protocol.errors import Disagreement
 from protocol.filter import CONFIRM, key_owner_filters
 from protocol.keyring import QueryKey, gather_nonces, join_ring, router_key
-from protocol.machine import Machine, Phase, Session, State, Step, end_phase, receive
+from protocol.machine import Machine
 from protocol.messages import Announce, Joined, ProbeDigest
+from protocol.session import Session, State
+from protocol.steps import Phase, Step, end_phase, receive
 from protocol.terms import Terms, announce_digest
 
 

@@ -16,8 +16,8 @@ import msgspec
 from pets.errors import InputError
 from pets.prf import labelled_hash
 from protocol.errors import QueryRefused
-from protocol.machine import Notary
 from protocol.messages import Announce, Warrant
+from protocol.steps import Notary
 
 LIFETIME_SECONDS = 24 * 3600  # longest time between issue and expiry of a warrant
 MINIMUM_PENALTY_YEARS = 1  # R 20(1): the offence's maximum penalty is at least one year

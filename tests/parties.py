@@ -18,11 +18,11 @@ from protocol import wire
 from protocol.engine import LocalQuery, Outcome, PlainEngine
 from protocol.gallery import Gallery
 from protocol.holder import Holder
-from protocol.machine import State
 from protocol.memory import MemoryNetwork
 from protocol.messages import AnyMessage, Message, Release
 from protocol.requester import Requester
 from protocol.router import Router
+from protocol.session import State
 from protocol.terms import Terms
 from tests.ring import RING
 

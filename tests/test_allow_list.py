@@ -12,7 +12,6 @@ import pytest
 from pets.params import N8192, Parameters
 from protocol.errors import ConfirmationFailed, UnexpectedMessage, WrongSize
 from protocol.gallery import Gallery
-from protocol.machine import State
 from protocol.messages import (
     ALLOWED,
     Abort,
@@ -39,6 +38,7 @@ from protocol.messages import (
     Rung,
     Signature,
 )
+from protocol.session import State
 from tests.galleries import near, quantised, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge, role
 from tests.ring import RING

@@ -31,7 +31,6 @@ from protocol.decryption import key_coefficients
 from protocol.errors import ConfirmationFailed, QueryRefused
 from protocol.filter import CONFIRM
 from protocol.keyring import QueryKey
-from protocol.machine import State, Step, receive
 from protocol.messages import (
     AdmissionBlock,
     ConfirmationBlock,
@@ -44,6 +43,8 @@ from protocol.messages import (
     Release,
     Rung,
 )
+from protocol.session import State
+from protocol.steps import Step, receive
 from protocol.wire import ADMISSION_POLYNOMIALS, residue_array
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge

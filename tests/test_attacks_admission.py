@@ -23,8 +23,9 @@ from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
 from protocol.errors import ConfirmationFailed, Disagreement
-from protocol.machine import Send, State, Step, receive
 from protocol.messages import AdmissionBit, AdmissionBlock, FilterBlock, Gates, ProbeDigest, ProbePart, Release
+from protocol.session import State
+from protocol.steps import Send, Step, receive
 from protocol.wire import ADMISSION_POLYNOMIALS, array
 from tests.galleries import Templates, near, rows_with_scores, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge

@@ -21,8 +21,9 @@ from pets.params import N4096, SHARE_BITS, Parameters
 from protocol.compute import Ring
 from protocol.confirmation import SLOT, Hit, check_answers, holder_confirms
 from protocol.errors import ConfirmationFailed
-from protocol.machine import State, Step
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Release
+from protocol.session import State
+from protocol.steps import Step
 from tests.evidence import ES, FR, World, shared_world
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge, total_of_secrets

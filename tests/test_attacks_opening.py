@@ -17,8 +17,9 @@ from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
 from protocol.errors import ConfirmationFailed
-from protocol.machine import State, receive
 from protocol.messages import PowerSums, Release, Rung
+from protocol.session import State
+from protocol.steps import receive
 from protocol.wire import array
 from tests.galleries import Templates, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, Trio, enrol

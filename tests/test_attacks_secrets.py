@@ -17,9 +17,11 @@ from pets.signatures import SignatureError
 from protocol.confirmation import SLOT, build_block
 from protocol.errors import Disagreement
 from protocol.holder import Holder
-from protocol.machine import Machine, Notary, State
+from protocol.machine import Machine
 from protocol.messages import Gates, InputShare
 from protocol.requester import Requester
+from protocol.session import State
+from protocol.steps import Notary
 from tests.evidence import ES, World, shared_world
 from tests.galleries import unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Trio, key_erased

@@ -26,9 +26,9 @@ from protocol import filter as filtering
 from protocol.engine import plain_scores
 from protocol.gallery import Gallery
 from protocol.holder import Holder
-from protocol.machine import Send
 from protocol.messages import ConfirmationAnswer
 from protocol.requester import Requester
+from protocol.steps import Send
 from tests.evidence import DIM, ES, EU, FR, World, justification, shared_world
 from tests.ring import RING
 

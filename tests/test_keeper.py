@@ -18,9 +18,9 @@ from nodes.log_entries import ArticleForty, LogHeader
 from nodes.recorder import Recorder, read_records
 from nodes.verify.format import Witnessed
 from nodes.witnesses import Witnesses
-from protocol.machine import Event, State
 from protocol.messages import Gates, Message
 from protocol.router import Router
+from protocol.session import Event, State
 from tests.evidence import EU, World
 
 QUERY = bytes(range(16))

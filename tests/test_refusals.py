@@ -39,7 +39,6 @@ from protocol.errors import (
     WrongAddress,
 )
 from protocol.gallery import Gallery
-from protocol.machine import State
 from protocol.messages import (
     Abort,
     AdmissionBit,
@@ -63,6 +62,7 @@ from protocol.messages import (
     Release,
     Rung,
 )
+from protocol.session import State
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, Trio, enrol, forge, key_erased
 from tests.ring import RING

@@ -11,10 +11,10 @@ from pets.keys import sample_key_share
 from pets.sampling import common_polynomial
 from protocol import wire
 from protocol.errors import MalformedFrame, UnexpectedMessage
-from protocol.machine import State
 from protocol.messages import Abort, Announce, ProbePart, Rung
 from protocol.probe import component_digests, probe_parts
 from protocol.router import Router
+from protocol.session import State
 from protocol.terms import Terms
 from tests.parties import HOLDER, REQUESTER, ROUTER, Trio, enrol
 from tests.ring import RING

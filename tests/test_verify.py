@@ -31,8 +31,8 @@ from pets.signatures import SigningKey
 from protocol import filter as filtering
 from protocol import holder, router, wire
 from protocol.gallery import Gallery
-from protocol.machine import Send
 from protocol.messages import AdmissionBit, Announce, ConfirmationAnswer, FilterBlock, Joined, PowerSums, Warrant
+from protocol.steps import Send
 from protocol.terms import Terms
 from tests.evidence import DE, DIM, ES, EU, FR, Said, Story, World, log_of, shared_world, signed_checkpoint
 from tests.galleries import unit_rows

@@ -1,0 +1,74 @@
+"""One conversation of one party: where it stands, what waits, and what is on its record."""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from pets.errors import LineupError
+from protocol import wire
+from protocol.messages import AnyMessage
+from protocol.steps import Receive, Score, Step
+
+
+@dataclass(frozen=True)
+class Event:
+    """One frame of `size` bytes, sent or consumed. Transcript logs keep its digests, and the message if it is harmless.
+
+    `content`: hash of the message, whoever it is sent to. `digest`: hash of its place and of `content`.
+    """
+
+    session: str
+    direction: Literal["sent", "received"]
+    peer: str
+    sequence: int
+    message: AnyMessage
+    content: bytes
+    digest: bytes
+    size: int
+
+
+class Arrived(NamedTuple):
+    """A message on the record: its envelope, the hash of its content, the size of its frame in bytes."""
+
+    envelope: wire.Envelope
+    content: bytes
+    size: int
+
+
+class State(enum.Enum):
+    """Where a session stands."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    FINISHED = "finished"
+    REFUSED = "refused"
+    FROZEN = "frozen"
+    ABORTED = "aborted"
+
+    @property
+    def over(self) -> bool:
+        """No message is accepted any more."""
+        return self in {State.FINISHED, State.REFUSED, State.FROZEN, State.ABORTED}
+
+
+@dataclass
+class Session:
+    """One conversation of one party. `peers`: who may speak in it."""
+
+    name: str
+    peers: tuple[str, ...]
+    state: State = State.IDLE
+    failure: LineupError | None = None
+    phase: str = "offline"
+    task: Step[Any] | None = None
+    finish: Callable[[Any], None] | None = None
+    waiting: Receive | Score | None = None
+    inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque))
+    received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    chains: dict[tuple[str, str], bytes] = field(default_factory=lambda: defaultdict(lambda: bytes(32)))
+    unchecked: Arrived | None = None

@@ -1,0 +1,120 @@
+"""What a sub-protocol says of itself: steps without input or output.
+
+A sub-protocol is a generator. It yields effects and is sent their results:
+
+`Send(to, message)`     a message leaves; the generator goes on at once
+`Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
+`Score(...)`            heavy work on the gallery, done by whoever drives the machine (several queries share one pass)
+`Phase(name)`           what the time from here on is spent on
+`Notarised()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from pets.scoring import EncodedGallery, ScoringProbe
+from protocol.messages import AnyMessage, Signature
+
+
+@dataclass(frozen=True)
+class Send:
+    """A message leaves."""
+
+    to: str
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
+class Receive:
+    """Wait for the next message of `sender`, which must be a `kind`."""
+
+    sender: str
+    kind: type[Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score blocks first…first+count of a gallery; the result is uint32 (count, 2, 2, n)."""
+
+    gallery: EncodedGallery
+    probe: ScoringProbe
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The time from here on belongs to `name`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Notarised:
+    """Ask whether phases are signed."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Sign everything sent to `to` in this session so far."""
+
+    to: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a signature against everything received from `sender` in this session before it."""
+
+    sender: str
+    phase: str
+    message: Signature
+
+
+T = TypeVar("T")
+M = TypeVar("M")
+Effect = Send | Receive | Score | Phase | Notarised | Sign | Verify
+Step = Generator[Effect, Any, T]
+
+
+def receive(sender: str, kind: type[M]) -> Step[M]:
+    """Wait for a message of one kind, typed."""
+    message = yield Receive(sender, kind)
+    assert isinstance(message, kind)
+    return message
+
+
+def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:
+    """Exchange signatures with `peers` over all that was said in this session so far. Nothing without an identity."""
+    yield from sign_phase(phase, peers)
+    yield from check_phase(phase, peers)
+
+
+def sign_phase(phase: str, peers: Sequence[str]) -> Step[None]:
+    """Sign what was sent to each of `peers` so far."""
+    if (yield Notarised()):
+        for peer in peers:
+            yield Sign(peer, phase)
+
+
+def check_phase(phase: str, peers: Sequence[str]) -> Step[None]:
+    """Wait for, and check, the signature of each of `peers`."""
+    if (yield Notarised()):
+        for peer in peers:
+            message = yield from receive(peer, Signature)
+            yield Verify(peer, phase, message)
+
+
+class Notary(Protocol):
+    """A party's identity: it signs, and knows the keys of the others."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign."""
+        ...
+
+    def check(self, peer: str, message: bytes, signature: bytes) -> None:
+        """Raise unless `signature` is `peer`'s over `message`."""
+        ...
