@@ -60,7 +60,7 @@ from tests.network import (
 )
 
 PATIENCE = 2  # seconds: what a sweep waits for a party that was killed; each kill costs it
-LONG_PATIENCE = 6  # where nobody dies: a busy machine may be silent for longer than the above
+LONG_PATIENCE = 6  # for everything else: a busy machine may be silent for longer than the above
 LINKS = tuple((a, b) for a in (FR, ES, DE, EU) for b in (FR, ES, DE, EU) if a != b)
 MAX_STEPS = 400
 
@@ -207,7 +207,7 @@ class Lane:
 
     async def _sweep(self, tally: Tally) -> None:
         with tempfile.TemporaryDirectory(prefix="lineup-faults-") as folder, captured_logs() as logs:
-            patience = PATIENCE if self.kind in ("kill", "restart") else LONG_PATIENCE
+            patience = PATIENCE if self.kind == "kill" else LONG_PATIENCE
             federation = found(Path(folder), read_timeout_seconds=patience)
             wanted = request(federation.people.hit, self.holders)
             async with running((TlsNetwork if self.kind == "cut" else AsgiNetwork)(federation)) as network:
