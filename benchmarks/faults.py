@@ -90,14 +90,15 @@ class Tally:
         )
 
     def report(self, path: Path | None, **settings: object) -> NoReturn:
-        """Print everything, keep it as JSON, and end the program: status 0 only if nothing was lost or leaked."""
+        """Print everything, add it to a list in a JSON file, and end: status 0 only if nothing was lost or leaked."""
         print(self.summary())
         ends = sorted(f"{what}: {number}" for what, number in self.ended.items())
         print("\n".join((*ends, *self.lost, *self.leaked)))
         if path is not None:
             figures = {what: dict(value) if isinstance(value, Counter) else value for what, value in vars(self).items()}
-            report = figures | settings | {"machine": describe(default_threads())}
-            path.write_text(json.dumps(report, indent=1) + "\n")
+            reports = json.loads(path.read_text()) if path.exists() else []
+            reports.append(figures | settings | {"machine": describe(default_threads())})
+            path.write_text(json.dumps(reports, indent=1) + "\n")
         raise SystemExit(1 if self.lost or self.leaked else 0)
 
 
@@ -264,7 +265,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=8, help="break every so many units; kills are tried at each")
     parser.add_argument("--burst", type=int, default=200, help="searches at once against a quota; 0 for none")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes side by side")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="add the report to this list")
     options = parser.parse_args()
     kinds, parties, holders = (value.split(",") for value in (options.kinds, options.parties, options.holders))
     lanes = [

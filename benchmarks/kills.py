@@ -101,7 +101,7 @@ def sweep(federation: Federation, moments: int, tally: Tally) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=4, help="moments of a query at which each party is hit")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="add the report to this list")
     options = parser.parse_args()
     tally, started = Tally(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="lineup-kills-") as folder:

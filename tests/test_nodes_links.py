@@ -173,7 +173,7 @@ def test_who_trickles_inside_an_open_body_is_cut_off_and_holds_nobody_up(
     federation: Federation, logs: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unit must be whole within the read timeout, a body within the time that a query may take."""
-    monkeypatch.setattr("nodes.config._within", lambda *_: None)  # 3 s are less than a query may be given
+    monkeypatch.setattr("nodes.config.within", lambda *_: None)  # 3 s are less than a query may be given
     monkeypatch.setattr(serve, "HEADER_SECONDS", 0.5)  # for what comes behind the refusal
     wanted = request(federation.people.hit, (ES,))
 
