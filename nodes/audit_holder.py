@@ -31,7 +31,7 @@ from protocol.decryption import flat_shares, own_coefficients
 from protocol.filter import chunks
 from protocol.gallery import gallery_commitment
 from protocol.messages import AnyMessage, FilterBlock, Joined, ProbePart
-from protocol.wire import PROBE_PART
+from protocol.wire import PROBE_PART, as_bytes
 
 Residues = npt.NDArray[np.uint32]
 Templates = npt.NDArray[np.int8]
@@ -144,7 +144,7 @@ class HolderAudit:
         for index, (first, count) in enumerate(chunks(gallery.blocks, self.params)):
             scored = score(gallery, probe, first, count, self.threads)
             blinded = residues.add(scored, zeros.take(count), self.params, self.threads)
-            message = FilterBlock(np.ascontiguousarray(blinded[:, 1]).tobytes())
+            message = FilterBlock(as_bytes(blinded[:, 1]))
             own = own_coefficients(blinded[:, 0], self.params, self.threads)
             found = [
                 self._same(items[index], message, "the committed gallery gives another block")

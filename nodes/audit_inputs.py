@@ -24,6 +24,7 @@ from protocol.compute import HOLDER, Ring
 from protocol.filter import chunks
 from protocol.messages import InputShare, PairSecret
 from protocol.terms import Terms
+from protocol.wire import as_bytes
 
 Shares = npt.NDArray[np.uint32]
 
@@ -54,7 +55,7 @@ class InputAudit:
         for item, (purpose, values) in zip(sent, self._expected(), strict=False):
             planes = to_planes(values, SHARE_BITS, audit.threads)
             masked = share_input(ring.masks(*purpose), planes).parts[0]
-            if content_digest(InputShare(masked.tobytes())) == item.record.content:
+            if content_digest(InputShare(as_bytes(masked))) == item.record.content:
                 yield Held()
             else:
                 what = "admission" if purpose == ("admission",) else "comparison"

@@ -17,7 +17,7 @@ from pets.prf import Keystream, Label, derive_key
 from pets.replicated import Masks, and_local, in_party_order, input_of_following, input_of_previous, share_input
 from protocol.messages import Gates, InputShare
 from protocol.steps import Send, Step, receive
-from protocol.wire import array
+from protocol.wire import array, as_bytes
 
 HOLDER, REQUESTER, ROUTER = 0, 1, 2
 
@@ -67,7 +67,7 @@ class Ring:
 def share_inputs(ring: Ring, masks: Masks, value: Planes) -> Step[tuple[Bits, Bits, Bits]]:
     """Every party shares one value of the same shape, uint64 (planes, words). Returns them in ring order."""
     own = share_input(masks, value)
-    yield Send(ring.previous, InputShare(own.parts[0].tobytes()))
+    yield Send(ring.previous, InputShare(as_bytes(own.parts[0])))
     previous = input_of_previous(masks, own.shape)
     message = yield from receive(ring.following, InputShare)
     received = array(message.data, own.shape, np.uint64, "input share")
@@ -80,7 +80,7 @@ def evaluate(ring: Ring, masks: Masks, circuit: Circuit[T]) -> Step[T]:
         x, y = next(circuit)
         while True:
             z = and_local(masks, x, y, ring.threads)
-            yield Send(ring.previous, Gates(z.tobytes()))
+            yield Send(ring.previous, Gates(as_bytes(z)))
             message = yield from receive(ring.following, Gates)
             x, y = circuit.send(party_bits(ring.index, z, array(message.data, z.shape, np.uint64, "AND gates")))
     except StopIteration as end:

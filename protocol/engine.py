@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -189,9 +189,10 @@ class EncryptedEngine:
         offline = time.perf_counter()
         for machine in machines:
             machine.seconds.clear()
-        with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(lambda query, probe: query.requester.submit(probe), queries, probes))
-        network.run_or_raise()
+        asking = [query.requester for query in queries]
+        network.run_or_raise(
+            {requester.query: partial(requester.submit, probe) for requester, probe in zip(asking, probes, strict=True)}
+        )
         self.cost.seconds["offline"] += offline - started
         self.cost.seconds["online"] += time.perf_counter() - offline
         for machine in machines:

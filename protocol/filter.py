@@ -22,7 +22,7 @@ from protocol.messages import FilterBlock, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
 from protocol.steps import Phase, Score, Send, Step, end_phase, receive
 from protocol.terms import Terms
-from protocol.wire import CHUNK_ROWS, residue_array
+from protocol.wire import CHUNK_ROWS, as_bytes, residue_array
 
 CONFIRM, CLIMB, EXHAUSTED = "confirm", "climb", "exhausted"
 
@@ -53,7 +53,7 @@ def holder_filters(
                 yield Phase("score")
                 scored = yield Score(gallery, prepared, first, count)
                 blinded = rerandomise(scored, zeros, params, ring.threads)
-                message = FilterBlock(np.ascontiguousarray(blinded[:, 1]).tobytes())
+                message = FilterBlock(as_bytes(blinded[:, 1]))
                 yield Send(ring.names[REQUESTER], message)
                 yield Send(ring.names[ROUTER], message)
                 yield Phase("share")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -34,8 +34,11 @@ class MemoryNetwork:
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[LineupError] = field(default_factory=list)
 
-    def run(self) -> None:
-        """Deliver until all machines wait for something that will not come. Errors are kept in `failures`."""
+    def run(self, first: Mapping[bytes, Callable[[], None]] | None = None) -> None:
+        """Deliver until all machines wait for something that will not come. Errors are kept in `failures`.
+
+        `first`: what is done first in a query; its errors are raised.
+        """
         queries: dict[bytes, dict[str, Machine]] = defaultdict(dict)
         for machine in self.machines:
             queries[machine.query][machine.name] = machine
@@ -44,32 +47,53 @@ class MemoryNetwork:
             settle = map if len(queries) == 1 else pool.map
             scored: dict[bytes, list[Scored]] = {}
             while True:
-                work = [(parties, scored.get(query, [])) for query, parties in queries.items()]
+                begin, first = first or {}, None
+                work = [(parties, scored.get(query, []), begin.get(query)) for query, parties in queries.items()]
                 for traffic, failures in settle(self._settle, *zip(*work, strict=True)):
                     self.traffic.update(traffic)
                     self.failures += failures
                 wanted = [(machine, *want) for machine in self.machines for want in machine.scores_wanted()]
                 if not wanted:
                     return
-                scored = self._score(wanted)
+                scored = defaultdict(list)
+                for done in self._score(wanted, self.threads):
+                    scored[done[0].query].append(done)
 
-    def run_or_raise(self) -> None:
+    def run_or_raise(self, first: Mapping[bytes, Callable[[], None]] | None = None) -> None:
         """`run`, then raise the first error that any machine met."""
-        self.run()
+        self.run(first)
         if self.failures:
             raise self.failures[0]
 
     def _settle(
-        self, parties: dict[str, Machine], scored: list[Scored]
+        self, parties: dict[str, Machine], scored: list[Scored], first: Callable[[], None] | None
     ) -> tuple[Counter[tuple[str, str]], list[LineupError]]:
-        """Hand over what was scored for one query, then deliver its frames until none is left."""
+        """Hand over what was scored for one query, then deliver its frames until it wants a pass over the gallery."""
         traffic: Counter[tuple[str, str]] = Counter()
         failures: list[LineupError] = []
-        for machine, session, result in scored:
-            try:
-                machine.supply(session, result)
-            except LineupError as error:
-                failures.append(error)
+        if first is not None:
+            first()
+        while True:
+            for machine, session, result in scored:
+                try:
+                    machine.supply(session, result)
+                except LineupError as error:
+                    failures.append(error)
+            self._deliver(parties, traffic, failures)
+            # A single block is no pass to wait for others with: one query's rounds then fall beside another's kernels.
+            single = [
+                (machine, session, want)
+                for machine in parties.values()
+                for session, want in machine.scores_wanted()
+                if want.count == 1
+            ]
+            if not single:
+                return traffic, failures
+            scored = self._score(single, single[0][0].threads)
+
+    def _deliver(
+        self, parties: dict[str, Machine], traffic: Counter[tuple[str, str]], failures: list[LineupError]
+    ) -> None:
         while any(machine.outgoing for machine in parties.values()):
             for sender in parties.values():
                 waiting, sender.outgoing = sender.outgoing, deque()
@@ -80,21 +104,20 @@ class MemoryNetwork:
                             parties[receiver].handle(delivered, sender.name)
                         except LineupError as error:
                             failures.append(error)
-        return traffic, failures
 
-    def _score(self, wanted: list[tuple[Machine, Session, Score]]) -> dict[bytes, list[Scored]]:
+    def _score(self, wanted: list[tuple[Machine, Session, Score]], threads: int) -> list[Scored]:
         """Score all that is wanted; queries that want the same blocks share the pass over the gallery."""
         passes: dict[tuple[int, int, int], list[tuple[Machine, Session, Score]]] = defaultdict(list)
         for machine, session, want in wanted:
             passes[id(want.gallery), want.first, want.count].append((machine, session, want))
-        results: dict[bytes, list[Scored]] = defaultdict(list)
+        results: list[Scored] = []
         for same in passes.values():
             want = same[0][2]
             started = time.perf_counter()
             probes = [want.probe for _, _, want in same]
-            scored = score_many(want.gallery, probes, want.first, want.count, self.threads)
+            scored = score_many(want.gallery, probes, want.first, want.count, threads)
             each = (time.perf_counter() - started) / len(same)
             for (machine, session, _), result in zip(same, scored, strict=True):
                 machine.seconds[session.phase] += each
-                results[machine.query].append((machine, session, result))
+                results.append((machine, session, result))
         return results

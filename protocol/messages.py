@@ -124,13 +124,13 @@ class AdmissionBlock(Message, tag=9, frozen=True):
 class InputShare(Message, tag=10, frozen=True):
     """Admission and comparison: the masked component of an input, uint64 (planes, words), to the previous party."""
 
-    data: bytes
+    data: memoryview
 
 
 class Gates(Message, tag=11, frozen=True):
     """Admission and comparison: one round of AND gates, uint64 (planes, words), to the previous party."""
 
-    data: bytes
+    data: memoryview
 
 
 class AdmissionBit(Message, tag=12, frozen=True):
@@ -142,7 +142,7 @@ class AdmissionBit(Message, tag=12, frozen=True):
 class FilterBlock(Message, tag=13, frozen=True):
     """Filter: c1 of one chunk of blocks, uint32 (blocks, 2, n)."""
 
-    data: bytes
+    data: memoryview
 
 
 class PowerSums(Message, tag=14, frozen=True):

@@ -135,6 +135,11 @@ def frame_digest(envelope: Envelope, content: bytes) -> bytes:
     )
 
 
+def as_bytes(values: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array that nobody changes any more, little-endian: a view wherever it lies in one piece."""
+    return np.ascontiguousarray(values, _LITTLE_ENDIAN[values.dtype.type]).data.cast("B")
+
+
 def array(data: bytes | memoryview, shape: tuple[int, ...], dtype: Any, what: str) -> npt.NDArray[Any]:
     """Raw bytes as a read-only array. Raises `WrongSize` unless the length fits exactly."""
     kind = _LITTLE_ENDIAN[dtype]
@@ -144,7 +149,9 @@ def array(data: bytes | memoryview, shape: tuple[int, ...], dtype: Any, what: st
     return np.frombuffer(data, kind).reshape(shape)
 
 
-def residue_array(data: bytes, shape: tuple[int, ...], params: Parameters, what: str) -> npt.NDArray[np.uint32]:
+def residue_array(
+    data: bytes | memoryview, shape: tuple[int, ...], params: Parameters, what: str
+) -> npt.NDArray[np.uint32]:
     """Raw bytes as residues, uint32 (…, 2, n). Raises `WrongSize`, or `ResidueOutOfRange`: one not below its prime."""
     residues = array(data, (*shape, 2, params.n), np.uint32, what)
     check_residues(residues, params, what)

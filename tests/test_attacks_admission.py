@@ -292,7 +292,7 @@ def flip_the_last_gate(monkeypatch: pytest.MonkeyPatch) -> None:
             z = and_local(masks, x, y)
             if rounds == last:
                 z[0, 0] ^= np.uint64(1)
-            yield Send(ring.previous, Gates(z.tobytes()))
+            yield Send(ring.previous, Gates(memoryview(z.tobytes())))
             message = yield from receive(ring.following, Gates)
             try:
                 x, y = circuit.send(party_bits(ring.index, z, array(message.data, z.shape, np.uint64, "gates")))

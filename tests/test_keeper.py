@@ -43,7 +43,7 @@ def recorded(folder: Path) -> tuple[Recorder, Any, Log]:
     recorder = Recorder(folder, log, nullcontext())  # type: ignore[arg-type]
     machine: Any = SimpleNamespace(query=QUERY)
     recorder.attach(machine)
-    message: Message = Gates(b"")
+    message: Message = Gates(memoryview(b""))
 
     def say(number: int) -> None:
         machine.recorder(Event("ES", "sent", "ES", number, message, bytes(32), bytes(32), 10))  # type: ignore[arg-type]

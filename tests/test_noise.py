@@ -187,7 +187,8 @@ def test_amplified_noise_of_an_honest_probe_is_small_beside_a_unit_of_a_share(pa
     noise, n = measure(params, ORIGINAL).probe, params.n
     wrapped = np.concatenate([-noise, noise], axis=1)  # modulo X^n + 1
     beside = np.array([sum(wrapped[k, n + j - k] for k in range(DIM)) for j in range(DIM)])
-    assert_as_predicted(beside, fresh_sd(params) * math.sqrt(DIM))
+    # The deviation of DIM values, to within five times its own.
+    assert abs(beside.std() / (fresh_sd(params) * math.sqrt(DIM)) - 1) < 5 / math.sqrt(2 * DIM)
     rng = np.random.default_rng(2)
     sums = rng.integers(0, 2, (40, DIM)) @ noise @ rng.integers(0, 2, (n, 40))
     assert np.abs(sums).max() < 8 * fresh_sd(params) * math.sqrt(DIM * n / 4)

@@ -520,7 +520,7 @@ def other_blocks_to_the_router(real: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(effect, Send) and effect.to == EU and isinstance(effect.message, FilterBlock):
                 data = bytearray(effect.message.data)
                 data[0] ^= 1
-                effect = Send(EU, FilterBlock(bytes(data)))
+                effect = Send(EU, FilterBlock(memoryview(bytes(data))))
             value = yield effect
 
     return lying

@@ -124,9 +124,9 @@ class Shape:
         if kind == "AdmissionBlock":
             return AdmissionBlock(bytes(32), bytes(8 * self.n * ADMISSION_POLYNOMIALS))
         if kind == "FilterBlock":
-            return FilterBlock(bytes(8 * self.n * _at(self.chunks, index)))
+            return FilterBlock(memoryview(bytes(8 * self.n * _at(self.chunks, index))))
         if kind == "InputShare":
-            return InputShare(bytes(SHARE_BITS * self._input_words(index) * 8))
+            return InputShare(memoryview(bytes(SHARE_BITS * self._input_words(index) * 8)))
         if kind == "PowerSums":
             return PowerSums(bytes(4 * (self.cap + 2)))
         if kind == "ConfirmationAnswer":
