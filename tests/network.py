@@ -43,13 +43,13 @@ from nodes.serve import NodeServer, open_store
 from nodes.service import make_app
 from nodes.store import Category, Status
 from nodes.transfer import Units
-from pets.params import N4096
 from protocol.engine import LocalQuery, PlainEngine
 from protocol.gallery import Gallery
 from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.terms import SYNTHETIC_MODEL, Terms
 from tests.galleries import Templates, near, unit_rows
+from tests.ring import RING
 
 FR, ES, DE, EU = "FR", "ES", "DE", "EU"
 HOLDERS = (ES, DE)
@@ -96,6 +96,7 @@ def request(probe: Templates, holders: Sequence[str] = HOLDERS, **changes: Any) 
         "model": SYNTHETIC_MODEL,
         "holders": tuple(holders),
         "threshold": "0.55",
+        "preset": RING.preset,
         "maximum_penalty_years": 5,
         **PLANTED,
     }
@@ -138,7 +139,7 @@ class Federation:
 
 def terms_of(request: SearchRequest) -> Terms:
     return Terms(
-        Decimal(request.threshold), len(request.template), N4096, request.cap, Decimal(request.ladder), request.model
+        Decimal(request.threshold), len(request.template), RING, request.cap, Decimal(request.ladder), request.model
     )
 
 
@@ -479,7 +480,7 @@ def over_memory(federation: Federation) -> System:
 
     def search(wanted: SearchRequest) -> Answers:
         galleries = {
-            name: Gallery.enrol(federation.people.galleries[name], N4096, federation.references[name])
+            name: Gallery.enrol(federation.people.galleries[name], RING, federation.references[name])
             for name in wanted.holders
         }
         query = LocalQuery.start(FR, EU, galleries, terms_of(wanted))
