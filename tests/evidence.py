@@ -122,20 +122,23 @@ class World:
         keepers = {
             machine.name: Keeper(self.identities[machine.name], self.root / machine.name) for machine in machines
         }
-        for machine in machines:
-            machine.notary = notaries[machine.name]
-            keepers[machine.name].attach(machine)
-            machine.start()
-        network = MemoryNetwork(machines)
-        network.run_or_raise()
-        probe = self.probe if template is None else template
-        keepers[FR].keep_probe(asking, probe.tobytes(), reason)
-        attack(asking, answering)
-        asking.submit(probe)
-        network.run()
-        for machine in machines:
-            keepers[machine.name].end(machine)
-            keepers[machine.name].close()
+        try:
+            for machine in machines:
+                machine.notary = notaries[machine.name]
+                keepers[machine.name].attach(machine)
+                machine.start()
+            network = MemoryNetwork(machines)
+            network.run_or_raise()
+            probe = self.probe if template is None else template
+            keepers[FR].keep_probe(asking, probe.tobytes(), reason)
+            attack(asking, answering)
+            asking.submit(probe)
+            network.run()
+            for machine in machines:
+                keepers[machine.name].end(machine)
+        finally:  # else the logs stay locked, and one test that fails takes all others with it
+            for keeper in keepers.values():
+                keeper.close()
         return asking.query
 
     def bundles(self, query: bytes, names: Iterable[str] = (FR, EU, ES, DE)) -> dict[str, bytes]:

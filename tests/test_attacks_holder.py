@@ -17,7 +17,7 @@ from nodes.audit import audit_party
 from nodes.evidence import export_bundle
 from nodes.verify import Report, decode_bundle
 from pets import ntt, residues
-from pets.params import N4096, SHARE_BITS, Parameters
+from pets.params import SHARE_BITS, Parameters
 from protocol.compute import Ring
 from protocol.confirmation import SLOT, Hit, check_answers, holder_confirms
 from protocol.errors import ConfirmationFailed
@@ -100,7 +100,7 @@ def audit(world: World, query: bytes, name: str, ciphertexts: Path) -> Report:
 
 def test_a_chosen_c1_is_found_by_the_audit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = shared_world()
-    c1 = key_reading_c1(SLOT * 10, N4096)
+    c1 = key_reading_c1(SLOT * 10, RING)
 
     def instead(scored: Residues, zeros: Residues, params: Parameters) -> Residues:
         blinded = residues.add(scored, zeros, params)
