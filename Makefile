@@ -22,7 +22,9 @@ demo: setup
 PROTOCOL_TESTS := tests/test_exact.py tests/test_noise.py tests/test_allow_list.py tests/test_refusals.py \
                   tests/test_attacks.py tests/test_attacks_admission.py tests/test_attacks_holder.py \
                   tests/test_attacks_opening.py tests/test_release.py tests/test_subsets.py tests/test_roles.py \
-                  tests/test_evidence.py tests/test_audit.py tests/test_verify.py tests/test_nodes_transports.py
+                  tests/test_evidence.py tests/test_audit.py tests/test_verify.py tests/test_nodes_transports.py tests/test_admission.py \
+                  tests/test_attacks_logs.py tests/test_attacks_secrets.py tests/test_audit_inputs.py tests/test_wire.py \
+                  tests/test_verify_crafted.py tests/test_key_sources.py
 LARGER_RING := n8192_q60_t20
 
 # Tests over sockets and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
