@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 import signal
@@ -43,6 +44,7 @@ from nodes.serve import NodeServer, open_store
 from nodes.service import make_app
 from nodes.store import Category, Status
 from nodes.transfer import Units
+from pets.params import PRESETS
 from protocol.engine import LocalQuery, PlainEngine
 from protocol.gallery import Gallery
 from protocol.machine import Machine
@@ -158,6 +160,9 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
         many = {f"quota_{kind}_per_day": 1000 for kind in ("identified", "unidentified")}
         figures = {"read_timeout_seconds": 60, "shutdown_timeout_seconds": 10, "releases_per_reference": 1000, **many}
         federation.configure(name, **figures | limits)
+        path = root / name / "node.toml"
+        presets = sorted(PRESETS, key=lambda preset: preset != RING.preset)  # the first one is derived at the start
+        path.write_text(re.sub(r"(?m)^presets = \[.*?\]", f"presets = {json.dumps(presets)}", path.read_text()))
     for name, templates in federation.people.galleries.items():
         with holder_store(root / name) as store:
             federation.references[name] = store.enrol_many(
