@@ -49,21 +49,28 @@ def in_party_order(party: int, own: Bits, previous: Bits, following: Bits) -> tu
     return by_owner[0], by_owner[1], by_owner[2]
 
 
-def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Planes:
-    """z_i = x_i·y_i ^ x_i·y_{i+1} ^ x_{i+1}·y_i ^ F(k_i) ^ F(k_{i+1}), which goes to party i-1 (Araki et al., 2.3)."""
-    shape = x.shape
-    z = masks.own.words(*shape) ^ masks.following.words(*shape)
-    x0, x1, y0, y1 = (np.ascontiguousarray(part) for part in (*x.parts, *y.parts))
-    if threads == 1 or z.size < PARALLEL_WORDS:
-        _and(x0, x1, y0, y1, z)
-    else:
-        parallel_ranges(lambda i, j: _and(x0[i:j], x1[i:j], y0[i:j], y1[i:j], z[i:j]), shape[0], threads)
-    return z
+def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
+    """z_i = x_i·y_i ^ x_i·y_{i+1} ^ x_{i+1}·y_i ^ F(k_i) ^ F(k_{i+1}), which goes to party i-1 (Araki et al., 2.3).
+
+    Returned as the first part of the product; the second is z_{i+1}, to be filled in when it arrives.
+    """
+    planes, words = x.shape
+    own, following = masks.own.words(planes, words), masks.following.words(planes, words)
+    x_parts, y_parts = np.ascontiguousarray(x.parts), np.ascontiguousarray(y.parts)
+    product = np.empty((2, planes, words), np.uint64)
+    parallel_ranges(
+        lambda start, stop: _and(x_parts, y_parts, own, following, start, stop, product),
+        planes,
+        threads if planes * words >= PARALLEL_WORDS else 1,
+    )
+    return Bits(product, x.ones)
 
 
 @kernel
-def _and(x0: Planes, x1: Planes, y0: Planes, y1: Planes, z: Planes) -> None:
-    for plane in range(z.shape[0]):
-        for word in range(z.shape[1]):
-            both = y0[plane, word] ^ y1[plane, word]
-            z[plane, word] ^= (x0[plane, word] & both) ^ (x1[plane, word] & y0[plane, word])
+def _and(x: Planes, y: Planes, own: Planes, following: Planes, start: int, stop: int, product: Planes) -> None:
+    for plane in range(start, stop):
+        x0, x1, y0, y1 = x[0, plane], x[1, plane], y[0, plane], y[1, plane]
+        mask, mask_of_following, z = own[plane], following[plane], product[0, plane]
+        for word in range(len(z)):
+            both = y0[word] ^ y1[word]
+            z[word] = (x0[word] & both) ^ (x1[word] & y0[word]) ^ mask[word] ^ mask_of_following[word]

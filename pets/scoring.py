@@ -91,7 +91,8 @@ def encode_gallery(
     blocks = -(-rows // params.n)
     size = 2 * params.n * dim
     # A gallery stays; a single block is made for each query (confirmation) and should take what the last one left.
-    data = (np.zeros if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
+    data = (np.empty if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
+    data[:, size:] = 0
     for block in range(blocks):
         part = templates[block * params.n : (block + 1) * params.n]
         _touch_pages(data[block], threads)
@@ -114,10 +115,12 @@ def prepare_probe(ciphertexts: Residues, params: Parameters, threads: int = 1) -
     check_shape(ciphertexts, (None, 2, 2, params.n), "ciphertexts")
     check_threads(threads)
     dim = check_dim(len(ciphertexts))
-    check_residues(ciphertexts, params, "ciphertexts")
     source = np.ascontiguousarray(ciphertexts)
     data = np.empty((2, params.n, 2, dim), np.uint32)
-    parallel_ranges(lambda i, j: interleave(source, i, j, data), params.n, threads, grain=TILE)
+    largest = np.empty((2, params.n // TILE), np.uint32)
+    parallel_ranges(lambda i, j: interleave(source, i, j, data, largest), params.n, threads, grain=TILE)
+    if (largest >= prime_row(params)[:, None]).any():
+        check_residues(ciphertexts, params, "ciphertexts")  # names the value
     return ScoringProbe(dim, params, data)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pets.bits import PARTIES, Bits, Planes, party_bits
+from pets.bits import PARTIES, Bits, Planes
 from pets.circuits import Circuit, T
 from pets.errors import StreamReused
 from pets.prf import Keystream, Label, derive_key
@@ -80,9 +80,10 @@ def evaluate(ring: Ring, masks: Masks, circuit: Circuit[T]) -> Step[T]:
         x, y = next(circuit)
         while True:
             z = and_local(masks, x, y, ring.threads)
-            yield Send(ring.previous, Gates(as_bytes(z)))
+            yield Send(ring.previous, Gates(as_bytes(z.parts[0])))
             message = yield from receive(ring.following, Gates)
-            x, y = circuit.send(party_bits(ring.index, z, array(message.data, z.shape, np.uint64, "AND gates")))
+            z.parts[1] = array(message.data, z.shape, np.uint64, "AND gates")
+            x, y = circuit.send(z)
     except StopIteration as end:
         result: T = end.value
         return result

@@ -6,7 +6,9 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,7 @@ class MemoryNetwork:
     tap: Callable[[str, str, bytes], Iterable[bytes]] | None = None
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[LineupError] = field(default_factory=list)
+    _rounds: Lock = field(default_factory=Lock)
 
     def run(self, first: Mapping[bytes, Callable[[], None]] | None = None) -> None:
         """Deliver until all machines wait for something that will not come. Errors are kept in `failures`.
@@ -73,13 +76,18 @@ class MemoryNetwork:
         failures: list[LineupError] = []
         if first is not None:
             first()
+        # What follows a single block is many rounds of small steps, which hold the interpreter's lock: queries that go
+        # through them at the same time hand it over at every step. One at a time, beside the kernels of the others.
+        turn: AbstractContextManager[object] = nullcontext()
         while True:
-            for machine, session, result in scored:
-                try:
-                    machine.supply(session, result)
-                except LineupError as error:
-                    failures.append(error)
-            self._deliver(parties, traffic, failures)
+            with turn:
+                for machine, session, result in scored:
+                    try:
+                        machine.supply(session, result)
+                    except LineupError as error:
+                        failures.append(error)
+                self._deliver(parties, traffic, failures)
+            turn = self._rounds
             # A single block is no pass to wait for others with: one query's rounds then fall beside another's kernels.
             single = [
                 (machine, session, want)

@@ -24,10 +24,8 @@ def component_digests(ciphertexts: Residues, component: int, threads: int = 1) -
 
     def work(begin: int, end: int) -> None:
         for index in range(begin, end):
-            digest = hashlib.sha256()
-            for ciphertext in ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART]:
-                digest.update(np.ascontiguousarray(ciphertext[component]).data)
-            digests[index] = digest.digest()
+            part = ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART, component]
+            digests[index] = hashlib.sha256(np.ascontiguousarray(part).data).digest()
 
     parallel_ranges(work, len(digests), threads)
     return digests

@@ -14,7 +14,6 @@ import pytest
 import protocol.admission
 import protocol.requester
 from pets import ntt, residues
-from pets.bits import party_bits
 from pets.keys import ZeroPool, encrypt_constants
 from pets.params import SHARE_BITS, norm_bound
 from pets.replicated import and_local
@@ -291,11 +290,12 @@ def flip_the_last_gate(monkeypatch: pytest.MonkeyPatch) -> None:
         for rounds in itertools.count(1):
             z = and_local(masks, x, y)
             if rounds == last:
-                z[0, 0] ^= np.uint64(1)
-            yield Send(ring.previous, Gates(memoryview(z.tobytes())))
+                z.parts[0, 0, 0] ^= np.uint64(1)
+            yield Send(ring.previous, Gates(memoryview(z.parts[0].tobytes())))
             message = yield from receive(ring.following, Gates)
+            z.parts[1] = array(message.data, z.shape, np.uint64, "gates")
             try:
-                x, y = circuit.send(party_bits(ring.index, z, array(message.data, z.shape, np.uint64, "gates")))
+                x, y = circuit.send(z)
             except StopIteration as end:
                 assert rounds == last
                 return end.value
