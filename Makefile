@@ -18,20 +18,18 @@ $(STAMP): pyproject.toml .ci/find-python
 demo: setup
 	$(BIN)/lineup demo
 
-# Tests of the protocol and its evidence run on both rings, the second time on the larger one.
-PROTOCOL_TESTS := tests/test_exact.py tests/test_noise.py tests/test_allow_list.py tests/test_refusals.py \
-                  tests/test_attacks.py tests/test_attacks_admission.py tests/test_attacks_holder.py \
-                  tests/test_attacks_opening.py tests/test_release.py tests/test_subsets.py tests/test_roles.py \
-                  tests/test_evidence.py tests/test_audit.py tests/test_verify.py tests/test_nodes_transports.py tests/test_admission.py \
-                  tests/test_attacks_logs.py tests/test_attacks_secrets.py tests/test_audit_inputs.py tests/test_wire.py \
-                  tests/test_verify_crafted.py tests/test_key_sources.py
 LARGER_RING := n8192_q60_t20
 
 # Tests over sockets and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
+define run_tests
+env -u OPENBLAS_CORETYPE $(1) $(BIN)/python -m pytest || \
+	{ echo "once more, only what failed:"; env -u OPENBLAS_CORETYPE $(1) $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+endef
+
+# What depends on the ring runs a second time, on the larger one (tests/conftest.py).
 test: setup
-	env -u OPENBLAS_CORETYPE $(BIN)/python -m pytest || \
-	{ echo "once more, only what failed:"; env -u OPENBLAS_CORETYPE $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
-	env -u OPENBLAS_CORETYPE LINEUP_TEST_PRESET=$(LARGER_RING) $(BIN)/python -m pytest $(PROTOCOL_TESTS)
+	$(call run_tests,)
+	$(call run_tests,LINEUP_TEST_PRESET=$(LARGER_RING))
 
 lint: setup
 	$(BIN)/ruff check .

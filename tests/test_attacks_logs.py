@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from nodes.verify.format import HARMLESS, Record, content_digest, decode_bundle
-from pets.params import N4096, SHARE_BITS
+from pets.params import SHARE_BITS
 from pets.planes import from_planes
 from pets.prf import Keystream, derive_key
 from protocol.compare import threshold_offset
@@ -84,7 +84,7 @@ def rebuilt_scores(kept: Sequence[tuple[str, Record]]) -> npt.NDArray[np.int64] 
     terms = Terms.announced(announce)  # type: ignore[arg-type]
     shifted = (total + threshold_offset(terms.theta(0), terms.params)) % 2**SHARE_BITS
     signed = shifted - (shifted >= 2 ** (SHARE_BITS - 1)) * 2**SHARE_BITS
-    rounded: npt.NDArray[np.int64] = np.rint(signed * N4096.t / 2**SHARE_BITS).astype(np.int64)
+    rounded: npt.NDArray[np.int64] = np.rint(signed * terms.params.t / 2**SHARE_BITS).astype(np.int64)
     return rounded
 
 

@@ -22,13 +22,13 @@ from nodes.notary import NodeNotary
 from nodes.search import HolderAnswer
 from nodes.store import Status
 from nodes.transfer import pack_units
-from pets.params import N4096
 from protocol import wire
 from protocol.channel import SendingChannel
 from protocol.messages import Announce, Warrant
 from protocol.terms import Terms
 from protocol.warrant import JustificationError, sign_announcement
 from tests.network import DE, DIM, ES, EU, FR, AsgiNetwork, Federation, assert_clear, found, request, running
+from tests.ring import RING
 
 IT = "IT"
 
@@ -77,7 +77,7 @@ def warrant(**changes: Any) -> Warrant:
 
 
 def announcement(given: Warrant | None, requester: str = FR, seed_digest: bytes | None = bytes(32)) -> Announce:
-    terms = Terms(Decimal("0.55"), DIM, N4096)
+    terms = Terms(Decimal("0.55"), DIM, RING)
     return terms.announce(requester, EU, (ES,), seed_digest, given)
 
 

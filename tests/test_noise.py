@@ -201,7 +201,7 @@ def test_amplified_noise_of_an_honest_probe_is_small_beside_a_unit_of_a_share(pa
 
 
 def test_errors_have_the_stated_deviation_and_are_symmetric() -> None:
-    drawn = sampling.gaussian(Keystream(bytes(32)), 64, 4096).astype(np.float64)
+    drawn = sampling.gaussian(Keystream(bytes(32)), 64, RING.n).astype(np.float64)
     assert abs(drawn.mean()) < 0.04
     assert 0.99 < drawn.var() / ERROR_VARIANCE < 1.01
     assert 4 * ERROR_SIGMA < np.abs(drawn).max() < 8 * ERROR_SIGMA
@@ -212,7 +212,7 @@ def test_errors_have_the_stated_deviation_and_are_symmetric() -> None:
 
 
 def test_secrets_are_uniform_in_minus_one_zero_and_one() -> None:
-    drawn = sampling.ternary(Keystream(bytes(32)), 64, 4096)
+    drawn = sampling.ternary(Keystream(bytes(32)), 64, RING.n)
     shares = [(drawn == value).mean() for value in (-1, 0, 1)]
     assert sum(shares) == pytest.approx(1)
     assert all(abs(share - 1 / 3) < 0.004 for share in shares)

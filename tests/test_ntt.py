@@ -4,6 +4,7 @@ import pytest
 from pets import ntt, residues
 from pets.errors import CryptoError, ResidueOutOfRange
 from pets.params import N4096, N8192, Parameters
+from tests.ring import OTHER, RING
 
 PRESETS = [N4096, N8192]
 
@@ -75,42 +76,42 @@ def test_largest_residues_survive_the_inverse_and_come_out_reduced(params: Param
 
 def test_pointwise_arithmetic_equals_numpy_and_broadcasts() -> None:
     rng = np.random.default_rng(3)
-    primes = np.array(N4096.primes, np.uint64)[:, None]
-    a = (rng.integers(0, 2**62, (5, 1, 2, 4096)).astype(np.uint64) % primes).astype(np.uint32)
-    b = (rng.integers(0, 2**62, (3, 2, 4096)).astype(np.uint64) % primes).astype(np.uint32)
+    primes = np.array(RING.primes, np.uint64)[:, None]
+    a = (rng.integers(0, 2**62, (5, 1, 2, RING.n)).astype(np.uint64) % primes).astype(np.uint32)
+    b = (rng.integers(0, 2**62, (3, 2, RING.n)).astype(np.uint64) % primes).astype(np.uint32)
     a[0], b[0] = primes - 1, primes - 1
     a[1], b[1] = 0, primes - 1
     wide_a, wide_b = a.astype(np.uint64), b.astype(np.uint64)
     for threads in (1, 2):
-        assert np.array_equal(residues.multiply(a, b, N4096, threads), wide_a * wide_b % primes)
-        assert np.array_equal(residues.add(a, b, N4096, threads), (wide_a + wide_b) % primes)
-        assert np.array_equal(residues.subtract(a, b, N4096, threads), (wide_a + primes - wide_b) % primes)
-    assert residues.add(a[0, 0], b[0], N4096).shape == (2, 4096)
+        assert np.array_equal(residues.multiply(a, b, RING, threads), wide_a * wide_b % primes)
+        assert np.array_equal(residues.add(a, b, RING, threads), (wide_a + wide_b) % primes)
+        assert np.array_equal(residues.subtract(a, b, RING, threads), (wide_a + primes - wide_b) % primes)
+    assert residues.add(a[0, 0], b[0], RING).shape == (2, RING.n)
 
 
 def test_residue_at_its_prime_is_refused_by_name_place_and_value() -> None:
-    array = np.zeros((4, 2, 4096), np.uint32)
-    array[:, 0] = N4096.primes[0] - 1
-    array[:, 1] = N4096.primes[1] - 1
-    residues.check_residues(array, N4096, "probe")
-    array[2, 1, 17] = N4096.primes[1]
-    with pytest.raises(ResidueOutOfRange, match=rf"probe\[2, 1, 17\] is {N4096.primes[1]}.*{N4096.primes[1]}"):
-        residues.check_residues(array, N4096, "probe")
+    array = np.zeros((4, 2, RING.n), np.uint32)
+    array[:, 0] = RING.primes[0] - 1
+    array[:, 1] = RING.primes[1] - 1
+    residues.check_residues(array, RING, "probe")
+    array[2, 1, 17] = RING.primes[1]
+    with pytest.raises(ResidueOutOfRange, match=rf"probe\[2, 1, 17\] is {RING.primes[1]}.*{RING.primes[1]}"):
+        residues.check_residues(array, RING, "probe")
 
 
 def test_wrong_shapes_and_dtypes_are_refused() -> None:
-    good = np.zeros((1, 2, 4096), np.uint32)
+    good = np.zeros((1, 2, RING.n), np.uint32)
     with pytest.raises(CryptoError, match="int32"):
-        ntt.forward(np.zeros((1, 4096), np.int64), N4096)
+        ntt.forward(np.zeros((1, RING.n), np.int64), RING)
     with pytest.raises(CryptoError, match="shape"):
-        ntt.forward(np.zeros((1, 4095), np.int8), N4096)
+        ntt.forward(np.zeros((1, RING.n - 1), np.int8), RING)
     with pytest.raises(CryptoError, match="uint32"):
-        ntt.inverse(good.astype(np.int32), N4096)  # type: ignore[arg-type]
+        ntt.inverse(good.astype(np.int32), RING)  # type: ignore[arg-type]
     with pytest.raises(CryptoError, match="shape"):
-        ntt.inverse(good, N8192)
+        ntt.inverse(good, OTHER)
     with pytest.raises(CryptoError, match="broadcast"):
-        residues.add(np.zeros((2, 2, 4096), np.uint32), np.zeros((3, 2, 4096), np.uint32), N4096)
+        residues.add(np.zeros((2, 2, RING.n), np.uint32), np.zeros((3, 2, RING.n), np.uint32), RING)
     with pytest.raises(CryptoError, match="shape"):
-        residues.check_residues(good[..., :10], N4096, "x")
+        residues.check_residues(good[..., :10], RING, "x")
     with pytest.raises(CryptoError, match="uint32"):
-        residues.check_residues([1], N4096, "x")  # type: ignore[arg-type]
+        residues.check_residues([1], RING, "x")  # type: ignore[arg-type]

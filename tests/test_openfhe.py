@@ -15,6 +15,7 @@ from pets.openfhe_keys import OpenFheKeys, bfv_context, read_residues, write_res
 from pets.params import ERROR_SIGMA, N4096, N8192, SHARE_BITS, Parameters
 from pets.rounding import round_shares
 from pets.scoring import encode_gallery, prepare_probe, score
+from tests.ring import OTHER, RING
 
 QUERY = b"openfhe test query"
 REASON = openfhe_keys.available()
@@ -226,7 +227,7 @@ def test_noise_of_openfhe_equals_that_of_our_own_encryptions(params: Parameters)
 
 @needs_openfhe
 def test_zeros_differ_between_threads_and_calls() -> None:
-    _, _, joint = split_key(N4096, "openfhe", "openfhe")
+    _, _, joint = split_key(RING, "openfhe", "openfhe")
     made = [OpenFheKeys().make_zeros(joint, "same purpose", 8, threads).take(8) for threads in (1, 2, 2)]
     assert len({z.tobytes() for part in made for z in part[:, 1]}) == 24
     assert OpenFheKeys().make_zeros(joint, "none", 0).left == 0
@@ -234,11 +235,11 @@ def test_zeros_differ_between_threads_and_calls() -> None:
 
 @needs_openfhe
 def test_residues_out_of_range_are_refused_in_both_directions() -> None:
-    params, source = N4096, OpenFheKeys()
+    params, source = RING, OpenFheKeys()
     common = sampling.common_polynomial(params, QUERY)
     bad = common.copy()
     bad[1, 77] = params.primes[1]
-    with pytest.raises(ResidueOutOfRange, match=r"1, 77\] is 1073668097"):
+    with pytest.raises(ResidueOutOfRange, match=rf"1, 77\] is {RING.primes[1]}"):
         source.sample_share(params, bad, QUERY)
     for public, a in ((bad, common), (common, bad)):
         with pytest.raises(ResidueOutOfRange):
@@ -247,19 +248,19 @@ def test_residues_out_of_range_are_refused_in_both_directions() -> None:
     raw = bytearray(bfv.openfhe.Serialize(bfv.pair.publicKey, bfv.openfhe.BINARY))
     at = raw.find(int(bfv.raw(bfv.pair.publicKey)[0, 0, 9]).to_bytes(8, "little"))
     raw[at : at + 8] = params.primes[0].to_bytes(8, "little")
-    with pytest.raises(ResidueOutOfRange, match="1073692673 is not below"):
+    with pytest.raises(ResidueOutOfRange, match=f"{RING.primes[0]} is not below"):
         read_residues(bytes(raw), params)
 
 
 @needs_openfhe
 def test_other_shapes_and_foreign_bytes_are_refused() -> None:
-    params, source = N4096, OpenFheKeys()
+    params, source = RING, OpenFheKeys()
     common = sampling.common_polynomial(params, QUERY)
     with pytest.raises(CryptoError, match="shape"):
         source.sample_share(params, common[:, :-1], QUERY)
     with pytest.raises(CryptoError, match="uint32"):
         source.sample_share(params, common.astype(np.int64), QUERY)  # type: ignore[arg-type]
-    bfv, larger = Bfv(params), Bfv(N8192)
+    bfv, foreign = Bfv(params), Bfv(OTHER)
     public = bfv.openfhe.Serialize(bfv.pair.publicKey, bfv.openfhe.BINARY)
     with pytest.raises(CryptoError, match="shape"):
         write_residues(public, common[None], params)
@@ -267,19 +268,19 @@ def test_other_shapes_and_foreign_bytes_are_refused() -> None:
         with pytest.raises(CryptoError, match="blocks of residues"):
             read_residues(raw, params)
     with pytest.raises(CryptoError, match="not a key or ciphertext"):
-        read_residues(larger.openfhe.Serialize(larger.pair.publicKey, larger.openfhe.BINARY), params)
+        read_residues(foreign.openfhe.Serialize(foreign.pair.publicKey, foreign.openfhe.BINARY), params)
 
 
 @needs_openfhe
 def test_another_choice_of_primes_is_refused() -> None:
-    other = Parameters("other", 4096, (1073651713, 1073668097))
+    other = Parameters("other", RING.n, (1073651713, 1073668097))
     with pytest.raises(CryptoError, match="not a key or ciphertext of other"):
         bfv_context(other)
 
 
 @needs_openfhe
 def test_use_after_a_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = N4096
+    params = RING
     bfv_context(params)
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(CryptoError, match="forked"):

@@ -4,6 +4,7 @@ import pytest
 from pets import ntt, scoring
 from pets.errors import CryptoError, GalleryError, ParameterError, ResidueOutOfRange
 from pets.params import N4096, N8192, Parameters
+from tests.ring import OTHER, RING
 
 
 def slow_scores(templates: np.ndarray, ciphertexts: np.ndarray, params: Parameters) -> np.ndarray:
@@ -68,38 +69,39 @@ def test_largest_residues_everywhere_do_not_overflow(dim: int, params: Parameter
 def test_a_probe_of_constants_scores_like_the_plaintext() -> None:
     """With ct_j = (q_j, 0) the result is the polynomial of the plaintext scores."""
     rng = np.random.default_rng(5)
-    templates = random_templates(rng, 5000, 128)
+    rows = RING.n + 904
+    templates = random_templates(rng, rows, 128)
     probe = rng.integers(-127, 128, 128).astype(np.int64)
-    primes = np.array(N4096.primes)
-    ciphertexts = np.zeros((128, 2, 2, 4096), np.uint32)
+    primes = np.array(RING.primes)
+    ciphertexts = np.zeros((128, 2, 2, RING.n), np.uint32)
     ciphertexts[:, 0] = (probe[:, None] % primes)[:, :, None]
-    gallery = scoring.encode_gallery(templates, N4096)
-    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, N4096))
+    gallery = scoring.encode_gallery(templates, RING)
+    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, RING))
     assert not got[:, 1].any()
-    residues = ntt.inverse(np.ascontiguousarray(got[:, 0]), N4096)
-    expected = np.zeros(8192, np.int64)
-    expected[:5000] = templates.astype(np.int64) @ probe
-    for prime, p in enumerate(N4096.primes):
+    residues = ntt.inverse(np.ascontiguousarray(got[:, 0]), RING)
+    expected = np.zeros(2 * RING.n, np.int64)
+    expected[:rows] = templates.astype(np.int64) @ probe
+    for prime, p in enumerate(RING.primes):
         assert np.array_equal(residues[:, prime].reshape(-1), expected % p)
 
 
 def test_score_many_equals_score() -> None:
     rng = np.random.default_rng(6)
-    gallery = scoring.encode_gallery(random_templates(rng, 7 * 4096 - 5, 16), N4096, threads=2)
-    probes = [scoring.prepare_probe(random_ciphertexts(rng, 16, N4096), N4096) for _ in range(19)]
+    gallery = scoring.encode_gallery(random_templates(rng, 7 * RING.n - 5, 16), RING, threads=2)
+    probes = [scoring.prepare_probe(random_ciphertexts(rng, 16, RING), RING) for _ in range(19)]
     for some in (probes[:2], probes[:3], probes[:5], probes):
         got = scoring.score_many(gallery, some, threads=2)
-        assert got.shape == (len(some), 7, 2, 2, 4096)
+        assert got.shape == (len(some), 7, 2, 2, RING.n)
         for one, probe in zip(got, some, strict=True):
             assert np.array_equal(one, scoring.score(gallery, probe))
-    assert scoring.score_many(gallery, []).shape == (0, 7, 2, 2, 4096)
+    assert scoring.score_many(gallery, []).shape == (0, 7, 2, 2, RING.n)
 
 
 def test_more_blocks_than_are_worked_at_a_time() -> None:
     rng = np.random.default_rng(7)
-    rows = 70 * 4096
-    gallery = scoring.encode_gallery(random_templates(rng, rows, 8), N4096, threads=2)
-    probes = [scoring.prepare_probe(random_ciphertexts(rng, 8, N4096), N4096) for _ in range(2)]
+    rows = 70 * RING.n
+    gallery = scoring.encode_gallery(random_templates(rng, rows, 8), RING, threads=2)
+    probes = [scoring.prepare_probe(random_ciphertexts(rng, 8, RING), RING) for _ in range(2)]
     both = scoring.score_many(gallery, probes, threads=2)
     for first in (0, 63, 66, 69):
         count = min(5, 70 - first)
@@ -108,8 +110,8 @@ def test_more_blocks_than_are_worked_at_a_time() -> None:
 
 def test_any_range_of_blocks_and_any_number_of_threads_give_the_same() -> None:
     rng = np.random.default_rng(8)
-    gallery = scoring.encode_gallery(random_templates(rng, 6 * 4096 + 1, 24), N4096)
-    probe = scoring.prepare_probe(random_ciphertexts(rng, 24, N4096), N4096)
+    gallery = scoring.encode_gallery(random_templates(rng, 6 * RING.n + 1, 24), RING)
+    probe = scoring.prepare_probe(random_ciphertexts(rng, 24, RING), RING)
     whole = scoring.score(gallery, probe)
     for first, count in ((0, 1), (1, 3), (2, 5), (6, 1), (3, 0)):
         for threads in (1, 2, 3):
@@ -119,67 +121,67 @@ def test_any_range_of_blocks_and_any_number_of_threads_give_the_same() -> None:
 def test_confirmation_rows_of_20_bits_are_encoded() -> None:
     rng = np.random.default_rng(9)
     templates = rng.integers(-(2**18), 2**18, (60, 64)).astype(np.int32)
-    ciphertexts = random_ciphertexts(rng, 64, N4096)
-    got = scoring.score(scoring.encode_gallery(templates, N4096), scoring.prepare_probe(ciphertexts, N4096))
-    assert np.array_equal(got, slow_scores(templates, ciphertexts, N4096))
+    ciphertexts = random_ciphertexts(rng, 64, RING)
+    got = scoring.score(scoring.encode_gallery(templates, RING), scoring.prepare_probe(ciphertexts, RING))
+    assert np.array_equal(got, slow_scores(templates, ciphertexts, RING))
 
 
 def test_progress_counts_rows_and_an_empty_gallery_has_no_blocks() -> None:
     seen: list[int] = []
-    templates = np.zeros((9000, 8), np.int8)
-    scoring.encode_gallery(templates, N4096, progress=seen.append)
-    assert seen == [4096, 8192, 9000]
-    empty = scoring.encode_gallery(templates[:0], N4096)
+    templates = np.zeros((2 * RING.n + 808, 8), np.int8)
+    scoring.encode_gallery(templates, RING, progress=seen.append)
+    assert seen == [RING.n, 2 * RING.n, 2 * RING.n + 808]
+    empty = scoring.encode_gallery(templates[:0], RING)
     assert empty.blocks == 0
-    probe = scoring.prepare_probe(np.zeros((8, 2, 2, 4096), np.uint32), N4096)
-    assert scoring.score(empty, probe).shape == (0, 2, 2, 4096)
+    probe = scoring.prepare_probe(np.zeros((8, 2, 2, RING.n), np.uint32), RING)
+    assert scoring.score(empty, probe).shape == (0, 2, 2, RING.n)
 
 
 def test_columns_of_a_larger_array_are_encoded_like_a_copy() -> None:
     templates = random_templates(np.random.default_rng(10), 100, 32)
     view, copy = templates[:, 8:24], templates[:, 8:24].copy()
-    assert np.array_equal(scoring.encode_gallery(view, N4096).data, scoring.encode_gallery(copy, N4096).data)
+    assert np.array_equal(scoring.encode_gallery(view, RING).data, scoring.encode_gallery(copy, RING).data)
 
 
 def test_wrong_shapes_dtypes_and_values_are_refused() -> None:
-    gallery = scoring.encode_gallery(np.zeros((5000, 8), np.int8), N4096)
-    ciphertexts = np.zeros((8, 2, 2, 4096), np.uint32)
-    probe = scoring.prepare_probe(ciphertexts, N4096)
+    gallery = scoring.encode_gallery(np.zeros((RING.n + 904, 8), np.int8), RING)
+    ciphertexts = np.zeros((8, 2, 2, RING.n), np.uint32)
+    probe = scoring.prepare_probe(ciphertexts, RING)
     for bad in (np.zeros((5, 8)), np.zeros(8, np.int8), np.zeros((5, 8), np.int64), [[0] * 8]):
         with pytest.raises(GalleryError, match="int8 or int32"):
-            scoring.encode_gallery(bad, N4096)  # type: ignore[arg-type]
+            scoring.encode_gallery(bad, RING)  # type: ignore[arg-type]
     for dim in (0, 7, 12, 1032):
         with pytest.raises(ParameterError, match="dimension"):
-            scoring.encode_gallery(np.zeros((5, dim), np.int8), N4096)
+            scoring.encode_gallery(np.zeros((5, dim), np.int8), RING)
     with pytest.raises(CryptoError, match="uint32"):
-        scoring.prepare_probe(ciphertexts.astype(np.uint64), N4096)
+        scoring.prepare_probe(ciphertexts.astype(np.uint64), RING)
     with pytest.raises(CryptoError, match="shape"):
-        scoring.prepare_probe(ciphertexts, N8192)
-    ciphertexts[3, 1, 0, 9] = N4096.primes[0]
+        scoring.prepare_probe(ciphertexts, OTHER)
+    ciphertexts[3, 1, 0, 9] = RING.primes[0]
     with pytest.raises(ResidueOutOfRange, match=r"ciphertexts\[3, 1, 0, 9\]"):
-        scoring.prepare_probe(ciphertexts, N4096)
+        scoring.prepare_probe(ciphertexts, RING)
     with pytest.raises(CryptoError, match="dimension 16"):
-        scoring.score(gallery, scoring.prepare_probe(np.zeros((16, 2, 2, 4096), np.uint32), N4096))
-    with pytest.raises(CryptoError, match="n8192"):
-        scoring.score(gallery, scoring.prepare_probe(np.zeros((8, 2, 2, 8192), np.uint32), N8192))
+        scoring.score(gallery, scoring.prepare_probe(np.zeros((16, 2, 2, RING.n), np.uint32), RING))
+    with pytest.raises(CryptoError, match=OTHER.preset):
+        scoring.score(gallery, scoring.prepare_probe(np.zeros((8, 2, 2, OTHER.n), np.uint32), OTHER))
     for first, count in ((-1, 1), (0, 3), (3, 0), (1, -1)):
         with pytest.raises(ParameterError, match="blocks"):
             scoring.score(gallery, probe, first, count)
 
 
 def test_memory_that_the_kernel_cannot_read_is_refused() -> None:
-    gallery = scoring.encode_gallery(np.zeros((5000, 8), np.int8), N4096)
+    gallery = scoring.encode_gallery(np.zeros((RING.n + 904, 8), np.int8), RING)
     with pytest.raises(CryptoError, match="shape"):
-        scoring.EncodedGallery(5000, 16, N4096, gallery.data)
+        scoring.EncodedGallery(RING.n + 904, 16, RING, gallery.data)
     with pytest.raises(CryptoError, match="contiguous"):
-        scoring.EncodedGallery(1, 8, N4096, np.asfortranarray(gallery.data)[:1])
-    with pytest.raises(CryptoError, match="9000 rows do not fill 2 blocks"):
-        scoring.EncodedGallery(9000, 8, N4096, gallery.data)
+        scoring.EncodedGallery(1, 8, RING, np.asfortranarray(gallery.data)[:1])
+    with pytest.raises(CryptoError, match="do not fill 2 blocks"):
+        scoring.EncodedGallery(2 * RING.n + 1, 8, RING, gallery.data)
     with pytest.raises(CryptoError, match="shape"):
-        scoring.ScoringProbe(8, N4096, np.zeros((2, 4096, 2, 16), np.uint32))
+        scoring.ScoringProbe(8, RING, np.zeros((2, RING.n, 2, 16), np.uint32))
 
 
 def test_primes_that_would_overflow_the_sums_are_refused() -> None:
-    low = Parameters("insecure_low_prime", 4096, (536903681, 1073692673))
+    low = Parameters("insecure_low_prime", RING.n, (536903681, 1073692673))
     with pytest.raises(ParameterError, match="64-bit"):
         scoring.encode_gallery(np.zeros((5, 8), np.int8), low)
