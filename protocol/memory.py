@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Semaphore
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,11 @@ class MemoryNetwork:
     tap: Callable[[str, str, bytes], Iterable[bytes]] | None = None
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[LineupError] = field(default_factory=list)
-    _rounds: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        # What follows a single block is many rounds of small steps, which hold the interpreter's lock: queries that go
+        # through them at once hand it over at every step. So half of the threads do, beside the kernels of the others.
+        self._rounds = Semaphore(max(1, self.threads // 2))
 
     def run(self, first: Mapping[bytes, Callable[[], None]] | None = None) -> None:
         """Deliver until all machines wait for something that will not come. Errors are kept in `failures`.
@@ -76,8 +80,6 @@ class MemoryNetwork:
         failures: list[LineupError] = []
         if first is not None:
             first()
-        # What follows a single block is many rounds of small steps, which hold the interpreter's lock: queries that go
-        # through them at the same time hand it over at every step. One at a time, beside the kernels of the others.
         turn: AbstractContextManager[object] = nullcontext()
         while True:
             with turn:
