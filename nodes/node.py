@@ -24,6 +24,7 @@ from nodes.keeper import Keeper
 from nodes.metrics import Metrics
 from nodes.notary import NodeNotary
 from nodes.outbox import PeerRefused, Transport
+from nodes.places import has_room
 from nodes.scorer import Scorer
 from nodes.store import Category, EmptyStore, GalleryStore
 from nodes.store.derived import DerivedGallery
@@ -85,6 +86,7 @@ class Node:
         self._early = EarlyUnits()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
+        self.askers: dict[bytes, str] = {}  # who asked each query that is under way
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
         keys = {name: peer.verify_key for name, peer in {**peers, self.name: identity.peer}.items()}
@@ -125,15 +127,16 @@ class Node:
 
     async def _first_contact(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
         """A query this node has not met: check its announcement, then work on it."""
-        if self.draining or len(self.drivers) + len(self._opening) > self.config.limits.concurrent_queries:
+        if self.draining or not has_room(peer, self.askers.values(), self.config.limits.concurrent_queries):
             raise PeerRefused(self.name, "capacity")
+        self.askers[query] = peer
         try:
             announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
-            machine = await asyncio.to_thread(self._machine, announce, query)
-        except LineupError:
+            driver = self.drive(await asyncio.to_thread(self._machine, announce, query))
+        except BaseException:
+            del self.askers[query]
             self._early.take(query)
             raise
-        driver = self.drive(machine)
         driver.accept(peer, 0, units)
         for sender, (first, held) in self._early.take(query):
             try:
@@ -251,6 +254,7 @@ class Node:
     async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
         self.drivers.pop(machine.query, None)
+        self.askers.pop(machine.query, None)
         self._early.take(machine.query)
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
