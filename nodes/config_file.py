@@ -93,7 +93,7 @@ connect_timeout_seconds = {limits.connect_timeout_seconds}  # 1 to 120
 read_timeout_seconds = {limits.read_timeout_seconds}  # 1 to 600: longest silence on a connection
 query_timeout_seconds = {limits.query_timeout_seconds}  # 10 to 3600: a whole query
 shutdown_timeout_seconds = {limits.shutdown_timeout_seconds}  # 1 to 600: for running queries to end
-concurrent_queries = {limits.concurrent_queries}  # 1 to 256
+concurrent_queries = {limits.concurrent_queries}  # 1 to 256; a quarter is kept for peers that have none under way
 
 """
 
