@@ -16,13 +16,13 @@ from protocol.compare import SHARE_MASK, threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
-from protocol.errors import ConfirmationFailed
+from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.messages import PowerSums, Release, Rung
 from protocol.session import State
 from protocol.steps import receive
 from protocol.wire import array
 from tests.galleries import Templates, scores, unit_rows
-from tests.parties import HOLDER, REQUESTER, Trio, enrol
+from tests.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge
 from tests.ring import RING
 from tests.test_attacks import crowd, force
 
@@ -193,3 +193,18 @@ def test_fewer_rungs_show_a_holder_less(rungs: int, reached: float, monkeypatch:
     """The control: as many bits as the sketches have, and no more. The figures stand in the threat model."""
     _, probe, guess = climbing_search(monkeypatch, rungs)
     assert cosine(guess, probe) == pytest.approx(reached, abs=0.01)
+
+
+@pytest.mark.parametrize("told", ["climb", "confirm"])
+def test_a_holder_that_gives_up_before_the_last_rung_is_stopped(told: str) -> None:
+    """Else "too many candidates" would stand for a threshold above which nobody has looked."""
+
+    def attack(d: Delivery) -> list[bytes] | None:
+        return [forge(d.frame, verdict="exhausted")] if d.of(Rung, HOLDER) else None
+
+    probe, templates = crowd()
+    # 7 rows hit at 0.4, 2 of them at the last rung
+    trio = Trio(enrol(templates), threshold="0.4", cap=2 if told == "climb" else 10, ladder="0.1", attack=attack)
+    trio.search(probe)
+    assert [d.message.verdict for d in trio.sent(Rung, HOLDER, REQUESTER)] == [told]  # type: ignore[union-attr]
+    trio.assert_stopped(Disagreement)
