@@ -94,8 +94,11 @@ def key_owner_filters(ring: Ring, terms: Terms, key: QueryKey, blocks: int) -> S
         yield from send_sums(ring, running)
         answer = yield from receive(ring.names[HOLDER], Rung)
         yield from end_phase(f"rung {rung}", (ring.names[HOLDER], ring.names[other(ring.index)]))
+        last = rung == len(terms.rungs) - 1
+        if answer.verdict == CLIMB and last:
+            raise Disagreement(f"{ring.names[HOLDER]} climbs beyond the last of {len(terms.rungs)} rungs")
+        if answer.verdict == EXHAUSTED and not last:
+            raise Disagreement(f"{ring.names[HOLDER]} gives up on rung {rung} of {len(terms.rungs)}")
         if answer.verdict != CLIMB:
             return rung, answer.verdict
-        if rung == len(terms.rungs) - 1:
-            raise Disagreement(f"{ring.names[HOLDER]} climbs beyond the last of {len(terms.rungs)} rungs")
     raise AssertionError("the last rung always ends the filter")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import protocol.admission
+import protocol.filter
 import protocol.requester
 from pets import ntt, residues
 from pets.keys import ZeroPool, encrypt_constants
@@ -337,6 +338,44 @@ def test_known_limit_a_probe_that_is_not_constant_tells_about_a_row_that_is_not_
     assert not trio.failures
     assert trio.requester.answers[HOLDER].references == (("row-110",) if cosine == 0 else ())
     assert len(trio.sent(Release)) == 1
+
+
+def climbs_beside(monkeypatch: pytest.MonkeyPatch, target: Templates, other: Templates) -> Trio:
+    """A probe q + X^1000·b puts what row 50 scores with b where the block has no row; a hit there makes it climb.
+
+    The requester shifts its own shares so that nothing else hits there, and that does from 0.3 on, at the first rung.
+    """
+    probe, templates = crowd()
+    templates[50] = target
+    guess = round(0.3 * 248**2)
+    original = protocol.filter.hit_bits
+
+    def lying(seat: Ring, shares: Any, rung: int, chunk: int) -> Any:
+        if seat.index == REQUESTER_SEAT:
+            moved = shares.astype(np.int64)
+            moved[len(templates) :] -= 16 * 150_000
+            if rung == 0:
+                moved[1050] += 16 * (150_000 + trio.terms.theta(0) - guess)
+            shares = (moved % 2**SHARE_BITS).astype(np.uint32)
+        return (yield from original(seat, shares, rung, chunk))
+
+    flip_the_last_gate(monkeypatch)
+    add_to_probe(monkeypatch, [int(v) for v in other], 1000)
+    monkeypatch.setattr(protocol.filter, "hit_bits", lying)
+    trio = Trio(enrol(templates), threshold="0.7")
+    return trio.search(probe)
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.6])
+def test_known_limit_with_that_lie_a_row_that_does_not_exist_tells_about_one_that_does(
+    cosine: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comparison a climb with any vector, whatever hits; a wrong guess freezes nothing and the answer is right."""
+    rng = np.random.default_rng(5)
+    other = unit_rows(rng, 1, 128)[0]
+    trio = climbs_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)
+    assert {hit.row for hit in trio.outcome().hits} == {10, 11}
+    assert trio.outcome().threshold_used == trio.terms.rungs[cosine > 0.3]
 
 
 @pytest.mark.parametrize("change", NOT_CONSTANT.values(), ids=NOT_CONSTANT)

@@ -1,4 +1,4 @@
-"""What a count would give away, what the sketch gives away, and what a climb tells."""
+"""What a count would give away, what the sketch gives away (also to who only looks), and what a climb tells."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from protocol.compare import SHARE_MASK, threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
-from protocol.errors import ConfirmationFailed
+from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.messages import PowerSums, Release, Rung
 from protocol.session import State
 from protocol.steps import receive
 from protocol.wire import array
-from tests.galleries import Templates, scores, unit_rows
-from tests.parties import HOLDER, REQUESTER, Trio, enrol
+from tests.galleries import Templates, near, scores, unit_rows
+from tests.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge
 from tests.ring import RING
 from tests.test_attacks import crowd, force
 
@@ -105,6 +105,63 @@ def test_known_limit_the_last_rung_tells_a_cheating_requester_one_bit_more(
         assert trio.outcome().status == "too_many_candidates"
     else:
         trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
+
+
+# --- a holder that follows the protocol, and studies its sketches ---
+
+
+def radius_decoded(sums: npt.NDArray[np.uint32]) -> set[int] | None:
+    """Everything that sums decode to: as many rows as there are sums, two more than `sketch.decode` takes."""
+    locator = gf32.minimal_polynomial(sketch._all_power_sums(sums))
+    elements = gf32.distinct_roots(locator) if len(locator) - 1 <= len(sums) else None
+    return None if elements is None else {gf32.discrete_log(element) for element in elements}
+
+
+def sums_of(rows: set[int], cap: int) -> npt.NDArray[np.uint32]:
+    elements = np.array([gf32.power(gf32.ALPHA, row) for row in rows], np.int64)
+    return gf32.odd_power_sums(elements, cap + 2).astype(np.uint32)
+
+
+def watched_search(monkeypatch: pytest.MonkeyPatch, cosines: list[float]) -> tuple[Trio, list[Any], set[int]]:
+    """An honest search from 0.65 in steps of 0.05, the sums that the holder decoded at each rung, and all hits."""
+    seen: list[Any] = []
+    original = sketch.decode
+    monkeypatch.setattr(sketch, "decode", lambda sums, *rest: seen.append(sums.copy()) or original(sums, *rest))
+    rng = np.random.default_rng(4)
+    probe, templates = unit_rows(rng, 1, 128)[0], unit_rows(rng, 300, 128)
+    templates[100 : 100 + len(cosines)] = near(rng, probe, len(cosines), np.array(cosines))
+    trio = Trio(enrol(templates), threshold="0.65", ladder="0.05").search(probe)
+    assert trio.outcome() == trio.expected(probe)
+    hits = np.flatnonzero(scores(templates, probe) >= trio.terms.theta(0))
+    assert len(hits) == len(cosines)
+    return trio, seen, set(hits.tolist())
+
+
+def test_known_limit_the_sums_decode_to_two_hits_more_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And to three more, if the holder tries each of its rows as one of them."""
+    trio, seen, hits = watched_search(monkeypatch, [0.67] * 12)
+    assert trio.outcome().threshold_used == trio.terms.rungs[1]
+    assert not trio.outcome().hits
+    assert radius_decoded(seen[0]) == hits
+    _, seen, hits = watched_search(monkeypatch, [0.67] * 13)
+    assert radius_decoded(seen[0]) is None
+    guessed = [radius_decoded(sketch.combine(seen[0], sums_of({row}, 10))) for row in range(300)]
+    assert {frozenset(rest | {row}) for row, rest in enumerate(guessed) if rest} == {frozenset(hits)}
+
+
+def test_known_limit_a_climb_that_ends_tells_the_hits_of_the_rungs_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hits above hits below too: taken off, it leaves at most cap + 2 rows more at each rung to be decoded."""
+    trio, seen, hits = watched_search(monkeypatch, [0.8] * 10 + [0.72] * 12 + [0.67] * 12)
+    assert [d.message.verdict for d in trio.sent(Rung, HOLDER, REQUESTER)] == ["climb", "climb", "confirm"]  # type: ignore[union-attr]
+    assert radius_decoded(seen[0]) is None
+    assert radius_decoded(seen[1]) is None
+    known: set[int] = set()
+    for sums in reversed(seen):
+        more = radius_decoded(sketch.combine(sums, sums_of(known, 10)))
+        assert more is not None
+        known |= more
+    assert len(trio.outcome().hits) == 10
+    assert known == hits
 
 
 # --- a holder that climbs for the sake of the sketches ---
@@ -193,3 +250,18 @@ def test_fewer_rungs_show_a_holder_less(rungs: int, reached: float, monkeypatch:
     """The control: as many bits as the sketches have, and no more. The figures stand in the threat model."""
     _, probe, guess = climbing_search(monkeypatch, rungs)
     assert cosine(guess, probe) == pytest.approx(reached, abs=0.01)
+
+
+@pytest.mark.parametrize("told", ["climb", "confirm"])
+def test_a_holder_that_gives_up_before_the_last_rung_is_stopped(told: str) -> None:
+    """Else "too many candidates" would stand for a threshold above which nobody has looked."""
+
+    def attack(d: Delivery) -> list[bytes] | None:
+        return [forge(d.frame, verdict="exhausted")] if d.of(Rung, HOLDER) else None
+
+    probe, templates = crowd()
+    # 7 rows hit at 0.4, 2 of them at the last rung
+    trio = Trio(enrol(templates), threshold="0.4", cap=2 if told == "climb" else 10, ladder="0.1", attack=attack)
+    trio.search(probe)
+    assert [d.message.verdict for d in trio.sent(Rung, HOLDER, REQUESTER)] == [told]  # type: ignore[union-attr]
+    trio.assert_stopped(Disagreement)

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import pets.replicated
 import protocol.filter
 from pets.bits import Bits
+from pets.errors import TemplateError
 from pets.params import N4096, N8192, SHARE_BITS, Parameters, norm_bound, scale
 from pets.planes import unpack_bits
 from pets.rounding import round_shares
@@ -210,6 +212,28 @@ def test_several_probes_in_one_pass_equal_the_twin() -> None:
     encrypted = EncryptedEngine().search(gallery, probes, terms)
     assert encrypted == PlainEngine().search(gallery, probes, terms)
     assert [outcome.status for outcome in encrypted].count("released") >= 1
+
+
+@pytest.mark.parametrize("threads", [3, 9])
+def test_queries_on_several_threads_equal_the_twin(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries side by side, kernels split among threads, three chunks at each of several rungs."""
+    monkeypatch.setattr(pets.replicated, "PARALLEL_WORDS", 1)
+    monkeypatch.setattr(protocol.filter, "CHUNK_ROWS", RING.n)
+    rng = np.random.default_rng(3)
+    probes = unit_rows(rng, 4, 64)
+    templates = unit_rows(rng, 2 * RING.n + 90, 64)
+    templates[RING.n - 3 : RING.n + 4] = near(rng, probes[1], 7, np.linspace(0.6, 0.8, 7))
+    templates[2 * RING.n :: 9] = near(rng, probes[2], 10, np.linspace(0.59, 0.65, 10))
+    gallery = Gallery.enrol(templates, RING)
+    terms = Terms(Decimal("0.58"), 64, RING, cap=7)
+    expected = PlainEngine().search(gallery, probes, terms)
+    assert EncryptedEngine(threads).search(gallery, probes, terms) == expected
+    assert [bool(outcome.hits) for outcome in expected] == [False, True, True, False]
+    assert expected[2].threshold_used > terms.threshold
+    bad = probes.copy()
+    bad[2] = 127
+    with pytest.raises(TemplateError):
+        EncryptedEngine(threads).search(gallery, bad, terms)
 
 
 # --- every row, not only the few that the sketch lets through ---

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -167,6 +169,24 @@ def test_wrong_shapes_dtypes_and_values_are_refused() -> None:
     for first, count in ((-1, 1), (0, 3), (3, 0), (1, -1)):
         with pytest.raises(ParameterError, match="blocks"):
             scoring.score(gallery, probe, first, count)
+
+
+@pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
+@pytest.mark.parametrize("dim", [8, 40])
+def test_a_residue_at_its_prime_is_found_wherever_it_stands(dim: int, params: Parameters) -> None:
+    """Probes are checked while they are transposed, in squares and tiles: corners of all of them, and between."""
+    n = params.n
+    ciphertexts = np.empty((dim, 2, 2, n), np.uint32)
+    ciphertexts[:] = np.array(params.primes, np.uint32)[:, None] - 1
+    scoring.prepare_probe(ciphertexts, params, threads=2)
+    rows, points = {0, 7, dim - 8, dim // 2, dim - 1}, (0, 7, 8, 15, 16, n // 2 - 1, n // 2, n - 16, n - 1)
+    for row, comp, prime, point in itertools.product(rows, range(2), range(2), points):
+        for value in (params.primes[prime], 2**31, 2**32 - 1):
+            ciphertexts[row, comp, prime, point] = value
+            with pytest.raises(ResidueOutOfRange, match=rf"ciphertexts\[{row}, {comp}, {prime}, {point}\] is {value}"):
+                scoring.prepare_probe(ciphertexts, params, threads=2)
+        ciphertexts[row, comp, prime, point] = params.primes[prime] - 1
+    scoring.prepare_probe(ciphertexts, params, threads=2)
 
 
 def test_memory_that_the_kernel_cannot_read_is_refused() -> None:
