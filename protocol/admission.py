@@ -29,9 +29,9 @@ from pets.residues import prime_row
 from pets.rounding import round_shares
 from pets.scoring import EncodedGallery, ScoringProbe, encode_gallery
 from protocol import wire
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, share_inputs
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit, share_inputs
 from protocol.decryption import key_coefficients, own_coefficients
-from protocol.errors import Disagreement, ProbeRefused
+from protocol.errors import ProbeRefused
 from protocol.keyring import QueryKey
 from protocol.messages import AdmissionBit, AdmissionBlock
 from protocol.steps import Score, Send, Step, receive
@@ -120,7 +120,7 @@ def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, se
     x, y, z = yield from share_inputs(ring, masks, to_planes(values, SHARE_BITS))
     probe_words = -(-dim // 64)
     admitted = yield from evaluate(ring, masks, admission_circuit(x, y, z, probe_words, norm_bound(dim)))
-    return (yield from _open_bit(ring, admitted))
+    return (yield from open_bit(ring, admitted, AdmissionBit))
 
 
 def admission_values(
@@ -185,19 +185,3 @@ def _out_of_range(total: Bits, probe_words: int) -> Circuit[Bits]:
     violations.append(lowest.pad_words(high.shape[1]))
     outside = yield from circuits.any_plane(concatenate(violations))
     return (yield from circuits.any_lane(outside))
-
-
-def _open_bit(ring: Ring, bit: Bits) -> Step[bool]:
-    """Lane 0 of a bit, to everybody. Each party lacks one component, which both others hold and must agree on.
-
-    The other lanes hold sums over fewer rows and never leave.
-    """
-    own = [bool(part[0, 0] & np.uint64(1)) for part in bit.parts]
-    # Party i holds x_i, x_{i+1}. Its predecessor lacks x_{i+1}, its successor lacks x_i.
-    yield Send(ring.previous, AdmissionBit(own[1]))
-    yield Send(ring.following, AdmissionBit(own[0]))
-    from_previous = yield from receive(ring.previous, AdmissionBit)
-    from_following = yield from receive(ring.following, AdmissionBit)
-    if from_previous.component != from_following.component:
-        raise Disagreement("the two other parties sent different components of the admission bit")
-    return own[0] ^ own[1] ^ from_previous.component

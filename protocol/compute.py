@@ -15,11 +15,13 @@ from pets.circuits import Circuit, T
 from pets.errors import StreamReused
 from pets.prf import Keystream, Label, derive_key
 from pets.replicated import Masks, and_local, in_party_order, input_of_following, input_of_previous, share_input
-from protocol.messages import Gates, InputShare
+from protocol.errors import Disagreement
+from protocol.messages import AdmissionBit, CapBit, Gates, InputShare
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
 HOLDER, REQUESTER, ROUTER = 0, 1, 2
+NAMES = {AdmissionBit: "admission bit", CapBit: "cap bit"}
 
 
 def other(index: int) -> int:
@@ -87,3 +89,19 @@ def evaluate(ring: Ring, masks: Masks, circuit: Circuit[T]) -> Step[T]:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def open_bit(ring: Ring, bit: Bits, kind: type[AdmissionBit] | type[CapBit]) -> Step[bool]:
+    """Lane 0 of a bit, to everybody. Each party lacks one component, which both others hold and must agree on.
+
+    The other lanes hold what nobody may see and never leave. Raises `Disagreement` where the two others do not agree.
+    """
+    own = [bool(part[0, 0] & np.uint64(1)) for part in bit.parts]
+    # Party i holds x_i, x_{i+1}. Its predecessor lacks x_{i+1}, its successor lacks x_i.
+    yield Send(ring.previous, kind(own[1]))
+    yield Send(ring.following, kind(own[0]))
+    from_previous = yield from receive(ring.previous, kind)
+    from_following = yield from receive(ring.following, kind)
+    if from_previous.component != from_following.component:
+        raise Disagreement(f"the two other parties sent different components of the {NAMES[kind]}")
+    return own[0] ^ own[1] ^ from_previous.component

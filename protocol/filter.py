@@ -1,4 +1,4 @@
-"""The filter: score every block, share, compare with the threshold, open the hits through the sketch; climb if needed.
+"""The filter: score every block, share, compare with the threshold, open the hits if they are few enough, else climb.
 
 The gallery is worked in chunks, so memory is bounded by the chunk; only the rounded shares (4 bytes a row) stay until
 the sketch decodes, because a higher rung compares the same shares again.
@@ -13,6 +13,7 @@ from pets import residues
 from pets.keys import ZeroPool
 from pets.params import Parameters
 from pets.scoring import EncodedGallery, ScoringProbe
+from protocol.cap import at_most_cap, count_share
 from protocol.compare import Shares, fold_threshold, hit_bits
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
 from protocol.decryption import flat_shares, key_coefficients, own_coefficients
@@ -40,6 +41,11 @@ def rerandomise(scored: Residues, zeros: ZeroPool, params: Parameters, threads: 
     return residues.add(scored, zeros.take(len(scored)), params, threads)
 
 
+def verdict_on(few: bool, rung: int, terms: Terms) -> str:
+    """What follows from the bit that all three opened."""
+    return CONFIRM if few else EXHAUSTED if rung == len(terms.rungs) - 1 else CLIMB
+
+
 def holder_filters(
     ring: Ring, terms: Terms, gallery: EncodedGallery, prepared: ScoringProbe, zeros: ZeroPool
 ) -> Step[tuple[int, tuple[int, ...] | None]]:
@@ -47,7 +53,7 @@ def holder_filters(
     params = terms.params
     kept: list[Shares] = []
     for rung in range(len(terms.rungs)):
-        running = RunningSums(ring, terms.cap)
+        running, counted = RunningSums(ring, terms.cap), 0
         for index, (first, count) in enumerate(chunks(gallery.blocks, params)):
             if rung == 0:
                 yield Phase("score")
@@ -63,10 +69,11 @@ def holder_filters(
             folded = fold_threshold(kept[index], terms.theta(rung), params)
             hits = yield from hit_bits(ring, folded, rung, index)
             yield Phase("open")
+            counted += yield from count_share(ring, hits, rung, index)
             running.add(hits)
-        rows = yield from open_hits(ring, running, gallery.rows, terms.cap)
-        last = rung == len(terms.rungs) - 1
-        verdict = CONFIRM if rows is not None else EXHAUSTED if last else CLIMB
+        few = yield from at_most_cap(ring, counted, terms.cap, rung)
+        rows = (yield from open_hits(ring, running, gallery.rows, terms.cap)) if few else None
+        verdict = verdict_on(few, rung, terms)
         for index in (REQUESTER, ROUTER):
             yield Send(ring.names[index], Rung(verdict))
         yield from end_phase(f"rung {rung}", (ring.names[REQUESTER], ring.names[ROUTER]))
@@ -80,7 +87,7 @@ def key_owner_filters(ring: Ring, terms: Terms, key: QueryKey, blocks: int) -> S
     params = terms.params
     kept: list[Shares] = []
     for rung in range(len(terms.rungs)):
-        running = RunningSums(ring, terms.cap)
+        running, counted = RunningSums(ring, terms.cap), 0
         for index, (_, count) in enumerate(chunks(blocks, params)):
             if rung == 0:
                 message = yield from receive(ring.names[HOLDER], FilterBlock)
@@ -90,15 +97,16 @@ def key_owner_filters(ring: Ring, terms: Terms, key: QueryKey, blocks: int) -> S
             yield Phase("compare")
             hits = yield from hit_bits(ring, kept[index], rung, index)
             yield Phase("open")
+            counted += yield from count_share(ring, hits, rung, index)
             running.add(hits)
-        yield from send_sums(ring, running)
+        few = yield from at_most_cap(ring, counted, terms.cap, rung)
+        if few:
+            yield from send_sums(ring, running)
         answer = yield from receive(ring.names[HOLDER], Rung)
         yield from end_phase(f"rung {rung}", (ring.names[HOLDER], ring.names[other(ring.index)]))
-        last = rung == len(terms.rungs) - 1
-        if answer.verdict == CLIMB and last:
-            raise Disagreement(f"{ring.names[HOLDER]} climbs beyond the last of {len(terms.rungs)} rungs")
-        if answer.verdict == EXHAUSTED and not last:
-            raise Disagreement(f"{ring.names[HOLDER]} gives up on rung {rung} of {len(terms.rungs)}")
+        due = verdict_on(few, rung, terms)
+        if answer.verdict != due:
+            raise Disagreement(f"{ring.names[HOLDER]} says {answer.verdict} on rung {rung}, where {due} is due")
         if answer.verdict != CLIMB:
             return rung, answer.verdict
     raise AssertionError("the last rung always ends the filter")

@@ -122,13 +122,13 @@ class AdmissionBlock(Message, tag=9, frozen=True):
 
 
 class InputShare(Message, tag=10, frozen=True):
-    """Admission and comparison: the masked component of an input, uint64 (planes, words), to the previous party."""
+    """Admission, comparison, cap: the masked component of an input, uint64 (planes, words), to the previous party."""
 
     data: memoryview
 
 
 class Gates(Message, tag=11, frozen=True):
-    """Admission and comparison: one round of AND gates, uint64 (planes, words), to the previous party."""
+    """Admission, comparison and cap: one round of AND gates, uint64 (planes, words), to the previous party."""
 
     data: memoryview
 
@@ -143,6 +143,18 @@ class FilterBlock(Message, tag=13, frozen=True):
     """Filter: c1 of one chunk of blocks, uint32 (blocks, 2, n)."""
 
     data: memoryview
+
+
+class CountShare(Message, tag=22, frozen=True):
+    """Cap: the masked hit bits of a chunk, as the holder has them, uint32 (rows,)."""
+
+    data: memoryview
+
+
+class CapBit(Message, tag=23, frozen=True):
+    """Cap: the component of the bit "no more hits than the cap" that the receiver lacks."""
+
+    component: bool
 
 
 class PowerSums(Message, tag=14, frozen=True):
@@ -214,6 +226,8 @@ AnyMessage = (
     | Gates
     | AdmissionBit
     | FilterBlock
+    | CountShare
+    | CapBit
     | PowerSums
     | Rung
     | ConfirmationBlock
@@ -241,6 +255,8 @@ ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
         Gates: "holder>router requester>holder router>requester",
         AdmissionBit: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
         FilterBlock: "holder>requester holder>router",
+        CountShare: "holder>router",
+        CapBit: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
         PowerSums: "requester>holder router>holder",
         Rung: "holder>requester holder>router",
         ConfirmationBlock: "holder>requester holder>router",

@@ -10,6 +10,7 @@ import numpy as np
 from pets import sketch
 from pets.bits import Bits, Planes
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.errors import Disagreement
 from protocol.messages import PowerSums
 from protocol.steps import Send, Step, receive
 from protocol.wire import array
@@ -51,10 +52,11 @@ def send_sums(ring: Ring, running: RunningSums) -> Step[None]:
     yield Send(ring.names[HOLDER], PowerSums(running.sums.astype("<u4").tobytes()))
 
 
-def open_hits(ring: Ring, running: RunningSums, rows: int, cap: int) -> Step[tuple[int, ...] | None]:
-    """The holder: row numbers of the hits if there are at most `cap`, else None.
+def open_hits(ring: Ring, running: RunningSums, rows: int, cap: int) -> Step[tuple[int, ...]]:
+    """The holder: row numbers of the hits, of which the count said that they are at most `cap`.
 
-    Raises `SketchMismatch` when requester and router sent different sums.
+    Raises `SketchMismatch` when requester and router sent different sums, `Disagreement` when the sums hold more hits
+    than the cap, or a row that the gallery has not: somebody lied.
     """
     received = []
     for index in (REQUESTER, ROUTER):
@@ -63,4 +65,7 @@ def open_hits(ring: Ring, running: RunningSums, rows: int, cap: int) -> Step[tup
     sketch.check_equal(received[0], received[1])
     if not rows:
         return ()
-    return sketch.decode(sketch.combine(running.sums, received[0]), rows, cap)
+    hits = sketch.decode(sketch.combine(running.sums, received[0]), rows, cap)
+    if hits is None:
+        raise Disagreement(f"the count said at most {cap} hits, the sums hold others")
+    return hits
