@@ -29,8 +29,8 @@ from protocol.wire import ADMISSION_POLYNOMIALS, array
 from tests.galleries import Templates, near, rows_with_scores, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge
 from tests.ring import RING
+from tests.scene import NOT_CONSTANT, assert_refused, scene, tampered
 from tests.test_attacks import crowd, doubled, key_and_secret, payload, probe_ciphertexts
-from tests.test_refusals import NOT_CONSTANT, assert_refused, scene, tampered
 
 N = RING.n
 SUMS = ADMISSION_POLYNOMIALS - 1
