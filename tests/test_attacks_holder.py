@@ -24,14 +24,13 @@ from protocol.errors import ConfirmationFailed
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Release
 from protocol.session import State
 from protocol.steps import Step
+from tests.attacks import Residues, centred, probe_ciphertexts
 from tests.evidence import ES, FR, World, shared_world
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge, total_of_secrets
 from tests.ring import RING
-from tests.test_attacks import centred, probe_ciphertexts
 
 DIGITS = 9  # of base 5 in one number of 24 bits: a digit's unit is 8.6, the rounding error of two shares about 1
-Residues = npt.NDArray[np.uint32]
 
 
 # --- the key, by a chosen c1 ---

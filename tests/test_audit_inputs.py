@@ -14,9 +14,8 @@ from nodes.keeper import storage_key
 from nodes.sealed import SealedGallery
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT
+from tests.attacks import SketchReader, shifted
 from tests.evidence import DIM, ES, World, shared_world
-from tests.test_attacks_admission import shifted
-from tests.test_attacks_opening import SketchReader
 from tests.test_audit import audit_both, failures, resealed
 
 
