@@ -15,13 +15,9 @@ from nodes.sealed import SealedGallery
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT
 from tests.attacks import SketchReader, shifted
-from tests.evidence import DIM, ES, World, shared_world
+from tests.evidence import DIM, ES, World
+from tests.evidence import world as world
 from tests.test_audit import audit_both, failures, resealed
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
 
 
 @pytest.fixture(scope="module")
