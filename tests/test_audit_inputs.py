@@ -15,9 +15,9 @@ from nodes.sealed import SealedGallery
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT
 from tests.attacks import SketchReader, shifted
+from tests.audits import audit_both, failures, resealed
 from tests.evidence import DIM, ES, World
 from tests.evidence import world as world
-from tests.test_audit import audit_both, failures, resealed
 
 
 @pytest.fixture(scope="module")
