@@ -15,9 +15,9 @@ from nodes.journals import SUPERVISOR_FILE
 from nodes.operate import hold, status
 from nodes.orders import parse_log
 from pets.errors import InputError
+from tests.commands import lineup
 from tests.federation import ES, FR, Federation, found, request
 from tests.network import TlsNetwork, running
-from tests.test_cli import lineup
 
 
 @pytest.fixture
