@@ -34,30 +34,10 @@ from benchmarks.machine import describe
 from nodes.search import SearchReport, SearchRequest
 from pets.errors import LineupError
 from pets.threads import default_threads
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    HARMLESS,
-    KINDS,
-    AsgiNetwork,
-    Capture,
-    Fault,
-    Federation,
-    Kind,
-    Network,
-    TlsNetwork,
-    assert_clear,
-    assert_healthy,
-    assert_named,
-    captured_logs,
-    found,
-    leaks,
-    request,
-    running,
-    secrets_of,
-)
+from tests.faults import HARMLESS, KINDS, Fault, Kind
+from tests.federation import DE, ES, EU, FR, Federation, found, request
+from tests.leaks import Capture, captured_logs, leaks, secrets_of
+from tests.network import AsgiNetwork, Network, TlsNetwork, assert_clear, assert_healthy, assert_named, running
 
 PATIENCE = 2  # seconds: what a sweep waits for a party that was killed; each kill costs it
 LONG_PATIENCE = 6  # for everything else: a busy machine may be silent for longer than the above

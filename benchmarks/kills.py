@@ -10,7 +10,6 @@ node idle, and the next query right. In the end all stop in order, and each log 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import signal
 import sys
 import tempfile
@@ -20,22 +19,10 @@ from pathlib import Path
 
 from benchmarks.faults import Tally
 from nodes.operate import search
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    AsgiNetwork,
-    Federation,
-    Processes,
-    Searching,
-    found,
-    leaks,
-    processes,
-    request,
-    running,
-    secrets_of,
-)
+from tests.federation import DE, ES, EU, FR, Federation, found, request
+from tests.leaks import leaks, secrets_of
+from tests.processes import Processes, Searching, processes
+from tests.transports import over_asgi
 
 PATIENCE = 3  # seconds
 SIGNALS = {"sigkill": signal.SIGKILL, "sigstop": signal.SIGSTOP}
@@ -89,12 +76,8 @@ def sweep(federation: Federation, moments: int, tally: Tally) -> None:
             if (status := group.stop(name)) != 0:
                 tally.lost.append(f"{name} stopped with status {status}")
 
-    async def again() -> None:
-        async with running(AsgiNetwork(federation)) as network:
-            report = await network.search(request(federation.people.hit))
-            assert report.answers == federation.expected(request(federation.people.hit))
-
-    asyncio.run(again())
+    wanted = request(federation.people.hit)
+    assert over_asgi(federation)(wanted) == federation.expected(wanted)
     tally.leaked += leaks(federation, secrets_of(federation, federation.people.hit))
 
 

@@ -9,8 +9,8 @@ import pytest
 from pets.circuits import evaluate_plain
 from pets.params import MAX_DIM, SHARE_BITS, norm_bound
 from protocol.admission import AMPLIFIED, SLACK, admission_circuit, times
+from tests.planes import planes_of
 from tests.ring import RING
-from tests.test_circuits import planes_of
 
 Lanes = npt.NDArray[np.int64]
 RIGHT = np.zeros(64, np.int64)  # lanes of zeros as they must be

@@ -25,17 +25,15 @@ from protocol.compute import Ring
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.messages import AdmissionBit, AdmissionBlock, FilterBlock, Gates, ProbeDigest, ProbePart, Release
 from protocol.session import State
-from protocol.steps import Send, Step, receive
+from protocol.steps import Send, receive
 from protocol.wire import ADMISSION_POLYNOMIALS, array
+from tests.attacks import N, Residues, crowd, doubled, key_and_secret, payload, probe_ciphertexts, shifted
 from tests.galleries import Templates, near, rows_with_scores, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge
 from tests.ring import RING
-from tests.test_attacks import crowd, doubled, key_and_secret, payload, probe_ciphertexts
-from tests.test_refusals import NOT_CONSTANT, assert_refused, scene, tampered
+from tests.scene import NOT_CONSTANT, assert_refused, scene, tampered
 
-N = RING.n
 SUMS = ADMISSION_POLYNOMIALS - 1
-Residues = npt.NDArray[np.uint32]
 
 
 # --- the identity block's c1 is not re-randomised: what does it show? ---
@@ -153,20 +151,6 @@ def test_control_with_coins_known_beforehand_a_probe_that_is_not_constant_passes
 
 
 # --- the bit as an oracle ---
-
-
-def shifted(monkeypatch: pytest.MonkeyPatch, seat: int, shift: npt.NDArray[np.int64]) -> None:
-    """A party that adds `shift` to its addends of q_j in admission: the circuit then judges q + shift."""
-    original = protocol.admission._decide
-
-    def lying(ring: Ring, params: Any, dim: int, coefficients: Residues, seed: bytes) -> Step[bool]:
-        if ring.index == seat:
-            for index, p in enumerate(params.primes):
-                moved = coefficients[0, index, :dim] + np.array([params.delta * int(v) % p for v in shift])
-                coefficients[0, index, :dim] = moved % p
-        return (yield from original(ring, params, dim, coefficients, seed))
-
-    monkeypatch.setattr(protocol.admission, "_decide", lying)
 
 
 @pytest.mark.parametrize("seat", [HOLDER_SEAT, ROUTER_SEAT], ids=["holder", "router"])

@@ -13,9 +13,6 @@ import pytest
 import protocol.confirmation
 import protocol.filter
 import protocol.holder
-from nodes.audit import audit_party
-from nodes.evidence import export_bundle
-from nodes.verify import Report, decode_bundle
 from pets import ntt, residues
 from pets.params import SHARE_BITS, Parameters
 from protocol.compute import Ring
@@ -24,14 +21,14 @@ from protocol.errors import ConfirmationFailed
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Release
 from protocol.session import State
 from protocol.steps import Step
-from tests.evidence import ES, FR, World, shared_world
+from tests.attacks import Residues, centred, probe_ciphertexts
+from tests.audits import audit
+from tests.evidence import ES, FR, shared_world
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge, total_of_secrets
 from tests.ring import RING
-from tests.test_attacks import centred, probe_ciphertexts
 
 DIGITS = 9  # of base 5 in one number of 24 bits: a digit's unit is 8.6, the rounding error of two shares about 1
-Residues = npt.NDArray[np.uint32]
 
 
 # --- the key, by a chosen c1 ---
@@ -91,11 +88,6 @@ def test_known_limit_a_holder_reads_the_key_by_a_chosen_c1(cap: int) -> None:
         masked = residues.multiply(np.ascontiguousarray(sent[:, 1]), key, RING)
         opened = ntt.inverse(residues.add(np.ascontiguousarray(sent[:, 0]), masked, RING), RING)
         assert np.array_equal(np.rint(centred(opened)[:, 0] / RING.delta), probe)
-
-
-def audit(world: World, query: bytes, name: str, ciphertexts: Path) -> Report:
-    bundle = decode_bundle(export_bundle(world.root / name, query.hex()))
-    return audit_party(bundle, world.root / name, ciphertexts)
 
 
 def test_a_chosen_c1_is_found_by_the_audit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,21 +18,13 @@ from protocol.compute import HOLDER, REQUESTER, ROUTER
 from protocol.messages import AnyMessage, InputShare, PairSecret, Release
 from protocol.release import pack_release
 from protocol.terms import Terms, query_id
-from tests.evidence import ES, EU, FR, World, shared_world
+from tests.evidence import ES, EU, FR, World
+from tests.evidence import query as query
+from tests.evidence import world as world
 from tests.galleries import scores
 
 SEATS = {ES: HOLDER, FR: REQUESTER, EU: ROUTER}
 PAIRS = list(itertools.combinations(SEATS, 2))
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
-
-
-@pytest.fixture(scope="module")
-def query(world: World) -> bytes:
-    return world.query((ES,))
 
 
 def records(world: World, query: bytes, owners: Iterable[str]) -> list[tuple[str, Record]]:

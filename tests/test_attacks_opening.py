@@ -1,4 +1,4 @@
-"""What a count would give away, what the sketch gives away (also to who only looks), and what a climb tells."""
+"""What a count and planted rows would give away, what the sketch does (also to who only looks), what a climb tells."""
 
 from __future__ import annotations
 
@@ -10,24 +10,20 @@ import pytest
 
 import protocol.filter
 from pets import gf32, sketch
-from pets.params import norm_bound, scale
+from pets.params import norm_bound
 from pets.planes import unpack_bits
 from protocol.compare import SHARE_MASK, threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
-from protocol.errors import ConfirmationFailed, Disagreement
-from protocol.messages import PowerSums, Release, Rung
+from protocol.errors import ConfirmationFailed, Disagreement, QueryRefused
+from protocol.filter import CONFIRM
+from protocol.messages import ConfirmationBlock, PowerSums, Release, Rung
 from protocol.session import State
-from protocol.steps import receive
-from protocol.wire import array
+from tests.attacks import SMALL, N, SketchReader, crowd, force, payload, probes_and_gallery
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge
 from tests.ring import RING
-from tests.test_attacks import crowd, force
-
-SMALL = 8
-
 
 # --- the count as an oracle ---
 
@@ -167,52 +163,6 @@ def test_known_limit_a_climb_that_ends_tells_the_hits_of_the_rungs_below(monkeyp
 # --- a holder that climbs for the sake of the sketches ---
 
 
-class SketchReader:
-    """A holder that asks of 32·(cap + 2) rows of its lawful gallery, at each rung, whether the score is at least a
-    threshold of its own, and bisects. All other rows it keeps from hitting, so the sketch is a linear system.
-    """
-
-    def __init__(self, cap: int, rungs: int) -> None:
-        self.rows, self.left = 32 * (cap + 2), rungs
-        self._basis: dict[int, tuple[int, int]] = {}
-        for row in range(self.rows):
-            sums = gf32.odd_power_sums(np.array([gf32.power(gf32.ALPHA, row)]), cap + 2).astype("<u4")
-            vector, tag = self._reduced(int.from_bytes(sums.tobytes(), "little"), 1 << row)
-            assert vector, "as many bits as the sketch has"
-            self._basis[vector.bit_length()] = vector, tag
-        bound = 3 * scale(128) ** 2 // 10  # where scores of random rows lie
-        self.low = np.full(self.rows, -bound, np.int64)
-        self.high = np.full(self.rows, bound, np.int64)
-
-    def _reduced(self, vector: int, tag: int) -> tuple[int, int]:
-        while vector and (pivot := self._basis.get(vector.bit_length())):
-            vector, tag = vector ^ pivot[0], tag ^ pivot[1]
-        return vector, tag
-
-    @property
-    def asked(self) -> npt.NDArray[np.int64]:
-        return (self.low + self.high) // 2
-
-    def fold(self, shares: npt.NDArray[np.uint32], *_: Any) -> npt.NDArray[np.uint32]:
-        """In place of the agreed threshold."""
-        offsets = np.full(len(shares), threshold_offset(scale(128) ** 2, RING), np.int64)
-        offsets[: self.rows] = [threshold_offset(int(value), RING) for value in self.asked]
-        return ((shares.astype(np.int64) - offsets) % 2**24).astype(np.uint32) & SHARE_MASK
-
-    def open(self, ring: Ring, running: Any, rows: int, cap: int) -> Any:
-        """In place of decoding: "too many" as long as there is a rung, then "nobody"."""
-        received = []
-        for name in ring.names[1:]:
-            received.append(array((yield from receive(name, PowerSums)).data, (cap + 2,), np.uint32, "sums"))
-        sums = sketch.combine(running.sums, received[0])
-        rest, tag = self._reduced(int.from_bytes(sums.astype("<u4").tobytes(), "little"), 0)
-        assert rest == 0
-        hit = np.array([tag >> row & 1 for row in range(self.rows)], bool)
-        self.low, self.high = np.where(hit, self.asked, self.low), np.where(hit, self.high, self.asked)
-        self.left -= 1
-        return None if self.left else ()
-
-
 def climbing_search(monkeypatch: pytest.MonkeyPatch, rungs: int) -> tuple[Trio, Templates, npt.NDArray[np.float64]]:
     """The search, the probe, and what the holder makes of it by least squares over its own rows."""
     rng = np.random.default_rng(2)
@@ -265,3 +215,114 @@ def test_a_holder_that_gives_up_before_the_last_rung_is_stopped(told: str) -> No
     trio.search(probe)
     assert [d.message.verdict for d in trio.sent(Rung, HOLDER, REQUESTER)] == [told]  # type: ignore[union-attr]
     trio.assert_stopped(Disagreement)
+
+
+# --- planted rows and forced hits ---
+
+
+def planted() -> tuple[Templates, npt.NDArray[np.int64]]:
+    """Rows e_j, and a threshold for each: row (j, v) would hit exactly if q_j >= v. All hit bits give q away."""
+    levels = np.arange(-127, 128)
+    templates = np.repeat(np.eye(SMALL, dtype=np.int8), len(levels), axis=0)
+    return templates, np.tile(levels, SMALL)
+
+
+def planting_search(monkeypatch: pytest.MonkeyPatch, probe: Templates) -> tuple[Trio, list[Any], dict[int, Any]]:
+    """A holder that folds its own thresholds into its share. Returns what it decoded, and every party's hit bits."""
+    templates, thresholds = planted()
+    offsets = np.zeros(N, np.int64)
+    offsets[: len(thresholds)] = [threshold_offset(int(v), RING) for v in thresholds]
+    offsets[len(thresholds) :] = threshold_offset(1, RING)
+    monkeypatch.setattr(
+        protocol.filter,
+        "fold_threshold",
+        lambda shares, *_: ((shares.astype(np.int64) - offsets) % 2**24).astype(np.uint32) & SHARE_MASK,
+    )
+    bits: dict[int, Any] = {}
+    original = protocol.filter.hit_bits
+
+    def watched(seat: Ring, *args: Any) -> Any:
+        bits[seat.index] = yield from original(seat, *args)
+        return bits[seat.index]
+
+    monkeypatch.setattr(protocol.filter, "hit_bits", watched)
+    decoded: list[Any] = []
+    opening = protocol.filter.open_hits
+
+    def watched_opening(*args: Any) -> Any:
+        decoded.append((yield from opening(*args)))
+        return decoded[-1]
+
+    monkeypatch.setattr(protocol.filter, "open_hits", watched_opening)
+    return Trio(enrol(templates), threshold="0.5", ladder="0").search(probe), decoded, bits
+
+
+def test_planted_rows_open_to_nothing_but_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = probes_and_gallery()[0][0]
+    trio, decoded, _ = planting_search(monkeypatch, probe)
+    assert decoded == [None]
+    assert trio.outcome().status == "too_many_candidates"
+    # all that the two others told the holder about hits: cap + 2 words each, and both the same
+    sums = payload(trio, PowerSums, HOLDER)
+    assert len(sums) == 2
+    assert np.array_equal(sums[0], sums[1])
+    assert sums[0].nbytes * 8 == 32 * (trio.terms.cap + 2) < len(planted()[0])
+    assert not trio.sent(ConfirmationBlock)
+
+
+def test_control_with_the_hit_bits_themselves_planted_rows_give_the_probe_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = probes_and_gallery()[0][0]
+    _, _, bits = planting_search(monkeypatch, probe)
+    own, others = bits[HOLDER_SEAT], bits[REQUESTER_SEAT]
+    opened = unpack_bits(own.parts[0][0] ^ own.parts[1][0] ^ others.parts[1][0])
+    reached = opened[: SMALL * 255].reshape(SMALL, 255).sum(axis=1).astype(np.int64) - 128
+    assert np.array_equal(reached, probe)
+
+
+def test_forced_hits_at_the_rung_that_ends_the_search_freeze_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe, templates = crowd()
+    force(monkeypatch, range(100, 103), range(9), {})
+    Trio(enrol(templates), threshold="0.7").search(probe).assert_stopped(ConfirmationFailed, state=State.FROZEN)
+
+
+@pytest.mark.parametrize("distance", [-500, 500])
+def test_known_limit_a_climb_tells_a_cheating_requester_one_bit_unnoticed(
+    distance: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forcing cap - 2 rows beside 2 true hits, one more decides whether the search climbs; the next rung is honest.
+
+    Design 8 says that forced hits freeze the query. They do if the search ends at that rung; if it climbs, the
+    requester has learned that the eleventh row's score lies above its guess, and everything ends as usual.
+    """
+    probe, templates = crowd()
+    trio = Trio(enrol(templates), threshold="0.7")
+    row = 200
+    missing = trio.terms.theta(0) - int(scores(templates, probe)[row])
+    force(monkeypatch, range(100, 108), [0], {row: missing + distance})
+    trio.search(probe)
+    if distance > 0:
+        assert {hit.row for hit in trio.outcome().hits} == {10, 11}
+        assert trio.outcome().threshold_used == trio.terms.rungs[1]
+    else:
+        trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
+
+
+def test_known_limit_a_requester_that_stops_at_the_verdict_freezes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrong guess of the test above: it has heard the verdict, and never answers the confirmation it would fail."""
+
+    def stop(d: Delivery) -> list[bytes] | None:
+        if not d.of(Rung, HOLDER, REQUESTER):
+            return None
+        assert isinstance(d.message, Rung)
+        assert d.message.verdict == CONFIRM
+        trio.requester.abort(trio.requester.sessions[HOLDER], QueryRefused("timeout", "out of order"))
+        return []
+
+    probe, templates = crowd()
+    force(monkeypatch, range(100, 108), [0], {})
+    trio = Trio(enrol(templates), threshold="0.7", attack=stop)
+    trio.search(probe)
+    assert not trio.failures
+    assert set(trio.states.values()) == {State.ABORTED}
+    assert str(trio.holder.sessions[HOLDER].failure) == f"{REQUESTER} stopped the query: timeout"
+    assert not trio.sent(Release)

@@ -25,7 +25,7 @@ from protocol.steps import Notary
 from tests.evidence import ES, World, shared_world
 from tests.galleries import unit_rows
 from tests.parties import HOLDER, REQUESTER, ROUTER, Trio, key_erased
-from tests.test_refusals import scene
+from tests.scene import scene
 
 # --- the key after the query ---
 

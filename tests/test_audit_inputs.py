@@ -14,24 +14,15 @@ from nodes.keeper import storage_key
 from nodes.sealed import SealedGallery
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT
-from tests.evidence import DIM, ES, World, shared_world
-from tests.test_attacks_admission import shifted
-from tests.test_attacks_opening import SketchReader
-from tests.test_audit import audit_both, failures, resealed
+from tests.attacks import SketchReader, shifted
+from tests.audits import audit_both, failures, resealed
+from tests.evidence import DIM, ES, World
+from tests.evidence import query as query
+from tests.evidence import world as world
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
-
-
-@pytest.fixture(scope="module")
-def honest(world: World) -> bytes:
-    return world.query((ES,))
-
-
-def test_control_an_honest_holders_inputs_are_its_shares(world: World, honest: bytes, tmp_path: Path) -> None:
-    (check,) = [check for check in audit_both(world, honest, tmp_path).checks if check.id == "audit-inputs"]
+def test_control_an_honest_holders_inputs_are_its_shares(world: World, query: bytes, tmp_path: Path) -> None:
+    (check,) = [check for check in audit_both(world, query, tmp_path).checks if check.id == "audit-inputs"]
     assert check.status == "pass"
 
 
@@ -68,13 +59,13 @@ def test_a_router_that_does_so_is_not_blamed_on_the_holder(
     assert failures(audit_both(world, query, tmp_path)) == {}
 
 
-def test_another_secret_sealed_than_received_is_found(world: World, honest: bytes, tmp_path: Path) -> None:
+def test_another_secret_sealed_than_received_is_found(world: World, query: bytes, tmp_path: Path) -> None:
     key, folder = storage_key(world.identities[ES].config), world.root / ES / "sealed"
-    before = sealed.open_kept(folder, key, honest)
+    before = sealed.open_kept(folder, key, query)
     assert isinstance(before, SealedGallery)
     changed: dict[str, Any] = {"pair_secret": bytes(32)}
     try:
-        resealed(world, honest, ES, **changed)
-        assert "not the one received" in failures(audit_both(world, honest, tmp_path))["audit-inputs"]
+        resealed(world, query, ES, **changed)
+        assert "not the one received" in failures(audit_both(world, query, tmp_path))["audit-inputs"]
     finally:
-        sealed.keep(folder, key, honest, before)
+        sealed.keep(folder, key, query, before)

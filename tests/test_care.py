@@ -36,8 +36,9 @@ from nodes.store import (
 )
 from pets.errors import InputError
 from protocol.terms import SYNTHETIC_MODEL
+from tests.federation import ES, FR, found, request
 from tests.galleries import unit_rows
-from tests.network import ES, FR, AsgiNetwork, found, request, running
+from tests.network import AsgiNetwork, running
 from tests.postgres import PostgresServer, find_binaries, why_not
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)

@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 
 from pets import circuits
 from pets.bits import plain_bits
-from pets.planes import from_planes, to_planes, unpack_bits
-
-
-def planes_of(values: np.ndarray, width: int):
-    padded = np.zeros(-(-len(values) // 64) * 64, np.uint32)
-    padded[: len(values)] = values.astype(np.int64) & (2**width - 1)
-    return plain_bits(to_planes(padded, width))
+from pets.planes import from_planes, unpack_bits
+from tests.planes import planes_of
 
 
 def signed(values: np.ndarray, width: int) -> np.ndarray:

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nodes import cli
 from pets.synthetic import synthetic_templates
 from pets.templates import ModelIdentity, save_templates
+from tests.commands import run as run
 
 DIM = 128
 PHASES = {"enroll", "offline", "admit", "score", "share", "compare", "open", "confirm", "online"}
-
-
-def lineup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["lineup", *map(str, args)])
-    status = 0
-    try:
-        cli.main()
-    except SystemExit as exit_:
-        status = int(exit_.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    return lambda *args: lineup(monkeypatch, capsys, *args)
 
 
 @pytest.fixture(scope="module")

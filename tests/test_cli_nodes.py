@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from cryptography import x509
 from rich.console import Console
 
-from nodes import cli
 from nodes.authority import Authority
 from nodes.cli_node import print_report
 from nodes.config import load_config
@@ -23,13 +20,9 @@ from nodes.search import HolderAnswer, SearchReport
 from nodes.store import UnknownReference
 from nodes.tls import client_context, server_context
 from pets.synthetic import synthetic_templates
-from tests.test_authority import assert_refused, handshake
-from tests.test_cli import lineup
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    return lambda *args: lineup(monkeypatch, capsys, *args)
+from tests.commands import COMMANDS
+from tests.commands import run as run
+from tests.handshakes import assert_refused, handshake
 
 
 @pytest.fixture
@@ -48,18 +41,6 @@ def as_json(result: tuple[int, str, str], status: int = 0) -> Any:
 
 def enrol(run: Any, folder: Path) -> list[str]:
     return as_json(run("enroll", "--dir", folder, folder.parent / "three.npy", "--json"))["references"]
-
-
-def leaves(command: Any = None, name: str = "lineup") -> Iterator[tuple[str, Any]]:
-    command = command or typer.main.get_command(cli.app)
-    if not hasattr(command, "commands"):
-        yield name, command
-        return
-    for word, inner in command.commands.items():
-        yield from leaves(inner, f"{name} {word}")
-
-
-COMMANDS = dict(leaves())
 
 
 def test_the_commands_are_those_of_the_readme() -> None:

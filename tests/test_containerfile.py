@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli_nodes import COMMANDS
+from tests.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 VOLUME = "/var/lib/lineup"

@@ -16,21 +16,9 @@ import pytest
 from nodes import node as node_module
 from nodes.config import operator_name
 from nodes.search import HolderAnswer
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    AsgiNetwork,
-    Federation,
-    assert_clear,
-    captured_logs,
-    found,
-    leaks,
-    request,
-    running,
-    secrets_of,
-)
+from tests.federation import DE, ES, EU, FR, Federation, found, request
+from tests.leaks import captured_logs, leaks, secrets_of
+from tests.network import AsgiNetwork, assert_clear, running
 
 DISK_BYTES = 8 * 2**20
 

@@ -7,7 +7,7 @@ import pytest
 from nodes import early
 from nodes.early import EarlyUnits
 from nodes.outbox import PeerRefused
-from tests.network import DE, ES, EU
+from tests.federation import DE, ES, EU
 
 QUERY = bytes(16)
 

@@ -25,20 +25,13 @@ from nodes.verify import format as format_of_bundles
 from nodes.verify.format import HARMLESS, Witnessed, frame_digest
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
-from tests.evidence import DE, ES, EU, FR, Story, World, shared_world
+from tests.evidence import DE, ES, EU, FR, World
+from tests.evidence import query as query
+from tests.evidence import world as world
+from tests.stories import Story
 
 KEPT = {kind.__name__ for kind in HARMLESS}
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
-
-
-@pytest.fixture(scope="module")
-def query(world: World) -> bytes:
-    return world.query((ES,))
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,9 @@ from nodes.store import Category, QueryReplayed, Status
 from pets.errors import InputError
 from pets.signatures import SigningKey
 from protocol.terms import SYNTHETIC_MODEL
-from tests.network import ES, EU, FR, AsgiNetwork, Federation, captured_logs, found, request, running
+from tests.federation import ES, EU, FR, Federation, found, request
+from tests.leaks import captured_logs
+from tests.network import AsgiNetwork, running
 
 NOW = datetime.now(timezone.utc)
 SOON = NOW + timedelta(days=179)

@@ -27,21 +27,10 @@ from nodes.service import make_app
 from nodes.verify import decode_bundle, load_trust, verify_bundles
 from nodes.verify.format import Witnessed
 from nodes.witnesses import WitnessDamaged, Witnesses
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    ROLES,
-    AsgiNetwork,
-    Federation,
-    TlsNetwork,
-    captured_logs,
-    found,
-    people,
-    request,
-    running,
-)
+from tests.federation import DE, ES, EU, FR, ROLES, Federation, found, people, request
+from tests.leaks import captured_logs
+from tests.network import AsgiNetwork, TlsNetwork, running
+from tests.transports import over_asgi
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 @pytest.fixture(scope="module")
 def searched(made: Federation) -> Federation:
     """One query over, and nobody has met anybody."""
-
-    async def body() -> None:
-        async with running(AsgiNetwork(made)) as network:
-            await network.search(request(made.people.hit))
-            await network.settle()
-
-    asyncio.run(body())
+    over_asgi(made)(request(made.people.hit))
     return made
 
 

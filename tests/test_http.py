@@ -13,7 +13,8 @@ import pytest
 from nodes.http import HttpTransport
 from nodes.identity import load_identity, load_peers
 from nodes.outbox import PeerRefused
-from tests.network import ES, FR, Federation, found, in_turn, people
+from tests.faults import in_turn
+from tests.federation import ES, FR, Federation, found, people
 
 
 @pytest.fixture(scope="module")

@@ -22,23 +22,10 @@ from nodes.driver import Silence
 from nodes.search import HolderAnswer
 from pets.errors import LineupError
 from protocol.errors import MissingMessage, QueryRefused
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    AsgiNetwork,
-    Capture,
-    Fault,
-    Federation,
-    Kind,
-    Network,
-    assert_clear,
-    captured_logs,
-    found,
-    request,
-    running,
-)
+from tests.faults import Fault, Kind
+from tests.federation import DE, ES, EU, FR, Federation, found, request
+from tests.leaks import Capture, captured_logs
+from tests.network import AsgiNetwork, Network, assert_clear, running
 
 
 @pytest.fixture(scope="module")

@@ -21,21 +21,10 @@ from nodes.outbox import PeerUnreachable
 from nodes.search import HolderAnswer
 from nodes.tls import client_context, server_name
 from nodes.transfer import pack_units
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    Capture,
-    Federation,
-    TlsNetwork,
-    assert_clear,
-    captured_logs,
-    found,
-    in_turn,
-    request,
-    running,
-)
+from tests.faults import in_turn
+from tests.federation import DE, ES, EU, FR, Federation, found, request
+from tests.leaks import Capture, captured_logs
+from tests.network import TlsNetwork, assert_clear, running
 
 
 @pytest.fixture(scope="module")

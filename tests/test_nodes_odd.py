@@ -19,22 +19,10 @@ from nodes.identity import load_identity
 from nodes.private_files import write_private, write_public
 from nodes.search import HolderAnswer
 from nodes.tls import CertificateError
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    ROLES,
-    Federation,
-    Processes,
-    TlsNetwork,
-    assert_clear,
-    assert_healthy,
-    captured_logs,
-    found,
-    leaks,
-    request,
-    secrets_of,
-)
+from tests.federation import DE, ES, EU, ROLES, Federation, found, request
+from tests.leaks import captured_logs, leaks, secrets_of
+from tests.network import TlsNetwork, assert_clear, assert_healthy
+from tests.processes import Processes
 
 UNREACHABLE = HolderAnswer("unreachable", reason="no answer")
 

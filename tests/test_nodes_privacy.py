@@ -19,21 +19,10 @@ from nodes.store import GalleryStore, StoreUnavailable
 from nodes.transfer import pack_units
 from pets.errors import InputError
 from protocol.engine import plain_scores
-from tests.network import (
-    ES,
-    FR,
-    PLANTED,
-    ROLES,
-    AsgiNetwork,
-    Fault,
-    Federation,
-    captured_logs,
-    found,
-    leaks,
-    request,
-    running,
-    secrets_of,
-)
+from tests.faults import Fault
+from tests.federation import ES, FR, PLANTED, ROLES, Federation, found, request
+from tests.leaks import captured_logs, leaks, secrets_of
+from tests.network import AsgiNetwork, running
 
 
 @pytest.fixture(scope="module")

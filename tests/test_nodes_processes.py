@@ -5,29 +5,16 @@ A sample of what `python -m benchmarks.kills` sweeps.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 
 import pytest
 
 from nodes.operate import health, search
 from nodes.search import HolderAnswer
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    ROLES,
-    AsgiNetwork,
-    Federation,
-    Searching,
-    found,
-    leaks,
-    processes,
-    request,
-    running,
-    secrets_of,
-)
+from tests.federation import DE, ES, EU, FR, ROLES, Federation, found, request
+from tests.leaks import leaks, secrets_of
+from tests.processes import Searching, processes
+from tests.transports import over_asgi
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +62,5 @@ def test_killed_frozen_stopped_and_started_again(federation: Federation) -> None
         assert "Traceback" not in logs
         assert "internal error" not in logs
 
-    async def again() -> None:
-        async with running(AsgiNetwork(federation)) as network:
-            assert (await network.search(wanted)).answers == expected
-
-    asyncio.run(again())
+    assert over_asgi(federation)(wanted) == expected
     assert leaks(federation, secrets_of(federation, federation.people.hit)) == []

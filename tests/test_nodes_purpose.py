@@ -13,8 +13,9 @@ from nodes.config import PolicyConfig
 from nodes.operate import holder_store
 from nodes.store import Category, Status
 from protocol.terms import SYNTHETIC_MODEL
+from tests.federation import ES, EU, Federation, found, request
 from tests.galleries import near
-from tests.network import ES, EU, AsgiNetwork, Federation, found, request, running
+from tests.network import AsgiNetwork, running
 
 CITED = {'# missing = ""': 'missing = "Act 5/2026"', '# remains = ""': 'remains = "Act 6/2026"'}
 

@@ -27,7 +27,8 @@ from protocol.channel import SendingChannel
 from protocol.messages import Announce, Warrant
 from protocol.terms import Terms
 from protocol.warrant import JustificationError, sign_announcement
-from tests.network import DE, DIM, ES, EU, FR, AsgiNetwork, Federation, assert_clear, found, request, running
+from tests.federation import DE, DIM, ES, EU, FR, Federation, found, request
+from tests.network import AsgiNetwork, assert_clear, running
 from tests.ring import RING
 
 IT = "IT"

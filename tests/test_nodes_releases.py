@@ -12,18 +12,9 @@ from nodes.evidence import export_bundle
 from nodes.search import HolderAnswer
 from nodes.store import GalleryStore, StoreUnavailable
 from nodes.verify import verify_bundles
-from tests.network import (
-    DE,
-    ES,
-    EU,
-    FR,
-    AsgiNetwork,
-    Federation,
-    captured_logs,
-    found,
-    request,
-    running,
-)
+from tests.federation import DE, ES, EU, FR, Federation, found, request
+from tests.leaks import captured_logs
+from tests.network import AsgiNetwork, running
 
 REFUSED = HolderAnswer("refused", reason="quota")
 

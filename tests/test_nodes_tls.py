@@ -27,7 +27,9 @@ from nodes.outbox import PeerUnreachable
 from nodes.private_files import write_private, write_public
 from nodes.tls import TlsFiles, client_context, server_name
 from nodes.transfer import BODY_UNITS, UNIT_LIMIT, pack_units
-from tests.network import DE, ES, EU, FR, Federation, TlsNetwork, assert_clear, found, free_ports, in_turn, request
+from tests.faults import in_turn
+from tests.federation import DE, ES, EU, FR, Federation, found, free_ports, request
+from tests.network import TlsNetwork, assert_clear
 
 QUERY = "0" * 32
 UNITS = f"/v1/queries/{QUERY}/units?offset=0"

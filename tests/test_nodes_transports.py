@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.network import DE, ES, TRANSPORTS, Federation, System, found, request
+from tests.federation import DE, ES, Federation, found, request
+from tests.transports import TRANSPORTS, System
 
 
 @pytest.fixture(scope="module")

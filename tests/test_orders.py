@@ -15,8 +15,9 @@ from nodes.journals import SUPERVISOR_FILE
 from nodes.operate import hold, status
 from nodes.orders import parse_log
 from pets.errors import InputError
-from tests.network import ES, FR, Federation, TlsNetwork, found, request, running
-from tests.test_cli import lineup
+from tests.commands import lineup
+from tests.federation import ES, FR, Federation, found, request
+from tests.network import TlsNetwork, running
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from nodes import node as node_module
 from nodes.config import Limits
 from nodes.places import has_room
-from tests.network import ES, AsgiNetwork, found, request, running
+from tests.federation import ES, found, request
+from tests.network import AsgiNetwork, running
 
 PLACES = Limits().concurrent_queries
 

@@ -12,7 +12,7 @@ from protocol.errors import BadFrame, Disagreement
 from protocol.messages import Release
 from protocol.release import pack_release, unpack_release
 from tests.parties import HOLDER, REQUESTER, Delivery, Trio, forge
-from tests.test_refusals import scene
+from tests.scene import scene
 
 CAP = 10
 EMPTY = bytes(64)

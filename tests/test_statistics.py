@@ -15,7 +15,7 @@ from nodes.keeper import Keeper
 from nodes.log_entries import ArticleForty
 from nodes.statistics import SMALLEST, Count, statistics
 from pets.errors import InputError
-from tests.test_cli import lineup
+from tests.commands import lineup
 
 NOW = datetime.now(timezone.utc)
 YEAR = NOW.year - 1

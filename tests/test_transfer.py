@@ -18,7 +18,8 @@ from pets.errors import LineupError
 from protocol import probe
 from protocol.errors import FrameTooLarge, MalformedFrame
 from protocol.machine import Machine
-from tests.network import ES, EU, FR, AsgiNetwork, found, request, running
+from tests.federation import ES, EU, FR, found, request
+from tests.network import AsgiNetwork, running
 from tests.ring import RING
 
 QUERY = bytes(16)

@@ -25,24 +25,12 @@ from pets.errors import printable
 from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from protocol.messages import KeyCommitment
-from tests.evidence import DE, ES, EU, FR, Story, World, shared_world, signed_checkpoint
+from tests.evidence import DE, ES, EU, FR, World, failures
+from tests.evidence import world as world
+from tests.stories import Files, Story, signed_checkpoint
+from tests.stories import files as files
 
-Files = dict[str, bytes]
 STEERING = "FR-1\x1b[2J\x1b[8m\r\x9b1A\u202e\n"  # clears the screen, hides what follows, goes up, turns the writing
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
-
-
-@pytest.fixture(scope="module")
-def files(world: World) -> Files:
-    return world.bundles(world.query((ES,)), (FR, EU, ES))
-
-
-def failures(report: Report) -> dict[str, str]:
-    return {check.id: "\n".join(check.details) for check in report.failed}
 
 
 def changed(world: World, files: Files, name: str, **changes: Any) -> Files:

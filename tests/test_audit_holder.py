@@ -1,224 +1,28 @@
-"""The audit on site: what was sealed gives what was signed; and whoever cheated in the query is found."""
+"""The audit on site finds a holder that cheated: in its block, its gallery, its coins, or the rows it confirmed."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from nodes import cli_evidence, sealed
-from nodes.audit import AuditRefused, audit_party
-from nodes.evidence import export_bundle
+from nodes import sealed
+from nodes.audit import AuditRefused
 from nodes.keeper import storage_key
-from nodes.sealed import SealedBlock, SealedGallery, SealedProbe
-from nodes.verify import Report, decode_bundle
+from nodes.sealed import SealedProbe
 from pets import subsets
-from pets.key_source import NativeKeys
-from pets.params import norm_bound
 from protocol import confirmation, holder, router
 from protocol import filter as filtering
 from protocol.engine import plain_scores
 from protocol.gallery import Gallery
-from protocol.holder import Holder
-from protocol.messages import ConfirmationAnswer
-from protocol.requester import Requester
-from protocol.steps import Send
-from tests.evidence import DIM, ES, EU, FR, World, justification, shared_world
-from tests.ring import RING
-
-runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
-
-
-@pytest.fixture(scope="module")
-def query(world: World) -> bytes:
-    return world.query((ES,))
-
-
-@pytest.fixture(scope="module")
-def ciphertexts(world: World, query: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written by the requester's audit."""
-    path = tmp_path_factory.mktemp("audit") / "ciphertexts.npy"
-    assert failures(audit(world, query, FR, path)) == {}
-    return path
-
-
-@pytest.fixture(scope="module")
-def probe(world: World, query: bytes, ciphertexts: Path) -> Path:
-    """The file that a supervisor may carry besides."""
-    path = ciphertexts.with_name("probe.npz")
-    assert failures(audit(world, query, FR, None, path)) == {}
-    return path
-
-
-def audit(world: World, query: bytes, name: str, path: Path | None = None, probe: Path | None = None) -> Report:
-    bundle = decode_bundle(export_bundle(world.root / name, query.hex()))
-    return audit_party(bundle, world.root / name, path, probe)
-
-
-def audit_both(world: World, query: bytes, folder: Path) -> Report:
-    """The requester's audit, which finds nothing, then the holder's with all that it needs."""
-    files = folder / "ciphertexts.npy", folder / "probe.npz"
-    assert failures(audit(world, query, FR, *files)) == {}
-    return audit(world, query, ES, *files)
-
-
-def failures(report: Report) -> dict[str, str]:
-    return {check.id: "\n".join(check.details) for check in report.failed}
-
-
-def resealed(world: World, query: bytes, name: str, **changes: Any) -> None:
-    """Change what a node sealed, as whoever holds its storage key can."""
-    key, folder = storage_key(world.identities[name].config), world.root / name / "sealed"
-    sealed.keep(folder, key, query, msgspec.structs.replace(sealed.open_kept(folder, key, query), **changes))
-
-
-def sealed_block(world: World, query: bytes) -> SealedBlock:
-    content = sealed.open_kept(world.root / ES / "sealed", storage_key(world.identities[ES].config), query)
-    assert isinstance(content, SealedGallery)
-    assert content.confirmation is not None
-    return content.confirmation
-
-
-def reblocked(world: World, query: bytes, **changes: Any) -> None:
-    """Change what the holder sealed of its confirmation block."""
-    block = msgspec.structs.replace(sealed_block(world, query), **changes)
-    resealed(world, query, ES, confirmation=block)
-
-
-@pytest.fixture
-def kept(world: World, query: bytes) -> Any:
-    """What both sealed, put back afterwards."""
-    paths = [world.root / name / "sealed" / query.hex() for name in (FR, ES)]
-    contents = [path.read_bytes() for path in paths]
-    yield
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-
-
-# Honest parties.
-
-
-def test_an_honest_requester_and_holder_pass(world: World, query: bytes, ciphertexts: Path, probe: Path) -> None:
-    report = audit(world, query, ES, ciphertexts, probe)
-    assert failures(report) == {}
-    assert {check.status for check in report.checks} == {"pass"}
-    assert np.load(ciphertexts).shape == (DIM, 2, 2, RING.n)
-
-
-def test_without_ciphertexts_the_block_cannot_be_recomputed(world: World, query: bytes) -> None:
-    report = audit(world, query, ES)
-    assert failures(report) == {}
-    unknown = {check.id for check in report.checks if check.status == "not-checkable"}
-    assert unknown == {"audit-received", "audit-inputs", "audit-admission", "audit-block", "audit-filter", "audit-hits"}
-
-
-def test_without_the_probe_all_but_the_hits_can_be_checked(world: World, query: bytes, ciphertexts: Path) -> None:
-    report = audit(world, query, ES, ciphertexts)
-    assert failures(report) == {}
-    assert {check.id for check in report.checks if check.status == "not-checkable"} == {"audit-hits"}
-
-
-def test_a_changed_gallery_leaves_the_rest_checkable(world: World, query: bytes, ciphertexts: Path, kept: Any) -> None:
-    """As if the gallery had changed since: another digest sealed. The commitment does not open, and that is said."""
-    resealed(world, query, ES, gallery_digest=bytes(32))
-    report = audit(world, query, ES, ciphertexts)
-    assert list(failures(report)) == ["audit-gallery"]
-    assert "audit-filter" in {check.id for check in report.checks if check.status == "not-checkable"}
-
-
-def test_openfhe_queries_are_plainly_not_auditable(world: World, tmp_path: Path) -> None:
-    class Seedless(NativeKeys):
-        """As OpenFHE's source: it encrypts like any other and has nothing to show."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._hidden, self.seed = self.seed, None
-
-        def make_zeros(self, joint: Any, purpose: str, count: int, threads: int = 1) -> Any:
-            native = NativeKeys()
-            native.seed = self._hidden
-            return native.make_zeros(joint, purpose, count, threads)
-
-    query = world.query((ES,), keys=Seedless)
-    report = audit(world, query, FR, tmp_path / "none.npy")
-    assert failures(report) == {}
-    check = next(check for check in report.checks if check.id == "audit-ciphertexts")
-    assert check.status == "not-checkable"
-    assert "cannot be audited by recomputation" in check.details[0]
-    assert not (tmp_path / "none.npy").exists()
-
-
-def test_the_wrong_folder_or_party_is_refused(world: World, query: bytes) -> None:
-    bundle = decode_bundle(export_bundle(world.root / ES, query.hex()))
-    with pytest.raises(AuditRefused, match="is the node FR"):
-        audit_party(bundle, world.root / FR)
-    with pytest.raises(AuditRefused, match="router seals nothing"):
-        audit(world, query, EU)
-
-
-# A requester that cheated.
-
-
-def test_a_scaled_probe_is_found(world: World, tmp_path: Path) -> None:
-    """Twice the template, so that half the threshold would do; it seals the decent one, and the ciphertexts tell."""
-    scaled = np.clip(2 * world.probe.astype(np.int16), -127, 127).astype(np.int8)
-
-    def attack(requester: Requester, holders: dict[str, Holder]) -> None:
-        requester.submit = lambda template: requester._submit(scaled)  # type: ignore[method-assign]
-
-    query = world.query((ES,), attack=attack)
-    failed = failures(audit(world, query, FR, tmp_path / "none.npy"))
-    assert list(failed) == ["audit-ciphertexts"]
-    assert "(ProbeDigest)" in failed["audit-ciphertexts"]
-    assert "(ProbePart)" in failed["audit-ciphertexts"]
-    assert not (tmp_path / "none.npy").exists()
-
-
-def test_a_scaled_probe_that_is_sealed_as_it_was_is_found(world: World, query: bytes, kept: Any) -> None:
-    scaled = np.clip(2 * world.probe.astype(np.int16), -127, 127).astype(np.int8)
-    resealed(world, query, FR, template=scaled.tobytes())
-    failed = failures(audit(world, query, FR))
-    assert f"the limit is {norm_bound(DIM)}" in failed["audit-probe"]
-
-
-def test_another_face_is_found(world: World, query: bytes, kept: Any) -> None:
-    resealed(world, query, FR, template=world.galleries[ES].templates[7].tobytes())
-    assert list(failures(audit(world, query, FR))) == ["audit-ciphertexts"]
-
-
-@pytest.mark.parametrize("seed", [None, bytes(32)])
-def test_another_seed_or_none_is_found(world: World, query: bytes, kept: Any, seed: bytes | None) -> None:
-    resealed(world, query, FR, seed=seed)
-    assert "not the one whose hash was announced" in failures(audit(world, query, FR))["audit-seed"]
-
-
-def test_another_reason_than_the_warrants_is_found(world: World, query: bytes, kept: Any) -> None:
-    resealed(world, query, FR, justification=justification())
-    assert "not the one whose hash the warrant carries" in failures(audit(world, query, FR))["audit-justification"]
-    slight = msgspec.structs.replace(justification(), maximum_penalty_years=0.5)
-    resealed(world, query, FR, justification=slight)
-    assert "R 20(1)" in failures(audit(world, query, FR))["audit-justification"]
-    resealed(world, query, FR, justification=None)
-    assert "audit-justification" in failures(audit(world, query, FR))
-
-
-def test_a_requester_that_sealed_nothing_is_found(world: World, query: bytes, kept: Any) -> None:
-    (world.root / FR / "sealed" / query.hex()).unlink()
-    assert "nothing was sealed" in failures(audit(world, query, FR))["audit-sealed"]
-
-
-# A holder that cheated.
+from tests.audits import audit, audit_both, reblocked, resealed, sealed_block
+from tests.audits import ciphertexts as ciphertexts
+from tests.audits import kept as kept
+from tests.evidence import DIM, ES, FR, World, failures, sends_instead, wrong_answer
+from tests.evidence import query as query
+from tests.evidence import world as world
 
 
 def chosen_numbers(real: Any) -> Any:
@@ -428,20 +232,7 @@ def test_a_frozen_query_shows_in_the_audit_why_it_froze(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The router's answers are shifted. The holder stopped rightly, and its audit says so."""
-    real = router.key_owner_confirms
-
-    def lying(*arguments: Any) -> Any:
-        step, value = real(*arguments), None
-        while True:
-            try:
-                effect = step.send(value)
-            except StopIteration as end:
-                return end.value
-            if isinstance(effect, Send) and isinstance(effect.message, ConfirmationAnswer):
-                effect = Send(effect.to, ConfirmationAnswer(bytes([0, effect.message.data[1] ^ 64, 0, 0]) * 60))
-            value = yield effect
-
-    monkeypatch.setattr(router, "key_owner_confirms", lying)
+    monkeypatch.setattr(router, "key_owner_confirms", sends_instead(router.key_owner_confirms, wrong_answer))
     query = world.query((ES,))
     monkeypatch.undo()
     failed = failures(audit_both(world, query, tmp_path))
@@ -486,32 +277,3 @@ def test_a_query_that_never_came_to_a_confirmation_is_audited_too(
     assert query.hex() in {path.name for path in (world.root / ES / "sealed").iterdir()}
     failed = failures(audit_both(world, query, tmp_path))
     assert list(failed) == ["audit-hits"], "the rest was recomputed, and is as it should be"
-
-
-def test_a_probe_of_another_audit_is_refused(
-    world: World, query: bytes, ciphertexts: Path, probe: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(AuditRefused, match="only with the ciphertexts"):
-        audit(world, query, ES, None, probe)
-    other = world.query((ES,))
-    assert failures(audit(world, other, FR, tmp_path / "other.npy", tmp_path / "other.npz")) == {}
-    assert (tmp_path / "other.npz").stat().st_mode & 0o077 == 0
-    with pytest.raises(AuditRefused, match="not the probe behind these"):
-        audit(world, query, ES, ciphertexts, tmp_path / "other.npz")
-    for content in (b"", b"no", probe.read_bytes()[:100], ciphertexts.read_bytes()[:1000]):
-        (tmp_path / "bad.npz").write_bytes(content)
-        with pytest.raises(AuditRefused, match="holds no probe"):
-            audit(world, query, ES, ciphertexts, tmp_path / "bad.npz")
-
-
-def test_the_command_line(world: World, query: bytes, tmp_path: Path) -> None:
-    app = typer.Typer()
-    cli_evidence.register(app)
-    for name in (FR, ES):
-        (tmp_path / name).write_bytes(export_bundle(world.root / name, query.hex()))
-    path = str(tmp_path / "ct.npy")
-    for name in (FR, ES):
-        arguments = ["audit", str(tmp_path / name), "--sealed", str(world.root / name), "--ciphertexts", path, "--json"]
-        result = runner.invoke(app, arguments)
-        assert result.exit_code == 0, result.output
-        assert json.loads(result.output)["holds"]
