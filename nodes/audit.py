@@ -46,6 +46,10 @@ from protocol.wire import residue_array
 Residues = npt.NDArray[np.uint32]
 Templates = npt.NDArray[np.int8]
 RuleParts = tuple[str, str, str, Callable[[], Findings]]
+NOT_SHOWN = (
+    "No pass shows that the bundle is what the other parties were shown, or whose its key is: `lineup verify` on all "
+    "bundles with --trust does; nor whether gates were changed inside the circuit."
+)
 
 
 class AuditRefused(InputError):
@@ -85,8 +89,9 @@ def audit_party(
     )
     for identifier, title, source, apply in rules:
         checks += conclude(identifier, title, source, _guarded(apply))
-    subject = (case.query.hex(), view.owner, role, view.key.fingerprint.hex())
-    return Report(tuple(checks), (subject,))
+    fingerprint = view.key.fingerprint.hex()
+    facts = (("query", case.query.hex()), ("audited", f"{view.owner}, {role}; its bundle's key: {fingerprint}"))
+    return Report(tuple(checks), ((case.query.hex(), view.owner, role, fingerprint),), facts, NOT_SHOWN)
 
 
 def _requester_rules(audit: RequesterAudit) -> list[RuleParts]:

@@ -58,6 +58,8 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
         for (learner, owner), (bits, cheated, references) in sorted(totals(leaks).items()):
             ledger.add_row(learner, owner, f"{bits:.0f}", str(references or ""), f"{cheated:.0f}" if cheated else "")
         console.print(ledger)
+    if report.not_shown:
+        console.print(report.not_shown, highlight=False, markup=False)
     console.print(summary(report), highlight=False, soft_wrap=True)
 
 
@@ -65,6 +67,7 @@ def as_data(report: Report, leaks: Sequence[Leak]) -> dict[str, Any]:
     """The report for machines."""
     return {
         "holds": report.holds,
+        "not_shown": report.not_shown,
         "counts": {status: report.count(status) for status in LABELS},  # type: ignore[arg-type]
         "told": [{"subject": subject, "what": told} for subject, told in report.facts],
         "bundles": [
@@ -121,7 +124,8 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
     facts = "".join(f"<tr><td>{escape(subject)}</td><td>{escape(told)}</td></tr>" for subject, told in report.facts)
     verdict = "holds" if report.holds else "broken"
     parts = [
-        f"<h1>{escape(title)}</h1><p class='verdict {verdict}'>{escape(summary(report))}.</p>",
+        f"<h1>{escape(title)}</h1><p class='verdict {verdict}'>{escape(summary(report))}.</p>"
+        f"<p class='note'>{escape(report.not_shown)}</p>",
         f"<h2>Rules that were broken</h2><ul class='failed'>{failed}</ul>" if failed else "",
         "<h2>What the bundles tell</h2><p class='note'>Whether it is true, the checks say. No bundle shows "
         f"whether a candidate was released.</p><table>{facts}</table>" if facts else "",

@@ -1,0 +1,123 @@
+"""What the verifier says of evidence with parts missing, and of far too much of it."""
+
+from __future__ import annotations
+
+import io
+import time
+from itertools import combinations
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from nodes.evidence import sign_bundle
+from nodes.verify import Report, verify_bundles
+from nodes.verify.format import decode_bundle
+from nodes.verify.page import as_data, as_page, print_report
+from nodes.verify.table import Shape
+from protocol.messages import (
+    AdmissionBlock,
+    ConfirmationAnswer,
+    FilterBlock,
+    InputShare,
+    PairSecret,
+    PowerSums,
+    ProbePart,
+    Release,
+    Signature,
+)
+from tests.evidence import DE, ES, EU, FR, Story, World, shared_world
+from tests.ring import RING
+
+Files = dict[str, bytes]
+OF_SESSIONS = ("same-content", "admission", "one-opening", "rungs", "confirmation", "release", "cap")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return shared_world()
+
+
+@pytest.fixture(scope="module")
+def joint(world: World) -> Files:
+    """All bundles of one query of two holders."""
+    return world.bundles(world.query())
+
+
+def left_open(report: Report) -> dict[str, str]:
+    return {check.id: "\n".join(check.details) for check in report.checks if check.status == "not-checkable"}
+
+
+@pytest.mark.parametrize("names", [n for count in (1, 2, 3, 4) for n in combinations((FR, EU, ES, DE), count)])
+def test_a_session_is_called_checked_only_where_both_links_of_its_holder_are_shown(
+    names: tuple[str, ...], world: World, joint: Files
+) -> None:
+    """A router's bundle alone shows no release, a holder's alone nothing of the other holder's session."""
+    report = verify_bundles([joint[name] for name in names], world.trust)
+    assert report.holds
+    said = left_open(report)
+    for holder in (ES, DE):
+        seen = holder in names or {FR, EU} <= set(names)
+        for rule in OF_SESSIONS:
+            assert (f"session {holder}: needs the bundle of {holder}" in said.get(rule, "")) == (not seen), rule
+
+
+@pytest.mark.parametrize("kind", ["ConfirmationAnswer", "ConfirmationBlock", "Rung"])
+def test_many_records_of_a_kind_do_not_keep_the_verifier_busy(kind: str, world: World, joint: Files) -> None:
+    """The work must grow with the bundle, not with its square."""
+    bundle = decode_bundle(joint[EU])[1]
+    (one, *_) = [record for record in bundle.records if (record.kind, record.session) == (kind, ES)]
+    few = 200 if kind == "ConfirmationBlock" else 2_000  # a block is shown in full
+    seconds = []
+    for count in (few, 8 * few):
+        records = (*bundle.records, *(msgspec.structs.replace(one, sequence=number) for number in range(count)))
+        changed = msgspec.structs.replace(bundle, records=records)
+        signed = decode_bundle(sign_bundle(changed, world.identities[EU].signing))
+        start = time.process_time()
+        assert not verify_bundles([signed], world.trust).holds
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 24 * seconds[0], seconds
+
+
+def test_a_release_that_both_its_ends_leave_out_is_not_called_checked(world: World, joint: Files) -> None:
+    """Requester and holder together: the router was told of a confirmation, and nobody says that it stopped."""
+    story = Story.read(world, joint)
+    for said in story.find("Signature", session=ES):
+        if isinstance(said.message, Signature) and said.message.phase == "release":
+            story.drop(said)
+    story.drop(*story.find("Release", session=ES))
+    report = verify_bundles(list(story.tell().values()), world.trust)
+    assert report.holds
+    assert "session ES: it came to a confirmation" in left_open(report)["release"]
+
+
+def test_clocks_of_one_party_agree_with_nobodys(world: World, joint: Files) -> None:
+    assert "whether clocks agree" in left_open(verify_bundles([joint[EU]], world.trust))["clock"]
+    assert "clock" not in left_open(verify_bundles([joint[EU], joint[ES]], world.trust))
+
+
+def test_the_report_says_what_no_pass_shows(world: World, joint: Files) -> None:
+    report = verify_bundles(list(joint.values()), world.trust)
+    text = io.StringIO()
+    print_report(report, [], Console(file=text, width=2000, color_system=None))
+    for shown in (text.getvalue(), as_page(report, []), as_data(report, [])["not_shown"]):
+        assert "No pass shows what is in messages that are kept as hashes" in shown
+
+
+@pytest.mark.parametrize("cap", [1, 10, 99])
+@pytest.mark.parametrize("blocks", [1, 65])
+def test_the_sizes_that_are_computed_are_those_of_real_messages(cap: int, blocks: int) -> None:
+    shape = Shape(RING.n, 80, cap, blocks)
+    (*_, last), words = shape.chunks, RING.n // 64
+    for kind, index, message in (
+        ("PairSecret", 0, PairSecret(bytes(32))),
+        ("ProbePart", 1, ProbePart(memoryview(bytes(16 * 16 * RING.n)))),
+        ("AdmissionBlock", 0, AdmissionBlock(bytes(32), bytes(41 * 8 * RING.n))),
+        ("FilterBlock", len(shape.chunks) - 1, FilterBlock(memoryview(bytes(last * 8 * RING.n)))),
+        ("InputShare", len(shape.chunks), InputShare(memoryview(bytes(24 * 8 * last * words)))),
+        ("PowerSums", 0, PowerSums(bytes(4 * (cap + 2)))),
+        ("ConfirmationAnswer", 0, ConfirmationAnswer(bytes(24 * cap))),
+        ("Release", 0, Release((bytes(64),) * cap, bytes(32))),
+    ):
+        assert shape.message_bytes(kind, index) == len(msgspec.msgpack.encode(message)), kind
+    assert shape.message_bytes("Gates", 0) is None
