@@ -7,6 +7,7 @@ import time
 from itertools import combinations
 
 import msgspec
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -26,7 +27,7 @@ from protocol.messages import (
     Release,
     Signature,
 )
-from tests.evidence import DE, ES, EU, FR, Story, World, shared_world
+from tests.evidence import DE, DIM, ES, EU, FR, Story, World, shared_world
 from tests.ring import RING
 
 Files = dict[str, bytes]
@@ -88,7 +89,31 @@ def test_a_release_that_both_its_ends_leave_out_is_not_called_checked(world: Wor
     story.drop(*story.find("Release", session=ES))
     report = verify_bundles(list(story.tell().values()), world.trust)
     assert report.holds
-    assert "session ES: it came to a confirmation" in left_open(report)["release"]
+    assert "session ES: neither a release nor another end is shown" in left_open(report)["release"]
+
+
+@pytest.mark.parametrize("kept", [(), ("AdmissionBit",)], ids=["all of it", "what came after admission"])
+def test_a_session_that_all_its_parties_leave_out_has_no_end(kept: tuple[str, ...], world: World, joint: Files) -> None:
+    """Also if they stop telling after a probe was admitted: that is no refusal."""
+    story = Story.read(world, joint)
+    for owner, timeline in story.timelines.items():
+        places = [n for n, (said, *_) in enumerate(timeline) if said.session == ES and said.kind in kept]
+        last = max(places, default=-1)
+        story.timelines[owner] = [told for n, told in enumerate(timeline) if n <= last or told[0].session != ES]
+    report = verify_bundles(list(story.tell().values()), world.trust)
+    assert dict(report.facts)[ES] == "no end is shown"
+    assert "session ES: neither a release nor another end is shown" in left_open(report)["release"]
+
+
+def test_control_a_session_that_ended_without_a_release_is_called_checked(world: World) -> None:
+    """The probe was refused, and there is nothing to release."""
+
+    def refused(requester: object, holders: object) -> None:
+        requester.submit = lambda template: requester._submit(np.full(DIM, 30, np.int8))  # type: ignore[attr-defined]
+
+    report = verify_bundles(list(world.bundles(world.query((ES,), attack=refused), (FR, EU, ES)).values()), world.trust)
+    assert dict(report.facts)[ES] == "ended with admission: the probe was refused"
+    assert "release" not in left_open(report)
 
 
 def test_clocks_of_one_party_agree_with_nobodys(world: World, joint: Files) -> None:

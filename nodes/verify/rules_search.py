@@ -66,6 +66,16 @@ def _component(index: int, ring: tuple[str, str, str], item: Item) -> int | None
     return index if item.record.peer == ring[(index + 1) % 3] else None
 
 
+def admitted(case: Case, holder: str) -> bool | None:
+    """The admission bit, put together from all bundles; None where they do not show all three components."""
+    bits: dict[int, bool] = {}
+    for name, view, ring in _seats(case):
+        for item, bit in view.messages(AdmissionBit, holder) if name == holder else ():
+            if (which := _component(ring.index(view.owner), ring, item)) is not None:
+                bits[which] = bit.component
+    return bits[0] ^ bits[1] ^ bits[2] if len(bits) == 3 else None
+
+
 def openings(case: Case) -> Findings:
     """Requester and router each open once a rung: one message of power sums between two verdicts, none after the
     last."""
@@ -199,10 +209,14 @@ def releases(case: Case) -> Findings:
         for view in case.views_of(router) if released else ():
             if not view.find("ConfirmationAnswer", holder, "sent"):
                 yield Broken(view.name, f"session {holder} ended with a release that {router} did not confirm")
-        confirmed = any(told.verdict == "confirm" for view in case.views for _, told in view.messages(Rung, holder))
-        if confirmed and not released and not case.stopped(holder):
-            yield Open(f"{case.views[0].label}session {holder}: it came to a confirmation, and neither a release nor "
-                       "that anybody stopped is shown")  # fmt: skip
+        if not (released or _ended_without(case, holder)) and (case.views_of(holder) or case.views_of(requester)):
+            yield Open(f"{case.views[0].label}session {holder}: neither a release nor another end is shown")
+
+
+def _ended_without(case: Case, holder: str) -> bool:
+    """Whether a session ended before anything could be released: refused, given up or stopped."""
+    verdicts = {told.verdict for view in case.views for _, told in view.messages(Rung, holder)}
+    return "exhausted" in verdicts or case.stopped(holder) or admitted(case, holder) is False
 
 
 def _before(view: View, kind: str, session: str, item: Item) -> list[Item]:
