@@ -14,8 +14,10 @@ from rich.console import Console
 from nodes.evidence import sign_bundle
 from nodes.verify import Report, verify_bundles
 from nodes.verify.format import decode_bundle
+from nodes.verify.ledger import leakage, totals
 from nodes.verify.page import as_data, as_page, print_report
 from nodes.verify.table import Shape
+from nodes.verify.verdict import make_cases
 from protocol.messages import (
     AdmissionBlock,
     ConfirmationAnswer,
@@ -146,3 +148,17 @@ def test_the_sizes_that_are_computed_are_those_of_real_messages(cap: int, blocks
     ):
         assert shape.message_bytes(kind, index) == len(msgspec.msgpack.encode(message)), kind
     assert shape.message_bytes("Gates", 0) is None
+
+
+def test_a_ledger_says_that_it_bounds_only_what_is_shown(world: World, joint: Files) -> None:
+    """The router's bundle shows no release, so what the requester learnt by it is not in the sum."""
+    sums = {}
+    for names in ((EU,), (FR, EU, ES, DE)):
+        bundles = [joint[name] for name in names]
+        leaks = leakage(make_cases(bundles))
+        sums[names] = totals(leaks)[FR, ES][0]
+        text = io.StringIO()
+        print_report(verify_bundles(bundles), leaks, Console(file=text, width=300, color_system=None))
+        for shown in (text.getvalue(), as_page(verify_bundles(bundles), leaks)):
+            assert "where one is missing, more may have been learnt" in shown
+    assert sums[EU,] < sums[FR, EU, ES, DE]

@@ -15,6 +15,10 @@ from nodes.verify.report import Report
 
 LABELS = {"pass": "pass", "fail": "FAIL", "not-checkable": "not checkable"}
 _COLOURS = {"pass": "green", "fail": "bold red", "not-checkable": "yellow"}
+_BOUNDS = (
+    "Upper bounds, whatever a party does with what it receives; summed over all queries, as far as the bundles given "
+    "show them: where one is missing, more may have been learnt"
+)
 _SHORT = 3  # details of a check that held, on a terminal
 
 
@@ -54,7 +58,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
     console.print(table)
     if leaks:
         ledger = Table("who learnt", "about", "bits at most", "references", "more bits by cheating, found in an audit",
-                       title="Leakage ledger, summed over all queries given", expand=True)  # fmt: skip
+                       title=f"Leakage ledger. {_BOUNDS}", expand=True)  # fmt: skip
         for (learner, owner), (bits, cheated, references) in sorted(totals(leaks).items()):
             ledger.add_row(learner, owner, f"{bits:.0f}", str(references or ""), f"{cheated:.0f}" if cheated else "")
         console.print(ledger)
@@ -135,9 +139,9 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
         f"{checks}</table>"
         "<p class='note'>“design” is protocol/DESIGN.md; R is Regulation (EU) 2024/982. A check that could be made "
         "only in part has two lines. Candidates are candidates, not identified persons.</p>",
-        "<h2>Leakage ledger</h2><p class='note'>Upper bounds, whatever a party does with what it receives; summed over "
-        "all queries given.</p><table><tr><th>Who learnt</th><th>about what</th><th>Bits at most</th>"
-        "<th>References</th><th>More bits by cheating that an audit finds</th></tr>"
+        "<h2>Leakage ledger</h2><p class='note'>" + _BOUNDS + ".</p>"
+        "<table><tr><th>Who learnt</th><th>about what</th><th>Bits at most</th><th>References</th>"
+        "<th>More bits by cheating that an audit finds</th></tr>"
         f"{sums}</table><h3>Entry by entry</h3><table><tr><th>Query</th><th>Who</th><th>About</th><th>What</th>"
         f"<th>Bits</th></tr>{entries}</table>" if leaks else "",
     ]  # fmt: skip
