@@ -1,4 +1,4 @@
-"""What the law lists is what the code has: the fields of a request, and the articles that a check may cite."""
+"""What the law lists is what the code has: fields of a request, articles that a check may cite, floors of a policy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from nodes import config_policy as policy
+from nodes.verify import table
 from nodes.verify.verdict import RULES
 from protocol import wire
 from protocol.errors import MalformedFrame
@@ -53,3 +55,11 @@ def test_no_check_of_evidence_cites_an_article_of_which_nothing_is_there() -> No
     assert "20(2)" in nothing, "once there is a review, let the check of it cite this"
     for rule in RULES:
         assert not nothing & set(re.findall(r"\d+\(\d+\)", rule.source)), rule.id
+
+
+def test_the_verifiers_floors_are_those_of_the_policy() -> None:
+    """Written down twice, so that a node whose floors were lowered is judged by others; today they are the same."""
+    assert table.LOWEST_THRESHOLD == policy.LAW_MINIMUM_THRESHOLD
+    assert (table.MAX_CAP, table.MAX_CLIMBS + 1) == (policy.MAX_CANDIDATES, policy.MAX_RUNGS)
+    assert (table.WARRANT_SECONDS, table.SKEW_SECONDS) == (policy.MAX_WARRANT_SECONDS, policy.MAX_SKEW_SECONDS)
+    assert set(table.PURPOSES) == {purpose.value for purpose in policy.Purpose}
