@@ -1,10 +1,11 @@
 """The chart of `benchmarks.compare`: time per million comparisons, grouped by what is revealed to whom.
 
-python -m benchmarks.chart           draws benchmarks/results/compare.svg again from compare.json
+python -m benchmarks.chart       draws benchmarks/results/compare.svg again from compare.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     draw(json.loads((RESULTS / "compare.json").read_text(encoding="utf-8")), RESULTS / "compare.svg")
 
 

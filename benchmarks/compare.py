@@ -66,7 +66,7 @@ REVEALS = {
     "all": "everything, to whoever computes",
     "scores": "all scores, to the key holder",
     "graded": "a graded value for every row, near the threshold much of its score, to the key holder",
-    "hits": f"at most {CAP} hits, to the gallery's owner; to the others nothing but the threshold reached",
+    "hits": f"at most {CAP} hits, to the gallery's owner and who asked; nothing else but the threshold reached",
 }
 
 # From the literature, not run here: other machines, other numbers of cores.

@@ -276,7 +276,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         panel.set_title(f"{population['name']}, d = {population['dim']}", size=10)
         panel.grid(color="#dddddd")
     panels[0][0].set_ylabel("cosine of reconstruction and template (median)")
-    panels[0][-1].legend(loc="lower right", fontsize=8)
+    lines, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2 if len(populations) < 3 else 4)
     figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
 

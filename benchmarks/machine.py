@@ -23,7 +23,6 @@ def prepare(threads: int = 2) -> None:
 
 
 def describe(threads: int) -> dict[str, object]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     model = next(
         (line.split(":")[1].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")), "unknown"
     )
@@ -35,9 +34,15 @@ def describe(threads: int) -> dict[str, object]:
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "numba": version("numba"),
-        "commit": commit.stdout.strip() or "none",
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def commit() -> str:
+    """The commit that is checked out, with "-dirty" behind it where files were changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "none"
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.machine import commit
 from pets import sketch
 
 CASES = ((1_000_000, 10), (1_000_000, 99), (40_000_000, 10))
@@ -46,11 +47,11 @@ def measure(rows: int, cap: int) -> dict[str, float]:
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    argparse.ArgumentParser(description=__doc__).parse_args()
     report = {
         "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "results": [measure(rows, cap) for rows, cap in CASES],
     }
     print(json.dumps(report, indent=2))

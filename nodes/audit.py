@@ -46,6 +46,12 @@ from protocol.wire import residue_array
 Residues = npt.NDArray[np.uint32]
 Templates = npt.NDArray[np.int8]
 RuleParts = tuple[str, str, str, Callable[[], Findings]]
+CIPHERTEXTS_LIMIT = 1 << 28  # twice the most that a query can have
+PROBE_FILE_LIMIT = 65536  # an honest one has two thousand; what is packed may grow a thousandfold
+NOT_SHOWN = (
+    "No pass shows that the bundle is what the other parties were shown, or whose its key is: `lineup verify` on all "
+    "bundles with --trust does; nor whether gates were changed inside the circuit."
+)
 
 
 class AuditRefused(InputError):
@@ -85,8 +91,9 @@ def audit_party(
     )
     for identifier, title, source, apply in rules:
         checks += conclude(identifier, title, source, _guarded(apply))
-    subject = (case.query.hex(), view.owner, role, view.key.fingerprint.hex())
-    return Report(tuple(checks), (subject,))
+    fingerprint = view.key.fingerprint.hex()
+    facts = (("query", case.query.hex()), ("audited", f"{view.owner}, {role}; its bundle's key: {fingerprint}"))
+    return Report(tuple(checks), ((case.query.hex(), view.owner, role, fingerprint),), facts, NOT_SHOWN)
 
 
 def _requester_rules(audit: RequesterAudit) -> list[RuleParts]:
@@ -150,13 +157,15 @@ def _open(folder: Path, query: bytes, view: View) -> Sealed | None:
 def _load_ciphertexts(path: Path | None) -> Residues | None:
     if path is None:
         return None
-    try:
-        loaded: Residues = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    try:  # mapped, not read: a header may promise more than there is memory, and there must be as much in the file
+        loaded: Residues = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError, BadZipFile) as error:
         raise AuditRefused(f"{path} holds no ciphertexts: {error}") from None
-    if not isinstance(loaded, np.ndarray) or loaded.ndim != 4:
-        raise AuditRefused(f"{path} holds no ciphertexts: expected one array of four dimensions")
-    return loaded
+    if not isinstance(loaded, np.ndarray) or loaded.ndim != 4 or loaded.shape[1] != 2:
+        raise AuditRefused(f"{path} holds no ciphertexts: expected one array of four dimensions, the second 2")
+    if loaded.nbytes > CIPHERTEXTS_LIMIT:
+        raise AuditRefused(f"{path} holds {loaded.nbytes} bytes of ciphertexts, the limit is {CIPHERTEXTS_LIMIT}")
+    return np.array(loaded)  # nobody changes a copy between two checks
 
 
 def _load_probe(path: Path | None, ciphertexts: Residues | None) -> Templates | None:
@@ -166,10 +175,12 @@ def _load_probe(path: Path | None, ciphertexts: Residues | None) -> Templates | 
     if ciphertexts is None:
         raise AuditRefused("a probe is of use only with the ciphertexts made from it (--ciphertexts)")
     try:
+        if path.stat().st_size > PROBE_FILE_LIMIT:
+            raise AuditRefused(f"{path} holds no probe of an audit: more than {PROBE_FILE_LIMIT} bytes")
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             probe: Templates = file["probe"]
             digest = file["ciphertexts"].tobytes()
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, MemoryError, BadZipFile) as error:
         raise AuditRefused(f"{path} holds no probe of an audit: {error}") from None
     _, of_these = probe_parts(ciphertexts, component_digests(ciphertexts, 1))
     if probe.dtype != np.int8 or probe.ndim != 1 or of_these != digest:

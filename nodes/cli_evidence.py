@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pets.errors import InputError
+
 evidence = typer.Typer(help="Evidence of a query, for a supervisor.", no_args_is_help=True)
 output = Console()
 
@@ -39,7 +41,7 @@ def export(
     from nodes.evidence import export_bundle
 
     data = export_bundle(folder, query, [_read(path)[1] for path in since or ()])
-    out.write_bytes(data)
+    _write(out, data)
     if as_json:
         print(json.dumps({"file": str(out), "bytes": len(data), "query": query}))
     else:
@@ -124,7 +126,7 @@ def hold(
     from nodes.orders import make_order, parse_log, sign_order
 
     data = sign_order(make_order(parse_log(log), number, first, last, lift, int(time.time() * 1000)), key)
-    out.write_bytes(data)
+    _write(out, data)
     if as_json:
         print(json.dumps({"file": str(out), "order": "lift" if lift else "hold", "number": number}))
     else:
@@ -144,11 +146,18 @@ def _read(path: Path) -> Any:
         raise EvidenceRefused(f"{path}: {error}") from None
 
 
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def _show(report: Any, leaks: Any, as_json: bool, html: Path | None) -> None:
     from nodes.verify.page import as_data, as_page, print_report
 
     if html is not None:
-        html.write_text(as_page(report, leaks), "utf-8")
+        _write(html, as_page(report, leaks).encode())
     if as_json:
         print(json.dumps(as_data(report, leaks), ensure_ascii=False, indent=1))
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import machine
 from pets import openfhe_keys
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,28 @@ def benchmark(name: str, *args: str) -> tuple[dict[str, Any], str]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
+
+
+def test_every_script_explains_itself_before_it_measures():
+    """`--help` once started forty million rows."""
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
+    assert len(scripts) >= 11
+    for path in scripts:
+        assert "ArgumentParser(" in path.read_text(), path.name
+
+
+def test_a_commit_says_whether_files_were_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert machine.commit() == "none"
+    file = tmp_path / "file"
+    file.write_text("one")
+    named = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), ("add", "file"), (*named, "commit", "-qm", "first")):
+        subprocess.run(["git", *command], check=True)
+    clean = machine.commit()
+    assert "dirty" not in clean
+    file.write_text("two")
+    assert machine.commit() == f"{clean}-dirty"
 
 
 def test_search_reports_every_figure_that_has_a_target():
@@ -40,6 +63,7 @@ def test_search_reports_every_figure_that_has_a_target():
         "other_memory_bytes",
         "bytes_sent",
         "many_online_over_one",
+        "many_first_over_one",
     ):
         assert run[field] > 0, field
     assert {"admit", "score", "share", "compare", "open", "confirm"} <= set(run["phases_s"])

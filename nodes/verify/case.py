@@ -64,17 +64,24 @@ class View:
         """What was said on one link of one session."""
         return self.links.get((session, direction, peer), [])
 
+    @cached_property
+    def _kinds(self) -> dict[tuple[str, str | None], list[Item]]:
+        """(kind, session), and (kind, None) for all sessions -> records, in order. A bundle may have a million."""
+        kinds: dict[tuple[str, str | None], list[Item]] = defaultdict(list)
+        for position, record in enumerate(self.bundle.records):
+            item = Item(position, record)
+            kinds[record.kind, record.session].append(item)
+            kinds[record.kind, None].append(item)
+        return dict(kinds)
+
     def find(
         self, kind: str, session: str | None = None, direction: Direction | None = None, peer: str | None = None
     ) -> list[Item]:
         """Records of a kind, in order."""
         return [
-            Item(position, record)
-            for position, record in enumerate(self.bundle.records)
-            if record.kind == kind
-            and session in (None, record.session)
-            and direction in (None, record.direction)
-            and peer in (None, record.peer)
+            item
+            for item in self._kinds.get((kind, session), ())
+            if direction in (None, item.record.direction) and peer in (None, item.record.peer)
         ]
 
     def messages(
@@ -182,12 +189,28 @@ class Case:
         nonces = [item for name in names for item in (name, self.joined[name].nonce)]
         return labelled_hash("query-id", announce_digest(announce), *nonces)
 
+    @cached_property
+    def unseen(self) -> tuple[str, ...]:
+        """Sessions of which the bundles given do not show both links of the holder, and what it would take."""
+        if self.announce is None:
+            return ()
+        given, others = {view.owner for view in self.views}, {self.announce.requester, self.announce.router}
+        return tuple(
+            f"{self.views[0].label}session {holder}: needs the bundle of {holder}, or those of both others"
+            for holder in self.holders
+            if holder not in given and not others <= given
+        )
+
     def shape(self, holder: str) -> table.Shape | None:
         """What the sizes of a session depend on."""
         joined, announce, terms = self.joined.get(holder), self.announce, self.terms
         if joined is None or joined.blocks is None or announce is None or terms is None:
             return None
         return table.Shape(terms.preset.n, announce.dim, announce.cap, joined.blocks)
+
+    def stopped(self, session: str) -> bool:
+        """Whether anyone aborted this session, or the query as a whole: then messages may have stayed on their way."""
+        return any(view.find("Abort", place) for view in self.views for place in ("", session))
 
     def views_of(self, name: str) -> list[View]:
         """The bundles of one party."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from nodes.verify.case import Case
+from nodes.verify.rules_search import admitted
 from protocol.messages import Abort, Announce, Rung
 
 Fact = tuple[str, str]
@@ -55,6 +56,6 @@ def _ending(case: Case, holder: str) -> str:
         return "; ".join([*climbs, *sorted(set(stops))])
     if verdicts[-1:] == ["exhausted"]:
         return f"more than {case.announce.cap} hits on every rung: nothing was released"
-    if not verdicts and any(view.find("AdmissionBit", holder) for view in case.views):
+    if not verdicts and admitted(case, holder) is False:
         return "ended with admission: the probe was refused"
     return "; ".join([*climbs, "no end is shown"])

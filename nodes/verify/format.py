@@ -15,7 +15,7 @@ hash: two parties' copies of the comparison together would rebuild every score.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -163,6 +163,12 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
 def encode_frame(query: bytes, session: str, sender: str, receiver: str, sequence: int, message: AnyMessage) -> bytes:
     """A message as it goes over the wire, byte for byte."""
     return msgspec.msgpack.encode(_Envelope(WIRE_VERSION, query, session, sender, receiver, sequence, message))
+
+
+def envelope_bytes(query: bytes, session: str, sender: str, receiver: str, sequence: int) -> int:
+    """Bytes of a frame beside its message."""
+    empty: Any = msgspec.Raw(b"")
+    return len(encode_frame(query, session, sender, receiver, sequence, empty))
 
 
 def content_digest(message: AnyMessage) -> bytes:

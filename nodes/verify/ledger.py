@@ -13,7 +13,8 @@ Per session, with R agreed rungs of which r were opened, cap c and a gallery of 
     router      about the gallery   log2(R + 1), and 1      the same verdicts, the same freeze
 
 An upper bound on information, whatever a party does with it; honest parties learn less (a holder its own hits). Not
-counted: what everybody is told of a gallery, its number of blocks and its salted commitment; times.
+counted: what everybody is told of a gallery, its number of blocks and its salted commitment; times; messages that the
+bundles given do not show, so a ledger without a bundle of each party bounds less than what was learnt.
 """
 
 from __future__ import annotations

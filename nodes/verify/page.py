@@ -15,6 +15,10 @@ from nodes.verify.report import Report
 
 LABELS = {"pass": "pass", "fail": "FAIL", "not-checkable": "not checkable"}
 _COLOURS = {"pass": "green", "fail": "bold red", "not-checkable": "yellow"}
+_BOUNDS = (
+    "Upper bounds, whatever a party does with what it receives; summed over all queries, as far as the bundles given "
+    "show them: where one is missing, more may have been learnt"
+)
 _SHORT = 3  # details of a check that held, on a terminal
 
 
@@ -54,10 +58,12 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
     console.print(table)
     if leaks:
         ledger = Table("who learnt", "about", "bits at most", "references", "more bits by cheating, found in an audit",
-                       title="Leakage ledger, summed over all queries given", expand=True)  # fmt: skip
+                       title=f"Leakage ledger. {_BOUNDS}", expand=True)  # fmt: skip
         for (learner, owner), (bits, cheated, references) in sorted(totals(leaks).items()):
             ledger.add_row(learner, owner, f"{bits:.0f}", str(references or ""), f"{cheated:.0f}" if cheated else "")
         console.print(ledger)
+    if report.not_shown:
+        console.print(report.not_shown, highlight=False, markup=False)
     console.print(summary(report), highlight=False, soft_wrap=True)
 
 
@@ -65,6 +71,7 @@ def as_data(report: Report, leaks: Sequence[Leak]) -> dict[str, Any]:
     """The report for machines."""
     return {
         "holds": report.holds,
+        "not_shown": report.not_shown,
         "counts": {status: report.count(status) for status in LABELS},  # type: ignore[arg-type]
         "told": [{"subject": subject, "what": told} for subject, told in report.facts],
         "bundles": [
@@ -121,7 +128,8 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
     facts = "".join(f"<tr><td>{escape(subject)}</td><td>{escape(told)}</td></tr>" for subject, told in report.facts)
     verdict = "holds" if report.holds else "broken"
     parts = [
-        f"<h1>{escape(title)}</h1><p class='verdict {verdict}'>{escape(summary(report))}.</p>",
+        f"<h1>{escape(title)}</h1><p class='verdict {verdict}'>{escape(summary(report))}.</p>"
+        f"<p class='note'>{escape(report.not_shown)}</p>",
         f"<h2>Rules that were broken</h2><ul class='failed'>{failed}</ul>" if failed else "",
         "<h2>What the bundles tell</h2><p class='note'>Whether it is true, the checks say. No bundle shows "
         f"whether a candidate was released.</p><table>{facts}</table>" if facts else "",
@@ -131,9 +139,9 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
         f"{checks}</table>"
         "<p class='note'>“design” is protocol/DESIGN.md; R is Regulation (EU) 2024/982. A check that could be made "
         "only in part has two lines. Candidates are candidates, not identified persons.</p>",
-        "<h2>Leakage ledger</h2><p class='note'>Upper bounds, whatever a party does with what it receives; summed over "
-        "all queries given.</p><table><tr><th>Who learnt</th><th>about what</th><th>Bits at most</th>"
-        "<th>References</th><th>More bits by cheating that an audit finds</th></tr>"
+        "<h2>Leakage ledger</h2><p class='note'>" + _BOUNDS + ".</p>"
+        "<table><tr><th>Who learnt</th><th>about what</th><th>Bits at most</th><th>References</th>"
+        "<th>More bits by cheating that an audit finds</th></tr>"
         f"{sums}</table><h3>Entry by entry</h3><table><tr><th>Query</th><th>Who</th><th>About</th><th>What</th>"
         f"<th>Bits</th></tr>{entries}</table>" if leaks else "",
     ]  # fmt: skip

@@ -51,11 +51,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks. `subjects`: (query, owner, role, fingerprint) of the bundles given. `facts`: what they tell."""
+    """All checks. `subjects`: (query, owner, role, fingerprint) of the bundles given. `facts`: what they tell.
+    `not_shown`: what no pass shows."""
 
     checks: tuple[Check, ...]
     subjects: tuple[tuple[str, str, str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    not_shown: str = ""
 
     @property
     def failed(self) -> tuple[Check, ...]:

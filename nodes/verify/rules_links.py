@@ -8,7 +8,7 @@ from itertools import combinations
 
 from nodes.verify import grammar
 from nodes.verify.case import Case, Item, View, announce_digest
-from nodes.verify.format import HARMLESS, Record, content_digest, encode_frame
+from nodes.verify.format import HARMLESS, Record, content_digest, encode_frame, envelope_bytes
 from nodes.verify.report import Broken, Findings, Held, Open
 from protocol import messages
 from protocol.messages import ALLOWED, KeyPair
@@ -76,6 +76,7 @@ def _order_fault(case: Case, session: str, sender: str, receiver: str, items: li
 
 def sizes(case: Case) -> Findings:
     """Every message is as long as rows, d and cap dictate: so it holds at most cap candidates, and no more sums."""
+    yield from map(Open, case.unseen)
     for view in case.views:
         for (session, _, _), items in view.links.items():
             shape = case.shape(session) if session else None
@@ -87,16 +88,15 @@ def sizes(case: Case) -> Findings:
             for item in items:
                 record = item.record
                 index = seen[record.kind] = seen.get(record.kind, -1) + 1
-                example = shape.expected(record.kind, index)
-                if example is None:
+                message = shape.message_bytes(record.kind, index)
+                if message is None:
                     continue
-                sender, receiver = view.ends(record)
-                frame = encode_frame(case.query, session, sender, receiver, record.sequence, example)  # type: ignore[arg-type]
-                if len(frame) == record.size:
+                expected = message + envelope_bytes(case.query, session, *view.ends(record), record.sequence)
+                if expected == record.size:
                     yield Held()
                 else:
                     yield Broken(view.place(record), f"{record.size} bytes, cap {shape.cap}, d {shape.dim} and "
-                                 f"{shape.blocks} block(s) make it {len(frame)}")  # fmt: skip
+                                 f"{shape.blocks} block(s) make it {expected}")  # fmt: skip
 
 
 def both_ends(case: Case) -> Findings:
@@ -126,10 +126,11 @@ def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings
             yield Broken(receiver.place(record), f"{sender.owner} does not show that it sent this")
             return
         if (theirs.content, theirs.kind, theirs.size) != (record.content, record.kind, record.size):
-            yield Broken(receiver.place(record), f"{sender.owner} shows another message in this place")
+            yield Broken(receiver.place(record), f"{sender.owner} shows another message in this place: "
+                         f"{_content(theirs)}; received was {_content(record)}")  # fmt: skip
             return
     missing = set(sent) - {item.record.sequence for item in received}
-    if missing and not _stopped(case, session):
+    if missing and not case.stopped(session):
         place = sender.place(sent[min(missing)])
         if {view.owner for view in case.views} >= _parties(case, session):
             yield Broken(place, f"{receiver.owner} does not show that it received this, though nobody stopped")
@@ -137,6 +138,10 @@ def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings
             yield Open(f"{place}: {receiver.owner} does not show it; it may have been stopped by a party not given")
     else:
         yield Held()
+
+
+def _content(record: Record) -> str:
+    return f"{record.kind}, {record.size} bytes, hash {record.content.hex()[:16]}"
 
 
 # What a holder sends to requester and router alike, what these two must find alike, and the probe to all holders.
@@ -162,22 +167,15 @@ def same_content(case: Case) -> Findings:
                 if content == record.content:
                     yield Held()
                 else:
-                    yield Broken(view.place(record), f"another content than in {where}; it must be the same")
-    given = {view.owner for view in case.views}
-    for holder in case.holders:
-        if holder not in given and len(given & _parties(case, holder)) < 2:
-            yield Open(f"{case.views[0].label}session {holder}: needs the bundle of {holder}, or those of both others")
+                    yield Broken(view.place(record), f"another content than in {where}, hash {content.hex()[:16]}; it "
+                                 f"must be the same, and has {record.content.hex()[:16]}")  # fmt: skip
+    yield from map(Open, case.unseen)
 
 
 def _parties(case: Case, session: str) -> set[str]:
     assert case.announce is not None
     asked = {session} if session else set(case.holders)
     return {case.announce.requester, case.announce.router, *asked}
-
-
-def _stopped(case: Case, session: str) -> bool:
-    """Whether anyone aborted this session, or the query as a whole: then messages may have stayed on their way."""
-    return any(item.record.session in ("", session) for view in case.views for item in view.find("Abort"))
 
 
 def answered_once(cases: Sequence[Case]) -> Findings:

@@ -212,6 +212,7 @@ def clocks(case: Case) -> Findings:
             previous = max(previous, record.time)
         if view.bundle.exported + STEP_MS < log.checkpoint.time:
             yield Broken(view.name, "exported before its checkpoint was signed")
+    compared = False
     sent = {
         (record.session, *view.ends(record), record.sequence): record.time
         for view in case.views
@@ -222,8 +223,10 @@ def clocks(case: Case) -> Findings:
         for record in view.bundle.records:
             start = sent.get((record.session, *view.ends(record), record.sequence))
             if record.direction == "received" and start is not None:
-                early = start - record.time
+                early, compared = start - record.time, True
                 if early > 1000 * table.SKEW_SECONDS:
                     yield Broken(view.place(record), f"received {early / 1000:.0f} s before it was sent")
                 else:
                     yield Held()
+    if not compared:
+        yield Open(f"{case.views[0].label}whether clocks agree: no message is shown by both its ends")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nodes.verify.case import Case, Item, View
 from nodes.verify.format import Direction
-from nodes.verify.report import Broken, Findings, Held, Open
+from nodes.verify.report import Broken, Finding, Findings, Held, Open
 from pets.prf import labelled_hash
 from protocol.messages import AdmissionBit, ConfirmationBlock, ConfirmationDigest, Rung, Signature
 
@@ -30,6 +30,7 @@ def admission(case: Case) -> Findings:
     if case.announce is None:
         yield Open("there is no announcement")
         return
+    yield from map(Open, case.unseen)
     components: dict[tuple[str, int], bool] = {}
     for holder, view, ring in _seats(case):
         later = [item for kind in _AFTER_ADMISSION for item in view.find(kind, holder)]
@@ -65,19 +66,29 @@ def _component(index: int, ring: tuple[str, str, str], item: Item) -> int | None
     return index if item.record.peer == ring[(index + 1) % 3] else None
 
 
+def admitted(case: Case, holder: str) -> bool | None:
+    """The admission bit, put together from all bundles; None where they do not show all three components."""
+    bits: dict[int, bool] = {}
+    for name, view, ring in _seats(case):
+        for item, bit in view.messages(AdmissionBit, holder) if name == holder else ():
+            if (which := _component(ring.index(view.owner), ring, item)) is not None:
+                bits[which] = bit.component
+    return bits[0] ^ bits[1] ^ bits[2] if len(bits) == 3 else None
+
+
 def openings(case: Case) -> Findings:
     """Requester and router each open once a rung: one message of power sums between two verdicts, none after the
     last."""
     if case.announce is None:
         yield Open("there is no announcement")
         return
+    yield from map(Open, case.unseen)
     for holder, view, ring in _seats(case):
         others = ring[1:] if view.owner == holder else (holder,)
         for peer in others:
             opened, over, rung = 0, False, 0
-            for record in view.bundle.records:
-                if record.session != holder or record.peer != peer:
-                    continue
+            said = [*view.find("PowerSums", holder, peer=peer), *view.find("Rung", holder, peer=peer)]
+            for record in (item.record for item in sorted(said, key=lambda item: item.position)):
                 if record.kind == "PowerSums":
                     opened += 1
                     if over:
@@ -97,6 +108,7 @@ def rungs(case: Case) -> Findings:
     if case.announce is None or case.terms is None:
         yield Open("the agreed rungs cannot be read")
         return
+    yield from map(Open, case.unseen)
     agreed = len(case.terms.rungs)
     for holder in case.holders:
         told: dict[int, str] = {}
@@ -129,13 +141,14 @@ def confirmation(case: Case) -> Findings:
     if case.announce is None:
         yield Open("there is no announcement")
         return
+    yield from map(Open, case.unseen)
     for holder in case.holders:
         blocks = {message for view in case.views for _, message in view.messages(ConfirmationBlock, holder)}
         if len(blocks) > 1:
             yield Broken(f"{case.views[0].label}session {holder}", f"{holder} sent two different confirmation blocks")
+        expected = {labelled_hash("confirmation-block", block.commitment, block.data) for block in blocks}
         for view in case.views:
             for item, digest in view.messages(ConfirmationDigest, holder):
-                expected = {labelled_hash("confirmation-block", block.commitment, block.data) for block in blocks}
                 if blocks and expected != {digest.digest}:
                     yield Broken(view.place(item.record), "not the hash of the confirmation block")
     for holder, view, ring in _seats(case):
@@ -143,29 +156,29 @@ def confirmation(case: Case) -> Findings:
 
 
 def _confirmed(view: View, holder: str, ring: tuple[str, str, str]) -> Findings:
-    answers = view.find("ConfirmationAnswer", holder)
-    blocks = view.find("ConfirmationBlock", holder)
-    by_peer: dict[tuple[str, str], int] = {}
-    for item in (*blocks, *answers):
-        link = (item.record.kind, item.record.peer)
-        by_peer[link] = by_peer.get(link, 0) + 1
-        if by_peer[link] > 1:
+    for peer in ring:
+        blocks = view.find("ConfirmationBlock", holder, peer=peer)
+        answers = view.find("ConfirmationAnswer", holder, peer=peer)
+        for item in (*blocks[1:], *answers[1:]):
             yield Broken(view.place(item.record), "a second one; one is allowed in a query")
-    for item in blocks:
-        if _last_verdict(view, holder, item.record.peer, item.position) != "confirm":
-            yield Broken(view.place(item.record), "no verdict 'confirm' came before it")
-    for item in answers:
-        signed = [
-            other.position
-            for other, message in view.messages(Signature, holder)
-            if message.phase == "confirmation block" and other.position < item.position
-        ]
-        if len(signed) < (2 if view.owner == holder else 1):
-            yield Broken(view.place(item.record), "an answer to a confirmation block that was not signed before")
-        elif view.owner != holder and len(_before(view, "ConfirmationDigest", holder, item)) < 2:
-            yield Broken(view.place(item.record), "before requester and router compared the confirmation block")
-        else:
-            yield Held()
+        for item in blocks[:1]:
+            if _last_verdict(view, holder, peer, item.position) != "confirm":
+                yield Broken(view.place(item.record), "no verdict 'confirm' came before it")
+        for item in answers[:1]:
+            yield _answered(view, holder, item)
+
+
+def _answered(view: View, holder: str, answer: Item) -> Finding:
+    signed = [
+        other.position
+        for other, message in view.messages(Signature, holder)
+        if message.phase == "confirmation block" and other.position < answer.position
+    ]
+    if len(signed) < (2 if view.owner == holder else 1):
+        return Broken(view.place(answer.record), "an answer to a confirmation block that was not signed before")
+    if view.owner != holder and len(_before(view, "ConfirmationDigest", holder, answer)) < 2:
+        return Broken(view.place(answer.record), "before requester and router compared the confirmation block")
+    return Held()
 
 
 def releases(case: Case) -> Findings:
@@ -173,15 +186,16 @@ def releases(case: Case) -> Findings:
     if case.announce is None:
         yield Open("there is no announcement")
         return
+    yield from map(Open, case.unseen)
     requester, router = case.announce.requester, case.announce.router
     for holder, view, ring in _seats(case):
         items = view.find("Release", holder)
-        for number, item in enumerate(items):
+        for item in items[1:]:
+            yield Broken(view.place(item.record), "a second release")
+        for item in items[:1]:
             answers = {other.record.peer for other in _before(view, "ConfirmationAnswer", holder, item)}
             needed = {requester, router} if view.owner == holder else {holder}
-            if number:
-                yield Broken(view.place(item.record), "a second release")
-            elif _last_verdict(view, holder, item.record.peer, item.position) != "confirm":
+            if _last_verdict(view, holder, item.record.peer, item.position) != "confirm":
                 yield Broken(view.place(item.record), "no verdict 'confirm' came before it")
             elif missing := needed - answers:
                 yield Broken(view.place(item.record), f"without the confirmation of {', '.join(sorted(missing))}"
@@ -195,6 +209,14 @@ def releases(case: Case) -> Findings:
         for view in case.views_of(router) if released else ():
             if not view.find("ConfirmationAnswer", holder, "sent"):
                 yield Broken(view.name, f"session {holder} ended with a release that {router} did not confirm")
+        if not (released or _ended_without(case, holder)) and (case.views_of(holder) or case.views_of(requester)):
+            yield Open(f"{case.views[0].label}session {holder}: neither a release nor another end is shown")
+
+
+def _ended_without(case: Case, holder: str) -> bool:
+    """Whether a session ended before anything could be released: refused, given up or stopped."""
+    verdicts = {told.verdict for view in case.views for _, told in view.messages(Rung, holder)}
+    return "exhausted" in verdicts or case.stopped(holder) or admitted(case, holder) is False
 
 
 def _before(view: View, kind: str, session: str, item: Item) -> list[Item]:

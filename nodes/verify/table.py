@@ -1,7 +1,7 @@
 """The verifier's own copy of what a query may be: security table, thresholds, sizes (protocol/DESIGN.md, 3, 6a).
 
 Written down a second time on purpose: a node whose copy was weakened must not weaken its judge.
-`tests/test_verify_copies.py` compares both.
+`tests/test_verify_copies.py` and `tests/test_requirements.py` compare both.
 """
 
 from __future__ import annotations
@@ -9,18 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-
-from protocol.messages import (
-    AdmissionBlock,
-    ConfirmationAnswer,
-    FilterBlock,
-    InputShare,
-    Message,
-    PairSecret,
-    PowerSums,
-    ProbePart,
-    Release,
-)
 
 # Largest log2 Q for 128 bits, ternary secret: ring dimension -> (classical, quantum), ePrint 2024/463. Both must hold.
 SECURITY_TABLE = {1024: (26, 20), 2048: (53, 40), 4096: (106, 80), 8192: (214, 161)}
@@ -39,6 +27,8 @@ ADMISSION_POLYNOMIALS = 41
 CONSTANCY_VALUES = 3200  # 40 subsets of 40 sums, as they are and amplified
 SHARE_BITS = 24
 SLOT_BYTES = 64
+
+_HEAD = 2  # of a message in MessagePack: an array of few entries, and a small tag
 
 
 @dataclass(frozen=True)
@@ -115,24 +105,28 @@ class Shape:
         """Ciphertexts of each part of the probe."""
         return tuple(min(PROBE_PART, self.dim - first) for first in range(0, self.dim, PROBE_PART))
 
-    def expected(self, kind: str, index: int) -> Message | None:
-        """A message as long as the `index`-th of its kind on a link must be, None where sizes are not laid down."""
+    def message_bytes(self, kind: str, index: int) -> int | None:
+        """Bytes of the `index`-th message of its kind on a link, None where sizes are not laid down."""
+        fields = self._fields(kind, index)
+        return None if fields is None else _HEAD + sum(fields)
+
+    def _fields(self, kind: str, index: int) -> tuple[int, ...] | None:
         if kind == "PairSecret":
-            return PairSecret(bytes(32))
+            return (_binary(32),)
         if kind == "ProbePart":
-            return ProbePart(memoryview(bytes(16 * self.n * _at(self.probe_parts, index))))
+            return (_binary(16 * self.n * _at(self.probe_parts, index)),)
         if kind == "AdmissionBlock":
-            return AdmissionBlock(bytes(32), bytes(8 * self.n * ADMISSION_POLYNOMIALS))
+            return _binary(32), _binary(8 * self.n * ADMISSION_POLYNOMIALS)
         if kind == "FilterBlock":
-            return FilterBlock(memoryview(bytes(8 * self.n * _at(self.chunks, index))))
+            return (_binary(8 * self.n * _at(self.chunks, index)),)
         if kind == "InputShare":
-            return InputShare(memoryview(bytes(SHARE_BITS * self._input_words(index) * 8)))
+            return (_binary(SHARE_BITS * self._input_words(index) * 8),)
         if kind == "PowerSums":
-            return PowerSums(bytes(4 * (self.cap + 2)))
+            return (_binary(4 * (self.cap + 2)),)
         if kind == "ConfirmationAnswer":
-            return ConfirmationAnswer(bytes(24 * self.cap))
+            return (_binary(24 * self.cap),)
         if kind == "Release":
-            return Release((bytes(SLOT_BYTES),) * self.cap, bytes(32))
+            return (1 if self.cap < 16 else 3), self.cap * _binary(SLOT_BYTES), _binary(32)
         return None
 
     def _input_words(self, index: int) -> int:
@@ -144,3 +138,8 @@ class Shape:
 
 def _at(counts: tuple[int, ...], index: int) -> int:
     return counts[index] if index < len(counts) else 0
+
+
+def _binary(length: int) -> int:
+    """Bytes of a byte string in MessagePack."""
+    return length + (2 if length < 2**8 else 3 if length < 2**16 else 5)
