@@ -17,8 +17,10 @@ from pets.keys import JointKey, sample_key_share
 from pets.params import Parameters, scale
 from pets.sampling import common_polynomial
 from protocol.compare import SHARE_MASK, threshold_offset
+from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring
+from protocol.filter import CLIMB, CONFIRM
 from protocol.messages import FilterBlock, PowerSums, ProbePart
 from protocol.steps import Step, receive
 from protocol.wire import array
@@ -99,6 +101,26 @@ def force(monkeypatch: pytest.MonkeyPatch, rows: Iterable[int], rungs: Iterable[
     monkeypatch.setattr(protocol.filter, "hit_bits", lying)
 
 
+def miscounts(monkeypatch: pytest.MonkeyPatch, seat: int, by: int, rungs: Iterable[int] = range(9)) -> None:
+    """A party that shifts its share of the count."""
+    original = protocol.filter.at_most_cap
+
+    def lying(ring: Ring, share: int, cap: int, rung: int) -> Step[bool]:
+        return (yield from original(ring, share + by * (ring.index == seat and rung in rungs), cap, rung))
+
+    monkeypatch.setattr(protocol.filter, "at_most_cap", lying)
+
+
+def claims_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder for whom the bit says "no more than the cap", whatever hits."""
+    miscounts(monkeypatch, HOLDER_SEAT, -(2**30))
+
+
+def climbs_at_will(monkeypatch: pytest.MonkeyPatch, rungs: int) -> None:
+    """Takes a defence out: a verdict need not follow from the bit, and the holder climbs as often as it likes."""
+    monkeypatch.setattr(protocol.filter, "verdict_on", lambda _, rung, __: CLIMB if rung < rungs - 1 else CONFIRM)
+
+
 def shifted(monkeypatch: pytest.MonkeyPatch, seat: int, shift: npt.NDArray[np.int64]) -> None:
     """A party that adds `shift` to its addends of q_j in admission: the circuit then judges q + shift."""
     original = protocol.admission._decide
@@ -146,7 +168,7 @@ class SketchReader:
         return ((shares.astype(np.int64) - offsets) % 2**24).astype(np.uint32) & SHARE_MASK
 
     def open(self, ring: Ring, running: Any, rows: int, cap: int) -> Any:
-        """In place of decoding: "too many" as long as there is a rung, then "nobody"."""
+        """In place of decoding: then "nobody". It must have lied in the count, else no sums would come."""
         received = []
         for name in ring.names[1:]:
             received.append(array((yield from receive(name, PowerSums)).data, (cap + 2,), np.uint32, "sums"))
@@ -156,4 +178,4 @@ class SketchReader:
         hit = np.array([tag >> row & 1 for row in range(self.rows)], bool)
         self.low, self.high = np.where(hit, self.asked, self.low), np.where(hit, self.high, self.asked)
         self.left -= 1
-        return None if self.left else ()
+        return ()

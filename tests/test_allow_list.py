@@ -19,9 +19,11 @@ from protocol.messages import (
     AdmissionBlock,
     Announce,
     AnyMessage,
+    CapBit,
     ConfirmationAnswer,
     ConfirmationBlock,
     ConfirmationDigest,
+    CountShare,
     FilterBlock,
     Gates,
     InputShare,
@@ -245,7 +247,7 @@ def test_sizes_are_those_of_section_6a() -> None:
     blocks = -(-rows // n)
     totals: Counter[tuple[str, str, str]] = Counter()
     for d in trio.deliveries:
-        assert len(d.frame) < 4096 or type(d.message) not in (Announce, Joined, PairSecret, Rung, AdmissionBit)
+        assert len(d.frame) < 4096 or type(d.message) not in (Announce, Joined, PairSecret, Rung, AdmissionBit, CapBit)
         totals[type(d.message).__name__, d.sender, d.receiver] += len(d.frame)
 
     def at_most(kind: type[Message], payload: float, frames: int = 1) -> None:
@@ -280,6 +282,8 @@ def test_sizes_are_those_of_section_6a() -> None:
     at_most(AdmissionBlock, 41 * 8 * n + 32)
     at_most(AdmissionBit, 8)
     at_most(FilterBlock, 8 * n * blocks)
+    at_most(CountShare, 4 * n * blocks)
+    at_most(CapBit, 8)
     at_most(PowerSums, 4 * (cap + 2))
     at_most(Rung, 16)
     at_most(ConfirmationBlock, 8 * n + 32)
@@ -305,6 +309,7 @@ def test_a_probe_takes_sixteen_bytes_a_dimension_and_ring_coefficient() -> None:
         (InputShare, REQUESTER),
         (Gates, ROUTER),
         (FilterBlock, HOLDER),
+        (CountShare, HOLDER),
         (PowerSums, ROUTER),
         (ConfirmationBlock, HOLDER),
         (ConfirmationAnswer, REQUESTER),

@@ -265,7 +265,7 @@ def flip_the_last_gate(monkeypatch: pytest.MonkeyPatch) -> None:
         gates += d.of(Gates, REQUESTER)
 
     Trio(enrol(unit_rows(np.random.default_rng(0), 1, 128)), attack=counted).search(np.zeros(128, np.int8))
-    last = gates - 7  # the comparison's rounds
+    last = gates - 14  # the rounds of comparison and count
     original = protocol.admission.evaluate
 
     def lying(ring: Ring, masks: Any, circuit: Any) -> Any:
@@ -324,10 +324,10 @@ def test_known_limit_a_probe_that_is_not_constant_tells_about_a_row_that_is_not_
     assert len(trio.sent(Release)) == 1
 
 
-def climbs_beside(monkeypatch: pytest.MonkeyPatch, target: Templates, other: Templates) -> Trio:
-    """A probe q + X^1000·b puts what row 50 scores with b where the block has no row; a hit there makes it climb.
+def stops_beside(monkeypatch: pytest.MonkeyPatch, target: Templates, other: Templates) -> Trio:
+    """A probe q + X^1000·b puts what row 50 scores with b where the block has no row; a hit there stops the search.
 
-    The requester shifts its own shares so that nothing else hits there, and that does from 0.3 on, at the first rung.
+    The requester shifts its own shares so that nothing else hits there, and that does from 0.3 on.
     """
     probe, templates = crowd()
     templates[50] = target
@@ -338,8 +338,7 @@ def climbs_beside(monkeypatch: pytest.MonkeyPatch, target: Templates, other: Tem
         if seat.index == REQUESTER_SEAT:
             moved = shares.astype(np.int64)
             moved[len(templates) :] -= 16 * 150_000
-            if rung == 0:
-                moved[1050] += 16 * (150_000 + trio.terms.theta(0) - guess)
+            moved[1050] += 16 * (150_000 + trio.terms.theta(0) - guess)
             shares = (moved % 2**SHARE_BITS).astype(np.uint32)
         return (yield from original(seat, shares, rung, chunk))
 
@@ -354,12 +353,14 @@ def climbs_beside(monkeypatch: pytest.MonkeyPatch, target: Templates, other: Tem
 def test_known_limit_with_that_lie_a_row_that_does_not_exist_tells_about_one_that_does(
     cosine: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One comparison a climb with any vector, whatever hits; a wrong guess freezes nothing and the answer is right."""
+    """One comparison with any vector, whatever hits: the search stops, or the answer is right."""
     rng = np.random.default_rng(5)
     other = unit_rows(rng, 1, 128)[0]
-    trio = climbs_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)
-    assert {hit.row for hit in trio.outcome().hits} == {10, 11}
-    assert trio.outcome().threshold_used == trio.terms.rungs[cosine > 0.3]
+    trio = stops_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)
+    if cosine > 0.3:
+        trio.assert_stopped(Disagreement)
+    else:
+        assert {hit.row for hit in trio.outcome().hits} == {10, 11}
 
 
 @pytest.mark.parametrize("change", NOT_CONSTANT.values(), ids=NOT_CONSTANT)

@@ -10,17 +10,29 @@ import pytest
 
 import protocol.filter
 from pets import gf32, sketch
-from pets.params import norm_bound
+from pets.params import SHARE_BITS, norm_bound
 from pets.planes import unpack_bits
 from protocol.compare import SHARE_MASK, threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
+from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
 from protocol.errors import ConfirmationFailed, Disagreement, QueryRefused
-from protocol.filter import CONFIRM
+from protocol.filter import CLIMB, CONFIRM
 from protocol.messages import ConfirmationBlock, PowerSums, Release, Rung
 from protocol.session import State
-from tests.attacks import SMALL, N, SketchReader, crowd, force, payload, probes_and_gallery
+from tests.attacks import (
+    SMALL,
+    N,
+    SketchReader,
+    claims_few,
+    climbs_at_will,
+    crowd,
+    force,
+    miscounts,
+    payload,
+    probes_and_gallery,
+)
 from tests.galleries import Templates, near, scores, unit_rows
 from tests.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge
 from tests.ring import RING
@@ -119,7 +131,7 @@ def sums_of(rows: set[int], cap: int) -> npt.NDArray[np.uint32]:
 
 
 def watched_search(monkeypatch: pytest.MonkeyPatch, cosines: list[float]) -> tuple[Trio, list[Any], set[int]]:
-    """An honest search from 0.65 in steps of 0.05, the sums that the holder decoded at each rung, and all hits."""
+    """An honest search from 0.65 in steps of 0.05, the sums that the holder got at each rung, and all hits."""
     seen: list[Any] = []
     original = sketch.decode
     monkeypatch.setattr(sketch, "decode", lambda sums, *rest: seen.append(sums.copy()) or original(sums, *rest))
@@ -133,11 +145,44 @@ def watched_search(monkeypatch: pytest.MonkeyPatch, cosines: list[float]) -> tup
     return trio, seen, set(hits.tolist())
 
 
-def test_known_limit_the_sums_decode_to_two_hits_more_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And to three more, if the holder tries each of its rows as one of them."""
-    trio, seen, hits = watched_search(monkeypatch, [0.67] * 12)
-    assert trio.outcome().threshold_used == trio.terms.rungs[1]
-    assert not trio.outcome().hits
+def without_the_bit(monkeypatch: pytest.MonkeyPatch, *verdicts: str) -> None:
+    """Sums of every rung leave, and the holder says what follows."""
+    original = protocol.filter.open_hits
+
+    def opening(*args: Any) -> Any:
+        try:
+            return (yield from original(*args))
+        except Disagreement:
+            return None
+
+    def always(*_args: Any) -> Any:
+        return True
+        yield
+
+    monkeypatch.setattr(protocol.filter, "at_most_cap", always)
+    monkeypatch.setattr(protocol.filter, "open_hits", opening)
+    monkeypatch.setattr(protocol.filter, "verdict_on", lambda _few, rung, _terms: verdicts[rung])
+
+
+NESTED = [0.8] * 10 + [0.72] * 12 + [0.67] * 12
+
+
+@pytest.mark.parametrize(("cosines", "rungs"), [([0.67] * 11, 2), ([0.67] * 12, 2), (NESTED, 3)])
+def test_a_holder_gets_no_sums_of_a_rung_on_which_more_hit_than_the_cap(
+    cosines: list[float], rungs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trio, seen, _ = watched_search(monkeypatch, cosines)
+    verdicts = [d.message.verdict for d in trio.sent(Rung, HOLDER, REQUESTER)]  # type: ignore[union-attr]
+    assert verdicts == ["climb"] * (rungs - 1) + ["confirm"]
+    assert len(seen) == 1
+    assert len(trio.sent(PowerSums)) == 2
+    assert np.array_equal(seen[0], sums_of({hit.row for hit in trio.outcome().hits}, 10))
+
+
+def test_control_without_the_bit_sums_decode_to_more_hits_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To two more; and to three, if the holder tries each of its rows as one of them."""
+    without_the_bit(monkeypatch, CLIMB, CONFIRM)
+    _, seen, hits = watched_search(monkeypatch, [0.67] * 12)
     assert radius_decoded(seen[0]) == hits
     _, seen, hits = watched_search(monkeypatch, [0.67] * 13)
     assert radius_decoded(seen[0]) is None
@@ -145,10 +190,12 @@ def test_known_limit_the_sums_decode_to_two_hits_more_than_the_cap(monkeypatch: 
     assert {frozenset(rest | {row}) for row, rest in enumerate(guessed) if rest} == {frozenset(hits)}
 
 
-def test_known_limit_a_climb_that_ends_tells_the_hits_of_the_rungs_below(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_without_the_bit_a_climb_that_ends_tells_the_hits_of_the_rungs_below(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What hits above hits below too: taken off, it leaves at most cap + 2 rows more at each rung to be decoded."""
-    trio, seen, hits = watched_search(monkeypatch, [0.8] * 10 + [0.72] * 12 + [0.67] * 12)
-    assert [d.message.verdict for d in trio.sent(Rung, HOLDER, REQUESTER)] == ["climb", "climb", "confirm"]  # type: ignore[union-attr]
+    without_the_bit(monkeypatch, CLIMB, CLIMB, CONFIRM)
+    trio, seen, hits = watched_search(monkeypatch, NESTED)
     assert radius_decoded(seen[0]) is None
     assert radius_decoded(seen[1]) is None
     known: set[int] = set()
@@ -160,7 +207,7 @@ def test_known_limit_a_climb_that_ends_tells_the_hits_of_the_rungs_below(monkeyp
     assert known == hits
 
 
-# --- a holder that climbs for the sake of the sketches ---
+# --- a holder that lies in the count for the sake of the sketch ---
 
 
 def climbing_search(monkeypatch: pytest.MonkeyPatch, rungs: int) -> tuple[Trio, Templates, npt.NDArray[np.float64]]:
@@ -171,6 +218,9 @@ def climbing_search(monkeypatch: pytest.MonkeyPatch, rungs: int) -> tuple[Trio, 
     reader = SketchReader(trio.terms.cap, rungs)
     monkeypatch.setattr(protocol.filter, "fold_threshold", reader.fold)
     monkeypatch.setattr(protocol.filter, "open_hits", reader.open)
+    claims_few(monkeypatch)
+    if rungs > 1:
+        climbs_at_will(monkeypatch, rungs)
     trio.search(probe)
     assert trio.requester.answers[HOLDER].status == "no_hit"
     middle = (reader.low + reader.high) / 2
@@ -182,24 +232,72 @@ def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b.astype(np.float64)))
 
 
-def test_known_limit_a_holder_that_climbs_reads_the_whole_probe_at_128_dimensions(
+def test_known_limit_a_holder_that_lies_in_the_count_reads_as_many_thresholds_as_the_sums_have_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nine rungs at the default cap and ladder are 9·384 comparisons: more than the probe has bits.
-
-    No row is planted, every c1 is right, nothing is released: only the climbs show, until an audit.
-    """
-    trio, probe, guess = climbing_search(monkeypatch, 9)
-    assert [d.message.verdict for d in trio.sent(Rung, receiver=REQUESTER)] == ["climb"] * 8 + ["confirm"]  # type: ignore[union-attr]
+    """384 comparisons of its own, once a query. Nothing shows online; no row is planted, nothing is released."""
+    trio, probe, guess = climbing_search(monkeypatch, 1)
+    assert [d.message.verdict for d in trio.sent(Rung, receiver=REQUESTER)] == ["confirm"]  # type: ignore[union-attr]
     assert len(trio.sent(Release)) == 1
-    assert np.array_equal(np.rint(guess), probe)
+    assert cosine(guess, probe) == pytest.approx(0.87, abs=0.01)
 
 
-@pytest.mark.parametrize(("rungs", "reached"), [(1, 0.87), (2, 0.93), (3, 0.98), (5, 0.999)])
-def test_fewer_rungs_show_a_holder_less(rungs: int, reached: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: as many bits as the sketches have, and no more. The figures stand in the threat model."""
-    _, probe, guess = climbing_search(monkeypatch, rungs)
+def test_a_holder_that_got_the_sums_may_not_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe, templates = crowd()
+    trio = Trio(
+        enrol(templates),
+        threshold="0.4",
+        attack=lambda d: [forge(d.frame, verdict="climb")] if d.of(Rung, HOLDER) else None,
+    )
+    claims_few(monkeypatch)
+    trio.search(probe)
+    assert len(trio.sent(PowerSums)) == 2
+    trio.assert_stopped(Disagreement)
+
+
+@pytest.mark.parametrize(("rungs", "reached"), [(2, 0.93), (3, 0.98), (5, 0.999), (9, 1)])
+def test_control_where_a_verdict_need_not_follow_from_the_bit_it_reads_one_sketch_a_rung(
+    rungs: int, reached: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine rungs are 9·384 comparisons: more than the probe has bits at 128 dimensions. It has it exactly."""
+    trio, probe, guess = climbing_search(monkeypatch, rungs)
+    verdicts = [d.message.verdict for d in trio.sent(Rung, receiver=REQUESTER)]  # type: ignore[union-attr]
+    assert verdicts == ["climb"] * (rungs - 1) + ["confirm"]
     assert cosine(guess, probe) == pytest.approx(reached, abs=0.01)
+    assert np.array_equal(np.rint(guess), probe) == (rungs == 9)
+
+
+# --- requester or router that lie in the count ---
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.6])
+@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+def test_known_limit_a_lie_in_the_count_tells_one_comparison_a_rung_and_freezes_nothing(
+    seat: int, cosine: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets only one row hit on the first rung, from a threshold of its own, and the bit say "more" if it does."""
+    probe, templates = crowd()
+    templates[50] = near(np.random.default_rng(3), probe, 1, np.array([cosine]))[0]
+    guess = round(0.3 * 248**2)
+    original = protocol.filter.hit_bits
+    trio = Trio(enrol(templates), threshold="0.7")
+
+    def shifting(ring: Ring, shares: Any, rung: int, chunk: int) -> Any:
+        if ring.index == seat and rung == 0:
+            moved = shares.astype(np.int64) - 16 * 150_000
+            moved[50] += 16 * (150_000 + trio.terms.theta(0) - guess)
+            shares = (moved % 2**SHARE_BITS).astype(np.uint32)
+        return (yield from original(ring, shares, rung, chunk))
+
+    monkeypatch.setattr(protocol.filter, "hit_bits", shifting)
+    miscounts(monkeypatch, seat, trio.terms.cap, [0])
+    trio.search(probe)
+    assert not trio.failures
+    if cosine > 0.3:
+        assert {hit.row for hit in trio.outcome().hits} == {10, 11}  # from the second rung on it is honest
+        assert trio.outcome().threshold_used == trio.terms.rungs[1]
+    else:
+        assert trio.outcome().status == "no_hit"  # its wrong guess cost it this answer
 
 
 @pytest.mark.parametrize("told", ["climb", "confirm"])
@@ -257,11 +355,18 @@ def planting_search(monkeypatch: pytest.MonkeyPatch, probe: Templates) -> tuple[
     return Trio(enrol(templates), threshold="0.5", ladder="0").search(probe), decoded, bits
 
 
-def test_planted_rows_open_to_nothing_but_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = probes_and_gallery()[0][0]
-    trio, decoded, _ = planting_search(monkeypatch, probe)
-    assert decoded == [None]
+def test_planted_rows_open_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    trio, decoded, _ = planting_search(monkeypatch, probes_and_gallery()[0][0])
+    assert decoded == []
     assert trio.outcome().status == "too_many_candidates"
+    assert not trio.sent(PowerSums)
+
+
+def test_planted_rows_and_a_lie_in_the_count_open_to_nothing_but_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+    claims_few(monkeypatch)
+    trio, decoded, _ = planting_search(monkeypatch, probes_and_gallery()[0][0])
+    assert decoded == []
+    trio.assert_stopped(Disagreement)
     # all that the two others told the holder about hits: cap + 2 words each, and both the same
     sums = payload(trio, PowerSums, HOLDER)
     assert len(sums) == 2

@@ -14,9 +14,10 @@ from nodes.keeper import storage_key
 from nodes.sealed import SealedProbe
 from pets import subsets
 from protocol import confirmation, holder, router
-from protocol import filter as filtering
+from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.engine import plain_scores
 from protocol.gallery import Gallery
+from tests.attacks import miscounts
 from tests.audits import audit, audit_both, reblocked, resealed, sealed_block
 from tests.audits import ciphertexts as ciphertexts
 from tests.audits import kept as kept
@@ -247,14 +248,8 @@ def test_a_hit_that_was_left_out_is_found(world: World, monkeypatch: pytest.Monk
 
 
 def test_a_climb_without_need_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As if somebody had made eleven rows seem to hit: on the second rung two did, and the cap is ten."""
-    real = filtering.open_hits
-
-    def climbs(ring: Any, running: Any, rows: int, cap: int) -> Any:
-        found = yield from real(ring, running, rows, cap)
-        return None if found and len(found) == 2 else found
-
-    monkeypatch.setattr(filtering, "open_hits", climbs)
+    """The router adds to the count: on the second rung two rows hit, and the cap is ten."""
+    miscounts(monkeypatch, ROUTER_SEAT, 9)
     query = world.query((ES,))
     monkeypatch.undo()
     report = audit_both(world, query, tmp_path)
@@ -265,13 +260,8 @@ def test_a_climb_without_need_is_found(world: World, monkeypatch: pytest.MonkeyP
 def test_a_query_that_never_came_to_a_confirmation_is_audited_too(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The holder opens its hits and says on every rung that there were too many."""
-    real = filtering.open_hits
-
-    def pretends(*arguments: Any) -> Any:
-        yield from real(*arguments)
-
-    monkeypatch.setattr(filtering, "open_hits", pretends)
+    """The router adds to the count on every rung."""
+    miscounts(monkeypatch, ROUTER_SEAT, 1000)
     query = world.query((ES,))
     monkeypatch.undo()
     assert query.hex() in {path.name for path in (world.root / ES / "sealed").iterdir()}

@@ -14,7 +14,7 @@ from nodes.keeper import storage_key
 from nodes.sealed import SealedGallery
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT
-from tests.attacks import SketchReader, shifted
+from tests.attacks import SketchReader, claims_few, shifted
 from tests.audits import audit_both, failures, resealed
 from tests.evidence import DIM, ES, World
 from tests.evidence import query as query
@@ -27,8 +27,9 @@ def test_control_an_honest_holders_inputs_are_its_shares(world: World, query: by
 
 
 def test_a_holder_that_reads_one_sketch_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """384 thresholds of its own on rows of its lawful gallery, and then "nobody": no climb, no planted row."""
+    """384 thresholds of its own on rows of its lawful gallery, a lie in the count, then "nobody": no planted row."""
     reader = SketchReader(10, 1)
+    claims_few(monkeypatch)
     monkeypatch.setattr(protocol.filter, "fold_threshold", reader.fold)
     monkeypatch.setattr(protocol.filter, "open_hits", reader.open)
     query = world.query((ES,))

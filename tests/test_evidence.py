@@ -44,7 +44,7 @@ def app() -> typer.Typer:
 def test_no_score_share_reference_or_template_is_in_any_bundle(world: World, query: bytes) -> None:
     assert {kind.__name__ for kind in ALLOWED} - KEPT == {
         "PairSecret", "ProbePart", "InputShare", "Gates", "PowerSums", "ConfirmationAnswer", "Release", "FilterBlock",
-        "AdmissionBlock",
+        "AdmissionBlock", "CountShare",
     }  # fmt: skip
     row = world.galleries[ES].templates[200].tobytes()
     reference = world.galleries[ES].reference(200).encode()

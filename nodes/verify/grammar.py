@@ -122,6 +122,12 @@ def _gates(reader: Reader, rounds: int) -> None:
         reader.some("Gates")
 
 
+def _rung(reader: Reader, shape: Shape) -> None:
+    """Comparison of every chunk, then of the count with the cap, as they pass around the ring."""
+    _gates(reader, len(shape.chunks) + 1)
+    reader.take("CapBit")
+
+
 def _requester_to_holder(reader: Reader, shape: Shape) -> None:
     reader.take("PairSecret")
     reader.take("ProbePart", len(shape.probe_parts))
@@ -129,10 +135,12 @@ def _requester_to_holder(reader: Reader, shape: Shape) -> None:
     reader.take("AdmissionBit")
     reader.sign("admission")
     for rung in count():
-        _gates(reader, len(shape.chunks))
-        reader.take("PowerSums")
+        _rung(reader, shape)
+        few = reader.sees("PowerSums")
+        if few:
+            reader.take("PowerSums")
         reader.sign(f"rung {rung}")
-        if reader.sees("ConfirmationAnswer"):
+        if few:
             break
     reader.take("ConfirmationAnswer")
     reader.sign("confirmation")
@@ -146,6 +154,7 @@ def _requester_to_router(reader: Reader, shape: Shape) -> None:
     for rung in count():
         if rung and reader.sees("ConfirmationDigest"):
             break
+        reader.take("CapBit")
         reader.sign(f"rung {rung}")
     reader.take("ConfirmationDigest")
     reader.sign("confirmation")
@@ -159,7 +168,7 @@ def _router_to_requester(reader: Reader, shape: Shape) -> None:
     for rung in count():
         if rung and reader.sees("ConfirmationDigest"):
             break
-        _gates(reader, len(shape.chunks))
+        _rung(reader, shape)
         reader.sign(f"rung {rung}")
     reader.take("ConfirmationDigest")
     reader.sign("confirmation")
@@ -169,9 +178,12 @@ def _router_to_holder(reader: Reader, shape: Shape) -> None:
     reader.take("AdmissionBit")
     reader.sign("admission")
     for rung in count():
-        reader.take("PowerSums")
+        reader.take("CapBit")
+        few = reader.sees("PowerSums")
+        if few:
+            reader.take("PowerSums")
         reader.sign(f"rung {rung}")
-        if reader.sees("ConfirmationAnswer"):
+        if few:
             break
     reader.take("ConfirmationAnswer")
     reader.sign("confirmation")
@@ -190,6 +202,9 @@ def _holder_to_router(reader: Reader, shape: Shape) -> None:
             if rung == 0:
                 reader.take("FilterBlock")
             _gates(reader, 1)
+            reader.take("CountShare")
+        _gates(reader, 1)
+        reader.take("CapBit")
         reader.take("Rung")
         reader.sign(f"rung {rung}")
     reader.take("ConfirmationBlock")
@@ -200,10 +215,12 @@ def _holder_to_requester(reader: Reader, shape: Shape) -> None:
     reader.take("AdmissionBlock")
     reader.take("AdmissionBit")
     reader.sign("admission")
-    reader.take("FilterBlock", len(shape.chunks))
     for rung in count():
         if rung and reader.sees("ConfirmationBlock"):
             break
+        if rung == 0:
+            reader.take("FilterBlock", len(shape.chunks))
+        reader.take("CapBit")
         reader.take("Rung")
         reader.sign(f"rung {rung}")
     reader.take("ConfirmationBlock")

@@ -79,9 +79,10 @@ def _session(case: Case, holder: str) -> list[Leak]:
     if _seen(case, holder, "AdmissionBit"):
         for learner in (holder, router):
             add(learner, requester, "admission bit", 1)
-    opened = _seen(case, holder, "PowerSums")
-    if opened:
-        add(holder, requester, f"power sums, {opened} rung(s)", opened * SUM_BITS * (cap + 2))
+    if rungs := _seen(case, holder, "CapBit"):
+        add(holder, requester, f"whether more rows hit than the cap, {rungs} rung(s)", rungs)
+    if opened := _seen(case, holder, "PowerSums"):
+        add(holder, requester, "power sums", opened * SUM_BITS * (cap + 2))
     if _seen(case, holder, "ConfirmationAnswer"):
         scores, words = SCORE_BITS * cap, table.SHARE_BITS * SLOT * cap
         add(holder, requester, f"exact scores of at most {cap} hits", scores)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from nodes.verify.case import Case, Item, View
 from nodes.verify.format import Direction
 from nodes.verify.report import Broken, Finding, Findings, Held, Open
 from pets.prf import labelled_hash
-from protocol.messages import AdmissionBit, ConfirmationBlock, ConfirmationDigest, Rung, Signature
+from protocol.messages import AdmissionBit, CapBit, ConfirmationBlock, ConfirmationDigest, Rung, Signature
 
 # What may only happen to a probe that was admitted.
-_AFTER_ADMISSION = ("PowerSums", "Rung", "ConfirmationBlock", "ConfirmationDigest", "ConfirmationAnswer", "Release")
+_AFTER_ADMISSION = (
+    "CapBit", "PowerSums", "Rung", "ConfirmationBlock", "ConfirmationDigest", "ConfirmationAnswer", "Release"
+)  # fmt: skip
 
 
 def _seats(case: Case) -> Iterator[tuple[str, View, tuple[str, str, str]]]:
@@ -77,8 +80,7 @@ def admitted(case: Case, holder: str) -> bool | None:
 
 
 def openings(case: Case) -> Findings:
-    """Requester and router each open once a rung: one message of power sums between two verdicts, none after the
-    last."""
+    """Requester and router each open once, on the rung that ends in confirmation, and on no other."""
     if case.announce is None:
         yield Open("there is no announcement")
         return
@@ -95,28 +97,49 @@ def openings(case: Case) -> Findings:
                         yield Broken(view.place(record), "hits were opened after the last verdict")
                     elif opened > 1:
                         yield Broken(view.place(record), f"opening number {opened} in rung {rung}")
+                elif isinstance(record.message, Rung):
+                    verdict = record.message.verdict
+                    if verdict == "confirm" and not opened:
+                        yield Broken(view.place(record), f"a verdict on rung {rung}, of which nothing was opened")
+                    elif verdict != "confirm" and opened:
+                        yield Broken(view.place(record), f"{verdict!r} on rung {rung}, of which hits were opened")
                     else:
                         yield Held()
-                elif isinstance(record.message, Rung):
-                    if opened == 0:
-                        yield Broken(view.place(record), f"a verdict on rung {rung}, of which nothing was opened")
-                    over, opened, rung = over or record.message.verdict != "climb", 0, rung + 1
+                    over, opened, rung = over or verdict != "climb", 0, rung + 1
 
 
 def rungs(case: Case) -> Findings:
-    """Verdicts climb one by one to the last agreed rung and no further; requester and router are told the same."""
+    """Verdicts follow from the bit that all opened on each rung, and climb to the last agreed rung and no further;
+    requester and router are told the same."""
     if case.announce is None or case.terms is None:
         yield Open("the agreed rungs cannot be read")
         return
     yield from map(Open, case.unseen)
     agreed = len(case.terms.rungs)
+    components: dict[tuple[str, int, int], bool] = {}
+    yield from _cap_bits(case, components)
     for holder in case.holders:
         told: dict[int, str] = {}
         for view in case.views:
             for peer in case.roles:
                 for rung, (item, message) in enumerate(_verdicts(view, holder, peer)):
-                    fault = _verdict_fault(message.verdict, rung, agreed, told)
+                    opened = [components.get((holder, rung, which)) for which in range(3)]
+                    few = None if None in opened else opened.count(True) % 2 == 1
+                    fault = _verdict_fault(message.verdict, rung, agreed, told, few)
                     yield Held() if fault is None else Broken(view.place(item.record), fault)
+
+
+def _cap_bits(case: Case, components: dict[tuple[str, int, int], bool]) -> Findings:
+    """Collect what was opened by (holder, rung, component); all who show a component must show the same."""
+    for holder, view, ring in _seats(case):
+        rungs: Counter[tuple[str, str]] = Counter()
+        for item, bit in view.messages(CapBit, holder):
+            link = (item.record.direction, item.record.peer)
+            which, rung = _component(ring.index(view.owner), ring, item), rungs[link]
+            rungs[link] += 1
+            if which is not None and components.setdefault((holder, rung, which), bit.component) != bit.component:
+                where = view.place(item.record)
+                yield Broken(where, f"another component of the cap bit on rung {rung} than the others show")
 
 
 def _verdicts(view: View, holder: str, peer: str) -> list[tuple[Item, Rung]]:
@@ -124,13 +147,18 @@ def _verdicts(view: View, holder: str, peer: str) -> list[tuple[Item, Rung]]:
     return list(view.messages(Rung, holder, direction, peer))
 
 
-def _verdict_fault(verdict: str, rung: int, agreed: int, told: dict[int, str]) -> str | None:
+def _verdict_fault(verdict: str, rung: int, agreed: int, told: dict[int, str], few: bool | None) -> str | None:
+    """`few`: what all three opened; None where the bundles do not show it."""
     if rung >= agreed:
         return f"a verdict on rung {rung}; only {agreed} rungs (0 to {agreed - 1}) were agreed"
     if verdict == "climb" and rung == agreed - 1:
         return f"it climbs beyond the last of {agreed} rungs"
     if verdict == "exhausted" and rung != agreed - 1:
         return f"it gives up on rung {rung} of {agreed}"
+    if few is not None and few != (verdict == "confirm"):
+        return (
+            f"{verdict!r} on rung {rung}, though all opened that there are {'no ' if few else ''}more hits than the cap"
+        )
     if told.setdefault(rung, verdict) != verdict:
         return f"{verdict!r} on rung {rung}, another party was told {told[rung]!r}"
     return None

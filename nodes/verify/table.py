@@ -26,6 +26,7 @@ PROBE_PART = 64
 ADMISSION_POLYNOMIALS = 41
 CONSTANCY_VALUES = 3200  # 40 subsets of 40 sums, as they are and amplified
 SHARE_BITS = 24
+COUNT_BITS = 32
 SLOT_BYTES = 64
 
 _HEAD = 2  # of a message in MessagePack: an array of few entries, and a small tag
@@ -120,7 +121,9 @@ class Shape:
         if kind == "FilterBlock":
             return (_binary(8 * self.n * _at(self.chunks, index)),)
         if kind == "InputShare":
-            return (_binary(SHARE_BITS * self._input_words(index) * 8),)
+            return (_binary(8 * self._input_words(index)),)
+        if kind == "CountShare":
+            return (_binary(4 * self.n * _at(self.chunks, index % max(1, len(self.chunks)))),)
         if kind == "PowerSums":
             return (_binary(4 * (self.cap + 2)),)
         if kind == "ConfirmationAnswer":
@@ -130,10 +133,11 @@ class Shape:
         return None
 
     def _input_words(self, index: int) -> int:
-        """Words of 64 rows: admission first, then the chunks, again at every rung."""
+        """Planes times words of 64 rows: admission first, then at every rung the chunks and the count."""
         if index == 0:
-            return -(-self.dim // 64) + -(-(CONSTANCY_VALUES + self.dim) // 64)
-        return self.chunks[(index - 1) % len(self.chunks)] * self.n // 64 if self.chunks else 0
+            return SHARE_BITS * (-(-self.dim // 64) + -(-(CONSTANCY_VALUES + self.dim) // 64))
+        chunk = (index - 1) % (len(self.chunks) + 1)
+        return SHARE_BITS * self.chunks[chunk] * self.n // 64 if chunk < len(self.chunks) else COUNT_BITS
 
 
 def _at(counts: tuple[int, ...], index: int) -> int:
