@@ -123,8 +123,8 @@ def test_the_ledger_adds_up_what_each_learnt(joint: Files) -> None:
     leaks = leakage(cases)
     sums = totals(leaks)
     scores, more = 20 * 10, 24 * 6 * 10 - 20 * 10
-    assert sums[ES, FR] == (1 + 2 * 32 * 12 + scores, more, 0), "two rungs of twelve sums, an admission bit, ten scores"
-    assert sums[DE, FR] == (1 + 32 * 12 + scores, more, 0)
+    assert sums[ES, FR] == (1 + 2 + 32 * 12 + scores, more, 0), "admission, two cap bits, twelve sums, ten scores"
+    assert sums[DE, FR] == (1 + 1 + 32 * 12 + scores, more, 0)
     assert sums[EU, ES] == (2.0 + 1, 0, 0), (
         "one of four endings (three rungs, or none was enough), and it did not freeze"
     )

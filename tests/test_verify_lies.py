@@ -13,7 +13,7 @@ import pytest
 
 from nodes.verify.case import announce_statement
 from nodes.verify.verdict import RULES
-from protocol.messages import AdmissionBit, Announce, Joined, PowerSums, Warrant
+from protocol.messages import AdmissionBit, Announce, CapBit, Joined, PowerSums, Warrant
 from tests.evidence import DE, ES, EU, FR, World, failures
 from tests.evidence import world as world
 from tests.stories import Said, Story, first, verified
@@ -32,7 +32,7 @@ def forged_phase_signature(story: Story) -> Said:
 def missing_phase_signature(story: Story) -> Said:
     said = first(story, "Signature", EU, ES)
     story.drop(said)
-    return first(story, "PowerSums", EU, ES)
+    return first(story, "CapBit", EU, ES)
 
 
 def release_to_the_router(story: Story) -> Said:
@@ -170,7 +170,7 @@ def two_keys(story: Story) -> None:
 def no_admission(story: Story) -> Said:
     for said in story.find("AdmissionBit", session=ES):
         story.drop(said)
-    return first(story, "PowerSums", FR, ES)
+    return first(story, "CapBit", FR, ES)
 
 
 def refused_probe(story: Story) -> Said:
@@ -179,7 +179,7 @@ def refused_probe(story: Story) -> Said:
         said = first(story, "AdmissionBit", sender, ES)
         assert isinstance(said.message, AdmissionBit)
         said.message = AdmissionBit(not said.message.component)
-    return first(story, "PowerSums", FR, ES)
+    return first(story, "CapBit", FR, ES)
 
 
 def opened_before_admission(story: Story) -> Said:
@@ -196,6 +196,27 @@ def admission_unsigned(story: Story) -> Said:
 
 def opened_twice(story: Story) -> Said:
     return story.repeat(first(story, "PowerSums", EU, ES))
+
+
+def opened_on_a_climb(story: Story) -> Said:
+    sums = first(story, "PowerSums", FR, ES)
+    story.move(sums, first(story, "CapBit", FR, ES))
+    return first(story, "Rung", ES, FR)
+
+
+def another_cap_bit(story: Story) -> Said:
+    """One of those who hold a component shows another one than the others."""
+    said = first(story, "CapBit", EU, ES)
+    assert isinstance(said.message, CapBit)
+    said.message = CapBit(not said.message.component)
+    return said
+
+
+def climbs_against_the_bit(story: Story) -> Said:
+    for receiver in (FR, EU):
+        said = first(story, "Rung", ES, receiver, number=-1)
+        said.message = msgspec.structs.replace(said.message, verdict="climb")
+    return said
 
 
 def opened_after_the_end(story: Story) -> Said:
@@ -314,8 +335,11 @@ LIES: list[tuple[Lie, str, str]] = [
     (refused_probe, "admission", "though admission refused the probe"),
     (opened_before_admission, "admission", "before admission was opened"),
     (admission_unsigned, "admission", "before the admission phase was signed"),
-    (opened_twice, "one-opening", "opening number 2 in rung 0"),
+    (opened_twice, "one-opening", "opening number 2 in rung 1"),
     (opened_after_the_end, "one-opening", "after the last verdict"),
+    (opened_on_a_climb, "one-opening", "'climb' on rung 0, of which hits were opened"),
+    (another_cap_bit, "rungs", "another component of the cap bit on rung 0"),
+    (climbs_against_the_bit, "rungs", "though all opened that there are no more hits than the cap"),
     (one_rung_too_many, "rungs", "climbs beyond the last of 1 rungs"),
     (two_verdicts, "rungs", "another party was told"),
     (gives_up_early, "rungs", "gives up on rung 0 of 3"),

@@ -155,12 +155,12 @@ def _verdict_fault(verdict: str, rung: int, agreed: int, told: dict[int, str], f
         return f"it climbs beyond the last of {agreed} rungs"
     if verdict == "exhausted" and rung != agreed - 1:
         return f"it gives up on rung {rung} of {agreed}"
+    if told.setdefault(rung, verdict) != verdict:
+        return f"{verdict!r} on rung {rung}, another party was told {told[rung]!r}"
     if few is not None and few != (verdict == "confirm"):
         return (
             f"{verdict!r} on rung {rung}, though all opened that there are {'no ' if few else ''}more hits than the cap"
         )
-    if told.setdefault(rung, verdict) != verdict:
-        return f"{verdict!r} on rung {rung}, another party was told {told[rung]!r}"
     return None
 
 
