@@ -8,7 +8,7 @@ syndromes of a BCH code over GF(2^32). Row i has its own nonzero element g_i = �
 It is linear: the sketch of y ^ z is the XOR of the two sketches, so requester and router send the sums of their
 share z, the holder adds those of y and decodes. Two sets with equal sums differ in at least 2·cap + 5 rows, the
 designed distance of the code: up to cap hits are found exactly, and cap+1 … cap+4 are always seen to be too many. (Who
-forgoes that certainty could decode cap+1 and cap+2 hits as well: threat_model/README.md, "What the sums hold".)
+forgoes that certainty could decode cap+1 and cap+2 hits as well: hence `protocol.cap`, before any sum is sent.)
 Of larger sets, a fraction of about rows^cap / cap! / 2^(32·(cap+2)) < 2^-64 share their sums with a small one.
 """
 
