@@ -132,7 +132,7 @@ def _fail(error: BaseException, status: int) -> None:
     raise typer.Exit(status)
 
 
-def _show(error: BaseException) -> None:
+def _show(error: object) -> None:
     """One error. Its text may quote what came from outside."""
     lines = [printable(line) for line in f"error: {error}".split("\n")]
     errors.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
@@ -152,6 +152,10 @@ def main() -> None:
         sys.exit(130)
     except LineupError as error:
         _show(error)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that is missing or may not be written
+        place = "" if error.filename is None else f"{error.filename}: "
+        _show(f"{place}{error.strerror or error}")
         sys.exit(1)
 
 

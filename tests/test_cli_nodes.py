@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from nodes.cli_node import print_report
 from nodes.config import load_config
 from nodes.operate import holder_store
 from nodes.search import HolderAnswer, SearchReport
-from nodes.store import UnknownReference
+from nodes.store import Category, Status, UnknownReference
 from nodes.tls import client_context, server_context
 from pets.synthetic import synthetic_templates
+from pets.templates import quantise_rows
+from protocol.terms import SYNTHETIC_MODEL
 from tests.test_authority import assert_refused, handshake
 from tests.test_cli import lineup
 
@@ -177,7 +180,14 @@ def test_forgetting_says_which_reference_is_unknown(run: Any, folder: Path) -> N
 
 
 def test_what_is_past_its_time_is_deleted_at_a_stopped_node(run: Any, folder: Path) -> None:
-    run("enroll", "--dir", folder, folder.parent / "three.npy", "--retain-until", "2020-01-01")
+    with holder_store(folder) as store:
+        store.enrol_many(
+            quantise_rows(np.load(folder.parent / "three.npy"), name="three"),
+            category=Category.SUSPECT,
+            status=Status.IDENTIFIED,
+            retain_until=date(2020, 1, 1),
+            model=SYNTHETIC_MODEL,
+        )
     assert as_json(run("node", "expire", "--dir", folder, "--json")) == {
         "subjects": 3, "log_entries": 0, "evidence_files": 0, "sealed_files": 0,
     }  # fmt: skip
@@ -186,7 +196,10 @@ def test_what_is_past_its_time_is_deleted_at_a_stopped_node(run: Any, folder: Pa
 def test_a_query_has_one_probe(run: Any, folder: Path) -> None:
     """No bulk call: a file of three templates is refused before the node is asked (R 20(1))."""
     reason = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
-    status, _, error = run("query", "--dir", folder, folder.parent / "three.npy", "--holders", "DE", *reason)
+    args = ("--name", "FR", "--role", "requester", "--address", "https://127.0.0.1:8", "--authority")
+    run("node", "init", "--dir", folder.parent / "fr", *args, folder.parent / "ca")
+    probe = folder.parent / "three.npy"
+    status, _, error = run("query", "--dir", folder.parent / "fr", probe, "--holders", "DE", *reason)
     assert status == 1
     assert "holds 3 templates; a query has one probe" in error
 

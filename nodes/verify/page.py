@@ -33,7 +33,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
     if report.facts:
         facts = Table(title="What the bundles tell", expand=True, show_header=False)
         facts.add_column(no_wrap=True, min_width=13)
-        facts.add_column(ratio=1)
+        facts.add_column(ratio=1, overflow="fold")
         for subject, told in report.facts:
             facts.add_row(subject, escape_markup(told), end_section=subject == "terms")
         bundles = ", ".join(f"{owner} ({role})" for _, owner, role, _ in report.subjects)
@@ -42,7 +42,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
     table = Table(title="Checks", expand=True, padding=(0, 1))
     table.add_column("status", no_wrap=True, min_width=13)
     table.add_column("check, and the rule it stands for", ratio=2)
-    table.add_column("details", ratio=3)
+    table.add_column("details", ratio=3, overflow="fold")  # a fingerprint is compared to its last digit
     for check in report.checks:
         shown = check.details if check.status == "fail" else check.details[:_SHORT]
         rest = len(check.details) - len(shown)
