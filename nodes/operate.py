@@ -257,7 +257,6 @@ def _ask(
                 method, config.address + path, content=content, extensions={"sni_hostname": server_name(config.name)}
             )
         except httpx.TransportError as error:
-            raise NodeNotRunning(
-                f"{config.name} does not answer at {config.address}: {error}; is `lineup node serve` running, and "
-                "past its line `ready`?"
-            ) from error
+            # a refused certificate explains itself
+            hint = "" if "SSL" in str(error) else "; is `lineup node serve` running, and past its line `ready`?"
+            raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}{hint}") from error

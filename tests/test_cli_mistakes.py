@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -92,6 +93,18 @@ def test_a_query_with_a_bad_option_names_it_and_what_it_may_be(
 ) -> None:
     result = run("query", "--dir", folder, "probe.jpg", "--holders", "DE", *REASON, *options)
     assert words in error_of(result, 2)
+
+
+def test_a_node_that_was_not_started_is_told_apart_from_a_certificate_that_was_refused(
+    run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "; is `lineup node serve` running" in error_of(run("node", "status", "--dir", folder))
+
+    def refused(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate revoked")
+
+    monkeypatch.setattr(httpx.Client, "request", refused)
+    assert error_of(run("node", "status", "--dir", folder)).endswith("certificate revoked\n")
 
 
 def test_only_a_requester_is_asked_to_query(run: Any, folder: Path) -> None:
