@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from nodes import start
 from nodes.cli_node import print_report
 from nodes.operate import holder_store
 from nodes.photos import demo_photos
@@ -192,3 +193,17 @@ def test_output_that_is_no_terminal_has_whole_lines_and_no_bar(run: Any, tmp_pat
     assert len(lines) == 2
     assert lines[0].startswith("1 photos, model detector ")
     assert lines[1] == f"wrote 1 templates to {tmp_path / 'x.npy'}"
+
+
+def test_an_interruption_while_it_loads_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        start.main()
+    monkeypatch.undo()
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")

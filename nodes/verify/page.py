@@ -41,7 +41,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
         console.print(facts)
     table = Table(title="Checks", expand=True, padding=(0, 1))
     table.add_column("status", no_wrap=True, min_width=13)
-    table.add_column("check, and the rule it stands for", ratio=2)
+    table.add_column("check, and the rule it stands for", ratio=2, overflow="fold")
     table.add_column("details", ratio=3, overflow="fold")  # a fingerprint is compared to its last digit
     for check in report.checks:
         shown = check.details if check.status == "fail" else check.details[:_SHORT]
