@@ -207,3 +207,11 @@ def test_an_interruption_while_it_loads_leaves_no_traceback(
     monkeypatch.undo()
     assert ended.value.code == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_interrupted_command_says_so(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nodes.operate.health", interrupted)
+    assert run("node", "health", "--dir", folder) == (130, "", "interrupted\n")

@@ -91,7 +91,7 @@ def as_data(report: Report, leaks: Sequence[Leak]) -> dict[str, Any]:
 def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: evidence of a query") -> str:
     """The report as HTML, readable on paper too."""
     bundles = "".join(
-        f"<tr><td>{escape(owner)}</td><td>{escape(role)}</td><td><code>{escape(query)}</code></td>"
+        f"<tr><td>{escape(owner)}</td><td class='role'>{escape(role)}</td><td><code>{escape(query)}</code></td>"
         f"<td><code>{escape(_grouped(fingerprint))}</code></td></tr>"
         for query, owner, role, fingerprint in report.subjects
     )
@@ -158,7 +158,8 @@ table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:600;bac
 th,td{border:1px solid #d5dae1;padding:.4rem .6rem;vertical-align:top;overflow-wrap:anywhere}
 td:first-child{min-width:11rem}th{white-space:nowrap}ul{margin:.1rem 0;padding-left:1.1rem}code{font-size:.85em}
 .rule{color:#5a6472;font-size:.88em}.number{text-align:right;font-variant-numeric:tabular-nums}
-.status{white-space:nowrap;font-weight:600}.pass .status{color:#17663a}.fail .status{color:#fff;background:#b3261e}
+.status,.role{white-space:nowrap}.status{font-weight:600}
+.pass .status{color:#17663a}.fail .status{color:#fff;background:#b3261e}
 .not-checkable .status{color:#7a5200}.fail td{background:#fdf1f0}.not-checkable td{background:#fffaf0}
 .verdict{padding:.7rem 1rem;border-left:6px solid;font-size:1.1rem;font-weight:600}
 .verdict.holds{border-color:#17663a;background:#effaf3}.verdict.broken{border-color:#b3261e;background:#fdf1f0}
