@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +218,20 @@ def test_an_interrupted_command_says_so(run: Any, folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr("nodes.operate.health", interrupted)
     assert run("node", "health", "--dir", folder) == (130, "", "interrupted\n")
+
+
+def test_a_taken_port_ends_a_node_with_one_clear_line_and_it_was_never_ready(run: Any, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        args = ("--name", "PT", "--role", "holder", "--address", f"https://{address}", "--authority", tmp_path / "ca")
+        assert run("node", "init", "--dir", tmp_path / "pt", *args)[0] == 0
+        command = [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(tmp_path / "pt")]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    *log, last = ended.stderr.splitlines()
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert last.startswith(f"error: PT cannot listen on {address}: another program has the port")
+    messages = [json.loads(line)["message"] for line in log]
+    assert messages[0].startswith("starting")
+    assert "ready" not in messages
