@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 # The command-line parser's own base of bad arguments; typer gives it no public name.
 UsageError: Any = typer.BadParameter.__bases__[0]
+INTERRUPTED = 130  # the parser's status too, when Ctrl-C ends a command
 output = Console()
 errors = Console(stderr=True)
 
@@ -132,7 +133,7 @@ def _fail(error: BaseException, status: int) -> None:
     raise typer.Exit(status)
 
 
-def _show(error: BaseException) -> None:
+def _show(error: object) -> None:
     """One error. Its text may quote what came from outside."""
     lines = [printable(line) for line in f"error: {error}".split("\n")]
     errors.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
@@ -142,16 +143,23 @@ def main() -> None:
     """Run the command line: one clear line on standard error and status 1 for refused data, 2 for bad arguments."""
     keep_freed_memory()
     try:
-        sys.exit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            errors.print("interrupted")
+        sys.exit(status)
     except UsageError as error:
         if message := error.format_message():  # empty when no arguments were given and the help was printed
             errors.print(f"error: {message}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         errors.print("interrupted")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except LineupError as error:
         _show(error)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that is missing or may not be written
+        place = "" if error.filename is None else f"{error.filename}: "
+        _show(f"{place}{error.strerror or error}")
         sys.exit(1)
 
 

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 @evidence.command()
 def export(
     folder: Annotated[Path, typer.Option("--dir", help="The node's folder; the node may be running.")],
-    query: Annotated[str, typer.Option(help="The query: 32 hexadecimal digits, as `lineup query --json` shows them.")],
+    query: Annotated[str, typer.Option(help="The query: 32 hexadecimal digits, as `lineup query` shows them.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     since: Annotated[
         list[Path] | None,
@@ -116,9 +116,9 @@ def hold(
     log: Annotated[str, typer.Option(help="The log's identity, as `lineup node status` shows it.")],
     key: Annotated[Path, typer.Option(help="The supervisor's private key, from `lineup evidence key`.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    number: Annotated[int, typer.Option(help="Holds of a log are numbered from 0, in turn.")] = 0,
-    first: Annotated[int, typer.Option(help="First entry to keep.")] = 0,
-    last: Annotated[int | None, typer.Option(help="Last entry to keep. Without it: all that follow.")] = None,
+    number: Annotated[int, typer.Option(min=0, help="Holds of a log are numbered from 0, in turn.")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="First entry to keep.")] = 0,
+    last: Annotated[int | None, typer.Option(min=0, help="Last entry to keep. Without it: all that follow.")] = None,
     lift: Annotated[bool, typer.Option("--lift", help="End the hold of this number instead.")] = False,
     as_json: Json = False,
 ) -> None:

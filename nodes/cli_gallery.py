@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from nodes.choices import Dir, Json, Largest, Models, Provider, ProviderName
+from pets.errors import printable
 
-output = Console(markup=False)
-errors = Console(stderr=True, markup=False)
+output = Console(markup=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +36,10 @@ def enroll(
     largest: Largest = False,
     as_json: Json = False,
 ) -> None:
-    """Add subjects to a holder's gallery. Given again after an interruption, it goes on where it stopped."""
+    """Add subjects to a holder's gallery. Given again after an interruption, it goes on where it stopped.
+
+    Prints the reference number of every photo: a hit names that number and nothing else, so keep the list.
+    """
     from nodes.operate import enroll as run
     from nodes.store import Category, Status
 
@@ -56,9 +60,11 @@ def enroll(
     if as_json:
         print(msgspec.json.encode(result).decode())
     else:
+        for path, reference in result.photos.items():
+            output.print(f"{reference}  {printable(path)}", highlight=False)
         output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
-        for path, reason in result.failed.items():
-            errors.print(f"{path}: {reason}", highlight=False)
+        for reason in result.failed.values():  # it names the photo
+            errors.print(printable(reason), highlight=False)
     if result.failed:
         raise typer.Exit(1)
 
@@ -79,7 +85,7 @@ def forget(
         for receipt in receipts:
             output.print(f"deleted {receipt.reference} at {receipt.time:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
     if unknown := sorted(set(references) - {receipt.reference for receipt in receipts}):
-        errors.print(f"not here: {', '.join(unknown)}", highlight=False, soft_wrap=True)
+        errors.print(f"not here: {', '.join(unknown)}", highlight=False)
         raise typer.Exit(1)
 
 

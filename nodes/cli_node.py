@@ -13,10 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from nodes.choices import Dir, Json, Largest, Models, Provider, ProviderName
+from nodes.config_policy import Purpose
+from nodes.progress import progress_bar
+from nodes.search import REFUSALS, Aim, SearchReport, Subject
+from pets.errors import ParameterError
+from pets.params import N4096
+from protocol.terms import Terms, parse_decimal
 
 node = typer.Typer(help="Set up and run a national node.", no_args_is_help=True)
-output = Console(markup=False)
-errors = Console(stderr=True, markup=False)
+output = Console(markup=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +49,7 @@ def init(
         kind = Role(role)
     except ValueError:
         raise typer.BadParameter(f"must be requester, holder or router, got {role!r}", param_hint="--role") from None
-    accepted = tuple(part for part in states.split(",") if part)
+    accepted = _names(states)
     config = init_node(folder, name=name, role=kind, address=address, authority=authority, states=accepted)
     fingerprint = load_identity(folder).peer.fingerprint
     if as_json:
@@ -73,10 +79,10 @@ def status(folder: Dir, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(report))
         return
-    table = Table(show_header=False)
-    for key, value in report.items():
-        table.add_row(key.replace("_", " "), ", ".join(value) if isinstance(value, list) else str(value))
-    output.print(table)
+    for key, value in report.items():  # no table: it would cut a log's identity, which `evidence hold` needs whole
+        lines = (value or ["none"]) if isinstance(value, list) else [str(value)]
+        for line in lines:
+            output.print(f"{key.replace('_', ' '):<19} {line}", highlight=False)
 
 
 @node.command()
@@ -143,7 +149,7 @@ def statistics(
     for cell in counts:
         told = (f"fewer than {SMALLEST}" if n is None else str(n) for n in (cell.asked, cell.answered))
         table.add_row(cell.state, cell.database, *told)
-    output.print(table)
+    output.print(table, soft_wrap=False)
 
 
 @node.command()
@@ -163,7 +169,7 @@ def revoke(
     if as_json:
         print(json.dumps({"revoked": [f"{serial:x}" for serial in serials], "list": str(issuer.crl_file)}))
     else:
-        output.print(f"{len(serials)} certificates revoked; list: {issuer.crl_file}", highlight=False, soft_wrap=True)
+        output.print(f"{len(serials)} certificates revoked; list: {issuer.crl_file}", highlight=False)
 
 
 def query(
@@ -175,43 +181,46 @@ def query(
     max_penalty_years: Annotated[float, typer.Option(help="Maximum penalty of the offence, at least 1.")],
     officer: Annotated[str, typer.Option(help="Who launches the query; travels as a salted hash.")],
     approver: Annotated[str, typer.Option(help="Who approved it, another person; travels as a salted hash.")],
-    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit.")] = "0.55",
-    max_candidates: Annotated[int, typer.Option(help="Cap on candidates of each holder, 1 to 99.")] = 10,
+    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")] = "0.55",
+    max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
-    purpose: Annotated[
-        str, typer.Option(help="PREVENTION, DETECTION, INVESTIGATION, MISSING-PERSON or REMAINS.")
-    ] = "INVESTIGATION",
-    subject: Annotated[
-        str, typer.Option(help="Whom the probe shows: suspect, convicted, victim, missing or remains.")
-    ] = "suspect",
-    aim: Annotated[str, typer.Option(help="identify an unknown person, or verify a known one.")] = "identify",
+    purpose: Annotated[Purpose, typer.Option(help="The last two need national law.")] = Purpose.INVESTIGATION,
+    subject: Annotated[Subject, typer.Option(help="Whom the probe shows.")] = "suspect",
+    aim: Annotated[Aim, typer.Option(help="Identify an unknown person, or verify a known one.")] = "identify",
     models: Models = None,
     provider: Provider = ProviderName.auto,
     largest: Largest = False,
     as_json: Json = False,
 ) -> None:
     """Search other states' galleries for one face, through the running requester node."""
-    from nodes.operate import probe_template, search
+    from nodes.operate import check_asks, probe_template, search
     from nodes.search import SearchRequest
 
+    try:
+        limits = parse_decimal(threshold, "--threshold"), 128, N4096, max_candidates, parse_decimal(ladder, "--ladder")
+        terms = Terms(*limits)  # checks them before the photo is read; the dimension does not matter
+    except ParameterError as error:
+        raise typer.BadParameter(str(error)) from None
+    check_asks(folder)
     template, model = probe_template(photo, models, provider.value, largest)
     request = SearchRequest(
         template=template,
         model=model,
-        holders=tuple(part for part in holders.split(",") if part),
-        threshold=threshold,
+        holders=_names(holders),
+        threshold=f"{terms.threshold:f}",
         case=case,
         offence=offence,
         maximum_penalty_years=max_penalty_years,
         officer=officer,
         approver=approver,
-        purpose=purpose,
-        subject=subject,  # type: ignore[arg-type]
-        aim=aim,  # type: ignore[arg-type]
+        purpose=purpose.value,
+        subject=subject,
+        aim=aim,
         cap=max_candidates,
-        ladder=ladder,
+        ladder=f"{terms.ladder:f}",
     )
-    report = search(folder, request)
+    with progress_bar(errors, "searching", None):
+        report = search(folder, request)
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
@@ -220,14 +229,16 @@ def query(
         raise typer.Exit(1)
 
 
-def print_report(report: object, probe: str, console: Console) -> None:
-    """One line a candidate or answer. A holder that did not answer is never shown as a no-hit."""
-    from nodes.search import SearchReport
+def _names(listed: str) -> tuple[str, ...]:
+    """The names of a list such as ES,DE or ES, DE."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
-    assert isinstance(report, SearchReport)
+
+def print_report(report: SearchReport, probe: str, console: Console) -> None:
+    """One line a candidate or answer. A holder that did not answer is never shown as a no-hit."""
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False)  # a photo may be called [anything]
+        console.print(line, highlight=False, markup=False, soft_wrap=True)  # a photo may be called [anything]
 
     say(f"{report.request_number}: {probe} (candidates, not identified)")
     for holder, answer in report.answers.items():
@@ -238,5 +249,7 @@ def print_report(report: object, probe: str, console: Console) -> None:
         elif answer.status == "too many candidates":
             say(f"TOO MANY {holder}  even at threshold {answer.threshold_used}")
         elif answer.status != "candidates":
-            say(f"{answer.status.upper():<8} {holder}  {answer.reason}")
+            meaning = REFUSALS.get(answer.reason or "")
+            say(f"{answer.status.upper():<8} {holder}  {answer.reason}" + (f": {meaning}" if meaning else ""))
+    say(f"query {report.queries[-1]}: its evidence is exported under this number")
     say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")

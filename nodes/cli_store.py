@@ -13,8 +13,8 @@ from rich.console import Console
 from nodes.choices import Dir, Json
 
 store = typer.Typer(help="Back up, restore and re-encrypt a node's database.", no_args_is_help=True)
-output = Console(markup=False)
-errors = Console(stderr=True, markup=False)
+output = Console(markup=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, soft_wrap=True)
 
 OldKey = Annotated[Path | None, typer.Option(help="File of an earlier storage key.")]
 
@@ -38,7 +38,7 @@ def backup(
     if as_json:
         print(msgspec.json.encode({"file": str(file), "bytes": size}).decode())
     else:
-        output.print(f"{file}: {size:,} bytes; keep it apart from the storage key", highlight=False, soft_wrap=True)
+        output.print(f"{file}: {size:,} bytes; keep it apart from the storage key", highlight=False)
 
 
 @store.command()
@@ -72,13 +72,12 @@ def restore(
         highlight=False,
     )
     for what in result.lost:
-        errors.print(f"lost: {what}", highlight=False, soft_wrap=True)
+        errors.print(f"lost: {what}", highlight=False)
     if result.refuses_until is not None:
         errors.print(
             f"queries with a warrant up to {result.refuses_until:%Y-%m-%d %H:%M:%S} UTC are refused; "
             "forget again what was forgotten since the backup: lineup forget",
             highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -105,5 +104,4 @@ def rekey(folder: Dir, old_key: OldKey = None, as_json: Json = False) -> None:
         output.print(
             f"the key until now lies in {result.old_key}: older backups need it; delete it when none is kept",
             highlight=False,
-            soft_wrap=True,
         )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nodes.progress import progress_bar
 from pets.errors import InputError, PhotoError
 from pets.faces import Embedded, FaceModel, Provider
 from pets.photos import SUFFIXES
@@ -39,7 +39,8 @@ def run_embed(
         raise InputError(f"the output folder {output.parent} does not exist")
     paths = list_photos(photos)
     model = FaceModel.load(models, provider)
-    console.print(f"{len(paths)} photos, model {model.identity}, running on {model.provider}", highlight=False)
+    about = f"{len(paths)} photos, model {model.identity}, running on {model.provider}"
+    console.print(about, highlight=False, soft_wrap=True)
     good, bad = _embed_all(model, paths, largest, console)
     if bad and not skip_bad:
         raise InputError(
@@ -49,10 +50,11 @@ def run_embed(
     if not good:
         raise InputError(f"none of {len(paths)} photos gives a template, so nothing was written:\n" + _listing(bad))
     if bad:
-        console.print(f"left out {len(bad)} of {len(paths)} photos:\n{_listing(bad)}", highlight=False, markup=False)
+        left_out = f"left out {len(bad)} of {len(paths)} photos:\n{_listing(bad)}"
+        console.print(left_out, highlight=False, markup=False, soft_wrap=True)
     templates = np.stack([face.template for _, face in good])
     save_templates(output, templates, model.identity, [str(path) for path, _ in good])
-    console.print(f"wrote {len(good)} templates to {output}", highlight=False, markup=False)
+    console.print(f"wrote {len(good)} templates to {output}", highlight=False, markup=False, soft_wrap=True)
     return len(good)
 
 
@@ -83,14 +85,13 @@ def _embed_all(
 ) -> tuple[list[tuple[Path, Embedded]], list[PhotoError]]:
     good: list[tuple[Path, Embedded]] = []
     bad: list[PhotoError] = []
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=len(paths))
-        for path, result in model.embed_each(paths, largest=largest, progress=lambda: bar.advance(task)):
+    with progress_bar(console, "embedding", len(paths)) as progress:
+        for done, (path, result) in enumerate(model.embed_each(paths, largest=largest), start=1):
             if isinstance(result, PhotoError):
                 bad.append(result)
             else:
                 good.append((path, result))
+            progress(done)
     return good, bad
 
 

@@ -61,6 +61,8 @@ def export_bundle(folder: Path, query_hex: str, since: Sequence[Bundle] = ()) ->
         query = bytes.fromhex(query_hex)
     except ValueError:
         raise EvidenceError(f"a query is 32 hexadecimal digits, got {query_hex!r:.80}") from None
+    if not folder.is_dir():
+        raise EvidenceError(f"{folder} is not a node's folder: it does not exist")
     path = folder / "evidence" / query.hex()
     if len(query) != 16 or not path.is_file():
         raise EvidenceError(f"{folder} keeps nothing of query {query_hex}")

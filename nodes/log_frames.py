@@ -119,7 +119,7 @@ def lock_folder(folder: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise LogInUse(f"{folder} is in use by another process") from None
+        raise LogInUse(f"{folder} is in use by another process: is the node running already?") from None
     return handle
 
 

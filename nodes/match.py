@@ -54,6 +54,9 @@ class MatchOptions:
         if self.json_file is not None:
             if not self.json_file.parent.is_dir():
                 raise ParameterError(f"the folder of --json {self.json_file} does not exist")
+            if self.json_file.is_symlink() or (self.json_file.exists() and not self.json_file.is_file()):
+                # it would be removed: /dev/stdout is a link
+                raise ParameterError(f"--json {self.json_file} is a folder, a device or a link; name a file")
             if self.json_file.resolve() in (self.gallery.resolve(), self.probe.resolve()):
                 raise ParameterError(f"--json {self.json_file} would overwrite an input")
 
@@ -176,7 +179,7 @@ def _print_table(
         ("row", "right"),
         ("score", "right"),
     ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     squared_scale = scale(terms.dim) ** 2
     for index, outcome in enumerate(outcomes):
         head = (str(index), outcome.status, f"{outcome.threshold_used:f}")
@@ -186,6 +189,6 @@ def _print_table(
             table.add_row(*(head if rank == 0 else ("", "", "")), str(hit.row), f"{hit.score / squared_scale:.4f}")
     console.print(table)
     seconds = ", ".join(f"{phase} {cost.seconds[phase]:.3f} s" for phase in PHASES if phase in cost.seconds)
-    console.print(f"time: {seconds}", highlight=False)
+    console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
     if cost.traffic:
         console.print(f"sent on all links: {sum(cost.traffic.values()) / 1e6:.1f} MB", highlight=False)

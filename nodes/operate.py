@@ -25,10 +25,11 @@ from nodes.progress import progress_bar
 from nodes.search import SearchReport, SearchRequest
 from nodes.serve import open_store
 from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, Subject
+from nodes.store.enrolment import check_allowed
 from nodes.tls import client_context, server_name
-from pets.errors import InputError, LineupError, PhotoError
+from pets.errors import InputError, LineupError, ModelMismatch, PhotoError
 from pets.faces import FaceModel, Provider
-from pets.templates import load_templates, quantise, quantise_rows, read_identity
+from pets.templates import load_templates, quantise, quantise_rows, read_identity, sidecar_path
 from protocol.terms import SYNTHETIC_MODEL
 
 RETENTION_DAYS = 3 * 365
@@ -41,12 +42,13 @@ class NodeNotRunning(LineupError):
 
 
 class Enrolled(msgspec.Struct, frozen=True):
-    """What `lineup enroll` did. `references`: of the subjects added now."""
+    """What `lineup enroll` did. `references`: of the subjects added now; `photos`: of every photo, added or known."""
 
     added: int
     already_enrolled: int
     failed: dict[str, str]
     references: tuple[str, ...]
+    photos: dict[str, str] = {}
 
 
 @contextmanager
@@ -73,14 +75,33 @@ def enroll(
 ) -> Enrolled:
     """Add photos (files, folders) or one .npy file of unit templates. What is enrolled already is passed over.
 
-    So an interrupted enrolment is continued by giving the same command again. Raises `InputError`, `StoreError`.
+    So an interrupted enrolment is continued by giving the same command again. Raises `InputError`, `StoreError`,
+    `ModelMismatch` for another face model than the gallery's: the node could not serve it then.
     """
-    until = retain_until or (datetime.now(timezone.utc) + timedelta(days=RETENTION_DAYS)).date()
+    today = datetime.now(timezone.utc).date()
+    until = retain_until or today + timedelta(days=RETENTION_DAYS)
+    if until < today:
+        raise InputError(f"the last day searched, {until}, is over: it must be today ({today}) or later")
+    templates = [source for source in sources if source.suffix == ".npy"]
+    if templates and len(sources) > 1:
+        raise InputError(f"{templates[0]} holds templates: enrol it by a command of its own, without photos")
     with holder_store(folder) as store:
-        if [source.suffix for source in sources] == [".npy"]:
-            return _enroll_templates(store, sources[0], category, status, until, console)
+        check_allowed(category, store.categories)
+        if templates:
+            return _enroll_templates(store, templates[0], category, status, until, console)
         model = FaceModel.load(models, provider)
+        _check_model(store, model.identity.digest(), f"the photos are embedded by {model.identity}")
         return _enroll_photos(store, sources, category, status, until, model, largest, console)
+
+
+def _check_model(store: GalleryStore, model: bytes, whose: str) -> None:
+    held = store.models() - {model}
+    if held:
+        others = ", ".join(f"{digest.hex()[:12]}…" for digest in sorted(held))
+        raise ModelMismatch(
+            f"{whose}, which is model {model.hex()[:12]}…; the gallery holds templates of {others}, and faces of two "
+            "models cannot be compared: nothing was enrolled"
+        )
 
 
 def _enroll_templates(
@@ -88,6 +109,9 @@ def _enroll_templates(
 ) -> Enrolled:
     unit = load_templates(path, what="templates")
     identity = read_identity(path)
+    model = identity.digest() if identity is not None else SYNTHETIC_MODEL
+    whose = f"{path} says {identity}" if identity is not None else f"no {sidecar_path(path)} names the model of {path}"
+    _check_model(store, model, whose)
     templates = np.atleast_2d(quantise_rows(unit, name=str(path)))
     with progress_bar(console, "enrolling", len(templates)) as progress:
         result = store.enrol_many(
@@ -95,7 +119,7 @@ def _enroll_templates(
             category=category,
             status=status,
             retain_until=until,
-            model=identity.digest() if identity is not None else SYNTHETIC_MODEL,
+            model=model,
             source=hashlib.sha256(np.ascontiguousarray(templates).data).digest(),
             progress=progress,
         )
@@ -113,29 +137,38 @@ def _enroll_photos(
     console: Console,
 ) -> Enrolled:
     paths = list_photos(sources)
+    digest = model.identity.digest()
     failed: dict[str, str] = {}
     references: list[str] = []
+    photos: dict[str, str] = {}
     known = 0
     with progress_bar(console, "enrolling", len(paths)) as progress:
         for done, path in enumerate(paths, start=1):
             try:
                 content = path.read_bytes()
-                if store.find_photo(content) is not None:
+                if (reference := store.find_photo(content)) is not None:
                     known += 1
                 else:
                     template = quantise(model.embed(path, largest=largest).template, name=str(path))
-                    digest = model.identity.digest()
-                    references.append(
-                        store.enrol(
-                            content, template, category=category, status=status, retain_until=until, model=digest
-                        )
+                    reference = store.enrol(
+                        content, template, category=category, status=status, retain_until=until, model=digest
                     )
-            except DuplicatePhoto:
+                    references.append(reference)
+                photos[str(path)] = reference
+            except DuplicatePhoto as error:
                 known += 1
+                photos[str(path)] = error.reference
             except (PhotoError, OSError) as error:
                 failed[str(path)] = str(error)
             progress(done)
-    return Enrolled(len(references), known, failed, tuple(references))
+    return Enrolled(len(references), known, failed, tuple(references), photos)
+
+
+def check_asks(folder: Path) -> None:
+    """Raise `InputError` unless this is a requester's folder."""
+    config = load_config(folder)
+    if config.role is not Role.REQUESTER:
+        raise InputError(f"{config.name} is a {config.role.value}; only a requester can ask")
 
 
 def probe_template(photo: Path, models: Path | None, provider: Provider, largest: bool) -> tuple[bytes, bytes]:
@@ -224,4 +257,6 @@ def _ask(
                 method, config.address + path, content=content, extensions={"sni_hostname": server_name(config.name)}
             )
         except httpx.TransportError as error:
-            raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}") from error
+            # a refused certificate explains itself
+            hint = "" if "SSL" in str(error) else "; is `lineup node serve` running, and past its line `ready`?"
+            raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}{hint}") from error

@@ -8,7 +8,22 @@ import msgspec
 
 from protocol.messages import Decimals, Digest, Name
 
+Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
+Aim = Literal["identify", "verify"]
 AnswerStatus = Literal["candidates", "no hit", "too many candidates", "refused", "unreachable"]
+
+# What a holder's code says to an officer. A node sends no more than the code: a text could carry data.
+REFUSALS = {
+    "purpose": "its policy does not serve this purpose (--purpose)",
+    "threshold": "its policy asks for a higher threshold (--threshold)",
+    "cap": "its policy releases fewer candidates (--max-candidates)",
+    "state": "its policy does not serve this state",
+    "clock": "the clocks of the two nodes differ by too much",
+    "parameters": "its policy does not accept the ladder (--ladder), the preset or the missing seed",
+    "warrant": "the warrant is not valid there, or too old",
+    "quota": "this state's quota of the day is used up there, or one person was released to it too often",
+    "capacity": "it is busy or shutting down; try again later",
+}
 
 
 class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,8 +39,8 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     officer: str
     approver: str
     purpose: str = "INVESTIGATION"
-    subject: Literal["suspect", "convicted", "victim", "missing", "remains"] = "suspect"
-    aim: Literal["identify", "verify"] = "identify"
+    subject: Subject = "suspect"
+    aim: Aim = "identify"
     cap: Annotated[int, msgspec.Meta(ge=1, le=99)] = 10
     ladder: Decimals = "0.02"
     preset: str = "n4096_q60_t20"

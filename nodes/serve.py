@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,12 +26,19 @@ from nodes.node import Node
 from nodes.service import make_app
 from nodes.store import GalleryStore, StorageKey
 from nodes.tls import CertificateError, peer_name, reload_revocations, server_context
+from pets.errors import LineupError
 
 HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
 CLOSE_SECONDS = 0.5
 REVOCATION_SECONDS = 60.0  # how often revocation lists are read again
 EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
 EXPIRY_RETRY_SECONDS = 3600.0
+
+_log = logging.getLogger("lineup.serve")
+
+
+class CannotListen(LineupError):
+    """The node's port cannot be opened."""
 
 
 class PeerProtocol(H11Protocol):
@@ -169,7 +177,21 @@ class NodeServer(uvicorn.Server):
         self.config.load()
         self.config.ssl = self.context = server_context(config.tls)
         self._node = node
+        self._made = time.perf_counter()
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, and say so. Raises `CannotListen`; uvicorn, which logs the reason, would end the process."""
+        config = self._node.config
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise CannotListen(
+                f"{config.name} cannot listen on {config.listen.host}:{config.listen.port}: another program has the "
+                "port, or the address is not this machine's ([listen] in node.toml)"
+            ) from None
+        seconds = round(time.perf_counter() - self._made, 3)
+        _log.info("ready", extra={"node": config.name, "seconds": seconds})
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -201,7 +223,7 @@ class NodeServer(uvicorn.Server):
 
 
 def serve(folder: Path, delay_seconds: float = 0) -> None:
-    """Serve until interrupted; then let running queries end. Raises `InputError`, `StoreError`."""
+    """Serve until interrupted; then let running queries end. Raises `InputError`, `StoreError`, `CannotListen`."""
     uvloop.run(_serve(folder, delay_seconds))  # of asyncio's TLS, a 33 MB probe costs the receiver twice the time
 
 
@@ -209,10 +231,8 @@ async def _serve(folder: Path, delay_seconds: float) -> None:
     _set_up_logging()
     node, transport = build_node(folder, delay_seconds)
     server = NodeServer(node)
-    log = logging.getLogger("lineup.serve")
-    started = time.perf_counter()
+    _log.info("starting; the first time on a machine it compiles for a minute or more", extra={"node": node.name})
     await asyncio.to_thread(node.warm)
-    log.info("ready", extra={"node": node.name, "seconds": round(time.perf_counter() - started, 3)})
     chores = [
         asyncio.create_task(chore)
         for chore in (_reload(server, transport, node.config), _expire_daily(node), node.gossip.meet_for_ever())
@@ -238,22 +258,21 @@ async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConf
                 known = content
                 server.disconnect()
         except (CertificateError, OSError):
-            logging.getLogger("lineup.serve").error("revocation list cannot be read", extra={"node": config.name})
+            _log.error("revocation list cannot be read", extra={"node": config.name})
 
 
 async def _expire_daily(node: Node) -> None:
-    log = logging.getLogger("lineup.serve")
     while True:
         try:
             done = await asyncio.to_thread(node.expire)
-            log.info(
+            _log.info(
                 f"expired: {done.subjects} subjects, {done.log_entries} log entries, {done.evidence_files} evidence "
                 f"files, {done.sealed_files} sealed files",
                 extra={"node": node.name},
             )
             pause = EXPIRY_SECONDS
         except Exception as error:  # tried again: what is past its time may not stay for ever
-            log.error("expiry failed", extra={"node": node.name, "error": type(error).__name__})
+            _log.error("expiry failed", extra={"node": node.name, "error": type(error).__name__})
             pause = EXPIRY_RETRY_SECONDS
         await asyncio.sleep(pause)
 

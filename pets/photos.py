@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pets.errors import UnreadablePhoto
 
@@ -41,9 +41,12 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
             return _decode(data, path)
     except UnreadablePhoto:
         raise
+    except UnidentifiedImageError as error:  # its own text names a buffer in memory
+        raise UnreadablePhoto(f"{path} is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
+    except Image.DecompressionBombError as error:  # the decoder's own limit is above ours
+        raise UnreadablePhoto(f"{path} has more than {MAX_PIXELS} pixels, the limit") from error
     except Exception as error:  # decoders raise almost anything for hostile bytes
-        reason = str(error).replace(str(io.BytesIO), "the file") or type(error).__name__
-        raise UnreadablePhoto(f"{path} is not a readable {', '.join(FORMATS)} image: {reason}") from error
+        raise UnreadablePhoto(f"{path} is a damaged image: {str(error) or type(error).__name__}") from error
 
 
 def _decode(data: bytes, path: Path) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,14 @@ from nodes.cli_node import print_report
 from nodes.config import load_config
 from nodes.operate import holder_store
 from nodes.search import HolderAnswer, SearchReport
-from nodes.store import UnknownReference
+from nodes.store import Category, Status, UnknownReference
 from nodes.tls import client_context, server_context
-from pets.synthetic import synthetic_templates
-from tests.commands import COMMANDS
+from pets.templates import quantise_rows
+from protocol.terms import SYNTHETIC_MODEL
+from tests.commands import COMMANDS, as_json, enrol
+from tests.commands import folder as folder
 from tests.commands import run as run
 from tests.handshakes import assert_refused, handshake
-
-
-@pytest.fixture
-def folder(tmp_path: Path, run: Any) -> Path:
-    """A holder with three subjects."""
-    args = ("--name", "ES", "--role", "holder", "--address", "https://127.0.0.1:9", "--authority", tmp_path / "ca")
-    assert run("node", "init", "--dir", tmp_path / "es", *args, "--json")[0] == 0
-    np.save(tmp_path / "three.npy", synthetic_templates(3, 64, 5))
-    return tmp_path / "es"
-
-
-def as_json(result: tuple[int, str, str], status: int = 0) -> Any:
-    assert result[0] == status, result
-    return json.loads(result[1])
-
-
-def enrol(run: Any, folder: Path) -> list[str]:
-    return as_json(run("enroll", "--dir", folder, folder.parent / "three.npy", "--json"))["references"]
 
 
 def test_the_commands_are_those_of_the_readme() -> None:
@@ -158,7 +142,14 @@ def test_forgetting_says_which_reference_is_unknown(run: Any, folder: Path) -> N
 
 
 def test_what_is_past_its_time_is_deleted_at_a_stopped_node(run: Any, folder: Path) -> None:
-    run("enroll", "--dir", folder, folder.parent / "three.npy", "--retain-until", "2020-01-01")
+    with holder_store(folder) as store:
+        store.enrol_many(
+            quantise_rows(np.load(folder.parent / "three.npy"), name="three"),
+            category=Category.SUSPECT,
+            status=Status.IDENTIFIED,
+            retain_until=date(2020, 1, 1),
+            model=SYNTHETIC_MODEL,
+        )
     assert as_json(run("node", "expire", "--dir", folder, "--json")) == {
         "subjects": 3, "log_entries": 0, "evidence_files": 0, "sealed_files": 0,
     }  # fmt: skip
@@ -167,7 +158,10 @@ def test_what_is_past_its_time_is_deleted_at_a_stopped_node(run: Any, folder: Pa
 def test_a_query_has_one_probe(run: Any, folder: Path) -> None:
     """No bulk call: a file of three templates is refused before the node is asked (R 20(1))."""
     reason = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
-    status, _, error = run("query", "--dir", folder, folder.parent / "three.npy", "--holders", "DE", *reason)
+    args = ("--name", "FR", "--role", "requester", "--address", "https://127.0.0.1:8", "--authority")
+    run("node", "init", "--dir", folder.parent / "fr", *args, folder.parent / "ca")
+    probe = folder.parent / "three.npy"
+    status, _, error = run("query", "--dir", folder.parent / "fr", probe, "--holders", "DE", *reason)
     assert status == 1
     assert "holds 3 templates; a query has one probe" in error
 

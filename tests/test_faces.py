@@ -136,6 +136,16 @@ def test_files_that_are_no_photos_are_unreadable(model: FaceModel, demo: DemoPho
             model.embed(path)
 
 
+def test_what_is_wrong_with_a_file_is_said_in_the_words_of_its_owner(tmp_path: Path) -> None:
+    """No address of a buffer in memory, and our limit of pixels, not the decoder's."""
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(UnreadablePhoto, match=r"text\.jpg is not a JPEG, PNG, BMP or WEBP image$"):
+        read_photo(tmp_path / "text.jpg")
+    Image.new("1", (20_000, 9_000)).save(tmp_path / "vast.png")
+    with pytest.raises(UnreadablePhoto, match=r"vast\.png has more than 100000000 pixels, the limit$"):
+        read_photo(tmp_path / "vast.png")
+
+
 def test_photos_over_the_limits_are_refused_before_they_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

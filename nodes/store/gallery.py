@@ -42,6 +42,12 @@ def count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(SubjectRow)) or 0
 
 
+def models(session: Session) -> frozenset[bytes]:
+    """Digests of the models of all subjects held."""
+    held = select(SubjectRow.model_id).distinct()
+    return frozenset(session.scalars(select(ModelRow.digest).where(ModelRow.id.in_(held))))
+
+
 def snapshot(
     session: Session, keys: KeyRing, day: date, categories: frozenset[Category], model: bytes | None
 ) -> Snapshot:

@@ -56,8 +56,10 @@ class StorageKey:
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
             text = path.read_text("ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StorageKeyError(f"storage key file {path} cannot be read: {type(error).__name__}") from None
+        except OSError as error:
+            raise StorageKeyError(f"storage key file {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:  # its text would quote the file
+            raise StorageKeyError(f"storage key file {path} must hold 64 hexadecimal digits") from None
         if mode & 0o077:
             raise StorageKeyError(f"storage key file {path} has mode {mode:04o}, it must be 0600 or 0400")
         return cls(_parse(text, f"storage key file {path}"))

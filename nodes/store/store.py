@@ -228,6 +228,11 @@ class GalleryStore:
         with self._database.reading() as session:
             return gallery.count(session)
 
+    def models(self) -> frozenset[bytes]:
+        """Digests of the face models of all subjects held, those past their retention date included."""
+        with self._database.reading() as session:
+            return gallery.models(session)
+
     def snapshot(
         self, now: datetime, *, model: bytes | None = None, categories: Iterable[Category] | None = None
     ) -> Snapshot:

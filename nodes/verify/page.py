@@ -37,7 +37,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
     if report.facts:
         facts = Table(title="What the bundles tell", expand=True, show_header=False)
         facts.add_column(no_wrap=True, min_width=13)
-        facts.add_column(ratio=1)
+        facts.add_column(ratio=1, overflow="fold")
         for subject, told in report.facts:
             facts.add_row(subject, escape_markup(told), end_section=subject == "terms")
         bundles = ", ".join(f"{owner} ({role})" for _, owner, role, _ in report.subjects)
@@ -45,8 +45,8 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
         console.print(facts)
     table = Table(title="Checks", expand=True, padding=(0, 1))
     table.add_column("status", no_wrap=True, min_width=13)
-    table.add_column("check, and the rule it stands for", ratio=2)
-    table.add_column("details", ratio=3)
+    table.add_column("check, and the rule it stands for", ratio=2, overflow="fold")
+    table.add_column("details", ratio=3, overflow="fold")  # a fingerprint is compared to its last digit
     for check in report.checks:
         shown = check.details if check.status == "fail" else check.details[:_SHORT]
         rest = len(check.details) - len(shown)
@@ -98,7 +98,7 @@ def as_data(report: Report, leaks: Sequence[Leak]) -> dict[str, Any]:
 def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: evidence of a query") -> str:
     """The report as HTML, readable on paper too."""
     bundles = "".join(
-        f"<tr><td>{escape(owner)}</td><td>{escape(role)}</td><td><code>{escape(query)}</code></td>"
+        f"<tr><td>{escape(owner)}</td><td class='role'>{escape(role)}</td><td><code>{escape(query)}</code></td>"
         f"<td><code>{escape(_grouped(fingerprint))}</code></td></tr>"
         for query, owner, role, fingerprint in report.subjects
     )
@@ -166,7 +166,8 @@ table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:600;bac
 th,td{border:1px solid #d5dae1;padding:.4rem .6rem;vertical-align:top;overflow-wrap:anywhere}
 td:first-child{min-width:11rem}th{white-space:nowrap}ul{margin:.1rem 0;padding-left:1.1rem}code{font-size:.85em}
 .rule{color:#5a6472;font-size:.88em}.number{text-align:right;font-variant-numeric:tabular-nums}
-.status{white-space:nowrap;font-weight:600}.pass .status{color:#17663a}.fail .status{color:#fff;background:#b3261e}
+.status,.role{white-space:nowrap}.status{font-weight:600}
+.pass .status{color:#17663a}.fail .status{color:#fff;background:#b3261e}
 .not-checkable .status{color:#7a5200}.fail td{background:#fdf1f0}.not-checkable td{background:#fffaf0}
 .verdict{padding:.7rem 1rem;border-left:6px solid;font-size:1.1rem;font-weight:600}
 .verdict.holds{border-color:#17663a;background:#effaf3}.verdict.broken{border-color:#b3261e;background:#fdf1f0}
