@@ -148,7 +148,22 @@ def test_key_owner_that_shifts_its_share_of_a_row_gets_nothing(seat: int, monkey
     trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
-def test_router_that_flips_its_comparison_output_is_noticed_in_the_power_sums() -> None:
+def test_router_that_flips_its_comparison_output_gets_nothing() -> None:
+    """The count is then a random number, which is more than the cap or not."""
+    trio = run(flip_last_gate(ROUTER, OTHER_ROW))
+    assert not trio.sent(Release)
+    if trio.sent(PowerSums):
+        trio.assert_stopped(SketchMismatch)
+    else:
+        assert trio.outcome().status == "too_many_candidates"
+
+
+def test_router_that_flips_its_comparison_output_is_noticed_in_the_power_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(*_args: Any) -> Any:
+        return True
+        yield
+
+    monkeypatch.setattr(protocol.filter, "at_most_cap", few)
     run(flip_last_gate(ROUTER, OTHER_ROW)).assert_stopped(SketchMismatch)
 
 

@@ -155,6 +155,8 @@ FRAMES: dict[str, tuple[Any, int, str, str, str]] = {
     "confirmation_digest": (messages.ConfirmationDigest(DIGEST), 7, "ES", "FR", "EU"),
     "release": (messages.Release((b"row-1".ljust(64, b"\0"), bytes(64)), DIGEST), 8, "ES", "ES", "FR"),
     "abort": (messages.Abort("confirmation"), 9, "ES", "ES", "EU"),
+    "count_share": (messages.CountShare(memoryview(bytes(16))), 10, "ES", "ES", "EU"),
+    "cap_bit": (messages.CapBit(False), 11, "ES", "ES", "EU"),
 }
 
 
