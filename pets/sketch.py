@@ -115,7 +115,7 @@ def check_equal(a: PowerSums, b: PowerSums) -> None:
 
 
 def decode(sums: PowerSums, rows: int, cap: int) -> tuple[int, ...] | None:
-    """The rows of the set behind `sums`, ascending, or None ("next rung") if they are not a set of at most `cap` rows.
+    """The rows of the set behind `sums`, ascending, or None if they are not a set of at most `cap` rows.
 
     `sums`: uint32 (cap+2,). `rows`: size of the gallery, 1 to `MAX_ROWS`; a member beyond it also gives None.
     Whatever is returned has exactly these sums: they are computed again from the rows found. Whoever waits for the

@@ -22,7 +22,7 @@ from protocol.opening import holders_component, lacking_component
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
-COUNT_BITS = 32  # a sum of three shares is read as a signed number: counts below 2^31
+COUNT_BITS = 32  # a sum of three shares is read as a signed number: counts below 2^31 (`Joined.blocks`)
 
 
 def count_share(ring: Ring, hits: Bits, rung: int, chunk: int) -> Step[int]:

@@ -67,11 +67,14 @@ class Announce(Message, tag=1, frozen=True):
 
 
 class Joined(Message, tag=2, frozen=True):
-    """Announce: a party's nonce; a holder adds its block count and a salted commitment to gallery and seed."""
+    """Announce: a party's nonce; a holder adds its block count and a salted commitment to gallery and seed.
+
+    Fewer than 2^31 rows at any preset, so that a count of hits modulo 2^32 has a sign (`protocol.cap`).
+    """
 
     announce: Digest
     nonce: Digest
-    blocks: Annotated[int, msgspec.Meta(ge=0, le=2**20)] | None
+    blocks: Annotated[int, msgspec.Meta(ge=0, lt=2**18)] | None
     gallery: Digest | None
 
 

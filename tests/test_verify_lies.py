@@ -204,6 +204,13 @@ def opened_on_a_climb(story: Story) -> Said:
     return first(story, "Rung", ES, FR)
 
 
+def sums_against_the_bit(story: Story) -> Said:
+    """On the first rung there were more hits than the cap, sums left all the same, and then somebody stopped."""
+    sums = first(story, "PowerSums", FR, ES)
+    story.move(sums, first(story, "Signature", FR, ES, number=1), FR)
+    return sums
+
+
 def another_cap_bit(story: Story) -> Said:
     """One of those who hold a component shows another one than the others."""
     said = first(story, "CapBit", EU, ES)
@@ -338,6 +345,7 @@ LIES: list[tuple[Lie, str, str]] = [
     (opened_twice, "one-opening", "opening number 2 in rung 1"),
     (opened_after_the_end, "one-opening", "after the last verdict"),
     (opened_on_a_climb, "one-opening", "'climb' on rung 0, of which hits were opened"),
+    (sums_against_the_bit, "rungs", "hits were opened on rung 0, though all opened that there are more than the cap"),
     (another_cap_bit, "rungs", "another component of the cap bit on rung 0"),
     (climbs_against_the_bit, "rungs", "though all opened that there are no more hits than the cap"),
     (one_rung_too_many, "rungs", "climbs beyond the last of 1 rungs"),

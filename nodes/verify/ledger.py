@@ -1,8 +1,9 @@
 """What a query revealed to whom, in bits at most, summed for each pair of nodes (protocol/DESIGN.md, 2.6, 2.9, 5, 6).
 
-Per session, with R agreed rungs of which r were opened, cap c and a gallery of m rows (whole blocks):
+Per session, with R agreed rungs of which r were compared, cap c and a gallery of m rows (whole blocks):
 
-    holder      about the probe     r · 32·(c+2)            power sums, whatever the holder does
+    holder      about the probe     r                       the cap bit of each rung, whatever the holder does
+    holder      about the probe     32·(c+2)                power sums of the last one, whatever the holder does
     holder      about the probe     20 · c                  exact scores of its hits in the confirmation
     holder      about the probe     24 · 6·c - 20 · c       only if it asks for other numbers there; an audit finds it
     holder      about the probe     1                       the admission bit
@@ -89,7 +90,7 @@ def _session(case: Case, holder: str) -> list[Leak]:
         add(holder, requester, "confirmation, if it asked for chosen numbers", words - scores, cheating=True)
         for learner in (requester, router):
             add(learner, holder, "whether the confirmation held", 1)
-    if _seen(case, holder, "Rung"):
+    if _seen(case, holder, "CapBit") or _seen(case, holder, "Rung"):
         endings = math.log2(len(terms.rungs) + 1)
         for learner in (requester, router):
             add(learner, holder, "rung on which it ended", endings)

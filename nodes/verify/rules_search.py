@@ -127,6 +127,7 @@ def rungs(case: Case) -> Findings:
                     few = None if None in opened else opened.count(True) % 2 == 1
                     fault = _verdict_fault(message.verdict, rung, agreed, told, few)
                     yield Held() if fault is None else Broken(view.place(item.record), fault)
+    yield from _sums_against_the_bit(case, components)
 
 
 def _cap_bits(case: Case, components: dict[tuple[str, int, int], bool]) -> Findings:
@@ -140,6 +141,25 @@ def _cap_bits(case: Case, components: dict[tuple[str, int, int], bool]) -> Findi
             if which is not None and components.setdefault((holder, rung, which), bit.component) != bit.component:
                 where = view.place(item.record)
                 yield Broken(where, f"another component of the cap bit on rung {rung} than the others show")
+
+
+def _sums_against_the_bit(case: Case, components: dict[tuple[str, int, int], bool]) -> Findings:
+    """Sums may leave only where all opened that there are no more hits than the cap, also if nobody says a verdict."""
+    for holder, view, ring in _seats(case):
+        for peer in ring[1:] if view.owner == holder else (holder,):
+            rung = -1
+            said = [*view.find("CapBit", holder, peer=peer), *view.find("PowerSums", holder, peer=peer)]
+            sender = "sent" if view.owner != holder else "received"
+            for record in (item.record for item in sorted(said, key=lambda item: item.position)):
+                if record.direction != sender:
+                    continue
+                if record.kind == "CapBit":
+                    rung += 1
+                    continue
+                opened = [components.get((holder, rung, which)) for which in range(3)]
+                if None not in opened and opened.count(True) % 2 == 0:
+                    why = f"hits were opened on rung {rung}, though all opened that there are more than the cap"
+                    yield Broken(view.place(record), why)
 
 
 def _verdicts(view: View, holder: str, peer: str) -> list[tuple[Item, Rung]]:
