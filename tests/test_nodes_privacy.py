@@ -30,6 +30,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return found(tmp_path_factory.mktemp("privacy"), read_timeout_seconds=30)
 
 
+# It collects garbage, which may hold sockets of the tests before it.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_nothing_personal_is_written_by_hits_climbs_or_errors(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
