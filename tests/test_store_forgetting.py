@@ -10,7 +10,7 @@ import pytest
 
 from nodes.store import DuplicatePhoto, GalleryStore, Status, StoreRefusal, UnknownReference
 from nodes.store.derived import DerivedGallery
-from pets.params import N4096
+from tests.ring import RING
 from tests.stores import DIM, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
 from tests.stores import sqlite_url as sqlite_url
 from tests.stores import store as store
@@ -129,7 +129,7 @@ def test_every_change_raises_the_generation_and_no_refusal_does(store: GallerySt
 def test_derived_gallery_follows_the_store(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:
         first, second = enrol_one(store, 1), enrol_one(store, 2, retain_until=TODAY)
-        derived = DerivedGallery(store, N4096)
+        derived = DerivedGallery(store, RING)
         gallery = derived.current(NOW)
         assert gallery.references == (first, second)
         assert gallery.encoded.rows == 2
