@@ -100,6 +100,7 @@ def test_a_party_that_is_not_trusted_or_not_announced_is_found(world: World, fil
 @pytest.mark.parametrize(
     "broken",
     [b"", b"\x80", os.urandom(100), b"\xc1" * 50],
+    ids=["nothing", "an empty map", "random", "no MessagePack"],  # random bytes as an id would never be found again
 )
 def test_what_is_no_bundle_is_refused(broken: bytes) -> None:
     with pytest.raises(EvidenceRefused):
