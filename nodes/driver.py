@@ -94,7 +94,6 @@ class QueryDriver:
         self._outboxes: dict[str, Outbox] = {}
         self._inbound: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
         self._waiting_bytes = 0
-        self._wanted: dict[str, Score] = {}
         self._scoring: set[asyncio.Task[None]] = set()
         self.task = asyncio.create_task(self._run())
 
@@ -191,13 +190,10 @@ class QueryDriver:
                     self._transport, peer, self.machine.query, self._patience, self._peer_failed
                 )
             self._outboxes[peer].put(units)
-        for session, want in self.machine.scores_wanted():
-            # A result may lie in the queue while the session still waits for it: never ask for the same twice.
-            if self._wanted.get(session.name) is not want:
-                self._wanted[session.name] = want
-                task = asyncio.create_task(self._score(session, want))
-                self._scoring.add(task)
-                task.add_done_callback(self._scoring.discard)
+        while self.machine.wanted:
+            task = asyncio.create_task(self._score(*self.machine.wanted.popleft()))
+            self._scoring.add(task)
+            task.add_done_callback(self._scoring.discard)
         for session in self.machine.sessions.values():
             if isinstance(session.waiting, Receive):
                 self.awaited[session.name] = session.waiting.sender
@@ -253,7 +249,7 @@ class QueryDriver:
         except Exception as error:  # whatever it is, the session must not wait for ever
             self.call(partial(self.machine.abort, session, InternalError(error)))
         else:
-            self.call(lambda: self.machine.supply(session, scored) if session.waiting is want else None)
+            self.call(partial(self.machine.supply, session, want, scored))
 
     def _peer_failed(self, peer: str, error: LineupError) -> None:
         self.failed_peers.setdefault(peer, error)

@@ -14,6 +14,7 @@ A value v that should be 16·x arrives as 16·x + e with |e| <= 2; with 3 added,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -34,7 +35,7 @@ from protocol.decryption import key_coefficients, own_coefficients
 from protocol.errors import ProbeRefused
 from protocol.keyring import QueryKey
 from protocol.messages import AdmissionBit, AdmissionBlock
-from protocol.steps import Score, Send, Step, receive
+from protocol.steps import Score, Send, Step, receive, score_block
 
 Residues = npt.NDArray[np.uint32]
 
@@ -56,13 +57,21 @@ def identity_gallery(dim: int, params: Parameters) -> EncodedGallery:
 
 
 def holder_admits(
-    ring: Ring, params: Parameters, dim: int, ciphertexts: Residues, prepared: ScoringProbe, seed: bytes
+    ring: Ring,
+    params: Parameters,
+    dim: int,
+    ciphertexts: Residues,
+    prepared: ScoringProbe,
+    seed: bytes,
+    beside: Sequence[Score] = (),
 ) -> Step[bool]:
     """The holder's part. `ciphertexts`: uint32 (d, 2, 2, n). Returns the bit that all three opened.
 
-    `seed`: the holder's 32 secret bytes of this query, committed to before any ciphertext was seen.
+    `seed`: the holder's 32 secret bytes of this query, committed to before any ciphertext was seen. `beside`: what is
+    scored while the rounds go on.
     """
-    identity = yield Score(identity_gallery(dim, params), prepared, 0, 1)
+    identity = yield from score_block(identity_gallery(dim, params), prepared)
+    yield from beside
     block, message = admission_block(identity, ciphertexts, seed, ring.query_id, params, ring.threads)
     yield Send(ring.names[REQUESTER], message)
     yield Send(ring.names[ROUTER], message)

@@ -26,7 +26,7 @@ from protocol.decryption import flat_shares, key_coefficients, own_coefficients
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.keyring import QueryKey
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, ConfirmationDigest
-from protocol.steps import Score, Send, Step, check_phase, receive, sign_phase
+from protocol.steps import Send, Step, check_phase, receive, score_block, sign_phase
 from protocol.wire import array, residue_array
 
 SLOT = 6  # coefficients of one slot: the score and five MAC values
@@ -108,7 +108,7 @@ def holder_confirms(
     needs both above all where it all fails.
     """
     block, factors = build_block(templates, rows, cap)
-    scored = yield Score(encode_gallery(block, params, ring.threads), prepared, 0, 1)
+    scored = yield from score_block(encode_gallery(block, params, ring.threads), prepared)
     blinded = residues.add(scored, zeros.take(1), params)
     c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
     shares = flat_shares(own_coefficients(blinded[:, 0], params, ring.threads), params, ring.threads)[: SLOT * cap]

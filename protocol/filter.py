@@ -1,10 +1,13 @@
 """The filter: score every block, share, compare with the threshold, open the hits if they are few enough, else climb.
 
 The gallery is worked in chunks, so memory is bounded by the chunk; only the rounded shares (4 bytes a row) stay until
-the sketch decodes, because a higher rung compares the same shares again.
+the sketch decodes, because a higher rung compares the same shares again. The first chunk is scored beside the
+admission, each other one beside the comparison of the chunk before it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +24,7 @@ from protocol.errors import Disagreement
 from protocol.keyring import QueryKey
 from protocol.messages import FilterBlock, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
-from protocol.steps import Phase, Score, Send, Step, end_phase, receive
+from protocol.steps import Phase, Score, Scored, Send, Step, end_phase, receive
 from protocol.terms import Terms
 from protocol.wire import CHUNK_ROWS, as_bytes, residue_array
 
@@ -36,6 +39,11 @@ def chunks(blocks: int, params: Parameters) -> list[tuple[int, int]]:
     return [(first, min(size, blocks - first)) for first in range(0, blocks, size)]
 
 
+def chunk_scores(gallery: EncodedGallery, prepared: ScoringProbe) -> list[Score]:
+    """The scoring of each chunk."""
+    return [Score(gallery, prepared, first, count) for first, count in chunks(gallery.blocks, prepared.params)]
+
+
 def rerandomise(scored: Residues, zeros: ZeroPool, params: Parameters, threads: int) -> Residues:
     """Add a fresh encryption of zero to each block. Not optional: c1 alone is a linear function of the gallery."""
     return residues.add(scored, zeros.take(len(scored)), params, threads)
@@ -47,17 +55,21 @@ def verdict_on(few: bool, rung: int, terms: Terms) -> str:
 
 
 def holder_filters(
-    ring: Ring, terms: Terms, gallery: EncodedGallery, prepared: ScoringProbe, zeros: ZeroPool
+    ring: Ring, terms: Terms, rows: int, wants: Sequence[Score], zeros: ZeroPool
 ) -> Step[tuple[int, tuple[int, ...] | None]]:
-    """The holder's part. Returns the rung that ended it and the rows that hit, None if there were too many."""
+    """The holder's part, for `rows` rows in the chunks `wants`, the first of which is being scored already.
+
+    Returns the rung that ended it and the rows that hit, None if there were too many.
+    """
     params = terms.params
     kept: list[Shares] = []
     for rung in range(len(terms.rungs)):
         running, counted = RunningSums(ring, terms.cap), 0
-        for index, (first, count) in enumerate(chunks(gallery.blocks, params)):
+        for index in range(len(wants)):
             if rung == 0:
                 yield Phase("score")
-                scored = yield Score(gallery, prepared, first, count)
+                scored = yield Scored()
+                yield from wants[index + 1 : index + 2]
                 blinded = rerandomise(scored, zeros, params, ring.threads)
                 message = FilterBlock(as_bytes(blinded[:, 1]))
                 yield Send(ring.names[REQUESTER], message)
@@ -72,13 +84,13 @@ def holder_filters(
             counted += yield from count_share(ring, hits, rung, index)
             running.add(hits)
         few = yield from at_most_cap(ring, counted, terms.cap, rung)
-        rows = (yield from open_hits(ring, running, gallery.rows, terms.cap)) if few else None
+        hit_rows = (yield from open_hits(ring, running, rows, terms.cap)) if few else None
         verdict = verdict_on(few, rung, terms)
         for index in (REQUESTER, ROUTER):
             yield Send(ring.names[index], Rung(verdict))
         yield from end_phase(f"rung {rung}", (ring.names[REQUESTER], ring.names[ROUTER]))
         if verdict != CLIMB:
-            return rung, rows
+            return rung, hit_rows
     raise AssertionError("the last rung always ends the filter")
 
 

@@ -15,7 +15,7 @@ from protocol.admission import holder_admits, identity_gallery, refuse_unless
 from protocol.compute import HOLDER, Ring
 from protocol.confirmation import Hit, SealedConfirmation, holder_confirms
 from protocol.errors import Disagreement
-from protocol.filter import CONFIRM, EXHAUSTED, holder_filters
+from protocol.filter import CONFIRM, EXHAUSTED, chunk_scores, holder_filters
 from protocol.gallery import Gallery
 from protocol.keyring import gather_nonces, holder_key, join_ring
 from protocol.machine import Machine
@@ -130,13 +130,13 @@ class Holder(Machine):
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
-        admitted = yield from holder_admits(
-            ring, params, terms.dim, ciphertexts, prepared, self.keys.seed or secrets.token_bytes(32)
-        )
+        wants = chunk_scores(gallery.encoded, prepared)
+        seed = self.keys.seed or secrets.token_bytes(32)
+        admitted = yield from holder_admits(ring, params, terms.dim, ciphertexts, prepared, seed, wants[:1])
         yield from end_phase("admission", (self.requester, self.router))
         refuse_unless(admitted)
         del ciphertexts
-        rung, rows = yield from holder_filters(ring, terms, gallery.encoded, prepared, zeros)
+        rung, rows = yield from holder_filters(ring, terms, gallery.encoded.rows, wants, zeros)
         if rows is None:
             return HolderResult(status_of(EXHAUSTED, 0), terms.rungs[rung])
         yield Phase("confirm")

@@ -2,7 +2,8 @@
 
 A `Session` runs one sub-protocol (`protocol.steps`) at a time for one holder (or, with an empty name, for the query as
 a whole). A `Machine` is one party in one query: its sessions, and the frames that wait to be sent. It touches no
-socket, no file and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` holds what must leave.
+socket, no file and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` holds what must leave,
+`wanted` what must be scored.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from protocol.errors import (
 )
 from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Signature
 from protocol.session import Arrived, Event, Session, State
-from protocol.steps import Notarised, Notary, Phase, Receive, Score, Send, Sign, Step, Verify
+from protocol.steps import Notarised, Notary, Phase, Receive, Score, Scored, Send, Sign, Step, Verify
 from protocol.terms import announce_digest
 
 # Messages of one sender that may wait, and their bytes: a correct peer is at most a whole probe ahead.
@@ -58,6 +59,7 @@ class Machine:
         self.threads = threads
         self.sessions: dict[str, Session] = {}
         self.outgoing: deque[tuple[str, bytes]] = deque()
+        self.wanted: deque[tuple[Session, Score]] = deque()
         self.seconds: dict[str, float] = defaultdict(float)
         self.notary: Notary | None = None
         self.recorder: Callable[[Event], None] | None = None
@@ -130,20 +132,20 @@ class Machine:
             return
         self._guard(session, lambda: self._accept(session, arrived))
 
-    def supply(self, session: Session, scored: npt.NDArray[np.uint32]) -> None:
-        """Give a waiting `Score` its result."""
-        if isinstance(session.waiting, Score):
-            session.waiting = None
+    def supply(self, session: Session, want: Score, scored: npt.NDArray[np.uint32]) -> None:
+        """Hand over the result of a `Score`. Nobody asks for it any more where the session is over."""
+        if session.scoring is not want:
+            return
+        if isinstance(session.waiting, Scored):
+            session.waiting = session.scoring = None
             self._guard(session, lambda: self._advance(session, scored))
+        else:
+            session.scored = scored
 
     def abort(self, session: Session, error: LineupError) -> None:
         """Stop a session from outside (a peer died, a time-out) and tell the peers."""
         if not session.state.over:
             self._stop(session, error)
-
-    def scores_wanted(self) -> list[tuple[Session, Score]]:
-        """Sessions that wait for scoring."""
-        return [(s, s.waiting) for s in self.sessions.values() if isinstance(s.waiting, Score)]
 
     def role_of(self, peer: str) -> str:
         """The role of another party of this query."""
@@ -255,9 +257,18 @@ class Machine:
                     now = time.perf_counter()
                     self.seconds[session.phase] += now - started
                     session.phase, started = effect.name, now
+                elif isinstance(effect, Score):
+                    assert session.scoring is None
+                    session.scoring = effect
+                    self.wanted.append((session, effect))
+                elif isinstance(effect, Scored):
+                    if session.scored is None:
+                        session.waiting = effect
+                        break
+                    value, session.scoring, session.scored = session.scored, None, None
                 else:
                     session.waiting = effect
-                    if isinstance(effect, Score) or not session.inbox[effect.sender]:
+                    if not session.inbox[effect.sender]:
                         break
                     value = self._next_message(session, effect)
         except StopIteration as end:
@@ -303,7 +314,7 @@ class Machine:
 
     def _end(self, session: Session, state: State, error: LineupError | None) -> None:
         session.state, session.failure = state, error
-        session.waiting = None
+        session.waiting = session.scoring = session.scored = None
         session.inbox.clear()
         if session.task is not None:
             session.task.close()

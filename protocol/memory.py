@@ -19,7 +19,8 @@ from protocol.machine import Machine
 from protocol.session import Session
 from protocol.steps import Score
 
-Scored = tuple[Machine, Session, npt.NDArray[np.uint32]]
+Want = tuple[Machine, Session, Score]
+Result = tuple[Machine, Session, Score, npt.NDArray[np.uint32]]
 
 
 @dataclass
@@ -52,14 +53,14 @@ class MemoryNetwork:
         # Queries share nothing but the pass over the gallery, so each may have a thread of its own until then.
         with ThreadPoolExecutor(min(self.threads, len(queries) or 1)) as pool:
             settle = map if len(queries) == 1 else pool.map
-            scored: dict[bytes, list[Scored]] = {}
+            scored: dict[bytes, list[Result]] = {}
             while True:
                 begin, first = first or {}, None
                 work = [(parties, scored.get(query, []), begin.get(query)) for query, parties in queries.items()]
                 for traffic, failures in settle(self._settle, *zip(*work, strict=True)):
                     self.traffic.update(traffic)
                     self.failures += failures
-                wanted = [(machine, *want) for machine in self.machines for want in machine.scores_wanted()]
+                wanted = _taken(self.machines)
                 if not wanted:
                     return
                 scored = defaultdict(list)
@@ -73,7 +74,7 @@ class MemoryNetwork:
             raise self.failures[0]
 
     def _settle(
-        self, parties: dict[str, Machine], scored: list[Scored], first: Callable[[], None] | None
+        self, parties: dict[str, Machine], scored: list[Result], first: Callable[[], None] | None
     ) -> tuple[Counter[tuple[str, str]], list[LineupError]]:
         """Hand over what was scored for one query, then deliver its frames until it wants a pass over the gallery."""
         traffic: Counter[tuple[str, str]] = Counter()
@@ -83,20 +84,15 @@ class MemoryNetwork:
         turn: AbstractContextManager[object] = nullcontext()
         while True:
             with turn:
-                for machine, session, result in scored:
+                for machine, session, want, result in scored:
                     try:
-                        machine.supply(session, result)
+                        machine.supply(session, want, result)
                     except LineupError as error:
                         failures.append(error)
                 self._deliver(parties, traffic, failures)
             turn = self._rounds
             # A single block is no pass to wait for others with: one query's rounds then fall beside another's kernels.
-            single = [
-                (machine, session, want)
-                for machine in parties.values()
-                for session, want in machine.scores_wanted()
-                if want.count == 1
-            ]
+            single = _taken(parties.values(), 1)
             if not single:
                 return traffic, failures
             scored = self._score(single, single[0][0].threads)
@@ -115,19 +111,32 @@ class MemoryNetwork:
                         except LineupError as error:
                             failures.append(error)
 
-    def _score(self, wanted: list[tuple[Machine, Session, Score]], threads: int) -> list[Scored]:
+    def _score(self, wanted: list[Want], threads: int) -> list[Result]:
         """Score all that is wanted; queries that want the same blocks share the pass over the gallery."""
-        passes: dict[tuple[int, int, int], list[tuple[Machine, Session, Score]]] = defaultdict(list)
+        passes: dict[tuple[int, int, int], list[Want]] = defaultdict(list)
         for machine, session, want in wanted:
             passes[id(want.gallery), want.first, want.count].append((machine, session, want))
-        results: list[Scored] = []
+        results: list[Result] = []
         for same in passes.values():
             want = same[0][2]
             started = time.perf_counter()
             probes = [want.probe for _, _, want in same]
             scored = score_many(want.gallery, probes, want.first, want.count, threads)
             each = (time.perf_counter() - started) / len(same)
-            for (machine, session, _), result in zip(same, scored, strict=True):
+            for (machine, session, asked), result in zip(same, scored, strict=True):
                 machine.seconds[session.phase] += each
-                results.append((machine, session, result))
+                results.append((machine, session, asked, result))
         return results
+
+
+def _taken(machines: Iterable[Machine], most: int | None = None) -> list[Want]:
+    """What is to be scored, of `most` blocks at most, for sessions that are not over."""
+    taken: list[Want] = []
+    for machine in machines:
+        wanted, machine.wanted = machine.wanted, deque()
+        for session, want in wanted:
+            if most is not None and want.count > most:
+                machine.wanted.append((session, want))
+            elif not session.state.over:
+                taken.append((machine, session, want))
+    return taken

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from pets.errors import LineupError
 from protocol import wire
 from protocol.messages import AnyMessage
-from protocol.steps import Receive, Score, Step
+from protocol.steps import Receive, Score, Scored, Step
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class Session:
     phase: str = "offline"
     task: Step[Any] | None = None
     finish: Callable[[Any], None] | None = None
-    waiting: Receive | Score | None = None
+    waiting: Receive | Scored | None = None
+    scoring: Score | None = None
+    scored: npt.NDArray[np.uint32] | None = None  # the result of `scoring`, until it is asked for
     inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque))
     received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))

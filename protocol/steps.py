@@ -4,7 +4,9 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 
 `Send(to, message)`     a message leaves; the generator goes on at once
 `Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
-`Score(...)`            heavy work on the gallery, done by whoever drives the machine (several queries share one pass)
+`Score(...)`            heavy work on the gallery begins, done by whoever drives the machine (several queries share one
+                        pass); the generator goes on at once, with one `Score` under way at most
+`Scored()`              the generator sleeps until that work is done
 `Phase(name)`           what the time from here on is spent on
 `Notarised()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
 """
@@ -14,6 +16,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from pets.scoring import EncodedGallery, ScoringProbe
 from protocol.messages import AnyMessage, Signature
@@ -37,12 +42,17 @@ class Receive:
 
 @dataclass(frozen=True)
 class Score:
-    """Score blocks first…first+count of a gallery; the result is uint32 (count, 2, 2, n)."""
+    """Begin to score blocks first…first+count of a gallery; the result is uint32 (count, 2, 2, n)."""
 
     gallery: EncodedGallery
     probe: ScoringProbe
     first: int
     count: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Wait for the result of the last `Score`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Verify:
 
 T = TypeVar("T")
 M = TypeVar("M")
-Effect = Send | Receive | Score | Phase | Notarised | Sign | Verify
+Effect = Send | Receive | Score | Scored | Phase | Notarised | Sign | Verify
 Step = Generator[Effect, Any, T]
 
 
@@ -85,6 +95,13 @@ def receive(sender: str, kind: type[M]) -> Step[M]:
     message = yield Receive(sender, kind)
     assert isinstance(message, kind)
     return message
+
+
+def score_block(gallery: EncodedGallery, probe: ScoringProbe) -> Step[npt.NDArray[np.uint32]]:
+    """Score a gallery of a single block: uint32 (1, 2, 2, n)."""
+    yield Score(gallery, probe, 0, 1)
+    scored: npt.NDArray[np.uint32] = yield Scored()
+    return scored
 
 
 def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:
