@@ -17,3 +17,8 @@ F = TypeVar("F", bound=Callable[..., object])
 def kernel(function: F) -> F:
     """Compile with numba: cached on disk, and without the GIL so that `pets.threads` can spread the work."""
     return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+def short_kernel(function: F) -> F:
+    """The same, but the GIL is kept: for work of microseconds, after which getting it back would take longer."""
+    return cast(F, numba.njit(cache=True)(function))

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pets.bits import PARTIES, Bits, Planes, party_bits
-from pets.jit import kernel
+from pets.jit import kernel, short_kernel
 from pets.prf import Keystream
 from pets.threads import parallel_ranges
 
 PARALLEL_WORDS = 32768  # below, a second thread costs more than it saves
+SHORT_WORDS = 2048  # below, other queries had better wait than fight for the interpreter
 
 
 @dataclass
@@ -58,8 +59,9 @@ def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
     own, following = masks.own.words(planes, words), masks.following.words(planes, words)
     x_parts, y_parts = np.ascontiguousarray(x.parts), np.ascontiguousarray(y.parts)
     product = np.empty((2, planes, words), np.uint64)
+    multiply = _and if planes * words < SHORT_WORDS else _long_and
     parallel_ranges(
-        lambda start, stop: _and(x_parts, y_parts, own, following, start, stop, product),
+        lambda start, stop: multiply(x_parts, y_parts, own, following, start, stop, product),
         planes,
         threads if planes * words >= PARALLEL_WORDS else 1,
     )
@@ -67,6 +69,11 @@ def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
 
 
 @kernel
+def _long_and(x: Planes, y: Planes, own: Planes, following: Planes, start: int, stop: int, product: Planes) -> None:
+    _and(x, y, own, following, start, stop, product)
+
+
+@short_kernel
 def _and(x: Planes, y: Planes, own: Planes, following: Planes, start: int, stop: int, product: Planes) -> None:
     for plane in range(start, stop):
         x0, x1, y0, y1 = x[0, plane], x[1, plane], y[0, plane], y[1, plane]
