@@ -55,7 +55,7 @@ def leaf_hashes(rows: npt.NDArray[np.int8], salts: Hashes) -> Hashes:
     width = 1 + SALT_BYTES + rows.shape[1]
     scratch = np.empty((min(_PIECE, len(rows)), width), np.uint8)
     scratch[:, 0] = _LEAF
-    view = memoryview(scratch).cast("B") if len(rows) else memoryview(b"")
+    view = scratch.reshape(-1).data
     sha256 = hashlib.sha256
     digests: list[bytes] = []
     for start in range(0, len(rows), _PIECE):

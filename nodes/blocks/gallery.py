@@ -1,0 +1,245 @@
+"""`BlockFiles`: the gallery on disk. Appended to, corrected and forgotten from without reading the rest of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from nodes.blocks import compaction
+from nodes.blocks.block import BlockReader, Rows
+from nodes.blocks.change import Change, begun
+from nodes.blocks.errors import BlocksRefusal, RunConflict, UnknownRow, typed_errors
+from nodes.blocks.files import MANIFEST, locked, remove_all_but
+from nodes.blocks.manifest import Manifest, Run, read_manifest
+from nodes.blocks.numbering import Numbering
+from pets.errors import TemplateError
+from pets.gallery_commitment import new_salts
+from pets.params import check_dim, norm_bound
+
+BLOCK_ROWS = 4096  # rows of one plaintext at the default ring
+LOCK_SECONDS = 30.0
+_CHECK_ROWS = 1024
+
+
+class BlockFiles:
+    """A gallery in a folder of its own. Every method may raise `BlocksError`; a change that raises has not happened.
+
+    `cipher`: AES-GCM under a key that seals nothing else. Safe to use from several threads and processes.
+    `clock`: seconds since 1970, for the times of versions.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cipher: AESGCM,
+        *,
+        lock_seconds: float = LOCK_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder, self.cipher = folder, cipher
+        self._lock_seconds, self._clock = lock_seconds, clock
+        self._lock = threading.RLock()
+        self.manifest()
+
+    @classmethod
+    def create(
+        cls, folder: Path, cipher: AESGCM, *, dim: int, model: bytes, block_rows: int = BLOCK_ROWS
+    ) -> BlockFiles:
+        """A new gallery without rows, of templates of `dim` entries of one model.
+
+        `block_rows`: rows of a file. Raises `BlocksRefusal` if a gallery is there.
+        """
+        check_dim(dim)
+        if block_rows < 1:
+            raise BlocksRefusal(f"a block has at least one row, got {block_rows}")
+        with typed_errors(str(folder)):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(folder, exclusive=True, seconds=LOCK_SECONDS):
+                if (folder / MANIFEST).exists():
+                    raise BlocksRefusal(f"{folder} holds a gallery already")
+                remove_all_but(folder, frozenset())
+                manifest = Manifest(secrets.token_bytes(16), dim, block_rows, model, [], [])
+                with begun(folder, cipher, manifest) as change:
+                    change.new_version(0, int(time.time()))
+                    change.commit()
+        return cls(folder, cipher)
+
+    def manifest(self) -> Manifest:
+        """The gallery as it is now, without its rows."""
+        with typed_errors(str(self.folder)):
+            return read_manifest(self.folder, self.cipher)
+
+    def stamp(self) -> tuple[int, int]:
+        """Something that is another after every change, cheap to look at."""
+        with typed_errors(str(self.folder)):
+            status = os.stat(self.folder / MANIFEST)
+        return status.st_ino, status.st_mtime_ns
+
+    def state(self) -> tuple[Manifest, Numbering]:
+        """The gallery as it is now, without its rows. A file that it names may be replaced at any time after."""
+        with typed_errors(str(self.folder)), locked(self.folder, exclusive=False, seconds=self._lock_seconds):
+            manifest = read_manifest(self.folder, self.cipher)
+            return manifest, Numbering.of(self.folder, self.cipher, manifest)
+
+    def block_reader(self, manifest: Manifest) -> BlockReader:
+        """Opens blocks; one for each thread."""
+        return BlockReader(self.folder, self.cipher, manifest.gallery, manifest.dim, manifest.block_rows)
+
+    def append(
+        self, rows: npt.NDArray[np.int8], *, source: bytes | None = None, total: int | None = None, done: int = 0
+    ) -> range:
+        """Add rows, int8 (rows, d), and give their numbers; one version.
+
+        `source`, `total`, `done`: digest and rows of the file that they come from, and how many of these rows were
+        added before: kept with the rows, in the same step. Raises `TemplateError`, which names row, value and limit,
+        and `RunConflict` if the run is not where the caller believes it is.
+        """
+        with self._changing() as change:
+            manifest = change.manifest
+            check_rows(rows, manifest.dim, first=done)
+            first = manifest.next_row
+            if source is not None:
+                _note_run(manifest, source, len(rows) if total is None else total, done, done + len(rows))
+            manifest.next_row += len(rows)
+            change.add_rows(_salted(rows, manifest.block_rows))
+            change.new_version(manifest.current.epoch, int(self._clock()))
+            change.commit()
+        return range(first, first + len(rows))
+
+    def correct(self, row: int, template: npt.NDArray[np.int8]) -> int:
+        """Put a template, int8 (d,), in the place of a row and give its number.
+
+        Queries of earlier versions find the old one until `retire` says that there are no more; it is erased then.
+        Raises `UnknownRow` unless the row is live, `TemplateError`.
+        """
+        rows = np.asarray(template)[None]
+        with self._changing() as change:
+            manifest = change.manifest
+            check_rows(rows, manifest.dim)
+            _check_known(manifest, row)
+            if row in manifest.dead or self._slots(manifest, [row])[0] < 0:
+                raise UnknownRow(f"row {row} is forgotten or was replaced before")
+            new = manifest.next_row
+            manifest.next_row += 1
+            change.add_rows(_salted(rows, manifest.block_rows))
+            change.bury([row], successor=new)
+            change.new_version(manifest.current.epoch, int(self._clock()))
+            change.commit()
+        return new
+
+    def forget(self, rows: Iterable[int]) -> int:
+        """Erase rows, and those that they replaced; gives how many were there. Rows that are gone are passed over.
+
+        Raises `UnknownRow` for a number that was never given.
+        """
+        with self._changing() as change:
+            manifest = change.manifest
+            wanted = sorted(set(rows))
+            for row in wanted:
+                _check_known(manifest, row)
+            wanted = _with_predecessors(manifest, wanted)
+            slots = self._slots(manifest, wanted)
+            pairs = [(row, int(slot)) for row, slot in zip(wanted, slots, strict=True) if slot >= 0]
+            new = [row for row, _ in pairs if not (row in manifest.dead and manifest.dead[row].forgotten)]
+            if not new:
+                return 0
+            compaction.erase(change, [slot for _, slot in pairs])
+            change.bury(new)
+            change.new_version(manifest.current.epoch, int(self._clock()))
+            change.commit()
+        return len(new)
+
+    def retire(self, oldest: int) -> int:
+        """Keep no version before `oldest`: no audit and no waiting preparation needs one. Erases what only they had.
+
+        Gives how many rows were erased. Raises `UnknownVersion`.
+        """
+        with self._changing() as change:
+            erased = compaction.retire(change, oldest)
+            change.commit()
+        return erased
+
+    def compact(self) -> int:
+        """Leave out the slots whose rows are gone; gives how many. Versions that are kept can still be audited.
+
+        Rewrites every block behind the first such slot, a block in memory at a time.
+        """
+        with self._changing() as change:
+            dropped = compaction.compact(change, int(self._clock()))
+            if dropped:
+                change.commit()
+        return dropped
+
+    def _slots(self, manifest: Manifest, rows: Sequence[int]) -> npt.NDArray[np.int64]:
+        return Numbering.of(self.folder, self.cipher, manifest).slots(rows, manifest.current.epoch)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Change]:
+        with (
+            typed_errors(str(self.folder)),
+            self._lock,
+            locked(self.folder, exclusive=True, seconds=self._lock_seconds),
+        ):
+            manifest = read_manifest(self.folder, self.cipher)
+            remove_all_but(self.folder, manifest.names())  # left over from a change that was killed
+            with begun(self.folder, self.cipher, manifest) as change:
+                yield change
+
+
+def check_rows(rows: npt.NDArray[np.int8], dim: int, first: int = 0) -> None:
+    """Check templates, int8 (rows, d). Raises `TemplateError` naming row (counted from `first`), value and limit."""
+    if rows.dtype != np.int8 or rows.ndim != 2 or rows.shape[1] != dim:
+        raise TemplateError(f"rows must be int8 (rows, {dim}), got {rows.dtype} {rows.shape}")
+    bound = norm_bound(dim)
+    for start in range(0, len(rows), _CHECK_ROWS):
+        part = rows[start : start + _CHECK_ROWS].astype(np.int32)
+        norms = np.einsum("ij,ij->i", part, part)
+        bad = (norms > bound) | (norms == 0)
+        if bad.any():
+            place = int(bad.argmax())
+            raise TemplateError(
+                f"row {first + start + place} has squared norm {int(norms[place])}, it must lie from 1 to {bound}"
+            )
+
+
+def _salted(rows: npt.NDArray[np.int8], block_rows: int) -> Iterator[Rows]:
+    for start in range(0, len(rows), block_rows):
+        part = rows[start : start + block_rows]
+        yield Rows(part, new_salts(len(part)), np.zeros(len(part), bool))
+
+
+def _note_run(manifest: Manifest, source: bytes, total: int, before: int, after: int) -> None:
+    run = manifest.run(source) or Run(source, total, 0, manifest.next_row)
+    if (run.rows, run.done) != (total, before):
+        raise RunConflict(f"this enrolment has {run.done} of {run.rows} rows; it was to go on at {before} of {total}")
+    manifest.runs = [other for other in manifest.runs if other.source != source]
+    manifest.runs.append(Run(source, total, after, run.first))
+
+
+def _check_known(manifest: Manifest, row: int) -> None:
+    if not 0 <= row < manifest.next_row:
+        raise UnknownRow(f"there is no row {row}; rows have numbers from 0 to {manifest.next_row - 1}")
+
+
+def _with_predecessors(manifest: Manifest, rows: list[int]) -> list[int]:
+    """The rows and all that they replaced, one after the other."""
+    replaced: dict[int, list[int]] = {}
+    for row, state in manifest.dead.items():
+        if state.successor is not None:
+            replaced.setdefault(state.successor, []).append(row)
+    found, waiting = set(rows), list(rows)
+    while waiting:
+        for row in replaced.get(waiting.pop(), ()):
+            if row not in found:
+                found.add(row)
+                waiting.append(row)
+    return sorted(found)

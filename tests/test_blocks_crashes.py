@@ -1,0 +1,95 @@
+"""Killed at any step of any change, a gallery is as it was before or as it is after, and goes on from there."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nodes.blocks import BlockFiles, ResidentGallery, VersionReader
+from tests.blocks import CIPHER, Killed, check, dying, new_files, plan, story, take
+
+CHANGES = {
+    "append": ("append", 20),
+    "correct": ("correct", 4),
+    "forget": ("forget", 123),
+    "retire": ("retire", -1),
+    "compact": ("compact", 0),
+}
+MOST_STEPS = 300
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_killed_at_every_step(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_files(tmp_path / "before")
+    before = story(BlockFiles(tmp_path / "before", CIPHER))
+    check(BlockFiles(tmp_path / "before", CIPHER), before)
+    after_kills = []
+    for steps in range(MOST_STEPS):
+        folder = tmp_path / "gallery"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "before", folder)
+        generation = BlockFiles(folder, CIPHER).manifest().generation
+        on_files, on_model = plan(before, *CHANGES[name])
+        try:
+            with dying(monkeypatch, steps):
+                on_files(BlockFiles(folder, CIPHER))
+        except Killed:
+            pass
+        else:
+            break
+        files = BlockFiles(folder, CIPHER)
+        happened = files.manifest().generation > generation
+        after_kills.append(happened)
+        model = copy.deepcopy(before)
+        if happened:
+            on_model(model)
+        take(files, model, "append", 3)  # what is left over goes, and work goes on
+        check(files, model)
+    else:
+        raise AssertionError(f"{name} never ended within {MOST_STEPS} steps")
+    assert after_kills == sorted(after_kills)  # one moment, before which nothing and after which everything happened
+    assert set(after_kills) == {False, True}
+    assert len(after_kills) > 8
+
+
+WORK = """
+import sys
+from pathlib import Path
+from nodes.blocks import BlockFiles
+from tests.blocks import CIPHER, rows
+files = BlockFiles(Path(sys.argv[1]), CIPHER)
+print("ready", flush=True)
+while True:
+    first, *_ = files.append(rows(20))
+    files.correct(first, rows(1)[0])
+    files.forget([first + 1])
+    files.compact()
+"""
+
+
+def test_real_kills(tmp_path: Path) -> None:
+    files = new_files(tmp_path / "g")
+    versions = []
+    for attempt in range(8):
+        command = [sys.executable, "-c", WORK, str(tmp_path / "g")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"ready\n"
+            time.sleep(0.05 + 0.013 * attempt)
+            os.kill(worker.pid, signal.SIGKILL)
+        manifest = files.manifest()
+        versions.append(manifest.current.number)
+        for version in manifest.versions[-8:]:
+            assert VersionReader(files, version.number).recompute().root == version.root
+        with ResidentGallery(files).snapshot() as snapshot:
+            assert snapshot.rows[snapshot.live()].any(axis=1).all()
+    assert versions == sorted(versions)
+    assert versions[-1] > 0
