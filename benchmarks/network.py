@@ -41,8 +41,9 @@ machine.prepare(options.threads)
 import numpy as np  # noqa: E402
 
 from nodes.config.schema import Role  # noqa: E402
+from nodes.config.storage import holder_store  # noqa: E402
 from nodes.identity.identity import init_node  # noqa: E402
-from nodes.operator.client import NodeNotRunning, holder_store, search, status  # noqa: E402
+from nodes.operator.client import NodeNotRunning, search, status  # noqa: E402
 from nodes.service.operator_api import SearchReport, SearchRequest  # noqa: E402
 from nodes.store import Category, Status  # noqa: E402
 from pets.allocator import keep_freed_memory  # noqa: E402

@@ -29,8 +29,8 @@ from nodes.audit.holder import HolderAudit
 from nodes.audit.inputs import InputAudit
 from nodes.audit.requester import RequesterAudit
 from nodes.config.schema import load_config
+from nodes.config.storage import storage_key
 from nodes.evidence import sealed as sealing
-from nodes.evidence.keeper import storage_key
 from nodes.evidence.sealed import Sealed, SealedGallery, SealedProbe
 from nodes.verify.case import Case, View
 from nodes.verify.format import Bundle, SignedBundle

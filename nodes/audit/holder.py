@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nodes.config.storage import holder_store
 from nodes.evidence.sealed import SealedGallery
-from nodes.operator.client import holder_store
 from nodes.store import StoreError
 from nodes.verify.case import Case, Item, View
 from nodes.verify.format import content_digest

@@ -21,9 +21,11 @@ from rich.table import Table
 from nodes.cli.demo_photos import demo_photos
 from nodes.cli.node import print_report
 from nodes.config.schema import Role, load_config
+from nodes.config.storage import holder_store
 from nodes.evidence.export import export_bundle
 from nodes.identity.identity import init_node
-from nodes.operator.client import NodeNotRunning, enroll, holder_store, status
+from nodes.operator.client import NodeNotRunning, status
+from nodes.operator.enrolment import enroll
 from nodes.operator.progress import progress_bar
 from nodes.service.operator_api import SearchReport
 from nodes.store import Category, Status
@@ -113,7 +115,6 @@ def _enrol(
         models=None,
         provider=provider,
         largest=False,
-        console=errors,
     )
     return dict.fromkeys(enrolled.references, photo.name)
 

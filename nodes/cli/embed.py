@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from rich.console import Console
 from nodes.operator.progress import progress_bar
 from pets.errors import InputError, PhotoError
 from pets.faces import Embedded, FaceModel, Provider
-from pets.photos import SUFFIXES
+from pets.photos import list_photos
 from pets.templates import save_templates
 
 
@@ -56,28 +55,6 @@ def run_embed(
     save_templates(output, templates, model.identity, [str(path) for path, _ in good])
     console.print(f"wrote {len(good)} templates to {output}", highlight=False, markup=False, soft_wrap=True)
     return len(good)
-
-
-def list_photos(photos: Iterable[Path]) -> list[Path]:
-    """Files as given, and for a folder the photos below it sorted by path; each file once.
-
-    Raises `InputError` for a path that does not exist, a folder without photos, or no paths at all.
-    """
-    found: dict[Path, Path] = {}
-    for path in photos:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not inside:
-                raise InputError(f"folder {path} holds no photo ({' '.join(sorted(SUFFIXES))})")
-        elif path.exists():
-            inside = [path]
-        else:
-            raise InputError(f"photo {path} does not exist")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    if not found:
-        raise InputError("no photos given, at least 1 is needed")
-    return list(found.values())
 
 
 def _embed_all(

@@ -40,23 +40,25 @@ def enroll(
 
     Prints the reference number of every photo: a hit names that number and nothing else, so keep the list.
     """
-    from nodes.operator.client import enroll as run
+    from nodes.operator.enrolment import enroll as run
+    from nodes.operator.progress import progress_bar
     from nodes.store import Category, Status
 
     allowed = [item.value for item in Category]
     if category not in allowed:
         raise typer.BadParameter(f"must be one of {', '.join(allowed)}, got {category!r}", param_hint="--category")
-    result = run(
-        folder,
-        sources,
-        category=Category(category),
-        status=Status.UNIDENTIFIED if unidentified else Status.IDENTIFIED,
-        retain_until=retain_until.date() if retain_until else None,
-        models=models,
-        provider=provider.value,
-        largest=largest,
-        console=errors,
-    )
+    with progress_bar(errors, "enrolling", None) as progress:
+        result = run(
+            folder,
+            sources,
+            category=Category(category),
+            status=Status.UNIDENTIFIED if unidentified else Status.IDENTIFIED,
+            retain_until=retain_until.date() if retain_until else None,
+            models=models,
+            provider=provider.value,
+            largest=largest,
+            progress=progress,
+        )
     if as_json:
         print(msgspec.json.encode(result).decode())
     else:
@@ -75,7 +77,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Delete subjects; the next query does not find them. Prints a receipt for each; status 1 if one is unknown."""
-    from nodes.operator.client import holder_store
+    from nodes.config.storage import holder_store
 
     with holder_store(folder) as store:
         receipts = store.forget_all(references, datetime.now(timezone.utc))
@@ -97,7 +99,7 @@ def contest(
     as_json: Json = False,
 ) -> None:
     """Mark a subject's accuracy as contested; only a decision that is named clears the mark. Queries still find it."""
-    from nodes.operator.client import contest as run
+    from nodes.operator.enrolment import contest as run
 
     if bool(authority) != clear:
         raise typer.BadParameter("--clear and --authority go together", param_hint="--authority")

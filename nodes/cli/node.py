@@ -102,7 +102,7 @@ def health(folder: Dir, as_json: Json = False) -> None:
 @node.command()
 def expire(folder: Dir, as_json: Json = False) -> None:
     """Delete what is past its time, at a node that is stopped; a running node does it at start and then daily."""
-    from nodes.operator.client import expire as run
+    from nodes.operator.database import expire as run
 
     done = run(folder)
     if as_json:

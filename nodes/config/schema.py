@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -34,7 +35,6 @@ from nodes.config.policy import (
     Purpose,
 )
 from nodes.config.values import ConfigError, Section, within
-from nodes.identity.tls import TlsFiles
 from pets.errors import InputError
 
 if sys.version_info >= (3, 11):
@@ -46,7 +46,8 @@ __all__ = [
     "FILE", "LAW_MINIMUM_THRESHOLD", "MAX_CANDIDATES", "MAX_RELEASES", "MAX_RUNGS", "MAX_SEALED_DAYS",
     "MAX_SKEW_SECONDS", "MAX_WARRANT_SECONDS", "MAX_WINDOW_DAYS", "NAME_PATTERN", "NATIONAL_LAW_PURPOSES",
     "ConfigError", "Limits", "Listen", "NationalLaw", "NodeConfig", "Paths", "PolicyConfig", "Purpose",
-    "Retention", "Role", "Storage", "check_name", "check_node", "load_config", "operator_name", "split_address",
+    "Retention", "Role", "Storage", "TlsFiles", "check_name", "check_node", "load_config", "operator_name",
+    "split_address",
 ]  # fmt: skip
 
 FILE = "node.toml"
@@ -61,6 +62,16 @@ class Listen(Section, frozen=True):
 
     def __post_init__(self) -> None:
         within("listen.port", self.port, 1, 65535)
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of one side. `ca`: the only authority trusted. `crl`: its revocation list, None to check none."""
+
+    key: Path
+    certificate: Path
+    ca: Path
+    crl: Path | None = None
 
 
 class Paths(Section, frozen=True):

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from nodes.config.schema import NodeConfig
+from nodes.config.storage import storage_key
 from nodes.evidence import sealed
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
@@ -16,21 +16,12 @@ from nodes.logs.errors import OrderRefused
 from nodes.logs.holds import Order, decode_order
 from nodes.logs.log import TamperEvidentLog
 from nodes.logs.of_node import open_log
-from nodes.store.keys import StorageKey
 from protocol.holder import Holder
 from protocol.machine import Machine
 from protocol.requester import Requester
 from protocol.router import Router
 from protocol.session import State
 from protocol.warrant import Justification
-
-
-def storage_key(config: NodeConfig) -> StorageKey:
-    """The node's key for what it stores, from its file or environment variable."""
-    storage = config.storage
-    if storage.key_file is not None:
-        return StorageKey.from_file(storage.key_file)
-    return StorageKey.from_environment(storage.key_env or "")
 
 
 class Keeper:

@@ -28,7 +28,7 @@ import contextlib
 import errno
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -44,9 +44,10 @@ from nodes.store.keys import StorageKey
 from pets.errors import MALFORMED, CryptoError, InputError
 from pets.prf import encode_labels
 from pets.sealing import SealingKey, SealingPublicKey
-from pets.signatures import SigningKey, VerifyKey
+from pets.signatures import SignatureError, SigningKey, VerifyKey
 
 _CONTEXT = "node-identity"
+_PHASES = "protocol"  # the context of what a node signs in a query
 _MAX_PEER_BYTES = 65536
 
 
@@ -276,3 +277,21 @@ def _from_hex(path: Path) -> bytes:
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise IdentityError(f"{path} must hold 64 hexadecimal digits")
     return bytes.fromhex(text)
+
+
+class NodeNotary:
+    """Implements `protocol.steps.Notary` for a node and its peers."""
+
+    def __init__(self, identity: NodeIdentity, peers: Mapping[str, Peer]) -> None:
+        self._identity = identity
+        self._peers = peers
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign with both halves of the node's key."""
+        return self._identity.signing.sign(message, _PHASES)
+
+    def check(self, peer: str, message: bytes, signature: bytes) -> None:
+        """Raise `SignatureError` unless `peer` is known and the signature is its own."""
+        if peer not in self._peers:
+            raise SignatureError(f"{peer} is not among the peers of {self._identity.config.name}")
+        self._peers[peer].verify_key.verify(signature, message, _PHASES)

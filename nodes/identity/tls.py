@@ -15,29 +15,19 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from nodes.config.schema import TlsFiles
 from nodes.private_files import check_private
 from pets.errors import InputError
 
 
 class CertificateError(InputError):
     """A certificate, key or revocation list that cannot be used."""
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """PEM files of one side. `ca`: the only authority trusted. `crl`: its revocation list, None to check none."""
-
-    key: Path
-    certificate: Path
-    ca: Path
-    crl: Path | None = None
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:

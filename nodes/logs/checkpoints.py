@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 
 from nodes.logs.entries import Entry, LogHeader, Milliseconds, decrypt_record
-from nodes.logs.errors import BadCheckpoint, DisclosureRefused, InconsistentCheckpoints, SplitView
+from nodes.logs.errors import DisclosureRefused, LogError
 from pets.errors import MALFORMED, CryptoError
 from pets.merkle import ProofRefused, hash_leaf, verify_consistency, verify_inclusion
 from pets.prf import encode_labels
@@ -27,6 +27,26 @@ Verify = Callable[[bytes, bytes], None]
 
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 Proof = Annotated[tuple[Digest, ...], msgspec.Meta(max_length=64)]
+
+
+class CheckpointError(LogError):
+    """Base of what goes wrong with checkpoints."""
+
+
+class BadCheckpoint(CheckpointError):
+    """A checkpoint that is not one of this log."""
+
+
+class InconsistentCheckpoints(CheckpointError):
+    """Nothing shows that the log with the `newer` checkpoint extends the one with the `older`."""
+
+    def __init__(self, older: Checkpoint, newer: Checkpoint, reason: str) -> None:
+        self.older, self.newer, self.reason = older, newer, reason
+        super().__init__(f"checkpoints of {older.size} and {newer.size} entries: {reason}")
+
+
+class SplitView(InconsistentCheckpoints):
+    """The log signed two roots for one size. Both checkpoints together prove it to anyone."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@
 
     LogError                        (a pets.errors.LineupError)
     ├── LogTampered                 entries were rewritten, removed or erased too early; names them
-    ├── CheckpointError
+    ├── CheckpointError             (these four: `nodes.logs.checkpoints`)
     │   ├── BadCheckpoint           a signature that does not hold, another log, a clock that ran backwards
     │   └── InconsistentCheckpoints no proof that the newer log extends the older one
     │       └── SplitView           two signed roots for one size: proof by itself that the log cheated
@@ -18,12 +18,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pets.errors import InputError, LineupError
-
-if TYPE_CHECKING:
-    from nodes.logs.checkpoints import Checkpoint
 
 
 class LogError(LineupError):
@@ -37,26 +32,6 @@ class LogTampered(LogError):
         self.first, self.last, self.reason = first, last, reason
         which = f"entry {first}" if first == last else f"entries {first} to {last}"
         super().__init__(f"{which}: {reason}")
-
-
-class CheckpointError(LogError):
-    """Base of what goes wrong with checkpoints."""
-
-
-class BadCheckpoint(CheckpointError):
-    """A checkpoint that is not one of this log."""
-
-
-class InconsistentCheckpoints(CheckpointError):
-    """Nothing shows that the log with the `newer` checkpoint extends the one with the `older`."""
-
-    def __init__(self, older: Checkpoint, newer: Checkpoint, reason: str) -> None:
-        self.older, self.newer, self.reason = older, newer, reason
-        super().__init__(f"checkpoints of {older.size} and {newer.size} entries: {reason}")
-
-
-class SplitView(InconsistentCheckpoints):
-    """The log signed two roots for one size. Both checkpoints together prove it to anyone."""
 
 
 class DisclosureRefused(LogError):

@@ -11,16 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from nodes.logs.checkpoints import Checkpoint, Disclosure, Sign, Verify, check_checkpoint, decode_checkpoint
-from nodes.logs.entries import RECORD_LIMIT, Entry, LogHeader, decode_header, decrypt_record, retention_end
-from nodes.logs.errors import (
+from nodes.logs.checkpoints import (
     BadCheckpoint,
-    DisclosureRefused,
-    EntryErased,
-    EntryRefused,
-    LogTampered,
-    LogUnusable,
+    Checkpoint,
+    Disclosure,
+    Sign,
+    Verify,
+    check_checkpoint,
+    decode_checkpoint,
 )
+from nodes.logs.entries import RECORD_LIMIT, Entry, LogHeader, decode_header, decrypt_record, retention_end
+from nodes.logs.errors import DisclosureRefused, EntryErased, EntryRefused, LogTampered, LogUnusable
 from nodes.logs.frames import FrameFile, lock_folder
 from nodes.logs.holds import Holds, decode_order
 from nodes.logs.keys import KeySlots, Slot

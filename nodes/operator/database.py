@@ -1,4 +1,4 @@
-"""Care of a node's database from its folder: backup, restore, change of the storage key. PostgreSQL has its own tools.
+"""Care of a node's database from its folder: backup, restore, change of key, expiry. PostgreSQL has its own tools.
 
 A restore brings back people who were forgotten, and forgets which queries were answered. So it takes from the store
 that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases. Where
@@ -10,17 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
 
 from nodes.config.schema import ConfigError, NodeConfig, load_config
+from nodes.config.storage import open_store, storage_key
 from nodes.evidence import sealed
-from nodes.evidence.keeper import storage_key
+from nodes.evidence.keeper import Keeper
+from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import flush_folder, lock_folder
-from nodes.service.server import open_store
+from nodes.service.expiry import Expired
+from nodes.service.expiry import expire as expire_at
 from nodes.store import GalleryStore, StorageKey, StoreError
 from nodes.store.backup import CarriedOver, carry_over, copy_database, replace_database
 from pets.errors import InputError
@@ -186,3 +189,17 @@ def stopped(config: NodeConfig) -> Iterator[None]:
 def _remove(database: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
+
+
+def expire(folder: Path) -> Expired:
+    """Delete what is past its time, at a node that is stopped. Raises `InputError` for one that runs."""
+    identity = load_identity(folder)
+    with open_store(identity.config) as store:
+        try:
+            keeper = Keeper(identity, folder)
+        except LogInUse:
+            raise InputError(f"{identity.config.name} is running: it does this itself, daily") from None
+        try:
+            return expire_at(store, keeper, identity.config, datetime.now(timezone.utc))
+        finally:
+            keeper.close()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime, timezone
 
 from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
-from nodes.identity.identity import NodeIdentity, Peer
-from nodes.identity.notary import NodeNotary
+from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.query.metrics import Metrics
 from nodes.query.policy import Policy, PolicyRefused
 from nodes.store import GalleryStore, QueryReplayed, Status, StoreUnavailable
@@ -122,3 +121,12 @@ class Gate:
         except StoreUnavailable as error:
             log.error("the store cannot be used", extra={"error": type(error).__name__})
             raise QueryRefused("internal", str(error)) from error
+
+
+def has_room(asker: str, askers: Collection[str], places: int) -> bool:
+    """Whether a query of `asker` may begin beside those under way, each of which is in `askers` with who asked.
+
+    The last quarter of the places is kept for those that have none: nobody shuts the others out by asking much.
+    """
+    kept = places // 4 if asker in askers else 0
+    return len(askers) < places - kept

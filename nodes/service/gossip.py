@@ -22,9 +22,16 @@ from typing import Annotated, Any
 import msgspec
 
 from nodes.evidence.keeper import Keeper
-from nodes.logs.checkpoints import Checkpoint, Proof, check_checkpoint, check_checkpoint_consistent
+from nodes.logs.checkpoints import (
+    BadCheckpoint,
+    Checkpoint,
+    CheckpointError,
+    InconsistentCheckpoints,
+    Proof,
+    check_checkpoint,
+    check_checkpoint_consistent,
+)
 from nodes.logs.entries import Kind
-from nodes.logs.errors import BadCheckpoint, CheckpointError, InconsistentCheckpoints
 from nodes.logs.of_node import CONTEXT
 from nodes.query.metrics import Metrics
 from nodes.transport.outbox import PeerRefused, PeerUnreachable, Transport

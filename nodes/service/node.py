@@ -14,13 +14,11 @@ import numpy as np
 
 from nodes.config.schema import Purpose, Role
 from nodes.evidence.keeper import Keeper
-from nodes.identity.identity import NodeIdentity, Peer
-from nodes.identity.notary import NodeNotary
+from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
 from nodes.query.early import EarlyUnits
-from nodes.query.gate import Gate
+from nodes.query.gate import Gate, has_room
 from nodes.query.metrics import Metrics
-from nodes.query.places import has_room
 from nodes.query.scorer import Scorer
 from nodes.service.expiry import Expired, expire
 from nodes.service.gossip import Gossip

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nodes.config.schema import NodeConfig, Role
-from nodes.evidence.keeper import Keeper, storage_key
+from nodes.config.storage import open_store
+from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.tls import CertificateError, peer_name, reload_revocations, server_context
 from nodes.service.app import make_app
+from nodes.service.json_logs import set_up_logging
 from nodes.service.node import Node
 from nodes.service.requester import AskingNode
-from nodes.store import GalleryStore, StorageKey
 from nodes.transport.client import HttpTransport
 from pets.errors import LineupError
 
@@ -90,48 +90,6 @@ class PeerProtocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the closed list of fields below."""
-
-    FIELDS = ("node", "query", "session", "state", "error", "code", "peer", "seconds")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line. Exception texts are left out: they may quote input; their type stays."""
-        entry: dict[str, object] = {
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": _first_line(record),
-        }
-        entry |= {name: record.__dict__[name] for name in self.FIELDS if record.__dict__.get(name) is not None}
-        if record.exc_info and record.exc_info[0] is not None:
-            entry["error"] = record.exc_info[0].__name__
-        return json.dumps(entry)
-
-
-def _first_line(record: logging.LogRecord) -> str:
-    """What happened. asyncio's further lines show tasks and exceptions with their values."""
-    lines = record.getMessage().splitlines()
-    return lines[0] if lines else ""
-
-
-def open_store(
-    config: NodeConfig, *, url: str = "", key: StorageKey | None = None, retired: Sequence[StorageKey] = ()
-) -> GalleryStore:
-    """The node's database. The router's holds no subjects, only claims and quotas.
-
-    `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`).
-    """
-    return GalleryStore(
-        url or config.storage.database_url,
-        key or storage_key(config),
-        state=config.state or "EU",
-        categories=config.policy.categories,
-        national_law=config.policy.national_law.citations,
-        retired=retired,
-    )
 
 
 def build_node(folder: Path, delay_seconds: float = 0) -> tuple[Node, HttpTransport]:
@@ -228,7 +186,7 @@ def serve(folder: Path, delay_seconds: float = 0) -> None:
 
 
 async def _serve(folder: Path, delay_seconds: float) -> None:
-    _set_up_logging()
+    set_up_logging()
     node, transport = build_node(folder, delay_seconds)
     server = NodeServer(node)
     _log.info("starting; the first time on a machine it compiles for a minute or more", extra={"node": node.name})
@@ -275,12 +233,3 @@ async def _expire_daily(node: Node) -> None:
             _log.error("expiry failed", extra={"node": node.name, "error": type(error).__name__})
             pause = EXPIRY_RETRY_SECONDS
         await asyncio.sleep(pause)
-
-
-def _set_up_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("lineup").setLevel(logging.INFO)

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
+from nodes.config.schema import TlsFiles
 from nodes.identity.identity import Peer
-from nodes.identity.tls import TlsFiles, client_context, reload_revocations, server_name
+from nodes.identity.tls import client_context, reload_revocations, server_name
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from nodes.transport.units import Units, pack_units
 from protocol.messages import ABORT_CODES

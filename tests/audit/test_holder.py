@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nodes.audit.audit import AuditRefused
+from nodes.config.storage import storage_key
 from nodes.evidence import sealed
-from nodes.evidence.keeper import storage_key
 from nodes.evidence.sealed import SealedProbe
 from pets import subsets
 from protocol import confirmation, holder, router

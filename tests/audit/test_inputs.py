@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import protocol.filter
+from nodes.config.storage import storage_key
 from nodes.evidence import sealed
-from nodes.evidence.keeper import storage_key
 from nodes.evidence.sealed import SealedGallery
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT

@@ -16,7 +16,7 @@ import pytest
 from nodes.cli import __main__ as start
 from nodes.cli.demo_photos import demo_photos
 from nodes.cli.node import print_report
-from nodes.operator.client import holder_store
+from nodes.config.storage import holder_store
 from nodes.service.operator_api import REFUSALS, HolderAnswer, SearchReport
 from nodes.verify.page import print_report as print_checks
 from nodes.verify.report import Check, Report

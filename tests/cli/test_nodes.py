@@ -14,9 +14,9 @@ from rich.console import Console
 
 from nodes.cli.node import print_report
 from nodes.config.schema import load_config
+from nodes.config.storage import holder_store
 from nodes.identity.authority import Authority
 from nodes.identity.tls import client_context, server_context
-from nodes.operator.client import holder_store
 from nodes.service.operator_api import HolderAnswer, SearchReport
 from nodes.store import Category, Status, UnknownReference
 from pets.templates import quantise_rows

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from nodes.audit.audit import audit_party
+from nodes.config.storage import storage_key
 from nodes.evidence import sealed
 from nodes.evidence.export import export_bundle
-from nodes.evidence.keeper import storage_key
 from nodes.evidence.sealed import SealedBlock, SealedGallery
 from nodes.verify import Report, decode_bundle
 from tests.kit.evidence import ES, FR, World, failures

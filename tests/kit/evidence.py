@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 
 from nodes.config.schema import Role
+from nodes.config.storage import holder_store
 from nodes.evidence.export import export_bundle
 from nodes.evidence.keeper import Keeper
-from nodes.identity.identity import NodeIdentity, init_node, load_identity, load_peers
-from nodes.identity.notary import NodeNotary
-from nodes.operator.client import holder_store
+from nodes.identity.identity import NodeIdentity, NodeNotary, init_node, load_identity, load_peers
 from nodes.store import Category, Status
 from nodes.verify import Report
 from nodes.verify.trust import Party, load_trust

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from nodes.config.schema import Role
+from nodes.config.storage import holder_store
 from nodes.identity.identity import init_node
-from nodes.operator.client import holder_store
 from nodes.service.operator_api import HolderAnswer, SearchRequest
 from nodes.store import Category, Status
 from pets.params import PRESETS

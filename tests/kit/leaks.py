@@ -14,7 +14,7 @@ class Capture(logging.Handler):
     """Everything logged, formatted as a node would."""
 
     def __init__(self) -> None:
-        from nodes.service.server import JsonFormatter
+        from nodes.service.json_logs import JsonFormatter
 
         super().__init__()
         self.setFormatter(JsonFormatter())

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from nodes.config.schema import Role, load_config
+from nodes.config.storage import open_store
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
 from nodes.query.driver import QueryDriver
@@ -19,7 +20,7 @@ from nodes.service.app import make_app
 from nodes.service.node import Node
 from nodes.service.operator_api import SearchReport, SearchRequest
 from nodes.service.requester import AskingNode
-from nodes.service.server import NodeServer, open_store
+from nodes.service.server import NodeServer
 from nodes.transport.client import HttpTransport
 from protocol.machine import Machine
 from tests.kit.faults import Fault, Faults

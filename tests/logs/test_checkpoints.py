@@ -9,8 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nodes.logs.checkpoints import Checkpoint, check_checkpoint, check_checkpoint_consistent
-from nodes.logs.errors import BadCheckpoint, InconsistentCheckpoints, LogTampered, SplitView
+from nodes.logs.checkpoints import (
+    BadCheckpoint,
+    Checkpoint,
+    InconsistentCheckpoints,
+    SplitView,
+    check_checkpoint,
+    check_checkpoint_consistent,
+)
+from nodes.logs.errors import LogTampered
 from nodes.logs.log import LogKeys, TamperEvidentLog
 from tests.kit.logs import (
     DAY,

@@ -11,9 +11,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from nodes.logs.checkpoints import check_disclosure
+from nodes.logs.checkpoints import BadCheckpoint, check_disclosure
 from nodes.logs.entries import ArticleForty, TranscriptEntry, decode_entry, decrypt_record, encode_entry
-from nodes.logs.errors import BadCheckpoint, DisclosureRefused, EntryRefused
+from nodes.logs.errors import DisclosureRefused, EntryRefused
 from nodes.logs.log import TamperEvidentLog
 from pets.merkle import MerkleTree, hash_leaf
 from pets.prf import derive_key, encode_labels

@@ -14,11 +14,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from nodes.config.schema import ConfigError
+from nodes.config.schema import ConfigError, TlsFiles
 from nodes.identity.authority import Authority, AuthorityError, Issued
 from nodes.identity.tls import (
     CertificateError,
-    TlsFiles,
     check_certificate,
     client_context,
     peer_name,

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 from nodes.config.schema import Role, load_config
+from nodes.config.storage import holder_store, storage_key
 from nodes.evidence import sealed
-from nodes.evidence.keeper import storage_key
 from nodes.evidence.sealed import SealedProbe
 from nodes.identity.identity import init_node
-from nodes.operator.client import holder_store
 from nodes.operator.database import LossRefused, backup, rekey, restore
 from nodes.store import (
     Category,

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from nodes.config.schema import load_config
+from nodes.config.storage import holder_store, open_store
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity
 from nodes.logs import of_node as journals
@@ -20,12 +21,10 @@ from nodes.logs.entries import TranscriptEntry
 from nodes.logs.errors import EntryErased
 from nodes.logs.holds import HoldOrder, LiftOrder
 from nodes.logs.of_node import SUPERVISOR_CONTEXT, SUPERVISOR_FILE
-from nodes.operator.client import expire as expire_stopped
-from nodes.operator.client import holder_store
+from nodes.operator.database import expire as expire_stopped
 from nodes.service import server as serve
 from nodes.service.expiry import Expired, expire
 from nodes.service.node import Node
-from nodes.service.server import open_store
 from nodes.store import Category, QueryReplayed, Status
 from pets.errors import InputError
 from pets.signatures import SigningKey

@@ -15,6 +15,7 @@ import pytest
 from starlette.responses import Response
 
 from nodes.config.schema import operator_name
+from nodes.config.storage import open_store
 from nodes.evidence.export import export_bundle
 from nodes.evidence.keeper import Keeper
 from nodes.evidence.witnesses import WitnessDamaged, Witnesses
@@ -24,7 +25,6 @@ from nodes.logs.entries import ArticleForty, Entry, Kind, TranscriptEntry
 from nodes.service import gossip
 from nodes.service.app import make_app
 from nodes.service.node import Node
-from nodes.service.server import open_store
 from nodes.verify import decode_bundle, load_trust, verify_bundles
 from nodes.verify.format import Witnessed
 from tests.kit.federation import DE, ES, EU, FR, ROLES, Federation, found, people, request

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from nodes.config.schema import Limits
-from nodes.query.places import has_room
+from nodes.query.gate import has_room
 from nodes.service import node as node_module
 from tests.kit.federation import ES, found, request
 from tests.kit.network import AsgiNetwork, running

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nodes.evidence.keeper import storage_key
+from nodes.config.storage import storage_key
 from nodes.evidence.sealed import SealedProbe, open_kept
+from nodes.service.json_logs import JsonFormatter
 from nodes.service.operator_api import HolderAnswer
-from nodes.service.server import JsonFormatter
 from nodes.store import GalleryStore, StoreUnavailable
 from nodes.transport.units import pack_units
 from pets.errors import InputError

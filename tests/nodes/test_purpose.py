@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nodes.config.schema import PolicyConfig
-from nodes.operator.client import holder_store
+from nodes.config.storage import holder_store
 from nodes.store import Category, Status
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import ES, EU, Federation, found, request

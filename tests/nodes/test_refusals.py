@@ -16,8 +16,7 @@ import msgspec
 import pytest
 
 from nodes.config.schema import Role
-from nodes.identity.identity import init_node
-from nodes.identity.notary import NodeNotary
+from nodes.identity.identity import NodeNotary, init_node
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
 from nodes.store import Status

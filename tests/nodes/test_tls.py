@@ -18,10 +18,10 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nodes.config.schema import load_config, operator_name
+from nodes.config.schema import TlsFiles, load_config, operator_name
 from nodes.identity.authority import Authority, Issued
 from nodes.identity.identity import load_identity, load_peers
-from nodes.identity.tls import TlsFiles, client_context, server_name
+from nodes.identity.tls import client_context, server_name
 from nodes.private_files import write_private, write_public
 from nodes.service import server as serve
 from nodes.transport import units as transfer

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from nodes.cli.demo_photos import DemoPhotos, demo_photos
-from nodes.cli.embed import list_photos, run_embed
+from nodes.cli.embed import run_embed
 from pets import photos as photo_limits
 from pets.errors import (
     FaceTooSmall,
@@ -26,7 +26,7 @@ from pets.errors import (
     UnreadablePhoto,
 )
 from pets.faces import FaceModel
-from pets.photos import read_photo
+from pets.photos import list_photos, read_photo
 from pets.templates import load_templates, read_identity, unit_templates
 from pets.weights import DETECTOR, EMBEDDER, default_models
 

@@ -53,7 +53,7 @@ def test_the_verifier_imports_little(files: Files) -> None:
     )
     ours = {name for name in loaded if name.split(".")[0] in ("pets", "protocol", "nodes")}
     assert {name for name in ours if not name.startswith("nodes.verify")} == {
-        "nodes", "nodes.logs.checkpoints", "nodes.logs.entries", "nodes.logs.errors",
+        "nodes", "nodes.logs", "nodes.logs.checkpoints", "nodes.logs.entries", "nodes.logs.errors",
         "pets", "pets.errors", "pets.merkle", "pets.prf", "pets.signatures",
         "protocol", "protocol.messages",
     }  # fmt: skip
