@@ -11,10 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes.cli import evidence as cli_evidence
-from nodes.cli import gallery as cli_gallery
-from nodes.cli import node as cli_node
-from nodes.cli import store as cli_store
+from nodes.cli import evidence, gallery, node, store
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError, printable
@@ -125,10 +122,10 @@ def demo(provider: Provider = ProviderName.auto) -> None:
     run_demo(provider.value, output, errors)
 
 
-cli_node.register(app)
-cli_gallery.register(app)
-cli_store.register(app)
-cli_evidence.register(app)
+node.register(app)
+gallery.register(app)
+store.register(app)
+evidence.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:
