@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +41,10 @@ def test_control_the_server_loads_all_of_them() -> None:
 
 def test_every_module_of_nodes_has_a_room() -> None:
     assert {path.name for path in Path(nodes.__path__[0]).glob("*.py")} == {"__init__.py", "private_files.py"}
+
+
+def test_the_command_that_is_installed_exists() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    (module, function), *others = re.findall(r'(?m)^lineup = "([\w.]+):(\w+)"$', text)
+    assert not others
+    assert callable(getattr(importlib.import_module(module), function))
