@@ -111,25 +111,30 @@ def quantise(unit: NDArray[Any], *, name: str = "template") -> NDArray[np.int8]:
 
 
 def quantise_rows(
-    array: NDArray[Any], *, name: str = "templates", progress: Callable[[int], object] | None = None
+    array: NDArray[Any],
+    *,
+    name: str = "templates",
+    first: int = 0,
+    progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.int8]:
     """Validate like `unit_templates` and return round(S·x), (n, d) int8, in one pass over `array`.
 
         D[i][j] = clip(round_half_to_even(S·x[i][j]), -127, 127)        S = scale(d), S·x in float64
 
     A row is not normalised again afterwards. `array` may be memory-mapped: beyond the result, 8192 rows are held at a
-    time. `progress(rows)` is called after each such step with the number of rows just done.
+    time. `progress(rows)` is called after each such step with the number of rows just done. `first`: what messages
+    count rows from.
     Raises `TemplateError` as `unit_templates` does.
     """
     checked = _check_form(array, name)
     dim = checked.shape[-1]
     result = np.empty((1 if checked.ndim == 1 else len(checked), dim), np.int8)
     for start, rows in _chunks(checked):
-        scaled = _check_rows(rows, start, name)
+        scaled = _check_rows(rows, first + start, name)
         scaled *= scale(dim)
         np.rint(scaled, out=scaled)
         np.clip(scaled, -MAX_ENTRY, MAX_ENTRY, out=scaled)
-        _check_bound(scaled, start, dim, name)
+        _check_bound(scaled, first + start, dim, name)
         result[start : start + len(rows)] = scaled
         if progress is not None:
             progress(len(rows))

@@ -9,6 +9,7 @@
     VersionReader(files, number).recompute()                              an earlier version, for an audit
 """
 
+from nodes.blocks.enrolment import NpyEnrolment, enrol_npy
 from nodes.blocks.errors import (
     BlocksCorrupted,
     BlocksError,
@@ -35,6 +36,7 @@ __all__ = [
     "BlocksRefusal",
     "BlocksUnavailable",
     "NoRoom",
+    "NpyEnrolment",
     "Recomputed",
     "ResidentGallery",
     "RunConflict",
@@ -42,4 +44,5 @@ __all__ = [
     "UnknownRow",
     "UnknownVersion",
     "VersionReader",
+    "enrol_npy",
 ]

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from nodes.blocks.errors import BlocksCorrupted
 from nodes.blocks.files import Bytes
 from nodes.blocks.manifest import Block
-from nodes.blocks.sealing import HEAD_BYTES, TAG_BYTES, seal, unseal_into
+from nodes.blocks.sealing import HEAD_BYTES, TAG_BYTES, seal_into, unseal_into
 from pets.gallery_commitment import SALT_BYTES, Hashes, leaf_hashes
 
 _KIND = "block"
@@ -41,10 +41,10 @@ class Rows:
 
     def leaves(self) -> Hashes:
         """The salted leaf hashes, uint8 (k, 32): computed from the rows that are there, kept of those that are gone."""
-        out = self.tags.copy()
         held = ~self.erased
         if held.all():
             return leaf_hashes(self.rows, self.tags)
+        out = self.tags.copy()
         out[held] = leaf_hashes(self.rows[held], self.tags[held])
         return out
 
@@ -82,14 +82,24 @@ def content_bytes(rows: int, dim: int) -> int:
     return rows * (dim + SALT_BYTES) + -(-rows // 8)
 
 
-def seal_block(cipher: AESGCM, gallery: bytes, block: Block, rows: Rows) -> list[Bytes]:
-    """The pieces of a block's file."""
-    count, dim = rows.rows.shape
-    content = np.empty(content_bytes(count, dim), np.uint8)
-    content[: count * dim] = rows.rows.view(np.uint8).reshape(-1)
-    content[count * dim : count * (dim + SALT_BYTES)] = rows.tags.reshape(-1)
-    content[count * (dim + SALT_BYTES) :] = np.packbits(rows.erased, bitorder="little")
-    return seal(cipher, content.data, *_what(gallery, block, dim))
+class BlockSealer:
+    """Seals blocks in memory of its own, again and again; not for two threads at once."""
+
+    def __init__(self, cipher: AESGCM, gallery: bytes, dim: int, block_rows: int) -> None:
+        self._cipher, self._gallery, self._dim = cipher, gallery, dim
+        self._content = np.empty(content_bytes(block_rows, dim), np.uint8)
+        self._sealed = bytearray(len(self._content) + TAG_BYTES)
+
+    def seal(self, block: Block, rows: Rows) -> list[Bytes]:
+        """The pieces of a block's file, valid until the next is sealed."""
+        count, dim = rows.rows.shape
+        size, rows_end, tags_end = content_bytes(count, dim), count * dim, count * (dim + SALT_BYTES)
+        content = self._content[:size]
+        content[:rows_end] = rows.rows.view(np.uint8).reshape(-1)
+        content[rows_end:tags_end] = rows.tags.reshape(-1)
+        content[tags_end:] = np.packbits(rows.erased, bitorder="little")
+        out = memoryview(self._sealed)[: size + TAG_BYTES]
+        return [seal_into(self._cipher, content.data, out, *_what(self._gallery, block, dim)), out]
 
 
 class BlockReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from nodes.blocks.block import BlockReader, Rows, join, seal_block
+from nodes.blocks.block import BlockReader, BlockSealer, Rows, join
 from nodes.blocks.files import Bytes, remove_all_but, sync_folder, write_file
 from nodes.blocks.manifest import Block, Dead, Manifest, Version, write_manifest
 from pets.gallery_commitment import block_hash, gallery_root
@@ -26,6 +27,7 @@ class Change:
     def __init__(self, folder: Path, cipher: AESGCM, manifest: Manifest) -> None:
         self.folder, self.cipher, self.manifest = folder, cipher, manifest
         self.reader = BlockReader(folder, cipher, manifest.gallery, manifest.dim, manifest.block_rows)
+        self._sealers = threading.local()
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="lineup-blocks")
         self._pending: deque[Future[None]] = deque()
 
@@ -49,7 +51,14 @@ class Change:
 
     def write_block(self, block: Block, rows: Rows) -> None:
         """Write a block's file in the background. `rows` must not change any more."""
-        self.write(block.name, lambda: seal_block(self.cipher, self.manifest.gallery, block, rows))
+        self.write(block.name, lambda: self._sealer().seal(block, rows))
+
+    def _sealer(self) -> BlockSealer:
+        manifest, own = self.manifest, self._sealers
+        if not hasattr(own, "sealer"):
+            own.sealer = BlockSealer(self.cipher, manifest.gallery, manifest.dim, manifest.block_rows)
+        sealer: BlockSealer = own.sealer
+        return sealer
 
     def add_rows(self, parts: Iterator[Rows]) -> int:
         """Put rows behind the last one, filling its block first; gives how many came. Numbers are not given here."""

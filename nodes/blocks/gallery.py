@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -94,21 +95,18 @@ class BlockFiles:
         """Opens blocks; one for each thread."""
         return BlockReader(self.folder, self.cipher, manifest.gallery, manifest.dim, manifest.block_rows)
 
-    def append(
-        self, rows: npt.NDArray[np.int8], *, source: bytes | None = None, total: int | None = None, done: int = 0
-    ) -> range:
+    def append(self, rows: npt.NDArray[np.int8], *, run: Run | None = None) -> range:
         """Add rows, int8 (rows, d), and give their numbers; one version.
 
-        `source`, `total`, `done`: digest and rows of the file that they come from, and how many of these rows were
-        added before: kept with the rows, in the same step. Raises `TemplateError`, which names row, value and limit,
-        and `RunConflict` if the run is not where the caller believes it is.
+        `run`: the enrolment that they belong to, as it is with them; kept in the same step. Raises `TemplateError`,
+        which names row, value and limit, and `RunConflict` if the run is not where the caller believes it is.
         """
         with self._changing() as change:
             manifest = change.manifest
-            check_rows(rows, manifest.dim, first=done)
+            check_rows(rows, manifest.dim, first=0 if run is None else run.done - len(rows))
             first = manifest.next_row
-            if source is not None:
-                _note_run(manifest, source, len(rows) if total is None else total, done, done + len(rows))
+            if run is not None:
+                _note_run(manifest, run, run.done - len(rows))
             manifest.next_row += len(rows)
             change.add_rows(_salted(rows, manifest.block_rows))
             change.new_version(manifest.current.epoch, int(self._clock()))
@@ -217,12 +215,14 @@ def _salted(rows: npt.NDArray[np.int8], block_rows: int) -> Iterator[Rows]:
         yield Rows(part, new_salts(len(part)), np.zeros(len(part), bool))
 
 
-def _note_run(manifest: Manifest, source: bytes, total: int, before: int, after: int) -> None:
-    run = manifest.run(source) or Run(source, total, 0, manifest.next_row)
-    if (run.rows, run.done) != (total, before):
-        raise RunConflict(f"this enrolment has {run.done} of {run.rows} rows; it was to go on at {before} of {total}")
-    manifest.runs = [other for other in manifest.runs if other.source != source]
-    manifest.runs.append(Run(source, total, after, run.first))
+def _note_run(manifest: Manifest, run: Run, before: int) -> None:
+    known = manifest.run(run.source) or Run(run.source, run.rows, first=manifest.next_row)
+    if (known.rows, known.done) != (run.rows, before):
+        raise RunConflict(
+            f"this enrolment has {known.done} of {known.rows} rows; it was to go on at {before} of {run.rows}"
+        )
+    manifest.runs = [other for other in manifest.runs if other.source != run.source]
+    manifest.runs.append(msgspec.structs.replace(run, first=known.first))
 
 
 def _check_known(manifest: Manifest, row: int) -> None:

@@ -73,12 +73,16 @@ class Dropped(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True):
-    """An enrolment from a file: its digest, its rows, how many are enrolled, and the number of the first of them."""
+    """An enrolment from a file. `source`: what the file is known by. `rows`: in all. `done`: enrolled so far.
+
+    `first`: number of the first of them. `digest`: SHA-256 of all that were enrolled.
+    """
 
     source: bytes
     rows: int
-    done: int
-    first: int
+    done: int = 0
+    first: int = 0
+    digest: bytes = b""
 
 
 class Manifest(msgspec.Struct):

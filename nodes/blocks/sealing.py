@@ -28,10 +28,15 @@ HEAD_BYTES = len(MAGIC) + NONCE_BYTES
 
 def seal(cipher: AESGCM, content: Bytes, *what: Label) -> list[Bytes]:
     """The pieces of a sealed file, to be written one after the other."""
-    nonce = secrets.token_bytes(NONCE_BYTES)
     sealed = bytearray(len(content) + TAG_BYTES)
-    cipher.encrypt_into(nonce, content, _bound_to(*what), sealed)
-    return [MAGIC + nonce, sealed]
+    return [seal_into(cipher, content, sealed, *what), sealed]
+
+
+def seal_into(cipher: AESGCM, content: Bytes, out: Bytes, *what: Label) -> bytes:
+    """Encrypt into a buffer, 16 bytes longer than the content; gives the head that the file begins with."""
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    cipher.encrypt_into(nonce, content, _bound_to(*what), out)
+    return MAGIC + nonce
 
 
 def unseal_into(cipher: AESGCM, sealed: Bytes, out: Bytes, path: Path, *what: Label) -> None:

@@ -26,9 +26,10 @@ from nodes.blocks import (
     UnknownVersion,
     VersionReader,
 )
+from nodes.blocks.manifest import Run
 from pets.errors import InputError, ParameterError, TemplateError
 from pets.params import norm_bound
-from tests.blocks import BLOCK, CIPHER, DIM, MODEL, Model, check, new_files, rows, story, take
+from tests.kit.blocks import BLOCK, CIPHER, DIM, MODEL, Model, check, new_files, rows, story, take
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["append", "append", "correct", "forget", "retire", "compact"]), st.integers(0, 10**6)),
@@ -247,7 +248,7 @@ def test_refused_rows_are_named_with_value_and_limit(tmp_path: Path) -> None:
     templates = rows(2000)
     templates[1500] = 127
     with pytest.raises(TemplateError, match=rf"row 1510 has squared norm {127**2 * DIM}, .* {norm_bound(DIM)}"):
-        files.append(templates, done=10)
+        files.append(templates, run=Run(MODEL, 9000, 2010))
     templates[1500] = 0
     with pytest.raises(TemplateError, match="row 1500 has squared norm 0"):
         files.append(templates)
@@ -282,10 +283,10 @@ def test_refused_numbers_and_versions(tmp_path: Path) -> None:
 
 def test_runs_are_kept_with_their_rows(tmp_path: Path) -> None:
     files = new_files(tmp_path / "g")
-    files.append(rows(4), source=MODEL, total=9)
+    files.append(rows(4), run=Run(MODEL, 9, 4))
     with pytest.raises(RunConflict, match="4 of 9 rows; it was to go on at 0 of 9"):
-        files.append(rows(4), source=MODEL, total=9)
-    files.append(rows(5), source=MODEL, total=9, done=4)
+        files.append(rows(4), run=Run(MODEL, 9, 4))
+    files.append(rows(5), run=Run(MODEL, 9, 9))
     run = files.manifest().run(MODEL)
     assert run is not None
     assert (run.done, run.first) == (9, 0)

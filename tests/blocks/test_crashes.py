@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nodes.blocks import BlockFiles, ResidentGallery, VersionReader
-from tests.blocks import CIPHER, Killed, check, dying, new_files, plan, story, take
+from tests.kit.blocks import CIPHER, Killed, check, dying, new_files, plan, story, take
 
 CHANGES = {
     "append": ("append", 20),
@@ -64,7 +64,7 @@ WORK = """
 import sys
 from pathlib import Path
 from nodes.blocks import BlockFiles
-from tests.blocks import CIPHER, rows
+from tests.kit.blocks import CIPHER, rows
 files = BlockFiles(Path(sys.argv[1]), CIPHER)
 print("ready", flush=True)
 while True:
@@ -80,7 +80,7 @@ def test_real_kills(tmp_path: Path) -> None:
     versions = []
     for attempt in range(8):
         command = [sys.executable, "-c", WORK, str(tmp_path / "g")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as worker:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as worker:
             assert worker.stdout is not None
             assert worker.stdout.readline() == b"ready\n"
             time.sleep(0.05 + 0.013 * attempt)
