@@ -44,7 +44,8 @@ def retire(change: Change, oldest: int) -> int:
     for place, what in enumerate(manifest.dropped):
         if what.leaves and what.epoch <= first.epoch:  # every version that is kept lies behind this compaction
             dropped = read_dropped(change.folder, change.cipher, manifest.gallery, what)
-            manifest.dropped[place] = _put_dropped(change, dropped, leaves=False)
+            bare = DroppedRows(dropped.epoch, dropped.rows, None)
+            manifest.dropped[place] = put_dropped(change, bare, what.generation + 1)
     return len(rows)
 
 
@@ -62,7 +63,7 @@ def compact(change: Change, now: int) -> int:
     leaves: list[Hashes] = []
     change.add_rows(_held(change, old, leaves))
     dropped = DroppedRows(epoch + 1, rows, np.concatenate(leaves))
-    manifest.dropped.append(_put_dropped(change, dropped, leaves=True))
+    manifest.dropped.append(put_dropped(change, dropped, 0))
     for row in rows.tolist():
         del manifest.dead[row]
     change.new_version(epoch + 1, now)
@@ -77,7 +78,8 @@ def _held(change: Change, blocks: Sequence[Block], leaves: list[Hashes]) -> Iter
         yield rows.kept()
 
 
-def _put_dropped(change: Change, dropped: DroppedRows, *, leaves: bool) -> Dropped:
-    what = Dropped(dropped.epoch, len(dropped.rows), leaves)
+def put_dropped(change: Change, dropped: DroppedRows, generation: int) -> Dropped:
+    """Write the file of some dropped rows; gives its entry."""
+    what = Dropped(dropped.epoch, generation, len(dropped.rows), dropped.leaves is not None)
     change.write(what.name, lambda: seal_dropped(change.cipher, change.manifest.gallery, what, dropped))
     return what

@@ -7,6 +7,7 @@ before the next change.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -35,6 +36,16 @@ def write_file(path: Path, pieces: Iterable[Bytes]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy of it on another file system."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        write_file(target, [source.read_bytes()])
 
 
 def sync_folder(folder: Path) -> None:

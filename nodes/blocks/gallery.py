@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,9 +20,9 @@ from nodes.blocks import compaction
 from nodes.blocks.block import BlockReader, Rows
 from nodes.blocks.change import Change, begun
 from nodes.blocks.errors import BlocksRefusal, RunConflict, UnknownRow, typed_errors
-from nodes.blocks.files import MANIFEST, locked, remove_all_but
+from nodes.blocks.files import MANIFEST, link_file, locked, remove_all_but, sync_folder
 from nodes.blocks.manifest import Manifest, Run, read_manifest
-from nodes.blocks.numbering import Numbering
+from nodes.blocks.numbering import Numbering, read_dropped
 from pets.errors import TemplateError
 from pets.gallery_commitment import new_salts
 from pets.params import check_dim, norm_bound
@@ -176,6 +177,42 @@ class BlockFiles:
             if dropped:
                 change.commit()
         return dropped
+
+    def copy_to(self, target: Path) -> None:
+        """A copy of one moment in a new folder: no bytes on the same file system, as files never change in place.
+
+        Raises `BlocksRefusal` if the folder exists; it then or after a failure is not there.
+        """
+        with typed_errors(str(target)):
+            if target.exists():
+                raise BlocksRefusal(f"{target} exists already, a copy never overwrites")
+            fresh = target.with_name(f".{target.name}.copying")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(mode=0o700, parents=True)
+            with locked(self.folder, exclusive=False, seconds=self._lock_seconds):
+                for name in sorted(read_manifest(self.folder, self.cipher).names() | {MANIFEST}):
+                    link_file(self.folder / name, fresh / name)
+            sync_folder(fresh)
+            os.replace(fresh, target)
+            sync_folder(target.parent)
+
+    def rekey(self, cipher: AESGCM) -> None:
+        """Seal every file under another key, in one step; until it ends that needs the gallery's space once more.
+
+        Killed, everything is under the key until now, or everything under the new one. Nobody else may have it open.
+        """
+        with self._changing() as change:
+            manifest = change.manifest
+            dropped = [read_dropped(self.folder, self.cipher, manifest.gallery, what) for what in manifest.dropped]
+            change.cipher = cipher  # of what is written
+            for place, block in enumerate(manifest.blocks):
+                fresh = msgspec.structs.replace(block, generation=block.generation + 1)
+                change.write_block(fresh, change.reader.read(block).copy())
+                manifest.blocks[place] = fresh
+            for place, rows in enumerate(dropped):
+                manifest.dropped[place] = compaction.put_dropped(change, rows, manifest.dropped[place].generation + 1)
+            change.commit()
+            self.cipher = cipher
 
     def _slots(self, manifest: Manifest, rows: Sequence[int]) -> npt.NDArray[np.int64]:
         return Numbering.of(self.folder, self.cipher, manifest).slots(rows, manifest.current.epoch)

@@ -63,13 +63,14 @@ class Dropped(msgspec.Struct, array_like=True, frozen=True):
     """The rows that a compaction left out: those that were not in `epoch` any more. `leaves`: whether still kept."""
 
     epoch: int
+    generation: int
     rows: int
     leaves: bool
 
     @property
     def name(self) -> str:
         """The file's name."""
-        return f"dropped-{self.epoch:06d}.{int(self.leaves)}"
+        return f"dropped-{self.epoch:06d}.{self.generation}"
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True):

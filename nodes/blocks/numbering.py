@@ -32,24 +32,27 @@ class DroppedRows:
 
 
 def seal_dropped(cipher: AESGCM, gallery: bytes, what: Dropped, dropped: DroppedRows) -> list[Bytes]:
-    """The pieces of the file of `dropped`; without leaves if `what` says so."""
+    """The pieces of the file of `dropped`."""
     content = dropped.rows.astype("<i8").tobytes()
-    if what.leaves:
-        assert dropped.leaves is not None
+    if dropped.leaves is not None:
         content += dropped.leaves.tobytes()
-    return seal(cipher, content, _KIND, gallery, what.epoch, what.rows, int(what.leaves))
+    return seal(cipher, content, *_what(gallery, what))
 
 
 def read_dropped(folder: Path, cipher: AESGCM, gallery: bytes, what: Dropped) -> DroppedRows:
     """The inverse. Raises `BlocksCorrupted`, OSError."""
     path = folder / what.name
-    content = unseal(cipher, path.read_bytes(), path, _KIND, gallery, what.epoch, what.rows, int(what.leaves))
+    content = unseal(cipher, path.read_bytes(), path, *_what(gallery, what))
     if len(content) != what.rows * (_NUMBER_BYTES + SALT_BYTES * what.leaves):
         raise BlocksCorrupted(f"{path} holds {len(content)} bytes, which are not {what.rows} rows")
     data = np.frombuffer(content, np.uint8)
     end = _NUMBER_BYTES * what.rows
     leaves = data[end:].reshape(-1, SALT_BYTES) if what.leaves else None
     return DroppedRows(what.epoch, data[:end].view("<i8").astype(np.int64), leaves)
+
+
+def _what(gallery: bytes, what: Dropped) -> tuple[str | bytes | int, ...]:
+    return _KIND, gallery, what.epoch, what.generation, what.rows, int(what.leaves)
 
 
 class Numbering:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import multiprocessing
 import shutil
 import stat
@@ -290,6 +292,41 @@ def test_runs_are_kept_with_their_rows(tmp_path: Path) -> None:
     run = files.manifest().run(MODEL)
     assert run is not None
     assert (run.done, run.first) == (9, 0)
+
+
+def test_a_copy_is_one_moment_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = new_files(tmp_path / "g")
+    model = story(files)
+    before = copy.deepcopy(model)
+    files.copy_to(tmp_path / "copy")
+    take(files, model, "append", 9)
+    take(files, model, "forget", 77)
+    take(files, model, "compact", 0)
+    check(BlockFiles(tmp_path / "copy", CIPHER), copy.deepcopy(before))
+    take(BlockFiles(tmp_path / "copy", CIPHER), before, "append", 4)  # it goes its own way
+    check(BlockFiles(tmp_path / "copy", CIPHER), before)
+    check(files, model)
+    with pytest.raises(BlocksRefusal, match="never overwrites"):
+        files.copy_to(tmp_path / "copy")
+
+    def elsewhere(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("nodes.blocks.files.os.link", elsewhere)
+    files.copy_to(tmp_path / "other")
+    check(BlockFiles(tmp_path / "other", CIPHER), model)
+
+
+def test_rekeyed_gallery_opens_under_the_new_key_only(tmp_path: Path) -> None:
+    files, new = new_files(tmp_path / "g"), AESGCM(b"n" * 32)
+    model = story(files)
+    files.rekey(new)
+    check(files, copy.deepcopy(model))
+    again = BlockFiles(tmp_path / "g", new)
+    take(again, model, "append", 4)
+    check(again, model)
+    with pytest.raises(BlocksCorrupted, match="another key"):
+        BlockFiles(tmp_path / "g", CIPHER)
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

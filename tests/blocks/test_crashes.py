@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from nodes.blocks import BlockFiles, ResidentGallery, VersionReader
+from nodes.blocks import BlockFiles, BlocksCorrupted, ResidentGallery, VersionReader
 from tests.kit.blocks import CIPHER, Killed, check, dying, new_files, plan, story, take
 
 CHANGES = {
@@ -58,6 +59,34 @@ def test_killed_at_every_step(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert after_kills == sorted(after_kills)  # one moment, before which nothing and after which everything happened
     assert set(after_kills) == {False, True}
     assert len(after_kills) > 8
+
+
+def test_rekeying_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_files(tmp_path / "before")
+    model, new = story(BlockFiles(tmp_path / "before", CIPHER)), AESGCM(b"n" * 32)
+    happened = []
+    for steps in range(0, MOST_STEPS, 2):
+        folder = tmp_path / "gallery"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "before", folder)
+        try:
+            with dying(monkeypatch, steps):
+                BlockFiles(folder, CIPHER).rekey(new)
+        except Killed:
+            pass
+        else:
+            break
+        try:
+            files = BlockFiles(folder, CIPHER)
+            happened.append(False)
+        except BlocksCorrupted:
+            files = BlockFiles(folder, new)
+            happened.append(True)
+        after = copy.deepcopy(model)
+        take(files, after, "append", 3)
+        check(files, after)
+    assert happened == sorted(happened)
+    assert set(happened) == {False, True}
 
 
 WORK = """
