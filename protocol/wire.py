@@ -22,14 +22,21 @@ from protocol.messages import (
     ConfirmationBlock,
     CountShare,
     FilterBlock,
+    FormBlock,
     Gates,
     InputShare,
     KeyPair,
+    MaskedScores,
+    MaskPart,
     Message,
     Name,
+    Prepare,
+    PreparedBlocks,
     ProbePart,
+    PublicPart,
     PublicShare,
     Release,
+    Search,
     Signature,
 )
 
@@ -55,6 +62,13 @@ LIMITS: dict[type[Message], int] = {
     Release: 128 * 99,
     Announce: 16384,
     Signature: 16384,
+    Prepare: 16384,
+    Search: 16384,
+    PublicPart: 8 * _N,
+    MaskPart: PROBE_PART * 8 * _N,
+    FormBlock: SHARE_BITS * 8 * 128,
+    PreparedBlocks: 8 * CHUNK_ROWS,
+    MaskedScores: SHARE_BITS * _PLANE,
 }
 SMALL_LIMIT = 4096
 FRAME_LIMIT = max(LIMITS.values()) + _HEADER
