@@ -72,6 +72,11 @@ def masked_bits(ring: Ring, first: Planes, second: Planes, third: Planes) -> Bit
     return party_bits(ring.index, components[ring.index], components[(ring.index + 1) % PARTIES])
 
 
+def own_bits(ring: Ring, parts: Planes) -> Bits:
+    """Shared bits of which this party holds two components, uint64 (2, planes, words), in its order."""
+    return party_bits(ring.index, parts[0], parts[1])
+
+
 def share_inputs(ring: Ring, masks: Masks, value: Planes) -> Step[tuple[Bits, Bits, Bits]]:
     """Every party shares one value of the same shape, uint64 (planes, words). Returns them in ring order."""
     own = share_input(masks, value)

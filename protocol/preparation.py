@@ -13,9 +13,11 @@ import msgspec
 import numpy as np
 
 from pets.errors import MALFORMED, InputError
+from pets.mask_encryption import expand_public
 from pets.params import SHARE_BITS, Parameters, preset
 from pets.prf import labelled_hash
 from pets.public_circuits import PAIRED
+from pets.scoring import ScoringProbe, prepare_probe
 from protocol.errors import PreparationSpent
 from protocol.messages import Digest, Name
 from protocol.roles import Parties
@@ -175,7 +177,7 @@ class RouterPreparation(Preparation, tag="router"):
         self.router_seed = bytes(32)
 
 
-class HolderPreparation(Preparation, tag="holder"):
+class HolderPreparation(Preparation, tag="holder", dict=True):
     """`seed`: the holder's own, of everything it draws. `holder_seed`: of s1. `public`: b2, uint32 (2, n).
 
     `mask`: first components of the encrypted mask, uint32 (d, 2, n).
@@ -193,10 +195,20 @@ class HolderPreparation(Preparation, tag="holder"):
         if self.public.shape != (2, n) or self.mask.shape != (self.dim, 2, n):
             raise PreparationError(f"key and mask have shapes {self.public.shape} and {self.mask.shape}")
 
+    def scoring_probe(self, threads: int = 1) -> ScoringProbe:
+        """The encrypted mask as the scoring kernel reads it. Made once, and not packed."""
+        kept: ScoringProbe | None = self.__dict__.get("_probe")
+        if kept is None:
+            second = expand_public(self.identity, self.dim, self.params, threads)
+            kept = prepare_probe(np.stack([self.mask, second], axis=1), self.params, threads)
+            self.__dict__["_probe"] = kept
+        return kept
+
     def erase(self) -> None:
         """As `Preparation.erase`."""
         super().erase()
         self.seed = self.holder_seed = bytes(32)
+        self.__dict__.clear()
         self.public.fill(0)
         self.mask = np.empty((0, 2, self.mask.shape[2]), np.uint32)
 

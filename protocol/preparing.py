@@ -19,7 +19,7 @@ from pets.mask_encryption import draw_mask, encrypt_mask, expand_public
 from pets.params import Parameters
 from pets.prf import derive_key
 from pets.sampling import common_polynomial
-from pets.scoring import ScoringProbe, prepare_probe
+from pets.scoring import prepare_probe
 from protocol.announcing import Plan, commit_seed, digest_of, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys, Prepared, holder_prepares, key_owner_prepares
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
@@ -229,7 +229,7 @@ class PreparingHolder(Party):
         second = expand_public(identity, plan.dim, params, self.threads)
         form_seed = derive_key(self._seed, "form", identity)
         checked = yield from holder_checks_form(ring, params, mask, second, keys.secret, form_seed)
-        probe = scoring_probe(mask, second, params, self.threads)
+        probe = prepare_probe(np.stack([mask, second], axis=1), params, self.threads)
         del second
         chunk_list, versions = [], []
         for first, count in chunks(self.gallery.blocks, params):
@@ -241,7 +241,9 @@ class PreparingHolder(Party):
         prepared = _prepared(ring, self.gallery.blocks, self.gallery.root, checked, chunk_list, versions)
         common = _common(identity, self)
         common["rings"] = {holder: prepared}
-        return HolderPreparation(**common, seed=self._seed, holder_seed=seed, public=public.copy(), mask=mask)
+        made = HolderPreparation(**common, seed=self._seed, holder_seed=seed, public=public.copy(), mask=mask)
+        made.__dict__["_probe"] = probe
+        return made
 
     def _keep(self, _: str, preparation: HolderPreparation) -> None:
         self.preparation = preparation
@@ -264,11 +266,6 @@ def holder_keys(params: Parameters, identity: bytes, holder_seed: bytes, public:
     """A holder's keys, from the seed of s1, b2 (uint32 (2, n)) and its own seed."""
     part = sample_key_share(params, common_polynomial(params, identity), holder_seed, identity)
     return HolderKeys(part.secret, reduced_key(params, identity, public, part), seed)
-
-
-def scoring_probe(mask: Residues, public: Residues, params: Parameters, threads: int) -> ScoringProbe:
-    """The encrypted mask as the scoring kernel reads it, of its two components, uint32 (d, 2, n) each."""
-    return prepare_probe(np.stack([mask, public], axis=1), params, threads)
 
 
 def _agreed(machine: Party, announce: Prepare) -> Plan:

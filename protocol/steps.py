@@ -132,6 +132,33 @@ def score_block(gallery: EncodedGallery, probe: ScoringProbe) -> Step[npt.NDArra
     return scored
 
 
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def beside(first: Step[A], second: Step[B]) -> Step[tuple[A, B]]:
+    """Run two sub-protocols side by side, so that a round of both is one round.
+
+    Strictly in turns, each up to its next message: every party must run the same two, with as many messages each way.
+    """
+    running: list[Step[Any] | None] = [first, second]
+    results: list[Any] = [None, None]
+    waits: list[Receive | None] = [None, None]
+    while any(running):
+        for index, step in enumerate(running):
+            if step is None:
+                continue
+            wait = waits[index]
+            value = None if wait is None else (yield wait)
+            try:
+                while not isinstance(effect := step.send(value), Receive):
+                    value = yield effect
+                waits[index] = effect
+            except StopIteration as end:
+                running[index], results[index] = None, end.value
+    return results[0], results[1]
+
+
 def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:
     """Exchange signatures with `peers` over all that was said in this session so far. Nothing without an identity."""
     yield from sign_phase(phase, peers)

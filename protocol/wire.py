@@ -92,7 +92,11 @@ class _VersionOnly(msgspec.Struct, array_like=True):
     version: int
 
 
-_LITTLE_ENDIAN: dict[Any, np.dtype[Any]] = {np.uint32: np.dtype("<u4"), np.uint64: np.dtype("<u8")}
+_LITTLE_ENDIAN: dict[Any, np.dtype[Any]] = {
+    np.uint8: np.dtype("u1"),
+    np.uint32: np.dtype("<u4"),
+    np.uint64: np.dtype("<u8"),
+}
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
