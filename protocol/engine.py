@@ -49,7 +49,7 @@ class Outcome:
 
 @dataclass
 class Cost:
-    """What searches cost: seconds by phase, bytes by (sender role, receiver role); `prepared`: those of preparations."""
+    """What searches cost: seconds by phase, bytes by (sender role, receiver role), of `prepared` preparations too."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -184,16 +184,18 @@ class EncryptedEngine:
         outcomes: list[Outcome] = []
         for start in range(0, len(probes), BATCH):
             batch = probes[start : start + BATCH]
-            outcomes += self.search_prepared(gallery, batch, terms, self.prepare(gallery, terms, len(batch)))
+            made = self.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(batch))
+            outcomes += self.search_prepared(gallery, batch, terms, made)
             if progress is not None:
                 progress(len(outcomes))
         return outcomes
 
-    def prepare(self, gallery: Gallery, terms: Terms, count: int = 1) -> list[LocalPreparation]:
-        """`count` preparations for searches of a gallery under terms of this dimension, ring and model."""
+    def prepare(
+        self, gallery: Gallery, plan: Plan, count: int = 1, progress: Progress | None = None
+    ) -> list[LocalPreparation]:
+        """`count` preparations of a gallery. `progress` is told the rows done, of `count` times the gallery's."""
         started = time.perf_counter()
-        plan = Plan(terms.params, terms.dim, terms.model)
-        made, network = prepare(PARTIES, {HOLDER: gallery}, plan, count, self.threads)
+        made, network = prepare(PARTIES, {HOLDER: gallery}, plan, count, self.threads, progress)
         self.cost.seconds["offline"] += time.perf_counter() - started
         self.cost.traffic.update(network.traffic)
         self.cost.prepared.update(network.traffic)

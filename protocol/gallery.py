@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,6 +80,10 @@ class Gallery:
         none = np.empty((0, templates.shape[1]), np.int8)
         return cls(templates, encode_gallery(none, params), None, model)
 
+    def salted(self, salt_seed: bytes) -> Gallery:
+        """The same rows under the root that another seed gives."""
+        return replace(self, salt_seed=salt_seed)
+
     @property
     def params(self) -> Parameters:
         """Lattice parameters: they say how many rows make a block."""
@@ -135,6 +139,8 @@ def _check_templates(templates: npt.NDArray[np.int8], references: tuple[str, ...
     bound = norm_bound(templates.shape[1])
     for start in range(0, len(templates), 65536):
         part = templates[start : start + 65536].astype(np.int32)
+        if part.size and int(part.min()) < -127:
+            raise GalleryError(f"a template has the entry {int(part.min())}, the smallest allowed is -127")
         norms = np.einsum("ij,ij->i", part, part)
         if len(norms) and int(norms.max()) > bound:
             row = int(norms.argmax())

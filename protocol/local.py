@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from protocol.announcing import Plan
@@ -15,6 +15,7 @@ from protocol.preparation import HolderPreparation, RequesterPreparation, Router
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.roles import Parties
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
+from protocol.steps import ScoreRows, Work
 from protocol.terms import Terms
 
 
@@ -69,15 +70,29 @@ class LocalPreparing:
 
 
 def prepare(
-    parties: Parties, galleries: Mapping[str, Gallery], plan: Plan, count: int, threads: int = 1
+    parties: Parties,
+    galleries: Mapping[str, Gallery],
+    plan: Plan,
+    count: int,
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[LocalPreparation], MemoryNetwork]:
     """`count` preparations that share every pass over a gallery, and the network that carried them.
 
-    Raises the first error of any party.
+    `progress` is told the rows scored so far, of all preparations together. Raises the first error of any party.
     """
+    done = 0
+
+    def scored(work: Work) -> None:
+        nonlocal done
+        if isinstance(work, ScoreRows) and progress is not None:
+            n = plan.params.n
+            done += len(work.rows[work.first * n : (work.first + work.count) * n])
+            progress(done)
+
     each = max(1, threads // count)
     started = [LocalPreparing.start(parties, galleries, plan, each) for _ in range(count)]
-    network = MemoryNetwork([machine for one in started for machine in one.machines], threads)
+    network = MemoryNetwork([machine for one in started for machine in one.machines], threads, worked=scored)
     network.run_or_raise()
     return [one.result for one in started], network
 

@@ -34,6 +34,7 @@ class MemoryNetwork:
     machines: Sequence[Machine]
     threads: int = 1
     tap: Callable[[str, str, bytes], Iterable[bytes]] | None = None
+    worked: Callable[[Work], None] | None = None  # told of each work that was done for a machine
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[LineupError] = field(default_factory=list)
 
@@ -121,6 +122,8 @@ class MemoryNetwork:
             for (machine, session, asked), result in zip(same, scored, strict=True):
                 machine.seconds[session.phase] += each
                 results.append((machine, session, asked, result))
+                if self.worked is not None:
+                    self.worked(asked)
         return results
 
 

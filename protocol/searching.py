@@ -47,7 +47,7 @@ from protocol.preparing import check_gallery, holder_keys
 from protocol.release import pack_release, unpack_release
 from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, beside, end_phase, receive
-from protocol.terms import Terms
+from protocol.terms import SYNTHETIC_MODEL, Terms
 from protocol.warrant import sign_announcement
 
 
@@ -58,7 +58,7 @@ def check_terms(preparation: Preparation, terms: Terms, holders: tuple[str, ...]
         raise Disagreement(
             f"the preparation is for {made[0]} and d = {made[1]}, the search asks for {asked[0]} and d = {asked[1]}"
         )
-    if preparation.model != terms.model:
+    if SYNTHETIC_MODEL not in (preparation.model, terms.model) and preparation.model != terms.model:
         raise Disagreement("the preparation is for another model than the search")
     missing = [name for name in holders if name not in preparation.rings]
     if missing:
