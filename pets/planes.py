@@ -17,12 +17,13 @@ def to_planes(values: npt.NDArray[np.uint32], width: int, threads: int = 1) -> n
     return out
 
 
-def from_planes(planes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-    """The inverse of `to_planes`: uint64 (width, words) to uint32 (64·words,)."""
-    values = np.zeros(64 * planes.shape[1], np.uint32)
-    for k, plane in enumerate(planes):
-        values |= unpack_bits(plane).astype(np.uint32) << np.uint32(k)
-    return values
+def from_planes(planes: npt.NDArray[np.uint64], threads: int = 1) -> npt.NDArray[np.uint32]:
+    """The inverse of `to_planes`: uint64 (width, words), width at most 32, to uint32 (64·words,)."""
+    words = planes.shape[1]
+    source = np.ascontiguousarray(planes)
+    out = np.empty(64 * words, np.uint32)
+    parallel_ranges(lambda start, stop: _from_planes(source, out, start, stop), words, threads, grain=8)
+    return out
 
 
 def unpack_bits(plane: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
@@ -51,6 +52,24 @@ def _to_planes(values: npt.NDArray[np.uint32], out: npt.NDArray[np.uint64], star
             _transpose(half)
         for k in range(out.shape[0]):
             out[k, word] = np.uint64(low[k]) | (np.uint64(high[k]) << np.uint64(32))
+
+
+@kernel
+def _from_planes(planes: npt.NDArray[np.uint64], out: npt.NDArray[np.uint32], start: int, stop: int) -> None:
+    low = np.empty(32, np.uint32)
+    high = np.empty(32, np.uint32)
+    for word in range(start, stop):
+        base = 64 * word
+        low[:] = 0
+        high[:] = 0
+        for k in range(planes.shape[0]):
+            low[k] = np.uint32(planes[k, word])
+            high[k] = np.uint32(planes[k, word] >> np.uint64(32))
+        for half in (low, high):
+            _transpose(half)
+        for i in range(32):
+            out[base + i] = low[i]
+            out[base + 32 + i] = high[i]
 
 
 @kernel
