@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import platform
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from pets.errors import CryptoError, GalleryError, ParameterError
 from pets.params import SHARE_BITS
 from pets.product import product_share, public_product, public_sums
 from tests.ring import RING
-from tests.targets import TARGETS, run_compiled_for
+from tests.targets import TARGETS, lacking, run_compiled_for
 
 SHAPES = [(1, 8), (3, 16), (5, 8), (64, 64), (70, 8), (129, 24), (333, 72), (257, 512), (131, 1024)]
 
@@ -104,6 +106,8 @@ print(digest.hexdigest())
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_compiled_for_another_processor_products_are_the_same(target: str, tmp_path: Path) -> None:
+    if lacking(target):
+        pytest.skip(f"this processor lacks {lacking(target)}")
     digest = hashlib.sha256()
     for count, dim in SHAPES:
         rng = np.random.default_rng(count)
@@ -112,6 +116,32 @@ def test_compiled_for_another_processor_products_are_the_same(target: str, tmp_p
         digest.update(products.tobytes() + public_sums(products[0], products[1], 77, RING).tobytes())
     program = PROGRAM.format(preset=RING.preset, shapes=SHAPES)
     assert run_compiled_for(target, program, tmp_path).strip() == digest.hexdigest()
+
+
+COMPILE_ONLY = """
+from numba import types
+from pets.product_kernel import multiply_rows
+rows, limbs = types.Array(types.int8, 2, "C"), types.Array(types.uint8, 3, "C")
+signature = (rows, limbs, types.int64, types.int64, types.uint64, types.Array(types.uint32, 2, "C"))
+multiply_rows.compile(signature)
+print(multiply_rows.inspect_asm(signature))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instructions of x86-64")
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [
+        ("generic", r"pmullw\t.*xmm|pmaddwd\t.*xmm"),
+        ("avx2", r"vpmaddubsw\t.*ymm"),
+        ("avx512", r"vpmaddubsw\t.*zmm"),
+        ("avx-vnni", r"vpdpbusd\t.*ymm"),
+        ("avx512-vnni", r"vpdpbusd\t.*zmm"),
+    ],
+)
+def test_the_product_uses_what_the_processor_has(target: str, instruction: str, tmp_path: Path) -> None:
+    """Compiled, not run: also for processors that this one is not."""
+    assert re.search(instruction, run_compiled_for(target, COMPILE_ONLY, tmp_path))
 
 
 def test_rows_vectors_and_moduli_that_do_not_fit_are_refused() -> None:
