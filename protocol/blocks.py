@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from pets import ntt, residues
 from pets.bits import Planes
+from pets.circuits import adjacent_products
 from pets.keys import JointKey, ZeroPool
 from pets.params import SHARE_BITS, Parameters
 from pets.planes import from_planes, to_planes
-from pets.public_circuits import neighbour_products, subtract
+from pets.public_sum import subtract
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, masked_bits
@@ -80,7 +81,7 @@ def holder_prepares(
     masks = ring.masks("mask", first, count, attempt)
     words = len(own) // 64
     x0, x1 = masks.own.words(SHARE_BITS, words), masks.following.words(SHARE_BITS, words)
-    masked = own + from_planes(x0 ^ x1) & SHARE_MASK
+    masked = own + from_planes(x0 ^ x1, ring.threads) & SHARE_MASK
     zero = np.zeros_like(x0)
     chunk = yield from _bits(ring, (zero, zero, zero), (x0, x1, zero), first, count, attempt)
     chunk.masked = masked
@@ -115,8 +116,8 @@ def _bits(
     """z = z' - m and its neighbour products, of components in the order x_0, x_1, x_2."""
     yield Phase("compare")
     x, y = masked_bits(ring, *value), masked_bits(ring, *masks)
-    z = yield from evaluate(ring, ring.masks("subtract", first, count, attempt), subtract(x, y))
-    pairs = yield from evaluate(ring, ring.masks("pairs", first, count, attempt), neighbour_products(z))
+    z = yield from evaluate(ring, ring.masks("subtract", first, count, attempt), subtract(x, y, ring.threads))
+    pairs = yield from evaluate(ring, ring.masks("pairs", first, count, attempt), adjacent_products(z))
     return Chunk(first, count, z.parts, pairs.parts)
 
 

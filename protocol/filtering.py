@@ -19,7 +19,8 @@ from pets.params import SHARE_BITS, Parameters
 from pets.planes import to_planes
 from pets.prf import labelled_hash
 from pets.product import public_sums
-from pets.public_circuits import subtract_constant, top_bit_of_public_sum
+from pets.public_circuits import subtract_constant
+from pets.public_sum import sign_of_public_sum
 from protocol.cap import at_most_cap, count_share
 from protocol.compare import threshold_offset
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, other, own_bits
@@ -51,7 +52,7 @@ class Filter:
         public = subtract_constant(self.public[index], rise) if rise else self.public[index]
         z, pairs = (own_bits(self.ring, parts) for parts in (chunk.z, chunk.pairs))
         masks = self.ring.masks("compare", rung, index)
-        negative = yield from evaluate(self.ring, masks, top_bit_of_public_sum(public, z, pairs))
+        negative = yield from evaluate(self.ring, masks, sign_of_public_sum(public, z, pairs, self.ring.threads))
         return ~negative
 
 

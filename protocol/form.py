@@ -24,7 +24,8 @@ from pets.circuits import Circuit
 from pets.params import SHARE_BITS, Parameters
 from pets.planes import from_planes, to_planes
 from pets.prf import Keystream, derive_key, labelled_hash
-from pets.public_circuits import add_public, subtract
+from pets.public_circuits import add_public
+from pets.public_sum import subtract
 from pets.residues import prime_row
 from pets.rounding import round_shares
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, masked_bits, open_bit, other

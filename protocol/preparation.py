@@ -16,7 +16,6 @@ from pets.errors import MALFORMED, InputError
 from pets.mask_encryption import expand_public
 from pets.params import SHARE_BITS, Parameters, preset
 from pets.prf import labelled_hash
-from pets.public_circuits import PAIRED
 from pets.scoring import ScoringProbe, prepare_probe
 from protocol.errors import PreparationSpent
 from protocol.messages import Digest, Name
@@ -26,7 +25,7 @@ from protocol.wire import CHUNK_ROWS
 Array = np.ndarray[Any, Any]
 
 _DTYPES: dict[str, Any] = {"u4": np.dtype("<u4"), "u8": np.dtype("<u8")}
-PAIRS = PAIRED // 2
+PAIRS = (SHARE_BITS - 1) // 2  # products of neighbouring planes (`pets.circuits.adjacent_products`)
 
 
 class PreparationError(InputError):

@@ -17,31 +17,9 @@ X = np.concatenate([np.repeat(EDGES, 8), RNG.integers(0, 2**24, 4096 - 64).astyp
 Y = np.concatenate([np.tile(EDGES, 8), RNG.integers(0, 2**24, 4096 - 64).astype(np.uint32)])
 
 
-def test_difference_of_shared_numbers() -> None:
-    x, y = (plain_bits(to_planes(values, WIDTH)) for values in (X, Y))
-    out = evaluate_plain(public_circuits.subtract(x, y))
-    assert np.array_equal(from_planes(out.parts[0]), (X - Y) & np.uint32(2**24 - 1))
-
-
 def test_sum_with_a_public_number() -> None:
     out = evaluate_plain(public_circuits.add_public(to_planes(X, WIDTH), plain_bits(to_planes(Y, WIDTH))))
     assert np.array_equal(from_planes(out.parts[0]), (X + Y) & np.uint32(2**24 - 1))
-
-
-def test_top_bit_of_a_sum_with_a_public_number_takes_four_rounds_and_18_ands_a_lane() -> None:
-    z = plain_bits(to_planes(Y, WIDTH))
-    pairs = evaluate_plain(public_circuits.neighbour_products(z))
-    circuit = public_circuits.top_bit_of_public_sum(to_planes(X, WIDTH), z, pairs)
-    planes = []
-    try:
-        left, right = next(circuit)
-        while True:
-            planes.append(len(left))
-            left, right = circuit.send(plain_bits(left.parts[0] & right.parts[0]))
-    except StopIteration as end:
-        top = end.value
-    assert np.array_equal(from_planes(top.parts[0]), (X + Y) >> np.uint32(23) & np.uint32(1))
-    assert planes == [11, 5, 1, 1]
 
 
 @pytest.mark.parametrize("value", [0, 1, 5, 2**23, 2**24 - 1])
