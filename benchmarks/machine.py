@@ -18,7 +18,8 @@ def prepare(threads: int = 2) -> None:
     """Call before numpy is imported: numpy gets as many threads as we do, and OpenBLAS its own choice of kernel."""
     if "numpy" in sys.modules:
         raise RuntimeError("numpy was imported before its threads were set")
-    os.environ.pop("OPENBLAS_CORETYPE", None)
+    for choice in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        os.environ.pop(choice, None)
     os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
 
 

@@ -67,6 +67,13 @@ def sample_key_share(params: Parameters, common: Residues, seed: bytes, query_id
     return KeyShare(params, secret, public)
 
 
+def reduced_key(params: Parameters, preparation: bytes, public: Residues, own: KeyShare) -> JointKey:
+    """The key that a holder re-randomises with, of b = -a·s2 + e2 and its own part s1: (b - a·s1, a), for s1 + s2."""
+    common = sampling.common_polynomial(params, preparation)
+    combined = residues.subtract(public, residues.multiply(common, own.secret, params), params)
+    return JointKey(params, preparation, combined, common)
+
+
 def commit_public(public: Residues, query_id: bytes, owner: str) -> bytes:
     """Commitment to b, 32 bytes. b carries over 4096 bits of entropy, so no salt is needed to hide it."""
     return labelled_hash("public-share", query_id, owner, public.tobytes())

@@ -141,9 +141,10 @@ def quantise_rows(
     return result
 
 
-def _check_form(array: NDArray[Any], name: str) -> FloatArray:
-    if array.dtype not in (np.float32, np.float64):
-        raise TemplateError(f"{name} must be float32 or float64, got {array.dtype}")
+def _check_form(array: NDArray[Any], name: str, *, quantised: bool = False) -> FloatArray:
+    if array.dtype not in (np.float32, np.float64, *([np.int8] if quantised else [])):
+        kinds = "float32, float64, or int8 if quantised," if quantised else "float32 or float64,"
+        raise TemplateError(f"{name} must be {kinds} got {array.dtype}")
     if array.ndim not in (1, 2):
         raise TemplateError(f"{name} must have shape (d,) or (n, d), got {array.shape}")
     try:
@@ -192,8 +193,8 @@ def _check_bound(scaled: NDArray[np.float64], start: int, dim: int, name: str) -
         )
 
 
-def load_templates(path: Path, *, what: str) -> FloatArray:
-    """Open a .npy file as a read-only memory map, (d,) or (n, d), float32 or float64.
+def load_templates(path: Path, *, what: str, quantised: bool = False) -> FloatArray:
+    """Open a .npy file as a read-only memory map, (d,) or (n, d), float32 or float64; int8 too where `quantised`.
 
     `what` stands for the file in messages, as in "gallery". Only the header is checked here; `quantise_rows` checks
     the values. Raises `GalleryError` for a file that is missing or not a plain .npy array, `TemplateError` for a wrong
@@ -207,7 +208,7 @@ def load_templates(path: Path, *, what: str) -> FloatArray:
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise GalleryError(f"{what} {path} is not a .npy file of numbers: {reason}") from error
-    return _check_form(array, f"{what} {path}")
+    return _check_form(array, f"{what} {path}", quantised=quantised)
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ def read_identity(path: Path) -> ModelIdentity | None:
         return None
     except (OSError, *MALFORMED, ModelError) as error:
         raise ModelError(f"{sidecar} cannot be read: {error}") from error
-    shape = load_templates(path, what="template file").shape
+    shape = load_templates(path, what="template file", quantised=True).shape
     expected = (len(parsed.photos), parsed.model.dim)
     if shape != expected and (1, *shape) != expected:
         raise ModelError(f"{sidecar} was written for templates of shape {expected}, {path.name} has {shape}")

@@ -14,7 +14,10 @@
     │   └── WrongAddress            another query, receiver, session or sender than this party serves
     ├── WrongSize                   an array of another length than parameters, rows and rung dictate
     ├── Disagreement                two parties were told different things
+    │   └── FalseRefusal            a check refused what the requester knows to be good: somebody lies
     ├── ProbeRefused                admission said no
+    │   └── MaskRefused             the form of an encrypted mask was refused
+    ├── PreparationSpent            a preparation was to be used a second time
     ├── ConfirmationFailed          an answer does not fit the confirmation block: the query is frozen
     ├── QueryRefused                this party's policy does not serve the query, and why
     └── PeerAborted                 another party stopped and said why
@@ -75,6 +78,18 @@ class Disagreement(ProtocolError):
 
 class ProbeRefused(ProtocolError):
     """Admission said no: the probe is not a quantised unit vector."""
+
+
+class FalseRefusal(Disagreement):
+    """A check refused a mask or a probe that the requester knows to be good. Somebody lies: every ring stops."""
+
+
+class MaskRefused(ProbeRefused):
+    """The encrypted mask is not constant, or has noise stuffed into it."""
+
+
+class PreparationSpent(ProtocolError):
+    """A preparation was to be used a second time."""
 
 
 class ConfirmationFailed(ProtocolError):

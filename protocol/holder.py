@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import Decimal
 
 from pets.errors import GalleryError
 from pets.key_source import KeySource, NativeKeys
@@ -13,28 +11,19 @@ from pets.keys import JointKey, ZeroPool
 from pets.scoring import prepare_probe
 from protocol.admission import holder_admits, identity_gallery, refuse_unless
 from protocol.compute import HOLDER, Ring
-from protocol.confirmation import Hit, SealedConfirmation, holder_confirms
+from protocol.confirmation import SealedConfirmation, holder_confirms
 from protocol.errors import Disagreement
 from protocol.filter import CONFIRM, EXHAUSTED, chunk_scores, holder_filters
 from protocol.gallery import Gallery
 from protocol.keyring import gather_nonces, holder_key, join_ring
 from protocol.machine import Machine
 from protocol.messages import Announce, Joined
-from protocol.outcome import Status, status_of
+from protocol.outcome import HolderResult, status_of
 from protocol.probe import receive_probe
 from protocol.release import pack_release
 from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, end_phase, receive
 from protocol.terms import SYNTHETIC_MODEL, Terms, announce_digest
-
-
-@dataclass(frozen=True)
-class HolderResult:
-    """What the holder knows at the end: its own hits with exact scores, by falling score. Stays at home."""
-
-    status: Status
-    threshold_used: Decimal
-    hits: tuple[Hit, ...] = ()
 
 
 class Holder(Machine):

@@ -1,6 +1,6 @@
 """State machines without input or output.
 
-A `Session` runs one sub-protocol (`protocol.steps`) at a time for one holder (or, with an empty name, for the query as
+A `Session` runs one sub-protocol (`protocol.steps`) at a time for one holder (or, named `WHOLE`, for the query as
 a whole). A `Machine` is one party in one query: its sessions, and the frames that wait to be sent. It touches no
 socket, no file and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` holds what must leave,
 `wanted` what must be scored.
@@ -28,6 +28,7 @@ from protocol.errors import (
     MissingMessage,
     OutOfTurn,
     PeerAborted,
+    PreparationSpent,
     ProbeRefused,
     ProtocolError,
     QueryRefused,
@@ -38,7 +39,7 @@ from protocol.errors import (
 )
 from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Signature
 from protocol.session import Arrived, Event, Session, State
-from protocol.steps import Notarised, Notary, Phase, Receive, Score, Scored, Send, Sign, Step, Verify
+from protocol.steps import Notarised, Notary, Phase, Receive, Scored, Send, Sign, Step, Verify, Work
 from protocol.terms import announce_digest
 
 # Messages of one sender that may wait, and their bytes: a correct peer is at most a whole probe ahead.
@@ -59,7 +60,7 @@ class Machine:
         self.threads = threads
         self.sessions: dict[str, Session] = {}
         self.outgoing: deque[tuple[str, bytes]] = deque()
-        self.wanted: deque[tuple[Session, Score]] = deque()
+        self.wanted: deque[tuple[Session, Any]] = deque()
         self.seconds: dict[str, float] = defaultdict(float)
         self.notary: Notary | None = None
         self.recorder: Callable[[Event], None] | None = None
@@ -121,19 +122,19 @@ class Machine:
         if isinstance(envelope.message, Abort):
             # A router that answered and is done still learns how the query ended: it holds no answer that could be
             # undone. What the others have finished stays finished.
-            late = self.role == "router" and bool(session.name) and session.state is State.FINISHED
+            late = self.role == "router" and not session.whole and session.state is State.FINISHED
             if not session.state.over or late:
                 self._record(session, "received", arrived)
                 frozen = envelope.message.code == "confirmation"
                 reason = PeerAborted(link, envelope.message.code)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
-                if not session.name:
+                if session.whole:
                     self._spread(session)
             return
         self._guard(session, lambda: self._accept(session, arrived))
 
-    def supply(self, session: Session, want: Score, scored: npt.NDArray[np.uint32]) -> None:
-        """Hand over the result of a `Score`. Nobody asks for it any more where the session is over."""
+    def supply(self, session: Session, want: Work, scored: npt.NDArray[np.uint32]) -> None:
+        """Hand over the result of a `Work`. Nobody asks for it any more where the session is over."""
         if session.scoring is not want:
             return
         if isinstance(session.waiting, Scored):
@@ -257,7 +258,7 @@ class Machine:
                     now = time.perf_counter()
                     self.seconds[session.phase] += now - started
                     session.phase, started = effect.name, now
-                elif isinstance(effect, Score):
+                elif isinstance(effect, Work):
                     assert session.scoring is None
                     session.scoring = effect
                     self.wanted.append((session, effect))
@@ -303,7 +304,7 @@ class Machine:
         self._end(session, State.FROZEN if isinstance(error, ConfirmationFailed) else State.ABORTED, error)
         for peer in session.peers:
             self._send(session, peer, Abort(_abort_code(error)))
-        if not session.name:
+        if session.whole:
             self._spread(session)
 
     def _spread(self, query: Session) -> None:
@@ -338,6 +339,7 @@ def _abort_code(error: LineupError) -> str:
         (WrongSize, "wrong-size"),
         (CryptoError, "crypto"),
         (PeerAborted, "peer"),
+        (PreparationSpent, "replay"),
     ):
         if isinstance(error, kind):
             return code

@@ -4,8 +4,8 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 
 `Send(to, message)`     a message leaves; the generator goes on at once
 `Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
-`Score(...)`            heavy work on the gallery begins, done by whoever drives the machine (several queries share one
-                        pass); the generator goes on at once, with one `Score` under way at most
+`Score(...)` and other  heavy work on the gallery begins, done by whoever drives the machine (several queries share one
+`Work`                  pass: `protocol.work`); the generator goes on at once, with one `Work` under way at most
 `Scored()`              the generator sleeps until that work is done
 `Phase(name)`           what the time from here on is spent on
 `Notarised()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pets.params import Parameters
 from pets.scoring import EncodedGallery, ScoringProbe
 from protocol.messages import AnyMessage, Signature
 
@@ -50,9 +51,36 @@ class Score:
     count: int
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreRows:
+    """Begin to score blocks first…first+count of int8 rows under an encrypted mask: uint32 (count, 2, 2, n)."""
+
+    rows: npt.NDArray[np.int8]
+    probe: ScoringProbe
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Begin to multiply blocks first…first+count of int8 rows with public numbers: D·u modulo t, uint32 (rows,).
+
+    `values`: u, int32 (d,), each in [0, t).
+    """
+
+    rows: npt.NDArray[np.int8]
+    values: npt.NDArray[np.int32]
+    params: Parameters
+    first: int
+    count: int
+
+
+Work = Score | ScoreRows | Product
+
+
 @dataclass(frozen=True)
 class Scored:
-    """Wait for the result of the last `Score`."""
+    """Wait for the result of the last `Work`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +114,7 @@ class Verify:
 
 T = TypeVar("T")
 M = TypeVar("M")
-Effect = Send | Receive | Score | Scored | Phase | Notarised | Sign | Verify
+Effect = Send | Receive | Work | Scored | Phase | Notarised | Sign | Verify
 Step = Generator[Effect, Any, T]
 
 
@@ -102,6 +130,33 @@ def score_block(gallery: EncodedGallery, probe: ScoringProbe) -> Step[npt.NDArra
     yield Score(gallery, probe, 0, 1)
     scored: npt.NDArray[np.uint32] = yield Scored()
     return scored
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def beside(first: Step[A], second: Step[B]) -> Step[tuple[A, B]]:
+    """Run two sub-protocols side by side, so that a round of both is one round.
+
+    Strictly in turns, each up to its next message: every party must run the same two, with as many messages each way.
+    """
+    running: list[Step[Any] | None] = [first, second]
+    results: list[Any] = [None, None]
+    waits: list[Receive | None] = [None, None]
+    while any(running):
+        for index, step in enumerate(running):
+            if step is None:
+                continue
+            wait = waits[index]
+            value = None if wait is None else (yield wait)
+            try:
+                while not isinstance(effect := step.send(value), Receive):
+                    value = yield effect
+                waits[index] = effect
+            except StopIteration as end:
+                running[index], results[index] = None, end.value
+    return results[0], results[1]
 
 
 def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:

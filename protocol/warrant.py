@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -93,7 +93,10 @@ def issue_warrant(request: Request, justification: Justification) -> Warrant:
     )
 
 
-def sign_announcement(announce: Announce, notary: Notary) -> Announce:
+A = TypeVar("A", bound=Announce)
+
+
+def sign_announcement(announce: A, notary: Notary) -> A:
     """The announcement with its requester's signature."""
     return msgspec.structs.replace(announce, signature=notary.sign(_statement(announce)))
 

@@ -99,6 +99,31 @@ def test_score_many_equals_score() -> None:
     assert scoring.score_many(gallery, []).shape == (0, 7, 2, 2, RING.n)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+@pytest.mark.parametrize("blocks", [0, 1, 4, 5, 9])
+def test_rows_score_like_an_encoded_gallery(dtype: type, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SCRATCH_BYTES", 1)  # four blocks at a time
+    rng = np.random.default_rng(blocks)
+    count = max(0, blocks * RING.n - 9)
+    rows = random_templates(rng, count, 16).astype(dtype)
+    probes = [scoring.prepare_probe(random_ciphertexts(rng, 16, RING), RING) for _ in range(3)]
+    seen: list[int] = []
+    got = scoring.score_rows(rows, probes, RING, threads=2, progress=seen.append)
+    assert np.array_equal(got, scoring.score_many(scoring.encode_gallery(rows, RING), probes))
+    assert seen == [min(count, done * RING.n) for done in range(4, blocks + 4, 4)]
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    rows, probe = np.zeros((5, 8), np.int8), scoring.prepare_probe(np.zeros((8, 2, 2, RING.n), np.uint32), RING)
+    assert scoring.score_rows(rows, [], RING).shape == (0, 1, 2, 2, RING.n)
+    with pytest.raises(GalleryError, match="int8 or int32"):
+        scoring.score_rows(rows.astype(np.int64), [probe], RING)
+    with pytest.raises(CryptoError, match="dimension 16"):
+        scoring.score_rows(np.zeros((5, 16), np.int8), [probe], RING)
+    with pytest.raises(CryptoError, match=OTHER.preset):
+        scoring.score_rows(rows, [probe], OTHER)
+
+
 def test_more_blocks_than_are_worked_at_a_time() -> None:
     rng = np.random.default_rng(7)
     rows = 70 * RING.n

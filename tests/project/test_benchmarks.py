@@ -47,6 +47,20 @@ def test_a_commit_says_whether_files_were_changed_since(tmp_path: Path, monkeypa
     assert machine.commit() == f"{clean}-dirty"
 
 
+def test_product_reports_what_prepared_queries_must_reach():
+    small = ("--rows", "20000", "--dim", "64", "--runs", "1", "--probes", "2", "--batch", "2", "--score-rows", "4097")
+    report, _ = benchmark("product", *small)
+    assert set(report["machine"]) >= MACHINE
+    assert (report["rows"], report["dim"], report["probes"], report["batch"]) == (20000, 64, 2, 2)
+    assert all(0 < times["min"] <= times["median"] for times in report["times"].values())
+    numpy_time, times = report["times"]["numpy_float32"]["min"], report["times"]
+    for name, ratio in report["over_numpy"]["min"].items():
+        assert ratio == pytest.approx(times[name]["min"] / numpy_time, rel=0.02, abs=0.001)
+    assert report["score_rows_s_per_million_rows"] == pytest.approx(
+        times["score_rows"]["median"] / 0.004097, rel=0.01, abs=0.001
+    )
+
+
 def test_search_reports_every_figure_that_has_a_target():
     report, table = benchmark("search", "--rows", "4096", "--large", "0", "--dim", "64", "--runs", "1", "--probes", "2")
     assert set(report["machine"]) >= MACHINE
