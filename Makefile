@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint check gpu clean model bench
+.PHONY: setup demo test lint check gpu clean model bench bench-scale bench-soak
 
 setup: $(STAMP)
 
@@ -45,6 +45,16 @@ bench: setup  ## the latency table and the comparison: all figures of the README
 	$(BIN)/python -m benchmarks.network --json benchmarks/results/network.json
 	$(BIN)/python -m benchmarks.network --delay-ms 15 --runs 5 --json benchmarks/results/network-30ms.json
 	$(BIN)/python -m benchmarks.compare
+
+# One size at a time; 30000000 needs 20 GB of memory and 17 GB in SCALE_FOLDER. CI runs SCALE_ROWS=20000.
+SCALE_ROWS := 100000 1000000 10000000 30000000
+SCALE_FOLDER := $(or $(TMPDIR),/tmp)
+
+bench-scale: setup  ## preparation and search from 10^5 to 3·10^7 rows
+	$(BIN)/python -m benchmarks.scale --rows $(SCALE_ROWS) --folder $(SCALE_FOLDER) --json benchmarks/results/scale.json
+
+bench-soak: setup  ## an hour of enrolling, forgetting, preparing and searching
+	$(BIN)/python -m benchmarks.soak --json benchmarks/results/soak.json
 
 model: setup  ## check the model of the message flow; needs maude (apt-get install maude)
 	$(BIN)/python threat_model/model/check.py

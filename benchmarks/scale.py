@@ -93,7 +93,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     opening = time.perf_counter() - started
     terms = Terms(Decimal("0.6"), dim, N4096)
     with resident.snapshot() as snapshot:
-        gallery = Gallery.hold(snapshot.rows, N4096, threads=threads)
+        gallery = Gallery.hold(snapshot.rows, N4096, root=snapshot.version.root)
         wanted = PlainEngine().search(gallery, probe[None], terms)
         opened_peak = machine.peak_bytes()
         engine = EncryptedEngine(threads)

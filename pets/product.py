@@ -43,6 +43,7 @@ def public_product(rows: npt.NDArray[np.int8], us: npt.NDArray[np.int32], t: int
     if out.size:
         # A memory-mapped array is a class of its own, for which numba would compile again.
         source = rows.view(np.ndarray)
+        source.flags.writeable = False  # another class again: a kept gallery is read-only, and all compile once
         parallel_ranges(
             lambda i, j: multiply_rows(source, limbs, i, j, np.uint64(t), out), count, threads, grain=TILE, ranges=8
         )

@@ -43,18 +43,21 @@ class Gallery:
         model: bytes = SYNTHETIC_MODEL,
         salt_seed: bytes | None = None,
         threads: int = 1,
+        root: bytes | None = None,
     ) -> Gallery:
         """A gallery as int8 rows, possibly memory-mapped: what preparations and searches with them need.
 
-        `salt_seed`: 32 secret bytes behind the root; fresh if not given. Raises `GalleryError` as `enrol` does, and for
-        rows that are not int8 (rows, d) with d a multiple of 8 up to 1024.
+        `salt_seed`: 32 secret bytes behind the root; fresh if not given. `root`: what commits to the rows where they
+        are kept and were checked when they came (`nodes.blocks`); they are not read then. Raises `GalleryError` as
+        `enrol` does, and for rows that are not int8 (rows, d) with d a multiple of 8 up to 1024.
         """
         if templates.dtype != np.int8 or templates.ndim != 2:
             raise GalleryError(f"templates must be int8 shaped (rows, d), got {templates.dtype} {templates.shape}")
-        _check_templates(templates, references)
+        _check_templates(templates if root is None else templates[:0])
+        _check_references(len(templates), references)
         none = encode_gallery(np.empty((0, templates.shape[1]), np.int8), params)
         gallery = cls(templates, none, references, model, salt_seed or secrets.token_bytes(SECRET_BYTES))
-        gallery.__dict__["root"] = gallery_root(templates, gallery.salt_seed, params.n, threads)
+        gallery.__dict__["root"] = root or gallery_root(templates, gallery.salt_seed, params.n, threads)
         return gallery
 
     @classmethod
@@ -71,7 +74,8 @@ class Gallery:
 
         Raises `GalleryError` for templates that are too long (a score could wrap) or references that do not fit.
         """
-        _check_templates(templates, references)
+        _check_templates(templates)
+        _check_references(len(templates), references)
         return cls(templates, encode_gallery(templates, params, threads, progress), references, model)
 
     @classmethod
@@ -135,7 +139,7 @@ def gallery_root(templates: npt.NDArray[np.int8], salt_seed: bytes, n: int, thre
     return tree.root()
 
 
-def _check_templates(templates: npt.NDArray[np.int8], references: tuple[str, ...] | None) -> None:
+def _check_templates(templates: npt.NDArray[np.int8]) -> None:
     bound = norm_bound(templates.shape[1])
     for start in range(0, len(templates), 65536):
         part = templates[start : start + 65536].astype(np.int32)
@@ -145,9 +149,12 @@ def _check_templates(templates: npt.NDArray[np.int8], references: tuple[str, ...
         if len(norms) and int(norms.max()) > bound:
             row = int(norms.argmax())
             raise GalleryError(f"template {start + row} has squared norm {int(norms[row])}, the limit is {bound}")
+
+
+def _check_references(rows: int, references: tuple[str, ...] | None) -> None:
     if references is not None:
-        if len(references) != len(templates):
-            raise GalleryError(f"{len(references)} reference numbers for {len(templates)} templates")
+        if len(references) != rows:
+            raise GalleryError(f"{len(references)} reference numbers for {rows} templates")
         for reference in references:
             if not REFERENCE_PATTERN.fullmatch(reference.encode()):
                 raise GalleryError(

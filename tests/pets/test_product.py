@@ -13,6 +13,7 @@ import pytest
 from pets.errors import CryptoError, GalleryError, ParameterError
 from pets.params import SHARE_BITS
 from pets.product import product_share, public_product, public_sums
+from pets.product_kernel import multiply_rows
 from tests.kit.ring import RING
 from tests.kit.targets import TARGETS, lacking, run_compiled_for
 
@@ -63,6 +64,15 @@ def test_a_mapped_file_and_a_slice_are_rows_too(tmp_path: Path) -> None:
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     assert np.array_equal(public_product(mapped, us, RING.t), expected(rows, us))
     assert np.array_equal(public_product(rows[37:290], us, RING.t), expected(rows[37:290], us))
+
+
+def test_read_only_rows_compile_nothing_anew() -> None:
+    rows, us = np.ones((64, 64), np.int8), np.ones((1, 64), np.int32)
+    public_product(rows, us, RING.t)
+    compiled = len(multiply_rows.signatures)  # type: ignore[attr-defined]
+    rows.flags.writeable = False
+    assert (public_product(rows, us, RING.t) == 64).all()
+    assert len(multiply_rows.signatures) == compiled  # type: ignore[attr-defined]
 
 
 def test_products_are_additive_in_the_rows() -> None:

@@ -182,3 +182,27 @@ def test_inversion_tells_hits_from_scores():
     hits, scores = reached["hit or no hit at 0.55, another photo"], reached["scores, another photo"]
     assert 0.7 < hits[100] < scores[100]
     assert scores[100] > 0.95
+
+
+def test_scale_writes_a_flat_list_an_entry_a_size(tmp_path: Path):
+    file = tmp_path / "scale.json"
+    arguments = ("--dim", "64", "--batch", "2", "--folder", str(tmp_path), "--json", str(file))
+    benchmark("scale", "--rows", "5000", "9000", *arguments)
+    benchmark("scale", "--rows", "5000", *arguments)  # measured again, in the place of the first
+    entries = json.loads(file.read_text())
+    assert [entry["rows"] for entry in entries] == [5000, 9000]
+    for entry in entries:
+        assert set(entry) >= {"rows", "dim", "online_s", "preparation_s", "batch", "verified", "peak_rss_bytes"}
+        assert entry["measured"] is True
+        assert not any(isinstance(value, dict) for value in entry.values())
+        assert 0 < entry["online_s"] < 60
+        assert entry["peak_rss_bytes"] > entry["rows"] * 64
+        assert entry["preparation_bytes"] > 8 * entry["rows"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scale.json"]
+
+
+def test_soak_counts_what_it_did_and_what_was_wrong():
+    report, _ = benchmark("soak", "--minutes", "0.02", "--rows", "2000", "--dim", "64")
+    assert report["wrong"] == 0
+    assert report["done"]["search"] >= 1
+    assert report["rss_late_bytes"] > 0
