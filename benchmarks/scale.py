@@ -6,8 +6,8 @@
 
 Every size runs in a process of its own: int8 rows are made a chunk at a time, enrolled into block files, opened from
 them into memory; `--batch` preparations are made in one pass, and each is used for one search, whose hits must be
-those of the plaintext twin. Writes a flat list, an entry a size. Seconds are medians of a machine that is not idle
-unless you see to it; `load` says how busy it was.
+those of the plaintext twin. Writes a flat list, an entry a size. Seconds are those of a clock, which other work on the
+machine makes longer (`load` says how much there was); `cpu` seconds are of this process on all cores, and hardly change.
 
 `verified`: whether gates are verified against cheating parties; it is false until the protocol does that.
 `peak_rss_bytes`: of the whole process from its start, the gallery included.
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,31 @@ POOL_ROWS = 16384
 APPENDED_ROWS = 131072
 
 
-def enrol(files: BlockFiles, rows: int, dim: int) -> tuple[float, np.ndarray]:
-    """Append synthetic rows; gives the seconds that took, without making them, and a probe that hits three.
+@dataclass
+class Stopwatch:
+    """Seconds on the clock and on all cores together, of what was done inside `with`; summed up."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._started = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.perf_counter() - self._started[0]
+        self.cpu += time.process_time() - self._started[1]
+
+
+def enrol(files: BlockFiles, rows: int, dim: int) -> tuple[Stopwatch, np.ndarray]:
+    """Append synthetic rows; gives the time that took, without making them, and a probe that hits three.
 
     A chunk is a pool of rows with entries in another order, so that chunks differ and keep the pool's statistics.
     """
     pool = quantise(synthetic_templates(min(POOL_ROWS, rows), dim, 0, mean=0.0087, sd=0.0757))
     probe = pool[0].copy()
     planted = sorted({rows // 3, rows // 2, rows - 1})
-    rng, spent = np.random.default_rng(1), 0.0
+    rng, spent = np.random.default_rng(1), Stopwatch()
     for start in range(0, rows, APPENDED_ROWS):
         count = min(APPENDED_ROWS, rows - start)
         part = np.empty((count, dim), np.int8)
@@ -75,9 +92,8 @@ def enrol(files: BlockFiles, rows: int, dim: int) -> tuple[float, np.ndarray]:
         for row in planted:
             if start <= row < start + count:
                 part[row - start] = probe
-        started = time.perf_counter()
-        files.append(part)
-        spent += time.perf_counter() - started
+        with spent:
+            files.append(part)
     return spent, probe
 
 
@@ -88,42 +104,44 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     warm_up(N4096, threads)
     files = BlockFiles.create(folder, AESGCM(secrets.token_bytes(32)), dim=dim, model=bytes(32))
     enrolling, probe = enrol(files, rows, dim)
-    started = time.perf_counter()
-    resident = ResidentGallery(files, threads=threads)
-    opening = time.perf_counter() - started
+    with Stopwatch() as opening:
+        resident = ResidentGallery(files, threads=threads)
     terms = Terms(Decimal("0.6"), dim, N4096)
     with resident.snapshot() as snapshot:
         gallery = Gallery.hold(snapshot.rows, N4096, root=snapshot.version.root)
         wanted = PlainEngine().search(gallery, probe[None], terms)
         opened_peak = machine.peak_bytes()
         engine = EncryptedEngine(threads)
-        started = time.perf_counter()
-        made = engine.prepare(gallery, Plan(terms.params, dim, terms.model), options.batch)
-        preparing = time.perf_counter() - started
+        with Stopwatch() as preparing:
+            made = engine.prepare(gallery, Plan(terms.params, dim, terms.model), options.batch)
         prepared = sum(engine.cost.prepared.values())
         preparing_peak, kept = machine.peak_bytes(), machine.resident_bytes()
         searches = []
         for one in made:
-            started = time.perf_counter()
-            found = engine.search_prepared(gallery, probe[None], terms, [one])
-            searches.append(time.perf_counter() - started)
+            with Stopwatch() as search:
+                found = engine.search_prepared(gallery, probe[None], terms, [one])
+            searches.append(search)
             if found != wanted:
                 raise SystemExit(f"{rows} rows: the encrypted search differs from the plaintext twin")
         sent = sum(engine.cost.traffic.values()) - prepared
     return {
         "rows": rows,
         "dim": dim,
-        "online_s": machine.median(searches),
-        "preparation_s": round(preparing / options.batch, 3),
+        "online_s": machine.median([search.wall for search in searches]),
+        "preparation_s": round(preparing.wall / options.batch, 3),
         "batch": options.batch,
         "verified": False,
         "peak_rss_bytes": machine.peak_bytes(),
         "measured": True,
-        "online_runs_s": [round(seconds, 4) for seconds in searches],
+        "online_runs_s": [round(search.wall, 4) for search in searches],
+        "online_cpu_s": machine.median([search.cpu for search in searches]),
+        "preparation_cpu_s": round(preparing.cpu / options.batch, 3),
         "online_bytes": sent // options.batch,
         "preparation_bytes": prepared // options.batch,
-        "enrolment_rows_per_s": round(rows / enrolling),
-        "open_s": round(opening, 2),
+        "enrolment_rows_per_s": round(rows / enrolling.wall),
+        "enrolment_cpu_s": round(enrolling.cpu, 2),
+        "open_s": round(opening.wall, 2),
+        "open_cpu_s": round(opening.cpu, 2),
         "peak_opened_bytes": opened_peak,
         "peak_preparing_bytes": preparing_peak,
         "rss_prepared_bytes": kept,

@@ -73,20 +73,18 @@ def remove_all_but(folder: Path, named: Set[str]) -> None:
 
 
 @contextmanager
-def locked(
-    folder: Path, *, exclusive: bool, seconds: float, clock: Callable[[], float] = time.monotonic
-) -> Iterator[None]:
-    """Hold the folder's lock, for one writer or for many readers. Raises `BlocksLocked` after `seconds`."""
+def locked(folder: Path, seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Hold the folder's lock: one writer at a time; readers need none. Raises `BlocksLocked` after `seconds`."""
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, _PRIVATE)
     try:
         deadline = clock() + seconds
         while True:
             try:
-                fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if clock() >= deadline:
-                    raise BlocksLocked(f"{folder} was in use by another process for {seconds:g} s") from None
+                    raise BlocksLocked(f"{folder} was being changed by another process for {seconds:g} s") from None
             time.sleep(_POLL_SECONDS)
         yield
     finally:

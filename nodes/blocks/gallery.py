@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -19,9 +20,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from nodes.blocks import compaction
 from nodes.blocks.block import BlockReader, Rows
 from nodes.blocks.change import Change, begun
-from nodes.blocks.errors import BlocksRefusal, RunConflict, UnknownRow, typed_errors
+from nodes.blocks.errors import (
+    BlocksCorrupted,
+    BlocksRefusal,
+    BlocksUnavailable,
+    RunConflict,
+    UnknownRow,
+    typed_errors,
+)
 from nodes.blocks.files import MANIFEST, link_file, locked, remove_all_but, sync_folder
-from nodes.blocks.manifest import Manifest, Run, read_manifest
+from nodes.blocks.manifest import Manifest, Run, read_manifest, write_manifest
 from nodes.blocks.numbering import Numbering, read_dropped
 from pets.errors import TemplateError
 from pets.gallery_commitment import new_salts
@@ -29,7 +37,10 @@ from pets.params import check_dim, norm_bound
 
 BLOCK_ROWS = 4096  # rows of one plaintext at the default ring
 LOCK_SECONDS = 30.0
+ATTEMPTS = 8  # to read files of one moment while others change them
 _CHECK_ROWS = 1024
+
+T = TypeVar("T")
 
 
 class BlockFiles:
@@ -65,7 +76,7 @@ class BlockFiles:
             raise BlocksRefusal(f"a block has at least one row, got {block_rows}")
         with typed_errors(str(folder)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(folder, exclusive=True, seconds=LOCK_SECONDS):
+            with locked(folder, LOCK_SECONDS):
                 if (folder / MANIFEST).exists():
                     raise BlocksRefusal(f"{folder} holds a gallery already")
                 remove_all_but(folder, frozenset())
@@ -88,9 +99,8 @@ class BlockFiles:
 
     def state(self) -> tuple[Manifest, Numbering]:
         """The gallery as it is now, without its rows. A file that it names may be replaced at any time after."""
-        with typed_errors(str(self.folder)), locked(self.folder, exclusive=False, seconds=self._lock_seconds):
-            manifest = read_manifest(self.folder, self.cipher)
-            return manifest, Numbering.of(self.folder, self.cipher, manifest)
+        with typed_errors(str(self.folder)):
+            return self._of_one_moment(lambda now: (now, Numbering.of(self.folder, self.cipher, now)))
 
     def block_reader(self, manifest: Manifest) -> BlockReader:
         """Opens blocks; one for each thread."""
@@ -187,12 +197,8 @@ class BlockFiles:
             if target.exists():
                 raise BlocksRefusal(f"{target} exists already, a copy never overwrites")
             fresh = target.with_name(f".{target.name}.copying")
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(mode=0o700, parents=True)
-            with locked(self.folder, exclusive=False, seconds=self._lock_seconds):
-                for name in sorted(read_manifest(self.folder, self.cipher).names() | {MANIFEST}):
-                    link_file(self.folder / name, fresh / name)
-            sync_folder(fresh)
+            manifest = self._of_one_moment(lambda now: self._copy_files(now, fresh))
+            write_manifest(fresh, self.cipher, manifest)
             os.replace(fresh, target)
             sync_folder(target.parent)
 
@@ -214,6 +220,24 @@ class BlockFiles:
             change.commit()
             self.cipher = cipher
 
+    def _copy_files(self, manifest: Manifest, fresh: Path) -> Manifest:
+        shutil.rmtree(fresh, ignore_errors=True)  # of a copy that was interrupted, or overtaken by a change
+        fresh.mkdir(mode=0o700, parents=True)
+        for name in sorted(manifest.names()):
+            link_file(self.folder / name, fresh / name)
+        return manifest
+
+    def _of_one_moment(self, read: Callable[[Manifest], T]) -> T:
+        """What `read` makes of the files that a manifest names; again when a change has replaced one of them."""
+        for _ in range(ATTEMPTS):
+            manifest = read_manifest(self.folder, self.cipher)
+            try:
+                return read(manifest)
+            except FileNotFoundError as error:
+                if read_manifest(self.folder, self.cipher).generation == manifest.generation:
+                    raise BlocksCorrupted(f"{error.filename} is missing") from None
+        raise BlocksUnavailable(f"{self.folder} changed {ATTEMPTS} times while it was read")
+
     def _slots(self, manifest: Manifest, rows: Sequence[int]) -> npt.NDArray[np.int64]:
         return Numbering.of(self.folder, self.cipher, manifest).slots(rows, manifest.current.epoch)
 
@@ -222,7 +246,7 @@ class BlockFiles:
         with (
             typed_errors(str(self.folder)),
             self._lock,
-            locked(self.folder, exclusive=True, seconds=self._lock_seconds),
+            locked(self.folder, self._lock_seconds),
         ):
             manifest = read_manifest(self.folder, self.cipher)
             remove_all_but(self.folder, manifest.names())  # left over from a change that was killed

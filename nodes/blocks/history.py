@@ -10,12 +10,10 @@ import numpy.typing as npt
 
 from nodes.blocks.block import Rows, join
 from nodes.blocks.errors import BlocksCorrupted, BlocksUnavailable, typed_errors
-from nodes.blocks.gallery import BlockFiles
+from nodes.blocks.gallery import ATTEMPTS, BlockFiles
 from nodes.blocks.manifest import Version
 from nodes.blocks.numbering import DroppedRows
 from pets.gallery_commitment import SALT_BYTES, Hashes, block_hash, gallery_root
-
-_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class VersionReader:
     def read(self, start: int, stop: int) -> Rows:
         """The rows of some slots of the version."""
         with typed_errors(str(self._files.folder)):
-            for _ in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 try:
                     return self._read(start, stop)
                 except FileNotFoundError as error:  # rewritten since the manifest was read
@@ -56,7 +54,7 @@ class VersionReader:
                     if self._manifest.generation == before:
                         raise BlocksCorrupted(f"{error.filename} is missing") from None
                     self._locate()
-        raise BlocksUnavailable(f"{self._files.folder} changed {_ATTEMPTS} times while a block was read")
+        raise BlocksUnavailable(f"{self._files.folder} changed {ATTEMPTS} times while a block was read")
 
     def recompute(self) -> Recomputed:
         """The version's root as it follows from what is kept. An audit compares it with the one in the evidence."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodes.blocks.errors import BlocksCorrupted, BlocksUnavailable, NoRoom, UnknownVersion, typed_errors
-from nodes.blocks.gallery import BlockFiles
+from nodes.blocks.gallery import ATTEMPTS, BlockFiles
 from nodes.blocks.manifest import Version
 from nodes.blocks.memory import RowMemory
 from nodes.blocks.numbering import live_slots
@@ -20,7 +20,6 @@ from nodes.blocks.plaintext import PlaintextMap
 from pets.threads import default_threads, parallel_ranges
 
 SPARE_ROWS = 2**20
-_ATTEMPTS = 8
 _MOVED_ROWS = 65536  # at a time: numpy copies rows that overlap through memory of its own
 
 
@@ -82,6 +81,7 @@ class ResidentGallery:
         self._threads = threads or default_threads()
         self._lock = threading.RLock()
         self._held = 0
+        self._settled = -1  # generation of the manifest that memory holds
         self._stamp = files.stamp()
         self._manifest, self._numbering = files.state()
         self._epoch, self._loaded = self._manifest.current.epoch, 0
@@ -115,19 +115,16 @@ class ResidentGallery:
         without those that were forgotten.
         """
         with self._lock:
-            stamp = self._files.stamp()
-            behind = self._manifest.current.epoch != self._epoch and not self._held
-            if stamp == self._stamp and not behind:
+            self._look()
+            if self._settled == self._manifest.generation or (self._held and self._moved):
                 return False
-            self._manifest, self._numbering = self._files.state()
-            self._stamp = stamp
             self._settle()
             return True
 
     def live(self, version: Version) -> npt.NDArray[np.bool_]:
-        """As `Snapshot.live`."""
+        """As `Snapshot.live`. Reads no rows."""
         with self._lock:
-            self.refresh()
+            self._look()
             return live_slots(self._manifest, self._numbering, version)
 
     def numbers(self, slots: npt.ArrayLike, version: Version) -> npt.NDArray[np.int64]:
@@ -141,20 +138,31 @@ class ResidentGallery:
             self._held -= 1
             self._wipe()
 
+    @property
+    def _moved(self) -> bool:
+        return self._manifest.current.epoch != self._epoch
+
+    def _look(self) -> None:
+        """Read the manifest again if it was replaced; memory may be behind it then."""
+        stamp = self._files.stamp()
+        if stamp != self._stamp:
+            self._manifest, self._numbering = self._files.state()
+            self._stamp = stamp
+
     def _newest(self) -> Version:
-        """The newest version of the epoch that is in memory."""
+        """The newest version that is in memory."""
         for version in reversed(self._manifest.versions):
-            if version.epoch == self._epoch:
+            if version.epoch == self._epoch and version.rows <= self._loaded:
                 return version
         raise UnknownVersion("the version in memory is no longer kept, and snapshots of it are still open")
 
     def _settle(self, progress: Callable[[int], object] | None = None) -> None:
         """Bring memory to the present version, as far as open snapshots let it."""
         with typed_errors(str(self._files.folder)):
-            for _ in range(_ATTEMPTS):
-                if self._manifest.current.epoch != self._epoch:
-                    if self._held:
-                        break
+            for _ in range(ATTEMPTS):
+                if self._moved and self._held:
+                    return
+                if self._moved:
                     self._move()
                 try:
                     self._load(progress)
@@ -162,7 +170,8 @@ class ResidentGallery:
                 except FileNotFoundError as error:  # replaced since the manifest was read
                     self._read_again(error)
             else:
-                raise BlocksUnavailable(f"{self._files.folder} changed {_ATTEMPTS} times while it was read")
+                raise BlocksUnavailable(f"{self._files.folder} changed {ATTEMPTS} times while it was read")
+            self._settled = self._manifest.generation
             self._wipe()
             if self._plaintext is not None and not self._held:
                 self._memory.flush()

@@ -332,8 +332,10 @@ def test_rekeyed_gallery_opens_under_the_new_key_only(tmp_path: Path) -> None:
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     new_files(tmp_path / "g")
     one, two = (BlockFiles(tmp_path / "g", CIPHER, lock_seconds=0.1) for _ in range(2))
-    with one._changing(), pytest.raises(BlocksLocked, match=r"0\.1 s"):
-        two.append(rows(1))
+    with one._changing():
+        ResidentGallery(two).snapshot().live()  # readers do not wait
+        with pytest.raises(BlocksLocked, match=r"0\.1 s"):
+            two.append(rows(1))
     two.append(rows(1))  # the control
 
 
