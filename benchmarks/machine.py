@@ -71,6 +71,11 @@ def peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
+def available_bytes() -> int:
+    """Memory that programs can have without swapping (Linux)."""
+    return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+
+
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.exists() else ""

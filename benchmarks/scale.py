@@ -7,7 +7,7 @@
 Every size runs in a process of its own: int8 rows are made a chunk at a time, enrolled into block files, opened from
 them into memory; `--batch` preparations are made in one pass, and each is used for one search, whose hits must be
 those of the plaintext twin. Writes a flat list, an entry a size. Seconds are those of a clock, which other work on the
-machine makes longer (`load` says how much there was); `cpu` seconds are of this process on all cores, and hardly change.
+machine makes longer (`load` says how much there was); `cpu` seconds are of this process, on all cores together.
 
 `verified`: whether gates are verified against cheating parties; it is false until the protocol does that.
 `peak_rss_bytes`: of the whole process from its start, the gallery included.
@@ -38,6 +38,7 @@ parser.add_argument("--batch", type=int, default=4, help="preparations that shar
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--folder", type=Path, help="where block files are made and deleted; default: a temporary folder")
 parser.add_argument("--json", type=Path, help="add the entries to this file, in place of those of the same size")
+parser.add_argument("--patience", type=float, default=0, help="minutes to wait for memory that other programs have")
 parser.add_argument("--only", action="store_true", help="one size, in this process")
 options = parser.parse_args()
 machine.prepare(options.threads)
@@ -97,6 +98,17 @@ def enrol(files: BlockFiles, rows: int, dim: int) -> tuple[Stopwatch, np.ndarray
     return spent, probe
 
 
+def await_memory(rows: int) -> None:
+    """Wait until the gallery and what is kept of the preparations fit. Raises SystemExit after `--patience` minutes."""
+    kept = options.dim + 32 * options.batch  # bytes a row: planes of three parties, and what the holder adds
+    needed = rows * kept + 10**9
+    deadline = time.monotonic() + 60 * options.patience
+    while (free := machine.available_bytes()) < needed:
+        if time.monotonic() >= deadline:
+            raise SystemExit(f"{rows:,} rows need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are available")
+        time.sleep(5)
+
+
 def measure(rows: int, folder: Path) -> dict[str, Any]:
     dim, threads = options.dim, options.threads
     load = os.getloadavg()[0]
@@ -104,6 +116,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     warm_up(N4096, threads)
     files = BlockFiles.create(folder, AESGCM(secrets.token_bytes(32)), dim=dim, model=bytes(32))
     enrolling, probe = enrol(files, rows, dim)
+    await_memory(rows)
     with Stopwatch() as opening:
         resident = ResidentGallery(files, threads=threads)
     terms = Terms(Decimal("0.6"), dim, N4096)
@@ -154,6 +167,7 @@ def apart(rows: int, folder: Path) -> dict[str, Any]:
     """`measure` in a process of its own, so that the memory of one size is not counted in another."""
     command = [sys.executable, "-m", "benchmarks.scale", "--only", "--rows", rows, "--dim", options.dim]
     command += ["--batch", options.batch, "--threads", options.threads, "--folder", folder]
+    command += ["--patience", options.patience]
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
     entry: dict[str, Any] = json.loads(done.stdout)
     return entry
