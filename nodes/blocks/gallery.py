@@ -18,27 +18,24 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from nodes.blocks import compaction
-from nodes.blocks.block import BlockReader, Rows
+from nodes.blocks.block import BlockReader
 from nodes.blocks.change import Change, begun
+from nodes.blocks.checks import check_known, check_rows, note_run, salted, with_predecessors
 from nodes.blocks.errors import (
     BlocksCorrupted,
     BlocksRefusal,
     BlocksUnavailable,
-    RunConflict,
     UnknownRow,
     typed_errors,
 )
 from nodes.blocks.files import MANIFEST, link_file, locked, remove_all_but, sync_folder
 from nodes.blocks.manifest import Manifest, Run, read_manifest, write_manifest
 from nodes.blocks.numbering import Numbering, read_dropped
-from pets.errors import TemplateError
-from pets.gallery_commitment import new_salts
-from pets.params import check_dim, norm_bound
+from pets.params import check_dim
 
 BLOCK_ROWS = 4096  # rows of one plaintext at the default ring
 LOCK_SECONDS = 30.0
 ATTEMPTS = 8  # to read files of one moment while others change them
-_CHECK_ROWS = 1024
 
 T = TypeVar("T")
 
@@ -117,9 +114,9 @@ class BlockFiles:
             check_rows(rows, manifest.dim, first=0 if run is None else run.done - len(rows))
             first = manifest.next_row
             if run is not None:
-                _note_run(manifest, run, run.done - len(rows))
+                note_run(manifest, run, run.done - len(rows))
             manifest.next_row += len(rows)
-            change.add_rows(_salted(rows, manifest.block_rows))
+            change.add_rows(salted(rows, manifest.block_rows))
             change.new_version(manifest.current.epoch, int(self._clock()))
             change.commit()
         return range(first, first + len(rows))
@@ -134,12 +131,12 @@ class BlockFiles:
         with self._changing() as change:
             manifest = change.manifest
             check_rows(rows, manifest.dim)
-            _check_known(manifest, row)
+            check_known(manifest, row)
             if row in manifest.dead or self._slots(manifest, [row])[0] < 0:
                 raise UnknownRow(f"row {row} is forgotten or was replaced before")
             new = manifest.next_row
             manifest.next_row += 1
-            change.add_rows(_salted(rows, manifest.block_rows))
+            change.add_rows(salted(rows, manifest.block_rows))
             change.bury([row], successor=new)
             change.new_version(manifest.current.epoch, int(self._clock()))
             change.commit()
@@ -154,8 +151,8 @@ class BlockFiles:
             manifest = change.manifest
             wanted = sorted(set(rows))
             for row in wanted:
-                _check_known(manifest, row)
-            wanted = _with_predecessors(manifest, wanted)
+                check_known(manifest, row)
+            wanted = with_predecessors(manifest, wanted)
             slots = self._slots(manifest, wanted)
             pairs = [(row, int(slot)) for row, slot in zip(wanted, slots, strict=True) if slot >= 0]
             new = [row for row, _ in pairs if not (row in manifest.dead and manifest.dead[row].forgotten)]
@@ -252,55 +249,3 @@ class BlockFiles:
             remove_all_but(self.folder, manifest.names())  # left over from a change that was killed
             with begun(self.folder, self.cipher, manifest) as change:
                 yield change
-
-
-def check_rows(rows: npt.NDArray[np.int8], dim: int, first: int = 0) -> None:
-    """Check templates, int8 (rows, d). Raises `TemplateError` naming row (counted from `first`), value and limit."""
-    if rows.dtype != np.int8 or rows.ndim != 2 or rows.shape[1] != dim:
-        raise TemplateError(f"rows must be int8 (rows, {dim}), got {rows.dtype} {rows.shape}")
-    bound = norm_bound(dim)
-    for start in range(0, len(rows), _CHECK_ROWS):
-        part = rows[start : start + _CHECK_ROWS].astype(np.int32)
-        norms = np.einsum("ij,ij->i", part, part)
-        bad = (norms > bound) | (norms == 0)
-        if bad.any():
-            place = int(bad.argmax())
-            raise TemplateError(
-                f"row {first + start + place} has squared norm {int(norms[place])}, it must lie from 1 to {bound}"
-            )
-
-
-def _salted(rows: npt.NDArray[np.int8], block_rows: int) -> Iterator[Rows]:
-    for start in range(0, len(rows), block_rows):
-        part = rows[start : start + block_rows]
-        yield Rows(part, new_salts(len(part)), np.zeros(len(part), bool))
-
-
-def _note_run(manifest: Manifest, run: Run, before: int) -> None:
-    known = manifest.run(run.source) or Run(run.source, run.rows, first=manifest.next_row)
-    if (known.rows, known.done) != (run.rows, before):
-        raise RunConflict(
-            f"this enrolment has {known.done} of {known.rows} rows; it was to go on at {before} of {run.rows}"
-        )
-    manifest.runs = [other for other in manifest.runs if other.source != run.source]
-    manifest.runs.append(msgspec.structs.replace(run, first=known.first))
-
-
-def _check_known(manifest: Manifest, row: int) -> None:
-    if not 0 <= row < manifest.next_row:
-        raise UnknownRow(f"there is no row {row}; rows have numbers from 0 to {manifest.next_row - 1}")
-
-
-def _with_predecessors(manifest: Manifest, rows: list[int]) -> list[int]:
-    """The rows and all that they replaced, one after the other."""
-    replaced: dict[int, list[int]] = {}
-    for row, state in manifest.dead.items():
-        if state.successor is not None:
-            replaced.setdefault(state.successor, []).append(row)
-    found, waiting = set(rows), list(rows)
-    while waiting:
-        for row in replaced.get(waiting.pop(), ()):
-            if row not in found:
-                found.add(row)
-                waiting.append(row)
-    return sorted(found)
