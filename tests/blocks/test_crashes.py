@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,26 @@ def test_rekeying_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.Monke
         check(files, after)
     assert happened == sorted(happened)
     assert set(happened) == {False, True}
+
+
+def test_creating_and_copying_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = copied = 0
+    for steps in range(20):
+        folder = tmp_path / f"gallery{steps}"
+        with suppress(Killed), dying(monkeypatch, steps):
+            new_files(folder)
+            made += 1
+        files = BlockFiles(folder, CIPHER) if (folder / "manifest").exists() else new_files(folder)
+        model = story(files)
+        target = tmp_path / f"copy{steps}"
+        with suppress(Killed), dying(monkeypatch, steps):
+            files.copy_to(target)
+            copied += 1
+        if not target.exists():
+            files.copy_to(target)
+        check(BlockFiles(target, CIPHER), model)
+    assert 0 < made < 20
+    assert 0 < copied < 20
 
 
 WORK = """
