@@ -51,7 +51,9 @@ SCALE_ROWS := 100000 1000000 10000000 30000000
 SCALE_FOLDER := $(or $(TMPDIR),/tmp)
 
 bench-scale: setup  ## preparation and search from 10^5 to 3·10^7 rows
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -m benchmarks.scale --rows $(SCALE_ROWS) --folder $(SCALE_FOLDER) --json benchmarks/results/scale.json
+	$(BIN)/python -m benchmarks.scale_chart
 
 bench-soak: setup  ## an hour of enrolling, forgetting, preparing and searching
 	$(BIN)/python -m benchmarks.soak --json benchmarks/results/soak.json

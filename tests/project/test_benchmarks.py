@@ -201,6 +201,17 @@ def test_scale_writes_a_flat_list_an_entry_a_size(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["scale.json"]
 
 
+def test_the_chart_of_scale_is_drawn_from_its_file(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    entries = [
+        {"rows": rows, "dim": 512, "online_s": 1e-7 * rows, "preparation_s": 1e-6 * rows, "peak_rss_bytes": 600 * rows}
+        for rows in (10**5, 10**6)
+    ]
+    (tmp_path / "scale.json").write_text(json.dumps(entries))
+    benchmark("scale_chart", "--json", str(tmp_path / "scale.json"), "--out", str(tmp_path / "scale.svg"))
+    assert "one search" in (tmp_path / "scale.svg").read_text()
+
+
 def test_soak_counts_what_it_did_and_what_was_wrong():
     report, _ = benchmark("soak", "--minutes", "0.02", "--rows", "2000", "--dim", "64")
     assert report["wrong"] == 0
