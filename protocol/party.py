@@ -87,6 +87,11 @@ class Party(Machine):
         for session in self.sessions.values():
             self.abort(session, error)
 
+    def wipe(self, session: Session) -> None:
+        """With its last ring the whole is over too. Roles add what they erase."""
+        if not session.whole and not self.whole.state.over and all(ring.state.over for ring in self.ring_sessions):
+            self._end(self.whole, State.ABORTED, session.failure)
+
     def role_of(self, peer: str) -> Role:
         """As `Machine.role_of`."""
         return self.parties.role_of(peer)

@@ -117,6 +117,7 @@ class PreparingRequester(Party):
 
     def wipe(self, session: Session) -> None:
         """One false refusal stops every ring; the key goes when the last ring is over."""
+        super().wipe(session)
         _stop_rings(self, session)
         if self.done and self._router_part is not None:
             self._router_part.erase()
@@ -174,6 +175,7 @@ class PreparingRouter(Party):
 
     def wipe(self, session: Session) -> None:
         """The key goes when the last ring is over."""
+        super().wipe(session)
         if self.done and self._part is not None:
             self._part.erase()
             self._public = None

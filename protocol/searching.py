@@ -134,6 +134,7 @@ class _Searching(Party):
 
     def wipe(self, session: Session) -> None:
         """Erase what was prepared once no holder needs it any more."""
+        super().wipe(session)
         if self.done:
             self._forget()
 
@@ -171,7 +172,7 @@ class SearchingRequester(_Searching):
     @property
     def ready(self) -> bool:
         """Everybody has accepted, and there was no probe yet."""
-        return self._identity is not None and self._probe is None
+        return self._identity is not None and self._probe is None and not self.whole.state.over
 
     def submit(self, template: npt.NDArray[np.int8]) -> None:
         """Search for a quantised template, int8 (d,). Only once: a retry needs another preparation.

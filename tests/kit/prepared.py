@@ -64,7 +64,7 @@ class PreparedTrio:
         plan = Plan(self.terms.params, self.terms.dim)
         self.preparing = LocalPreparing.start(parties, self.galleries, plan, self.threads)
         self._run(self.preparing.machines)
-        if not self.failures:
+        if not self.failures and all(machine.done for machine in self.preparing.parties):
             self.made = self.preparing.result
         return self
 
@@ -81,7 +81,7 @@ class PreparedTrio:
         """Submit a probe; `unchecked` goes past the requester's own look at it."""
         if self.searching is None:
             self.accept()
-        if self.searching is not None and not self.failures:
+        if self.searching is not None and not self.failures and self.searching.requester.ready:
             requester = self.searching.requester
             (requester._submit if unchecked else requester.submit)(probe)
             self._run(self.searching.machines)
