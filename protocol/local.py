@@ -139,9 +139,14 @@ class LocalSearch:
         return started
 
     @property
-    def machines(self) -> list[Machine]:
+    def parties(self) -> list[Party]:
         """All parties; the requester last, because it speaks first."""
         return [self.router, *self.holders.values(), self.requester]
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The same."""
+        return list(self.parties)
 
 
 def machines_of(searches: Sequence[LocalSearch]) -> list[Machine]:

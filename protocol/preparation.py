@@ -134,7 +134,7 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=F
     def claim(self) -> None:
         """Use it, which can be done once. Raises `PreparationSpent` the second time."""
         if self.spent:
-            raise PreparationSpent(f"preparation {self.identity.hex()[:16]} was used already; it serves one query")
+            raise PreparationSpent(f"preparation {self.identity.hex()[:16]} was used already; it serves one search")
         self.spent = True
 
     def erase(self) -> None:

@@ -26,7 +26,7 @@ from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit
 from protocol.confirmation import SealedConfirmation
 from protocol.confirming import Mask, holder_confirms, key_owner_confirms
 from protocol.difference import difference, difference_digest, pack_difference, unpack_difference
-from protocol.errors import Disagreement, FalseRefusal, OutOfTurn, ProbeRefused
+from protocol.errors import Disagreement, FalseRefusal, OutOfTurn, PreparationSpent, ProbeRefused
 from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.filtering import (
     Filter,
@@ -52,7 +52,12 @@ from protocol.warrant import sign_announcement
 
 
 def check_terms(preparation: Preparation, terms: Terms, holders: tuple[str, ...]) -> None:
-    """Raise `Disagreement` unless a search under these terms can use a preparation. It is not spent by this."""
+    """Raise unless a search under these terms can use a preparation, which is not spent by this.
+
+    `PreparationSpent` where it was used, `Disagreement` where it was made for something else.
+    """
+    if preparation.spent:
+        raise PreparationSpent(f"preparation {preparation.identity.hex()[:16]} was used already; it serves one search")
     made, asked = (preparation.preset, preparation.dim), (terms.params.preset, terms.dim)
     if made != asked:
         raise Disagreement(
@@ -70,6 +75,7 @@ class _Searching(Party):
 
     preparation: Preparation
     terms: Terms | None
+    _claimed = False
 
     def _check(self, announce: Search) -> Terms:
         """Check an announcement against what was prepared. Raises `Disagreement` or `ParameterError`."""
@@ -86,9 +92,11 @@ class _Searching(Party):
 
     def _use(self) -> None:
         """Mark the preparation as used, here and wherever the hook does it. Raises `PreparationSpent`."""
+        hook = self.context.spend if self.role == "requester" else self.context.accept
         self.preparation.claim()
-        if self.context.accept is not None:
-            self.context.accept(self.preparation.identity)
+        self._claimed = True
+        if hook is not None:
+            hook(self.preparation.identity)
 
     def _ring(self, seat: int, holder: str, identity: bytes) -> tuple[Ring, PreparedRing]:
         """The seat in a ring of this search: secrets of the preparation, streams of this query."""
@@ -133,13 +141,15 @@ class _Searching(Party):
         return bit, hits
 
     def wipe(self, session: Session) -> None:
-        """Erase what was prepared once no holder needs it any more."""
+        """Erase what was prepared once no holder needs it any more. What was not used stays as it was."""
         super().wipe(session)
+        if self.done and self._claimed:
+            self.preparation.erase()
         if self.done:
             self._forget()
 
     def _forget(self) -> None:
-        self.preparation.erase()
+        """Erase what this machine made of it."""
 
 
 class SearchingRequester(_Searching):
@@ -192,9 +202,7 @@ class SearchingRequester(_Searching):
             raise OutOfTurn("the holders have not accepted, or the probe was submitted already")
         self._probe = template.copy()
         try:
-            self.preparation.claim()
-            if self.context.spend is not None:
-                self.context.spend(self.preparation.identity)
+            self._use()
         except LineupError as error:
             self.stop_all(error)
             raise
@@ -250,7 +258,6 @@ class SearchingRequester(_Searching):
         super().wipe(session)
 
     def _forget(self) -> None:
-        super()._forget()
         self._difference = None
         if self._part is not None:
             self._part.erase()
@@ -306,7 +313,6 @@ class SearchingRouter(_Searching):
             raise Disagreement(f"the u of {holder}'s ring is another than that of the search")
 
     def _forget(self) -> None:
-        super()._forget()
         if self._part is not None:
             self._part.erase()
 
@@ -396,7 +402,6 @@ class SearchingHolder(_Searching):
         super().wipe(session)
 
     def _forget(self) -> None:
-        super()._forget()
         self._probe = self._keys = None
 
 

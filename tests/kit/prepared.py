@@ -124,9 +124,9 @@ class PreparedTrio:
             machines = self.searching.machines
             assert not self.searching.requester.answers
             assert all(machine.result is None for machine in self.searching.holders.values())
+            assert all(machine.done for machine in self.searching.parties)
             for part in (self.made.requester, self.made.router, *self.made.holders.values()):
-                assert part.spent
-                assert not part.rings
+                assert part.spent == (not part.rings), "what was used is erased, what was not stays"
         over = {s.state for m in machines for s in m.sessions.values()}
         assert over <= {State.ABORTED, State.FROZEN, State.FINISHED}, over
         assert over & {State.ABORTED, State.FROZEN}
