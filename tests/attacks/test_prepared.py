@@ -354,7 +354,7 @@ def routers_view(search: PreparedTrio) -> npt.NDArray[np.int64]:
     secret = sample_key_share(RING, common_polynomial(RING, identity), seed, identity).secret
     c1 = np.frombuffer(search.sent(PreparedBlocks, HOLDER, ROUTER)[0].message.data, "<u4").reshape(1, 2, N)  # type: ignore[union-attr]
     z = round_shares(ntt.inverse(residues.multiply(c1.astype(np.uint32), secret, RING), RING), RING)[0]
-    planes = np.frombuffer(search.sent(MaskedScores, HOLDER, ROUTER)[1].message.data, "<u8").reshape(SHARE_BITS, -1)  # type: ignore[union-attr]
+    planes = np.frombuffer(search.sent(MaskedScores, HOLDER, ROUTER)[0].message.data, "<u8").reshape(SHARE_BITS, -1)  # type: ignore[union-attr]
     total = (from_planes(planes.astype(np.uint64)).astype(np.int64) + z) % 2**SHARE_BITS
     total[total >= 2 ** (SHARE_BITS - 1)] -= 2**SHARE_BITS
     return total[:200] / 16 + search.terms.theta(0)
@@ -532,34 +532,36 @@ def test_control_without_the_comparison_two_faces_are_searched_with_one_mask(mon
 
 def test_a_refusal_of_a_good_probe_stops_every_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder that turns the last gate of the admission in its own ring; nothing more is told in the other ring."""
-    rounds: list[int] = []
+    original = protocol.admitting.evaluate
+    calls: list[int] = []
 
-    def lying(ring: Any, masks: Any, circuit: Any, last: int) -> Any:
+    def lying(ring: Any, masks: Any, circuit: Any, kind: Any) -> Any:
+        """The comparison with the bound, 7 rounds, with the last product's lane 0 turned."""
         done = 0
         try:
             x, y = next(circuit)
             while True:
                 z = protocol.compute.and_local(masks, x, y)
                 done += 1
-                z.parts[0] ^= np.uint64(done == last)
-                yield protocol.steps.Send(ring.previous, Gates(z.parts[0].tobytes()))
-                message = yield from protocol.steps.receive(ring.following, Gates)
+                z.parts[0] ^= np.uint64(done == 7)
+                yield protocol.steps.Send(ring.previous, kind(z.parts[0].tobytes()))
+                message = yield from protocol.steps.receive(ring.following, kind)
                 z.parts[1] = np.frombuffer(message.data, "<u8").reshape(z.shape)
                 x, y = circuit.send(z)
         except StopIteration as end:
-            rounds.append(done)
+            assert done == 7
             return end.value
 
-    original = protocol.searching.evaluate
+    def evaluate(ring: Any, masks: Any, circuit: Any, kind: Any) -> Any:
+        if ring.index == HOLDER_SEAT and ring.names[0].endswith("0"):
+            calls.append(1)
+            if len(calls) == 3:
+                return lying(ring, masks, circuit, kind)
+        return original(ring, masks, circuit, kind)
 
-    def evaluate(ring: Any, masks: Any, circuit: Any) -> Any:
-        if ring.index == HOLDER_SEAT and ring.names[0] in (HOLDER, f"{HOLDER}-0"):
-            return lying(ring, masks, circuit, rounds[0] if rounds else 0)
-        return original(ring, masks, circuit)
-
-    monkeypatch.setattr(protocol.searching, "evaluate", evaluate)
-    assert trio().search(scene()[0]).outcome().hits  # without a lie: only counted
+    monkeypatch.setattr(protocol.admitting, "evaluate", evaluate)
     search = pair().search(scene()[0])
+    assert len(calls) == 3
     assert any(isinstance(failure, FalseRefusal) for failure in search.failures)
     assert search.searching is not None
     assert not search.searching.requester.answers
