@@ -18,7 +18,6 @@ from protocol.session import State
 from tests.kit.galleries import longest, unit_rows
 from tests.kit.parties import HOLDER
 from tests.kit.prepared import PreparedTrio, hold
-from tests.kit.ring import RING
 
 DIM = 72  # no whole number of words
 RNG = np.random.default_rng(8)
