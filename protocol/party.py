@@ -22,9 +22,10 @@ class Context:
     """All that a machine is told from outside, once.
 
     `conversation`: the 16 bytes that address its frames. `admitted`: digest of the announcement that a policy has
-    admitted; None admits any. Hooks are called with the preparation's id and refuse by raising: `spend` at the
-    requester before u leaves, `accept` at router and holder before they accept a search. `keep` is told of the holder's
-    secrets that an audit needs, `release` of the references that are about to be released.
+    admitted; None admits any. Hooks refuse by raising. `spend` (at the requester before u is made) and `accept` (at
+    router and holder before they accept a search) are called with the preparation's id. `keep` is given the machine
+    while it has secrets that an audit needs: the requester's before u is made, the holder's at each new one. `release`
+    is told of the references that are about to be released.
     """
 
     name: str

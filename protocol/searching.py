@@ -211,6 +211,8 @@ class SearchingRequester(_Searching):
         except LineupError as error:
             self.stop_all(error)
             raise
+        if self.context.keep is not None:
+            self.context.keep(self)
         params = self.terms.params
         mask = draw_mask(self.preparation.seed, self.preparation.identity, self.terms.dim, params)
         self.preparation.seed = bytes(32)
