@@ -13,7 +13,7 @@ give away the key, a row's difference, or all score differences.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from pets import ntt, residues
 from pets.bits import Planes
 from pets.circuits import adjacent_products
+from pets.errors import StreamReused
 from pets.keys import JointKey, ZeroPool
 from pets.params import SHARE_BITS, Parameters
 from pets.planes import from_planes, to_planes
@@ -45,6 +46,7 @@ class HolderKeys:
     secret: Residues
     joint: JointKey
     seed: bytes
+    _used: set[str] = field(default_factory=set, repr=False)
 
     @property
     def params(self) -> Parameters:
@@ -52,7 +54,13 @@ class HolderKeys:
         return self.joint.params
 
     def zeros(self, purpose: str, count: int, threads: int) -> Residues:
-        """Fresh encryptions of zero for one purpose, uint32 (count, 2, 2, n)."""
+        """Fresh encryptions of zero for one purpose, uint32 (count, 2, 2, n).
+
+        Raises `StreamReused` when the same purpose is asked for twice.
+        """
+        if purpose in self._used:
+            raise StreamReused(f"encryptions of zero for {purpose} were already drawn from this seed")
+        self._used.add(purpose)
         return ZeroPool.make(self.joint, self.seed, purpose, count, threads).take(count)
 
     def own_addend(self, ciphertexts: Residues, threads: int) -> Residues:

@@ -16,7 +16,7 @@ from pets.errors import StreamReused
 from pets.prf import Keystream, Label, derive_key
 from pets.replicated import Masks, and_local, in_party_order, input_of_following, input_of_previous, share_input
 from protocol.errors import Disagreement
-from protocol.messages import AdmissionBit, CapBit, FormBit, Gates, InputShare
+from protocol.messages import AdmissionBit, AdmissionGates, AdmissionInput, CapBit, FormBit, Gates, InputShare
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
@@ -77,24 +77,28 @@ def own_bits(ring: Ring, parts: Planes) -> Bits:
     return party_bits(ring.index, parts[0], parts[1])
 
 
-def share_inputs(ring: Ring, masks: Masks, value: Planes) -> Step[tuple[Bits, Bits, Bits]]:
+def share_inputs(
+    ring: Ring, masks: Masks, value: Planes, kind: type[InputShare] | type[AdmissionInput] = InputShare
+) -> Step[tuple[Bits, Bits, Bits]]:
     """Every party shares one value of the same shape, uint64 (planes, words). Returns them in ring order."""
     own = share_input(masks, value)
-    yield Send(ring.previous, InputShare(as_bytes(own.parts[0])))
+    yield Send(ring.previous, kind(as_bytes(own.parts[0])))
     previous = input_of_previous(masks, own.shape)
-    message = yield from receive(ring.following, InputShare)
+    message = yield from receive(ring.following, kind)
     received = array(message.data, own.shape, np.uint64, "input share")
     return in_party_order(ring.index, own, previous, input_of_following(masks, received))
 
 
-def evaluate(ring: Ring, masks: Masks, circuit: Circuit[T]) -> Step[T]:
+def evaluate(
+    ring: Ring, masks: Masks, circuit: Circuit[T], kind: type[Gates] | type[AdmissionGates] = Gates
+) -> Step[T]:
     """Run a circuit on shares: one message to the previous party for each round."""
     try:
         x, y = next(circuit)
         while True:
             z = and_local(masks, x, y, ring.threads)
-            yield Send(ring.previous, Gates(as_bytes(z.parts[0])))
-            message = yield from receive(ring.following, Gates)
+            yield Send(ring.previous, kind(as_bytes(z.parts[0])))
+            message = yield from receive(ring.following, kind)
             z.parts[1] = array(message.data, z.shape, np.uint64, "AND gates")
             x, y = circuit.send(z)
     except StopIteration as end:

@@ -8,8 +8,9 @@ public constant off e: no new message, only the tree again, under fresh streams.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,13 @@ from pets.prf import labelled_hash
 from pets.product import public_sums
 from pets.public_circuits import subtract_constant
 from pets.public_sum import sign_of_public_sum
-from protocol.cap import at_most_cap, count_share
+from protocol.cap import cap_bit, count_share
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, other, own_bits
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit, other, own_bits
 from protocol.errors import Disagreement
 from protocol.filter import CLIMB, verdict_on
 from protocol.form import same_from_holder
-from protocol.messages import MaskedScores, Rung
+from protocol.messages import AdmissionScores, CapBit, MaskedScores, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
 from protocol.preparation import Chunk, PreparedRing
 from protocol.steps import Phase, Product, Scored, Send, Step, end_phase, receive
@@ -79,7 +80,7 @@ def holder_publishes(filtering: Filter, work: Sequence[Product], index: int) -> 
         yield Send(ring.names[seat], message)
 
 
-def key_owner_reads(filtering: Filter, index: int, *earlier: MaskedScores) -> Step[None]:
+def key_owner_reads(filtering: Filter, index: int, *earlier: AdmissionScores) -> Step[None]:
     """Requester and router receive e of a chunk and compare its hash, with that of what came `earlier`."""
     ring = filtering.ring
     message = yield from receive(ring.names[HOLDER], MaskedScores)
@@ -89,31 +90,66 @@ def key_owner_reads(filtering: Filter, index: int, *earlier: MaskedScores) -> St
     yield from same_from_holder(ring, scores_digest(*earlier, message))
 
 
-def scores_digest(*messages: MaskedScores) -> bytes:
+def scores_digest(*messages: AdmissionScores | MaskedScores) -> bytes:
     """Hash of what a holder published."""
-    return labelled_hash("masked-scores", *(hashlib.sha256(message.data).digest() for message in messages))
+    seeds = [message.seed for message in messages if isinstance(message, AdmissionScores)]
+    return labelled_hash("masked-scores", *seeds, *(hashlib.sha256(message.data).digest() for message in messages))
+
+
+@dataclass
+class Ahead:
+    """What of the first rung was computed beside the admission. `few`: the cap bit, shared, if one chunk is all."""
+
+    running: RunningSums
+    counted: int = 0
+    chunks: int = 0
+    few: Bits | None = None
+
+
+def first_chunk(filtering: Filter) -> Step[Ahead]:
+    """Compare and count the first chunk, and with a single one the count too. Nothing is opened."""
+    ring, terms = filtering.ring, filtering.terms
+    ahead = Ahead(RunningSums(ring, terms.cap))
+    if filtering.prepared.chunks:
+        hits = yield from filtering.hits(0, 0)
+        yield Phase("open")
+        ahead.running.add(hits)
+        ahead.counted = yield from count_share(ring, hits, 0, 0)
+        ahead.chunks = 1
+    if len(filtering.prepared.chunks) == ahead.chunks:
+        ahead.few = yield from cap_bit(ring, ahead.counted, terms.cap, 0)
+    return ahead
+
+
+def _rung(filtering: Filter, rung: int, ahead: Ahead, publish: Callable[[int], Step[None]]) -> Step[tuple[Ahead, bool]]:
+    """One rung up to its cap bit, opened. `publish`: how e of a chunk comes to be known, at the first rung."""
+    ring, terms = filtering.ring, filtering.terms
+    if rung:
+        ahead = Ahead(RunningSums(ring, terms.cap))
+    for index in range(ahead.chunks, len(filtering.prepared.chunks)):
+        if rung == 0:
+            yield from publish(index)
+        hits = yield from filtering.hits(rung, index)
+        yield Phase("open")
+        ahead.counted += yield from count_share(ring, hits, rung, index)
+        ahead.running.add(hits)
+    few = ahead.few
+    if few is None:
+        few = yield from cap_bit(ring, ahead.counted, terms.cap, rung)
+    return ahead, (yield from open_bit(ring, few, CapBit))
 
 
 def holder_filters(
-    filtering: Filter, rows: int, work: Sequence[Product], first_hits: Bits | None
+    filtering: Filter, rows: int, work: Sequence[Product], ahead: Ahead
 ) -> Step[tuple[int, tuple[int, ...] | None]]:
-    """The holder's part; `first_hits`: of the first chunk, already compared.
+    """The holder's part, after the admission.
 
     Returns the rung that ended it and the rows that hit, None if there were too many.
     """
     ring, terms = filtering.ring, filtering.terms
     for rung in range(len(terms.rungs)):
-        running, counted = RunningSums(ring, terms.cap), 0
-        for index in range(len(work)):
-            if rung == 0 and index > 0:
-                yield from holder_publishes(filtering, work, index)
-            hits = first_hits if rung == index == 0 else None
-            hits = hits or (yield from filtering.hits(rung, index))
-            yield Phase("open")
-            counted += yield from count_share(ring, hits, rung, index)
-            running.add(hits)
-        few = yield from at_most_cap(ring, counted, terms.cap, rung)
-        hit_rows = (yield from open_hits(ring, running, rows, terms.cap)) if few else None
+        ahead, few = yield from _rung(filtering, rung, ahead, partial(holder_publishes, filtering, work))
+        hit_rows = (yield from open_hits(ring, ahead.running, rows, terms.cap)) if few else None
         verdict = verdict_on(few, rung, terms)
         for seat in (REQUESTER, ROUTER):
             yield Send(ring.names[seat], Rung(verdict))
@@ -123,22 +159,13 @@ def holder_filters(
     raise AssertionError("the last rung always ends the filter")
 
 
-def key_owner_filters(filtering: Filter, first_hits: Bits | None) -> Step[tuple[int, str]]:
+def key_owner_filters(filtering: Filter, ahead: Ahead) -> Step[tuple[int, str]]:
     """The part of requester and router. Returns the rung that ended it and the holder's last verdict."""
     ring, terms = filtering.ring, filtering.terms
     for rung in range(len(terms.rungs)):
-        running, counted = RunningSums(ring, terms.cap), 0
-        for index in range(len(filtering.prepared.chunks)):
-            if rung == 0 and index > 0:
-                yield from key_owner_reads(filtering, index)
-            hits = first_hits if rung == index == 0 else None
-            hits = hits or (yield from filtering.hits(rung, index))
-            yield Phase("open")
-            counted += yield from count_share(ring, hits, rung, index)
-            running.add(hits)
-        few = yield from at_most_cap(ring, counted, terms.cap, rung)
+        ahead, few = yield from _rung(filtering, rung, ahead, partial(key_owner_reads, filtering))
         if few:
-            yield from send_sums(ring, running)
+            yield from send_sums(ring, ahead.running)
         answer = yield from receive(ring.names[HOLDER], Rung)
         yield from end_phase(f"rung {rung}", (ring.names[HOLDER], ring.names[other(ring.index)]))
         due = verdict_on(few, rung, terms)

@@ -147,7 +147,7 @@ def key_owner_checks_form(ring: Ring, params: Parameters, public: Residues, secr
         masks = _masks(ring, dim)
         difference = values - from_planes(masks) & SHARE_MASK
         known = difference[64 * words :].copy()
-        check_lanes(stated, difference[: 64 * words], np.zeros(64 * words, np.int64), ring.names[HOLDER])
+        check_lanes(stated, difference[: 64 * words], np.full(64 * words, SLACK, np.int64), ring.names[HOLDER])
     else:
         ring.masks("form mask")
     z = yield from _shared(ring, to_planes(values, SHARE_BITS), masks)
@@ -158,9 +158,9 @@ def key_owner_checks_form(ring: Ring, params: Parameters, public: Residues, secr
 def check_lanes(stated: Planes, known: Values, due: npt.NDArray[np.int64], holder: str) -> None:
     """The requester's look at what a holder published: e + z' - m must lie within 3 of what is due.
 
-    `stated`: e, with the slack added. `known`: z' - m. `due`: int64 (lanes,). Raises `Disagreement`.
+    `stated`: e. `known`: z' - m. `due`: int64 (lanes,). Raises `Disagreement`.
     """
-    gap = (from_planes(stated).astype(np.int64) + known - due) % 2**SHARE_BITS
+    gap = (from_planes(stated).astype(np.int64) + known - due + SLACK) % 2**SHARE_BITS
     if (gap > 2 * SLACK).any():
         raise Disagreement(f"{holder} published what does not belong to the mask and the probe it was given")
 

@@ -10,7 +10,7 @@ from protocol.announcing import Plan
 from protocol.gallery import Gallery
 from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
-from protocol.party import Context, Hook
+from protocol.party import Context, Hook, Party
 from protocol.preparation import HolderPreparation, RequesterPreparation, RouterPreparation
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.roles import Parties
@@ -55,9 +55,14 @@ class LocalPreparing:
         return started
 
     @property
-    def machines(self) -> list[Machine]:
+    def parties(self) -> list[Party]:
         """All parties; the requester last, because it speaks first."""
         return [self.router, *self.holders.values(), self.requester]
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The same."""
+        return list(self.parties)
 
     @property
     def result(self) -> LocalPreparation:
@@ -134,9 +139,14 @@ class LocalSearch:
         return started
 
     @property
-    def machines(self) -> list[Machine]:
+    def parties(self) -> list[Party]:
         """All parties; the requester last, because it speaks first."""
         return [self.router, *self.holders.values(), self.requester]
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The same."""
+        return list(self.parties)
 
 
 def machines_of(searches: Sequence[LocalSearch]) -> list[Machine]:

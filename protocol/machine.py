@@ -37,9 +37,9 @@ from protocol.errors import (
     WrongAddress,
     WrongSize,
 )
-from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Signature
+from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Message, Signature
 from protocol.session import Arrived, Event, Session, State
-from protocol.steps import Notarised, Notary, Phase, Receive, Scored, Send, Sign, Step, Verify, Work
+from protocol.steps import Notarised, Notary, Phase, Receive, ReceiveAny, Scored, Send, Sign, Step, Verify, Work
 from protocol.terms import announce_digest
 
 # Messages of one sender that may wait, and their bytes: a correct peer is at most a whole probe ahead.
@@ -188,8 +188,11 @@ class Machine:
                 f"{sender} is {len(inbox)} messages ahead, the limit is {INBOX_LIMIT} or {INBOX_BYTES} bytes"
             )
         inbox.append(arrived)
-        if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
-            self._advance(session, self._next_message(session, session.waiting))
+        waiting = session.waiting
+        if isinstance(waiting, ReceiveAny) and sender in waiting.senders:
+            self._advance(session, (sender, self._next_message(session, Receive(sender, Message))))
+        elif isinstance(waiting, Receive) and waiting.sender == sender:
+            self._advance(session, self._next_message(session, waiting))
 
     def _next_message(self, session: Session, wanted: Receive) -> Any:
         arrived = session.inbox[wanted.sender].popleft()
@@ -267,6 +270,12 @@ class Machine:
                         session.waiting = effect
                         break
                     value, session.scoring, session.scored = session.scored, None, None
+                elif isinstance(effect, ReceiveAny):
+                    session.waiting = effect
+                    ready = [sender for sender in effect.senders if session.inbox[sender]]
+                    if not ready:
+                        break
+                    value = ready[0], self._next_message(session, Receive(ready[0], Message))
                 else:
                     session.waiting = effect
                     if not session.inbox[effect.sender]:

@@ -311,7 +311,32 @@ class DifferenceDigest(Message, tag=36, frozen=True):
 
 
 class MaskedScores(Message, tag=37, frozen=True):
-    """Admission, filter: e of the identity rows or of a chunk, uniform to whoever reads it, uint64 (24, words)."""
+    """Filter: e of a chunk, uniform to whoever reads it, uint64 (24, words)."""
+
+    data: memoryview
+
+
+class AdmissionScores(Message, tag=38, frozen=True):
+    """Admission: e of the identity rows, uint64 (24, words), and the seed of the coins that check the range."""
+
+    seed: Digest
+    data: bytes
+
+
+class AdmissionGates(Message, tag=39, frozen=True):
+    """Admission: as `Gates`, told apart from those of the filter, which run beside it."""
+
+    data: memoryview
+
+
+class AdmissionCount(Message, tag=40, frozen=True):
+    """Admission: the holder's masked bits, as `CountShare`: uint32 (lanes,)."""
+
+    data: memoryview
+
+
+class AdmissionInput(Message, tag=41, frozen=True):
+    """Admission: as `InputShare`, uint64 (32, 1)."""
 
     data: memoryview
 
@@ -354,6 +379,10 @@ AnyMessage = (
     | Difference
     | DifferenceDigest
     | MaskedScores
+    | AdmissionScores
+    | AdmissionGates
+    | AdmissionCount
+    | AdmissionInput
 )
 
 # Section 6a as data: message type -> allowed (sender role, receiver role). Tests walk every message against it.
@@ -399,5 +428,9 @@ ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
         Difference: "requester>holder",
         DifferenceDigest: "requester>router holder>router",
         MaskedScores: "holder>requester holder>router",
+        AdmissionScores: "holder>requester holder>router",
+        AdmissionGates: "holder>router requester>holder router>requester",
+        AdmissionCount: "holder>router",
+        AdmissionInput: "holder>router requester>holder router>requester",
     }.items()
 }

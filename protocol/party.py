@@ -22,9 +22,10 @@ class Context:
     """All that a machine is told from outside, once.
 
     `conversation`: the 16 bytes that address its frames. `admitted`: digest of the announcement that a policy has
-    admitted; None admits any. Hooks are called with the preparation's id and refuse by raising: `spend` at the
-    requester before u leaves, `accept` at router and holder before they accept a search. `keep` is told of the holder's
-    secrets that an audit needs, `release` of the references that are about to be released.
+    admitted; None admits any. Hooks refuse by raising. `spend` (at the requester before u is made) and `accept` (at
+    router and holder before they accept a search) are called with the preparation's id. `keep` is given the machine
+    while it has secrets that an audit needs: the requester's before u is made, the holder's at each new one. `release`
+    is told of the references that are about to be released.
     """
 
     name: str
@@ -86,6 +87,11 @@ class Party(Machine):
         """Stop every session that is not over, and tell the peers."""
         for session in self.sessions.values():
             self.abort(session, error)
+
+    def wipe(self, session: Session) -> None:
+        """With its last ring the whole is over too. Roles add what they erase."""
+        if not session.whole and not self.whole.state.over and all(ring.state.over for ring in self.ring_sessions):
+            self._end(self.whole, State.ABORTED, session.failure)
 
     def role_of(self, peer: str) -> Role:
         """As `Machine.role_of`."""

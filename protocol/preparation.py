@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar, get_origin
 import msgspec
 import numpy as np
 
-from pets.errors import MALFORMED, InputError
+from pets.errors import MALFORMED, InputError, ParameterError
 from pets.mask_encryption import expand_public
-from pets.params import SHARE_BITS, Parameters, preset
+from pets.params import SHARE_BITS, Parameters, check_dim, preset
 from pets.prf import labelled_hash
 from pets.scoring import ScoringProbe, prepare_probe
 from protocol.errors import PreparationSpent
@@ -30,6 +30,12 @@ PAIRS = (SHARE_BITS - 1) // 2  # products of neighbouring planes (`pets.circuits
 
 class PreparationError(InputError):
     """Bytes that are no preparation of this version."""
+
+
+def check_array(array: Array, size: int, shape: tuple[int, ...]) -> None:
+    """Raise `PreparationError` unless an array has this shape and items of `size` bytes."""
+    if array.shape != shape or array.dtype.itemsize != size:
+        raise PreparationError(f"an array is {array.dtype} {array.shape}, it must be {shape} of {size} bytes each")
 
 
 class Chunk(msgspec.Struct, forbid_unknown_fields=True, eq=False):
@@ -72,28 +78,31 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
 
     def agreed(self) -> bytes:
         """Hash of what the three parties of the ring must hold alike, 32 bytes: gallery root, blocks and versions."""
-        listed = [item for version in self.versions for item in (version.attempt, version.digest)]
-        return labelled_hash("versions", self.root, self.blocks, *listed)
+        listed = b"".join(version.attempt.to_bytes(8, "big") + version.digest for version in self.versions)
+        return labelled_hash("versions", self.root, self.blocks, listed)
 
     def check(self, params: Parameters, dim: int) -> None:
         """Raise `PreparationError` unless every array has the shape that blocks, ring and dimension dictate."""
-        shapes: list[tuple[Array, tuple[int, ...]]] = [(self.admission, (2, SHARE_BITS, -(-dim // 64)))]
+        words = -(-dim // 64)
+        shapes: list[tuple[Array, int, tuple[int, ...]]] = [(self.admission, 8, (2, SHARE_BITS, words))]
         if self.known is not None:
-            shapes.append((self.known, (-(-dim // 64) * 64,)))
+            shapes.append((self.known, 4, (words * 64,)))
+        holders = self.seat == 0
+        if (self.known is None) != (self.seat == 2) or any((c.masked is not None) != holders for c in self.chunks):
+            raise PreparationError(f"seat {self.seat} must keep its own part of every number, and no other's")
         done = 0
         for chunk in self.chunks:
             rows = chunk.count * params.n
-            shapes += [(chunk.z, (2, SHARE_BITS, rows // 64)), (chunk.pairs, (2, PAIRS, rows // 64))]
+            shapes += [(chunk.z, 8, (2, SHARE_BITS, rows // 64)), (chunk.pairs, 8, (2, PAIRS, rows // 64))]
             if chunk.masked is not None:
-                shapes.append((chunk.masked, (rows,)))
+                shapes.append((chunk.masked, 4, (rows,)))
             if chunk.first != done or not 0 < rows <= CHUNK_ROWS:
                 raise PreparationError(f"blocks {chunk.first} to {chunk.first + chunk.count} are out of order")
             done += chunk.count
         if done != self.blocks or len(self.versions) != self.blocks or self.seat not in range(3):
             raise PreparationError(f"{done} blocks are prepared of {self.blocks}, in seat {self.seat}")
-        for array, shape in shapes:
-            if array.shape != shape:
-                raise PreparationError(f"an array has shape {array.shape}, it must have {shape}")
+        for array, size, shape in shapes:
+            check_array(array, size, shape)
 
     def erase(self) -> None:
         """Overwrite every array and forget the secrets."""
@@ -134,7 +143,7 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=F
     def claim(self) -> None:
         """Use it, which can be done once. Raises `PreparationSpent` the second time."""
         if self.spent:
-            raise PreparationSpent(f"preparation {self.identity.hex()[:16]} was used already; it serves one query")
+            raise PreparationSpent(f"preparation {self.identity.hex()[:16]} was used already; it serves one search")
         self.spent = True
 
     def erase(self) -> None:
@@ -145,7 +154,9 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=F
         self.rings.clear()
 
     def check(self) -> None:
-        """Raise `PreparationError` unless all parts fit each other."""
+        """Raise `PreparationError` unless all parts fit each other, `ParameterError` for parties or a ring unknown."""
+        check_dim(self.dim)
+        Parties(self.requester, self.router, self.holders)
         for name, ring in self.rings.items():
             if name != ring.holder or name not in self.holders:
                 raise PreparationError(f"a ring of {name} that is none of {', '.join(self.holders)}")
@@ -191,8 +202,8 @@ class HolderPreparation(Preparation, tag="holder", dict=True):
         """As `Preparation.check`."""
         super().check()
         n = self.params.n
-        if self.public.shape != (2, n) or self.mask.shape != (self.dim, 2, n):
-            raise PreparationError(f"key and mask have shapes {self.public.shape} and {self.mask.shape}")
+        check_array(self.public, 4, (2, n))
+        check_array(self.mask, 4, (self.dim, 2, n))
 
     def scoring_probe(self, threads: int = 1) -> ScoringProbe:
         """The encrypted mask as the scoring kernel reads it. Made once, and not packed."""
@@ -231,7 +242,7 @@ def unpack(data: bytes, kind: type[P]) -> P:
     try:
         preparation = msgspec.msgpack.decode(data, type=kind, dec_hook=_decode)
         preparation.check()
-    except (*MALFORMED, ValueError, TypeError) as error:
+    except (*MALFORMED, ValueError, TypeError, ParameterError) as error:
         raise PreparationError(f"not a preparation of this version: {error}") from None
     return preparation
 

@@ -117,6 +117,7 @@ class PreparingRequester(Party):
 
     def wipe(self, session: Session) -> None:
         """One false refusal stops every ring; the key goes when the last ring is over."""
+        super().wipe(session)
         _stop_rings(self, session)
         if self.done and self._router_part is not None:
             self._router_part.erase()
@@ -174,6 +175,7 @@ class PreparingRouter(Party):
 
     def wipe(self, session: Session) -> None:
         """The key goes when the last ring is over."""
+        super().wipe(session)
         if self.done and self._part is not None:
             self._part.erase()
             self._public = None
@@ -213,8 +215,7 @@ class PreparingHolder(Party):
         for name in (requester, self.parties.router):
             message = yield from receive(name, PublicPart)
             stated.append(residue_array(message.data, (), plan.params, f"public part of {name}"))
-        if not np.array_equal(stated[0], stated[1]):
-            raise Disagreement("requester and router report different public parts of the key")
+        check_same_part(stated[0], stated[1])
         yield from end_phase("set-up", self.parties.others(self.name))
         self._received = identity, seed, stated[0]
 
@@ -247,6 +248,12 @@ class PreparingHolder(Party):
 
     def _keep(self, _: str, preparation: HolderPreparation) -> None:
         self.preparation = preparation
+
+
+def check_same_part(first: Residues, second: Residues) -> None:
+    """Raise `Disagreement` unless requester and router report the same b2: two mouths, of which one may lie."""
+    if not np.array_equal(first, second):
+        raise Disagreement("requester and router report different public parts of the key")
 
 
 def check_gallery(name: str, gallery: Gallery, params: Parameters, dim: int, model: bytes) -> None:

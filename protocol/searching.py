@@ -12,24 +12,27 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pets.bits import Bits, Planes
+from pets.bits import Planes
 from pets.errors import LineupError, TemplateError
 from pets.keys import KeyShare, sample_key_share
 from pets.mask_encryption import draw_mask
 from pets.params import norm_bound
+from pets.prf import derive_key
 from pets.sampling import common_polynomial
 from pets.scoring import ScoringProbe
-from protocol.admitting import admission_circuit, admission_scores, read_admission
+from protocol.admitting import KINDS, admission_scores, admits, read_admission
 from protocol.announcing import digest_of, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit, own_bits
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, open_bit
 from protocol.confirmation import SealedConfirmation
 from protocol.confirming import Mask, holder_confirms, key_owner_confirms
 from protocol.difference import difference, difference_digest, pack_difference, unpack_difference
-from protocol.errors import Disagreement, FalseRefusal, OutOfTurn, ProbeRefused
+from protocol.errors import Disagreement, FalseRefusal, OutOfTurn, PreparationSpent, ProbeRefused
 from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.filtering import (
+    Ahead,
     Filter,
+    first_chunk,
     holder_filters,
     holder_publishes,
     key_owner_filters,
@@ -39,7 +42,16 @@ from protocol.filtering import (
 )
 from protocol.form import same_from_holder
 from protocol.gallery import Gallery
-from protocol.messages import AdmissionBit, Difference, DifferenceDigest, Joined, MaskedScores, Release, Search, Warrant
+from protocol.messages import (
+    AdmissionBit,
+    AdmissionScores,
+    Difference,
+    DifferenceDigest,
+    Joined,
+    Release,
+    Search,
+    Warrant,
+)
 from protocol.outcome import Answer, HolderResult, status_of
 from protocol.party import Context, Party
 from protocol.preparation import HolderPreparation, Preparation, PreparedRing, RequesterPreparation, RouterPreparation
@@ -52,7 +64,12 @@ from protocol.warrant import sign_announcement
 
 
 def check_terms(preparation: Preparation, terms: Terms, holders: tuple[str, ...]) -> None:
-    """Raise `Disagreement` unless a search under these terms can use a preparation. It is not spent by this."""
+    """Raise unless a search under these terms can use a preparation, which is not spent by this.
+
+    `PreparationSpent` where it was used, `Disagreement` where it was made for something else.
+    """
+    if preparation.spent:
+        raise PreparationSpent(f"preparation {preparation.identity.hex()[:16]} was used already; it serves one search")
     made, asked = (preparation.preset, preparation.dim), (terms.params.preset, terms.dim)
     if made != asked:
         raise Disagreement(
@@ -70,6 +87,7 @@ class _Searching(Party):
 
     preparation: Preparation
     terms: Terms | None
+    _claimed = False
 
     def _check(self, announce: Search) -> Terms:
         """Check an announcement against what was prepared. Raises `Disagreement` or `ParameterError`."""
@@ -86,9 +104,11 @@ class _Searching(Party):
 
     def _use(self) -> None:
         """Mark the preparation as used, here and wherever the hook does it. Raises `PreparationSpent`."""
+        hook = self.context.spend if self.role == "requester" else self.context.accept
         self.preparation.claim()
-        if self.context.accept is not None:
-            self.context.accept(self.preparation.identity)
+        self._claimed = True
+        if hook is not None:
+            hook(self.preparation.identity)
 
     def _ring(self, seat: int, holder: str, identity: bytes) -> tuple[Ring, PreparedRing]:
         """The seat in a ring of this search: secrets of the preparation, streams of this query."""
@@ -103,42 +123,38 @@ class _Searching(Party):
             if ring is not None and (joined[holder].blocks, joined[holder].gallery) != (ring.blocks, ring.agreed()):
                 raise Disagreement(f"{holder} accepts with another gallery or version than {self.name} prepared")
 
-    def _key_owner_admits(
-        self, filtering: Filter, probe: npt.NDArray[np.int8] | None
-    ) -> Step[tuple[bool, Bits | None]]:
+    def _key_owner_admits(self, filtering: Filter, probe: npt.NDArray[np.int8] | None) -> Step[tuple[bool, Ahead]]:
         """The part of requester and router, the comparison of the first chunk beside it."""
-        ring, prepared, terms = filtering.ring, filtering.prepared, filtering.terms
-        message = yield from receive(ring.names[HOLDER], MaskedScores)
+        ring, prepared = filtering.ring, filtering.prepared
+        message = yield from receive(ring.names[HOLDER], AdmissionScores)
         public = read_admission(prepared, message, probe)
         if prepared.chunks:
             yield from key_owner_reads(filtering, 0, message)
         else:
             yield from same_from_holder(ring, scores_digest(message))
-        return (yield from self._admit(filtering, public, terms))
+        return (yield from self._admit(filtering, public, message.seed))
 
-    def _admit(self, filtering: Filter, public: Planes, terms: Terms) -> Step[tuple[bool, Bits | None]]:
-        """Admission and first comparison side by side; the bit is opened to all and signed."""
+    def _admit(self, filtering: Filter, public: Planes, seed: bytes) -> Step[tuple[bool, Ahead]]:
+        """Admission, and beside it what of the filter needs no answer; the bit is opened to all and signed."""
         ring, prepared = filtering.ring, filtering.prepared
         yield Phase("admit")
-        z = own_bits(ring, prepared.admission)
-        admission = evaluate(ring, ring.masks("admission"), admission_circuit(public, z, norm_bound(terms.dim)))
-        hits: Bits | None = None
-        if prepared.chunks:
-            admitted, hits = yield from beside(admission, filtering.hits(0, 0))
-        else:
-            admitted = yield from admission
+        admission = admits(ring, prepared, public, seed, filtering.terms.dim)
+        admitted, ahead = yield from beside(admission, first_chunk(filtering), KINDS)
         yield Phase("admit")
         bit = yield from open_bit(ring, admitted, AdmissionBit)
         yield from end_phase("admission", tuple(n for index, n in enumerate(ring.names) if index != ring.index))
-        return bit, hits
+        return bit, ahead
 
     def wipe(self, session: Session) -> None:
-        """Erase what was prepared once no holder needs it any more."""
+        """Erase what was prepared once no holder needs it any more. What was not used stays as it was."""
+        super().wipe(session)
+        if self.done and self._claimed:
+            self.preparation.erase()
         if self.done:
             self._forget()
 
     def _forget(self) -> None:
-        self.preparation.erase()
+        """Erase what this machine made of it."""
 
 
 class SearchingRequester(_Searching):
@@ -171,7 +187,7 @@ class SearchingRequester(_Searching):
     @property
     def ready(self) -> bool:
         """Everybody has accepted, and there was no probe yet."""
-        return self._identity is not None and self._probe is None
+        return self._identity is not None and self._probe is None and not self.whole.state.over
 
     def submit(self, template: npt.NDArray[np.int8]) -> None:
         """Search for a quantised template, int8 (d,). Only once: a retry needs another preparation.
@@ -191,12 +207,12 @@ class SearchingRequester(_Searching):
             raise OutOfTurn("the holders have not accepted, or the probe was submitted already")
         self._probe = template.copy()
         try:
-            self.preparation.claim()
-            if self.context.spend is not None:
-                self.context.spend(self.preparation.identity)
+            self._use()
         except LineupError as error:
             self.stop_all(error)
             raise
+        if self.context.keep is not None:
+            self.context.keep(self)
         params = self.terms.params
         mask = draw_mask(self.preparation.seed, self.preparation.identity, self.terms.dim, params)
         self.preparation.seed = bytes(32)
@@ -229,10 +245,10 @@ class SearchingRequester(_Searching):
         yield Send(holder, self._difference)
         yield Send(router, difference_digest(self._difference))
         filtering = Filter(ring, terms, prepared)
-        admitted, hits = yield from self._key_owner_admits(filtering, self._probe)
+        admitted, ahead = yield from self._key_owner_admits(filtering, self._probe)
         if not admitted:
             raise FalseRefusal(f"admission in the ring of {holder} refused a probe that is well formed")
-        rung, verdict = yield from key_owner_filters(filtering, hits)
+        rung, verdict = yield from key_owner_filters(filtering, ahead)
         references: tuple[str, ...] = ()
         if verdict == CONFIRM:
             yield Phase("confirm")
@@ -249,7 +265,6 @@ class SearchingRequester(_Searching):
         super().wipe(session)
 
     def _forget(self) -> None:
-        super()._forget()
         self._difference = None
         if self._part is not None:
             self._part.erase()
@@ -290,9 +305,9 @@ class SearchingRouter(_Searching):
         for name in (self.parties.requester, holder):
             self._same(holder, (yield from receive(name, DifferenceDigest)).digest)
         filtering = Filter(ring, self.terms, prepared)
-        admitted, hits = yield from self._key_owner_admits(filtering, None)
+        admitted, ahead = yield from self._key_owner_admits(filtering, None)
         refuse_unless(admitted)
-        _, verdict = yield from key_owner_filters(filtering, hits)
+        _, verdict = yield from key_owner_filters(filtering, ahead)
         if verdict == CONFIRM:
             yield Phase("confirm")
             yield from key_owner_confirms(ring, self.terms.params, self._part.secret, self.terms.cap)
@@ -305,7 +320,6 @@ class SearchingRouter(_Searching):
             raise Disagreement(f"the u of {holder}'s ring is another than that of the search")
 
     def _forget(self) -> None:
-        super()._forget()
         if self._part is not None:
             self._part.erase()
 
@@ -359,14 +373,15 @@ class SearchingHolder(_Searching):
         filtering = Filter(ring, terms, prepared)
         work = [product_of(rows, values, params, chunk) for chunk in prepared.chunks]
         yield from work[:1]
-        public, scores = admission_scores(prepared, values, params)
+        seed = derive_key(self._keys.seed, "admission-coins", self._identity)
+        public, scores = admission_scores(prepared, values, params, seed)
         for name in (parties.requester, parties.router):
             yield Send(name, scores)
         if work:
             yield from holder_publishes(filtering, work, 0)
-        admitted, hits = yield from self._admit(filtering, public, terms)
+        admitted, ahead = yield from self._admit(filtering, public, scores.seed)
         refuse_unless(admitted)
-        rung, hit_rows = yield from holder_filters(filtering, len(rows), work, hits)
+        rung, hit_rows = yield from holder_filters(filtering, len(rows), work, ahead)
         if hit_rows is None:
             return HolderResult(status_of(EXHAUSTED, 0), terms.rungs[rung])
         yield Phase("confirm")
@@ -395,7 +410,6 @@ class SearchingHolder(_Searching):
         super().wipe(session)
 
     def _forget(self) -> None:
-        super()._forget()
         self._probe = self._keys = None
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pets.errors import LineupError
 from protocol import wire
 from protocol.messages import AnyMessage
-from protocol.steps import Receive, Scored, Step, Work
+from protocol.steps import Receive, ReceiveAny, Scored, Step, Work
 
 WHOLE = "*"  # the session of a preparation or query as a whole; all others are named after a holder
 
@@ -71,7 +71,7 @@ class Session:
     phase: str = "offline"
     task: Step[Any] | None = None
     finish: Callable[[Any], None] | None = None
-    waiting: Receive | Scored | None = None
+    waiting: Receive | ReceiveAny | Scored | None = None
     scoring: Work | None = None
     scored: npt.NDArray[np.uint32] | None = None  # the result of `scoring`, until it is asked for
     inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque))

@@ -4,6 +4,7 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 
 `Send(to, message)`     a message leaves; the generator goes on at once
 `Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
+`ReceiveAny(senders)`   the same for the next message of any of several parties
 `Score(...)` and other  heavy work on the gallery begins, done by whoever drives the machine (several queries share one
 `Work`                  pass: `protocol.work`); the generator goes on at once, with one `Work` under way at most
 `Scored()`              the generator sleeps until that work is done
@@ -13,6 +14,7 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -22,6 +24,7 @@ import numpy.typing as npt
 
 from pets.params import Parameters
 from pets.scoring import EncodedGallery, ScoringProbe
+from protocol.errors import UnexpectedMessage
 from protocol.messages import AnyMessage, Signature
 
 
@@ -49,6 +52,13 @@ class Score:
     probe: ScoringProbe
     first: int
     count: int
+
+
+@dataclass(frozen=True)
+class ReceiveAny:
+    """Wait for the next message of any of `senders`: the sender and its message."""
+
+    senders: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +124,7 @@ class Verify:
 
 T = TypeVar("T")
 M = TypeVar("M")
-Effect = Send | Receive | Work | Scored | Phase | Notarised | Sign | Verify
+Effect = Send | Receive | ReceiveAny | Work | Scored | Phase | Notarised | Sign | Verify
 Step = Generator[Effect, Any, T]
 
 
@@ -134,29 +144,52 @@ def score_block(gallery: EncodedGallery, probe: ScoringProbe) -> Step[npt.NDArra
 
 A = TypeVar("A")
 B = TypeVar("B")
+AHEAD = 4  # messages that may wait for one of two sub-protocols while the other is waited for
 
 
-def beside(first: Step[A], second: Step[B]) -> Step[tuple[A, B]]:
-    """Run two sub-protocols side by side, so that a round of both is one round.
+def beside(first: Step[A], second: Step[B], kinds: tuple[type[Any], ...]) -> Step[tuple[A, B]]:
+    """Run two sub-protocols side by side: neither waits for the other's messages.
 
-    Strictly in turns, each up to its next message: every party must run the same two, with as many messages each way.
+    `kinds`: the messages that are the first one's; all others are the second one's. Raises `UnexpectedMessage` for one
+    that is due in neither.
     """
-    running: list[Step[Any] | None] = [first, second]
+    strands: list[Step[Any]] = [first, second]
+    waits: dict[int, Receive] = {}
+    queues: tuple[dict[str, deque[Any]], ...] = (defaultdict(deque), defaultdict(deque))
     results: list[Any] = [None, None]
-    waits: list[Receive | None] = [None, None]
-    while any(running):
-        for index, step in enumerate(running):
-            if step is None:
-                continue
-            wait = waits[index]
-            value = None if wait is None else (yield wait)
-            try:
-                while not isinstance(effect := step.send(value), Receive):
-                    value = yield effect
+    values: dict[int, Any] = {0: None, 1: None}  # what a strand goes on with
+    while True:
+        for index in (0, 1):
+            while index in values:
+                try:
+                    effect = strands[index].send(values.pop(index))
+                except StopIteration as end:
+                    results[index] = end.value
+                    break
+                if not isinstance(effect, Receive):
+                    values[index] = yield effect
+                    continue
                 waits[index] = effect
-            except StopIteration as end:
-                running[index], results[index] = None, end.value
-    return results[0], results[1]
+                if queues[index][effect.sender]:
+                    values[index] = _due(waits.pop(index), queues[index][effect.sender].popleft())
+        if not waits:
+            if any(waiting for queue in queues for waiting in queue.values()):
+                raise UnexpectedMessage("a message came that nobody waits for")
+            return results[0], results[1]
+        sender, message = yield ReceiveAny(tuple({wait.sender: None for wait in waits.values()}))
+        index = 0 if isinstance(message, kinds) else 1
+        if index in waits and waits[index].sender == sender:
+            values[index] = _due(waits.pop(index), message)
+        elif len(queues[index][sender]) < AHEAD:
+            queues[index][sender].append(message)
+        else:
+            raise UnexpectedMessage(f"{sender} is {AHEAD} messages ahead")
+
+
+def _due(wait: Receive, message: Any) -> Any:
+    if not isinstance(message, wait.kind):
+        raise UnexpectedMessage(f"{wait.sender} sent {type(message).__name__} where {wait.kind.__name__} was due")
+    return message
 
 
 def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:

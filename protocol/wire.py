@@ -17,6 +17,9 @@ from pets.residues import check_residues
 from protocol.errors import FrameTooLarge, MalformedFrame, UnknownVersion, WrongSize
 from protocol.messages import (
     AdmissionBlock,
+    AdmissionCount,
+    AdmissionGates,
+    AdmissionScores,
     Announce,
     AnyMessage,
     ConfirmationBlock,
@@ -69,6 +72,9 @@ LIMITS: dict[type[Message], int] = {
     FormBlock: SHARE_BITS * 8 * 128,
     PreparedBlocks: 8 * CHUNK_ROWS,
     MaskedScores: SHARE_BITS * _PLANE,
+    AdmissionScores: 8192,
+    AdmissionGates: 8192,
+    AdmissionCount: 4 * 64 * (36 * 16 + 1),
 }
 SMALL_LIMIT = 4096
 FRAME_LIMIT = max(LIMITS.values()) + _HEADER

@@ -64,7 +64,7 @@ class PreparedTrio:
         plan = Plan(self.terms.params, self.terms.dim)
         self.preparing = LocalPreparing.start(parties, self.galleries, plan, self.threads)
         self._run(self.preparing.machines)
-        if not self.failures:
+        if not self.failures and all(machine.done for machine in self.preparing.parties):
             self.made = self.preparing.result
         return self
 
@@ -81,7 +81,7 @@ class PreparedTrio:
         """Submit a probe; `unchecked` goes past the requester's own look at it."""
         if self.searching is None:
             self.accept()
-        if self.searching is not None and not self.failures:
+        if self.searching is not None and not self.failures and self.searching.requester.ready:
             requester = self.searching.requester
             (requester._submit if unchecked else requester.submit)(probe)
             self._run(self.searching.machines)
@@ -124,9 +124,9 @@ class PreparedTrio:
             machines = self.searching.machines
             assert not self.searching.requester.answers
             assert all(machine.result is None for machine in self.searching.holders.values())
+            assert all(machine.done for machine in self.searching.parties)
             for part in (self.made.requester, self.made.router, *self.made.holders.values()):
-                assert part.spent
-                assert not part.rings
+                assert part.spent == (not part.rings), "what was used is erased, what was not stays"
         over = {s.state for m in machines for s in m.sessions.values()}
         assert over <= {State.ABORTED, State.FROZEN, State.FINISHED}, over
         assert over & {State.ABORTED, State.FROZEN}
