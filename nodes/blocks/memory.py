@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # <asm-generic/mman-common.h>; the module has it from 3.13 on
+# <asm-generic/mman-common.h>; the module has it from 3.13 on
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 _PRIVATE = 0o600
 
 
