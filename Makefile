@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint check gpu clean model bench
+.PHONY: setup demo test test-fast lint check gpu clean model bench
 
 setup: $(STAMP)
 
@@ -20,16 +20,22 @@ demo: setup
 
 LARGER_RING := n8192_q60_t20
 
-# Tests over sockets and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
+# A worker for each processor, at most four; a file's tests share fixtures, so one worker runs them all. Tests over sockets
+# and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
+PYTEST := env -u OPENBLAS_CORETYPE $(BIN)/python -m pytest
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 define run_tests
-env -u OPENBLAS_CORETYPE $(1) $(BIN)/python -m pytest || \
-	{ echo "once more, only what failed:"; env -u OPENBLAS_CORETYPE $(1) $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+$(PYTEST) $(PARALLEL) --durations 25 $(1) || \
+	{ echo "once more, only what failed:"; $(PYTEST) $(1) --last-failed --last-failed-no-failures none; }
 endef
 
-# What depends on the ring runs a second time, on the larger one (tests/conftest.py).
+# What depends on the ring runs a second time, on the larger one.
 test: setup
-	$(call run_tests,)
-	$(call run_tests,LINEUP_TEST_PRESET=$(LARGER_RING))
+	$(call run_tests)
+	export LINEUP_TEST_PRESET=$(LARGER_RING); $(call run_tests,-m ring)
+
+test-fast: setup  ## for daily work: without what is marked slow
+	$(PYTEST) $(PARALLEL) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ runner = CliRunner()
 # Honest parties.
 
 
+@pytest.mark.ring
 def test_an_honest_requester_and_holder_pass(world: World, query: bytes, ciphertexts: Path, probe: Path) -> None:
     report = audit(world, query, ES, ciphertexts, probe)
     assert failures(report) == {}

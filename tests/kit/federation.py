@@ -7,8 +7,11 @@ each as a process of its own.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 import re
+import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,6 +46,11 @@ PLANTED = {
     "case": "PLANTED-CASE-2024-55d1",
     "offence": "planted-offence-abduction-c0de",
 }
+
+# Each worker of pytest-xdist has ports of its own.
+PORTS = 2_000
+FIRST_PORT = 12_000 + PORTS * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10)
+_turn = itertools.count(secrets.randbelow(PORTS))  # two runs on one machine begin at different places
 
 Answers = dict[str, HolderAnswer]
 
@@ -160,8 +168,14 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [int(free.getsockname()[1]) for free in sockets]
+    """Ports that nobody listens on, each given out once, and no other worker of this run will be given any of them.
+
+    They lie below those that the system gives to outgoing connections, one of which could take a port in between.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = FIRST_PORT + next(_turn) % PORTS
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            found.append(port)
+    return found

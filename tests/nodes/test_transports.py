@@ -18,6 +18,7 @@ def search(request: pytest.FixtureRequest, federation: Federation) -> System:
     return TRANSPORTS[request.param](federation)
 
 
+@pytest.mark.ring
 def test_two_holders_answer_as_the_plaintext_twin_does(federation: Federation, search: System) -> None:
     wanted = request(federation.people.hit)
     answers = search(wanted)

@@ -8,6 +8,8 @@ from pets.errors import CryptoError, GalleryError, ParameterError, ResidueOutOfR
 from pets.params import N4096, N8192, Parameters
 from tests.kit.ring import OTHER, RING
 
+pytestmark = pytest.mark.ring
+
 
 def slow_scores(templates: np.ndarray, ciphertexts: np.ndarray, params: Parameters) -> np.ndarray:
     """Σ_j p_j·ct_j, column by column, each product and sum reduced by numpy."""

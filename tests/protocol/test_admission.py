@@ -12,6 +12,8 @@ from protocol.admission import AMPLIFIED, SLACK, admission_circuit, times
 from tests.kit.planes import planes_of
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 Lanes = npt.NDArray[np.int64]
 RIGHT = np.zeros(64, np.int64)  # lanes of zeros as they must be
 

@@ -45,6 +45,8 @@ from tests.kit.galleries import near, quantised, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge, role
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 DIM = 64
 ENVELOPE = 200  # bytes that an envelope adds at most
 Link = tuple[type[Message], str, str]

@@ -31,6 +31,8 @@ from tests.kit.galleries import Templates, longest, near, quantised, rows_with_s
 from tests.kit.parties import Trio, enrol
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 THRESHOLDS = ["0.05", "0.123", "0.3", "0.55", "0.8", "0.89", "0.9", "0.95"]
 LADDERS = ["0", "0.02", "0.004", "0.3"]
 

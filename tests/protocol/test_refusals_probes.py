@@ -18,6 +18,8 @@ from tests.kit.galleries import unit_rows
 from tests.kit.parties import Trio, enrol
 from tests.kit.scene import DELTA, DIM, NOISE, NOT_CONSTANT, assert_refused, scene, tampered
 
+pytestmark = pytest.mark.ring
+
 
 def entries(dim: int, **values: int) -> npt.NDArray[np.int64]:
     probe = np.zeros(dim, np.int64)

@@ -126,6 +126,7 @@ def test_every_change_raises_the_generation_and_no_refusal_does(store: GallerySt
     assert store.generation == last
 
 
+@pytest.mark.ring
 def test_derived_gallery_follows_the_store(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:
         first, second = enrol_one(store, 1), enrol_one(store, 2, retain_until=TODAY)

@@ -25,6 +25,7 @@ from tests.kit.stories import joint as joint
 from tests.kit.stories import story as story
 
 
+@pytest.mark.ring
 def test_an_honest_query_holds_and_everything_about_it_can_be_checked(world: World, joint: Files) -> None:
     report = verified(world, joint)
     assert failures(report) == {}
@@ -102,6 +103,7 @@ def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
     assert "no bundle shows an announcement" in told(story.tell())["query"]
 
 
+@pytest.mark.ring
 def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filtering, "CHUNK_ROWS", RING.n)
     monkeypatch.setattr(own_table, "CHUNK_ROWS", RING.n)
@@ -118,6 +120,7 @@ def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.Mon
 # The ledger.
 
 
+@pytest.mark.ring
 def test_the_ledger_adds_up_what_each_learnt(joint: Files) -> None:
     cases = make_cases(list(joint.values()))
     leaks = leakage(cases)
