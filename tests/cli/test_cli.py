@@ -11,7 +11,6 @@ import pytest
 
 from pets.synthetic import synthetic_templates
 from pets.templates import ModelIdentity, save_templates
-from tests.kit.commands import run as run
 
 DIM = 128
 PHASES = {"enroll", "offline", "admit", "score", "share", "compare", "open", "confirm", "online"}

@@ -23,8 +23,6 @@ from nodes.verify.report import Check, Report
 from pets.synthetic import synthetic_templates
 from protocol.messages import ABORT_CODES
 from tests.kit.commands import as_json, enrol, lineup
-from tests.kit.commands import folder as folder
-from tests.kit.commands import run as run
 
 REASON = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
 

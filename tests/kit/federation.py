@@ -74,7 +74,7 @@ def people(rows: int = 300, seed: int = 7) -> People:
     spain, germany = unit_rows(rng, rows, DIM), unit_rows(rng, rows - 10, DIM)
     spain[17] = near(rng, hit, 1, np.array([0.8]))[0]
     germany[[5, 60]] = near(rng, hit, 2, np.array([0.7, 0.85]))
-    spain[100:116] = near(rng, crowd, 16, np.linspace(0.56, 0.86, 16))
+    spain[100:116] = near(rng, crowd, 16, np.linspace(0.56, 0.86, 16, dtype=np.float64))
     return People({ES: spain, DE: germany}, hit, crowd, nobody)
 
 

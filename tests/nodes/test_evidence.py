@@ -27,8 +27,6 @@ from nodes.verify.format import HARMLESS, Witnessed, frame_digest
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
 from tests.kit.evidence import DE, ES, EU, FR, World
-from tests.kit.evidence import query as query
-from tests.kit.evidence import world as world
 from tests.kit.stories import Story
 
 KEPT = {kind.__name__ for kind in HARMLESS}

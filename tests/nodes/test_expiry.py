@@ -19,8 +19,7 @@ from nodes.identity.identity import load_identity
 from nodes.logs import of_node as journals
 from nodes.logs.entries import TranscriptEntry
 from nodes.logs.errors import EntryErased
-from nodes.logs.holds import HoldOrder, LiftOrder
-from nodes.logs.holds import SUPERVISOR_CONTEXT
+from nodes.logs.holds import SUPERVISOR_CONTEXT, HoldOrder, LiftOrder
 from nodes.logs.of_node import SUPERVISOR_FILE
 from nodes.operator.database import expire as expire_stopped
 from nodes.service import server as serve

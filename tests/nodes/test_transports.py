@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.federation import DE, ES, Federation, found, request
+from tests.kit.federation import DE, ES, Federation, request
 from tests.kit.transports import TRANSPORTS, System
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("transports"))
 
 
 @pytest.fixture(params=list(TRANSPORTS))

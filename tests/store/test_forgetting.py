@@ -12,9 +12,6 @@ from nodes.store import DuplicatePhoto, GalleryStore, Status, StoreRefusal, Unkn
 from nodes.store.derived import DerivedGallery
 from tests.kit.ring import RING
 from tests.kit.stores import DIM, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
-from tests.kit.stores import sqlite_url as sqlite_url
-from tests.kit.stores import store as store
-from tests.kit.stores import url as url
 
 
 def test_forgotten_subject_is_gone_from_the_next_snapshot(store: GalleryStore) -> None:

@@ -17,11 +17,7 @@ from protocol import holder
 from protocol.messages import FilterBlock
 from protocol.steps import Send
 from tests.kit.evidence import DE, ES, EU, FR, World, failures, sends_instead
-from tests.kit.evidence import world as world
 from tests.kit.stories import Files, Story, first, verified
-from tests.kit.stories import files as files
-from tests.kit.stories import joint as joint
-from tests.kit.stories import story as story
 
 
 def other_block_to_the_router(effect: Send) -> Send:

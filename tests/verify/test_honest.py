@@ -16,13 +16,9 @@ from protocol import filter as filtering
 from protocol import router
 from protocol.gallery import Gallery
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World, failures, sends_instead, wrong_answer
-from tests.kit.evidence import world as world
 from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
 from tests.kit.stories import Files, Story, verified
-from tests.kit.stories import files as files
-from tests.kit.stories import joint as joint
-from tests.kit.stories import story as story
 
 
 @pytest.mark.ring

@@ -10,9 +10,7 @@ from nodes.verify.format import Witnessed, decode_bundle
 from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from tests.kit.evidence import DE, ES, EU, FR, World, failures
-from tests.kit.evidence import world as world
 from tests.kit.stories import Files, Story, log_of, signed_checkpoint, verified
-from tests.kit.stories import files as files
 
 
 def test_a_message_outside_the_log_is_found(world: World, files: Files) -> None:

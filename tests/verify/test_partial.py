@@ -30,10 +30,8 @@ from protocol.messages import (
     Signature,
 )
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World
-from tests.kit.evidence import world as world
 from tests.kit.ring import RING
 from tests.kit.stories import Files, Story
-from tests.kit.stories import joint as joint
 
 OF_SESSIONS = ("same-content", "admission", "one-opening", "rungs", "confirmation", "release", "cap")
 
