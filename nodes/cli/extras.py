@@ -6,9 +6,9 @@ LIBRARIES = {
     "faces": ("cv2", "insightface", "onnx", "onnxruntime", "PIL"),
     "node": (
         "alembic", "anyio", "httpx", "llvmlite", "numba", "openfhe", "prometheus_client", "psycopg", "sqlalchemy",
-        "starlette", "uvicorn", "uvloop",
+        "starlette", "uvicorn", "uvloop", "webauthn",
     ),
-    "console": ("argon2", "jinja2", "multipart", "python_multipart", "webauthn"),
+    "console": ("argon2", "jinja2", "multipart", "python_multipart"),
     "cluster": ("ray",),
     "exchange": ("nistitl",),
 }  # fmt: skip

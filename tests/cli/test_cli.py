@@ -188,6 +188,7 @@ def test_templates_of_two_models_are_refused(run, files: Path) -> None:
     assert "two models" in err
 
 
+@pytest.mark.slow
 def test_demo_finds_the_real_face_in_its_country_and_nobody_else(run) -> None:
     status, out, _ = run("demo")
     assert status == 0

@@ -29,6 +29,8 @@ from protocol.messages import ALLOWED
 from tests.kit.evidence import DE, ES, EU, FR, World
 from tests.kit.stories import Story
 
+pytestmark = pytest.mark.slow
+
 KEPT = {kind.__name__ for kind in HARMLESS}
 runner = CliRunner()
 

@@ -33,6 +33,8 @@ from tests.kit.federation import ES, EU, FR, Federation, found, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, running
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime.now(timezone.utc)
 SOON = NOW + timedelta(days=179)
 LATER = NOW + timedelta(days=181)

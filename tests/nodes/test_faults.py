@@ -27,6 +27,8 @@ from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import Capture, captured_logs
 from tests.kit.network import AsgiNetwork, Network, assert_clear, running
 
+pytestmark = pytest.mark.slow
+
 FEDERATION = {"read_timeout_seconds": 3}
 
 

@@ -27,6 +27,8 @@ from tests.kit.federation import DE, ES, EU, FR, Federation, request
 from tests.kit.leaks import Capture, captured_logs
 from tests.kit.network import TlsNetwork, assert_clear, running
 
+pytestmark = pytest.mark.slow
+
 FEDERATION = {"read_timeout_seconds": 3}
 
 

@@ -24,6 +24,8 @@ from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import TlsNetwork, assert_clear, assert_healthy
 from tests.kit.processes import Processes
 
+pytestmark = pytest.mark.slow
+
 FEDERATION = {"read_timeout_seconds": 2}
 
 UNREACHABLE = HolderAnswer("unreachable", reason="no answer")

@@ -24,6 +24,8 @@ from tests.kit.federation import ES, FR, PLANTED, ROLES, Federation, found, requ
 from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import AsgiNetwork, running
 
+pytestmark = pytest.mark.slow
+
 FEDERATION = {"read_timeout_seconds": 30}
 
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from nodes.operator.client import health, search
 from nodes.service.operator_api import HolderAnswer
 from tests.kit.federation import DE, ES, EU, FR, ROLES, Federation, request
 from tests.kit.leaks import leaks, secrets_of
 from tests.kit.processes import Searching, processes
 from tests.kit.transports import over_asgi
+
+pytestmark = pytest.mark.slow
 
 FEDERATION = {"read_timeout_seconds": 3}
 

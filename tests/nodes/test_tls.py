@@ -32,6 +32,8 @@ from tests.kit.faults import in_turn
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, free_ports, request
 from tests.kit.network import TlsNetwork, assert_clear
 
+pytestmark = pytest.mark.slow
+
 FEDERATION = {"read_timeout_seconds": 30}
 
 QUERY = "0" * 32

@@ -7,6 +7,8 @@ import pytest
 from tests.kit.federation import DE, ES, Federation, request
 from tests.kit.transports import TRANSPORTS, System
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=list(TRANSPORTS))
 def search(request: pytest.FixtureRequest, federation: Federation) -> System:

@@ -30,6 +30,7 @@ def admitted(probe: Lanes, zeros: Lanes, bound: int) -> bool:
     return bool(bit.parts[0][0, 0] & np.uint64(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [8, 128, MAX_DIM])
 def test_a_coordinate_is_admitted_within_its_range_and_the_slack_and_nowhere_else(dim: int) -> None:
     bound = 127**2

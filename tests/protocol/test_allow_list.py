@@ -303,6 +303,7 @@ def test_a_probe_takes_sixteen_bytes_a_dimension_and_ring_coefficient() -> None:
     assert stated <= sum(len(part.frame) for part in parts) < stated + 6000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sender"),
     [

@@ -149,6 +149,7 @@ def check_against_twin(
 driven = partial(settings, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @driven(max_examples=30)
 @given(
     kind=kinds,
@@ -163,12 +164,14 @@ def test_encrypted_search_equals_the_plaintext_twin(**case: Any) -> None:
     check_against_twin(**case)
 
 
+@pytest.mark.slow
 @driven(max_examples=6)
 @given(kind=kinds, rows=st.sampled_from([1, 4097]), seed=seeds, threshold=st.sampled_from(THRESHOLDS))
 def test_encrypted_search_equals_the_plaintext_twin_at_512_dimensions(**case: Any) -> None:
     check_against_twin(**case, cap=10, ladder="0.02", dim=512)
 
 
+@pytest.mark.slow
 @driven(max_examples=5)
 @given(kind=kinds, rows=st.sampled_from([1, 8191, 8193]), seed=seeds, threshold=st.sampled_from(THRESHOLDS))
 def test_encrypted_search_equals_the_plaintext_twin_at_ring_dimension_8192(**case: Any) -> None:

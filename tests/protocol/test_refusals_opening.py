@@ -209,6 +209,7 @@ def shift_answer(sender: str, slot: int, value: int, delta: int) -> Attack:
     return replace_first(ConfirmationAnswer, sender, HOLDER, change)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.ring
 @pytest.mark.parametrize("delta", [16, -16, 48, 2**10, 2**19, 2**23, -(2**23) + 16])
 @pytest.mark.parametrize(("sender", "value"), [(REQUESTER, 0), (ROUTER, 3)])

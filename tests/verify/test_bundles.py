@@ -120,6 +120,7 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
         verify_bundles([])
 
 
+@pytest.mark.slow
 def test_whatever_a_bundle_says_the_verifier_answers(world: World, story: Story) -> None:
     """Random omissions, repetitions, swaps and moved sessions: a verdict, never a crash."""
     rng = random.Random(1)

@@ -99,6 +99,7 @@ def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
     assert "no bundle shows an announcement" in told(story.tell())["query"]
 
 
+@pytest.mark.slow
 @pytest.mark.ring
 def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filtering, "CHUNK_ROWS", RING.n)
