@@ -35,6 +35,7 @@ def error_of(result: tuple[int, str, str], status: int = 1) -> str:
     return result[2]
 
 
+@pytest.mark.slow
 def test_a_photo_is_enrolled_with_the_number_that_a_hit_will_name(run: Any, folder: Path) -> None:
     photo = demo_photos().tom_hanks
     assert run("enroll", "--dir", folder, photo)[0] == 0
@@ -217,6 +218,7 @@ def test_an_interrupted_command_says_so(run: Any, folder: Path, monkeypatch: pyt
     assert run("node", "health", "--dir", folder) == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_taken_port_ends_a_node_with_one_clear_line_and_it_was_never_ready(run: Any, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -49,6 +49,7 @@ def test_no_case_is_without_a_verdict_and_hardly_a_rule_without_a_case(folder: P
     assert sum(case["holds"] for case in CASES.values()) >= 3
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so_by_its_exit_status(folder: Path) -> None:
     for name in ("all-bundles", "signed-by-another"):
         files = [str(path) for path in sorted((folder / name).iterdir())]

@@ -140,6 +140,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_every_message_stands_in_the_table(run: object) -> None:
     trio = run()  # type: ignore[operator]

@@ -157,6 +157,7 @@ def test_source_enrolled_twice_at_once_is_stored_once(url: str, monkeypatch: pyt
         assert (one.snapshot(NOW).templates == rows).all()
 
 
+@pytest.mark.slow
 def test_enrolment_whose_process_was_killed_continues(sqlite_url: str) -> None:
     code = f"""
 import os, signal

@@ -13,6 +13,7 @@ from nodes.store import GalleryStore, QueryReplayed, QuotaExceeded, Status, Stor
 from tests.kit.stores import NOW, TODAY, open_store
 
 
+@pytest.mark.slow
 def test_two_hundred_callers_share_a_quota_of_fifty(url: str) -> None:
     with open_store(url) as one, open_store(url) as two:
 

@@ -63,6 +63,7 @@ def test_a_refused_probe_holds(world: World) -> None:
     assert not any(record.kind == "PowerSums" for record in decode_bundle(world.bundles(query, (EU,))[EU])[1].records)
 
 
+@pytest.mark.slow
 def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The router answers the confirmation wrongly: the holder stops, nothing is released, and the evidence is whole."""
     monkeypatch.setattr(router, "key_owner_confirms", sends_instead(router.key_owner_confirms, wrong_answer))
@@ -77,6 +78,7 @@ def told(files: Files) -> dict[str, str]:
     return dict(verify_bundles(list(files.values())).facts)
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
     world: World, files: Files, joint: Files
 ) -> None:

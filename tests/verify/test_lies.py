@@ -362,6 +362,7 @@ LIES: list[tuple[Lie, str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lie", "rule", "words"), LIES, ids=[lie.__name__ for lie, _, _ in LIES])
 def test_the_lie_is_found_and_named(world: World, story: Story, lie: Lie, rule: str, words: str) -> None:
     said = lie(story)
