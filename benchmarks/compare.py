@@ -122,7 +122,7 @@ class Entry:
     most_runs: int = 99
 
 
-def templates(rows: int, seed: int) -> np.ndarray:
+def templates(rows: int, seed: int) -> np.ndarray[Any, Any]:
     """Quantised rows, int8 (rows, dim); `seed` picks the block of 65,536 rows to start with."""
     blocks = [
         quantise(synthetic_templates(min(65536, rows - start), options.dim, seed + i, mean=0.0087, sd=0.0757))
@@ -373,8 +373,9 @@ LIBRARIES = [
 ]
 
 
-def plain_scores(rows: np.ndarray) -> np.ndarray:
-    return rows.astype(np.int64) @ rows[0].astype(np.int64)
+def plain_scores(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    scores: np.ndarray[Any, Any] = rows.astype(np.int64) @ rows[0].astype(np.int64)
+    return scores
 
 
 _barrier: Any = None
@@ -417,7 +418,7 @@ def processor_clock(module: Any) -> Iterator[None]:
         module.time = before
 
 
-def measure(entry: Entry, floats: np.ndarray, numpy_times: list[tuple[float, float]]) -> Json:
+def measure(entry: Entry, floats: np.ndarray[Any, Any], numpy_times: list[tuple[float, float]]) -> Json:
     """`entry` in one process a core. numpy takes its turn before and after."""
     runs, processes = min(options.runs, entry.most_runs), 1 if options.smoke else options.threads
     numpy_turn(floats, numpy_times)
@@ -442,7 +443,7 @@ def measure(entry: Entry, floats: np.ndarray, numpy_times: list[tuple[float, flo
     }
 
 
-def numpy_turn(floats: np.ndarray, numpy_times: list[tuple[float, float]]) -> None:
+def numpy_turn(floats: np.ndarray[Any, Any], numpy_times: list[tuple[float, float]]) -> None:
     """Twice the plaintext product: seconds and core-seconds."""
     for _ in range(2):
         processor = time.process_time()
@@ -468,7 +469,7 @@ def per_million(seconds: float, rows: int) -> float:
     return float(f"{seconds * MILLION / rows:.4g}")
 
 
-def ours_and_numpy(numpy_times: list[tuple[float, float]]) -> tuple[Json, np.ndarray]:
+def ours_and_numpy(numpy_times: list[tuple[float, float]]) -> tuple[Json, np.ndarray[Any, Any]]:
     """Our row, and the gallery as float32. numpy and we take turns."""
     from pets.allocator import keep_freed_memory
     from protocol import engine as engines

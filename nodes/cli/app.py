@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 
 from nodes.cli import evidence, gallery, node, store
+from nodes.cli.extras import install_hint
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError, printable
 from pets.params import N4096, PRESETS, preset
 from pets.threads import check_threads, default_threads
-from protocol.terms import parse_decimal
 
 app = typer.Typer(
     name="lineup",
@@ -89,6 +89,7 @@ def match(
 ) -> None:
     """Search a gallery: three parties in this process, exchanging only messages."""
     from nodes.cli.match import MatchOptions, run_match
+    from protocol.terms import parse_decimal
 
     try:
         options = MatchOptions(
@@ -170,6 +171,12 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except LineupError as error:
         _show(error)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        hint = install_hint(error)
+        if hint is None:
+            raise
+        _show(hint)
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that is missing or may not be written
         place = "" if error.filename is None else f"{error.filename}: "

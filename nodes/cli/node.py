@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
-from nodes.config.policy import Purpose
+from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
 from nodes.service.operator_api import REFUSALS, Aim, SearchReport, Subject
 from pets.errors import ParameterError
 from pets.params import N4096
-from protocol.terms import Terms, parse_decimal
 
 node = typer.Typer(help="Set up and run a national node.", no_args_is_help=True)
 output = Console(markup=False, soft_wrap=True)
@@ -196,18 +195,14 @@ def query(
     from nodes.operator.client import check_asks, probe_template, search
     from nodes.service.operator_api import SearchRequest
 
-    try:
-        limits = parse_decimal(threshold, "--threshold"), 128, N4096, max_candidates, parse_decimal(ladder, "--ladder")
-        terms = Terms(*limits)  # checks them before the photo is read; the dimension does not matter
-    except ParameterError as error:
-        raise typer.BadParameter(str(error)) from None
+    threshold, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
     check_asks(folder)
     template, model = probe_template(photo, models, provider.value, largest)
     request = SearchRequest(
         template=template,
         model=model,
         holders=_names(holders),
-        threshold=f"{terms.threshold:f}",
+        threshold=threshold,
         case=case,
         offence=offence,
         maximum_penalty_years=max_penalty_years,
@@ -217,7 +212,7 @@ def query(
         subject=subject,
         aim=aim,
         cap=max_candidates,
-        ladder=f"{terms.ladder:f}",
+        ladder=ladder,
     )
     with progress_bar(errors, "searching", None):
         report = search(folder, request)
@@ -227,6 +222,17 @@ def query(
         print_report(report, photo.name, output)
     if any(answer.status in ("refused", "unreachable") for answer in report.answers.values()):
         raise typer.Exit(1)
+
+
+def _checked_terms(threshold: str, cap: int, ladder: str) -> tuple[str, str]:
+    """Threshold and ladder as they travel. Raises `typer.BadParameter`."""
+    from protocol.terms import Terms, parse_decimal
+
+    try:  # the dimension does not matter to these
+        terms = Terms(parse_decimal(threshold, "--threshold"), 128, N4096, cap, parse_decimal(ladder, "--ladder"))
+    except ParameterError as error:
+        raise typer.BadParameter(str(error)) from None
+    return f"{terms.threshold:f}", f"{terms.ladder:f}"
 
 
 def _names(listed: str) -> tuple[str, ...]:

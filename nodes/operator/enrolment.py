@@ -15,7 +15,6 @@ from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, Subject
 from nodes.store.enrolment import check_allowed
 from pets.errors import InputError, ModelMismatch, PhotoError
 from pets.faces import FaceModel, Provider
-from pets.photos import list_photos
 from pets.templates import load_templates, quantise, quantise_rows, read_identity, sidecar_path
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -108,6 +107,8 @@ def _enroll_photos(
     largest: bool,
     progress: Progress,
 ) -> Enrolled:
+    from pets.photos import list_photos  # needs the extra faces, which templates do not
+
     paths = list_photos(sources)
     digest = model.identity.digest()
     failed: dict[str, str] = {}

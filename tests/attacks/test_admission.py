@@ -33,6 +33,8 @@ from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, 
 from tests.kit.ring import RING
 from tests.kit.scene import NOT_CONSTANT, assert_refused, scene, tampered
 
+pytestmark = pytest.mark.ring
+
 SUMS = ADMISSION_POLYNOMIALS - 1
 
 

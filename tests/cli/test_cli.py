@@ -11,7 +11,6 @@ import pytest
 
 from pets.synthetic import synthetic_templates
 from pets.templates import ModelIdentity, save_templates
-from tests.kit.commands import run as run
 
 DIM = 128
 PHASES = {"enroll", "offline", "admit", "score", "share", "compare", "open", "confirm", "online"}
@@ -192,6 +191,7 @@ def test_templates_of_two_models_are_refused(run, files: Path) -> None:
     assert "two models" in err
 
 
+@pytest.mark.slow
 def test_demo_finds_the_real_face_in_its_country_and_nobody_else(run) -> None:
     status, out, _ = run("demo")
     assert status == 0

@@ -23,8 +23,6 @@ from nodes.verify.report import Check, Report
 from pets.synthetic import synthetic_templates
 from protocol.messages import ABORT_CODES
 from tests.kit.commands import as_json, enrol, lineup
-from tests.kit.commands import folder as folder
-from tests.kit.commands import run as run
 
 REASON = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
 
@@ -37,6 +35,7 @@ def error_of(result: tuple[int, str, str], status: int = 1) -> str:
     return result[2]
 
 
+@pytest.mark.slow
 def test_a_photo_is_enrolled_with_the_number_that_a_hit_will_name(run: Any, folder: Path) -> None:
     photo = demo_photos().tom_hanks
     assert run("enroll", "--dir", folder, photo)[0] == 0
@@ -219,6 +218,7 @@ def test_an_interrupted_command_says_so(run: Any, folder: Path, monkeypatch: pyt
     assert run("node", "health", "--dir", folder) == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_taken_port_ends_a_node_with_one_clear_line_and_it_was_never_ready(run: Any, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

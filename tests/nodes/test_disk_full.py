@@ -20,6 +20,8 @@ from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import AsgiNetwork, assert_clear, running
 
+pytestmark = pytest.mark.slow
+
 DISK_BYTES = 8 * 2**20
 
 

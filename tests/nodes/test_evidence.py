@@ -27,9 +27,9 @@ from nodes.verify.format import HARMLESS, Witnessed, frame_digest
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
 from tests.kit.evidence import DE, ES, EU, FR, World
-from tests.kit.evidence import query as query
-from tests.kit.evidence import world as world
 from tests.kit.stories import Story
+
+pytestmark = pytest.mark.slow
 
 KEPT = {kind.__name__ for kind in HARMLESS}
 runner = CliRunner()

@@ -27,10 +27,9 @@ from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import Capture, captured_logs
 from tests.kit.network import AsgiNetwork, Network, assert_clear, running
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("faults"), read_timeout_seconds=3)
+FEDERATION = {"read_timeout_seconds": 3}
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, TlsNetwork, running
 from tests.kit.transports import over_asgi
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Federation:

@@ -23,14 +23,13 @@ from nodes.transport.client import HttpTransport
 from nodes.transport.outbox import PeerUnreachable
 from nodes.transport.units import pack_units
 from tests.kit.faults import in_turn
-from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
+from tests.kit.federation import DE, ES, EU, FR, Federation, request
 from tests.kit.leaks import Capture, captured_logs
 from tests.kit.network import TlsNetwork, assert_clear, running
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("links"), read_timeout_seconds=3)
+FEDERATION = {"read_timeout_seconds": 3}
 
 
 @pytest.fixture

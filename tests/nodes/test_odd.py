@@ -19,17 +19,16 @@ from nodes.identity.identity import load_identity
 from nodes.identity.tls import CertificateError
 from nodes.private_files import write_private, write_public
 from nodes.service.operator_api import HolderAnswer
-from tests.kit.federation import DE, ES, EU, ROLES, Federation, found, request
+from tests.kit.federation import DE, ES, EU, ROLES, Federation, request
 from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import TlsNetwork, assert_clear, assert_healthy
 from tests.kit.processes import Processes
 
+pytestmark = pytest.mark.slow
+
+FEDERATION = {"read_timeout_seconds": 2}
+
 UNREACHABLE = HolderAnswer("unreachable", reason="no answer")
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("odd"), read_timeout_seconds=2)
 
 
 def beside(

@@ -24,10 +24,9 @@ from tests.kit.federation import ES, FR, PLANTED, ROLES, Federation, found, requ
 from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import AsgiNetwork, running
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("privacy"), read_timeout_seconds=30)
+FEDERATION = {"read_timeout_seconds": 30}
 
 
 # It collects garbage, which may hold sockets of the tests before it.

@@ -11,15 +11,14 @@ import pytest
 
 from nodes.operator.client import health, search
 from nodes.service.operator_api import HolderAnswer
-from tests.kit.federation import DE, ES, EU, FR, ROLES, Federation, found, request
+from tests.kit.federation import DE, ES, EU, FR, ROLES, Federation, request
 from tests.kit.leaks import leaks, secrets_of
 from tests.kit.processes import Searching, processes
 from tests.kit.transports import over_asgi
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("processes"), read_timeout_seconds=3)
+FEDERATION = {"read_timeout_seconds": 3}
 
 
 def test_killed_frozen_stopped_and_started_again(federation: Federation) -> None:

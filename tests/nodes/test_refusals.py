@@ -30,6 +30,8 @@ from tests.kit.federation import DE, DIM, ES, EU, FR, Federation, found, request
 from tests.kit.network import AsgiNetwork, assert_clear, running
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.slow
+
 IT = "IT"
 
 

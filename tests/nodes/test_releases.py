@@ -16,6 +16,8 @@ from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, running
 
+pytestmark = pytest.mark.slow
+
 REFUSED = HolderAnswer("refused", reason="quota")
 
 

@@ -8,6 +8,8 @@ from pets.errors import CryptoError, GalleryError, ParameterError, ResidueOutOfR
 from pets.params import N4096, N8192, Parameters
 from tests.kit.ring import OTHER, RING
 
+pytestmark = pytest.mark.ring
+
 
 def slow_scores(templates: np.ndarray, ciphertexts: np.ndarray, params: Parameters) -> np.ndarray:
     """Σ_j p_j·ct_j, column by column, each product and sum reduced by numpy."""
@@ -32,6 +34,7 @@ def random_templates(rng: np.random.Generator, rows: int, dim: int) -> np.ndarra
     return rng.integers(-127, 128, (rows, dim), np.int8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "dim", "params"),
     [
@@ -55,6 +58,7 @@ def test_scores_equal_the_slow_sum(rows: int, dim: int, params: Parameters) -> N
     assert np.array_equal(got, slow_scores(templates, ciphertexts, params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [8, 128, 136, 512, 1024])
 @pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
 def test_largest_residues_everywhere_do_not_overflow(dim: int, params: Parameters) -> None:

@@ -14,6 +14,8 @@ import pytest
 from benchmarks import machine
 from pets import openfhe_keys
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MACHINE = {"processor", "cores", "threads", "load", "python", "numpy", "numba", "commit", "date"}
 

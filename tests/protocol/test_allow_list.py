@@ -45,6 +45,8 @@ from tests.kit.galleries import near, quantised, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge, role
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 DIM = 64
 ENVELOPE = 200  # bytes that an envelope adds at most
 Link = tuple[type[Message], str, str]
@@ -138,6 +140,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_every_message_stands_in_the_table(run: object) -> None:
     trio = run()  # type: ignore[operator]
@@ -302,6 +305,7 @@ def test_a_probe_takes_sixteen_bytes_a_dimension_and_ring_coefficient() -> None:
     assert stated <= sum(len(part.frame) for part in parts) < stated + 6000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sender"),
     [

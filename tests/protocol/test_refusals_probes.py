@@ -18,6 +18,8 @@ from tests.kit.galleries import unit_rows
 from tests.kit.parties import Trio, enrol
 from tests.kit.scene import DELTA, DIM, NOISE, NOT_CONSTANT, assert_refused, scene, tampered
 
+pytestmark = pytest.mark.ring
+
 
 def entries(dim: int, **values: int) -> npt.NDArray[np.int64]:
     probe = np.zeros(dim, np.int64)
@@ -67,6 +69,7 @@ BAD_PROBES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", BAD_PROBES.values(), ids=BAD_PROBES)
 def test_probe_that_is_no_unit_template_is_refused_before_anything_is_opened(probe: npt.NDArray[np.int64]) -> None:
     rows = unit_rows(np.random.default_rng(1), 30, len(probe))
@@ -109,6 +112,7 @@ def test_probe_that_is_not_constant_is_refused(monkeypatch: pytest.MonkeyPatch, 
     assert_refused(tampered(monkeypatch, *change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", NOT_CONSTANT.values(), ids=NOT_CONSTANT)
 def test_control_without_the_constancy_sums_it_is_admitted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     original = protocol.admission.coefficient_sums

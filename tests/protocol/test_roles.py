@@ -113,6 +113,7 @@ def test_only_the_announcement_that_was_admitted_is_worked_on() -> None:
     assert msgspec.msgpack.encode(announce)
 
 
+@pytest.mark.ring
 def test_the_probe_hash_covers_every_ciphertext_and_both_components() -> None:
     ciphertexts = np.zeros((72, 2, 2, RING.n), np.uint32)  # two parts
 

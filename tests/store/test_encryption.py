@@ -20,9 +20,6 @@ from nodes.store import (
 )
 from nodes.store.tables import Base
 from tests.kit.stores import KEY, MODEL, NOW, WHAT, enrol_one, open_store, sql, templates
-from tests.kit.stores import sqlite_url as sqlite_url
-from tests.kit.stores import store as store
-from tests.kit.stores import url as url
 
 
 def dump(url: str) -> bytes:
