@@ -90,6 +90,7 @@ class World:
         attack: Callable[[Requester, dict[str, Holder]], None] = lambda requester, holders: None,
         keys: Callable[[], KeySource] = NativeKeys,
         cap: int = 10,
+        threshold: str = "0.7",
     ) -> bytes:
         """Run a query to its end. `attack` changes the machines between the offline and the online part."""
         notaries = {
@@ -98,7 +99,7 @@ class World:
         reason = justification()
         now = int(time.time())
         warrant = issue_warrant(Request(FR, "FR-1", "INVESTIGATION", False, now, now + 3600), reason)
-        terms = Terms(Decimal("0.7"), DIM, RING, cap, Decimal("0.1"))
+        terms = Terms(Decimal(threshold), DIM, RING, cap, Decimal("0.1"))
         asking = Requester(FR, EU, tuple(holders), terms, None, 1, warrant, notaries[FR], keys())
         answering = {
             name: Holder(name, FR, EU, self.galleries[name], asking.query, tuple(o for o in holders if o != name), 1)
