@@ -15,6 +15,7 @@
     ├── WrongSize                   an array of another length than parameters, rows and rung dictate
     ├── Disagreement                two parties were told different things
     ├── ProbeRefused                admission said no
+    ├── FalseRefusal                admission said no to a probe that this party had checked: somebody lied
     ├── ConfirmationFailed          an answer does not fit the confirmation block: the query is frozen
     ├── QueryRefused                this party's policy does not serve the query, and why
     └── PeerAborted                 another party stopped and said why
@@ -75,6 +76,16 @@ class Disagreement(ProtocolError):
 
 class ProbeRefused(ProtocolError):
     """Admission said no: the probe is not a quantised unit vector."""
+
+
+class FalseRefusal(ProtocolError):
+    """Admission of `holder`'s ring refused a probe that this requester had checked: that holder or the router lied."""
+
+    def __init__(self, holder: str, router: str) -> None:
+        super().__init__(
+            f"a checked probe was refused in the ring of {holder}: {holder} or {router} lied"
+        )
+        self.holder = holder
 
 
 class ConfirmationFailed(ProtocolError):
