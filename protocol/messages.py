@@ -202,9 +202,13 @@ class Release(Message, tag=19, frozen=True):
 
 
 class Abort(Message, tag=20, frozen=True):
-    """Any phase: this party stops. The codes are a closed list."""
+    """Any phase: this party stops. The codes are a closed list.
+
+    `by`: the party of this query whose refusal, fault or silence made it stop; empty where the sender itself refuses.
+    """
 
     code: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ABORT_CODES)})\\Z")]
+    by: Annotated[str, msgspec.Meta(max_length=16, pattern="^[A-Z0-9-]*\\Z")] = ""
 
 
 class Signature(Message, tag=21, frozen=True):

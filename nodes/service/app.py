@@ -103,6 +103,7 @@ def make_app(node: Node) -> Starlette:
                 "peers": sorted(node.peers),
                 "logs": [f"{kind} {journal.header.log.hex()}" for kind, journal in node.keeper.logs.items()],
                 "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
+                "alarms": node.alarms,
             }
         )
 
@@ -111,7 +112,8 @@ def make_app(node: Node) -> Starlette:
         status = "degraded" if failing else "draining" if node.draining else "ok"
         answer: dict[str, object] = {"status": status}
         if _peer(request) == operator_name(node.name):
-            answer |= {"contradicting_logs": len(node.gossip.accused)} | ({"failing": failing} if failing else {})
+            answer |= {"contradicting_logs": len(node.gossip.accused), "alarms": node.alarms}
+            answer |= {"failing": failing} if failing else {}
         return JSONResponse(answer, 200 if status == "ok" else 503)
 
     async def metrics(request: Request) -> Response:
@@ -124,7 +126,7 @@ def make_app(node: Node) -> Starlette:
             try:
                 return await handler(request)
             except LineupError as error:
-                return _answer_error(node, error, explain)
+                return _answer_error(node, request, error, explain)
             except MALFORMED as error:
                 return _refusal(400, "bad-frame", str(error) if explain else None)
             except ClientDisconnect:
@@ -203,7 +205,7 @@ def _check_declared(request: Request, limit: int) -> None:
         raise BodyTooLarge(f"a body of {declared[:20]} bytes, the limit is {limit}")
 
 
-def _answer_error(node: Node, error: LineupError, explain: bool) -> Response:
+def _answer_error(node: Node, request: Request, error: LineupError, explain: bool) -> Response:
     """A refusal with a closed code. `explain`: with the error's text, for the node's own operator and nobody else."""
     status, code = _refused_with(error)
     if isinstance(error, (QueryRefused, PeerRefused)):
@@ -211,7 +213,8 @@ def _answer_error(node: Node, error: LineupError, explain: bool) -> Response:
     if status == 500:
         log.error("internal error", extra={"error": type(error).__name__})
     else:
-        log.info("refused", extra={"code": code})
+        query = request.path_params.get("query")
+        log.info("refused", extra={"code": code, "peer": _peer(request), "query": query})
     return _refusal(status, code, str(error) if explain and isinstance(error, InputError) else None)
 
 

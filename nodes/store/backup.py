@@ -108,7 +108,8 @@ _CARRY_OVER = (
     "AND reference IN (SELECT reference FROM current.subject WHERE contested)",
     "UPDATE main.subject SET contested = true WHERE reference IN "
     "(SELECT reference FROM current.subject WHERE contested)",
-    "UPDATE main.store SET generation = 1 + max(generation, (SELECT generation FROM current.store))",
+    "UPDATE main.store SET generation = 1 + max(generation, (SELECT generation FROM current.store)), "
+    "rows = NULL, digest = NULL",  # counted when it is opened, as what was forgotten since is deleted now
 )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from nodes.store.content import account_added
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
 from nodes.store.keys import KeyRing
@@ -52,11 +53,13 @@ def enrol(
     model_id = _model(session, particulars.model, templates.shape[1])
     references = [new_reference(state) for _ in templates]
     key = keys.key
-    sealed = (
+    sealed = [
         key.seal(template.tobytes(), "template", reference, particulars.model)
         for reference, template in zip(references, templates, strict=True)
-    )
+    ]
     _insert(session, zip(references, sealed, strict=True), _shared(session, particulars, model_id, keys.current))
+    beside = particulars.category.value, particulars.status.value, particulars.retain_until, particulars.model
+    account_added(session, ((reference, *beside, text) for reference, text in zip(references, sealed, strict=True)))
     if photo is not None:
         if not 0 < len(photo) <= MAX_PHOTO_BYTES:
             raise StoreRefusal(f"a photo has 1 to {MAX_PHOTO_BYTES} bytes, got {len(photo)}")

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from nodes.store.content import account_gone
 from nodes.store.errors import StoreCorrupted, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing
 from nodes.store.subjects import (
@@ -104,6 +105,7 @@ def forget(session: Session, references: Iterable[str], now: datetime, current: 
     """Delete subjects with photo and template (Article 64(1)(m)); references that do not exist are passed over."""
     receipts = []
     for reference in references:
+        account_gone(session, SubjectRow.reference == reference)
         gone = session.scalar(delete(SubjectRow).where(SubjectRow.reference == reference).returning(SubjectRow.id))
         if gone is not None:
             session.merge(DeletionRow(reference=reference, time=utc_seconds(now)))
@@ -119,6 +121,7 @@ def any_past(session: Session, now: datetime) -> bool:
 
 def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
     """Delete the subjects whose retention date is past."""
+    account_gone(session, SubjectRow.retain_until < utc_day(now))
     statement = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now)).returning(SubjectRow.reference)
     return [DeletionReceipt(reference, now, current, "expired") for reference in session.scalars(statement)]
 

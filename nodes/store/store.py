@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodes.store import answers, backup, enrolment, gallery, records, rekey
+from nodes.store import answers, backup, content, enrolment, gallery, records, rekey
+from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
 from nodes.store.errors import EnrolmentConflict, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing, StorageKey, open_keys
@@ -223,6 +224,21 @@ class GalleryStore:
         with self._database.reading() as session:
             return gallery.generation(session)
 
+    @property
+    def content(self) -> Content:
+        """Which database this is, and what it says that it holds."""
+        with self._database.reading() as session:
+            return content.content(session)
+
+    def verify(self, *, whole: bool = False) -> Content:
+        """Check the file (SQLite) and every row's digest; gives what it holds. Raises `StoreCorrupted`.
+
+        `whole`: SQLite's integrity check in place of the quick one.
+        """
+        self._database.check(whole)
+        with self._database.reading() as session:
+            return content.verify(session)
+
     def count(self) -> int:
         """Subjects held."""
         with self._database.reading() as session:
@@ -349,6 +365,7 @@ class GalleryStore:
             owner = gallery.owner(session, self.state)
             if owner != self.state:
                 raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
+            content.settle(session)
             return open_keys(session, key, retired)
 
     def _rows_done(self, source: bytes | None, particulars: Particulars, rows: int) -> int:

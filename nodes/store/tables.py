@@ -2,7 +2,7 @@
 
 ::
 
-    store 1 ── state, generation            storage_key ── fingerprint and check value of each key in use
+    store 1 ── state, generation, content            storage_key ── fingerprint and check value of each key in use
     model ──< subject ── photo              subject: what is searched; photo: what may be released
               subject ──< contested_event   who raised and who cleared the contested-accuracy flag
     deletion                                references forgotten, to be forgotten again after a restore
@@ -36,12 +36,18 @@ class Base(DeclarativeBase):
 
 
 class StoreRow(Base):
-    """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first."""
+    """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first.
+
+    `identity`, `rows`, `digest`: see `nodes.store.content`; without them only between an upgrade and the next opening.
+    """
 
     __tablename__ = "store"
     id: Mapped[int] = mapped_column(Identifier, primary_key=True, autoincrement=False)
     state: Mapped[str] = mapped_column(String(2))
     generation: Mapped[int] = mapped_column(BigInteger)
+    identity: Mapped[bytes | None] = mapped_column(LargeBinary)
+    rows: Mapped[int | None] = mapped_column(BigInteger)
+    digest: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class KeyRow(Base):

@@ -66,7 +66,7 @@ def test_a_full_disk_is_named_and_the_next_query_works_once_there_is_room(
     monkeypatch.setattr(node_module, "HEALTH_SECONDS", 0)
     wanted = request(federation.people.hit, (ES, DE))
     expected = federation.expected(wanted)
-    refused = HolderAnswer("refused", reason="internal")
+    refused = HolderAnswer("refused", reason="internal", by=ES)
     hurt = expected | dict.fromkeys((ES,) if small == ES else (ES, DE), refused)
 
     async def health(network: AsgiNetwork, name: str) -> tuple[int, dict[str, object]]:

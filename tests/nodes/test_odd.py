@@ -24,7 +24,7 @@ from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import TlsNetwork, assert_clear, assert_healthy
 from tests.kit.processes import Processes
 
-UNREACHABLE = HolderAnswer("unreachable", reason="no answer")
+UNREACHABLE = HolderAnswer("unreachable", reason="timeout", by=ES)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ async def answers(network: TlsNetwork) -> dict[str, HolderAnswer]:
 @pytest.mark.parametrize(("odd", "refused"), [(ES, {ES}), (EU, {ES, DE})], ids=["a holder", "the router"])
 def test_a_node_of_another_version_is_refused_by_that_name(odd: str, refused: set[str], federation: Federation) -> None:
     expected = federation.expected(request(federation.people.hit))
-    wanted = expected | dict.fromkeys(refused, HolderAnswer("refused", reason="version"))
+    wanted = expected | dict.fromkeys(refused, HolderAnswer("refused", reason="version", by=odd))
 
     async def body(network: TlsNetwork) -> None:
         assert await answers(network) == wanted
@@ -81,7 +81,7 @@ def test_a_node_of_another_version_is_refused_by_that_name(odd: str, refused: se
 def test_a_holders_or_routers_clock_that_is_wrong_is_named(federation: Federation, tmp_path: Path) -> None:
     """Within the skew that the policy allows nobody notices. Last, all clocks are right again: the next query works."""
     expected = federation.expected(request(federation.people.hit))
-    wrong, expired = HolderAnswer("refused", reason="clock"), HolderAnswer("refused", reason="warrant")
+    wrong, expired = HolderAnswer("refused", reason="clock", by=ES), HolderAnswer("refused", reason="warrant", by=EU)
     before = (
         "import pathlib, sys, time\n"
         f"real, skew = time.time, pathlib.Path({str(tmp_path)!r}) / pathlib.Path(sys.argv[-1]).name\n"

@@ -356,7 +356,7 @@ def test_a_policy_that_refuses_at_one_holder_leaves_the_other_holders_answer(fed
         async def body() -> None:
             async with running(AsgiNetwork(federation)) as network:
                 report = await network.search(wanted)
-                assert report.answers[ES] == HolderAnswer("refused", reason="threshold")
+                assert report.answers[ES] == HolderAnswer("refused", reason="threshold", by=ES)
                 assert report.answers[DE] == federation.expected(wanted)[DE]
                 assert len(report.queries) == 2  # asked again without ES: a fresh query
                 await network.settle()

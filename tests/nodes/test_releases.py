@@ -16,7 +16,7 @@ from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, running
 
-REFUSED = HolderAnswer("refused", reason="quota")
+REFUSED = HolderAnswer("refused", reason="quota", by=ES)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_nothing_is_released_that_cannot_be_counted(federation: Federation, monk
         nonlocal broken
         monkeypatch.setattr(GalleryStore, "take_releases", take)
         async with running(AsgiNetwork(federation)) as network:
-            assert (await network.search(wanted)).answers == {ES: HolderAnswer("refused", reason="internal")}
+            assert (await network.search(wanted)).answers == {ES: HolderAnswer("refused", reason="internal", by=ES)}
             broken = False
             assert (await network.search(wanted)).answers == federation.expected(wanted)
 
