@@ -62,6 +62,7 @@ class Holder(Machine):
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
         self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, then at each secret to keep
+        self.answering: Callable[[], None] | None = None  # may refuse: called before anything that depends on the probe
         self.releasing: Callable[[tuple[str, ...]], None] | None = None  # may refuse: told what is about to be released
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
@@ -128,6 +129,8 @@ class Holder(Machine):
         self.pair_secret = ring.following_secret
         self._tell_keeper()
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
+        if self.answering is not None:
+            self.answering()
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
         wants = chunk_scores(gallery.encoded, prepared)

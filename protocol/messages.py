@@ -32,6 +32,7 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     `issued`, `expires`: seconds since 1970, UTC. `identified`: whether the person searched for is already identified,
     because daily capacities are counted apart (R 23(1)). `justification`: hash of the local record (case, offence,
     maximum penalty, subject category, identify or verify). `officer`, `approver`: salted hashes of the persons.
+    `probe`: salted commitment to the one probe that it is for. `holders`: who may be asked, sorted.
     """
 
     state: Name
@@ -43,6 +44,8 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     justification: Digest
     officer: Digest
     approver: Digest
+    probe: Digest
+    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Announce(Message, tag=1, frozen=True):

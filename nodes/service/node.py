@@ -210,6 +210,7 @@ class Node:
             others = tuple(name for name in announce.holders if name != self.name)
             gallery = self._gallery(announce)
             machine = Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
+            machine.answering = partial(self._gate.answer, announce)
             machine.releasing = partial(self._gate.release, announce)
         machine.admitted = announce_digest(announce)
         return machine

@@ -22,6 +22,7 @@ from pets.errors import InputError, LineupError
 from pets.params import norm_bound, preset
 from protocol.errors import FalseRefusal, PeerAborted, QueryRefused
 from protocol.machine import abort_code
+from protocol.messages import Warrant
 from protocol.outcome import Answer
 from protocol.requester import Requester
 from protocol.session import Session, State
@@ -41,6 +42,7 @@ class _Search:
     request: SearchRequest
     number: str
     justification: Justification
+    warrant: Warrant  # of every attempt: it names the one probe and all holders
     answers: dict[str, HolderAnswer] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     offline: float = 0.0
@@ -74,7 +76,8 @@ class AskingNode(Node):
             self._searches -= 1
 
     async def _search(self, request: SearchRequest) -> SearchReport:
-        search = _Search(request, f"{self.name}-{secrets.token_hex(8)}", _justification(request))
+        number, justification = f"{self.name}-{secrets.token_hex(8)}", _justification(request)
+        search = _Search(request, number, justification, self._warrant(request, number, justification))
         await self._ask(search, request.holders)
         ordered = {name: search.answers[name] for name in request.holders}
         return SearchReport(search.number, tuple(search.queries), ordered, search.offline, search.online)
@@ -123,15 +126,19 @@ class AskingNode(Node):
 
     def _announce(self, search: _Search, asked: Sequence[str]) -> tuple[QueryDriver, Requester]:
         """Begin one attempt."""
-        request, now = search.request, int(time.time())
-        warrant = issue_warrant(
-            Request(self.name, search.number, request.purpose, request.aim == "verify", now, now + WARRANT_SECONDS),
-            search.justification,
-        )
+        terms = _terms(search.request)
         machine = Requester(
-            self.name, self._router(), asked, _terms(request), None, self.threads, warrant, self.notary
+            self.name, self._router(), asked, terms, None, self.threads, search.warrant, self.notary
         )  # fmt: skip
         return self.drive(machine), machine
+
+    def _warrant(self, request: SearchRequest, number: str, justification: Justification) -> Warrant:
+        now = int(time.time())
+        identified = request.aim == "verify"
+        asked = Request(
+            self.name, number, request.purpose, identified, now, now + WARRANT_SECONDS, request.holders
+        )  # fmt: skip
+        return issue_warrant(asked, justification, request.template)
 
     def _router(self) -> str:
         routers = [name for name, peer in self.peers.items() if peer.role is Role.ROUTER]

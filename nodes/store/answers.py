@@ -99,6 +99,12 @@ def claim_query(session: Session, query_id: bytes, digest: bytes, now: datetime,
         raise QueryReplayed(query_id, step, before == digest)
 
 
+def has_claimed(session: Session, query_id: bytes, step: str) -> bool:
+    """Whether a step of a query was claimed."""
+    found = select(ClaimRow.time).where(ClaimRow.query_id == query_id, ClaimRow.step == step)
+    return session.scalar(found) is not None
+
+
 def note_loss(session: Session, now: datetime) -> None:
     """Note that claims made before `now` may be lost: no query that could be one of them is answered any more."""
     row = {"query_id": _EVERY_QUERY, "step": _LOST, "digest": _EVERY_QUERY, "time": utc_seconds(now)}

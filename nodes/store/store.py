@@ -288,6 +288,11 @@ class GalleryStore:
         with self._database.writing() as session:
             answers.claim_query(session, query_id, digest, now, step)
 
+    def has_claimed(self, query_id: bytes, step: str) -> bool:
+        """Whether `claim_query` was called for this before."""
+        with self._database.reading() as session:
+            return answers.has_claimed(session, query_id, step)
+
     def admit_query(
         self, query_id: bytes, digest: bytes, peer_state: str, kind: Status, limit: int, now: datetime
     ) -> int:

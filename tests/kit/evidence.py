@@ -97,7 +97,10 @@ class World:
         }
         reason = justification()
         now = int(time.time())
-        warrant = issue_warrant(Request(FR, "FR-1", "INVESTIGATION", False, now, now + 3600), reason)
+        probe = self.probe if template is None else template
+        number = f"FR-{os.urandom(8).hex()}"
+        asked = Request(FR, number, "INVESTIGATION", False, now, now + 3600, tuple(holders))
+        warrant = issue_warrant(asked, reason, probe.tobytes())
         terms = Terms(Decimal(threshold), DIM, RING, cap, Decimal("0.1"))
         asking = Requester(FR, EU, tuple(holders), terms, None, 1, warrant, notaries[FR], keys())
         answering = {
@@ -115,7 +118,6 @@ class World:
                 machine.start()
             network = MemoryNetwork(machines)
             network.run_or_raise()
-            probe = self.probe if template is None else template
             keepers[FR].keep_probe(asking, probe.tobytes(), reason)
             attack(asking, answering)
             asking.submit(probe)

@@ -24,8 +24,6 @@ from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import TlsNetwork, assert_clear, assert_healthy
 from tests.kit.processes import Processes
 
-UNREACHABLE = HolderAnswer("unreachable", reason="timeout", by=ES)
-
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
@@ -112,7 +110,8 @@ def test_a_node_whose_certificate_does_not_hold_is_unreachable_until_it_has_anot
 ) -> None:
     folder, own = federation.folder(odd), Authority.open(federation.root / "authority")
     expected = federation.expected(request(federation.people.hit))
-    wanted = expected | dict.fromkeys({ES} if odd == ES else {ES, DE}, UNREACHABLE)
+    unreachable = HolderAnswer("unreachable", reason="timeout", by=odd)
+    wanted = expected | dict.fromkeys({ES} if odd == ES else {ES, DE}, unreachable)
     address = load_identity(folder).config.address
     if what == "expired":
         issued = own.issue(odd, address, days=1, now=datetime.now(timezone.utc) - timedelta(days=3))

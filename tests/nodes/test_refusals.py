@@ -72,6 +72,8 @@ def warrant(**changes: Any) -> Warrant:
         "justification": bytes(32),
         "officer": bytes(32),
         "approver": bytes(32),
+        "probe": bytes(32),
+        "holders": (ES,),
     }
     return Warrant(**values | changes)
 
@@ -129,8 +131,17 @@ def own(network: AsgiNetwork, announce: Announce, **envelope: Any) -> tuple[byte
         (lambda: warrant(expires=int(time.time()) + 2 * 86400), "warrant"),
         (lambda: warrant(issued=int(time.time()) + 1800), "clock"),
         (lambda: warrant(purpose="CURIOSITY"), "purpose"),
+        (lambda: warrant(holders=(DE,)), "warrant"),
     ],
-    ids=["missing", "another state's", "expired", "too long", "from the future", "another purpose"],
+    ids=[
+        "missing",
+        "another state's",
+        "expired",
+        "too long",
+        "from the future",
+        "another purpose",
+        "other holders'",
+    ],
 )
 def test_a_bad_warrant_is_refused_before_any_work(
     given: Any, code: str, federation: Federation, galleries_asked_for: list[Announce]
