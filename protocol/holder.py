@@ -155,7 +155,7 @@ class Holder(Machine):
             self.keys.seed,
             self._keep,
         )
-        references = tuple(gallery.reference(hit.row) for hit in hits)
+        references = tuple(dict.fromkeys(gallery.reference(hit.row) for hit in hits))  # a subject may have many rows
         if self.releasing is not None:
             self.releasing(references)
         yield Send(self.requester, pack_release(references, terms.cap))

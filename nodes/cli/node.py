@@ -182,7 +182,9 @@ def revoke(
 
 def query(
     folder: Dir,
-    photo: Annotated[Path, typer.Argument(help="Photo of the probe, or a .npy file with one unit template.")],
+    photos: Annotated[
+        list[Path], typer.Argument(help="Photos of one person, the probe; or a .npy file with one unit template.")
+    ],
     holders: Annotated[str, typer.Option(help="Holders to ask, such as ES,DE.")],
     case: Annotated[str, typer.Option(help="Case number; stays at this node.")],
     offence: Annotated[str, typer.Option(help="Offence; stays at this node.")],
@@ -210,7 +212,7 @@ def query(
     except ParameterError as error:
         raise typer.BadParameter(str(error)) from None
     check_asks(folder)
-    template, model = probe_template(photo, models, provider.value, largest)
+    template, model = probe_template(photos, models, provider.value, largest)
     request = SearchRequest(
         template=template,
         model=model,
@@ -232,7 +234,7 @@ def query(
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
-        print_report(report, photo.name, output)
+        print_report(report, ", ".join(photo.name for photo in photos), output)
     if any(answer.status in ("refused", "unreachable") for answer in report.answers.values()):
         raise typer.Exit(1)
 

@@ -93,13 +93,13 @@ class Gate:
             lost = self._store.claims_lost_until
             if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
                 raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
-            if self._store.has_claimed(warrant_claim(warrant)[0], WARRANT_STEP):
-                raise QueryRefused("warrant", f"warrant {warrant.request_number} was answered here before")
             if self._keeper.keeps(query):
                 raise QueryRefused("replay", "there is evidence of a query of this reference")
             when = datetime.fromtimestamp(now, timezone.utc)
             used = self._store.admit_query(digest, digest, state, kind, limit, when)
             self._store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
+            if self._store.has_claimed(warrant_claim(warrant)[0], WARRANT_STEP):
+                raise QueryRefused("warrant", f"warrant {warrant.request_number} was answered here before")
             return used
 
         status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED

@@ -105,9 +105,10 @@ def forget(session: Session, references: Iterable[str], now: datetime, current: 
     """Delete subjects with photo and template (Article 64(1)(m)); references that do not exist are passed over."""
     receipts = []
     for reference in references:
-        account_gone(session, SubjectRow.reference == reference)
-        gone = session.scalar(delete(SubjectRow).where(SubjectRow.reference == reference).returning(SubjectRow.id))
-        if gone is not None:
+        its_rows = (SubjectRow.reference == reference) | (SubjectRow.subject == reference)
+        account_gone(session, its_rows)
+        gone = session.scalars(delete(SubjectRow).where(its_rows).returning(SubjectRow.id)).all()
+        if gone:
             session.merge(DeletionRow(reference=reference, time=utc_seconds(now)))
             receipts.append(DeletionReceipt(reference, now, current, "forgotten"))
     return receipts
@@ -122,8 +123,9 @@ def any_past(session: Session, now: datetime) -> bool:
 def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
     """Delete the subjects whose retention date is past."""
     account_gone(session, SubjectRow.retain_until < utc_day(now))
-    statement = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now)).returning(SubjectRow.reference)
-    return [DeletionReceipt(reference, now, current, "expired") for reference in session.scalars(statement)]
+    past = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now))
+    gone = session.execute(past.returning(SubjectRow.reference, SubjectRow.subject)).all()
+    return [DeletionReceipt(reference, now, current, "expired") for reference, first in gone if first is None]
 
 
 def deletions(session: Session) -> dict[str, datetime]:

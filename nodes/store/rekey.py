@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from nodes.store.content import account, account_gone, values_of
 from nodes.store.gallery import change
 from nodes.store.keys import KeyRing
-from nodes.store.tables import ContestedRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
+from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
 
 BATCH_ROWS = 500
 
@@ -40,6 +40,10 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
             plain = old.unseal(photo.sealed, "photo", reference)
             photo.sealed = new.seal(plain, "photo", reference)
             photo.mac = new.mac("photo", plain)
+        for further in session.scalars(select(FurtherPhotoRow).where(FurtherPhotoRow.subject_id == row.id)):
+            plain = old.unseal(further.sealed, "photo", reference)
+            further.sealed = new.seal(plain, "photo", reference)
+            further.mac = new.mac("photo", plain)
         for event in session.scalars(select(ContestedRow).where(ContestedRow.subject_id == row.id)):
             if event.authority is not None:
                 plain = old.unseal(event.authority, "authority", reference)

@@ -19,6 +19,7 @@ from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
+    MAX_ROWS_OF_SUBJECT,
     BulkEnrolment,
     Category,
     ContestedEvent,
@@ -101,12 +102,39 @@ class GalleryStore:
         it is searched. `model`: digest of the model identity, 32 bytes. `quality`: 0 to 100.
         Raises `DuplicatePhoto`, `CategoryNotAllowed`, `StoreRefusal`, `TemplateError`, `ModelMismatch`.
         """
-        templates = np.asarray(template)[None]
+        return self.enrol_subject(
+            () if photo is None else (photo,),
+            np.asarray(template)[None],
+            category=category,
+            status=status,
+            retain_until=retain_until,
+            model=model,
+            quality=quality,
+        )
+
+    def enrol_subject(
+        self,
+        photos: Sequence[bytes],
+        templates: npt.NDArray[np.int8],
+        *,
+        category: Category,
+        status: Status,
+        retain_until: date,
+        model: bytes,
+        quality: int | None = None,
+    ) -> str:
+        """Store one subject with several photos: as one fused template, or as up to four rows, int8 (rows, d).
+
+        Gives the reference by which the subject goes, whichever row hits. Raises as `enrol`.
+        """
+        if not 1 <= len(templates) <= MAX_ROWS_OF_SUBJECT:
+            raise StoreRefusal(f"a subject has 1 to {MAX_ROWS_OF_SUBJECT} rows, got {len(templates)}")
         particulars = self._particulars(templates, category, status, retain_until, model, quality)
         with self._database.writing() as session:
             gallery.change(session)
-            (reference,) = enrolment.enrol(session, self._keys, self.state, templates, particulars, photo)
-        return reference
+            references = enrolment.enrol(session, self._keys, self.state, templates, particulars, photos)
+            enrolment.join_rows(session, references)
+        return references[0]
 
     def find_photo(self, photo: bytes) -> str | None:
         """The reference under which this photo is enrolled already: an interrupted folder skips it unread."""

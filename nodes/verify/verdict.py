@@ -105,7 +105,7 @@ def verify_bundles(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust
         for view in case.views
     )
     told = [*(fact for case in cases for fact in facts_of(case)), *rules_warrants.uses(cases)]
-    facts = ((subject, printable(text)) for subject, text in told)
+    facts = ((printable(subject), printable(text)) for subject, text in told)
     return Report(tuple(checks), subjects, tuple(facts), NOT_SHOWN)
 
 

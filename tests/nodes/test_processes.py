@@ -28,7 +28,7 @@ def test_killed_frozen_stopped_and_started_again(federation: Federation) -> None
     with processes(federation) as group:
         assert search(federation.folder(FR), wanted).answers == expected
         for name in ROLES:
-            assert health(federation.folder(name)) == {"status": "ok", "contradicting_logs": 0}
+            assert health(federation.folder(name)) == {"status": "ok", "contradicting_logs": 0, "alarms": []}
             assert "expired: 0 subjects, 0 log entries" in group.log(name)
 
         for number in (signal.SIGKILL, signal.SIGSTOP):
