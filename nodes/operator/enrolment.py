@@ -67,8 +67,8 @@ def enroll(
     Photos of one person, by `grouping` or by the column `subject` of `table` (CSV: photo, subject), are fused into one
     template; `apart`: each stays a row of its own, at most four, not compared with the others, and the person still is
     one subject. So an interrupted enrolment is continued by giving the same command again. `progress` is told how many
-    photos or templates are done, and of how many. Raises `InputError`, `StoreError`, `ModelMismatch` for another face model than
-    the gallery's: the node could not serve it then.
+    photos or templates are done, and of how many. Raises `InputError`, `StoreError`, `ModelMismatch` for another face
+    model than the gallery's: the node could not serve it then.
     """
     today = datetime.now(timezone.utc).date()
     until = retain_until or today + timedelta(days=RETENTION_DAYS)

@@ -17,8 +17,9 @@ from starlette.routing import Route
 from nodes.config.schema import operator_name
 from nodes.query.metrics import CONTENT_TYPE
 from nodes.service.node import Node
-from nodes.service.operator_api import SearchRequest
+from nodes.service.operator_api import STANDING, SearchRequest, Standing
 from nodes.service.requester import AskingNode
+from nodes.store import StoreError
 from nodes.transport import units as transfer
 from nodes.transport.outbox import PeerRefused
 from pets.errors import MALFORMED, CryptoError, InputError, LineupError
@@ -75,6 +76,13 @@ def make_app(node: Node) -> Starlette:
         proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
         return Response(proof, media_type="application/msgpack")
 
+    async def standing(request: Request) -> Response:
+        peer = _peer(request)
+        if peer is None or peer not in node.peers:
+            return _refusal(403, "state")
+        shut = await asyncio.to_thread(node.shut_out)
+        return Response(msgspec.json.encode(Standing(shut.get(peer))), media_type="application/json")
+
     async def search(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
             return _refusal(403, "state")
@@ -104,6 +112,7 @@ def make_app(node: Node) -> Starlette:
                 "logs": [f"{kind} {journal.header.log.hex()}" for kind, journal in node.keeper.logs.items()],
                 "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
                 "alarms": node.alarms,
+                "release_limit": await asyncio.to_thread(node.standing),
             }
         )
 
@@ -113,6 +122,7 @@ def make_app(node: Node) -> Starlette:
         answer: dict[str, object] = {"status": status}
         if _peer(request) == operator_name(node.name):
             answer |= {"contradicting_logs": len(node.gossip.accused), "alarms": node.alarms}
+            answer |= {"release_limit": told} if (told := await asyncio.to_thread(_standing, node)) else {}
             answer |= {"failing": failing} if failing else {}
         return JSONResponse(answer, 200 if status == "ok" else 503)
 
@@ -138,6 +148,7 @@ def make_app(node: Node) -> Starlette:
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
             Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
+            Route(STANDING, guarded(standing), methods=["GET"]),
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
@@ -146,6 +157,14 @@ def make_app(node: Node) -> Starlette:
             Route("/metrics", metrics, methods=["GET"]),
         ]
     )
+
+
+def _standing(node: Node) -> list[str]:
+    """Who is refused; nobody while the store cannot be asked, which `failing` tells."""
+    try:
+        return node.standing()
+    except StoreError:
+        return []
 
 
 def _peer(request: Request) -> str | None:

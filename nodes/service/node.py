@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from functools import partial
 
 import numpy as np
@@ -280,6 +280,15 @@ class Node:
         log.error("the gallery is not sound", extra={"node": self.name, "error": type(error).__name__})
         self.faults.setdefault(what, str(error))
         self._health_until = 0.0
+
+    def shut_out(self) -> dict[str, date]:
+        """States that this node refuses for their limit of releases, and the first day on which it does no more."""
+        policy, today = self.config.policy, datetime.now(timezone.utc).date()
+        return self.store.shut_out(policy.releases_per_reference, today, policy.release_window_days)
+
+    def standing(self) -> list[str]:
+        """Who is refused for a limit of releases, here or by others, in words for the operator."""
+        return [f"{state} is refused until {day}" for state, day in sorted(self.shut_out().items())]
 
     def expire(self) -> Expired:
         """Delete what is past its time (`nodes.service.expiry`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 import msgspec
@@ -24,7 +25,7 @@ REFUSALS = {
     "asking again the same does not help",
     "warrant": "the warrant is not valid there, too old or used before; ask anew, with a new warrant",
     "quota": "this state's quota of the day is used up there, or one person was released to it too often; "
-    "its operator sees which; asking again helps tomorrow, or when the limit of releases ends",
+    "`lineup node status` shows until when; asking again helps then, or tomorrow",
     "capacity": "it is busy or shutting down; ask again in some minutes",
     "replay": "it answered this very query before; your operator looks into why it was sent twice; ask anew",
     "timeout": "it did not answer in time; your operator and its operator look at the line; asking again may help",
@@ -49,6 +50,15 @@ TOO_MANY = (
     "more people than the cap look like the probe, and nobody is named; ask with a better photo, a higher threshold "
     "(--threshold) or a higher cap (--max-candidates); the same again gives the same"
 )
+
+
+STANDING = "/v1/standing"
+
+
+class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a holder tells a peer of itself alone: the first day after its limit of releases; None if it is served."""
+
+    refused_until: date | None
 
 
 class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

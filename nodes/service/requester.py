@@ -6,19 +6,22 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from functools import partial
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from nodes.config.schema import Role
 from nodes.query.driver import QueryDriver, Silence
 from nodes.service.node import Node
-from nodes.service.operator_api import HolderAnswer, SearchReport, SearchRequest
+from nodes.service.operator_api import STANDING, HolderAnswer, SearchReport, SearchRequest, Standing
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
-from pets.errors import InputError, LineupError
+from pets.errors import MALFORMED, InputError, LineupError
 from pets.params import norm_bound, preset
 from protocol.errors import FalseRefusal, PeerAborted, QueryRefused
 from protocol.machine import abort_code
@@ -55,6 +58,10 @@ class AskingNode(Node):
 
     _searches = 0
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._refused_until: dict[str, date | None] = {}  # by holders, for the limit of releases
+
     @property
     def idle(self) -> bool:
         """As `Node.idle`; no search waits for its next attempt either."""
@@ -79,6 +86,7 @@ class AskingNode(Node):
         number, justification = f"{self.name}-{secrets.token_hex(8)}", _justification(request)
         search = _Search(request, number, justification, self._warrant(request, number, justification))
         await self._ask(search, request.holders)
+        await self._ask_standing(search.answers)
         ordered = {name: search.answers[name] for name in request.holders}
         return SearchReport(search.number, tuple(search.queries), ordered, search.offline, search.online)
 
@@ -113,6 +121,22 @@ class AskingNode(Node):
             # A holder that waited in vain for another one is there, and is asked alone.
             unclear = [name for name in asked if _waited_in_vain(driver.failed_peers.get(name), machine.sessions[name])]
             await asyncio.gather(*(self._ask_alone(search, name) for name in unclear))
+
+    async def _ask_standing(self, answers: Mapping[str, HolderAnswer]) -> None:
+        """Of those that refused for a quota: is it the limit of releases, and when does it end? For `standing`."""
+        for holder, answer in answers.items():
+            if answer.reason == "quota" and answer.by == holder:
+                try:
+                    told = await self._transport.ask(holder, STANDING)
+                    self._refused_until[holder] = msgspec.json.decode(told, type=Standing).refused_until
+                except (LineupError, *MALFORMED) as error:
+                    log.warning("standing not told", extra={"peer": holder, "error": type(error).__name__})
+
+    def standing(self) -> list[str]:
+        """As `Node.standing`, and which holders refuse this state."""
+        today = datetime.now(timezone.utc).date()
+        refused = {name: day for name, day in self._refused_until.items() if day is not None and day > today}
+        return [*super().standing(), *(f"{name} refuses {self.name} until {day}" for name, day in refused.items())]
 
     def _alarm(self, lie: FalseRefusal, query: bytes) -> None:
         """Tell the operator that somebody lied about a probe."""

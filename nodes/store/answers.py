@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -73,6 +74,26 @@ def take_releases(session: Session, peer_state: str, references: Iterable[str], 
         .subquery()
     )
     return int(session.scalar(select(func.max(totals.c.total))) or 0)
+
+
+def shut_out(session: Session, limit: int, day: date, days: int) -> dict[str, date]:
+    """States that were given a reference more than `limit` times over `days` UTC days up to `day`, and until when.
+
+    The date is the first day on which enough of the releases are older than the window.
+    """
+    counted: dict[tuple[str, str], list[tuple[date, int]]] = defaultdict(list)
+    rows = select(ReleasedRow).where(ReleasedRow.day > day - timedelta(days)).order_by(ReleasedRow.day)
+    for row in session.scalars(rows):
+        counted[row.state, row.reference].append((row.day, row.times))
+    until: dict[str, date] = {}
+    for (state, _), releases in counted.items():
+        left = sum(times for _, times in releases)
+        for released, times in releases:
+            if left <= limit:
+                break
+            left -= times
+            until[state] = max(until.get(state, day), released + timedelta(days))
+    return until
 
 
 def purge_releases(session: Session, before: date) -> int:

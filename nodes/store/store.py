@@ -341,6 +341,11 @@ class GalleryStore:
         with self._database.writing() as session:
             return answers.take_releases(session, peer_state, references, day, days)
 
+    def shut_out(self, limit: int, day: date, days: int) -> dict[str, date]:
+        """States at their limit of releases of one reference, and the first day on which they are served again."""
+        with self._database.reading() as session:
+            return answers.shut_out(session, limit, day, days)
+
     def purge_releases(self, before: date) -> int:
         """Delete counts of releases on UTC days before `before`."""
         with self._database.writing() as session:

@@ -454,6 +454,7 @@ def test_control_without_claims_a_replayed_query_is_begun_again_after_a_restart(
             galleries_asked_for.clear()
             monkeypatch.setattr("nodes.store.answers.claim_query", lambda *_: None)
             monkeypatch.setattr("nodes.evidence.keeper.Keeper.keeps", lambda *_: False)  # the second line of defence
+            monkeypatch.setattr("nodes.store.answers.has_claimed", lambda *_: False)  # the third, the warrant's
             await network.kill(ES)
             await network.start(ES)
             assert (await post(network, sender, query, sent, offset)).status_code == 202
