@@ -63,9 +63,13 @@ def test_control_the_holders_quota_is_the_holders(federation: Federation) -> Non
     run(federation, body)
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["dies", "restarts"])
+@pytest.mark.parametrize(
+    ("holders", "again"), [((ES,), False), ((ES,), True), (HOLDERS, False)], ids=["dies", "restarts", "joint"]
+)
 @pytest.mark.parametrize("kind", ["KeyCommitment", "FilterBlock"])
-def test_the_routers_death_is_the_routers(again: bool, kind: str, federation: Federation) -> None:
+def test_the_routers_death_is_the_routers(
+    holders: tuple[str, ...], again: bool, kind: str, federation: Federation
+) -> None:
     async def body(network: TlsNetwork) -> None:
         killed: list[str] = []
         loop = asyncio.get_running_loop()
@@ -76,11 +80,11 @@ def test_the_routers_death_is_the_routers(again: bool, kind: str, federation: Fe
                 loop.call_soon_threadsafe(network.kill_soon, EU, again)
 
         watch_router(network, fatal)
-        report = await network.search(request(federation.people.hit, (ES,)))
-        answer = report.answers[ES]
+        report = await network.search(request(federation.people.hit, holders))
         assert killed
-        assert answer.status in {"refused", "unreachable"}
-        assert answer.by == EU, answer
+        for answer in report.answers.values():
+            assert answer.status in {"refused", "unreachable"}
+            assert answer.by == EU, answer
         await network.settle(30)
 
     run(federation, body, TlsNetwork)
