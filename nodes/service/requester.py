@@ -238,7 +238,8 @@ def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> 
     if isinstance(router, (PeerRefused, PeerUnreachable)):
         return {name: _failure(router, machine.router) for name in asked}
     if isinstance(error, PeerAborted) and error.code != "timeout":
-        return {error.by: _failure(error, error.by)} if error.by in asked else {}
+        # Whom a holder names is its word: on it nobody loses a turn, and each is asked alone.
+        return {error.peer: _failure(error, error.peer)} if error.peer in asked and error.by == error.peer else {}
     return {}
 
 

@@ -15,6 +15,7 @@ import protocol.admission
 from nodes.config.schema import operator_name
 from nodes.service.operator_api import REFUSALS, HolderAnswer, explained
 from protocol.compute import ROUTER, Ring
+from protocol.errors import PeerAborted
 from protocol.messages import ABORT_CODES
 from protocol.steps import Step
 from tests.kit.federation import DE, ES, EU, FR, HOLDERS, Federation, found, people, request
@@ -88,6 +89,28 @@ def test_the_routers_death_is_the_routers(
         await network.settle(30)
 
     run(federation, body, TlsNetwork)
+
+
+def test_a_holder_that_names_another_does_not_silence_it(federation: Federation) -> None:
+    """It stops every query of several holders, and says that the other one did."""
+
+    async def body(network: AsgiNetwork) -> None:
+        node = network.nodes[ES]
+        drive = node.drive
+
+        def lying(machine: Any) -> Any:
+            driver = drive(machine)
+            if machine.others:
+                query = machine.sessions[""]
+                driver.call(lambda: machine.abort(query, PeerAborted(DE, "quota")))
+            return driver
+
+        node.drive = lying  # type: ignore[method-assign]
+        wanted = request(federation.people.hit)
+        report = await network.search(wanted)
+        assert report.answers[DE] == federation.expected(wanted)[DE]
+
+    run(federation, body)
 
 
 def watch_router(network: Any, told: Callable[[str, str], None]) -> None:

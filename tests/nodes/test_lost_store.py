@@ -27,7 +27,7 @@ from pets.errors import InputError
 from pets.prf import encode_labels
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.commands import run as run
-from tests.kit.federation import ES, Federation, _enrolled, found, people, request
+from tests.kit.federation import ES, EU, Federation, _enrolled, found, people, request
 from tests.kit.galleries import unit_rows
 from tests.kit.network import AsgiNetwork, running
 
@@ -40,10 +40,10 @@ def federation(tmp_path: Path) -> Federation:
     return made
 
 
-def start(federation: Federation, accept_loss: bool = False) -> Any:
-    """What a start of ES does with its database; gives its content and the last entry of its gallery log."""
-    identity = load_identity(federation.folder(ES))
-    keeper = Keeper(identity, federation.folder(ES))
+def start(federation: Federation, accept_loss: bool = False, name: str = ES) -> Any:
+    """What a start of a node does: its database's content, the newest entry about it, since when claims are lost."""
+    identity = load_identity(federation.folder(name))
+    keeper = Keeper(identity, federation.folder(name))
     try:
         with open_known_store(identity, keeper.ledger, accept_loss) as store:
             return store.content, keeper.ledger.last, store.claims_lost_until
@@ -51,8 +51,8 @@ def start(federation: Federation, accept_loss: bool = False) -> Any:
         keeper.close()
 
 
-def file(federation: Federation) -> Path:
-    path = load_config(federation.folder(ES)).storage.file
+def file(federation: Federation, name: str = ES) -> Path:
+    path = load_config(federation.folder(name)).storage.file
     assert path is not None
     return path
 
@@ -108,6 +108,14 @@ def test_a_start_on_a_lost_or_damaged_database_is_refused_with_both_ways_out(
     loss(file(federation))
     with pytest.raises(StoreLost, match=r"lineup store restore.*lineup node serve --accept-loss"):
         start(federation)
+
+
+def test_a_router_that_lost_its_claims_is_refused_too(federation: Federation) -> None:
+    """Its database holds nobody, but which queries it answered."""
+    start(federation, name=EU)
+    remove(file(federation, EU))
+    with pytest.raises(StoreLost, match=r"the database of EU .* is gone"):
+        start(federation, name=EU)
 
 
 def test_the_command_says_so_and_ends(federation: Federation, run: Any) -> None:
