@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -24,10 +23,9 @@ from nodes.query.metrics import Metrics
 from nodes.query.scorer import Scorer
 from nodes.service.expiry import Expired, expire
 from nodes.service.gossip import Gossip
+from nodes.service.guard import Guard
 from nodes.service.health import failing
-from nodes.service.self_test import SelfTestFailed, self_test
-from nodes.store import Category, EmptyStore, GalleryStore, StoreCorrupted, StoreLost
-from nodes.store.content import Content
+from nodes.store import Category, EmptyStore, GalleryStore
 from nodes.store.derived import DerivedGallery
 from nodes.transport.outbox import PeerRefused, Transport
 from pets.errors import LineupError
@@ -76,9 +74,7 @@ class Node:
         self.threads = config.limits.threads or default_threads()
         self.drivers: dict[bytes, QueryDriver] = {}
         self.draining = False
-        self.faults: dict[str, str] = {}  # what is wrong with the gallery, since this node was started
-        self._known: Content | None = None
-        self._meeting = threading.Lock()
+        self._guard = Guard(config.name, keeper.ledger)
         self.alarms: list[str] = []  # since this node was started: for its operator, and stopping nothing
         self._transport = transport
         self.notary = NodeNotary(identity, peers)
@@ -218,7 +214,7 @@ class Node:
     def _gallery(self, announce: Announce) -> Gallery:
         assert announce.warrant is not None  # the gate has checked it
         try:
-            self.meet_store()
+            self._guard.meet(self.store)
             return self._derived(announce.preset, Purpose(announce.warrant.purpose)).current(datetime.now(timezone.utc))
         except EmptyStore:
             return Gallery.enrol(np.empty((0, announce.dim), np.int8), preset(announce.preset), (), announce.model)
@@ -244,42 +240,9 @@ class Node:
             except EmptyStore:
                 log.info("the gallery is empty")
 
-    def meet_store(self) -> None:
-        """Compare the database with what this node had, and note a change. Raises `StoreLost`: nothing is answered."""
-        if self.faults:
-            raise StoreLost(f"{self.name} answers nothing: {'; '.join(self.faults)}")
-        if self.store.content == self._known:
-            return
-        with self._meeting:  # and read again: another thread may have noted a later state by now
-            content = self.store.content
-            try:
-                self.keeper.ledger.meet(content)
-            except StoreLost as error:
-                self._fault("store", error)
-                raise
-            self._known = content
-
     def inspect(self) -> None:
-        """The daily look at the database: its file, every row, and whether a planted subject is found.
-
-        What fails makes the node unhealthy, and it answers no query, until it is started again.
-        """
-        try:
-            self.meet_store()
-            self.store.verify(whole=True)
-            if self.config.role is Role.HOLDER:
-                for derived in list(self._galleries.values()):
-                    with suppress(EmptyStore):
-                        self_test(self.store, derived, datetime.now(timezone.utc))
-        except SelfTestFailed as error:
-            self._fault("self-test", error)
-        except (StoreCorrupted, StoreLost) as error:
-            self._fault("store", error)
-
-    def _fault(self, what: str, error: LineupError) -> None:
-        log.error("the gallery is not sound", extra={"node": self.name, "error": type(error).__name__})
-        self.faults.setdefault(what, str(error))
-        self._health_until = 0.0
+        """The daily look at the database and the galleries made of it (`nodes.service.guard`)."""
+        self._guard.inspect(self.store, list(self._galleries.values()))
 
     def shut_out(self) -> dict[str, date]:
         """States that this node refuses for their limit of releases, and the first day on which it does no more."""
@@ -304,8 +267,8 @@ class Node:
             self._health_until = time.monotonic() + HEALTH_SECONDS  # first: many may ask at once
             self._failing = failing(self.config, self.keeper, self.store)
             with suppress(LineupError, OSError):  # a loss is kept in `faults`, all else is told by `failing`
-                self.meet_store()
-        return tuple(dict.fromkeys((*self._failing, *self.faults)))
+                self._guard.meet(self.store)
+        return tuple(dict.fromkeys((*self._failing, *self._guard.faults)))
 
     async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
