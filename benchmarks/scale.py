@@ -76,7 +76,7 @@ class Stopwatch:
         self.cpu += time.process_time() - self._started[1]
 
 
-def enrol(files: BlockFiles, rows: int, dim: int) -> tuple[Stopwatch, np.ndarray]:
+def enrol(files: BlockFiles, rows: int, dim: int) -> tuple[Stopwatch, npt.NDArray[np.int8]]:
     """Append synthetic rows; gives the time that took, without making them, and a probe that hits three.
 
     A chunk is a pool of rows with entries in another order, so that chunks differ and keep the pool's statistics.

@@ -55,14 +55,14 @@ class Soak:
         self.rng = np.random.default_rng(options.seed)
         self.pool = quantise(synthetic_templates(8192, options.dim, options.seed, mean=0.0087, sd=0.0757))
         self.files = BlockFiles.create(folder, AESGCM(secrets.token_bytes(32)), dim=options.dim, model=bytes(32))
-        self.people: dict[int, np.ndarray] = {}
+        self.people: dict[int, npt.NDArray[np.int8]] = {}
         self.replaced: set[int] = set()
         self.done: Counter[str] = Counter()
         while len(self.people) < options.rows:
             self.enrol(1000)
         self.resident = ResidentGallery(self.files, threads=options.threads)
 
-    def templates(self, count: int) -> np.ndarray:
+    def templates(self, count: int) -> npt.NDArray[np.int8]:
         picked = self.pool[self.rng.integers(0, len(self.pool), count)]
         return np.ascontiguousarray(picked[:, self.rng.permutation(options.dim)])
 

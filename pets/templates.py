@@ -181,15 +181,15 @@ def _check_rows(rows: FloatArray, start: int, name: str) -> NDArray[np.float64]:
 def _check_bound(scaled: NDArray[np.float64], start: int, dim: int, name: str) -> None:
     """Refuse a row that rounding made longer than the norm bound, which the range of scores rests on.
 
-    ‖round(S·x)‖ ≤ S·‖x‖ + √d/2, so only a row that uses up the norm tolerance, and whose entries nearly all sit just
-    above one half after scaling, can get here: none that a model produced.
+    A face model's vectors come that far in fewer than one of 10^15 (`norm_bound`); one that uses up the norm
+    tolerance, or most of whose entries sit just above one half after scaling, can.
     """
     squared = np.einsum("ij,ij->i", scaled, scaled)  # exact: integers far below 2^53
     row = int(np.argmax(squared))
     if squared[row] > norm_bound(dim):
         raise TemplateError(
             f"row {start + row} of {name} has squared norm {int(squared[row])} after rounding, "
-            f"the limit is {norm_bound(dim)}; normalise it to 1 more exactly"
+            f"the limit is {norm_bound(dim)}; normalise it to 1 exactly, or take another photo"
         )
 
 

@@ -4,7 +4,7 @@ Before anything about hits is opened, the parties check on shares, and open as o
 
 1. range      |q_j| <= 127 and clean guard bits, from the identity gallery (rows e_j) scored like any other, and no
               noise beside q_j: times t, which takes Δ·q_j to nothing modulo Q, it is still zero;
-2. norm       Σ q_j² <= floor((S + √d/2)²);
+2. norm       Σ q_j² <= `pets.params.norm_bound`;
 3. constancy  40 random {0,1} sums of the ciphertexts are zero in every coefficient but the first. To keep it small,
               the parties add 40 random {0,1} subsets of coefficients 1 … n-1 of each sum, modulo Q and before rounding.
               Each must be zero as it is, and times 2^13, which brings out noise that the rounding would hide.

@@ -81,7 +81,14 @@ class ProbeRefused(ProtocolError):
 
 
 class FalseRefusal(Disagreement):
-    """A check refused a mask or a probe that the requester knows to be good. Somebody lies: every ring stops."""
+    """A mask or probe that this requester had checked was refused in `holder`'s ring: that holder or the router lied.
+
+    Every ring stops.
+    """
+
+    def __init__(self, holder: str, router: str, what: str = "probe") -> None:
+        super().__init__(f"a checked {what} was refused in the ring of {holder}: {holder} or {router} lied")
+        self.holder = holder
 
 
 class MaskRefused(ProbeRefused):
@@ -97,17 +104,25 @@ class ConfirmationFailed(ProtocolError):
 
 
 class QueryRefused(ProtocolError):
-    """This party's policy does not serve the query. `code`: one of `protocol.messages.ABORT_CODES`."""
+    """This party does not serve the query, or not any more. `code`: one of `protocol.messages.ABORT_CODES`.
 
-    def __init__(self, code: str, message: str) -> None:
+    `by`: the party whose silence made it stop; empty if it refuses by itself.
+    """
+
+    def __init__(self, code: str, message: str, by: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.by = by
 
 
 class PeerAborted(ProtocolError):
-    """Another party stopped the query. `peer`: who; `code`: why, one of `protocol.messages.ABORT_CODES`."""
+    """Another party stopped the query. `peer`: who; `code`: why, one of `protocol.messages.ABORT_CODES`.
 
-    def __init__(self, peer: str, code: str) -> None:
-        super().__init__(f"{peer} stopped the query: {code}")
+    `by`: whom it says that it was for: itself, or a party that refused, was silent or at fault before.
+    """
+
+    def __init__(self, peer: str, code: str, by: str = "") -> None:
+        self.by = by or peer
+        super().__init__(f"{peer} stopped the query: {code}" + (f", for {self.by}" if self.by != peer else ""))
         self.peer = peer
         self.code = code

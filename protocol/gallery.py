@@ -26,7 +26,10 @@ REFERENCE_PATTERN = re.compile(rb"[A-Za-z0-9._:/-]{1,64}")
 
 @dataclass(frozen=True)
 class Gallery:
-    """`templates`: int8 (rows, d). `references`: one a row, random and not identifying (R 19(2)). Never leaves home."""
+    """`templates`: int8 (rows, d). `references`: one a row, random and not identifying (R 19(2)). Never leaves home.
+
+    Rows of one subject have the same reference: a release names it once.
+    """
 
     templates: npt.NDArray[np.int8]
     encoded: EncodedGallery

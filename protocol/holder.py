@@ -51,6 +51,7 @@ class Holder(Machine):
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
         self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, then at each secret to keep
+        self.answering: Callable[[], None] | None = None  # may refuse: called before anything that depends on the probe
         self.releasing: Callable[[tuple[str, ...]], None] | None = None  # may refuse: told what is about to be released
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
@@ -117,6 +118,8 @@ class Holder(Machine):
         self.pair_secret = ring.following_secret
         self._tell_keeper()
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
+        if self.answering is not None:
+            self.answering()
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
         wants = chunk_scores(gallery.encoded, prepared)
@@ -141,7 +144,7 @@ class Holder(Machine):
             self.keys.seed,
             self._keep,
         )
-        references = tuple(gallery.reference(hit.row) for hit in hits)
+        references = tuple(dict.fromkeys(gallery.reference(hit.row) for hit in hits))  # a subject may have many rows
         if self.releasing is not None:
             self.releasing(references)
         yield Send(self.requester, pack_release(references, terms.cap))

@@ -126,7 +126,9 @@ class Machine:
             if not session.state.over or late:
                 self._record(session, "received", arrived)
                 frozen = envelope.message.code == "confirmation"
-                reason = PeerAborted(link, envelope.message.code)
+                parties = {peer for known in self.sessions.values() for peer in known.peers} | {self.name}
+                by = envelope.message.by if envelope.message.by in parties else link
+                reason = PeerAborted(link, envelope.message.code, by)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
                 if session.whole:
                     self._spread(session)
@@ -312,7 +314,7 @@ class Machine:
             return
         self._end(session, State.FROZEN if isinstance(error, ConfirmationFailed) else State.ABORTED, error)
         for peer in session.peers:
-            self._send(session, peer, Abort(_abort_code(error)))
+            self._send(session, peer, Abort(abort_code(error), getattr(error, "by", "")))
         if session.whole:
             self._spread(session)
 
@@ -337,7 +339,8 @@ def phase_statement(query: bytes, session: str, phase: str, sender: str, receive
     return labelled_hash("phase", query, session, phase, sender, receiver, head)
 
 
-def _abort_code(error: LineupError) -> str:
+def abort_code(error: LineupError) -> str:
+    """Which of the closed list of codes tells peers of an error."""
     if isinstance(error, QueryRefused):
         return error.code
     for kind, code in (

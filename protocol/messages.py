@@ -32,6 +32,7 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     `issued`, `expires`: seconds since 1970, UTC. `identified`: whether the person searched for is already identified,
     because daily capacities are counted apart (R 23(1)). `justification`: hash of the local record (case, offence,
     maximum penalty, subject category, identify or verify). `officer`, `approver`: salted hashes of the persons.
+    `probe`: salted commitment to the one probe that it is for. `holders`: who may be asked, sorted.
     """
 
     state: Name
@@ -43,6 +44,8 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     justification: Digest
     officer: Digest
     approver: Digest
+    probe: Digest
+    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Announce(Message, tag=1, frozen=True):
@@ -202,9 +205,13 @@ class Release(Message, tag=19, frozen=True):
 
 
 class Abort(Message, tag=20, frozen=True):
-    """Any phase: this party stops. The codes are a closed list."""
+    """Any phase: this party stops. The codes are a closed list.
+
+    `by`: the party of this query whose refusal, fault or silence made it stop; empty where the sender itself refuses.
+    """
 
     code: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ABORT_CODES)})\\Z")]
+    by: Annotated[str, msgspec.Meta(max_length=16, pattern="^[A-Z0-9-]*\\Z")] = ""
 
 
 class Signature(Message, tag=21, frozen=True):

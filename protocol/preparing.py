@@ -108,7 +108,7 @@ class PreparingRequester(Party):
         try:
             checked = yield from key_owner_checks_form(ring, self.plan.params, self._public, secret)
         except MaskRefused as error:
-            raise FalseRefusal(f"the form check in the ring of {holder} refused a mask that is well formed") from error
+            raise FalseRefusal(holder, self.parties.router, "mask") from error
         return (yield from _key_owner_ring(ring, self.plan.params, secret, checked, self._joined[holder]))
 
     def _keep(self, holder: str, ring: PreparedRing) -> None:

@@ -247,7 +247,7 @@ class SearchingRequester(_Searching):
         filtering = Filter(ring, terms, prepared)
         admitted, ahead = yield from self._key_owner_admits(filtering, self._probe)
         if not admitted:
-            raise FalseRefusal(f"admission in the ring of {holder} refused a probe that is well formed")
+            raise FalseRefusal(holder, router)
         rung, verdict = yield from key_owner_filters(filtering, ahead)
         references: tuple[str, ...] = ()
         if verdict == CONFIRM:

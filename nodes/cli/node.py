@@ -15,7 +15,7 @@ from rich.table import Table
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
-from nodes.service.operator_api import REFUSALS, Aim, SearchReport, Subject
+from nodes.service.operator_api import TOO_MANY, Aim, SearchReport, Subject, explained
 from pets.errors import ParameterError
 from pets.params import N4096
 
@@ -61,12 +61,16 @@ def init(
 @node.command()
 def serve(
     folder: Dir,
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="Go on with a database that lost something; this is signed into the log."),
+    ] = False,
     delay_ms: Annotated[float, typer.Option(hidden=True, help="Delay each way, for measurements.")] = 0,
 ) -> None:
     """Run the node until interrupted. Logs are JSON lines on standard error, without personal data."""
     from nodes.service.server import serve as run
 
-    run(folder, delay_ms / 1000)
+    run(folder, delay_ms / 1000, accept_loss)
 
 
 @node.command()
@@ -94,6 +98,12 @@ def health(folder: Dir, as_json: Json = False) -> None:
         print(json.dumps(report))
     else:
         output.print(", ".join([report["status"], *report.get("failing", ())]), highlight=False)
+        if contradicting := report.get("contradicting_logs"):
+            output.print(f"contradicting logs: {contradicting} (`lineup node status` names them)", highlight=False)
+        for line in report.get("release_limit", ()):
+            output.print(f"release limit: {line}", highlight=False)
+        for alarm in report.get("alarms", ()):
+            output.print(f"alarm: {alarm}", highlight=False)
     if report["status"] != "ok":
         raise typer.Exit(1)
 
@@ -173,7 +183,9 @@ def revoke(
 
 def query(
     folder: Dir,
-    photo: Annotated[Path, typer.Argument(help="Photo of the probe, or a .npy file with one unit template.")],
+    photos: Annotated[
+        list[Path], typer.Argument(help="Photos of one person, the probe; or a .npy file with one unit template.")
+    ],
     holders: Annotated[str, typer.Option(help="Holders to ask, such as ES,DE.")],
     case: Annotated[str, typer.Option(help="Case number; stays at this node.")],
     offence: Annotated[str, typer.Option(help="Offence; stays at this node.")],
@@ -197,7 +209,7 @@ def query(
 
     threshold, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
     check_asks(folder)
-    template, model = probe_template(photo, models, provider.value, largest)
+    template, model = probe_template(photos, models, provider.value, largest)
     request = SearchRequest(
         template=template,
         model=model,
@@ -219,7 +231,7 @@ def query(
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
-        print_report(report, photo.name, output)
+        print_report(report, ", ".join(photo.name for photo in photos), output)
     if any(answer.status in ("refused", "unreachable") for answer in report.answers.values()):
         raise typer.Exit(1)
 
@@ -253,9 +265,8 @@ def print_report(report: SearchReport, probe: str, console: Console) -> None:
         if answer.status == "no hit":
             say(f"NO HIT   {holder}")
         elif answer.status == "too many candidates":
-            say(f"TOO MANY {holder}  even at threshold {answer.threshold_used}")
+            say(f"TOO MANY {holder}  even at threshold {answer.threshold_used}: {TOO_MANY}")
         elif answer.status != "candidates":
-            meaning = REFUSALS.get(answer.reason or "")
-            say(f"{answer.status.upper():<8} {holder}  {answer.reason}" + (f": {meaning}" if meaning else ""))
+            say(f"{answer.status.upper():<8} {holder}  {explained(holder, answer)}")
     say(f"query {report.queries[-1]}: its evidence is exported under this number")
     say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")

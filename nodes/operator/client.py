@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.identity.tls import client_context, server_name
 from nodes.service.operator_api import SearchReport, SearchRequest
 from pets.errors import InputError, LineupError
 from pets.faces import FaceModel, Provider
+from pets.fusion import fuse
 from pets.templates import load_templates, quantise, read_identity
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -31,8 +34,16 @@ def check_asks(folder: Path) -> None:
         raise InputError(f"{config.name} is a {config.role.value}; only a requester can ask")
 
 
-def probe_template(photo: Path, models: Path | None, provider: Provider, largest: bool) -> tuple[bytes, bytes]:
-    """A photo, or a .npy file with one unit template, as (int8 template bytes, model digest)."""
+def probe_template(
+    photos: Sequence[Path], models: Path | None, provider: Provider, largest: bool
+) -> tuple[bytes, bytes]:
+    """Photos of one person, fused, or a .npy file with one unit template, as (int8 template bytes, model digest).
+
+    Raises `InputError`, and `OddPhoto` for a photo that does not look like the others.
+    """
+    photo = photos[0]
+    if len(photos) > 1 and any(one.suffix == ".npy" for one in photos):
+        raise InputError("a probe is photos of one person, or one .npy file")
     if photo.suffix == ".npy":
         unit = load_templates(photo, what="probe")
         if unit.ndim == 2 and len(unit) != 1:
@@ -40,7 +51,8 @@ def probe_template(photo: Path, models: Path | None, provider: Provider, largest
         identity = read_identity(photo)
         return quantise(unit.reshape(-1)).tobytes(), identity.digest() if identity is not None else SYNTHETIC_MODEL
     model = FaceModel.load(models, provider)
-    return quantise(model.embed(photo, largest=largest).template).tobytes(), model.identity.digest()
+    units = np.stack([model.embed(one, largest=largest).template for one in photos])
+    return quantise(fuse(units, [str(one) for one in photos])).tobytes(), model.identity.digest()
 
 
 def search(folder: Path, request: SearchRequest) -> SearchReport:

@@ -117,13 +117,14 @@ def test_only_a_requester_is_asked_to_query(run: Any, folder: Path) -> None:
 def test_a_refusal_says_what_to_change_and_every_answer_its_query(capsys: pytest.CaptureFixture[str]) -> None:
     from nodes.cli.node import output
 
-    answers = {"ES": HolderAnswer("refused", reason="threshold"), "DE": HolderAnswer("refused", reason="crypto")}
+    refused = HolderAnswer("refused", reason="threshold", by="ES"), HolderAnswer("refused", reason="quota", by="EU")
+    answers = dict(zip(("ES", "DE"), refused, strict=True))
     print_report(SearchReport("FR-1", ("00" * 16, "11" * 16), answers, 0.1, 0.2), "probe.jpg", output)
     out = capsys.readouterr().out
-    assert "REFUSED  ES  threshold: its policy asks for a higher threshold (--threshold)\n" in out
-    assert "REFUSED  DE  crypto\n" in out
+    assert "REFUSED  ES  threshold, by ES: its policy asks for a higher threshold (--threshold); " in out
+    assert "REFUSED  DE  quota, by EU, not DE: this state's quota of the day is used up there" in out
     assert f"query {'11' * 16}" in out
-    assert set(REFUSALS) <= set(ABORT_CODES)
+    assert set(REFUSALS) == {*ABORT_CODES, "false-refusal"}
 
 
 def test_a_narrow_terminal_cuts_nothing_that_must_be_compared(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -24,10 +25,11 @@ MODEL = bytes(range(32))
 CIPHER = AESGCM(b"k" * 32)
 
 
-def rows(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
+def rows(count: int, seed: int = 0, dim: int = DIM) -> npt.NDArray[np.int8]:
     wide = np.random.default_rng([seed, count]).standard_normal((count, dim))
     unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.rint(unit * norm_bound(dim) ** 0.5 * 0.9).clip(-127, 127).astype(np.int8)
+    scaled: npt.NDArray[np.int8] = np.rint(unit * norm_bound(dim) ** 0.5 * 0.9).clip(-127, 127).astype(np.int8)
+    return scaled
 
 
 def new_files(folder: Path, **options: Any) -> BlockFiles:
@@ -38,7 +40,7 @@ def new_files(folder: Path, **options: Any) -> BlockFiles:
 class Model:
     """What a gallery must hold, kept in the plainest way. `history`: version -> numbers of its rows, in order."""
 
-    templates: dict[int, np.ndarray] = field(default_factory=dict)
+    templates: dict[int, npt.NDArray[np.int8]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
     forgotten: set[int] = field(default_factory=set)
     erased: set[int] = field(default_factory=set)
@@ -53,12 +55,12 @@ class Model:
     def note(self) -> None:
         self.history[self.version + 1] = [row for row in self.templates if row not in self.dropped]
 
-    def append(self, templates: np.ndarray) -> None:
+    def append(self, templates: npt.NDArray[np.int8]) -> None:
         for template in templates:
             self.templates[len(self.templates)] = template
         self.note()
 
-    def correct(self, row: int, template: np.ndarray) -> None:
+    def correct(self, row: int, template: npt.NDArray[np.int8]) -> None:
         self.replaced[row] = (len(self.templates), self.version + 1)
         self.append(template[None])
 

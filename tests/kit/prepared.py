@@ -147,4 +147,5 @@ def opened(parts: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
     """x_0 ^ x_1 ^ x_2 of what the holder, the requester and the router hold, uint64 (2, planes, words) each."""
     for seat in range(3):  # replicated: x_{i+1} of party i is the first component of party i+1
         assert np.array_equal(parts[seat][1], parts[(seat + 1) % 3][0])
-    return parts[0][0] ^ parts[0][1] ^ parts[1][1]
+    together: npt.NDArray[np.uint64] = parts[0][0] ^ parts[0][1] ^ parts[1][1]
+    return together

@@ -105,7 +105,7 @@ def test_a_holder_that_is_not_there_is_unreachable_and_the_others_answer_comes(f
     async def body(network: Network) -> None:
         await network.kill(ES)
         report = await network.search(wanted)
-        assert report.answers[ES] == HolderAnswer("unreachable", reason="no answer")
+        assert report.answers[ES] == HolderAnswer("unreachable", reason="timeout", by=ES)
         assert report.answers[DE] == federation.expected(wanted)[DE]
         assert len(set(report.queries)) == 2  # the retry is a fresh query
 
@@ -139,7 +139,7 @@ def test_a_holder_that_read_something_before_it_fell_silent_is_not_asked_again(
         assert silent
         assert report.answers[DE] == expected[DE]
         assert report.answers[ES] == (
-            expected[ES] if attempts == 2 else HolderAnswer("unreachable", reason="no answer")
+            expected[ES] if attempts == 2 else HolderAnswer("unreachable", reason="timeout", by=ES)
         )
         assert len(set(report.queries)) == attempts
 
@@ -167,7 +167,10 @@ def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federati
 
         network.nodes[ES].drive = drive  # type: ignore[method-assign]
         report = await network.search(wanted)
-        assert report.answers == {**federation.expected(wanted), ES: HolderAnswer("unreachable", reason="no answer")}
+        assert report.answers == {
+            **federation.expected(wanted),
+            ES: HolderAnswer("unreachable", reason="timeout", by=ES),
+        }
         assert len(report.queries) == 1
         await network.settle()
         assert_clear(network)

@@ -121,7 +121,9 @@ def test_a_node_that_never_acknowledges_is_unreachable_and_the_next_query_works(
             await network.kill(odd)
             async with mute(federation, odd):
                 report = await network.search(wanted)
-                assert report.answers == expected | dict.fromkeys(lost, HolderAnswer("unreachable", reason="no answer"))
+                assert report.answers == expected | dict.fromkeys(
+                    lost, HolderAnswer("unreachable", reason="timeout", by=odd)
+                )
                 await network.settle(30)
                 assert_clear(network)
             await network.start(odd)

@@ -162,7 +162,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
             with monkeypatch.context() as patch:
                 patch.setattr(GalleryStore, "admit_query", full_store)
                 report = await network.search(wanted)
-                assert report.answers[ES] == HolderAnswer("refused", reason="internal")
+                assert report.answers[ES] == HolderAnswer("refused", reason="internal", by=ES)
                 await network.settle()
             assert (await network.search(wanted)).answers == federation.expected(wanted)
 
@@ -179,7 +179,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
 
                 entries.append = append  # type: ignore[method-assign]
                 report = await network.search(wanted)
-                assert report.answers[ES] == HolderAnswer("refused", reason="internal")
+                assert report.answers[ES] == HolderAnswer("refused", reason="internal", by=ES)
                 await network.settle()
                 assert not network.nodes[ES].drivers
                 report = await network.search(wanted)  # the log is closed: the node serves nobody until it restarts

@@ -190,7 +190,7 @@ def test_peers_and_operators_each_have_their_own_routes(federation: Federation) 
             assert (await ask(tls, "GET", "/metrics")).status_code == 403
             assert (await ask(tls, "GET", "/health")).json() == {"status": "ok"}
         assert (await ask(operator, "GET", "/metrics")).status_code == 200
-        assert (await ask(operator, "GET", "/health")).json() == {"status": "ok", "contradicting_logs": 0}
+        assert (await ask(operator, "GET", "/health")).json() == {"status": "ok", "contradicting_logs": 0, "alarms": []}
 
     serving(federation, body, FR)
 

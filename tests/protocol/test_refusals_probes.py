@@ -53,6 +53,7 @@ def one_more_than_the_bound() -> npt.NDArray[np.int64]:
 BAD_PROBES = {
     "scaled by 2": scaled(2),
     "scaled by 1.05": scaled(1.05),
+    "scaled by 1.02": scaled(1.02),
     "one above the norm bound": one_more_than_the_bound(),
     "coordinate beyond the norm": entries(8, e3=127),
     "coordinate beyond the range": entries(128, e3=250),

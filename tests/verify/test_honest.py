@@ -84,7 +84,11 @@ def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
 ) -> None:
     facts = told(joint)
     assert facts["asked"].startswith("by FR through EU of ES, DE, 20")
-    assert facts["warrant"] == "FR-1 of FR, purpose INVESTIGATION"
+    number, rest = facts["warrant"].split(" ", 1)
+    assert rest == "of FR, purpose INVESTIGATION"
+    (used,) = [text for subject, text in facts.items() if subject == f"warrant {number}"]
+    assert used.startswith("of FR, used for 1 query; began to answer: ")
+    assert used.endswith("…: ES, DE")
     assert facts["terms"].startswith("threshold 0.7, step 0.1, at most 10 candidates a holder")
     assert facts[ES] == "more than 10 hits at 0.7; answered at 0.8, with 10 candidates or fewer, or none"
     assert facts[DE] == "answered at 0.7, with 10 candidates or fewer, or none", "it found nobody"
