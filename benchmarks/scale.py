@@ -13,6 +13,7 @@ machine makes longer (`load` says how much there was); `cpu` seconds are of this
 `peak_rss_bytes`: of the whole process from its start, the gallery included.
 """
 
+import numpy.typing as npt
 from __future__ import annotations
 
 import argparse

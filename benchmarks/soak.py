@@ -8,6 +8,7 @@ moment; what it finds, less the rows that are not live, must be what a plain lis
 after every search; its growth is taken between the second and the last tenth of the run.
 """
 
+import numpy.typing as npt
 from __future__ import annotations
 
 import argparse
