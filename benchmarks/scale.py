@@ -13,7 +13,6 @@ machine makes longer (`load` says how much there was); `cpu` seconds are of this
 `peak_rss_bytes`: of the whole process from its start, the gallery included.
 """
 
-import numpy.typing as npt
 from __future__ import annotations
 
 import argparse
@@ -45,6 +44,7 @@ options = parser.parse_args()
 machine.prepare(options.threads)
 
 import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: E402
 
 from nodes.blocks import BlockFiles, ResidentGallery  # noqa: E402

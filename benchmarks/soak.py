@@ -8,7 +8,6 @@ moment; what it finds, less the rows that are not live, must be what a plain lis
 after every search; its growth is taken between the second and the last tenth of the run.
 """
 
-import numpy.typing as npt
 from __future__ import annotations
 
 import argparse
@@ -33,6 +32,7 @@ options = parser.parse_args()
 machine.prepare(options.threads)
 
 import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: E402
 
 from nodes.blocks import BlockFiles, ResidentGallery  # noqa: E402
