@@ -126,9 +126,7 @@ class Machine:
             if not session.state.over or late:
                 self._record(session, "received", arrived)
                 frozen = envelope.message.code == "confirmation"
-                parties = {peer for known in self.sessions.values() for peer in known.peers} | {self.name}
-                by = envelope.message.by if envelope.message.by in parties else link
-                reason = PeerAborted(link, envelope.message.code, by)
+                reason = PeerAborted(link, envelope.message.code, self._party(envelope.message.by) or link)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
                 if session.whole:
                     self._spread(session)
@@ -314,9 +312,14 @@ class Machine:
             return
         self._end(session, State.FROZEN if isinstance(error, ConfirmationFailed) else State.ABORTED, error)
         for peer in session.peers:
-            self._send(session, peer, Abort(abort_code(error), getattr(error, "by", "")))
+            self._send(session, peer, Abort(abort_code(error), self._party(getattr(error, "by", ""))))
         if session.whole:
             self._spread(session)
+
+    def _party(self, name: str) -> str:
+        """The name if it is of a party of this query, else nothing."""
+        known = name == self.name or any(name in session.peers for session in self.sessions.values())
+        return name if known else ""
 
     def _spread(self, query: Session) -> None:
         """The query as a whole has stopped: so do its sessions."""
