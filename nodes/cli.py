@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from nodes import cli_evidence, cli_gallery, cli_node, cli_store
+from nodes.calibrate import cli as cli_calibrate
 from nodes.choices import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError, printable
@@ -126,6 +127,7 @@ cli_node.register(app)
 cli_gallery.register(app)
 cli_store.register(app)
 cli_evidence.register(app)
+cli_calibrate.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:
