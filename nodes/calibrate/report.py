@@ -218,7 +218,10 @@ def to_paste(result: Calibration) -> list[str]:
     """Lines for `node.toml` of a holder, and the option for a requester."""
     row = result.to_set
     if row is None:
-        return [f"# no threshold: FPIR {result.options.fpir:g} is {NOT_MEASURABLE} with this sample"]
+        return [
+            f"# no threshold: FPIR {result.options.fpir:g} at the largest of these sizes is {NOT_MEASURABLE} with this "
+            "sample; give it more people, or --rows that it can show"
+        ]
     kind = "extrapolated" if row.extrapolated else "measured"
     return [
         f"# FPIR {row.fpir:g} over {row.rows:,} rows x {row.holders} ({kind}): misses {percent(row.fnir)}, 95 % "

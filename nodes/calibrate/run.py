@@ -71,9 +71,10 @@ class Calibration:
 
     @property
     def to_set(self) -> Identified | None:
-        """The row whose threshold answers the options: most rows in all, at the FPIR asked for."""
-        found = [row for row in self.identified if row.fpir == self.options.fpir and row.threshold is not None]
-        return max(found, key=lambda row: row.rows * row.holders, default=None)
+        """The row whose threshold answers the options: most rows in all, at the FPIR asked for; None if it has none."""
+        found = [row for row in self.identified if row.fpir == self.options.fpir]
+        largest = max(found, key=lambda row: row.rows * row.holders)
+        return largest if largest.threshold is not None else None
 
     @property
     def disagreements(self) -> int:
