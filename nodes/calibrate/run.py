@@ -16,7 +16,7 @@ from nodes.calibrate.rates import FMRS, GroupRate, Rate, by_group, det_curve, ra
 from nodes.calibrate.sample import Sample
 from nodes.calibrate.scores import Floats, Integers, Scores, all_scores
 from nodes.calibrate.tail import Check, check
-from nodes.progress import progress_bar
+from nodes.operator.progress import progress_bar
 from pets.errors import ParameterError
 from pets.params import N4096
 from pets.threads import check_threads

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from nodes.progress import progress_bar
+from nodes.operator.progress import progress_bar
 from pets.errors import InputError, PhotoError
 from pets.faces import FaceModel
 from pets.photos import SUFFIXES
