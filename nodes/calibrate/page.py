@@ -3,62 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from html import escape
 from importlib.metadata import version
 
 from nodes.calibrate import plots
 from nodes.calibrate.identification import FPIRS
-from nodes.calibrate.report import NOT_MEASURABLE, between, by_size, cell, notes, percent, to_paste, why_not
+from nodes.calibrate.report import NOT_MEASURABLE, between, by_size, cell, notes, percent, to_paste
 from nodes.calibrate.run import Calibration
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } caption { text-align: left; color: #555; padding-bottom: .4rem; }
-th, td { border-bottom: 1px solid #ddd; padding: .35rem .8rem; text-align: right; vertical-align: top; }
-td { white-space: pre-line; font-variant-numeric: tabular-nums; }
-pre { background: #f4f4f4; padding: .8rem 1rem; overflow-x: auto; }
-.answer { border-left: 4px solid #1b6ca8; padding: .2rem 1rem; font-size: 1.05rem; }
-.warning { border-left: 4px solid #b2182b; padding: .2rem 1rem; }
-svg { max-width: 100%; height: auto; }
-"""
+from nodes.operator.pages import NO_PLOTS, paragraph, plots_available, table, whole
 
 
 def page(result: Calibration) -> str:
     """The whole page."""
     sample, scores = result.sample, result.scores
     parts = [
-        "<h1>Which threshold, and what it costs</h1>",
-        _paragraph(
+        paragraph(
             f"{len(sample.templates):,} photos of {len(sample.names):,} people, templates of {sample.dim} numbers: "
             f"{len(scores.genuine.score):,} genuine and {scores.impostors:,} impostor comparisons. "
             f"Model: {sample.identity or 'unknown'}."
         ),
         _answer(result),
-        *(f'<p class="warning">{escape(warning)}</p>' for warning in result.warnings),
+        *(paragraph(warning, "warning") for warning in result.warnings),
         "<h2>To paste</h2>",
         f"<pre>{escape(chr(10).join(to_paste(result)))}</pre>",
         "<h2>One comparison</h2>",
         _rates(result),
         "<h2>A search</h2>",
         _searches(result),
-        *(_paragraph(line) for line in notes(result)),
+        *(paragraph(line) for line in notes(result)),
         *_groups(result),
         *_plots(result),
         "<h2>How it was measured</h2>",
-        _paragraph(
+        paragraph(
             "Terms are those of ISO/IEC 19795-1. FMR and TMR are over all pairs of photos. For searches the gallery is "
             "the first photo of each person and every other photo is a probe; for the FPIR its own person is left out. "
             "Galleries asked together under one threshold count as one of all their rows. Intervals hold 95 % and come "
             f"from drawing the people {result.options.resamples} times again. A rate below 3/n is called "
             f"{NOT_MEASURABLE}. Encrypted: each probe was really searched in galleries that the cap cannot cut."
         ),
-        _paragraph(f"Blind Lineup {version('blind-lineup')}, {time.strftime('%Y-%m-%d')}."),
+        paragraph(f"Blind Lineup {version('blind-lineup')}, {time.strftime('%Y-%m-%d')}."),
     ]
-    title = "<title>Calibration</title>"
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{STYLE}</style></head>'
-    return head + "<body>" + "\n".join(parts) + "</body></html>\n"
+    return whole("Which threshold, and what it costs", parts)
 
 
 def _answer(result: Calibration) -> str:
@@ -78,7 +63,7 @@ def _rates(result: Calibration) -> str:
     rows = []
     for rate in result.rates:
         if rate.threshold is None:
-            rows.append((f"{rate.fmr:g}", why_not(result, rate), "", "", "", "", ""))
+            rows.append((f"{rate.fmr:g}", NOT_MEASURABLE, "", "", "", "", ""))
             continue
         searched = result.encrypted.get(rate.fmr)
         rows.append(
@@ -92,13 +77,13 @@ def _rates(result: Calibration) -> str:
                 "" if searched is None else f"{percent(searched.tmr)}\n{searched.probes:,} searched",
             )
         )
-    return _table("True match rate (TMR) at a false match rate (FMR)", head, rows)
+    return table("True match rate (TMR) at a false match rate (FMR)", head, rows)
 
 
 def _searches(result: Calibration) -> str:
     head = ("rows × galleries", *(f"FPIR {fpir:g}" for fpir in FPIRS))
     rows = [(size, *(cell(item) for item in found)) for size, found in by_size(result.identified).items()]
-    return _table("Threshold, misses (FNIR) and their 95 % interval at a false positive rate (FPIR)", head, rows)
+    return table("Threshold, misses (FNIR) and their 95 % interval at a false positive rate (FPIR)", head, rows)
 
 
 def _groups(result: Calibration) -> list[str]:
@@ -118,20 +103,10 @@ def _groups(result: Calibration) -> list[str]:
         for group in result.groups
     ]
     caption = f"Pairs within a group, at threshold {result.groups[0].threshold} for everybody"
-    return ["<h2>Error by group</h2>", _table(caption, head, rows)]
+    return ["<h2>Error by group</h2>", table(caption, head, rows)]
 
 
 def _plots(result: Calibration) -> list[str]:
-    if not plots.available():
-        return [_paragraph("No plots: matplotlib is not installed (pip install 'blind-lineup[bench]').")]
+    if not plots_available():
+        return [paragraph(NO_PLOTS)]
     return [f"<h2>{escape(title)}</h2>{svg}" for title, svg in plots.plots(result)]
-
-
-def _table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    headings = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption><tr>{headings}</tr>{body}</table>"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"

@@ -1,55 +1,28 @@
-"""Plots of a calibration as inline SVG, drawn by matplotlib where it is installed."""
+"""Plots of a calibration as inline SVG."""
 
 from __future__ import annotations
 
-import importlib
-import io
+from functools import partial
 from typing import Any
 
 from nodes.calibrate.report import by_size
 from nodes.calibrate.run import Calibration
 from nodes.calibrate.scores import BINS
+from nodes.operator.pages import plot
 
 BLUE, RED, GREY = "#1b6ca8", "#b2182b", "#6b6b6b"
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    try:
-        importlib.import_module("matplotlib")
-    except ImportError:
-        return False
-    return True
 
 
 def plots(result: Calibration) -> list[tuple[str, str]]:
     """Title and SVG of each plot."""
     return [
-        ("Scores of genuine and impostor comparisons", _draw(_distributions, result)),
-        ("Detection error trade-off (DET)", _draw(_det, result)),
-        ("Misses against false positives, by size of the gallery", _draw(_searches, result)),
+        ("Scores of genuine and impostor comparisons", plot(partial(_distributions, result))),
+        ("Detection error trade-off (DET)", plot(partial(_det, result))),
+        ("Misses against false positives, by size of the gallery", plot(partial(_searches, result))),
     ]
 
 
-def _draw(plot: Any, result: Calibration) -> str:
-    matplotlib = importlib.import_module("matplotlib")
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "blind-lineup"  # the same figures give the same bytes
-    pyplot = importlib.import_module("matplotlib.pyplot")
-    figure, axes = pyplot.subplots(figsize=(8, 4.2), facecolor="white")
-    plot(axes, result)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    pyplot.close(figure)
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def _distributions(axes: Any, result: Calibration) -> None:
+def _distributions(result: Calibration, axes: Any) -> None:
     for counts, colour, name in (
         (result.scores.impostor_counts, GREY, "impostor"),
         (result.scores.genuine_counts, BLUE, "genuine"),
@@ -63,7 +36,7 @@ def _distributions(axes: Any, result: Calibration) -> None:
     axes.legend(frameon=False)
 
 
-def _det(axes: Any, result: Calibration) -> None:
+def _det(result: Calibration, axes: Any) -> None:
     if not result.det:
         axes.text(0.5, 0.5, "not measurable: too few impostor pairs", transform=axes.transAxes, ha="center")
         return
@@ -80,7 +53,7 @@ def _det(axes: Any, result: Calibration) -> None:
     axes.set_ylabel("false non-match rate (FNMR), %")
 
 
-def _searches(axes: Any, result: Calibration) -> None:
+def _searches(result: Calibration, axes: Any) -> None:
     for index, (size, rows) in enumerate(by_size(result.identified).items()):
         shown = [row for row in rows if row.fnir is not None]
         if not shown:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nodes.calibrate import encrypted, identification, plots
+from nodes.calibrate import encrypted, identification, page
 from nodes.calibrate.sample import Sample, arrange
 from nodes.calibrate.scores import all_scores
 from nodes.calibrate.tail import fit
+from nodes.operator.pages import plots_available
 from pets.synthetic import synthetic_templates
 from tests.kit.commands import run  # noqa: F401  the fixture
 
@@ -165,16 +166,16 @@ def test_error_by_group(run: Any, tmp_path: Path):  # noqa: F811
 
 
 def test_the_page_stands_alone_and_says_what_it_lacks(run: Any, tmp_path: Path, monkeypatch: Any):  # noqa: F811
-    monkeypatch.setattr(plots, "available", lambda: False)
+    monkeypatch.setattr(page, "plots_available", lambda: False)
     args = files(tmp_path, *people(40, 3))
     calibrated(run, tmp_path, *args, "--encrypted-probes", "0", "--report", tmp_path / "r.html")
-    page = (tmp_path / "r.html").read_text()
-    assert "matplotlib is not installed" in page
-    assert "<script" not in page
-    assert "ISO/IEC 19795-1" in page
+    text = (tmp_path / "r.html").read_text()
+    assert "matplotlib is not installed" in text
+    assert "<script" not in text
+    assert "ISO/IEC 19795-1" in text
 
 
-@pytest.mark.skipif(not plots.available(), reason="matplotlib is not installed")
+@pytest.mark.skipif(not plots_available(), reason="matplotlib is not installed")
 def test_the_page_shows_plots(run: Any, tmp_path: Path):  # noqa: F811
     args = files(tmp_path, *people(160, 2))
     calibrated(run, tmp_path, *args, "--encrypted-probes", "0", "--report", tmp_path / "r.html")
