@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
+
+from nodes.bench.machine import commit as commit
+from nodes.bench.machine import describe as describe
 
 
 def prepare(threads: int = 2) -> None:
@@ -20,29 +20,6 @@ def prepare(threads: int = 2) -> None:
         raise RuntimeError("numpy was imported before its threads were set")
     os.environ.pop("OPENBLAS_CORETYPE", None)
     os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
-
-
-def describe(threads: int) -> dict[str, object]:
-    model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")), "unknown"
-    )
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "numpy": version("numpy"),
-        "numba": version("numba"),
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def commit() -> str:
-    """The commit that is checked out, with "-dirty" behind it where files were changed since."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "none"
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -68,8 +45,3 @@ def reset_peak() -> None:
 def peak_bytes() -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
