@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from nodes.calibrate import plots
 from nodes.calibrate.identification import FPIRS
-from nodes.calibrate.report import NOT_MEASURABLE, between, by_size, cell, notes, percent, to_paste
+from nodes.calibrate.report import NOT_MEASURABLE, between, by_size, cell, costs_table, notes, percent, to_paste
 from nodes.calibrate.run import Calibration
 from nodes.operator.pages import NO_PLOTS, paragraph, plots_available, table, whole
 
@@ -31,6 +31,7 @@ def page(result: Calibration) -> str:
         "<h2>A search</h2>",
         _searches(result),
         *(paragraph(line) for line in notes(result)),
+        *_costs(result),
         *_groups(result),
         *_plots(result),
         "<h2>How it was measured</h2>",
@@ -84,6 +85,13 @@ def _searches(result: Calibration) -> str:
     head = ("rows × galleries", *(f"FPIR {fpir:g}" for fpir in FPIRS))
     rows = [(size, *(cell(item) for item in found)) for size, found in by_size(result.identified).items()]
     return table("Threshold, misses (FNIR) and their 95 % interval at a false positive rate (FPIR)", head, rows)
+
+
+def _costs(result: Calibration) -> list[str]:
+    if not result.costs:
+        return []
+    caption = "Misses of one comparison (FNMR), false match rate, and FPIR by rows asked together; * extrapolated"
+    return ["<h2>What usual thresholds cost</h2>", table(caption, *costs_table(result))]
 
 
 def _groups(result: Calibration) -> list[str]:

@@ -44,6 +44,7 @@ def as_json(result: Calibration) -> dict[str, Any]:
         "fmr": [_rate(result, rate) for rate in result.rates],
         "identification": [_identified(row) for row in result.identified],
         "extrapolation_check": None if result.tail_check is None else _fields(result.tail_check),
+        "costs": [_fields(cost) for cost in result.costs],
         "groups": [_fields(group) | {"threshold": float(group.threshold)} for group in result.groups],
         "to_set": None if chosen is None else _identified(chosen),
         "det": [{"threshold": t, "fmr": fmr, "fnmr": fnmr} for t, fmr, fnmr in result.det],
@@ -121,6 +122,14 @@ def print_tables(result: Calibration, console: Console) -> None:
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     console.print(_rates_table(result))
     console.print(_searches_table(result))
+    if result.costs:
+        head, rows = costs_table(result)
+        table = Table(title="usual thresholds: misses, and FPIR by rows asked together")
+        for name in head:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     for line in notes(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("\n".join(to_paste(result)), highlight=False, markup=False, soft_wrap=True)
@@ -154,6 +163,19 @@ def _searches_table(result: Calibration) -> Table:
     for size, row in by_size(result.identified).items():
         table.add_row(size, *(cell(item) for item in row))
     return table
+
+
+def costs_table(result: Calibration) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heading and rows of what usual thresholds cost."""
+    sizes = list(result.costs[0].fpirs)
+    head = ("threshold", "FNMR", "95 % of it", "FMR", *(_short(size) for size in sizes))
+    rows = []
+    for cost in result.costs:
+        mark = " *" if cost.extrapolated else ""
+        fmr = NOT_MEASURABLE if cost.fmr is None else f"{cost.fmr:.1e}{mark}"
+        shown = (percent(value) if value < 0.9995 else "always" for value in cost.fpirs.values())
+        rows.append((f"{cost.threshold:.2f}", percent(cost.fnmr), between(cost.low, cost.high), fmr, *shown))
+    return head, rows
 
 
 def by_size(identified: list[Identified]) -> dict[str, list[Identified]]:

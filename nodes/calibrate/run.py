@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
+from nodes.calibrate.costs import Cost, costs
 from nodes.calibrate.encrypted import Searched, search_all
 from nodes.calibrate.identification import FPIRS, Identified, identification
 from nodes.calibrate.rates import FMRS, GroupRate, Rate, by_group, det_curve, rate_at
@@ -66,6 +67,7 @@ class Calibration:
     encrypted: dict[float, Searched]
     identified: list[Identified]
     tail_check: Check | None
+    costs: list[Cost]
     groups: list[GroupRate]
     det: list[tuple[float, float, float]]
 
@@ -108,10 +110,19 @@ def calibrate(sample: Sample, options: Options, console: Console) -> Calibration
     encrypted = _encrypted(sample, rates, options, console)
     at = next((rate.threshold for rate in reversed(rates) if rate.fmr >= 1e-3 and rate.threshold), None)
     groups = [] if at is None else by_group(scores, sample, at, options.resamples, options.seed)
+    totals = [count * parties for count in rows for parties in options.holders]
     return Calibration(
-        sample, options, scores, rates, encrypted, found, check(scores.tail, sample, options.seed), groups,
+        sample,
+        options,
+        scores,
+        rates,
+        encrypted,
+        found,
+        check(scores.tail, sample, options.seed),
+        costs(sample, scores, totals, options.resamples, options.seed),
+        groups,
         det_curve(scores),
-    )  # fmt: skip
+    )
 
 
 def default_rows(sample: Sample) -> tuple[int, ...]:

@@ -60,26 +60,21 @@ def from_templates(embeddings: Path, labels: Path, groups: Path | None, seed: in
     return arrange(templates, listed, grouped, seed, identity=read_identity(embeddings))
 
 
-def from_photos(folder: Path, model: FaceModel, seed: int, *, largest: bool, console: Console) -> Sample:
+def from_photos(
+    folder: Path, model: FaceModel, seed: int, *, largest: bool, console: Console, mirrored: bool = False
+) -> Sample:
     """Embed the photos of a folder that holds one folder a person. Photos without a template are left out and listed.
 
-    Raises `InputError` for a folder without folders, or when no photo gives a template.
+    With `mirrored`, of the mirror images. Raises `InputError` for a folder without folders, or when no photo gives a
+    template.
     """
-    if not folder.is_dir():
-        raise InputError(f"--photos {folder} is not a folder")
-    paths = [
-        path
-        for person in sorted(item for item in folder.iterdir() if item.is_dir())
-        for path in sorted(person.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]
-    if not paths:
-        raise InputError(f"--photos {folder} holds no folders with photos in them, one folder a person")
+    paths = _photos_of_people(folder)
     good: list[npt.NDArray[np.float32]] = []
     labels: list[str] = []
     failed: list[str] = []
     with progress_bar(console, "embedding", len(paths)) as progress:
-        for done, (path, result) in enumerate(model.embed_each(paths, largest=largest), start=1):
+        results = model.embed_each(paths, largest=largest, mirrored=mirrored)
+        for done, (path, result) in enumerate(results, start=1):
             if isinstance(result, PhotoError):
                 failed.append(str(result))
             else:
@@ -90,6 +85,20 @@ def from_photos(folder: Path, model: FaceModel, seed: int, *, largest: bool, con
         raise InputError(f"none of {len(paths)} photos gives a template, the first because: {failed[0]}")
     templates = np.stack(good).astype(np.float64)
     return arrange(templates, labels, None, seed, identity=model.identity, failed=tuple(failed))
+
+
+def _photos_of_people(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"--photos {folder} is not a folder")
+    paths = [
+        path
+        for person in sorted(item for item in folder.iterdir() if item.is_dir())
+        for path in sorted(person.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    ]
+    if not paths:
+        raise InputError(f"--photos {folder} holds no folders with photos in them, one folder a person")
+    return paths
 
 
 def arrange(

@@ -43,6 +43,14 @@ class Tail:
             return float(self.score[min(at, len(self.score) - 1)])
         return min(self.offset + self.slope * probit(fmr), 0.9999)
 
+    def fmr(self, threshold: float) -> float:
+        """The false match rate at a threshold: of the sample where it shows one, else along the line."""
+        reached = int(np.searchsorted(-self.score, -threshold, side="right"))
+        shown = float(self.survival[reached - 1]) if reached else 0.0
+        if shown >= self.measured:
+            return shown
+        return 1 - NormalDist().cdf((threshold - self.offset) / self.slope)
+
     def decades(self, fmr: float) -> float:
         """How many powers of ten `fmr` lies below what the sample shows."""
         return max(0.0, math.log10(self.measured / fmr))

@@ -36,6 +36,10 @@ def calibrate(
     ] = 0.1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page with plots to this file.")] = None,
+    centre: Annotated[
+        Path | None,
+        typer.Option(help="Write the mean template to this file: as centre.npy beside a model it is subtracted."),
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Resamples of the people, for the intervals.")] = 200,
     encrypted_probes: Annotated[
         int, typer.Option(help="Most probes that are searched encrypted at each threshold; 0: none.")
@@ -47,6 +51,9 @@ def calibrate(
     largest: Largest = False,
 ) -> None:
     """Measure which threshold to set, and what it costs in misses and false hits, on labelled photos."""
+    import numpy as np
+
+    from nodes.calibrate.centring import check_centre, write_centre
     from nodes.calibrate.report import as_json, print_tables
     from nodes.calibrate.run import Options
     from nodes.calibrate.run import calibrate as run
@@ -72,11 +79,24 @@ def calibrate(
         from pets.faces import FaceModel
 
         model = FaceModel.load(models, provider.value)
+        if centre is not None:
+            check_centre(centre, model.identity)
         sample = from_photos(photos, model, seed, largest=largest, console=errors)
+        averaged = sample.templates
+        if centre is not None:
+            mirror = from_photos(photos, model, seed, largest=largest, console=errors, mirrored=True)
+            averaged = np.concatenate([averaged, mirror.templates])
     elif photos is None and embeddings is not None and labels is not None:
         sample = from_templates(embeddings, labels, groups, seed)
+        averaged = sample.templates
+        if centre is not None:
+            check_centre(centre, sample.identity)
     else:
         raise typer.BadParameter("give either --photos, or --embeddings with --labels (and --groups)")
+    if centre is not None:
+        norm = write_centre(centre, averaged, len(sample.names))
+        said = f"wrote the centre, of norm {norm:.3f}, to {centre}; what follows is measured without it."
+        errors.print(f"{said} Measure it on other people", highlight=False, markup=False, soft_wrap=True)
     result = run(sample, options, errors)
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")

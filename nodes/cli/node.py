@@ -18,7 +18,8 @@ from nodes.operator.progress import progress_bar
 from nodes.service.operator_api import REFUSALS, Aim, SearchReport, Subject
 from pets.errors import ParameterError
 from pets.params import N4096
-from protocol.terms import Terms, parse_decimal
+from pets.thresholds import UNKNOWN, default_threshold
+from protocol.terms import SYNTHETIC_MODEL, Terms, parse_decimal
 
 node = typer.Typer(help="Set up and run a national node.", no_args_is_help=True)
 output = Console(markup=False, soft_wrap=True)
@@ -181,7 +182,10 @@ def query(
     max_penalty_years: Annotated[float, typer.Option(help="Maximum penalty of the offence, at least 1.")],
     officer: Annotated[str, typer.Option(help="Who launches the query; travels as a salted hash.")],
     approver: Annotated[str, typer.Option(help="Who approved it, another person; travels as a salted hash.")],
-    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")] = "0.55",
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="Smallest cosine of a hit, between 0 and 1. Default: the model's, 0.55 for SFace."),
+    ] = None,
     max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
     purpose: Annotated[Purpose, typer.Option(help="The last two need national law.")] = Purpose.INVESTIGATION,
@@ -197,17 +201,19 @@ def query(
     from nodes.service.operator_api import SearchRequest
 
     try:
-        limits = parse_decimal(threshold, "--threshold"), 128, N4096, max_candidates, parse_decimal(ladder, "--ladder")
-        terms = Terms(*limits)  # checks them before the photo is read; the dimension does not matter
+        # checked before the photo is read; the dimension does not matter
+        given = UNKNOWN if threshold is None else parse_decimal(threshold, "--threshold")
+        terms = Terms(given, 128, N4096, max_candidates, parse_decimal(ladder, "--ladder"))
     except ParameterError as error:
         raise typer.BadParameter(str(error)) from None
     check_asks(folder)
-    template, model = probe_template(photo, models, provider.value, largest)
+    template, identity = probe_template(photo, models, provider.value, largest)
+    chosen = default_threshold(identity) if threshold is None else terms.threshold
     request = SearchRequest(
         template=template,
-        model=model,
+        model=SYNTHETIC_MODEL if identity is None else identity.digest(),
         holders=_names(holders),
-        threshold=f"{terms.threshold:f}",
+        threshold=f"{chosen:f}",
         case=case,
         offence=offence,
         maximum_penalty_years=max_penalty_years,

@@ -13,8 +13,7 @@ from nodes.identity.tls import client_context, server_name
 from nodes.service.operator_api import SearchReport, SearchRequest
 from pets.errors import InputError, LineupError
 from pets.faces import FaceModel, Provider
-from pets.templates import load_templates, quantise, read_identity
-from protocol.terms import SYNTHETIC_MODEL
+from pets.templates import ModelIdentity, load_templates, quantise, read_identity
 
 SEARCH_SECONDS = 3600.0
 HEALTH_SECONDS = 15.0
@@ -31,16 +30,17 @@ def check_asks(folder: Path) -> None:
         raise InputError(f"{config.name} is a {config.role.value}; only a requester can ask")
 
 
-def probe_template(photo: Path, models: Path | None, provider: Provider, largest: bool) -> tuple[bytes, bytes]:
-    """A photo, or a .npy file with one unit template, as (int8 template bytes, model digest)."""
+def probe_template(
+    photo: Path, models: Path | None, provider: Provider, largest: bool
+) -> tuple[bytes, ModelIdentity | None]:
+    """A photo, or a .npy file with one unit template, as int8 template bytes and the model; None if it is unknown."""
     if photo.suffix == ".npy":
         unit = load_templates(photo, what="probe")
         if unit.ndim == 2 and len(unit) != 1:
             raise InputError(f"{photo} holds {len(unit)} templates; a query has one probe")
-        identity = read_identity(photo)
-        return quantise(unit.reshape(-1)).tobytes(), identity.digest() if identity is not None else SYNTHETIC_MODEL
+        return quantise(unit.reshape(-1)).tobytes(), read_identity(photo)
     model = FaceModel.load(models, provider)
-    return quantise(model.embed(photo, largest=largest).template).tobytes(), model.identity.digest()
+    return quantise(model.embed(photo, largest=largest).template).tobytes(), model.identity
 
 
 def search(folder: Path, request: SearchRequest) -> SearchReport:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nodes.calibrate import encrypted, identification, page
+from nodes.calibrate.costs import costs
 from nodes.calibrate.sample import Sample, arrange
 from nodes.calibrate.scores import all_scores
 from nodes.calibrate.tail import fit
@@ -221,3 +222,38 @@ def test_mistakes_are_named(
     status, _, err = run("calibrate", "--embeddings", "e.npy", "--labels", "l", *args)
     assert status in (1, 2)
     assert words in err.replace("\n", " ")
+
+
+def test_usual_thresholds_cost_what_numpy_counts(sample: Sample):
+    scores = all_scores(sample)
+    exact = sample.templates @ sample.templates.T
+    later = np.triu(np.ones_like(exact, bool), 1)
+    same = sample.people[:, None] == sample.people[None, :]
+    found = costs(sample, scores, (100, 10**6), 20, 1)
+    assert len(found) >= 4
+    for cost in found:
+        reached = exact >= cost.threshold
+        assert cost.matches == (later & ~same & reached).sum()
+        assert cost.fnmr == pytest.approx(1 - (later & same & reached).sum() / (later & same).sum())
+        assert cost.fmr is not None
+        if cost.extrapolated:
+            assert cost.fmr < 2 * 10 / scores.impostors
+        else:
+            assert cost.fmr == pytest.approx(cost.matches / scores.impostors)
+        assert cost.fpirs[100] <= cost.fpirs[10**6] <= 1
+        assert cost.fpirs[100] == pytest.approx(1 - (1 - cost.fmr) ** 100, rel=1e-6)
+
+
+def test_a_centre_is_written_and_few_people_have_none(run: Any, tmp_path: Path):  # noqa: F811
+    templates, labels = people(60, 2)
+    args = files(tmp_path, templates, labels)
+    written = tmp_path / "centre.npy"
+    assert run("calibrate", *args, "--encrypted-probes", "0", "--resamples", "20", "--centre", written)[0] == 0
+    assert np.load(written) == pytest.approx(templates.mean(axis=0), abs=1e-6)
+    written.unlink()
+    few = files(tmp_path, templates[:20], labels[:20])
+    status, _, err = run("calibrate", *few, "--centre", written)
+    assert status == 1
+    assert "--centre needs photos of at least 50 people, got 10" in err
+    assert not written.exists()
+    assert "must name a .npy file" in run("calibrate", *args, "--centre", tmp_path / "centre.txt")[2]
