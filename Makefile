@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint check gpu clean model bench
+.PHONY: setup demo test lint check gpu clean model bench bench-check
 
 setup: $(STAMP)
 
@@ -44,7 +44,11 @@ bench: setup  ## the latency table and the comparison: all figures of the README
 	$(BIN)/python -m benchmarks.search --json benchmarks/results/search.json
 	$(BIN)/python -m benchmarks.network --json benchmarks/results/network.json
 	$(BIN)/python -m benchmarks.network --delay-ms 15 --runs 5 --json benchmarks/results/network-30ms.json
-	$(BIN)/python -m benchmarks.compare
+	$(BIN)/lineup bench --literature benchmarks/literature.csv --sweep 65536,1000000 \
+		--json benchmarks/results/bench.json --report benchmarks/results/bench.html
+
+bench-check: setup  ## has ours become slower beside numpy? BENCH=--smoke for the small size
+	$(BIN)/python -m benchmarks.check $(BENCH)
 
 model: setup  ## check the model of the message flow; needs maude (apt-get install maude)
 	$(BIN)/python threat_model/model/check.py

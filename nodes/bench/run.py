@@ -21,6 +21,7 @@ from pets.threads import check_threads
 
 MILLION = 1_000_000
 MOST_ROWS = 1 << 26
+SWEPT = ("blind-lineup", "blind-lineup-cold", "plain-float32")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def compare(options: Options, console: Console) -> dict[str, Any]:
     engines: list[dict[str, Any]] = []
     sweep: list[dict[str, Any]] = []
     sizes = [rows for rows in options.sweep if rows != options.rows]
-    swept = [kind for kind in usable if kind.name in ("blind-lineup", "plain-float32")]
+    swept = [kind for kind in usable if kind.name in SWEPT]
     with progress_bar(console, "engines", len(usable) + len(sizes) * len(swept)) as progress:
         for kind in usable:
             engines += entries(_measured(kind, options.rows, options), options.rows)
@@ -87,7 +88,10 @@ def compare(options: Options, console: Console) -> dict[str, Any]:
         "dim": options.dim,
         "preset": options.preset,
         "engines": engines,
-        "sweep": [*sweep, *(item for item in engines if item["name"] in ("blind-lineup", "plain-float32"))],
+        "sweep": [
+            *sweep,
+            *(item for item in engines if item["name"] in ("blind-lineup", "blind-lineup-cold", "plain-float32")),
+        ],
         "left_out": left_out,
     }
 
@@ -136,6 +140,7 @@ def _entry(found: Measured, rows: int) -> dict[str, Any]:
         "processes": found.processes,
         "seconds_per_million": statistics.median(seconds) * MILLION / rows,
         "core_seconds_per_million": statistics.median(found.core) * MILLION / found.rows,
+        "core_seconds_least_per_million": min(found.core) * MILLION / found.rows,
         "enrol_seconds_per_million": found.enrol * MILLION / found.rows,
         "phases": found.phases,
         "bytes": found.traffic,
