@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.demo
 
-.PHONY: setup demo lock test test-fast lint check gpu clean model bench bench-scale bench-soak
+.PHONY: setup demo lock test test-fast lint check gpu clean model bench bench-check bench-scale bench-soak
 
 setup: $(STAMP)
 
@@ -73,7 +73,11 @@ bench: setup  ## the latency table and the comparison: all figures of the README
 	$(BIN)/python -m benchmarks.search --json benchmarks/results/search.json
 	$(BIN)/python -m benchmarks.network --json benchmarks/results/network.json
 	$(BIN)/python -m benchmarks.network --delay-ms 15 --runs 5 --json benchmarks/results/network-30ms.json
-	$(BIN)/python -m benchmarks.compare
+	$(BIN)/lineup bench --literature benchmarks/literature.csv --sweep 65536,1000000 \
+		--json benchmarks/results/bench.json --report benchmarks/results/bench.html
+
+bench-check: setup  ## has ours become slower beside numpy? BENCH=--smoke for the small size
+	$(BIN)/python -m benchmarks.check $(BENCH)
 
 # One size at a time; 30000000 needs 20 GB of memory and 17 GB in SCALE_FOLDER. CI runs SCALE_ROWS=20000.
 SCALE_ROWS := 100000 1000000 10000000 30000000

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
+
+from nodes.bench.machine import commit as commit
+from nodes.bench.machine import describe as describe
 
 
 def prepare(threads: int = 2) -> None:
@@ -21,29 +21,6 @@ def prepare(threads: int = 2) -> None:
     for choice in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
         os.environ.pop(choice, None)
     os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
-
-
-def describe(threads: int) -> dict[str, object]:
-    model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")), "unknown"
-    )
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "numpy": version("numpy"),
-        "numba": version("numba"),
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def commit() -> str:
-    """The commit that is checked out, with "-dirty" behind it where files were changed since."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "none"
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -74,8 +51,3 @@ def peak_bytes() -> int:
 def available_bytes() -> int:
     """Memory that programs can have without swapping (Linux)."""
     return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pets.cache import sha256_file
+from pets.centre import centred, load_centre
 from pets.errors import (
     FaceTooSmall,
     ModelError,
@@ -72,18 +73,21 @@ class FaceModel:
         self._embedder = embedder
         self.folder = folder
         dim = _dimension(embedder, folder)
+        self._centre, centre_sha256 = load_centre(folder, dim)
         self.identity = ModelIdentity(
             detector_sha256=sha256_file(Path(detector.model_file)),
             embedder_sha256=sha256_file(Path(embedder.model_file)),
             alignment=ALIGNMENT,
             dim=dim,
             scale=scale(dim),
+            centre_sha256=centre_sha256,
         )
 
     @classmethod
     def load(cls, models: Path | None = None, provider: Provider = "auto") -> FaceModel:
         """Load the ONNX files of the folder `models`, or the default ones (fetched on first use).
 
+        A file `centre.npy` in `models` is subtracted from every template (`pets.centre`).
         `provider`: "cuda" insists on the GPU, "auto" takes it where it works. Raises `ModelError` for a folder that is
         missing, empty or not a pair of detector (with five landmarks) and embedder, and for a provider that is not
         available.
@@ -112,8 +116,8 @@ class FaceModel:
         sessions = (self._detector.session, self._embedder.session)
         return "cuda" if all(s.get_providers()[0] == PROVIDERS["cuda"] for s in sessions) else "cpu"
 
-    def embed(self, photo: Path | Image, *, largest: bool = False) -> Embedded:
-        """The template of the one face on a photo.
+    def embed(self, photo: Path | Image, *, largest: bool = False, mirrored: bool = False) -> Embedded:
+        """The template of the one face on a photo, or on its mirror image.
 
         `photo`: a file, or (height, width, 3) uint8 in BGR order. With `largest`, the largest of several faces.
         Faces under 40 pixels are not counted beside one that is more than twice as large.
@@ -125,16 +129,23 @@ class FaceModel:
             name, image = str(photo), read_photo(photo)
         else:
             name, image = "the photo", _check_image(photo)
+        if mirrored:
+            image = np.ascontiguousarray(image[:, ::-1])
         face = _choose(self._detect(image), name, largest)
         return Embedded(self._template(image, face, name), face.box, face.score, face.side)
 
     def embed_each(
-        self, photos: Iterable[Path], *, largest: bool = False, progress: Callable[[], object] | None = None
+        self,
+        photos: Iterable[Path],
+        *,
+        largest: bool = False,
+        mirrored: bool = False,
+        progress: Callable[[], object] | None = None,
     ) -> Iterator[tuple[Path, Embedded | PhotoError]]:
         """Each photo with its face, or with the error that `embed` raised for it; `progress()` after each."""
         for path in photos:
             try:
-                result: Embedded | PhotoError = self.embed(path, largest=largest)
+                result: Embedded | PhotoError = self.embed(path, largest=largest, mirrored=mirrored)
             except PhotoError as error:
                 result = error
             if progress is not None:
@@ -159,7 +170,8 @@ class FaceModel:
         norm = float(np.linalg.norm(raw))
         if not np.isfinite(norm) or norm == 0:
             raise UnreadablePhoto(f"{name}: the embedder gave a vector of norm {norm}, it must be finite and not 0")
-        return (raw / norm).astype(np.float32)
+        unit = raw / norm
+        return (unit if self._centre is None else centred(unit, self._centre)).astype(np.float32)
 
 
 def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:

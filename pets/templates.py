@@ -39,7 +39,8 @@ class ModelIdentity:
     """What must be equal for two templates to be comparable.
 
     `detector_sha256`, `embedder_sha256`: 64 lower-case hex digits of the ONNX files. `alignment`: version of the code
-    between the two. `dim`: entries of a template. `scale`: S of the quantisation. Raises `ModelError`.
+    between the two. `dim`: entries of a template. `scale`: S of the quantisation. `centre_sha256`: of the file with
+    the centre that is subtracted (`pets.centre`), empty if none is. Raises `ModelError`.
     """
 
     detector_sha256: str
@@ -47,9 +48,10 @@ class ModelIdentity:
     alignment: str
     dim: int
     scale: int
+    centre_sha256: str = ""
 
     def __post_init__(self) -> None:
-        for value in (self.detector_sha256, self.embedder_sha256):
+        for value in (self.detector_sha256, self.embedder_sha256, self.centre_sha256 or "0" * 64):
             if not re.fullmatch(r"[0-9a-f]{64}", value):
                 raise ModelError(f"a model's SHA-256 has 64 lower-case hex digits, got {value[:80]!r}")
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.alignment):
@@ -63,7 +65,9 @@ class ModelIdentity:
 
     def digest(self) -> bytes:
         """SHA-256 over all fields, 32 bytes."""
-        fields = (self.detector_sha256, self.embedder_sha256, self.alignment, self.dim, self.scale)
+        fields = [self.detector_sha256, self.embedder_sha256, self.alignment, self.dim, self.scale]
+        if self.centre_sha256:
+            fields.append(self.centre_sha256)
         return hashlib.sha256("|".join(["lineup model identity 1", *map(str, fields)]).encode()).digest()
 
     def to_json(self) -> str:
@@ -80,7 +84,8 @@ class ModelIdentity:
 
     def __str__(self) -> str:
         short = f"detector {self.detector_sha256[:12]}…, embedder {self.embedder_sha256[:12]}…"
-        return f"{short}, alignment {self.alignment}, d = {self.dim}, S = {self.scale}"
+        centre = f", centre {self.centre_sha256[:12]}…" if self.centre_sha256 else ""
+        return f"{short}, alignment {self.alignment}, d = {self.dim}, S = {self.scale}{centre}"
 
 
 def check_same_model(

@@ -192,7 +192,10 @@ def query(
     max_penalty_years: Annotated[float, typer.Option(help="Maximum penalty of the offence, at least 1.")],
     officer: Annotated[str, typer.Option(help="Who launches the query; travels as a salted hash.")],
     approver: Annotated[str, typer.Option(help="Who approved it, another person; travels as a salted hash.")],
-    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")] = "0.55",
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="Smallest cosine of a hit, between 0 and 1. Default: the model's, 0.55 for SFace."),
+    ] = None,
     max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
     purpose: Annotated[Purpose, typer.Option(help="The last two need national law.")] = Purpose.INVESTIGATION,
@@ -206,15 +209,17 @@ def query(
     """Search other states' galleries for one face, through the running requester node."""
     from nodes.operator.client import check_asks, probe_template, search
     from nodes.service.operator_api import SearchRequest
+    from pets.thresholds import default_threshold
+    from protocol.terms import SYNTHETIC_MODEL
 
-    threshold, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
+    given, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
     check_asks(folder)
-    template, model = probe_template(photos, models, provider.value, largest)
+    template, identity = probe_template(photos, models, provider.value, largest)
     request = SearchRequest(
         template=template,
-        model=model,
+        model=SYNTHETIC_MODEL if identity is None else identity.digest(),
         holders=_names(holders),
-        threshold=threshold,
+        threshold=given or f"{default_threshold(identity):f}",
         case=case,
         offence=offence,
         maximum_penalty_years=max_penalty_years,
@@ -236,15 +241,17 @@ def query(
         raise typer.Exit(1)
 
 
-def _checked_terms(threshold: str, cap: int, ladder: str) -> tuple[str, str]:
-    """Threshold and ladder as they travel. Raises `typer.BadParameter`."""
+def _checked_terms(threshold: str | None, cap: int, ladder: str) -> tuple[str | None, str]:
+    """Threshold, None for the model's own, and ladder as they travel. Raises `typer.BadParameter`."""
+    from pets.thresholds import UNKNOWN
     from protocol.terms import Terms, parse_decimal
 
     try:  # the dimension does not matter to these
-        terms = Terms(parse_decimal(threshold, "--threshold"), 128, N4096, cap, parse_decimal(ladder, "--ladder"))
+        stated = UNKNOWN if threshold is None else parse_decimal(threshold, "--threshold")
+        terms = Terms(stated, 128, N4096, cap, parse_decimal(ladder, "--ladder"))
     except ParameterError as error:
         raise typer.BadParameter(str(error)) from None
-    return f"{terms.threshold:f}", f"{terms.ladder:f}"
+    return None if threshold is None else f"{terms.threshold:f}", f"{terms.ladder:f}"
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -116,7 +116,8 @@ states = {_toml(policy.states)}  # codes of the states that may ask; none: nobod
 # {_choice(Purpose)};
 # the last two need a citation in [policy.national_law]
 purposes = {_toml(policy.purposes)}
-minimum_threshold = {policy.minimum_threshold}  # {LAW_MINIMUM_THRESHOLD} (the floor) to below 1, cosine
+# {LAW_MINIMUM_THRESHOLD} (the floor) to below 1, cosine; `lineup calibrate` measures which to set
+minimum_threshold = {policy.minimum_threshold}
 max_candidates = {policy.max_candidates}  # 1 to {MAX_CANDIDATES}
 minimum_ladder_step = {policy.minimum_ladder_step}  # 0.001 to below 1; a ladder of 0 (no climbing) is always accepted
 max_rungs = {policy.max_rungs}  # 1 to {MAX_RUNGS}: thresholds a query may visit

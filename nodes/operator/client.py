@@ -16,8 +16,7 @@ from nodes.service.operator_api import SearchReport, SearchRequest
 from pets.errors import InputError, LineupError
 from pets.faces import FaceModel, Provider
 from pets.fusion import fuse
-from pets.templates import load_templates, quantise, read_identity
-from protocol.terms import SYNTHETIC_MODEL
+from pets.templates import ModelIdentity, load_templates, quantise, read_identity
 
 SEARCH_SECONDS = 3600.0
 HEALTH_SECONDS = 15.0
@@ -36,8 +35,8 @@ def check_asks(folder: Path) -> None:
 
 def probe_template(
     photos: Sequence[Path], models: Path | None, provider: Provider, largest: bool
-) -> tuple[bytes, bytes]:
-    """Photos of one person, fused, or a .npy file with one unit template, as (int8 template bytes, model digest).
+) -> tuple[bytes, ModelIdentity | None]:
+    """Photos of one person, fused, or a .npy file with one unit template: int8 template bytes and the model, if known.
 
     Raises `InputError`, and `OddPhoto` for a photo that does not look like the others.
     """
@@ -48,11 +47,10 @@ def probe_template(
         unit = load_templates(photo, what="probe")
         if unit.ndim == 2 and len(unit) != 1:
             raise InputError(f"{photo} holds {len(unit)} templates; a query has one probe")
-        identity = read_identity(photo)
-        return quantise(unit.reshape(-1)).tobytes(), identity.digest() if identity is not None else SYNTHETIC_MODEL
+        return quantise(unit.reshape(-1)).tobytes(), read_identity(photo)
     model = FaceModel.load(models, provider)
     units = np.stack([model.embed(one, largest=largest).template for one in photos])
-    return quantise(fuse(units, [str(one) for one in photos])).tobytes(), model.identity.digest()
+    return quantise(fuse(units, [str(one) for one in photos])).tobytes(), model.identity
 
 
 def search(folder: Path, request: SearchRequest) -> SearchReport:

@@ -27,7 +27,10 @@ from tests.kit.handshakes import assert_refused, handshake
 
 def test_the_commands_are_those_of_the_readme() -> None:
     assert set(COMMANDS) == {
-        *(f"lineup {name}" for name in ("embed", "match", "demo", "query", "enroll", "forget", "contest")),
+        *(
+            f"lineup {name}"
+            for name in ("embed", "match", "demo", "query", "enroll", "forget", "contest", "calibrate", "bench")
+        ),
         *(
             f"lineup node {name}"
             for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "revoke")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import machine
-from pets import openfhe_keys
+from benchmarks import check, machine
+from nodes.bench.literature import read_literature
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ def benchmark(name: str, *args: str) -> tuple[dict[str, Any], str]:
 def test_every_script_explains_itself_before_it_measures():
     """`--help` once started forty million rows."""
     scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
-    assert len(scripts) >= 11
+    assert len(scripts) >= 10
     for path in scripts:
         assert "ArgumentParser(" in path.read_text(), path.name
 
@@ -95,53 +94,25 @@ def test_network_reports_nodes_beside_one_process():
     assert report["nodes_online_s"] > 0.04, "40 rounds and more on a line 1 ms long"
 
 
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
-    folder = tmp_path_factory.mktemp("compare")
-    results = ROOT / "benchmarks" / "results"
-    before = {path: path.stat().st_mtime_ns for path in results.glob("*")}
-    report, table = benchmark("compare", "--smoke", "--out", str(folder))
-    assert {path: path.stat().st_mtime_ns for path in results.glob("*")} == before, "a smoke run replaced results"
-    return report, table, folder
+def test_a_ratio_a_quarter_worse_fails_the_gate_and_seconds_do_not():
+    before = {"blind-lineup": 10.0}
+    assert check.worse({"blind-lineup": 12.4}, before) == []
+    assert "takes 12.6 times numpy, checked in is 10.0" in check.worse({"blind-lineup": 12.6}, before)[0]
+    assert "was not measured" in check.worse({}, before)[0]
+    slow, fast = (
+        {"engines": [{"name": name, "core_seconds_least_per_million": by * least} for name, least in (
+            ("blind-lineup", 2.0), ("blind-lineup-cold", 2.0), ("plain-float32", 0.1)
+        )]}
+        for by in (1, 7)
+    )  # fmt: skip
+    assert check.ratios(slow) == check.ratios(fast) == {"blind-lineup": 20.0}
 
 
-def test_comparison_says_time_size_and_what_is_revealed_for_every_entry(compared: tuple[dict[str, Any], str, Path]):
-    report, table, _ = compared
-    assert set(report["machine"]) >= MACHINE | {"tenseal", "openfhe"}
-    for row in report["entries"]:
-        assert row["seconds_per_million"] > 0
-        assert row["core_seconds_per_million"] > 0
-        assert row["over_numpy"] > 0
-        assert row["rows"] > 0
-        assert row["how"]
-        assert row["reveals"] in report["reveals"]
-        assert row["name"] in table
-        for check in row.get("checks", []):
-            assert check.get("wrong_scores", 0) == check.get("wrong_hits", 0) == 0
-            assert check.get("max_error", 0) < 1e-3
-    assert all(row["source"] and row["reveals"] in report["reveals"] for row in report["quoted"])
-
-
-def test_comparison_leaves_out_missing_libraries_and_says_so(compared: tuple[dict[str, Any], str, Path]):
-    report, table, _ = compared
-    present = {
-        "tenseal": importlib.util.find_spec("tenseal") is not None,
-        "openfhe": openfhe_keys.available() is None,
-    }
-    measured = {row["key"].split("_")[0] for row in report["entries"]}
-    assert measured == {"numpy", "ours"} | {library for library, there in present.items() if there}
-    assert len(report["left_out"]) == list(present.values()).count(False)
-    assert all(sentence in table for sentence in report["left_out"])
-
-
-def test_chart_names_every_entry(compared: tuple[dict[str, Any], str, Path]):
-    if importlib.util.find_spec("matplotlib") is None:
-        pytest.skip("matplotlib is not installed")
-    report, _, folder = compared
-    chart = (folder / "compare.svg").read_text()
-    assert chart.startswith("<?xml")
-    for row in report["entries"] + report["quoted"]:
-        assert f"<!-- {row['name']} -->" in chart  # matplotlib writes the text of a label beside its outlines
+def test_every_published_figure_has_a_source_and_says_whether_it_can_be_compared():
+    rows = read_literature(ROOT / "benchmarks" / "literature.csv")
+    assert len(rows) >= 10
+    assert all(row["source"] and row["hardware"] and row["comparable"] and row["leaks"] for row in rows)
+    assert {row["derived"] for row in rows} == {"yes", "no"}
 
 
 def test_no_decoder_lets_anything_but_its_typed_errors_escape():

@@ -1,0 +1,148 @@
+"""One comparison: every engine in turn on the same synthetic templates, and what came out as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import nodes
+from nodes.bench import machine
+from nodes.bench.engine import GROUPS, KINDS, REVEALS, Kind, missing
+from nodes.bench.worker import Measured, measure
+from nodes.operator.progress import progress_bar
+from pets.errors import InputError, ParameterError
+from pets.params import check_dim, preset
+from pets.threads import check_threads
+
+MILLION = 1_000_000
+MOST_ROWS = 1 << 26
+SWEPT = ("blind-lineup", "blind-lineup-cold", "plain-float32")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure. `rows`: of the gallery; `sweep`: other numbers of rows for ours and numpy's.
+
+    Raises `ParameterError`.
+    """
+
+    engines: tuple[str, ...]
+    rows: int
+    dim: int
+    threads: int
+    runs: int
+    preset: str
+    sweep: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+        check_dim(self.dim)
+        preset(self.preset)
+        for rows in (self.rows, *self.sweep):
+            if not 8 <= rows <= MOST_ROWS:
+                raise ParameterError(f"--rows must be 8 to {MOST_ROWS}, got {rows}")
+        if not 1 <= self.runs <= 1000:
+            raise ParameterError(f"--runs must be 1 to 1000, got {self.runs}")
+        chosen(self.engines)
+
+
+def chosen(names: Sequence[str]) -> list[Kind]:
+    """The engines of a list of names, in their usual order; none: all. Raises `ParameterError`."""
+    wanted = {part for name in names for part in GROUPS.get(name, (name,))}
+    known = {kind.name for kind in KINDS}
+    if unknown := wanted - known:
+        listed = ", ".join([*GROUPS, *(kind.name for kind in KINDS)])
+        raise ParameterError(f"--engines does not know {', '.join(sorted(unknown))}; known: {listed}")
+    return [kind for kind in KINDS if not wanted or kind.name in wanted]
+
+
+def compare(options: Options, console: Console) -> dict[str, Any]:
+    """Measure, and return the report. Raises `InputError` when none of the engines can be used here."""
+    described = machine.describe(options.threads, Path(nodes.__path__[0])) | machine.libraries()
+    kinds = chosen(options.engines)
+    reasons = {kind.name: missing(kind) for kind in kinds}
+    usable = [kind for kind in kinds if reasons[kind.name] is None]
+    left_out = [{"name": name, "reason": reason} for name, reason in reasons.items() if reason is not None]
+    if not usable:
+        raise InputError("none of the engines can be used here: " + "; ".join(item["reason"] for item in left_out))
+    engines: list[dict[str, Any]] = []
+    sweep: list[dict[str, Any]] = []
+    sizes = [rows for rows in options.sweep if rows != options.rows]
+    swept = [kind for kind in usable if kind.name in SWEPT]
+    with progress_bar(console, "engines", len(usable) + len(sizes) * len(swept)) as progress:
+        for kind in usable:
+            engines += entries(_measured(kind, options.rows, options), options.rows)
+            progress(len(engines))
+        for rows in sizes:
+            for kind in swept:
+                sweep += entries(_measured(kind, rows, options), rows)
+                progress(len(usable) + len(sweep))
+    return {
+        "machine": described,
+        "rows": options.rows,
+        "dim": options.dim,
+        "preset": options.preset,
+        "engines": engines,
+        "sweep": [
+            *sweep,
+            *(item for item in engines if item["name"] in ("blind-lineup", "blind-lineup-cold", "plain-float32")),
+        ],
+        "left_out": left_out,
+    }
+
+
+def _measured(kind: Kind, rows: int, options: Options) -> Measured:
+    return measure(kind, rows, options.dim, options.threads, options.preset, options.runs)
+
+
+def entries(found: Measured, rows: int) -> Iterable[dict[str, Any]]:
+    """The row of an engine in the report; ours has two, with the offline part done before and not."""
+    entry = _entry(found, rows)
+    yield entry
+    if found.kind.name == "blind-lineup":
+        cold = [online + offline for online, offline in zip(_online(found, rows), found.offline, strict=True)]
+        yield entry | {
+            "name": "blind-lineup-cold",
+            "how": f"{found.kind.how}; nothing prepared",
+            "seconds": statistics.median(cold),
+            "spread": [min(cold), max(cold)],
+            "seconds_per_million": statistics.median(cold) * MILLION / rows,
+            "offline_seconds": 0.0,
+        }
+
+
+def _online(found: Measured, rows: int) -> list[float]:
+    factor = rows / found.rows
+    return [fixed + factor * scaled for fixed, scaled in zip(found.fixed, found.scaled, strict=True)]
+
+
+def _entry(found: Measured, rows: int) -> dict[str, Any]:
+    seconds = _online(found, rows)
+    what, whom = REVEALS[found.kind.reveals]
+    return {
+        "name": found.kind.name,
+        "seconds": statistics.median(seconds),
+        "spread": [min(seconds), max(seconds)],
+        "offline_seconds": statistics.median(found.offline),
+        "reveals": what,
+        "to_whom": whom,
+        "group": found.kind.reveals,
+        "how": found.kind.how,
+        "rows": rows,
+        "rows_measured": found.rows,
+        "extrapolated": found.rows < rows,
+        "runs": len(seconds),
+        "processes": found.processes,
+        "seconds_per_million": statistics.median(seconds) * MILLION / rows,
+        "core_seconds_per_million": statistics.median(found.core) * MILLION / found.rows,
+        "core_seconds_least_per_million": min(found.core) * MILLION / found.rows,
+        "enrol_seconds_per_million": found.enrol * MILLION / found.rows,
+        "phases": found.phases,
+        "bytes": found.traffic,
+        "wrong_rows": found.wrong,
+    }
