@@ -251,36 +251,36 @@ class Machine:
                 value = None
                 if isinstance(effect, Send):
                     self._send(session, effect.to, effect.message)
-                elif isinstance(effect, Notarised):
-                    value = self.notary is not None
-                elif isinstance(effect, Sign):
-                    self._sign(session, effect)
-                elif isinstance(effect, Verify):
-                    self._verify(session, effect)
-                elif isinstance(effect, Phase):
-                    now = time.perf_counter()
-                    self.seconds[session.phase] += now - started
-                    session.phase, started = effect.name, now
-                elif isinstance(effect, Work):
-                    assert session.scoring is None
-                    session.scoring = effect
-                    self.wanted.append((session, effect))
-                elif isinstance(effect, Scored):
-                    if session.scored is None:
-                        session.waiting = effect
+                elif isinstance(effect, Receive):
+                    session.waiting = effect
+                    if not session.inbox[effect.sender]:
                         break
-                    value, session.scoring, session.scored = session.scored, None, None
+                    value = self._next_message(session, effect)
                 elif isinstance(effect, ReceiveAny):
                     session.waiting = effect
                     ready = [sender for sender in effect.senders if session.inbox[sender]]
                     if not ready:
                         break
                     value = ready[0], self._next_message(session, Receive(ready[0], Message))
-                else:
-                    session.waiting = effect
-                    if not session.inbox[effect.sender]:
+                elif isinstance(effect, Phase):
+                    now = time.perf_counter()
+                    self.seconds[session.phase] += now - started
+                    session.phase, started = effect.name, now
+                elif isinstance(effect, Notarised):
+                    value = self.notary is not None
+                elif isinstance(effect, Sign):
+                    self._sign(session, effect)
+                elif isinstance(effect, Verify):
+                    self._verify(session, effect)
+                elif isinstance(effect, Scored):
+                    if session.scored is None:
+                        session.waiting = effect
                         break
-                    value = self._next_message(session, effect)
+                    value, session.scoring, session.scored = session.scored, None, None
+                else:
+                    assert session.scoring is None
+                    session.scoring = effect
+                    self.wanted.append((session, effect))
         except StopIteration as end:
             session.task = None
             session.state = State.IDLE

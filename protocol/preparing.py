@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import GalleryError
-from pets.keys import KeyShare, reduced_key, sample_key_share
+from pets.keys import KeyShare, expand_secret, reduced_key, sample_key_share
 from pets.mask_encryption import draw_mask, encrypt_mask, expand_public
 from pets.params import Parameters
 from pets.prf import derive_key
@@ -78,18 +78,18 @@ class PreparingRequester(Party):
         self._router_part = router_part = sample_key_share(params, common, self._router_seed, identity)
         for name in parties.holders:
             yield Send(name, PublicPart(router_part.public.tobytes()))
-        holder_part = sample_key_share(params, common, self._holder_seed, identity)
+        holder_part = expand_secret(params, self._holder_seed, identity)
         self._public = expand_public(identity, plan.dim, params, self.threads)
         mask = encrypt_mask(
             draw_mask(self._seed, identity, plan.dim, params),
             self._public,
-            (holder_part.secret, router_part.secret),
+            (holder_part, router_part.secret),
             self._seed,
             identity,
             params,
             self.threads,
         )
-        holder_part.erase()
+        holder_part.fill(0)
         self._parts = mask_parts(mask)
         yield Send(parties.router, mask_digest(self._holder_seed, self._parts))
         yield from end_phase("set-up", parties.others(self.name))
@@ -271,8 +271,8 @@ def check_gallery(name: str, gallery: Gallery, params: Parameters, dim: int, mod
 
 def holder_keys(params: Parameters, identity: bytes, holder_seed: bytes, public: Residues, seed: bytes) -> HolderKeys:
     """A holder's keys, from the seed of s1, b2 (uint32 (2, n)) and its own seed."""
-    part = sample_key_share(params, common_polynomial(params, identity), holder_seed, identity)
-    return HolderKeys(part.secret, reduced_key(params, identity, public, part), seed)
+    secret = expand_secret(params, holder_seed, identity)
+    return HolderKeys(secret, reduced_key(params, identity, public, secret), seed)
 
 
 def _agreed(machine: Party, announce: Prepare) -> Plan:

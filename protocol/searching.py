@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from pets.bits import Planes
 from pets.errors import LineupError, TemplateError
-from pets.keys import KeyShare, sample_key_share
+from pets.keys import expand_secret
 from pets.mask_encryption import draw_mask
 from pets.params import norm_bound
 from pets.prf import derive_key
-from pets.sampling import common_polynomial
 from pets.scoring import ScoringProbe
 from protocol.admitting import KINDS, admission_scores, admits, read_admission
 from protocol.announcing import digest_of, gather, identity_of, parties_of
@@ -176,7 +175,7 @@ class SearchingRequester(_Searching):
         if context.notary is not None:
             self.announce = sign_announcement(self.announce, context.notary)
         self._identity: bytes | None = None
-        self._part: KeyShare | None = None
+        self._secret: npt.NDArray[np.uint32] | None = None  # s2
         self._probe: npt.NDArray[np.int8] | None = None
         self._difference: Difference | None = None
 
@@ -232,14 +231,13 @@ class SearchingRequester(_Searching):
     def _hold(self, identity: bytes) -> None:
         """The probe may come now."""
         params, prepared = self.terms.params, self.preparation
-        common = common_polynomial(params, prepared.identity)
-        self._part = sample_key_share(params, common, prepared.router_seed, prepared.identity)
+        self._secret = expand_secret(params, prepared.router_seed, prepared.identity)
         self._identity = identity
 
     def _search(self, holder: str) -> Step[Answer]:
         assert self._identity is not None
         assert self._difference is not None
-        assert self._part is not None
+        assert self._secret is not None
         terms, router = self.terms, self.parties.router
         ring, prepared = self._ring(REQUESTER, holder, self._identity)
         yield Send(holder, self._difference)
@@ -252,7 +250,7 @@ class SearchingRequester(_Searching):
         references: tuple[str, ...] = ()
         if verdict == CONFIRM:
             yield Phase("confirm")
-            yield from key_owner_confirms(ring, terms.params, self._part.secret, terms.cap)
+            yield from key_owner_confirms(ring, terms.params, self._secret, terms.cap)
             release = yield from receive(holder, Release)
             yield from end_phase("release", (holder,))
             references = unpack_release(release, terms.cap)
@@ -266,8 +264,8 @@ class SearchingRequester(_Searching):
 
     def _forget(self) -> None:
         self._difference = None
-        if self._part is not None:
-            self._part.erase()
+        if self._secret is not None:
+            self._secret.fill(0)
 
 
 class SearchingRouter(_Searching):
@@ -277,7 +275,7 @@ class SearchingRouter(_Searching):
         super().__init__(context)
         self.preparation: RouterPreparation = preparation
         self.terms: Terms | None = None
-        self._part: KeyShare | None = None
+        self._secret: npt.NDArray[np.uint32] | None = None  # s2
         self._digest: bytes | None = None
         self._identity = b""
 
@@ -294,13 +292,12 @@ class SearchingRouter(_Searching):
         self._check_stated(joined)
         self._identity = identity_of(announce, joined)
         prepared = self.preparation
-        common = common_polynomial(terms.params, prepared.identity)
-        self._part = sample_key_share(terms.params, common, prepared.router_seed, prepared.identity)
+        self._secret = expand_secret(terms.params, prepared.router_seed, prepared.identity)
         yield from end_phase("set-up", self.parties.others(self.name))
 
     def _serve(self, holder: str) -> Step[None]:
         assert self.terms is not None
-        assert self._part is not None
+        assert self._secret is not None
         ring, prepared = self._ring(ROUTER, holder, self._identity)
         for name in (self.parties.requester, holder):
             self._same(holder, (yield from receive(name, DifferenceDigest)).digest)
@@ -310,7 +307,7 @@ class SearchingRouter(_Searching):
         _, verdict = yield from key_owner_filters(filtering, ahead)
         if verdict == CONFIRM:
             yield Phase("confirm")
-            yield from key_owner_confirms(ring, self.terms.params, self._part.secret, self.terms.cap)
+            yield from key_owner_confirms(ring, self.terms.params, self._secret, self.terms.cap)
 
     def _same(self, holder: str, digest: bytes) -> None:
         """All rings must have got the same u: every holder searches for the same face."""
@@ -320,8 +317,8 @@ class SearchingRouter(_Searching):
             raise Disagreement(f"the u of {holder}'s ring is another than that of the search")
 
     def _forget(self) -> None:
-        if self._part is not None:
-            self._part.erase()
+        if self._secret is not None:
+            self._secret.fill(0)
 
 
 class SearchingHolder(_Searching):

@@ -57,7 +57,7 @@ class State(enum.Enum):
     @property
     def over(self) -> bool:
         """No message is accepted any more."""
-        return self in {State.FINISHED, State.REFUSED, State.FROZEN, State.ABORTED}
+        return self is not State.RUNNING and self is not State.IDLE
 
 
 @dataclass

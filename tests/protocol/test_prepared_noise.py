@@ -200,7 +200,10 @@ def test_amplified_noise_of_an_honest_mask_is_small_beside_a_unit_of_a_share(par
     noise, n = measure(params, ORIGINAL).mask, params.n
     rng = np.random.default_rng(2)
     sums = rng.integers(0, 2, (40, DIM)) @ noise @ rng.integers(0, 2, (n, 40))
-    assert_as_predicted(sums, math.sqrt(ERROR_VARIANCE * DIM / 2 * n / 2))
+    # Subsets overlap, so the sums are not independent of each other: no sharper than this.
+    sd = math.sqrt(ERROR_VARIANCE * DIM / 2 * n / 2)
+    assert sd / 4 < float(np.sqrt(np.mean(sums**2))) < 4 * sd
+    assert np.abs(sums).max() < 8 * sd
     room = params.q / 2**SHARE_BITS
     assert 10 * math.sqrt(ERROR_VARIANCE * MAX_DIM) * params.t < room
     assert 10 * math.sqrt(ERROR_VARIANCE * MAX_DIM / 2 * n / 2) * AMPLIFIED < room
