@@ -31,13 +31,13 @@ from typing import NoReturn
 import msgspec
 
 from benchmarks.machine import describe
-from nodes.search import SearchReport, SearchRequest
+from nodes.service.operator_api import SearchReport, SearchRequest
 from pets.errors import LineupError
 from pets.threads import default_threads
-from tests.faults import HARMLESS, KINDS, Fault, Kind
-from tests.federation import DE, ES, EU, FR, Federation, found, request
-from tests.leaks import Capture, captured_logs, leaks, secrets_of
-from tests.network import AsgiNetwork, Network, TlsNetwork, assert_clear, assert_healthy, assert_named, running
+from tests.kit.faults import HARMLESS, KINDS, Fault, Kind
+from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
+from tests.kit.leaks import Capture, captured_logs, leaks, secrets_of
+from tests.kit.network import AsgiNetwork, Network, TlsNetwork, assert_clear, assert_healthy, assert_named, running
 
 PATIENCE = 2  # seconds: what a sweep waits for a party that was killed; each kill costs it
 LONG_PATIENCE = 6  # for everything else: a busy machine may be silent for longer than the above

@@ -10,20 +10,20 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import fuzz_mutate as mutate
-from nodes import gossip
-from nodes.checkpoints import decode_checkpoint
-from nodes.evidence import sign_bundle
-from nodes.identity import load_identity
-from nodes.journals import open_log
-from nodes.log_entries import RECORD_LIMIT, ArticleForty, decode_entry, decode_header, decrypt_record, encode_entry
-from nodes.log_frames import FrameFile
-from nodes.log_holds import HoldOrder, LiftOrder, decode_order
-from nodes.log_keys import KeySlots
-from nodes.recorder import read_records
+from nodes.evidence.export import sign_bundle
+from nodes.evidence.recorder import read_records
+from nodes.identity.identity import load_identity
+from nodes.logs.checkpoints import decode_checkpoint
+from nodes.logs.entries import RECORD_LIMIT, ArticleForty, decode_entry, decode_header, decrypt_record, encode_entry
+from nodes.logs.frames import FrameFile
+from nodes.logs.holds import HoldOrder, LiftOrder, decode_order
+from nodes.logs.keys import KeySlots
+from nodes.logs.of_node import open_log
+from nodes.service import gossip
 from nodes.verify.format import Bundle, EvidenceRefused, Witnessed, decode_bundle
 from nodes.verify.verdict import verify_bundles
 from pets.errors import MALFORMED, LineupError
-from tests.evidence import ES, EU, FR, World
+from tests.kit.evidence import ES, EU, FR, World
 
 
 @dataclass(frozen=True)

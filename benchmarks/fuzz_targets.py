@@ -13,12 +13,12 @@ from PIL import Image
 
 from benchmarks import fuzz_mutate as mutate
 from benchmarks.fuzz_evidence import Target, evidence, file_decoder
-from nodes.config import Role, load_config
-from nodes.identity import Peer, init_node, load_identity
-from nodes.search import HolderAnswer, SearchReport, SearchRequest
+from nodes.config.schema import Role, load_config
+from nodes.identity.identity import Peer, init_node, load_identity
+from nodes.identity.tls import check_certificate
+from nodes.service.operator_api import HolderAnswer, SearchReport, SearchRequest
 from nodes.store.keys import StorageKey
-from nodes.tls import check_certificate
-from nodes.transfer import UnitReader, pack_units
+from nodes.transport.units import UnitReader, pack_units
 from nodes.verify.trust import load_trust
 from pets import sketch
 from pets.errors import MALFORMED, LineupError
@@ -32,8 +32,8 @@ from protocol.confirmation import check_answers
 from protocol.messages import Announce, Message, Release
 from protocol.release import pack_release, unpack_release
 from protocol.terms import Terms
-from tests.galleries import unit_rows
-from tests.parties import Trio, enrol
+from tests.kit.galleries import unit_rows
+from tests.kit.parties import Trio, enrol
 
 CAP = 10
 
@@ -143,7 +143,7 @@ def _nodes(folder: Path) -> Iterator[Target]:
     yield Target("check_certificate", 5, [(home / "tls.pem").read_bytes()], mutate.of_lines, certificate)
     request = SearchRequest(bytes(128), bytes(32), ("ES", "DE"), "0.55", "case", "offence", 5.0, "a", "b")
     report = SearchReport("FR-1", ("00",), {"ES": HolderAnswer("candidates", ("a",), "0.55")}, 0.5, 0.5)
-    refused = (LineupError, *MALFORMED)  # `nodes.service` answers 400
+    refused = (LineupError, *MALFORMED)  # `nodes.service.app` answers 400
     for kind, value in ((SearchRequest, request), (SearchReport, report)):
         yield Target(kind.__name__, 25, [msgspec.json.encode(value)], mutate.of_json, _json(kind), refused)
 

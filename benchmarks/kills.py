@@ -18,11 +18,11 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.faults import Tally
-from nodes.operate import search
-from tests.federation import DE, ES, EU, FR, Federation, found, request
-from tests.leaks import leaks, secrets_of
-from tests.processes import Processes, Searching, processes
-from tests.transports import over_asgi
+from nodes.operator.client import search
+from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
+from tests.kit.leaks import leaks, secrets_of
+from tests.kit.processes import Processes, Searching, processes
+from tests.kit.transports import over_asgi
 
 PATIENCE = 3  # seconds
 SIGNALS = {"sigkill": signal.SIGKILL, "sigstop": signal.SIGSTOP}

@@ -40,10 +40,11 @@ machine.prepare(options.threads)
 
 import numpy as np  # noqa: E402
 
-from nodes.config import Role  # noqa: E402
-from nodes.identity import init_node  # noqa: E402
-from nodes.operate import NodeNotRunning, holder_store, search, status  # noqa: E402
-from nodes.search import SearchReport, SearchRequest  # noqa: E402
+from nodes.config.schema import Role  # noqa: E402
+from nodes.config.storage import holder_store  # noqa: E402
+from nodes.identity.identity import init_node  # noqa: E402
+from nodes.operator.client import NodeNotRunning, search, status  # noqa: E402
+from nodes.service.operator_api import SearchReport, SearchRequest  # noqa: E402
 from nodes.store import Category, Status  # noqa: E402
 from pets.allocator import keep_freed_memory  # noqa: E402
 from pets.params import N4096  # noqa: E402

@@ -4,7 +4,7 @@ An element is an integer below 2^32 whose bit j is the coefficient of x^j modulo
 
     x^32 + x^7 + x^6 + x^2 + 1.
 
-This polynomial is primitive: α = x (= 2) has order 2^32 - 1 = 3·5·17·257·65537 (`tests/test_sketch.py` shows it),
+This polynomial is primitive: α = x (= 2) has order 2^32 - 1 = 3·5·17·257·65537 (`tests/pets/test_sketch.py` shows it),
 so the powers of α are all nonzero elements. Addition is XOR. Everything is held in int64, which even a product
 before reduction (degree 62) fits. A polynomial over the field is an int64 array, lowest coefficient first.
 """

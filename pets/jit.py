@@ -1,7 +1,7 @@
 """One typed door to numba.
 
 A kernel may call only kernels of its own file: numba's on-disk cache looks at the time stamp of the file
-a kernel stands in, so a kernel imported from elsewhere could stay stale (`tests/test_jit.py` checks this).
+a kernel stands in, so a kernel imported from elsewhere could stay stale (`tests/pets/test_jit.py` checks this).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Reading a photo from disk, within limits that are checked before anything large is decoded."""
+"""Finding photos on disk, and reading one within limits that are checked before anything large is decoded."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pets.errors import UnreadablePhoto
+from pets.errors import InputError, UnreadablePhoto
 
 MAX_FILE_BYTES = 32 << 20
 MAX_PIXELS = 100_000_000
@@ -58,3 +59,25 @@ def _decode(data: bytes, path: Path) -> NDArray[np.uint8]:
             raise UnreadablePhoto(f"{path} has more than 8 bits a channel (mode {image.mode}), the limit is 8")
         rgb: NDArray[Any] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def list_photos(photos: Iterable[Path]) -> list[Path]:
+    """Files as given, and for a folder the photos below it sorted by path; each file once.
+
+    Raises `InputError` for a path that does not exist, a folder without photos, or no paths at all.
+    """
+    found: dict[Path, Path] = {}
+    for path in photos:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise InputError(f"folder {path} holds no photo ({' '.join(sorted(SUFFIXES))})")
+        elif path.exists():
+            inside = [path]
+        else:
+            raise InputError(f"photo {path} does not exist")
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    if not found:
+        raise InputError("no photos given, at least 1 is needed")
+    return list(found.values())

@@ -1,7 +1,7 @@
-"""With `LINEUP_TEST_PRESET` set, only the files whose tests depend on the ring are collected (see tests/ring.py).
+"""With `LINEUP_TEST_PRESET` set, only the files whose tests depend on the ring are collected (see tests/kit/ring.py).
 
 Fixtures that several files share stand in helper modules, beside what they are made of. A file imports those it asks
-for, and those that they need in turn, by name: `from tests.stores import store as store`.
+for, and those that they need in turn, by name: `from tests.kit.stores import store as store`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import PostgresServer, find_binaries, why_not
+from tests.kit.postgres import PostgresServer, find_binaries, why_not
+
+TESTS = Path(__file__).parent
 
 
 def depends_on_ring(path: Path) -> bool:
-    """Whether a file imports `tests.ring`, itself or through the helpers of this folder."""
-    imported = set(re.findall(r"^from tests\.(\w+) import", path.read_text(), re.MULTILINE)) - {path.stem}
-    helpers = (path.parent / f"{name}.py" for name in imported)
-    return "ring" in imported or any(helper.exists() and depends_on_ring(helper) for helper in helpers)
+    """Whether a file imports `tests.kit.ring`, itself or through other files of these folders."""
+    imported = set(re.findall(r"^from tests\.([\w.]+) import", path.read_text(), re.MULTILINE))
+    helpers = (TESTS.joinpath(*name.split(".")).with_suffix(".py") for name in imported)
+    return "kit.ring" in imported or any(helper.exists() and depends_on_ring(helper) for helper in helpers)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

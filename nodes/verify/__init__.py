@@ -2,7 +2,7 @@
 
 A code path of its own, kept apart from the software that it judges. From `protocol` it takes the message schemas only,
 from `pets` hashes, Merkle proofs and signatures, from `nodes` the form of checkpoints and log entries. It runs no state
-machine and does no arithmetic on ciphertexts. `tests/test_verify_copies.py` holds the imports to that. The command
+machine and does no arithmetic on ciphertexts. `tests/verify/test_copies.py` holds the imports to that. The command
 `lineup verify` loads more, for all commands are one program; no rule uses it.
 
 ::

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from nodes.checkpoints import Checkpoint, Disclosure, Proof
-from nodes.log_entries import LogHeader, Milliseconds
+from nodes.logs.checkpoints import Checkpoint, Disclosure, Proof
+from nodes.logs.entries import LogHeader, Milliseconds
 from pets.errors import MALFORMED, InputError
 from pets.prf import labelled_hash
 from protocol.messages import (

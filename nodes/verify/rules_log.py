@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from nodes.checkpoints import Checkpoint, check_checkpoint, check_checkpoint_consistent, check_disclosure
-from nodes.log_entries import TranscriptEntry
-from nodes.log_errors import BadCheckpoint, InconsistentCheckpoints, LogError
+from nodes.logs.checkpoints import (
+    BadCheckpoint,
+    Checkpoint,
+    InconsistentCheckpoints,
+    check_checkpoint,
+    check_checkpoint_consistent,
+    check_disclosure,
+)
+from nodes.logs.entries import TranscriptEntry
+from nodes.logs.errors import LogError
 from nodes.verify import table
 from nodes.verify.case import Case, View
 from nodes.verify.format import Record

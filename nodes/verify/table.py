@@ -1,7 +1,7 @@
 """The verifier's own copy of what a query may be: security table, thresholds, sizes (protocol/DESIGN.md, 3, 6a).
 
 Written down a second time on purpose: a node whose copy was weakened must not weaken its judge.
-`tests/test_verify_copies.py` and `tests/test_requirements.py` compare both.
+`tests/verify/test_copies.py` and `tests/project/test_requirements.py` compare both.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python tests/vectors/generate.py
 
 Written from protocol/DESIGN.md and the docstrings, so that two implementations meet in the numbers. Arrays are given
-by their shape, their first values and the SHA-256 of their little-endian bytes. `tests/test_vectors.py` makes the
-vectors again, compares them with the files, and the project's own results with both.
+by their shape, their first values and the SHA-256 of their little-endian bytes. `tests/protocol/test_vectors.py` makes
+the vectors again, compares them with the files, and the project's own results with both.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Auditing queries on site: inputs, confirmation blocks and probes computed once more."""

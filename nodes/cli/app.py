@@ -1,0 +1,167 @@
+"""The command line, `lineup`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from nodes.cli import evidence, gallery, node, store
+from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
+from pets.allocator import keep_freed_memory
+from pets.errors import LineupError, ParameterError, printable
+from pets.params import N4096, PRESETS, preset
+from pets.threads import default_threads
+from protocol.terms import parse_decimal
+
+app = typer.Typer(
+    name="lineup",
+    help="Face search across national galleries in which nobody sees a face that did not match.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# The command-line parser's own base of bad arguments; typer gives it no public name.
+UsageError: Any = typer.BadParameter.__bases__[0]
+INTERRUPTED = 130  # the parser's status too, when Ctrl-C ends a command
+output = Console()
+errors = Console(stderr=True)
+
+
+class EngineName(str, Enum):
+    """Engines of `lineup match`."""
+
+    encrypted = "encrypted"
+    plain = "plain"
+
+
+class KeysName(str, Enum):
+    """Where key shares and encryptions of zero come from."""
+
+    native = "native"
+    openfhe = "openfhe"
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads, 1 to 256. Default: the processors this process may use.", show_default=False),
+]
+
+
+@app.command()
+def embed(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="File to write: float32 (photos, d), unit vectors.")],
+    models: Models = None,
+    provider: Provider = ProviderName.auto,
+    largest: Largest = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out photos that give no template.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn photos into face templates, one row a photo."""
+    from nodes.cli.embed import run_embed
+
+    count = run_embed(
+        photos, out, models=models, provider=provider.value, largest=largest, skip_bad=skip_bad, console=errors
+    )
+    if as_json:
+        print(json.dumps({"file": str(out), "templates": count}))
+
+
+@app.command()
+def match(
+    gallery: Annotated[Path, typer.Option(help="Templates to search: float32 (rows, d) .npy, unit vectors.")],
+    probe: Annotated[Path, typer.Option(help="Templates to look for: float32 (d,) or (n, d) .npy, unit vectors.")],
+    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")],
+    max_candidates: Annotated[int, typer.Option(help="Cap on released candidates, 1 to 99.")] = 10,
+    ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
+    engine: Annotated[EngineName, typer.Option(help="Encrypted, or the plaintext twin.")] = EngineName.encrypted,
+    params: Annotated[
+        str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
+    ] = N4096.preset,
+    keys: Annotated[
+        KeysName,
+        typer.Option(help="Who samples keys. openfhe cannot be seeded: no audit by recomputation is possible then."),
+    ] = KeysName.native,
+    threads: Threads = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result and its cost to this file.")
+    ] = None,
+) -> None:
+    """Search a gallery: three parties in this process, exchanging only messages."""
+    from nodes.cli.match import MatchOptions, run_match
+
+    try:
+        options = MatchOptions(
+            gallery,
+            probe,
+            parse_decimal(threshold, "--threshold"),
+            max_candidates,
+            parse_decimal(ladder, "--ladder"),
+            engine.value,
+            preset(params),
+            default_threads() if threads is None else threads,
+            keys.value,
+            json_file,
+        )
+    except ParameterError as error:
+        _fail(error, 2)
+    raise typer.Exit(run_match(options, output, errors))
+
+
+@app.command()
+def demo(provider: Provider = ProviderName.auto) -> None:
+    """Start four nodes on loopback and search two countries for a real face; then for one that is in neither."""
+    from nodes.cli.demo import run_demo
+
+    run_demo(provider.value, output, errors)
+
+
+node.register(app)
+gallery.register(app)
+store.register(app)
+evidence.register(app)
+
+
+def _fail(error: BaseException, status: int) -> None:
+    _show(error)
+    raise typer.Exit(status)
+
+
+def _show(error: object) -> None:
+    """One error. Its text may quote what came from outside."""
+    lines = [printable(line) for line in f"error: {error}".split("\n")]
+    errors.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line: one clear line on standard error and status 1 for refused data, 2 for bad arguments."""
+    keep_freed_memory()
+    try:
+        status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            errors.print("interrupted")
+        sys.exit(status)
+    except UsageError as error:
+        if message := error.format_message():  # empty when no arguments were given and the help was printed
+            errors.print(f"error: {message}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        errors.print("interrupted")
+        sys.exit(INTERRUPTED)
+    except LineupError as error:
+        _show(error)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that is missing or may not be written
+        place = "" if error.filename is None else f"{error.filename}: "
+        _show(f"{place}{error.strerror or error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

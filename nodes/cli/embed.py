@@ -1,0 +1,76 @@
+"""`lineup embed`: photos in, a file of templates out, and beside it the model they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from nodes.operator.progress import progress_bar
+from pets.errors import InputError, PhotoError
+from pets.faces import Embedded, FaceModel, Provider
+from pets.photos import list_photos
+from pets.templates import save_templates
+
+
+def run_embed(
+    photos: list[Path],
+    output: Path,
+    *,
+    models: Path | None,
+    provider: Provider,
+    largest: bool,
+    skip_bad: bool,
+    console: Console,
+) -> int:
+    """Embed photos and write `output` (n, d) float32 with its sidecar, one row a photo in the order given.
+
+    Returns n, which is less than the photos given if bad ones were left out.
+
+    `photos`: files and folders; a folder stands for all JPEG, PNG, BMP and WebP files below it, sorted by path.
+    `console` takes the progress bar and reports (standard error). Unless `skip_bad`, one photo without a template
+    means that nothing is written. Raises `InputError`: no photos, a bad model, a photo that fails.
+    """
+    if output.suffix != ".npy":
+        raise InputError(f"the output file must end in .npy, got {output}")
+    if not output.parent.is_dir():
+        raise InputError(f"the output folder {output.parent} does not exist")
+    paths = list_photos(photos)
+    model = FaceModel.load(models, provider)
+    about = f"{len(paths)} photos, model {model.identity}, running on {model.provider}"
+    console.print(about, highlight=False, soft_wrap=True)
+    good, bad = _embed_all(model, paths, largest, console)
+    if bad and not skip_bad:
+        raise InputError(
+            f"{len(bad)} of {len(paths)} photos give no template, so nothing was written "
+            "(--skip-bad keeps the others):\n" + _listing(bad)
+        )
+    if not good:
+        raise InputError(f"none of {len(paths)} photos gives a template, so nothing was written:\n" + _listing(bad))
+    if bad:
+        left_out = f"left out {len(bad)} of {len(paths)} photos:\n{_listing(bad)}"
+        console.print(left_out, highlight=False, markup=False, soft_wrap=True)
+    templates = np.stack([face.template for _, face in good])
+    save_templates(output, templates, model.identity, [str(path) for path, _ in good])
+    console.print(f"wrote {len(good)} templates to {output}", highlight=False, markup=False, soft_wrap=True)
+    return len(good)
+
+
+def _embed_all(
+    model: FaceModel, paths: list[Path], largest: bool, console: Console
+) -> tuple[list[tuple[Path, Embedded]], list[PhotoError]]:
+    good: list[tuple[Path, Embedded]] = []
+    bad: list[PhotoError] = []
+    with progress_bar(console, "embedding", len(paths)) as progress:
+        for done, (path, result) in enumerate(model.embed_each(paths, largest=largest), start=1):
+            if isinstance(result, PhotoError):
+                bad.append(result)
+            else:
+                good.append((path, result))
+            progress(done)
+    return good, bad
+
+
+def _listing(errors: list[PhotoError]) -> str:
+    return "\n".join(f"  {error}" for error in errors)

@@ -1,0 +1,255 @@
+"""The commands around a node: `lineup node …`, and `query`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
+from nodes.config.policy import Purpose
+from nodes.operator.progress import progress_bar
+from nodes.service.operator_api import REFUSALS, Aim, SearchReport, Subject
+from pets.errors import ParameterError
+from pets.params import N4096
+from protocol.terms import Terms, parse_decimal
+
+node = typer.Typer(help="Set up and run a national node.", no_args_is_help=True)
+output = Console(markup=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `lineup`."""
+    app.add_typer(node, name="node")
+    app.command()(query)
+
+
+@node.command()
+def init(
+    folder: Dir,
+    name: Annotated[str, typer.Option(help="Name, beginning with the state's code, such as ES or ES-2.")],
+    role: Annotated[str, typer.Option(help="requester, holder or router.")],
+    address: Annotated[str, typer.Option(help="How the others reach it: https://host:port.")],
+    authority: Annotated[Path, typer.Option(help="Folder of the certificate authority; created if absent.")],
+    states: Annotated[str, typer.Option(help="States whose queries it accepts, such as FR,IT.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make keys, certificates and a configuration for a node, and publish its public identity."""
+    from nodes.config.schema import Role
+    from nodes.identity.identity import init_node, load_identity
+
+    try:
+        kind = Role(role)
+    except ValueError:
+        raise typer.BadParameter(f"must be requester, holder or router, got {role!r}", param_hint="--role") from None
+    accepted = _names(states)
+    config = init_node(folder, name=name, role=kind, address=address, authority=authority, states=accepted)
+    fingerprint = load_identity(folder).peer.fingerprint
+    if as_json:
+        print(json.dumps({"name": config.name, "address": config.address, "fingerprint": fingerprint}))
+    else:
+        output.print(f"{config.name} ({role}) is ready in {folder}; it will serve {config.address}", highlight=False)
+        output.print(f"fingerprint {fingerprint}: compare it over another channel", highlight=False)
+
+
+@node.command()
+def serve(
+    folder: Dir,
+    delay_ms: Annotated[float, typer.Option(hidden=True, help="Delay each way, for measurements.")] = 0,
+) -> None:
+    """Run the node until interrupted. Logs are JSON lines on standard error, without personal data."""
+    from nodes.service.server import serve as run
+
+    run(folder, delay_ms / 1000)
+
+
+@node.command()
+def status(folder: Dir, as_json: Json = False) -> None:
+    """Ask the running node how it is."""
+    from nodes.operator.client import status as ask
+
+    report = ask(folder)
+    if as_json:
+        print(json.dumps(report))
+        return
+    for key, value in report.items():  # no table: it would cut a log's identity, which `evidence hold` needs whole
+        lines = (value or ["none"]) if isinstance(value, list) else [str(value)]
+        for line in lines:
+            output.print(f"{key.replace('_', ' '):<19} {line}", highlight=False)
+
+
+@node.command()
+def health(folder: Dir, as_json: Json = False) -> None:
+    """Whether the running node can work: exit status 0, or 1 if it is degraded, shutting down or does not answer."""
+    from nodes.operator.client import health as ask
+
+    report = ask(folder)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        output.print(", ".join([report["status"], *report.get("failing", ())]), highlight=False)
+    if report["status"] != "ok":
+        raise typer.Exit(1)
+
+
+@node.command()
+def expire(folder: Dir, as_json: Json = False) -> None:
+    """Delete what is past its time, at a node that is stopped; a running node does it at start and then daily."""
+    from nodes.operator.database import expire as run
+
+    done = run(folder)
+    if as_json:
+        print(msgspec.json.encode(done).decode())
+    else:
+        output.print(
+            f"deleted {done.subjects} subjects, {done.log_entries} log entries, {done.evidence_files} evidence files, "
+            f"{done.sealed_files} sealed files",
+            highlight=False,
+        )
+
+
+@node.command()
+def hold(
+    folder: Dir,
+    order: Annotated[Path, typer.Argument(help="The supervisor's order, from `lineup evidence hold`.")],
+    as_json: Json = False,
+) -> None:
+    """Lodge a supervisor's order at the running node: log entries it names are not erased until it is lifted."""
+    from nodes.operator.client import hold as lodge
+
+    done = lodge(folder, order)
+    if as_json:
+        print(json.dumps(done))
+    else:
+        output.print(f"{done['order']} number {done['number']} is in force", highlight=False)
+
+
+@node.command()
+def statistics(
+    folder: Dir,
+    year: Annotated[int, typer.Option(help="A calendar year that is over, and whose log entries are not yet erased.")],
+    as_json: Json = False,
+) -> None:
+    """Queries by requesting state and database, from the Article 40 log. Small counts are not told."""
+    from nodes.operator.statistics import SMALLEST
+    from nodes.operator.statistics import statistics as count
+
+    counts = count(folder, year, datetime.now(timezone.utc))
+    if as_json:
+        print(msgspec.json.encode({"year": year, "smallest": SMALLEST, "counts": counts}).decode())
+        return
+    table = Table("state", "database", "asked", "answered", title=str(year))
+    for cell in counts:
+        told = (f"fewer than {SMALLEST}" if n is None else str(n) for n in (cell.asked, cell.answered))
+        table.add_row(cell.state, cell.database, *told)
+    output.print(table, soft_wrap=False)
+
+
+@node.command()
+def revoke(
+    authority: Annotated[Path, typer.Option(help="Folder of the certificate authority.")],
+    name: Annotated[
+        str | None, typer.Argument(help="The node. Without it the list is only signed anew, for 30 days.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Revoke a node's certificates and its operator's. Running nodes read the list again within a minute."""
+    from nodes.config.schema import check_name, operator_name
+    from nodes.identity.authority import Authority
+
+    issuer = Authority.open(authority)
+    serials = issuer.refresh() if name is None else issuer.revoke(check_name(name), operator_name(name))
+    if as_json:
+        print(json.dumps({"revoked": [f"{serial:x}" for serial in serials], "list": str(issuer.crl_file)}))
+    else:
+        output.print(f"{len(serials)} certificates revoked; list: {issuer.crl_file}", highlight=False)
+
+
+def query(
+    folder: Dir,
+    photo: Annotated[Path, typer.Argument(help="Photo of the probe, or a .npy file with one unit template.")],
+    holders: Annotated[str, typer.Option(help="Holders to ask, such as ES,DE.")],
+    case: Annotated[str, typer.Option(help="Case number; stays at this node.")],
+    offence: Annotated[str, typer.Option(help="Offence; stays at this node.")],
+    max_penalty_years: Annotated[float, typer.Option(help="Maximum penalty of the offence, at least 1.")],
+    officer: Annotated[str, typer.Option(help="Who launches the query; travels as a salted hash.")],
+    approver: Annotated[str, typer.Option(help="Who approved it, another person; travels as a salted hash.")],
+    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")] = "0.55",
+    max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
+    ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
+    purpose: Annotated[Purpose, typer.Option(help="The last two need national law.")] = Purpose.INVESTIGATION,
+    subject: Annotated[Subject, typer.Option(help="Whom the probe shows.")] = "suspect",
+    aim: Annotated[Aim, typer.Option(help="Identify an unknown person, or verify a known one.")] = "identify",
+    models: Models = None,
+    provider: Provider = ProviderName.auto,
+    largest: Largest = False,
+    as_json: Json = False,
+) -> None:
+    """Search other states' galleries for one face, through the running requester node."""
+    from nodes.operator.client import check_asks, probe_template, search
+    from nodes.service.operator_api import SearchRequest
+
+    try:
+        limits = parse_decimal(threshold, "--threshold"), 128, N4096, max_candidates, parse_decimal(ladder, "--ladder")
+        terms = Terms(*limits)  # checks them before the photo is read; the dimension does not matter
+    except ParameterError as error:
+        raise typer.BadParameter(str(error)) from None
+    check_asks(folder)
+    template, model = probe_template(photo, models, provider.value, largest)
+    request = SearchRequest(
+        template=template,
+        model=model,
+        holders=_names(holders),
+        threshold=f"{terms.threshold:f}",
+        case=case,
+        offence=offence,
+        maximum_penalty_years=max_penalty_years,
+        officer=officer,
+        approver=approver,
+        purpose=purpose.value,
+        subject=subject,
+        aim=aim,
+        cap=max_candidates,
+        ladder=f"{terms.ladder:f}",
+    )
+    with progress_bar(errors, "searching", None):
+        report = search(folder, request)
+    if as_json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        print_report(report, photo.name, output)
+    if any(answer.status in ("refused", "unreachable") for answer in report.answers.values()):
+        raise typer.Exit(1)
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    """The names of a list such as ES,DE or ES, DE."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def print_report(report: SearchReport, probe: str, console: Console) -> None:
+    """One line a candidate or answer. A holder that did not answer is never shown as a no-hit."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)  # a photo may be called [anything]
+
+    say(f"{report.request_number}: {probe} (candidates, not identified)")
+    for holder, answer in report.answers.items():
+        for rank, reference in enumerate(answer.references, start=1):
+            say(f"HIT      {holder}  candidate {rank}, reference {reference}")
+        if answer.status == "no hit":
+            say(f"NO HIT   {holder}")
+        elif answer.status == "too many candidates":
+            say(f"TOO MANY {holder}  even at threshold {answer.threshold_used}")
+        elif answer.status != "candidates":
+            meaning = REFUSALS.get(answer.reason or "")
+            say(f"{answer.status.upper():<8} {holder}  {answer.reason}" + (f": {meaning}" if meaning else ""))
+    say(f"query {report.queries[-1]}: its evidence is exported under this number")
+    say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")

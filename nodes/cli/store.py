@@ -1,0 +1,107 @@
+"""Care of a node's database: `lineup store backup`, `restore`, `rekey`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from nodes.cli.options import Dir, Json
+
+store = typer.Typer(help="Back up, restore and re-encrypt a node's database.", no_args_is_help=True)
+output = Console(markup=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, soft_wrap=True)
+
+OldKey = Annotated[Path | None, typer.Option(help="File of an earlier storage key.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `lineup`."""
+    app.add_typer(store, name="store")
+
+
+@store.command()
+def backup(
+    folder: Dir, file: Annotated[Path, typer.Argument(help="File to write; must not exist.")], as_json: Json = False
+) -> None:
+    """Copy the database (SQLite) to one file, while the node runs. It is encrypted as the database is.
+
+    A PostgreSQL database is backed up with pg_dump --format=custom.
+    """
+    from nodes.operator.database import backup as run
+
+    size = run(folder, file)
+    if as_json:
+        print(msgspec.json.encode({"file": str(file), "bytes": size}).decode())
+    else:
+        output.print(f"{file}: {size:,} bytes; keep it apart from the storage key", highlight=False)
+
+
+@store.command()
+def restore(
+    folder: Dir,
+    file: Annotated[
+        Path | None, typer.Argument(help="The backup. For PostgreSQL run pg_restore first and give none.")
+    ] = None,
+    old_key: OldKey = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Go on although something is lost.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup in the database's place, with the node stopped.
+
+    What happened since is taken over from the present database: who was
+    forgotten or contested, which queries were answered, quotas.
+
+    If that cannot be read, or subjects were enrolled since, nothing is done
+    without --yes. After such a loss the node refuses warrants older than the
+    restore; who was forgotten since must be forgotten again by hand.
+    """  # short lines: the help keeps them
+    from nodes.operator.database import restore as run
+
+    result = run(folder, file, datetime.now(timezone.utc), old_key=old_key, yes=yes)
+    if as_json:
+        print(msgspec.json.encode(result).decode())
+        return
+    output.print(
+        f"{result.subjects} subjects restored, {result.forgotten_again} of the backup forgotten again, "
+        f"{result.expired} expired",
+        highlight=False,
+    )
+    for what in result.lost:
+        errors.print(f"lost: {what}", highlight=False)
+    if result.refuses_until is not None:
+        errors.print(
+            f"queries with a warrant up to {result.refuses_until:%Y-%m-%d %H:%M:%S} UTC are refused; "
+            "forget again what was forgotten since the backup: lineup forget",
+            highlight=False,
+        )
+
+
+@store.command()
+def rekey(folder: Dir, old_key: OldKey = None, as_json: Json = False) -> None:
+    """Encrypt database and sealed files under a new key, with the node stopped. If interrupted, give it again.
+
+    Makes a new key in the place of the key file. The key until now stays
+    beside it, for backups made under it.
+
+    Where the key comes from the environment: put the new one there, and name
+    a file with the key until now: --old-key.
+    """
+    from nodes.operator.database import rekey as run
+    from nodes.operator.progress import progress_bar
+
+    with progress_bar(errors, "encrypting anew", None) as progress:
+        result = run(folder, old_key=old_key, progress=progress)
+    if as_json:
+        print(msgspec.json.encode(result).decode())
+        return
+    output.print(f"{result.subjects} subjects and {result.sealed_files} sealed files encrypted anew", highlight=False)
+    if result.old_key is not None:
+        output.print(
+            f"the key until now lies in {result.old_key}: older backups need it; delete it when none is kept",
+            highlight=False,
+        )

@@ -1,0 +1,46 @@
+"""Opening a node's database as its configuration says, whether the node runs or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nodes.config.schema import NodeConfig, Role, load_config
+from nodes.store import GalleryStore, StorageKey
+from pets.errors import InputError
+
+
+def storage_key(config: NodeConfig) -> StorageKey:
+    """The node's key for what it stores, from its file or environment variable."""
+    storage = config.storage
+    if storage.key_file is not None:
+        return StorageKey.from_file(storage.key_file)
+    return StorageKey.from_environment(storage.key_env or "")
+
+
+def open_store(
+    config: NodeConfig, *, url: str = "", key: StorageKey | None = None, retired: Sequence[StorageKey] = ()
+) -> GalleryStore:
+    """The node's database. The router's holds no subjects, only claims and quotas.
+
+    `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`).
+    """
+    return GalleryStore(
+        url or config.storage.database_url,
+        key or storage_key(config),
+        state=config.state or "EU",
+        categories=config.policy.categories,
+        national_law=config.policy.national_law.citations,
+        retired=retired,
+    )
+
+
+@contextmanager
+def holder_store(folder: Path) -> Iterator[GalleryStore]:
+    """The gallery of a holder's folder. Raises `InputError` for another role."""
+    config = load_config(folder)
+    if config.role is not Role.HOLDER:
+        raise InputError(f"{config.name} is a {config.role.value}; only holders have a gallery")
+    with open_store(config) as store:
+        yield store

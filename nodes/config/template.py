@@ -1,0 +1,160 @@
+"""The commented `node.toml` that `lineup node init` writes. Its figures are the defaults of `nodes.config.schema`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+
+from nodes.config.schema import (
+    FILE,
+    LAW_MINIMUM_THRESHOLD,
+    MAX_CANDIDATES,
+    MAX_RELEASES,
+    MAX_RUNGS,
+    MAX_SEALED_DAYS,
+    MAX_SKEW_SECONDS,
+    MAX_WARRANT_SECONDS,
+    MAX_WINDOW_DAYS,
+    Limits,
+    PolicyConfig,
+    Purpose,
+    Retention,
+    Role,
+    check_node,
+    split_address,
+)
+from nodes.private_files import write_public
+from nodes.store.subjects import Category
+from pets.params import PRESETS
+
+
+def write_default(
+    folder: Path,
+    *,
+    name: str,
+    role: Role,
+    address: str,
+    crl: Path | None,
+    peers: Path,
+    states: Sequence[str] = (),
+) -> Path:
+    """Write FOLDER/node.toml, which must not exist. Raises `ConfigError`, FileExistsError."""
+    check_node(name, role)
+    policy = PolicyConfig(states=tuple(states))
+    content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention()) + _policy(policy)
+    path = folder / FILE
+    write_public(path, content.encode(), overwrite=False)
+    return path
+
+
+def _head(name: str, role: Role, address: str, crl: Path | None, peers: Path) -> str:
+    host, port = split_address(address)
+    return f"""\
+# Configuration of a Blind Lineup node. Relative paths start at this folder. Unknown keys are refused.
+
+name = {_toml(name)}
+role = {_toml(role)}  # {_choice(Role)}
+address = {_toml(address)}  # as the other nodes reach it
+
+[listen]
+host = {_toml(host)}  # 0.0.0.0 or :: for every interface
+port = {port}
+
+[paths]
+signing_key = "signing.key"  # keys must have mode 0600
+sealing_key = "sealing.key"
+tls_key = "tls.key"
+tls_certificate = "tls.pem"
+tls_ca = "ca.pem"  # the only authority trusted
+{"" if crl else "# "}tls_crl = {_toml(str(crl or "crl.pem"))}  # its revocation list
+operator_key = "operator.key"  # what the command line presents to this node
+operator_certificate = "operator.pem"
+peers = {_toml(str(peers))}  # public identities, NAME.json
+logs = "logs"
+
+[storage]
+file = "store.db"  # SQLite; or: url = "postgresql://lineup@db.example/lineup"
+key_file = "storage.key"  # or: key_env = "LINEUP_STORAGE_KEY"
+
+# Accept only peers with these keys: name = fingerprint, 64 hexadecimal digits, compared over another channel.
+[peer_fingerprints]
+
+"""
+
+
+def _limits(limits: Limits) -> str:
+    return f"""\
+[limits]
+# threads = 4  # 1 to 256; without it, the processors this process may use
+connect_timeout_seconds = {limits.connect_timeout_seconds}  # 1 to 120
+read_timeout_seconds = {limits.read_timeout_seconds}  # 1 to 600: longest silence on a connection
+query_timeout_seconds = {limits.query_timeout_seconds}  # 10 to 3600: a whole query
+shutdown_timeout_seconds = {limits.shutdown_timeout_seconds}  # 1 to 600: for running queries to end
+concurrent_queries = {limits.concurrent_queries}  # 1 to 256; a quarter is kept for peers that have none under way
+
+"""
+
+
+def _retention(retention: Retention) -> str:
+    return f"""\
+# A running node deletes daily what is past its time: subjects after their retention date, logs and evidence after three
+# years, and after these days what was sealed for audits on site: at a requester the probe, at a holder its block.
+[retention]
+sealed_days = {retention.sealed_days}  # 1 to {MAX_SEALED_DAYS}
+
+"""
+
+
+def _policy(policy: PolicyConfig) -> str:
+    return f"""\
+# May be stricter than the defaults; looser than the floors is refused.
+[policy]
+states = {_toml(policy.states)}  # codes of the states that may ask; none: nobody
+# {_choice(Purpose)};
+# the last two need a citation in [policy.national_law]
+purposes = {_toml(policy.purposes)}
+minimum_threshold = {policy.minimum_threshold}  # {LAW_MINIMUM_THRESHOLD} (the floor) to below 1, cosine
+max_candidates = {policy.max_candidates}  # 1 to {MAX_CANDIDATES}
+minimum_ladder_step = {policy.minimum_ladder_step}  # 0.001 to below 1; a ladder of 0 (no climbing) is always accepted
+max_rungs = {policy.max_rungs}  # 1 to {MAX_RUNGS}: thresholds a query may visit
+presets = {_toml(policy.presets)}  # {", ".join(PRESETS)}
+# refuse queries that announce no seed, as with OpenFHE: no audit could recompute their ciphertexts
+require_seed = {_toml(policy.require_seed)}
+quota_identified_per_day = {policy.quota_identified_per_day}  # queries per state and UTC day
+quota_unidentified_per_day = {policy.quota_unidentified_per_day}
+# How often one reference is released to one state; on top of that the state's queries are refused, until releases are
+# older than the window. Raising the figure opens the node to the state again
+releases_per_reference = {policy.releases_per_reference}  # 1 to {MAX_RELEASES}
+release_window_days = {policy.release_window_days}  # 1 to {MAX_WINDOW_DAYS}, UTC days
+max_warrant_age_seconds = {policy.max_warrant_age_seconds}  # 60 to {MAX_WARRANT_SECONDS}
+clock_skew_seconds = {policy.clock_skew_seconds}  # 0 to {MAX_SKEW_SECONDS}
+# {_choice(Category)}; those of [policy.national_law] only with it.
+# MISSING-PERSON searches missing, REMAINS remains and missing; other purposes search neither
+categories = {_toml(policy.categories)}
+
+[policy.national_law]  # citations of the law that permits to hold and search them
+# victim = ""
+# missing = ""
+# remains = ""
+"""
+
+
+def _choice(kind: type[Enum]) -> str:
+    return ", ".join(item.value for item in kind)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Enum):
+        return _toml(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, Decimal)):
+        return str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return json.dumps(str(value), ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # JSON's strings are TOML's but for DEL

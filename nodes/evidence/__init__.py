@@ -1,0 +1,1 @@
+"""What a node keeps of queries, and what it exports of that."""

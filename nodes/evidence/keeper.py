@@ -1,0 +1,112 @@
+"""Everything a node keeps of queries: transcript, evidence, the Article 40 log, what is sealed for audits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from nodes.config.storage import storage_key
+from nodes.evidence import sealed
+from nodes.evidence.recorder import Recorder
+from nodes.evidence.witnesses import WITNESSED, Witnesses
+from nodes.identity.identity import NodeIdentity
+from nodes.logs.entries import ArticleForty, Kind
+from nodes.logs.errors import OrderRefused
+from nodes.logs.holds import Order, decode_order
+from nodes.logs.log import TamperEvidentLog
+from nodes.logs.of_node import open_log
+from protocol.holder import Holder
+from protocol.machine import Machine
+from protocol.requester import Requester
+from protocol.router import Router
+from protocol.session import State
+from protocol.warrant import Justification
+
+
+class Keeper:
+    """Opens the logs of a node's folder, verifying them, and keeps each query. Raises what a damaged log raises."""
+
+    def __init__(self, identity: NodeIdentity, folder: Path) -> None:
+        self.folder = folder
+        # A checkpoint over a log that another query is just being added to would look like tampering.
+        self.writing = threading.RLock()
+        self._key = storage_key(identity.config)
+        self.transcript = open_log(identity, folder, "transcript")
+        self.article_forty = open_log(identity, folder, "article-40")
+        self.logs: dict[Kind, TamperEvidentLog] = {"transcript": self.transcript, "article-40": self.article_forty}
+        self.witnesses = Witnesses(folder / WITNESSED)
+        self._recorder = Recorder(folder / "evidence", self.transcript, self.writing)
+        self._started: dict[bytes, int] = {}
+
+    def attach(self, machine: Machine) -> None:
+        """Record a machine from its start."""
+        self._started[machine.query] = _now()
+        self._recorder.attach(machine)
+        if isinstance(machine, Holder):
+            machine.keeper = self._keep_holder
+
+    def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
+        """Seal probe and seed before they are used."""
+        content = sealed.of_requester(machine, template, justification)
+        sealed.keep(self.folder / "sealed", self._key, machine.query, content)
+
+    def _keep_holder(self, machine: Holder) -> None:
+        """Seal the seed before it is used, and what made the confirmation block before the block leaves."""
+        sealed.keep(self.folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
+
+    def keeps(self, query: bytes) -> bool:
+        """Whether there is evidence of a query."""
+        return (self.folder / "evidence" / query.hex()).exists()
+
+    def end(self, machine: Machine) -> None:
+        """A query is over: write everything, sign checkpoints. Raises what kept any of it from being written."""
+        with self.writing:
+            try:
+                if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
+                    self.article_forty.append([entry], _now())
+                    self.article_forty.checkpoint(_now())
+            finally:
+                self._recorder.end(machine.query)
+                self.transcript.checkpoint(_now())
+
+    def obey(self, data: bytes) -> Order:
+        """Put a supervisor's order for one of this node's logs into force. Raises `OrderRefused`, OSError."""
+        order = decode_order(data)
+        for log in self.logs.values():
+            if log.header.log == order.log:
+                with self.writing:
+                    log.obey(order)
+                return order
+        raise OrderRefused("an order for a log of another node")
+
+    def close(self) -> None:
+        """Close the logs, once nobody writes any more."""
+        self._recorder.close()
+        with self.writing:
+            self.transcript.close()
+            self.article_forty.close()
+
+
+def article_forty(machine: Machine, started: int, ended: int) -> ArticleForty | None:
+    """The Article 40(1) entry of a query: its five fields and no other. None where no query was announced."""
+    if isinstance(machine, Requester):
+        requester, asked = machine.name, machine.announce.holders
+    elif isinstance(machine, Router):
+        requester, asked = machine.requester, machine.holders
+    elif isinstance(machine, Holder):
+        requester, asked = machine.requester, (machine.name, *machine.others)
+    else:
+        return None
+    replied = [name for name in asked if name in machine.sessions and _replied(machine.sessions[name].state)]
+    replied_at = max(started, ended) if replied else None  # a clock may have been set back
+    return ArticleForty(requester, started, replied_at, tuple(sorted(asked)), tuple(sorted(replied)))
+
+
+def _replied(state: State) -> bool:
+    """Whether a holder's part came to an end of its own; a refused probe is an answer too."""
+    return state in (State.FINISHED, State.REFUSED)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

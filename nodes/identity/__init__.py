@@ -1,0 +1,1 @@
+"""Who a node is: keys, certificates, the authority that signs them, mutual TLS."""

@@ -1,0 +1,125 @@
+"""Mutual TLS between nodes: version 1.3, one pinned authority, revocation lists, and who the other side is.
+
+A node's certificate has the node's name as its only common name, and two kinds of alternative names: the host of its
+address, and `server_name(name)`. A client passes the latter as the server's name (httpx: the request extension
+`sni_hostname`), so that the handshake itself ends with the node that was meant, before a byte of the request is sent:
+several nodes may share a host, and a host name alone would accept any of them. The server learns the client from
+`peer_name`. Extended key usage keeps an operator's certificate from serving.
+
+Sessions are not resumed: a resumed one would not look at the revocation list again.
+
+`CertificateError` (a pets.errors.InputError): files that cannot be used, or a certificate without one name.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from nodes.config.schema import TlsFiles
+from nodes.private_files import check_private
+from pets.errors import InputError
+
+
+class CertificateError(InputError):
+    """A certificate, key or revocation list that cannot be used."""
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """For listening: TLS 1.3 or later, the client must show a certificate. Raises `CertificateError`."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, files)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0
+    return context
+
+
+def client_context(files: TlsFiles) -> ssl.SSLContext:
+    """For connecting: TLS 1.3 or later, the server's name is checked. Raises `CertificateError`."""
+    return _context(ssl.PROTOCOL_TLS_CLIENT, files)
+
+
+def reload_revocations(context: ssl.SSLContext, files: TlsFiles) -> None:
+    """Read the revocation list again; the newest one counts in every later handshake of `context`.
+
+    Connections that stand already are not cut. Raises `CertificateError`.
+    """
+    if files.crl is None:
+        return
+    _check_crl(files.crl)
+    try:
+        context.load_verify_locations(cafile=files.crl)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateError(f"revocation list {files.crl} cannot be used: {error}") from error
+
+
+def server_name(name: str) -> str:
+    """The host name that stands for a node whatever its address: ES -> es.node.lineup.internal."""
+    return f"{name.lower()}.node.lineup.internal"
+
+
+def peer_name(certificate: Mapping[str, object] | None) -> str:
+    """The node or operator that a verified certificate, as `getpeercert()` gives it, stands for.
+
+    Raises `CertificateError` without a certificate, and unless it has exactly one common name.
+    """
+    subject = (certificate or {}).get("subject", ())
+    assert isinstance(subject, tuple)
+    return _one_name([value for part in subject for kind, value in part if kind == "commonName"], "the other side")
+
+
+def check_certificate(path: Path, name: str, now: datetime | None = None) -> None:
+    """Raise `CertificateError` unless a certificate file is valid today and its common name is `name`."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"certificate {path} cannot be used: {error}") from error
+    common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    found = _one_name([str(part.value) for part in common], str(path))
+    if found != name:
+        raise CertificateError(f"certificate {path} is for {found!r}, expected {name!r}")
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not start <= (now or datetime.now(timezone.utc)) <= end:
+        raise CertificateError(f"certificate {path} is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
+
+
+def _context(protocol: ssl._SSLMethod, files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    try:
+        check_private(files.key)
+        context.load_verify_locations(cafile=files.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateError(f"TLS key {files.key} or authority {files.ca} cannot be used: {error}") from error
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateError(f"certificate {files.certificate} with key {files.key}: {error}") from error
+    if files.crl is not None:
+        reload_revocations(context, files)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
+def _check_crl(path: Path) -> None:
+    try:
+        content = path.read_bytes()
+        crl = x509.load_pem_x509_crl(content)
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"revocation list {path} cannot be used: {error}") from error
+    if b"CERTIFICATE-----" in content:  # OpenSSL would trust it as an authority
+        raise CertificateError(f"revocation list {path} holds a certificate")
+    end = crl.next_update_utc
+    if end is None or end <= datetime.now(timezone.utc):
+        raise CertificateError(f"revocation list {path} has run out ({end}): every connection would be refused")
+
+
+def _one_name(names: list[str], where: str) -> str:
+    if len(names) != 1:
+        raise CertificateError(f"{where}: a certificate must have one common name, got {len(names)}")
+    return names[0]

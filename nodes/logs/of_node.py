@@ -1,0 +1,51 @@
+"""The logs of a node: the transcript log everywhere, and the Article 40 log at the router and at each state.
+
+A supervisor's orders (holds) count if its verify key lies in the node's folder as `supervisor.pem`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from nodes.identity.identity import NodeIdentity
+from nodes.logs.checkpoints import Verify
+from nodes.logs.entries import Kind
+from nodes.logs.log import TamperEvidentLog
+from nodes.logs.reader import LogKeys
+from pets.signatures import SignatureError, VerifyKey
+
+CONTEXT = "log"
+SUPERVISOR_FILE = "supervisor.pem"
+SUPERVISOR_CONTEXT = "supervisor"
+
+
+def open_log(identity: NodeIdentity, folder: Path, kind: Kind) -> TamperEvidentLog:
+    """Open and verify a log, or create it. Raises `LogUnusable`, `LogTampered` and what else opening finds."""
+    place = identity.config.paths.logs / kind
+    keys = log_keys(identity, folder)
+    now = int(time.time() * 1000)
+    if not place.exists():
+        return TamperEvidentLog.create(place, kind, identity.config.name, keys, now)
+    return TamperEvidentLog.open(place, keys, now)
+
+
+def log_keys(identity: NodeIdentity, folder: Path) -> LogKeys:
+    """Whose signatures count in a node's logs."""
+    signing = identity.signing
+
+    def verify(signature: bytes, message: bytes) -> None:
+        signing.verify_key.verify(signature, message, CONTEXT)
+
+    return LogKeys(lambda message: signing.sign(message, CONTEXT), verify, _supervisor(folder / SUPERVISOR_FILE))
+
+
+def _supervisor(path: Path) -> Verify:
+    if not path.exists():
+
+        def refuse(signature: bytes, message: bytes) -> None:
+            raise SignatureError(f"no supervisor's key: {path} does not exist")
+
+        return refuse
+    key = VerifyKey.from_pem(path.read_text("ascii", "replace"))
+    return lambda signature, message: key.verify(signature, message, SUPERVISOR_CONTEXT)

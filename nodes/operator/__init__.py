@@ -1,0 +1,1 @@
+"""What an operator does at a node: set up, enrol, back up, ask, look."""

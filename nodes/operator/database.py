@@ -1,0 +1,205 @@
+"""Care of a node's database from its folder: backup, restore, change of key, expiry. PostgreSQL has its own tools.
+
+A restore brings back people who were forgotten, and forgets which queries were answered. So it takes from the store
+that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases. Where
+that store is lost, it asks first, and the node then answers no query whose warrant is older than the restore.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+
+from nodes.config.schema import ConfigError, NodeConfig, load_config
+from nodes.config.storage import open_store, storage_key
+from nodes.evidence import sealed
+from nodes.evidence.keeper import Keeper
+from nodes.identity.identity import load_identity
+from nodes.logs.errors import LogInUse
+from nodes.logs.frames import flush_folder, lock_folder
+from nodes.service.expiry import Expired
+from nodes.service.expiry import expire as expire_at
+from nodes.store import GalleryStore, StorageKey, StoreError
+from nodes.store.backup import CarriedOver, carry_over, copy_database, replace_database
+from pets.errors import InputError
+
+
+class LossRefused(InputError):
+    """A restore that would lose something, and nobody said yes."""
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore gave.
+
+    `forgotten_again`: subjects in the backup that were forgotten since. `lost`: what is lost, in words.
+    `refuses_until`: warrants up to this time are refused, as queries answered before may be lost; None if none are.
+    """
+
+    subjects: int
+    forgotten_again: int
+    expired: int
+    lost: tuple[str, ...]
+    refuses_until: datetime | None
+
+
+class Rekeyed(msgspec.Struct, frozen=True):
+    """What a change of key did. `old_key`: where the key until now is kept for older backups, if it was in a file."""
+
+    subjects: int
+    sealed_files: int
+    old_key: str | None
+
+
+def backup(folder: Path, target: Path) -> int:
+    """Copy a node's SQLite database to a new file, while the node runs; gives its bytes. Raises `StoreError`."""
+    with open_store(load_config(folder)) as store:
+        store.backup(target)
+    return target.stat().st_size
+
+
+def restore(
+    folder: Path, source: Path | None, now: datetime, *, old_key: Path | None = None, yes: bool = False
+) -> Restored:
+    """Put a backup in the place of a stopped node's database. `old_key`: what it is encrypted under, if no longer ours.
+
+    On PostgreSQL, `source` is None: `pg_restore` has put everything there, and what remains is done here.
+    Raises `LossRefused` unless `yes`, `InputError` for a node that runs, `StoreError`; then nothing was changed.
+    """
+    config = load_config(folder)
+    with stopped(config):
+        if config.storage.file is None:
+            return _after_pg_restore(config, source, now, yes)
+        if source is None:
+            raise InputError("name the backup to restore")
+        return _restore(config, config.storage.file, source, now, old_key, yes)
+
+
+def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_key: Path | None, yes: bool) -> Restored:
+    copy = place.with_name(f".{place.name}-restoring")
+    retired = [] if old_key is None else [StorageKey.from_file(old_key)]
+    try:
+        _remove(copy)  # of a restore that was interrupted
+        copy_database(source, copy)
+        with open_store(config, url=f"sqlite:///{copy}", retired=retired) as fresh:
+            fresh.rekey()  # nothing to do unless its key is an old one
+        carried, lost = _carry_over(config, place, copy, now)
+        if lost and not yes:
+            raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
+        with open_store(config, url=f"sqlite:///{copy}") as fresh:
+            if carried is None:
+                fresh.note_loss(now)
+            result = _restored(fresh, now, 0 if carried is None else carried.forgotten, lost)
+        replace_database(place, copy)
+        return result
+    finally:
+        _remove(copy)
+
+
+def _carry_over(
+    config: NodeConfig, place: Path, copy: Path, now: datetime
+) -> tuple[CarriedOver | None, tuple[str, ...]]:
+    """Take over from the store at `place`, and say what is lost; None if there is no such store to read."""
+    try:
+        if not place.is_file():
+            raise InputError("there is none")
+        with open_store(config):  # whether its key and state are ours; brings it to this version
+            pass
+        carried = carry_over(place, copy, now)
+    except (StoreError, InputError) as error:
+        return None, (f"what was forgotten and answered since the backup, for the present store is unusable ({error})",)
+    return carried, (f"{carried.lost} subjects enrolled since the backup",) if carried.lost else ()
+
+
+def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, yes: bool) -> Restored:
+    if source is not None:
+        raise InputError(
+            "a PostgreSQL store is restored with pg_restore into an empty database; then run this again without a file"
+        )
+    lost = ("what was forgotten and answered since the dump",)
+    if not yes:
+        raise LossRefused(f"after pg_restore the store has lost {lost[0]}: give --yes to go on")
+    with open_store(config) as store:
+        store.note_loss(now)
+        return _restored(store, now, 0, lost)
+
+
+def _restored(store: GalleryStore, now: datetime, forgotten: int, lost: tuple[str, ...]) -> Restored:
+    expired, until = len(store.expire(now)), store.claims_lost_until
+    moment = None if until is None else datetime.fromtimestamp(until, now.tzinfo)
+    return Restored(store.count(), forgotten, expired, lost, moment)
+
+
+def rekey(folder: Path, *, old_key: Path | None = None, progress: Callable[[int], object] | None = None) -> Rekeyed:
+    """Encrypt a stopped node's database and sealed files under a new key. If interrupted, call it again.
+
+    With a key file: makes a new key, and in the end puts it in the file's place; the key until now stays beside it.
+    With a key in the environment, or a file that holds the new one already: `old_key` holds the key until now.
+    Raises `InputError` for a node that runs, `ConfigError`, `StoreError`.
+    """
+    config = load_config(folder)
+    file = config.storage.key_file
+    with stopped(config):
+        if old_key is not None:
+            return Rekeyed(*_rekey(config, folder, storage_key(config), StorageKey.from_file(old_key), progress), None)
+        if file is None:
+            limit = "put the new key there, the key until now into a file, and name that file with --old-key"
+            raise ConfigError("storage.key_env", config.storage.key_env, limit)
+        old, waiting = StorageKey.from_file(file), file.with_name(f"{file.name}.new")
+        new = StorageKey.from_file(waiting) if waiting.exists() else StorageKey.create(waiting)
+        flush_folder(file.parent)  # a database under a key that a power cut took could not be read again
+        done = _rekey(config, folder, new, old, progress)
+        kept = file.with_name(f"{file.name}.{old.fingerprint}")
+        with suppress(FileExistsError):
+            os.link(file, kept)
+        waiting.replace(file)
+        flush_folder(file.parent)
+        return Rekeyed(*done, str(kept))
+
+
+def _rekey(
+    config: NodeConfig, folder: Path, new: StorageKey, old: StorageKey, progress: Callable[[int], object] | None
+) -> tuple[int, int]:
+    with open_store(config, key=new, retired=[old]) as store:
+        subjects = store.rekey(progress)
+    return subjects, sealed.reseal(folder / "sealed", old, new)
+
+
+@contextmanager
+def stopped(config: NodeConfig) -> Iterator[None]:
+    """Keep a node from starting meanwhile. Raises `InputError` if it runs."""
+    place = config.paths.logs / "transcript"
+    if not place.is_dir():  # it has never run
+        yield
+        return
+    try:
+        handle = lock_folder(place)
+    except LogInUse:
+        raise InputError(f"{config.name} is running, or another command uses its logs: stop it first") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove(database: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+
+
+def expire(folder: Path) -> Expired:
+    """Delete what is past its time, at a node that is stopped. Raises `InputError` for one that runs."""
+    identity = load_identity(folder)
+    with open_store(identity.config) as store:
+        try:
+            keeper = Keeper(identity, folder)
+        except LogInUse:
+            raise InputError(f"{identity.config.name} is running: it does this itself, daily") from None
+        try:
+            return expire_at(store, keeper, identity.config, datetime.now(timezone.utc))
+        finally:
+            keeper.close()

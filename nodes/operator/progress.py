@@ -1,0 +1,34 @@
+"""Progress bars on standard error, shown only where somebody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Moves(Protocol):
+    """Is told how many are done, and of how many once that is known."""
+
+    def __call__(self, done: int, total: int | None = None, /) -> None:
+        """Move on to `done`."""
+
+
+@contextmanager
+def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Moves]:
+    """Yield a function that moves the bar. `total`: None while nobody knows how many there are."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, total=None, /: bar.update(task, completed=done, total=total)

@@ -1,0 +1,1 @@
+"""One query at a node: admitted, driven, scored, counted."""

@@ -1,0 +1,276 @@
+"""Drives one party of one query: frames in and out of end-to-end channels, scoring, silence, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+
+from nodes.query.scorer import Scorer
+from nodes.transport.outbox import Outbox, PeerRefused, Transport
+from pets.errors import LineupError
+from pets.sealing import SealingKey, SealingPublicKey
+from protocol.channel import ReceivingChannel, SendingChannel
+from protocol.errors import MissingMessage, PeerAborted, QueryRefused
+from protocol.machine import Machine
+from protocol.session import Session
+from protocol.steps import Notary, Receive, Score
+
+log = logging.getLogger("lineup.driver")
+
+Action = Callable[[], None]
+
+LINGER_SECONDS = 5.0  # how long a query that is over keeps trying to hand over its last frames
+INBOUND_BYTES = 16 * 2**20  # what of one query may wait to be worked on before nothing more is read from its peers
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a node brings to a query. `sealing_keys`: the peers' public keys."""
+
+    notary: Notary
+    sealing_key: SealingKey
+    sealing_keys: Mapping[str, SealingPublicKey]
+
+
+class Silence(QueryRefused):
+    """A peer said nothing for as long as this node waits, or the query took longer than it may. Code `timeout`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("timeout", message)
+
+
+class InternalError(QueryRefused):
+    """This node cannot go on, for example because it cannot write its log. Code `internal`."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("internal", f"this node cannot go on: {type(cause).__name__}")
+
+
+class RecordFailed(Exception):
+    """This node cannot write down what happens. Not a `LineupError`: no part of the protocol may go on from it."""
+
+
+class QueryDriver:
+    """Runs `machine` until all its sessions are over: `changed` is set after every step, `ended` called at the end.
+
+    `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all. All
+    machine code runs in worker threads, one step at a time; `compute` bounds how many queries of the node compute at
+    once. `failed_peers`: who was given up, and why; `awaited`: whom each session last waited for.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        credentials: Credentials,
+        transport: Transport,
+        scorer: Scorer,
+        compute: asyncio.Semaphore,
+        patience: float,
+        lifetime: float,
+        ended: Callable[[QueryDriver], Awaitable[None]],
+    ) -> None:
+        self.machine = machine
+        self.failed_peers: dict[str, LineupError] = {}
+        self.awaited: dict[str, str] = {}
+        self.changed = asyncio.Event()
+        self.finished = False
+        self._credentials = credentials
+        self._transport = transport
+        self._scorer = scorer
+        self._compute = compute
+        self._patience = patience
+        self._lifetime = lifetime
+        self._ended = ended
+        self._sending: dict[str, SendingChannel] = {}
+        self._receiving: dict[str, ReceivingChannel] = {}
+        self._accepted: dict[str, int] = defaultdict(int)
+        self._outboxes: dict[str, Outbox] = {}
+        self._inbound: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
+        self._waiting_bytes = 0
+        self._scoring: set[asyncio.Task[None]] = set()
+        self.task = asyncio.create_task(self._run())
+
+    def accept(self, peer: str, offset: int, units: list[bytes]) -> None:
+        """Take units from a peer; those that were taken before are passed over.
+
+        Raises `MissingMessage` for a gap, `PeerRefused` from who takes no part (state).
+        """
+        if not any(peer in session.peers for session in self.machine.sessions.values()):
+            raise PeerRefused(self.machine.name, "state")
+        expected = self._accepted[peer]
+        if offset > expected:
+            raise MissingMessage(f"unit {offset} of {peer} came before {expected}")
+        fresh = units[expected - offset :]
+        self._accepted[peer] += len(fresh)
+        for unit in fresh:
+            self._waiting_bytes += len(unit)
+            self.call(partial(self._take, peer, unit), len(unit))
+
+    async def room(self) -> None:
+        """Wait while too much waits to be worked on."""
+        while self._waiting_bytes > INBOUND_BYTES and not self.finished:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def call(self, action: Action, size: int = 0) -> None:
+        """Have something done to the machine, in its turn. `size`: bytes that wait with it."""
+        self._inbound.put_nowait((action, size))
+
+    def blame(self, peer: str, error: LineupError) -> None:
+        """Stop everything that `peer` takes part in."""
+        self.call(partial(self._abort_with, peer, error))
+
+    def stop(self, error: LineupError) -> None:
+        """Stop everything, and tell the peers."""
+        self.call(partial(self._abort_all, error))
+
+    @property
+    def over(self) -> bool:
+        """All sessions are over."""
+        return all(session.state.over for session in self.machine.sessions.values())
+
+    async def close(self) -> None:
+        """Stop at once, without a word to anybody."""
+        self.task.cancel()
+        for task in self._scoring:
+            task.cancel()
+        for outbox in self._outboxes.values():
+            outbox.close()
+        await asyncio.wait({self.task})
+
+    async def _run(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self._lifetime
+        try:
+            await self._step([self.machine.start])
+            while not self.over:
+                actions = await self._next_actions(deadline)
+                await self._step([action for action, _ in actions])
+                self._waiting_bytes -= sum(size for _, size in actions)
+        finally:
+            try:
+                await self._ended(self)
+            finally:
+                self.finished = True
+                self.changed.set()
+        await asyncio.gather(*(outbox.flush(LINGER_SECONDS) for outbox in self._outboxes.values()))
+        for outbox in self._outboxes.values():
+            outbox.close()
+
+    async def _next_actions(self, deadline: float) -> list[tuple[Action, int]]:
+        """All that is to be done now; waits for the first of it."""
+        actions: list[tuple[Action, int]] = []
+        if self._inbound.empty():
+            while (left := deadline - asyncio.get_running_loop().time()) > 0:
+                # Not `asyncio.wait_for`, which may lose a cancellation that comes together with a result.
+                with anyio.move_on_after(min(left, self._patience)):
+                    actions.append(await self._inbound.get())
+                    break
+                if left > self._patience and not self._scoring:
+                    return [(self._give_up, 0)]
+            else:
+                error = Silence(f"the query took more than {self._lifetime:g} s")
+                return [(partial(self._abort_all, error), 0)]
+        while not self._inbound.empty():
+            actions.append(self._inbound.get_nowait())
+        return actions
+
+    async def _step(self, actions: list[Action]) -> None:
+        async with self._compute:
+            sealed = await asyncio.to_thread(self._act, actions)
+        for peer, units in sealed.items():
+            if peer not in self._outboxes:
+                self._outboxes[peer] = Outbox(
+                    self._transport, peer, self.machine.query, self._patience, self._peer_failed
+                )
+            self._outboxes[peer].put(units)
+        while self.machine.wanted:
+            task = asyncio.create_task(self._score(*self.machine.wanted.popleft()))
+            self._scoring.add(task)
+            task.add_done_callback(self._scoring.discard)
+        for session in self.machine.sessions.values():
+            if isinstance(session.waiting, Receive):
+                self.awaited[session.name] = session.waiting.sender
+        self.changed.set()
+
+    def _act(self, actions: list[Action]) -> dict[str, list[bytes]]:
+        """Run actions in this thread and seal what they made the machine say."""
+        try:
+            for action in actions:
+                # On such an error the machine has stopped the session, kept the error and told its peers.
+                with suppress(LineupError):
+                    action()
+        except Exception as error:  # whatever it is, the peers must hear that this party stopped
+            cause = type(error.__cause__ or error).__name__
+            log.error("internal error", extra={"error": cause, "query": self.machine.query.hex()})
+            self.machine.recorder = None  # it may be what failed
+            self._abort_all(InternalError(error))
+        sealed: dict[str, list[bytes]] = defaultdict(list)
+        while self.machine.outgoing:
+            peer, frame = self.machine.outgoing.popleft()
+            if peer not in self._sending:
+                credentials = self._credentials
+                channel = SendingChannel(
+                    self.machine.query, self.machine.name, peer, credentials.sealing_keys[peer], credentials.notary
+                )
+                self._sending[peer] = channel
+                sealed[peer].append(channel.hello)
+            sealed[peer].append(self._sending[peer].seal(frame))
+        return sealed
+
+    def _take(self, peer: str, unit: bytes) -> None:
+        try:
+            channel = self._receiving.get(peer)
+            if channel is None:
+                self._receiving[peer] = ReceivingChannel(
+                    self.machine.query,
+                    peer,
+                    self.machine.name,
+                    unit,
+                    self._credentials.sealing_key,
+                    self._credentials.notary,
+                )
+                return
+            frame = channel.open(unit)
+        except LineupError as error:
+            self._abort_with(peer, error)
+            raise
+        self.machine.handle(frame, peer)
+
+    async def _score(self, session: Session, want: Score) -> None:
+        try:
+            scored = await self._scorer.score(want)
+        except Exception as error:  # whatever it is, the session must not wait for ever
+            self.call(partial(self.machine.abort, session, InternalError(error)))
+        else:
+            self.call(partial(self.machine.supply, session, want, scored))
+
+    def _peer_failed(self, peer: str, error: LineupError) -> None:
+        self.failed_peers.setdefault(peer, error)
+        code = error.code if isinstance(error, PeerRefused) else None
+        self.blame(peer, Silence(str(error)) if code is None else PeerAborted(peer, code))
+
+    def _abort_with(self, peer: str, error: LineupError) -> None:
+        for session in list(self.machine.sessions.values()):
+            if peer in session.peers:
+                self.machine.abort(session, error)
+
+    def _abort_all(self, error: LineupError) -> None:
+        for session in list(self.machine.sessions.values()):
+            self.machine.abort(session, error)
+
+    def _give_up(self) -> None:
+        """Nothing came for too long: name the peer each session waits for, and stop."""
+        for session in list(self.machine.sessions.values()):
+            if not session.state.over:
+                sender = session.waiting.sender if isinstance(session.waiting, Receive) else None
+                error = Silence(f"{sender or 'nobody'} said nothing for {self._patience:g} s")
+                if sender is not None:
+                    self.failed_peers.setdefault(sender, error)
+                self.machine.abort(session, error)

@@ -1,0 +1,1 @@
+"""The running node and its HTTP service."""

@@ -1,0 +1,235 @@
+"""Running a node: uvicorn with mutual TLS, structured logs, graceful shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from nodes.config.schema import NodeConfig, Role
+from nodes.config.storage import open_store
+from nodes.evidence.keeper import Keeper
+from nodes.identity.identity import load_identity, load_peers
+from nodes.identity.tls import CertificateError, peer_name, reload_revocations, server_context
+from nodes.service.app import make_app
+from nodes.service.json_logs import set_up_logging
+from nodes.service.node import Node
+from nodes.service.requester import AskingNode
+from nodes.transport.client import HttpTransport
+from pets.errors import LineupError
+
+HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
+CLOSE_SECONDS = 0.5
+REVOCATION_SECONDS = 60.0  # how often revocation lists are read again
+EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
+EXPIRY_RETRY_SECONDS = 3600.0
+
+_log = logging.getLogger("lineup.serve")
+
+
+class CannotListen(LineupError):
+    """The node's port cannot be opened."""
+
+
+class PeerProtocol(H11Protocol):
+    """Tells the application whom the certificate names, and cuts connections whose request head trickles."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A connection stands: its certificate was verified by the handshake."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("ssl_object")
+        try:
+            peer = peer_name(connection.getpeercert() if connection is not None else None)
+        except CertificateError:
+            transport.close()
+            return
+        inner = self.app
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            self._stop_timer()
+            scope["lineup_peer"] = peer
+            await inner(scope, receive, send)
+
+        self.app = app
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came; if they are not of a request that is being answered, they must soon be a whole head."""
+        super().data_received(data)
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close when idle, without waiting long for a peer that does not answer the closing of TLS."""
+        idle = self.cycle is None or self.cycle.response_complete
+        super().shutdown()
+        if idle:
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    def _start_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def build_node(folder: Path, delay_seconds: float = 0) -> tuple[Node, HttpTransport]:
+    """A node from its folder, with its transport. Raises `InputError`, `StoreError`."""
+    identity = load_identity(folder)
+    config = identity.config
+    peers = load_peers(config)
+    limits = config.limits
+    transport = HttpTransport(
+        config.name, peers, config.tls, limits.connect_timeout_seconds, limits.read_timeout_seconds, delay_seconds
+    )
+    kind = AskingNode if config.role is Role.REQUESTER else Node
+    return kind(identity, peers, open_store(config), transport, Keeper(identity, folder)), transport
+
+
+class NodeServer(uvicorn.Server):
+    """Serves a node. On SIGTERM or SIGINT queries under way may end, over the same port; on the second it stops.
+
+    uvicorn would close the port first and so cut off the peers of running queries, and raise the signal again at the
+    end, so that nothing behind it ran.
+    """
+
+    def __init__(self, node: Node) -> None:
+        config = node.config
+        super().__init__(
+            uvicorn.Config(
+                make_app(node),
+                host=config.listen.host,
+                port=config.listen.port,
+                http=PeerProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                h11_max_incomplete_event_size=16384,
+                timeout_keep_alive=60,
+                timeout_graceful_shutdown=config.limits.shutdown_timeout_seconds,
+                ssl_certfile=str(config.tls.certificate),
+                ssl_keyfile=str(config.tls.key),
+            )
+        )
+        self.config.load()
+        self.config.ssl = self.context = server_context(config.tls)
+        self._node = node
+        self._made = time.perf_counter()
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, and say so. Raises `CannotListen`; uvicorn, which logs the reason, would end the process."""
+        config = self._node.config
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise CannotListen(
+                f"{config.name} cannot listen on {config.listen.host}:{config.listen.port}: another program has the "
+                "port, or the address is not this machine's ([listen] in node.toml)"
+            ) from None
+        seconds = round(time.perf_counter() - self._made, 3)
+        _log.info("ready", extra={"node": config.name, "seconds": seconds})
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals as long as the server runs."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        """First call: refuse new queries, and end once the others have. Second call: end."""
+        if self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = asyncio.create_task(self._drain())
+
+    def disconnect(self) -> None:
+        """Close connections as soon as they are idle: peers connect again, with a handshake."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
+    async def _drain(self) -> None:
+        await self._node.drain(self._node.config.limits.shutdown_timeout_seconds)
+        self.should_exit = True
+
+
+def serve(folder: Path, delay_seconds: float = 0) -> None:
+    """Serve until interrupted; then let running queries end. Raises `InputError`, `StoreError`, `CannotListen`."""
+    uvloop.run(_serve(folder, delay_seconds))  # of asyncio's TLS, a 33 MB probe costs the receiver twice the time
+
+
+async def _serve(folder: Path, delay_seconds: float) -> None:
+    set_up_logging()
+    node, transport = build_node(folder, delay_seconds)
+    server = NodeServer(node)
+    _log.info("starting; the first time on a machine it compiles for a minute or more", extra={"node": node.name})
+    await asyncio.to_thread(node.warm)
+    chores = [
+        asyncio.create_task(chore)
+        for chore in (_reload(server, transport, node.config), _expire_daily(node), node.gossip.meet_for_ever())
+    ]
+    try:
+        await server.serve()
+    finally:
+        for chore in chores:
+            chore.cancel()
+        await node.close()
+        await transport.close()
+
+
+async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConfig) -> None:
+    crl = config.tls.crl
+    known = crl.read_bytes() if crl is not None else b""
+    while crl is not None:
+        await asyncio.sleep(REVOCATION_SECONDS)
+        try:
+            reload_revocations(server.context, config.tls)
+            transport.reload_revocations()
+            if (content := crl.read_bytes()) != known:
+                known = content
+                server.disconnect()
+        except (CertificateError, OSError):
+            _log.error("revocation list cannot be read", extra={"node": config.name})
+
+
+async def _expire_daily(node: Node) -> None:
+    while True:
+        try:
+            done = await asyncio.to_thread(node.expire)
+            _log.info(
+                f"expired: {done.subjects} subjects, {done.log_entries} log entries, {done.evidence_files} evidence "
+                f"files, {done.sealed_files} sealed files",
+                extra={"node": node.name},
+            )
+            pause = EXPIRY_SECONDS
+        except Exception as error:  # tried again: what is past its time may not stay for ever
+            _log.error("expiry failed", extra={"node": node.name, "error": type(error).__name__})
+            pause = EXPIRY_RETRY_SECONDS
+        await asyncio.sleep(pause)

@@ -1,0 +1,1 @@
+"""How units of the protocol travel between nodes."""

@@ -1,0 +1,110 @@
+"""Nodes as processes of their own, and an operator who searches meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from nodes.operator.client import NodeNotRunning, search
+from nodes.operator.client import status as node_status
+from nodes.service.operator_api import SearchReport
+from tests.kit.federation import FR, ROLES, Answers, Federation, request
+
+START_SECONDS = 60.0
+
+
+class Processes:
+    """Nodes as processes of their own."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, *names: str, before: str = "") -> None:
+        """Start nodes side by side, and wait for all. `before`: Python that each runs first, to be an odd node."""
+        program = f"{before}\nfrom nodes.cli.app import main\nmain()"
+        for name in names or tuple(ROLES):
+            with (self.federation.root / name / "stderr.log").open("ab") as log:
+                self.running[name] = subprocess.Popen(
+                    [sys.executable, "-c", program, "node", "serve", "--dir", str(self.federation.folder(name))],
+                    stdout=log,
+                    stderr=log,
+                )
+        for name in names or tuple(ROLES):
+            self._wait(name)
+
+    def stop(self, name: str, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Send a signal and give the exit status."""
+        process = self.running.pop(name)
+        process.send_signal(number)
+        return process.wait(seconds)
+
+    def until_busy(self, name: str) -> None:
+        """Wait until a node works on a query."""
+        self._until(name, lambda running: running > 0)
+
+    def until_clear(self) -> None:
+        """Wait until no node works on anything."""
+        for name in self.running:
+            self._until(name, lambda running: running == 0)
+
+    def close(self) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+    def log(self, name: str) -> str:
+        return (self.federation.folder(name) / "stderr.log").read_text(errors="replace")
+
+    def _until(self, name: str, condition: Callable[[int], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not condition(node_status(self.federation.folder(name))["queries_running"]):
+            assert time.monotonic() < deadline, name
+            time.sleep(0.02)
+
+    def _wait(self, name: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self.running[name].poll() is None, self.log(name)
+            try:
+                node_status(self.federation.folder(name))
+                return
+            except NodeNotRunning:
+                time.sleep(0.1)
+        raise AssertionError(f"{name} did not start: {self.log(name)}")
+
+
+class Searching(threading.Thread):
+    """The operator of FR searches, as the command line would."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__()
+        self._federation = federation
+        self._report: SearchReport | None = None
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(NodeNotRunning):  # FR itself may be what dies
+            self._report = search(self._federation.folder(FR), request(self._federation.people.hit))
+
+    def answers(self) -> Answers | None:
+        """None if FR died meanwhile."""
+        self.join(90)
+        assert not self.is_alive(), "the operator still waits"
+        return None if self._report is None else self._report.answers
+
+
+@contextlib.contextmanager
+def processes(federation: Federation, *names: str) -> Iterator[Processes]:
+    """Processes that are gone afterwards, whatever happens."""
+    group = Processes(federation)
+    try:
+        group.start(*names)
+        yield group
+    finally:
+        group.close()

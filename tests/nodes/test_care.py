@@ -1,0 +1,356 @@
+"""Backup, restore and change of key of a node's database: nobody forgotten comes back, no query is answered twice."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import stat
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nodes.config.schema import Role, load_config
+from nodes.config.storage import holder_store, storage_key
+from nodes.evidence import sealed
+from nodes.evidence.sealed import SealedProbe
+from nodes.identity.identity import init_node
+from nodes.operator.database import LossRefused, backup, rekey, restore
+from nodes.store import (
+    Category,
+    GalleryStore,
+    QueryReplayed,
+    Status,
+    StorageKey,
+    StorageKeyError,
+    StoreCorrupted,
+    StoreError,
+    StoreLocked,
+    StoreRefusal,
+    WrongStorageKey,
+)
+from pets.errors import InputError
+from protocol.terms import SYNTHETIC_MODEL
+from tests.kit.federation import ES, FR, found, request
+from tests.kit.galleries import unit_rows
+from tests.kit.network import AsgiNetwork, running
+from tests.kit.postgres import PostgresServer, find_binaries, why_not
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
+YESTERDAY = NOW - timedelta(days=1)
+WHAT: dict[str, Any] = {
+    "category": Category.SUSPECT,
+    "status": Status.IDENTIFIED,
+    "retain_until": NOW.date() + timedelta(days=400),
+    "model": SYNTHETIC_MODEL,
+}
+OLD, NEW = bytes(16), bytes(range(16))
+QUERY = (b"\1" * 16, b"\2" * 32, FR, Status.UNIDENTIFIED, 10)
+
+
+def make(folder: Path, rows: int = 6) -> tuple[str, ...]:
+    """A holder with subjects; their references."""
+    init_node(folder, name=ES, role=Role.HOLDER, address="https://127.0.0.1:9", authority=folder.parent / "ca")
+    with holder_store(folder) as store:
+        return store.enrol_many(unit_rows(np.random.default_rng(2), rows, 64), **WHAT).references
+
+
+def claimed(store: GalleryStore, query: bytes) -> bool:
+    try:
+        store.claim_query(query, bytes(32), NOW)
+    except QueryReplayed:
+        return True
+    return False
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> tuple[Path, tuple[str, ...], Path]:
+    """A folder, its references, and a backup; since then somebody was forgotten and contested, and queries answered."""
+    folder = tmp_path / "es"
+    references = make(folder)
+    with holder_store(folder) as store:
+        store.claim_query(b"\4" * 16, bytes(32), YESTERDAY)
+        store.take_quota(FR, Status.IDENTIFIED, YESTERDAY.date(), 10)
+        store.take_releases(FR, references[:1], YESTERDAY.date(), 30)
+        backup(folder, tmp_path / "backup.db")
+        store.forget(references[1], NOW)
+        store.flag_contested(references[2], NOW)
+        for day in (YESTERDAY, YESTERDAY, NOW):
+            store.take_quota(FR, Status.IDENTIFIED, day.date(), 10)
+            store.take_releases(FR, references[:1], day.date(), 30)
+        store.admit_query(*QUERY, NOW)
+    return folder, references, tmp_path / "backup.db"
+
+
+def test_a_restore_brings_nobody_back_and_forgets_no_answer(
+    holder: tuple[Path, tuple[str, ...], Path],
+) -> None:
+    folder, references, file = holder
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with holder_store(folder) as store:
+        before = store.generation
+    result = restore(folder, file, NOW)
+    assert (result.subjects, result.forgotten_again, result.lost, result.refuses_until) == (5, 1, (), None)
+    with holder_store(folder) as store:
+        assert store.snapshot(NOW).references == references[:1] + references[2:]
+        assert store.generation > before  # what was derived from the old one is stale
+        assert [name for name in references[2:] if store.subject(name).contested] == [references[2]]
+        assert [event.authority for event in store.contested_history(references[2])] == [None]
+        assert store.quota_used(FR, Status.IDENTIFIED, YESTERDAY.date()) == 3
+        assert store.quota_used(FR, Status.IDENTIFIED, NOW.date()) == 1
+        assert store.take_releases(FR, (), NOW.date(), 30) == 4
+        assert claimed(store, QUERY[0])
+        assert claimed(store, b"\4" * 16)
+        assert not claimed(store, b"\5" * 16)
+    assert sorted(path.name for path in folder.glob("*store*")) == ["store.db"]
+
+
+def test_control_a_bare_copy_brings_them_back_and_answers_again(holder: tuple[Path, tuple[str, ...], Path]) -> None:
+    folder, references, file = holder
+    shutil.copyfile(file, folder / "store.db")
+    with holder_store(folder) as store:
+        assert references[1] in store.snapshot(NOW).references
+        assert not claimed(store, QUERY[0])
+
+
+def test_a_restore_says_what_it_would_lose_and_waits_for_a_yes(holder: tuple[Path, tuple[str, ...], Path]) -> None:
+    folder, _, file = holder
+    with holder_store(folder) as store:
+        store.enrol_many(unit_rows(np.random.default_rng(3), 2, 64), **WHAT)
+    with pytest.raises(LossRefused, match="2 subjects enrolled since the backup: give --yes"):
+        restore(folder, file, NOW)
+    with holder_store(folder) as store:
+        assert store.count() == 7
+    assert restore(folder, file, NOW, yes=True).lost == ("2 subjects enrolled since the backup",)
+
+
+def damage_table(file: Path, table: str) -> None:
+    """Overwrite the page where a table begins: the database opens, and reading that table fails."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with file.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(b"\xff" * size)
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged", "damaged inside"])
+def test_without_the_present_store_older_warrants_are_refused(
+    how: str, holder: tuple[Path, tuple[str, ...], Path], tmp_path: Path
+) -> None:
+    folder, references, file = holder
+    if how == "lost":
+        (folder / "store.db").unlink()
+    elif how == "damaged":
+        (folder / "store.db").write_bytes(b"no database" * 5000)
+    else:
+        damage_table(folder / "store.db", "deletion")
+    with pytest.raises(LossRefused, match="forgotten and answered since the backup"):
+        restore(folder, file, NOW)
+    result = restore(folder, file, NOW, yes=True)
+    assert (result.subjects, result.refuses_until) == (6, NOW)
+    with holder_store(folder) as store:
+        assert store.claims_lost_until == int(NOW.timestamp())
+        assert references[1] in store.snapshot(NOW).references  # for the operator to forget again: it is said
+    # a second restore, with a store that is readable, keeps the note of the loss; of two losses, the later
+    assert restore(folder, file, NOW + timedelta(hours=1)).refuses_until == NOW
+    backup(folder, tmp_path / "second.db")
+    (folder / "store.db").unlink()
+    later = NOW + timedelta(hours=2)
+    assert restore(folder, tmp_path / "second.db", later, yes=True).refuses_until == later
+    assert restore(folder, tmp_path / "second.db", NOW + timedelta(hours=3)).refuses_until == later
+
+
+def test_a_node_refuses_what_it_may_have_answered_before_a_loss(tmp_path: Path) -> None:
+    federation = found(tmp_path)
+    wanted = request(federation.people.hit, (ES,))
+
+    async def body() -> tuple[str, str | None]:
+        async with running(AsgiNetwork(federation)) as network:
+            answer = (await network.search(wanted)).answers[ES]
+            return answer.status, answer.reason
+
+    assert asyncio.run(body()) == ("candidates", None)
+    for ago, expected in ((0, ("refused", "replay")), (3600, ("candidates", None))):
+        with holder_store(federation.folder(ES)) as store:
+            store.note_loss(datetime.now(timezone.utc) - timedelta(seconds=ago))
+        assert asyncio.run(body()) == expected
+
+
+def test_a_store_that_is_in_use_is_not_replaced(
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, file = holder
+    content = (folder / "store.db").read_bytes()
+    with holder_store(folder) as enrolling:
+        assert enrolling.count() == 5
+        with pytest.raises(StoreLocked, match="in use"):
+            restore(folder, file, NOW)
+    assert (folder / "store.db").read_bytes()[100:] == content[100:]
+    assert not list(folder.glob(".store*"))
+    restore(folder, file, NOW)
+
+
+def test_a_running_node_is_neither_restored_nor_rekeyed(tmp_path: Path) -> None:
+    federation = found(tmp_path)
+    folder = federation.folder(ES)
+    backup(folder, tmp_path / "backup.db")
+
+    async def body() -> None:
+        network = AsgiNetwork(federation)
+        try:
+            await network.start(ES)
+            backup(folder, tmp_path / "again.db")
+            for work in (lambda: restore(folder, tmp_path / "backup.db", NOW), lambda: rekey(folder)):
+                with pytest.raises(InputError, match="ES is running"):
+                    work()
+        finally:
+            await network.close()
+
+    asyncio.run(body())
+    restore(folder, tmp_path / "backup.db", NOW)
+    rekey(folder)
+
+
+def test_a_backup_of_another_state_or_key_or_a_damaged_one_changes_nothing(
+    holder: tuple[Path, tuple[str, ...], Path], tmp_path: Path
+) -> None:
+    folder, _, file = holder
+    (tmp_path / "other").mkdir()
+    make(tmp_path / "other" / "es")
+    backup(tmp_path / "other" / "es", tmp_path / "other.db")
+    (tmp_path / "text.db").write_text("no database" * 100)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("VACUUM INTO ?", (str(tmp_path / "foreign.db"),))
+    with closing(sqlite3.connect(tmp_path / "foreign.db")) as connection, connection:
+        connection.execute("UPDATE store SET state = 'PT'")
+    for name, error in (
+        ("other.db", WrongStorageKey),
+        ("text.db", StoreCorrupted),
+        ("foreign.db", StoreRefusal),
+        ("none.db", StoreError),
+    ):
+        with pytest.raises(error):
+            restore(folder, tmp_path / name, NOW, yes=True)
+    with holder_store(folder) as store:
+        assert store.count() == 5
+    assert not list(folder.glob(".store*"))
+
+
+# The key
+
+
+def seal_one(folder: Path, query: bytes = NEW) -> SealedProbe:
+    content = SealedProbe(b"template", b"seed")
+    sealed.keep(folder / "sealed", storage_key(load_config(folder)), query, content)
+    return content
+
+
+def test_rekeying_changes_the_key_of_everything_and_keeps_times(holder: tuple[Path, tuple[str, ...], Path]) -> None:
+    folder, references, file = holder
+    content, path = seal_one(folder), folder / "sealed" / NEW.hex()
+    seal_one(folder, OLD)
+    old, data, time = storage_key(load_config(folder)), path.read_bytes(), path.stat().st_mtime_ns
+    done = rekey(folder)
+    assert (done.subjects, done.sealed_files) == (5, 2)
+    new = storage_key(load_config(folder))
+    assert new.fingerprint != old.fingerprint
+    assert path.read_bytes() != data
+    assert path.stat().st_mtime_ns == time  # it says when the file is deleted
+    assert sealed.open_kept(folder / "sealed", new, NEW) == content
+    with pytest.raises(StoreCorrupted):
+        sealed.open_kept(folder / "sealed", old, NEW)
+    with holder_store(folder) as store:
+        assert store.snapshot(NOW).references == references[:1] + references[2:]
+        assert claimed(store, QUERY[0])
+    for name in ("storage.key", f"storage.key.{old.fingerprint}"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+    assert not (folder / "storage.key.new").exists()
+    # a backup made before comes back with the key until then, and is under the new one afterwards
+    with pytest.raises(WrongStorageKey):
+        restore(folder, file, NOW)
+    assert done.old_key is not None
+    assert restore(folder, file, NOW, old_key=Path(done.old_key)).forgotten_again == 1
+    with holder_store(folder) as store:
+        assert len(store.snapshot(NOW).references) == 5
+
+
+@pytest.mark.parametrize("step", ["_rekey", "sealed.reseal", "os.link"])
+def test_rekeying_that_was_interrupted_goes_on(
+    step: str, holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, _ = holder
+    content = seal_one(folder)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"nodes.operator.database.{step}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rekey(folder)
+    assert rekey(folder).sealed_files == 1
+    assert sealed.open_kept(folder / "sealed", storage_key(load_config(folder)), NEW) == content
+    with holder_store(folder) as store:
+        assert len(store.snapshot(NOW).references) == 5
+
+
+def test_a_key_in_the_environment_is_changed_there(
+    holder: tuple[Path, tuple[str, ...], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, _ = holder
+    (folder / "storage.key").rename(tmp_path / "old.key")
+    StorageKey.create(tmp_path / "new.key")
+    text = (folder / "node.toml").read_text()
+    (folder / "node.toml").write_text(text.replace('key_file = "storage.key"', 'key_env = "TEST_LINEUP_KEY"'))
+    monkeypatch.setenv("TEST_LINEUP_KEY", (tmp_path / "old.key").read_text())
+    with pytest.raises(InputError, match=r"storage\.key_env.*--old-key"):
+        rekey(folder)
+    monkeypatch.setenv("TEST_LINEUP_KEY", (tmp_path / "new.key").read_text())
+    with pytest.raises(StorageKeyError):
+        rekey(folder, old_key=tmp_path / "none.key")
+    assert rekey(folder, old_key=tmp_path / "old.key").subjects == 5
+    with holder_store(folder) as store:
+        assert len(store.snapshot(NOW).references) == 5
+
+
+# PostgreSQL
+
+
+def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants(tmp_path: Path) -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+    binaries = find_binaries()
+    assert binaries is not None
+    folder = tmp_path / "es"
+    init_node(folder, name=ES, role=Role.HOLDER, address="https://127.0.0.1:9", authority=tmp_path / "ca")
+    text = (folder / "node.toml").read_text()
+    with PostgresServer(binaries) as server:
+        old, new = server.new_database(), server.new_database()
+        configured = text.replace('file = "store.db"', f'url = "{old}"')
+        (folder / "node.toml").write_text(configured)
+        with holder_store(folder) as store:
+            store.enrol_many(unit_rows(np.random.default_rng(2), 3, 64), **WHAT)
+        assert rekey(folder).subjects == 3
+        with pytest.raises(StoreRefusal, match="pg_dump"):
+            backup(folder, tmp_path / "file")
+        with pytest.raises(InputError, match="pg_restore into an empty database"):
+            restore(folder, tmp_path / "file", NOW)
+        server.run("pg_dump", "--format=custom", f"--file={tmp_path}/dump", _name(old))
+        server.run("pg_restore", f"--dbname={_name(new)}", "--exit-on-error", str(tmp_path / "dump"))
+        (folder / "node.toml").write_text(configured.replace(old, new))
+        with pytest.raises(LossRefused, match="--yes"):
+            restore(folder, None, NOW)
+        result = restore(folder, None, NOW, yes=True)
+        assert (result.subjects, result.refuses_until) == (3, NOW)
+        with holder_store(folder) as store:
+            assert store.claims_lost_until == int(NOW.timestamp())
+
+
+def _name(url: str) -> str:
+    return url.split("/")[3].split("?")[0]

@@ -1,0 +1,351 @@
+"""A party dies, or the network breaks a delivery: answers are whole or named, nodes clear, the next query works.
+
+A sample of what `python -m benchmarks.faults` sweeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import protocol.holder
+from benchmarks.faults import Tally, burst, find_leaks, sweep_link, sweep_party
+from nodes.query.driver import Silence
+from nodes.service.operator_api import HolderAnswer
+from nodes.service.requester import AskingNode
+from pets.errors import LineupError
+from protocol.errors import MissingMessage, QueryRefused
+from tests.kit.faults import Fault, Kind
+from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
+from tests.kit.leaks import Capture, captured_logs
+from tests.kit.network import AsgiNetwork, Network, assert_clear, running
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return found(tmp_path_factory.mktemp("faults"), read_timeout_seconds=3)
+
+
+@pytest.fixture
+def logs() -> Iterator[Capture]:
+    with captured_logs() as capture:
+        yield capture
+
+
+def run(federation: Federation, body: Callable[[Network], Coroutine[Any, Any, None]]) -> None:
+    async def all_of_it() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            await body(network)
+
+    asyncio.run(all_of_it())
+
+
+@pytest.mark.parametrize(
+    ("kind", "party", "step", "holders"),
+    [
+        ("kill", ES, 7, (ES, DE)),
+        ("kill", ES, 30, (ES, DE)),
+        ("kill", EU, 40, (ES,)),
+        ("kill", FR, 25, (ES,)),
+        ("restart", ES, 30, (ES, DE)),
+        ("restart", EU, 40, (ES,)),
+    ],
+    ids=["a holder in the set-up", "a holder later", "the router", "the requester", "a holder again", "a router again"],
+)
+def test_a_party_that_dies_leaves_no_half_answer(
+    kind: Kind, party: str, step: int, holders: tuple[str, ...], federation: Federation, logs: Capture
+) -> None:
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await sweep_party(network, kind, party, [step], request(federation.people.hit, holders), tally)
+        find_leaks(federation, logs, network, tally)
+
+    run(federation, body)
+    assert tally.tried[kind] == 1
+    assert not tally.lost
+    assert not tally.leaked
+
+
+@pytest.mark.parametrize(
+    ("kind", "link", "step"),
+    [
+        ("drop", (FR, ES), 0),
+        ("lose-answer", (FR, EU), 0),
+        ("duplicate", (ES, FR), 3),
+        ("reorder", (EU, ES), 1),
+        ("corrupt", (ES, EU), 2),
+        ("truncate", (FR, ES), 3),
+    ],
+)
+def test_a_broken_delivery_is_mended_or_named(
+    kind: Kind, link: tuple[str, str], step: int, federation: Federation, logs: Capture
+) -> None:
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await sweep_link(network, kind, link, [step], request(federation.people.hit, (ES,)), tally)
+        find_leaks(federation, logs, network, tally)
+
+    run(federation, body)
+    assert tally.tried[kind] == 1
+    assert not tally.lost
+    assert not tally.leaked
+
+
+def test_a_holder_that_is_not_there_is_unreachable_and_the_others_answer_comes(federation: Federation) -> None:
+    wanted = request(federation.people.nobody)
+
+    async def body(network: Network) -> None:
+        await network.kill(ES)
+        report = await network.search(wanted)
+        assert report.answers[ES] == HolderAnswer("unreachable", reason="no answer")
+        assert report.answers[DE] == federation.expected(wanted)[DE]
+        assert len(set(report.queries)) == 2  # the retry is a fresh query
+
+    run(federation, body)
+
+
+@pytest.mark.parametrize(
+    ("step", "attempts"),
+    [("holder_confirms", 1), ("holder_filters", 1), ("join_ring", 2)],
+    ids=["after the verdict", "after admission", "control: before it said anything"],
+)
+def test_a_holder_that_read_something_before_it_fell_silent_is_not_asked_again(
+    step: str, attempts: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a holder that cheats, or a router, would compute with the same probe twice for one search."""
+    wanted = request(federation.people.hit)
+    original, silent = getattr(protocol.holder, step), []
+
+    def once_silent(*args: Any) -> Any:
+        names = args[1] if step == "join_ring" else args[0].names
+        if names[0] == ES and not silent:
+            silent.append(step)
+            raise QueryRefused("timeout", "a holder that pretends")
+        return (yield from original(*args))
+
+    monkeypatch.setattr(protocol.holder, step, once_silent)
+
+    async def body(network: Network) -> None:
+        report = await network.search(wanted)
+        expected = federation.expected(wanted)
+        assert silent
+        assert report.answers[DE] == expected[DE]
+        assert report.answers[ES] == (
+            expected[ES] if attempts == 2 else HolderAnswer("unreachable", reason="no answer")
+        )
+        assert len(set(report.queries)) == attempts
+
+    run(federation, body)
+
+
+def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federation: Federation) -> None:
+    """A second query would give it as many chosen numbers of the same probe again, without anybody having asked."""
+    wanted = request(federation.people.hit)
+
+    async def body(network: Network) -> None:
+        real = network.nodes[ES].drive
+
+        def drive(machine: Any) -> Any:
+            driver = real(machine)
+            keep = machine.keeper
+
+            def keeper(holder: Any) -> None:
+                keep(holder)
+                if holder.sealed is not None and holder.sealed.answers:
+                    raise Silence("the others said nothing, it claims")
+
+            machine.keeper = keeper
+            return driver
+
+        network.nodes[ES].drive = drive  # type: ignore[method-assign]
+        report = await network.search(wanted)
+        assert report.answers == {**federation.expected(wanted), ES: HolderAnswer("unreachable", reason="no answer")}
+        assert len(report.queries) == 1
+        await network.settle()
+        assert_clear(network)
+
+    run(federation, body)
+
+
+def test_a_requester_that_is_stopped_ends_its_searches(federation: Federation) -> None:
+    """Whoever waits for a search hears that it was stopped, and does not wait for ever."""
+
+    async def body(network: Network) -> None:
+        searching = asyncio.create_task(network.search(request(federation.people.hit, (ES,))))
+        while not network.drivers:
+            await asyncio.sleep(0.01)
+        await network.kill(FR)
+        report = await asyncio.wait_for(searching, 30)
+        assert {answer.status for answer in report.answers.values()} == {"refused"}
+
+    run(federation, body)
+
+
+def test_a_search_at_a_node_that_shuts_down_is_refused(federation: Federation) -> None:
+    async def body(network: Network) -> None:
+        running_search = asyncio.create_task(network.search(request(federation.people.hit, (ES,))))
+        while not network.drivers:
+            await asyncio.sleep(0.01)
+        draining = asyncio.create_task(network.nodes[FR].drain(20))
+        await asyncio.sleep(0)
+        node = network.nodes[FR]
+        assert isinstance(node, AskingNode)
+        with pytest.raises(LineupError, match="capacity"):
+            await network.search(request(federation.people.hit, (ES,)))
+        report = await running_search
+        assert report.answers == federation.expected(request(federation.people.hit, (ES,)))
+        await draining
+        assert node.idle
+
+    run(federation, body)
+
+
+def test_a_query_that_outlives_its_limit_is_ended_and_the_peers_told(federation: Federation) -> None:
+    """Somebody who says a little from time to time does not hold a node's places for ever."""
+
+    async def body(network: Network) -> None:
+        real = network.nodes[ES].drive
+
+        def short(machine: Any) -> Any:
+            driver = real(machine)
+            driver._lifetime = 0.05
+            return driver
+
+        network.nodes[ES].drive = short  # type: ignore[method-assign]
+        report = await network.search(request(federation.people.hit, (ES,)))
+        assert report.answers[ES].status == "unreachable"
+        await network.settle()
+        assert_clear(network)
+
+    run(federation, body)
+
+
+def test_early_frames_of_one_peer_are_not_held_against_another(federation: Federation) -> None:
+    """The router's frames come before the announcement, with a gap: it is the router who is at fault."""
+
+    async def body(network: Network) -> None:
+        node = network.nodes[ES]
+        real = node._first_contact
+
+        async def first_contact(peer: str, query: bytes, units: list[bytes]) -> Any:
+            node._keep_early(EU, query, 7, [b"x"])
+            return await real(peer, query, units)
+
+        node._first_contact = first_contact  # type: ignore[method-assign]
+        try:
+            report = await network.search(request(federation.people.hit, (ES,)))
+        except MissingMessage:
+            pytest.fail("the requester was told")
+        assert report.answers[ES].status in ("refused", "unreachable")
+        await network.settle()
+        assert_clear(network)
+
+    run(federation, body)
+
+
+def test_a_result_that_waits_in_the_queue_is_not_computed_again(federation: Federation) -> None:
+    """Else the second result would be taken for the answer to the next question, and rows be missed."""
+
+    async def body(network: Network) -> None:
+        wanted = request(federation.people.hit, (ES,))
+        asked: list[int] = []
+        scorer = network.nodes[ES]._scorer
+        real = scorer.score
+
+        async def score(want: Any) -> Any:
+            asked.append(id(want))
+            return await real(want)
+
+        scorer.score = score  # type: ignore[method-assign]
+        real_drive = network.nodes[ES].drive
+
+        def drive(machine: Any) -> Any:
+            driver = real_drive(machine)
+            call = driver.call
+
+            def busy(action: Any, size: int = 0) -> None:
+                for _ in range(3):  # other work, in the queue before the result
+                    call(lambda: None)
+                call(action, size)
+
+            driver.call = busy
+            return driver
+
+        network.nodes[ES].drive = drive  # type: ignore[method-assign]
+        report = await network.search(wanted)
+        assert report.answers == federation.expected(wanted)
+        assert len(asked) == len(set(asked)) == 3  # admission, filter, confirmation
+
+    run(federation, body)
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
+def test_no_checkpoint_is_signed_while_another_query_writes_to_the_log(
+    locked: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Size and root of two moments under one signature would make a log that looks tampered with when it is opened."""
+    federation = found(tmp_path_factory.mktemp("writing"))  # the control spoils its logs
+
+    async def body(network: Network) -> None:
+        wanted = request(federation.people.hit, (ES,))
+        await network.search(wanted)
+        await network.settle()
+        keeper = network.nodes[ES].keeper
+        if not locked:
+            keeper.writing = keeper._recorder._writing = contextlib.nullcontext()  # type: ignore[assignment]
+        log, writing, overlaps = keeper.transcript, threading.Event(), []
+        append = log.append
+
+        def slow(*values: Any) -> Any:
+            writing.set()
+            other = SimpleNamespace(query=secrets.token_bytes(16))
+            keeper._started[other.query] = 0
+            ending = threading.Thread(target=keeper.end, args=(other,))  # another query ends just now
+            ending.start()
+            ending.join(0.05)
+            writing.clear()
+            return append(*values)
+
+        log.append = slow  # type: ignore[method-assign]
+        log.checkpoint = lambda _: overlaps.append(writing.is_set())  # type: ignore[assignment, method-assign]
+        assert (await network.search(wanted)).answers == federation.expected(wanted)
+        await network.settle()
+        assert len(overlaps) > 3
+        assert any(overlaps) is not locked
+
+    run(federation, body)
+
+
+def test_of_a_burst_exactly_the_quota_passes_and_the_rest_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    federation = found(tmp_path_factory.mktemp("burst"), read_timeout_seconds=60, concurrent_queries=64)
+    federation.configure(ES, quota_unidentified_per_day=2)
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await burst(network, request(federation.people.hit, (ES,)), 12, 2, tally)
+
+    run(federation, body)
+    assert not tally.lost
+
+
+def test_a_fault_that_is_not_reached_changes_nothing(federation: Federation) -> None:
+    """The control of the sweeps: they stop where a fault no longer fires."""
+    tally = Tally()
+
+    async def body(network: Network) -> None:
+        await sweep_link(network, "drop", (FR, ES), [10_000], request(federation.people.hit, (ES,)), tally)
+
+    run(federation, body)
+    assert not tally.tried
+    assert Fault("drop", FR, 0).fired is False

@@ -1,0 +1,129 @@
+"""What a node writes down: whole or not at all, log before evidence, and the Article 40 entry whatever else fails."""
+
+from __future__ import annotations
+
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nodes.evidence.keeper import Keeper, article_forty
+from nodes.evidence.recorder import Recorder, read_records
+from nodes.evidence.witnesses import Witnesses
+from nodes.logs.checkpoints import Checkpoint
+from nodes.logs.entries import ArticleForty, LogHeader
+from nodes.verify.format import Witnessed
+from protocol.messages import Gates, Message
+from protocol.router import Router
+from protocol.session import Event, State
+from tests.kit.evidence import EU, World
+
+QUERY = bytes(range(16))
+
+
+class Log:
+    """A transcript log that only looks: at the evidence, whenever it is written to."""
+
+    def __init__(self, evidence: Path) -> None:
+        self.evidence = evidence
+        self.seen: list[int] = []
+
+    def append(self, entries: list[Any], now: int) -> None:
+        self.seen.append(len(read_records(self.evidence)) if self.evidence.exists() else 0)
+
+
+def recorded(folder: Path) -> tuple[Recorder, Any, Log]:
+    """A recorder with a machine attached; call the second with a number to record an event."""
+    log = Log(folder / QUERY.hex())
+    recorder = Recorder(folder, log, nullcontext())  # type: ignore[arg-type]
+    machine: Any = SimpleNamespace(query=QUERY)
+    recorder.attach(machine)
+    message: Message = Gates(memoryview(b""))
+
+    def say(number: int) -> None:
+        machine.recorder(Event("ES", "sent", "ES", number, message, bytes(32), bytes(32), 10))  # type: ignore[arg-type]
+
+    return recorder, say, log
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_fails_half_way_leaves_no_half_record(tmp_path: Path) -> None:
+    recorder, say, _ = recorded(tmp_path)
+    path = tmp_path / QUERY.hex()
+    for number in range(3):
+        say(number)
+    recorder.flush(QUERY)
+    before = path.read_bytes()
+    for number in range(3, 6):
+        say(number)
+    with no_file_longer_than(len(before) + 20), pytest.raises(OSError, match="File too large"):
+        recorder.flush(QUERY)
+    assert path.read_bytes() == before
+    say(6)
+    recorder.end(QUERY)
+    recorder.close()
+    assert [record.sequence for record in read_records(path)] == [0, 1, 2, 6]
+
+
+def test_the_log_is_written_before_the_evidence(tmp_path: Path) -> None:
+    """A node that dies in between can show less than it logged. The other way round it could show nothing at all:
+    a record that is in no log is not exported, and with it nothing of the query."""
+    recorder, say, log = recorded(tmp_path)
+    for number in range(2):
+        say(number)
+        recorder.flush(QUERY)
+    recorder.close()
+    assert log.seen == [0, 1]
+    assert stat.S_IMODE((tmp_path / QUERY.hex()).stat().st_mode) == 0o600
+
+
+def router(state: State = State.FINISHED) -> Router:
+    machine = Router("EU", "FR", ("ES",), QUERY)
+    machine.sessions["ES"].state = state
+    return machine
+
+
+def test_a_clock_that_is_set_back_during_a_query_costs_no_entry() -> None:
+    assert article_forty(router(), 2000, 1000) == ArticleForty("FR", 2000, 2000, ("ES",), ("ES",))
+    assert article_forty(router(), 2000, 3000) == ArticleForty("FR", 2000, 3000, ("ES",), ("ES",))
+    assert article_forty(router(State.ABORTED), 2000, 1000) == ArticleForty("FR", 2000, None, ("ES",), ())
+
+
+def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_same(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World.make(tmp_path_factory.mktemp("keeper"))
+    keeper = Keeper(world.identities[EU], world.root / EU)
+    machine = router()
+    keeper.attach(machine)
+
+    def fails(query: bytes) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(keeper._recorder, "end", fails)
+    with pytest.raises(OSError, match="no space left"):
+        keeper.end(machine)
+    assert keeper.article_forty.size == keeper.article_forty.last_checkpoint.size == 1
+    assert not keeper._started
+    keeper.close()
+
+
+def test_what_was_witnessed_is_for_its_owner_only(tmp_path: Path) -> None:
+    header = LogHeader(1, "transcript", "ES", bytes(32))
+    Witnesses(tmp_path / "w").keep(Witnessed(header, Checkpoint(header.log, 0, bytes(32), 0, b"s")))
+    (file,) = (tmp_path / "w").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -1,0 +1,86 @@
+"""The purpose of a query chooses who is searched (Article 29): the missing for the missing, nobody else for them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nodes.config.schema import PolicyConfig
+from nodes.config.storage import holder_store
+from nodes.store import Category, Status
+from protocol.terms import SYNTHETIC_MODEL
+from tests.kit.federation import ES, EU, Federation, found, request
+from tests.kit.galleries import near
+from tests.kit.network import AsgiNetwork, running
+
+CITED = {'# missing = ""': 'missing = "Act 5/2026"', '# remains = ""': 'remains = "Act 6/2026"'}
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """ES also holds a missing person and remains with the probe's face, and the law of ES and EU permits to ask."""
+    federation = found(tmp_path_factory.mktemp("purpose"))
+    for name in (ES, EU):
+        path = federation.folder(name) / "node.toml"
+        _replace(path, '"INVESTIGATION"]', '"INVESTIGATION", "MISSING-PERSON", "REMAINS"]')
+        _replace(path, '"unidentified"]', '"unidentified", "missing", "remains"]')
+        for old, new in CITED.items():
+            _replace(path, old, new)
+    rng = np.random.default_rng(3)
+    with holder_store(federation.folder(ES)) as store:
+        for category in (Category.MISSING, Category.REMAINS):
+            federation.references[category] = (
+                store.enrol(
+                    None,
+                    near(rng, federation.people.hit, 1, np.array([0.9]))[0],
+                    category=category,
+                    status=Status.IDENTIFIED,
+                    retain_until=date(2099, 1, 1),
+                    model=SYNTHETIC_MODEL,
+                ),
+            )
+    return federation
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
+
+
+def found_for(federation: Federation, *purposes: str) -> tuple[list[set[str]], int]:
+    """References that ES gives for each purpose, and how many galleries it had to derive."""
+
+    async def body() -> tuple[list[set[str]], int]:
+        async with running(AsgiNetwork(federation)) as network:
+            given = []
+            for purpose in purposes:
+                report = await network.search(request(federation.people.hit, (ES,), purpose=purpose))
+                given.append(set(report.answers[ES].references))
+            return given, len(network.nodes[ES]._galleries)
+
+    return asyncio.run(body())
+
+
+def test_each_purpose_finds_only_its_categories(federation: Federation) -> None:
+    suspect = {federation.references[ES][17]}
+    missing, remains = (set(federation.references[name]) for name in ("missing", "remains"))
+    given, galleries = found_for(federation, "INVESTIGATION", "MISSING-PERSON", "REMAINS", "DETECTION")
+    assert given == [suspect, missing, missing | remains, suspect]
+    assert galleries == 3  # ordinary purposes share theirs
+
+
+def test_a_gallery_of_the_missing_is_derived_only_where_they_are_asked_for(federation: Federation) -> None:
+    assert found_for(federation, "INVESTIGATION", "PREVENTION")[1] == 1
+
+
+def test_control_without_the_choice_an_investigation_finds_the_missing_too(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PolicyConfig, "searched", lambda policy, _: frozenset(policy.categories))
+    given, _ = found_for(federation, "INVESTIGATION")
+    assert given[0] >= set(federation.references["missing"])

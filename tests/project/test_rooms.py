@@ -1,0 +1,50 @@
+"""Only what serves loads what serves: an audit, a backup or an enrolment opens no network library."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nodes
+
+NETWORK = {"uvicorn", "starlette", "httpx"}
+
+
+def network_loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return NETWORK & set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "nodes.audit.audit",
+        "nodes.config.storage",
+        "nodes.operator.database",
+        "nodes.operator.enrolment",
+        "nodes.verify",
+    ],
+)
+def test_a_store_is_opened_without_a_network_library(module: str) -> None:
+    assert network_loaded_by(module) == set()
+
+
+def test_control_the_server_loads_all_of_them() -> None:
+    assert network_loaded_by("nodes.service.server") == NETWORK
+
+
+def test_every_module_of_nodes_has_a_room() -> None:
+    assert {path.name for path in Path(nodes.__path__[0]).glob("*.py")} == {"__init__.py", "private_files.py"}
+
+
+def test_the_command_that_is_installed_exists() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    (module, function), *others = re.findall(r'(?m)^lineup = "([\w.]+):(\w+)"$', text)
+    assert not others
+    assert callable(getattr(importlib.import_module(module), function))

@@ -1,0 +1,174 @@
+"""Migrations of the database, its backups, and what is read back."""
+
+from __future__ import annotations
+
+import secrets
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from nodes.store import (
+    DuplicatePhoto,
+    QueryReplayed,
+    StorageKey,
+    StoreCorrupted,
+    StoreError,
+    StoreRefusal,
+    StoreUnavailable,
+    StoreVersionError,
+    WrongStorageKey,
+)
+from nodes.store.backup import copy_database
+from nodes.store.database import Database
+from nodes.store.migrations import upgrade
+from nodes.store.tables import Base
+from tests.kit.postgres import PostgresServer
+from tests.kit.stores import KEY, MODEL, NOW, WHAT, database_name, enrol_one, enrolling, open_store, sql, templates
+from tests.kit.stores import sqlite_url as sqlite_url
+from tests.kit.stores import url as url
+
+# Migrations
+
+
+def test_migrations_end_at_the_tables_of_the_code(url: str) -> None:
+    database = Database(url)
+    upgrade(database)
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    database.close()
+
+
+def test_old_version_is_brought_up_with_its_data(url: str) -> None:
+    database = Database(url)
+    upgrade(database, "0001")
+    database.close()
+    reference = "ES-" + "a" * 32
+    row = templates(1)[0]
+    for statement in (
+        "INSERT INTO store (id, state, generation) VALUES (1, 'ES', 7)",
+        "INSERT INTO storage_key (fingerprint, check_value) VALUES (:fingerprint, :check)",
+        "INSERT INTO model (digest, dim) VALUES (:model, 64)",
+        "INSERT INTO subject (reference, category, status, retain_until, model_id, key_id, template)"
+        " VALUES (:reference, 'convicted', 'identified', '2031-01-01', 1, 1, :template)",
+        "INSERT INTO photo (subject_id, mac, sealed) VALUES (1, :mac, :photo)",
+        "INSERT INTO claimed_query (query_id, step, digest, time) VALUES (:query, 'query', :query, 1)",
+    ):
+        values = {
+            "fingerprint": KEY.fingerprint,
+            "check": KEY.seal(b"blind-lineup storage key check", "check", KEY.fingerprint),
+            "model": MODEL,
+            "reference": reference,
+            "template": KEY.seal(row.tobytes(), "template", reference, MODEL),
+            "mac": KEY.mac("photo", b"photo"),
+            "photo": KEY.seal(b"photo", "photo", reference),
+            "query": b"q" * 32,
+        }
+        sql(url, statement, **{name: value for name, value in values.items() if f":{name}" in statement})
+    with open_store(url) as store:
+        snapshot = store.snapshot(NOW)
+        assert (snapshot.references, snapshot.generation) == ((reference,), 7)
+        assert (snapshot.templates == row).all()
+        assert store.photo(reference) == b"photo"
+        assert not store.subject(reference).contested
+        with pytest.raises(DuplicatePhoto):
+            enrol_one(store, photo=b"photo")
+        with pytest.raises(QueryReplayed):
+            store.claim_query(b"q" * 32, b"d" * 32, NOW)
+
+
+def test_failed_migration_leaves_the_database_as_it_was(url: str) -> None:
+    database = Database(url)
+    upgrade(database, "0001")
+    sql(url, "CREATE TABLE enrolment_run (id INTEGER)")  # the last thing version 2 wants to create
+    with pytest.raises(StoreError):
+        upgrade(database)
+    database.close()
+    assert sql(url, "SELECT version_num FROM alembic_version") == [("0001",)]
+    sql(url, "DROP TABLE enrolment_run")
+    with open_store(url) as store:
+        enrol_one(store)
+
+
+def test_database_of_a_newer_version_is_refused(url: str) -> None:
+    open_store(url).close()
+    sql(url, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreVersionError, match="9999"):
+        open_store(url)
+
+
+def test_new_database_may_be_opened_by_many_at_once(url: str) -> None:
+    def open_and_enrol(number: int) -> None:
+        with open_store(url) as store:
+            enrol_one(store, number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(open_and_enrol, range(4)))
+    with open_store(url) as store:
+        assert store.count() == 4
+
+
+# Backup and restore
+
+
+def test_backup_during_enrolment_is_restored_and_read(sqlite_url: str, tmp_path: Path) -> None:
+    with open_store(sqlite_url) as store:
+        kept, gone = enrol_one(store, 1, b"photo"), enrol_one(store, 2)
+        with enrolling(store):
+            store.backup(tmp_path / "backup.db")
+        store.forget(gone, NOW)
+        forgotten = store.deletions()
+        with pytest.raises(StoreRefusal, match="never overwrites"):
+            store.backup(tmp_path / "backup.db")
+    assert stat.S_IMODE((tmp_path / "backup.db").stat().st_mode) == 0o600
+    for path in tmp_path.glob("store.db*"):
+        path.unlink()
+    copy_database(tmp_path / "backup.db", tmp_path / "store.db")
+    with open_store(sqlite_url) as store:
+        snapshot = store.snapshot(NOW)
+        assert snapshot.references[:2] == (kept, gone)  # back from the dead, until the list is applied
+        assert len(snapshot.references) == 2 + 64 * (snapshot.generation - 2)
+        assert [receipt.reference for receipt in store.forget_all(forgotten, NOW)] == [gone]
+        assert gone not in store.snapshot(NOW).references
+        assert store.photo(kept) == b"photo"
+    with pytest.raises(WrongStorageKey):
+        open_store(f"sqlite:///{tmp_path}/backup.db", StorageKey(b"w" * 32))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_pg_dump_is_restored_and_read(postgres: PostgresServer, tmp_path: Path) -> None:
+    old, new = postgres.new_database(), postgres.new_database()
+    with open_store(old) as store:
+        reference = enrol_one(store, photo=b"photo")
+        with pytest.raises(StoreRefusal, match="pg_dump"):
+            store.backup(tmp_path / "backup")
+        with enrolling(store):
+            postgres.run("pg_dump", "--format=custom", f"--file={tmp_path}/dump", database_name(old))
+    postgres.run("pg_restore", f"--dbname={database_name(new)}", "--exit-on-error", str(tmp_path / "dump"))
+    with open_store(new) as store:
+        snapshot = store.snapshot(NOW)
+        assert snapshot.references[0] == reference
+        assert len(snapshot.references) == 1 + 64 * (snapshot.generation - 1)
+        assert store.photo(reference) == b"photo"
+        enrol_one(store, 9)  # numbering goes on after the restored rows
+
+
+def test_damaged_backup_is_refused(sqlite_url: str, tmp_path: Path) -> None:
+    with open_store(sqlite_url) as store:
+        store.enrol_many(templates(500), **WHAT)
+        store.backup(tmp_path / "backup.db")
+    raw = bytearray((tmp_path / "backup.db").read_bytes())
+    raw[4096 * 20 : 4096 * 24] = secrets.token_bytes(4096 * 4)
+    (tmp_path / "bad.db").write_bytes(raw)
+    (tmp_path / "text.db").write_text("no database " * 1000)
+    for name in ("bad.db", "text.db"):
+        with pytest.raises(StoreCorrupted):
+            copy_database(tmp_path / name, tmp_path / "new.db")
+        assert not (tmp_path / "new.db").exists()
+    with pytest.raises(StoreUnavailable):
+        copy_database(tmp_path / "none.db", tmp_path / "new.db")
+    with pytest.raises(StoreUnavailable):
+        copy_database(tmp_path / "backup.db", tmp_path / "no" / "folder.db")

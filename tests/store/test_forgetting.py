@@ -1,0 +1,143 @@
+"""What leaves the store or is doubted: forgetting, retention, contested accuracy; each change is a new generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from nodes.store import DuplicatePhoto, GalleryStore, Status, StoreRefusal, UnknownReference
+from nodes.store.derived import DerivedGallery
+from tests.kit.ring import RING
+from tests.kit.stores import DIM, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
+from tests.kit.stores import sqlite_url as sqlite_url
+from tests.kit.stores import store as store
+from tests.kit.stores import url as url
+
+
+def test_forgotten_subject_is_gone_from_the_next_snapshot(store: GalleryStore) -> None:
+    kept, gone = enrol_one(store, 1), enrol_one(store, 2, b"photo")
+    before = store.generation
+    receipt = store.forget(gone, NOW)
+    assert (receipt.reference, receipt.time, receipt.reason) == (gone, NOW, "forgotten")
+    assert receipt.generation == store.generation == before + 1
+    assert store.snapshot(NOW).references == (kept,)
+    for ask in (store.subject, store.photo, store.contested_history):
+        with pytest.raises(UnknownReference):
+            ask(gone)
+    with pytest.raises(UnknownReference, match=gone):
+        store.forget(gone, NOW)
+    assert store.generation == before + 1 or store.snapshot(NOW).references == (kept,)
+    assert store.deletions() == {gone: NOW}
+    assert enrol_one(store, 3, b"photo") != gone  # its photo is not remembered either
+
+
+def test_last_subject_forgotten_leaves_an_empty_gallery(store: GalleryStore) -> None:
+    store.forget(enrol_one(store), NOW)
+    snapshot = store.snapshot(NOW)
+    assert snapshot.templates.shape == (0, DIM)
+    assert (snapshot.references, snapshot.valid_through) == ((), None)
+
+
+def test_forgotten_bytes_are_overwritten_in_the_file(sqlite_url: str, tmp_path: Path) -> None:
+    with open_store(sqlite_url) as store:
+        enrol_one(store, 1)
+        gone = enrol_one(store, 2, b"photo" * 1000)
+        sealed = sql(sqlite_url, "SELECT template FROM subject WHERE reference = :r", r=gone)[0][0]
+        sealed_photo = sql(sqlite_url, "SELECT sealed FROM photo")[0][0]
+
+        def on_disk(part: bytes) -> bool:
+            return any(part in path.read_bytes() for path in tmp_path.iterdir())
+
+        assert on_disk(sealed)
+        assert on_disk(sealed_photo[:500])
+        store.forget(gone, NOW)
+        assert not on_disk(sealed)
+        assert not on_disk(sealed_photo[:500])
+
+
+def test_subject_past_retention_is_not_searched_and_then_deleted(store: GalleryStore) -> None:
+    short = enrol_one(store, 1, b"photo", retain_until=TODAY)
+    long = enrol_one(store, 2)
+    assert store.snapshot(NOW).references == (short, long)
+    assert store.snapshot(NOW).valid_through == TODAY
+    assert store.expire(NOW) == []
+    tomorrow = NOW + timedelta(days=1)
+    assert store.snapshot(tomorrow).references == (long,)
+    (receipt,) = store.expire(tomorrow)
+    assert (receipt.reference, receipt.reason, receipt.generation) == (short, "expired", store.generation)
+    assert store.count() == 1
+    assert store.find_photo(b"photo") is None
+
+
+def test_time_without_a_zone_is_refused(sqlite_url: str) -> None:
+    with open_store(sqlite_url) as store:
+        enrol_one(store)
+        with pytest.raises(StoreRefusal, match="zone"):
+            store.snapshot(NOW.replace(tzinfo=None))
+
+
+def test_contested_flag_is_cleared_only_on_a_recorded_authority(url: str) -> None:
+    with open_store(url) as store:
+        reference = enrol_one(store)
+        store.flag_contested(reference, NOW)
+        store.flag_contested(reference, NOW + timedelta(hours=1))
+        assert store.subject(reference).contested
+        assert store.snapshot(NOW).references == (reference,)
+        for authority in ("", "  ", "x" * 201):
+            with pytest.raises(StoreRefusal, match="named"):
+                store.clear_contested(reference, authority, NOW)
+        assert store.subject(reference).contested
+        store.clear_contested(reference, "AEPD decision 17/2026", NOW + timedelta(hours=2))
+        assert not store.subject(reference).contested
+        with pytest.raises(StoreRefusal, match="not contested"):
+            store.clear_contested(reference, "AEPD decision 18/2026", NOW)
+    with open_store(url) as store:
+        history = [(event.time, event.authority) for event in store.contested_history(reference)]
+        assert history == [(NOW, None), (NOW + timedelta(hours=2), "AEPD decision 17/2026")]
+        store.forget(reference, NOW)
+    assert sql(url, "SELECT * FROM contested_event") == []
+
+
+def test_every_change_raises_the_generation_and_no_refusal_does(store: GalleryStore) -> None:
+    reference = enrol_one(store, photo=b"p")
+    seen = [store.generation]
+    steps: list[Callable[[], object]] = [
+        lambda: store.enrol_many(templates(3), **WHAT),
+        lambda: store.flag_contested(reference, NOW),
+        lambda: store.clear_contested(reference, "decision 1", NOW),
+        lambda: store.forget(reference, NOW),
+        lambda: store.expire(datetime(2031, 1, 2, tzinfo=timezone.utc)),
+    ]
+    for step in steps:
+        step()
+        seen.append(store.generation)
+    assert seen == sorted(set(seen))
+    enrol_one(store, photo=b"q")
+    last = store.generation
+    with pytest.raises(DuplicatePhoto):
+        enrol_one(store, photo=b"q")
+    with pytest.raises(UnknownReference):
+        store.flag_contested("ES-0", NOW)
+    store.take_quota("FR", Status.IDENTIFIED, TODAY, 5)
+    assert store.expire(NOW) == []
+    assert store.generation == last
+
+
+def test_derived_gallery_follows_the_store(sqlite_url: str) -> None:
+    with open_store(sqlite_url) as store:
+        first, second = enrol_one(store, 1), enrol_one(store, 2, retain_until=TODAY)
+        derived = DerivedGallery(store, RING)
+        gallery = derived.current(NOW)
+        assert gallery.references == (first, second)
+        assert gallery.encoded.rows == 2
+        assert derived.current(NOW) is gallery
+        tomorrow = NOW + timedelta(days=1)
+        assert derived.current(tomorrow).references == (first,)  # retention passed, though nothing was written
+        third = enrol_one(store, 3)
+        assert derived.current(tomorrow).references == (first, third)
+        store.forget(first, NOW)
+        assert derived.current(tomorrow).references == (third,)
+        assert gallery.references == (first, second)  # a query that runs keeps its own

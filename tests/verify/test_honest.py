@@ -1,0 +1,138 @@
+"""What really happened holds, and the report and the ledger say so: honest, refused and frozen queries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from nodes.verify import table as own_table
+from nodes.verify import verify_bundles
+from nodes.verify.format import decode_bundle
+from nodes.verify.ledger import leakage, totals
+from nodes.verify.verdict import RULES, make_cases
+from protocol import filter as filtering
+from protocol import router
+from protocol.gallery import Gallery
+from tests.kit.evidence import DE, DIM, ES, EU, FR, World, failures, sends_instead, wrong_answer
+from tests.kit.evidence import world as world
+from tests.kit.galleries import unit_rows
+from tests.kit.ring import RING
+from tests.kit.stories import Files, Story, verified
+from tests.kit.stories import files as files
+from tests.kit.stories import joint as joint
+from tests.kit.stories import story as story
+
+
+def test_an_honest_query_holds_and_everything_about_it_can_be_checked(world: World, joint: Files) -> None:
+    report = verified(world, joint)
+    assert failures(report) == {}
+    assert report.holds
+    assert [check.id for check in report.checks] == [rule.id for rule in RULES], "each rule passes, none stays open"
+
+
+def test_the_same_story_told_again_holds(world: World, story: Story) -> None:
+    assert failures(verified(world, story.tell())) == {}
+
+
+def test_one_bundle_alone_holds_and_says_what_it_cannot_show(world: World, joint: Files) -> None:
+    for name, data in joint.items():
+        report = verified(world, {name: data})
+        assert failures(report) == {}
+        open_checks = {check.id: check.details for check in report.checks if check.status == "not-checkable"}
+        assert "both-ends" in open_checks
+        assert any("no bundle of" in line for line in open_checks["identity"])
+
+
+def test_without_a_trust_list_the_report_shows_fingerprints_to_compare(files: Files, world: World) -> None:
+    report = verify_bundles(list(files.values()))
+    assert report.holds
+    (check,) = [check for check in report.checks if check.status == "not-checkable"]
+    assert check.id == "identity"
+    assert any(world.identities[ES].peer.fingerprint in line for line in check.details)
+
+
+def test_a_refused_probe_holds(world: World) -> None:
+    """Admission says no: nothing was opened, and the evidence is whole."""
+    bad = np.full(DIM, 30, np.int8)  # far too long
+
+    def attack(requester: object, holders: object) -> None:
+        requester.submit = lambda template: requester._submit(bad)  # type: ignore[attr-defined]
+
+    query = world.query((ES,), attack=attack)
+    report = verified(world, world.bundles(query, (FR, EU, ES)))
+    assert failures(report) == {}
+    assert not any(record.kind == "PowerSums" for record in decode_bundle(world.bundles(query, (EU,))[EU])[1].records)
+
+
+def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router answers the confirmation wrongly: the holder stops, nothing is released, and the evidence is whole."""
+    monkeypatch.setattr(router, "key_owner_confirms", sends_instead(router.key_owner_confirms, wrong_answer))
+    files = world.bundles(world.query((ES,)), (FR, EU, ES))
+    assert failures(verified(world, files)) == {}
+    assert [record.kind for record in decode_bundle(files[ES])[1].records][-2:] == ["Abort", "Abort"]
+    assert told(files)[ES] == "more than 10 hits at 0.7; ES stopped it (confirmation)"
+    assert not any(record.kind == "Release" for record in decode_bundle(files[FR])[1].records)
+
+
+def told(files: Files) -> dict[str, str]:
+    return dict(verify_bundles(list(files.values())).facts)
+
+
+def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
+    world: World, files: Files, joint: Files
+) -> None:
+    facts = told(joint)
+    assert facts["asked"].startswith("by FR through EU of ES, DE, 20")
+    assert facts["warrant"] == "FR-1 of FR, purpose INVESTIGATION"
+    assert facts["terms"].startswith("threshold 0.7, step 0.1, at most 10 candidates a holder")
+    assert facts[ES] == "more than 10 hits at 0.7; answered at 0.8, with 10 candidates or fewer, or none"
+    assert facts[DE] == "answered at 0.7, with 10 candidates or fewer, or none", "it found nobody"
+    assert told({EU: joint[EU]})[ES] == "more than 10 hits at 0.7; no end is shown", "releases do not pass the router"
+
+    def refused(requester: object, holders: object) -> None:
+        requester.submit = lambda template: requester._submit(np.full(DIM, 30, np.int8))  # type: ignore[attr-defined]
+
+    stopped = world.bundles(world.query((ES,), attack=refused), (FR, EU, ES))
+    assert told(stopped)[ES] == "ended with admission: the probe was refused"
+    story = Story.read(world, files)
+    for said in story.find("Announce"):
+        story.drop(said)
+    assert "no bundle shows an announcement" in told(story.tell())["query"]
+
+
+def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filtering, "CHUNK_ROWS", RING.n)
+    monkeypatch.setattr(own_table, "CHUNK_ROWS", RING.n)
+    small = world.galleries[ES]
+    rows = np.concatenate(
+        [small.templates, unit_rows(np.random.default_rng(2), 2 * RING.n - len(small.templates) + 1, DIM)]
+    )
+    monkeypatch.setitem(world.galleries, ES, Gallery.enrol(rows, RING))
+    files = world.bundles(world.query((ES,)), (FR, EU, ES))
+    assert failures(verified(world, files)) == {}
+    assert len([r for r in decode_bundle(files[EU])[1].records if r.kind == "FilterBlock"]) == 3
+
+
+# The ledger.
+
+
+def test_the_ledger_adds_up_what_each_learnt(joint: Files) -> None:
+    cases = make_cases(list(joint.values()))
+    leaks = leakage(cases)
+    sums = totals(leaks)
+    scores, more = 20 * 10, 24 * 6 * 10 - 20 * 10
+    assert sums[ES, FR] == (1 + 2 + 32 * 12 + scores, more, 0), "admission, two cap bits, twelve sums, ten scores"
+    assert sums[DE, FR] == (1 + 1 + 32 * 12 + scores, more, 0)
+    assert sums[EU, ES] == (2.0 + 1, 0, 0), (
+        "one of four endings (three rungs, or none was enough), and it did not freeze"
+    )
+    assert sums[EU, FR] == (2, 0, 0), "an admission bit with each holder"
+    bits, cheated, references = sums[FR, ES]
+    assert (cheated, references) == (0, 10)
+    sets = math.log2(sum(math.comb(RING.n, count) for count in range(11)))
+    assert bits == pytest.approx(3 + sets), "at most ten of the rows of a block"
+    assert (FR, EU) not in sums
+    twice = totals([*leaks, *leaks])
+    assert all(twice[pair][0] == 2 * sums[pair][0] for pair in sums)
