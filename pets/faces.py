@@ -45,13 +45,15 @@ Image = NDArray[np.uint8]
 @dataclass(frozen=True)
 class Embedded:
     """One face. `template`: (d,) float32 unit vector. `box`: left, top, right, bottom, and `face_side`: the shorter
-    side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1.
+    side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1. `landmarks`: (5, 2) float32,
+    pixels: eyes, nose and corners of the mouth, those on the left of the photo first.
     """
 
     template: NDArray[np.float32]
     box: tuple[float, float, float, float]
     score: float
     face_side: float
+    landmarks: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class FaceModel:
         else:
             name, image = "the photo", _check_image(photo)
         face = _choose(self._detect(image), name, largest)
-        return Embedded(self._template(image, face, name), face.box, face.score, face.side)
+        return Embedded(self._template(image, face, name), face.box, face.score, face.side, face.landmarks)
 
     def embed_each(
         self, photos: Iterable[Path], *, largest: bool = False, progress: Callable[[], object] | None = None
@@ -158,6 +160,11 @@ class FaceModel:
         if not np.isfinite(norm) or norm == 0:
             raise UnreadablePhoto(f"{name}: the embedder gave a vector of norm {norm}, it must be finite and not 0")
         return (raw / norm).astype(np.float32)
+
+
+def aligned_face(image: Image, face: Embedded) -> Image:
+    """The face as the embedder sees it: upright, cropped, (112, 112, 3) uint8 in BGR order."""
+    return _align(image, face.landmarks, 112)
 
 
 def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:

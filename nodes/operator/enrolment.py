@@ -10,12 +10,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from nodes.casework.quality import assess, overall
 from nodes.config.storage import holder_store
 from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, Subject
 from nodes.store.enrolment import check_allowed
 from pets.errors import InputError, ModelMismatch, PhotoError
 from pets.faces import FaceModel, Provider
-from pets.photos import list_photos
+from pets.photos import list_photos, read_photo
 from pets.templates import load_templates, quantise, quantise_rows, read_identity, sidecar_path
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -120,9 +121,15 @@ def _enroll_photos(
             if (reference := store.find_photo(content)) is not None:
                 known += 1
             else:
-                template = quantise(model.embed(path, largest=largest).template, name=str(path))
+                face = model.embed(path, largest=largest)
                 reference = store.enrol(
-                    content, template, category=category, status=status, retain_until=until, model=digest
+                    content,
+                    quantise(face.template, name=str(path)),
+                    category=category,
+                    status=status,
+                    retain_until=until,
+                    model=digest,
+                    quality=overall(assess(read_photo(path), face)),
                 )
                 references.append(reference)
             photos[str(path)] = reference
