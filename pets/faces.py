@@ -114,17 +114,18 @@ class FaceModel:
         sessions = (self._detector.session, self._embedder.session)
         return "cuda" if all(s.get_providers()[0] == PROVIDERS["cuda"] for s in sessions) else "cpu"
 
-    def embed(self, photo: Path | Image, *, largest: bool = False) -> Embedded:
+    def embed(self, photo: Path | Image, *, largest: bool = False, name: str = "the photo") -> Embedded:
         """The template of the one face on a photo.
 
-        `photo`: a file, or (height, width, 3) uint8 in BGR order. With `largest`, the largest of several faces.
+        `photo`: a file, or (height, width, 3) uint8 in BGR order, which errors call `name`. With
+        `largest`, the largest of several faces.
         Faces under 40 pixels are not counted beside one that is more than twice as large.
         Raises `UnreadablePhoto`, `NoFace`, `SeveralFaces` or `FaceTooSmall`.
         """
         if isinstance(photo, Path):
             name, image = str(photo), read_photo(photo)
         else:
-            name, image = "the photo", _check_image(photo)
+            image = _check_image(photo)
         face = _choose(self._detect(image), name, largest)
         return Embedded(self._template(image, face, name), face.box, face.score, face.side, face.landmarks)
 

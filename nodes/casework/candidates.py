@@ -102,7 +102,7 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
     ).all()
     if len(rows) > content.slots:
         raise StatementRefused("fewer slots than candidates", "wrong-size")
-    mixed = [office.vault.unseal(row, deletion.Reference) for row in rows if row.recalled is None]
+    mixed = [office.vault.unseal(row, deletion.Reference) for row in rows]
     secrets.SystemRandom().shuffle(mixed)
     shown = tuple(_shown(office, one) for one in mixed)
     payload, digest = encode_payload(ShownPayload(secrets.token_bytes(32), shown))

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nodes.casework import core_data, deletion
+from nodes.casework import candidates, cases, core_data, deletion
 from nodes.casework.contents import (
     CoreDataPayload,
     FactsPayload,
@@ -186,6 +186,8 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     )
     row = session.scalar(rows)
     if row is None:
+        if _waits_for(office, session, statement, named.reference):
+            raise StatementRefused("a recall of what was not shown yet", "capacity")  # asked again later
         raise StatementRefused("a recall of what was not received")
     if content.kind in ("contested", "uncontested"):
         row.contested = content.kind == "contested"
@@ -194,6 +196,16 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     else:  # gone already: the receipt may have been lost
         reason = "recalled" if content.kind == "delete" else "corrected"
         office.state(session, statement.query, statement.sender, Deleted(content.candidate, reason))  # type: ignore[arg-type]
+
+
+def _waits_for(office: Office, session: Session, statement: Statement, reference: str) -> bool:
+    """Whether the sender has released this reference and not shown it yet."""
+    try:
+        held = cases.sealed_of(office, candidates.query_of_attempt(session, statement.query))
+    except UnknownThing:
+        return False
+    found = held.found.get(statement.sender)
+    return found is not None and reference in found.references
 
 
 _HANDLERS = {

@@ -423,6 +423,33 @@ def view(
         output.print(printable(f"{name}: {value}"))
 
 
+@case.command("export")
+def export_candidate(
+    folder: Dir,
+    key: Key,
+    candidate: Candidate,
+    out: Annotated[Path, typer.Option("--output", "-o", help="ANSI/NIST-ITL file to write.")],
+    reason: Reason,
+    receiver: Annotated[str, typer.Option(help="Name of the agency that the file is for.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Write a candidate as an ANSI/NIST-ITL Type-10 file, within this authority. Needs the extra [exchange]."""
+    from datetime import date
+
+    from nodes.casework.exchange.type10 import FaceRecord, write_face
+    from nodes.private_files import replace_private
+
+    with _acting(folder, key) as (desk, acting):
+        shown = desk.view(acting, f"candidate:{candidate}", reason)
+        name = desk.office.name
+        if shown.image is None:
+            raise InputError(f"candidate {candidate} came without an image")
+        taken = date.fromisoformat(shown.acquired) if shown.acquired else None
+        face = FaceRecord(shown.image, taken, name, shown.reference)
+        replace_private(out, write_face(face, name, receiver or name, datetime.now(timezone.utc).date()))
+    _show({"file": str(out)}, as_json, f"{out}: {BANNER}")
+
+
 @case.command()
 def views(folder: Dir, key: Key, as_json: Json = False) -> None:
     """Who looked at what, when and why (LED 25)."""
@@ -508,6 +535,31 @@ def onward(
     with _acting(folder, key) as (desk, acting):
         desk.onward_transfer(acting, candidate, recipient, authorisation)
     _show({"candidate": candidate, "recipient": recipient}, as_json, f"noted: {candidate} to {recipient}")
+
+
+@case.command()
+def report(
+    folder: Dir,
+    year: Annotated[int, typer.Option(help="A calendar year that is over.")],
+    page: Annotated[Path | None, typer.Option("--html", help="Write the report to this file as a page.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Write the report to this file as tables.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The yearly report: searches, matches, false-match and disagreement rates, core data; small counts not told."""
+    from nodes.casework.desk import CaseDesk
+    from nodes.casework.statistics import as_csv, as_html
+    from nodes.private_files import write_public
+
+    with CaseDesk.open(folder) as desk:
+        made = desk.statistics(year)
+    if page is not None:
+        write_public(page, as_html(made).encode())
+    if table is not None:
+        write_public(table, as_csv(made).encode())
+    if as_json:
+        print(json.dumps(_plain(made)))
+    else:
+        output.print(as_csv(made), end="")
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
             for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "revoke")
         ),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
-        *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
+        *(f"lineup evidence {name}" for name in ("export", "report", "key", "hold")),
         *("lineup verify", "lineup audit"),
         *(f"lineup case person {name}" for name in ("add", "close", "list")),
         *(
@@ -62,6 +62,8 @@ def test_the_commands_are_those_of_the_readme() -> None:
                 "recalls",
                 "delete",
                 "onward",
+                "export",
+                "report",
             )
         ),
     }

@@ -158,7 +158,7 @@ class Offices:
             candidates.note_disclosed(self.es.office, session, attempt, "FR", references)
         told = {"ES": Told("candidates", len(references), "0.55", None)}
         with self.fr.office.vault.writing() as session:
-            found = {"ES": Found(attempt, frozenset(references), 10)}
+            found = {"ES": Found(attempt, frozenset(references), max(10, len(references)))}
             candidates.note_found(self.fr.office, session, query, told, found)
         self.carry()
         return query
