@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -23,7 +23,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pets.errors import CryptoError, LineupError
 from pets.prf import labelled_hash
 from protocol.messages import Name
-from protocol.steps import Notary
+
+if TYPE_CHECKING:
+    from protocol.steps import Notary
 
 PersonRole = Literal["officer", "approver", "reviewer", "releaser", "data-protection", "supervisor", "admin"]
 Decision = Literal["launch", "confirm", "request-core-data", "release-core-data", "refuse-core-data"]

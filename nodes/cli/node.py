@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
 from nodes.config.policy import Purpose
 from nodes.operator.progress import progress_bar
@@ -27,6 +28,7 @@ errors = Console(stderr=True, markup=False, soft_wrap=True)
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `lineup`."""
+    node.add_typer(impact, name="impact")
     app.add_typer(node, name="node")
     app.command()(query)
 

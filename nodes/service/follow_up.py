@@ -25,16 +25,14 @@ from nodes.config.schema import Role
 from nodes.service.operator_api import SearchReport, SearchRequest
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from pets.errors import CryptoError, InputError, LineupError
+from protocol.documents import DOCUMENT_LIMIT, open_document, seal_document
 from protocol.errors import QueryRefused
 from protocol.follow_up import (
-    DOCUMENT_LIMIT,
     Acknowledged,
     CandidatesShown,
     CandidatesWanted,
     Statement,
     decode_statement,
-    open_document,
-    seal_document,
 )
 from protocol.messages import ABORT_CODES
 
