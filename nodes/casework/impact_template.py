@@ -46,7 +46,7 @@ of a search at most one is curious; two together can learn scores, and from some
 `threat_model/README.md` of the software lists every gain with its bound."""),
         ("6. Risks to persons", _risks()),
         ("7. Measures", _measures(config)),
-        ("8. Opinion of the data-protection officer, consultation", f"{FILL} opinion, date; prior consultation (LED 28)."),
+        ("8. Data-protection officer, consultation", f"{FILL} opinion, date; prior consultation (LED 28)."),
     )  # fmt: skip
 
 
@@ -114,7 +114,8 @@ same person, else after {casework.candidate_days} days. Core data: {casework.cor
 
 def _risks() -> str:
     return f"""
-Known, with figures where there are some: a false match (`lineup case report` gives false-match and disagreement rates); a template rebuilt from many answers (some hundreds of adaptive queries); two parties that collude; error rates
+Known, with figures where there are some: a false match (`lineup case report` gives false-match and disagreement
+rates); a template rebuilt from many answers (some hundreds of adaptive queries); two parties that collude; error rates
 that differ between groups (not measured by this software: no labels); a person found who should not have been searched.
 
 {FILL} likelihood and severity of each here, for which groups; others."""

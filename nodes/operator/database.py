@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodes.casework import desk, vault
 from nodes.config.schema import ConfigError, NodeConfig, load_config
 from nodes.config.storage import open_store, storage_key
 from nodes.evidence import sealed
@@ -166,6 +167,9 @@ def _rekey(
 ) -> tuple[int, int]:
     with open_store(config, key=new, retired=[old]) as store:
         subjects = store.rekey(progress)
+    cases = desk.database_url(config, folder)
+    if config.casework.url is not None or (folder / desk.FILE).is_file():
+        vault.rekey(cases, old, new)
     return subjects, sealed.reseal(folder / "sealed", old, new)
 
 
