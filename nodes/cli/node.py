@@ -195,7 +195,10 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Search other states' galleries for one face, through the running requester node."""
-    from nodes.operator.client import check_asks, probe_template, search
+    from nodes.casework.cases import check_quality
+    from nodes.config.schema import load_config
+    from nodes.operator.client import check_asks, search
+    from nodes.operator.probe import prepare_probe
     from nodes.service.operator_api import SearchRequest
 
     try:
@@ -204,10 +207,11 @@ def query(
     except ParameterError as error:
         raise typer.BadParameter(str(error)) from None
     check_asks(folder)
-    template, model = probe_template(photo, models, provider.value, largest)
+    probe = prepare_probe(photo, models, provider.value, largest)
+    check_quality(probe.quality, load_config(folder).casework.minimum_quality)
     request = SearchRequest(
-        template=template,
-        model=model,
+        template=probe.template,
+        model=probe.model,
         holders=_names(holders),
         threshold=f"{terms.threshold:f}",
         case=case,

@@ -123,6 +123,7 @@ minimum_quality = {casework.minimum_quality}  # 0 to 100, of every component of 
 candidate_days = {casework.candidate_days}  # 1 to 365: what was received and is not confirmed
 core_data_days = {casework.core_data_days}  # 1 to 1098
 query_days = {casework.query_days}  # 1 to 1098: probes
+# url = "postgresql://lineup@db.example/cases"  # without it: casework.db in this folder
 
 """
 
