@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nodes.casework import candidates, cases, core_data, inbox
+from nodes.casework import candidates, cases, core_data, deletion, inbox
 from nodes.casework.contents import Draft, Found, Told
 from nodes.casework.desk import CaseDesk
 from nodes.casework.errors import CaseworkError, StatementRefused
@@ -277,6 +277,9 @@ class FollowUp:
         office = self.desk.office
         with office.vault.reading() as session:
             views = core_data.deadlines(office, session, office.now())
+            waiting = [view for view in deletion.recalls(session) if not view.answered and view.due < office.now()]
+        if waiting:
+            log.error(f"recalls without a receipt after 48 hours: {len(waiting)}", extra={"node": office.name})
         if late := sum(view.overdue for view in views):
             log.error(f"core data overdue: {late}", extra={"node": office.name})
         if soon := sum(view.alarm and not view.overdue for view in views):
