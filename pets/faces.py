@@ -44,13 +44,15 @@ Image = NDArray[np.uint8]
 @dataclass(frozen=True)
 class Embedded:
     """One face. `template`: (d,) float32 unit vector. `box`: left, top, right, bottom, and `face_side`: the shorter
-    side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1.
+    side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1. `landmarks`: (5, 2) float32,
+    pixels: eyes, nose and corners of the mouth, those on the left of the photo first.
     """
 
     template: NDArray[np.float32]
     box: tuple[float, float, float, float]
     score: float
     face_side: float
+    landmarks: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,13 @@ class FaceModel:
         sessions = (self._detector.session, self._embedder.session)
         return "cuda" if all(s.get_providers()[0] == PROVIDERS["cuda"] for s in sessions) else "cpu"
 
-    def embed(self, photo: Path | Image, *, largest: bool = False, mirrored: bool = False) -> Embedded:
+    def embed(
+        self, photo: Path | Image, *, largest: bool = False, mirrored: bool = False, name: str = "the photo"
+    ) -> Embedded:
         """The template of the one face on a photo, or on its mirror image.
 
-        `photo`: a file, or (height, width, 3) uint8 in BGR order. With `largest`, the largest of several faces.
+        `photo`: a file, or (height, width, 3) uint8 in BGR order, which errors call `name`. With
+        `largest`, the largest of several faces.
         Faces under 40 pixels are not counted beside one that is more than twice as large.
         Raises `UnreadablePhoto`, `NoFace`, `SeveralFaces` or `FaceTooSmall`.
         """
@@ -128,11 +133,11 @@ class FaceModel:
 
             name, image = str(photo), read_photo(photo)
         else:
-            name, image = "the photo", _check_image(photo)
+            image = _check_image(photo)
         if mirrored:
             image = np.ascontiguousarray(image[:, ::-1])
         face = _choose(self._detect(image), name, largest)
-        return Embedded(self._template(image, face, name), face.box, face.score, face.side)
+        return Embedded(self._template(image, face, name), face.box, face.score, face.side, face.landmarks)
 
     def embed_each(
         self,
@@ -172,6 +177,11 @@ class FaceModel:
             raise UnreadablePhoto(f"{name}: the embedder gave a vector of norm {norm}, it must be finite and not 0")
         unit = raw / norm
         return (unit if self._centre is None else centred(unit, self._centre)).astype(np.float32)
+
+
+def aligned_face(image: Image, face: Embedded) -> Image:
+    """The face as the embedder sees it: upright, cropped, (112, 112, 3) uint8 in BGR order."""
+    return _align(image, face.landmarks, 112)
 
 
 def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes.cli import bench, calibrate, evidence, gallery, node, store
+from nodes.cli import bench, calibrate, case, evidence, gallery, node, store
 from nodes.cli.extras import install_hint
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
@@ -143,6 +143,7 @@ store.register(app)
 evidence.register(app)
 calibrate.register(app)
 bench.register(app)
+case.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from nodes.casework import impact, impact_template
 from nodes.cli.demo_photos import demo_photos
 from nodes.cli.node import print_report
 from nodes.config.schema import Role, load_config
 from nodes.config.storage import holder_store
 from nodes.evidence.export import export_bundle
-from nodes.identity.identity import init_node
+from nodes.identity.identity import init_node, load_identity
 from nodes.operator.client import NodeNotRunning, status
 from nodes.operator.enrolment import enroll
 from nodes.operator.progress import progress_bar
@@ -68,6 +69,7 @@ def run_demo(provider: Provider, output: Console, errors: Console) -> None:
                 authority=root / "authority",
                 states=(REQUESTER,),
             )
+            _assess(root / name)
         centre = model.embed(photos.six_faces, largest=True).template  # a face that no search uses
         names: dict[str, str] = {}
         for seed, (state, photo) in enumerate({"ES": photos.obama, "DE": photos.biden}.items()):
@@ -83,6 +85,13 @@ def run_demo(provider: Provider, output: Console, errors: Console) -> None:
         output.print("\nAll nodes stopped.")
         _verify(root, report, output)
     _print_knowledge(output)
+
+
+def _assess(folder: Path) -> None:
+    """Lodge the template itself, which is no assessment: nobody but this machine is affected."""
+    document, today = folder / "dpia.md", datetime.now(timezone.utc).date()
+    document.write_text(impact_template.template(load_config(folder), "dpia", today))
+    impact.lodge(load_identity(folder), folder, document, "the demo, on loopback", today, today)
 
 
 def _enrol(

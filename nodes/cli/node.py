@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
@@ -26,6 +27,7 @@ errors = Console(stderr=True, markup=False, soft_wrap=True)
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `lineup`."""
+    node.add_typer(impact, name="impact")
     app.add_typer(node, name="node")
     app.command()(query)
 
@@ -207,19 +209,22 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Search other states' galleries for one face, through the running requester node."""
-    from nodes.operator.client import check_asks, probe_template, search
+    from nodes.casework.cases import check_quality
+    from nodes.config.schema import load_config
+    from nodes.operator.client import check_asks, search
+    from nodes.operator.probe import prepare_probe
     from nodes.service.operator_api import SearchRequest
     from pets.thresholds import default_threshold
-    from protocol.terms import SYNTHETIC_MODEL
 
     given, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
     check_asks(folder)
-    template, identity = probe_template(photos, models, provider.value, largest)
+    probe = prepare_probe(photos, models, provider.value, largest)
+    check_quality(probe.quality, load_config(folder).casework.minimum_quality)
     request = SearchRequest(
-        template=template,
-        model=SYNTHETIC_MODEL if identity is None else identity.digest(),
+        template=probe.template,
+        model=probe.model,
         holders=_names(holders),
-        threshold=given or f"{default_threshold(identity):f}",
+        threshold=given or f"{default_threshold(probe.identity):f}",
         case=case,
         offence=offence,
         maximum_penalty_years=max_penalty_years,

@@ -14,6 +14,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from nodes.casework.exchange.files import photos_in
+from nodes.casework.exchange.type10 import ExchangeError
+from nodes.casework.quality import assess, overall
 from nodes.config.storage import holder_store
 from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, StoreRefusal, Subject
 from nodes.store.enrolment import check_allowed
@@ -167,6 +170,16 @@ class _Details:
     model: bytes
 
 
+@dataclass(frozen=True)
+class _Face:
+    """One face of a subject: the photo's name and bytes, the unit template, quality 0 to 100."""
+
+    name: str
+    content: bytes
+    unit: Unit
+    quality: int
+
+
 class _Enrolment:
     """One `lineup enroll` of photos: subject by subject, each stored whole or not at all."""
 
@@ -188,49 +201,53 @@ class _Enrolment:
         return Enrolled(len(self._references), self._known, self._failed, tuple(self._references), self._photos)
 
     def _subject(self, paths: Sequence[Path]) -> None:
-        read: list[tuple[Path, bytes]] = []
+        read: list[tuple[str, bytes]] = []
         for path in paths:
             try:
-                read.append((path, path.read_bytes()))
-            except OSError as error:
+                read += photos_in(path)
+            except (ExchangeError, OSError) as error:
                 self._failed[str(path)] = str(error)
-        found = {path: self._store.find_photo(content) for path, content in read}
-        known = {path: reference for path, reference in found.items() if reference is not None}
+        found = {name: self._store.find_photo(content) for name, content in read}
+        known = {name: reference for name, reference in found.items() if reference is not None}
         self._known += len(known)
-        self._photos |= {str(path): reference for path, reference in known.items()}
+        self._photos |= known
         if known:
             held = next(iter(known.values()))
-            for path in found.keys() - known.keys():
-                self._failed[str(path)] = f"{path}: {held} is enrolled without it; forget it, then enroll all photos"
+            for name in found.keys() - known.keys():
+                self._failed[name] = f"{name}: {held} is enrolled without it; forget it, then enroll all photos"
             return
-        faces = [face for path, content in read if (face := self._embed(path, content)) is not None]
+        faces = [face for name, content in read if (face := self._embed(name, content)) is not None]
         while faces:
             try:
                 self._store_subject(faces)
                 break
             except OddPhoto as error:
                 for place in sorted(error.places, reverse=True):
-                    path, _, _ = faces.pop(place)
-                    self._failed[str(path)] = str(error)
+                    self._failed[faces.pop(place).name] = str(error)
 
-    def _embed(self, path: Path, content: bytes) -> tuple[Path, bytes, Unit] | None:
+    def _embed(self, name: str, content: bytes) -> _Face | None:
+        from pets.photos import decode_photo
+
         try:
-            return path, content, self._model.embed(path, largest=self._largest).template
-        except (PhotoError, OSError) as error:
-            self._failed[str(path)] = str(error)
+            image = decode_photo(content, name)
+            face = self._model.embed(image, largest=self._largest, name=name)
+            return _Face(name, content, face.template, overall(assess(image, face)))
+        except PhotoError as error:
+            self._failed[name] = str(error)
             return None
 
-    def _store_subject(self, faces: Sequence[tuple[Path, bytes, Unit]]) -> None:
-        names, units = [str(path) for path, _, _ in faces], np.stack([unit for _, _, unit in faces])
+    def _store_subject(self, faces: Sequence[_Face]) -> None:
+        names, units = [face.name for face in faces], np.stack([face.unit for face in faces])
         rows = units if self._apart else fuse(units, names)[None]
         try:
             reference = self._store.enrol_subject(
-                [content for _, content, _ in faces],
+                [face.content for face in faces],
                 np.atleast_2d(quantise_rows(rows, name=names[0])),
                 category=self._details.category,
                 status=self._details.status,
                 retain_until=self._details.retain_until,
                 model=self._details.model,
+                quality=min(face.quality for face in faces),
             )
         except StoreRefusal as error:
             if isinstance(error, DuplicatePhoto) and len(names) == 1:  # another process was faster

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from nodes.config.schema import operator_name
 from nodes.query.metrics import CONTENT_TYPE
+from nodes.service.follow_up import BODY_LIMIT as FOLLOW_UP_LIMIT
 from nodes.service.node import Node
 from nodes.service.operator_api import STANDING, SearchRequest, Standing
 from nodes.service.requester import AskingNode
@@ -29,6 +30,7 @@ log = logging.getLogger("lineup.service")
 
 OPERATOR_BODY_LIMIT = 65536
 STREAMS_OF_ONE_PEER = 256  # as many queries as a node may be configured to run; each may keep a unit in memory
+DOCUMENTS_OF_ONE_PEER = 4  # a correct peer sends one after the other; each may have 16 MB
 OPENING_UNITS = 2  # a channel's hello and the announcement
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -41,10 +43,15 @@ class BodyTooSlow(InputError):
     """A request body that trickles."""
 
 
+class ApprovalNeeded(InputError):
+    """A search that no second person has approved (R rec. 29)."""
+
+
 def make_app(node: Node) -> Starlette:
     """The application of a node. Every route asks who is calling; all but the operator are told no more than whether
     the node is well."""
     streams: Counter[str] = Counter()  # bodies of units that are being read, by peer
+    documents: Counter[str] = Counter()  # and documents of the follow-up
 
     async def units(request: Request) -> Response:
         peer = _peer(request)
@@ -83,9 +90,28 @@ def make_app(node: Node) -> Starlette:
         shut = await asyncio.to_thread(node.shut_out)
         return Response(msgspec.json.encode(Standing(shut.get(peer))), media_type="application/json")
 
+    async def follow_up(request: Request) -> Response:
+        peer = _peer(request)
+        if peer is None or peer not in node.peers or node.follow_up is None:
+            return _refusal(403, "state")
+        if documents[peer] >= DOCUMENTS_OF_ONE_PEER:
+            return _refusal(503, "capacity")
+        documents[peer] += 1
+        try:
+            body = await _read(request, FOLLOW_UP_LIMIT, node.config.limits.read_timeout_seconds)
+            answer = await node.follow_up.answer(peer, body)
+        finally:
+            documents[peer] -= 1
+        return Response(answer, media_type="application/octet-stream")
+
     async def search(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
             return _refusal(403, "state")
+        assert node.follow_up is not None
+        if await asyncio.to_thread(node.follow_up.must_be_approved):
+            raise ApprovalNeeded(
+                "a second person approves a search here: `lineup case open`, then `lineup case approve`"
+            )
         body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
         report = await node.search(msgspec.json.decode(body, type=SearchRequest))
         return Response(msgspec.json.encode(report), media_type="application/json")
@@ -150,6 +176,7 @@ def make_app(node: Node) -> Starlette:
             Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
             Route(STANDING, guarded(standing), methods=["GET"]),
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
+            Route("/v1/follow-up", guarded(follow_up), methods=["POST"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from nodes.casework import impact
 from nodes.config.schema import NodeConfig, Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
@@ -194,11 +196,11 @@ class NodeServer(uvicorn.Server):
 def serve(folder: Path, delay_seconds: float = 0, accept_loss: bool = False) -> None:
     """Serve until interrupted; then let running queries end. `accept_loss`: see `build_node`.
 
-    Raises `InputError`, `StoreError`, `CannotListen`.
+    Raises `NotAssessed` before anything connects, `InputError`, `StoreError`, `CannotListen`.
     """
-    uvloop.run(
-        _serve(folder, delay_seconds, accept_loss)
-    )  # of asyncio's TLS, a 33 MB probe costs the receiver twice the time
+    impact.check(load_identity(folder), folder, datetime.now(timezone.utc).date())
+    # uvloop, because of asyncio's TLS a 33 MB probe costs the receiver twice the time
+    uvloop.run(_serve(folder, delay_seconds, accept_loss))
 
 
 async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
@@ -216,6 +218,8 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
             node.gossip.meet_for_ever(),
         )
     ]
+    if node.follow_up is not None:
+        chores.append(asyncio.create_task(node.follow_up.run_for_ever()))
     try:
         await server.serve()
     finally:

@@ -35,9 +35,39 @@ def test_the_commands_are_those_of_the_readme() -> None:
             f"lineup node {name}"
             for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "revoke")
         ),
+        *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
         *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
         *("lineup verify", "lineup audit"),
+        *(f"lineup case person {name}" for name in ("add", "close", "list")),
+        *(
+            f"lineup case {name}"
+            for name in (
+                "open",
+                "approve",
+                "list",
+                "show",
+                "review",
+                "decide",
+                "outcome",
+                "confirm",
+                "request",
+                "requests",
+                "release",
+                "refuse",
+                "pause",
+                "resume",
+                "view",
+                "views",
+                "authorise",
+                "recall",
+                "recalls",
+                "delete",
+                "onward",
+                "export",
+                "report",
+            )
+        ),
     }
 
 

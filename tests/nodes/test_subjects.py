@@ -13,7 +13,7 @@ import pytest
 
 from nodes.cli.demo_photos import demo_photos
 from nodes.config.storage import holder_store
-from nodes.operator.client import probe_template
+from nodes.operator.probe import prepare_probe
 from nodes.store import Category, Status, StoreRefusal
 from pets.errors import InputError, OddPhoto
 from protocol.terms import SYNTHETIC_MODEL
@@ -91,13 +91,13 @@ def test_photos_apart_are_rows_of_one_subject_forgotten_together(run: Any, holde
 
 
 def test_a_probe_may_be_several_photos_of_one_person() -> None:
-    one, _ = probe_template(man()[:1], None, "cpu", False)
-    several, _ = probe_template(man(), None, "cpu", False)
+    one = prepare_probe(man()[:1], None, "cpu", False).template
+    several = prepare_probe(man(), None, "cpu", False).template
     assert one != several
     with pytest.raises(OddPhoto, match=demo_photos().biden.name):
-        probe_template([*man(), demo_photos().biden], None, "cpu", False)
+        prepare_probe([*man(), demo_photos().biden], None, "cpu", False)
     with pytest.raises(InputError, match=r"or one \.npy file"):
-        probe_template([man()[0], Path("x.npy")], None, "cpu", False)
+        prepare_probe([man()[0], Path("x.npy")], None, "cpu", False)
 
 
 # --- what parties see ---

@@ -18,25 +18,25 @@ _TURN = threading.Lock()  # Alembic keeps its context in module variables
 LOCK = 0x6C696E65757000  # PostgreSQL's advisory lock while a node migrates
 
 
-def upgrade(database: Database, revision: str = "head") -> None:
-    """Apply the migrations up to `revision` that are missing.
+def upgrade(database: Database, revision: str = "head", scripts: Path = Path(__file__).parent) -> None:
+    """Apply the migrations in the folder `scripts` up to `revision` that are missing.
 
     Raises `StoreVersionError` for a database of a newer version, `StoreError` if it cannot be migrated; it then
     stays as it was.
     """
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    scripts = ScriptDirectory.from_config(config)
+    known = ScriptDirectory.from_config(config)
     with typed_errors(), database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
-    _check_known(current, scripts)
-    if current == scripts.get_current_head():
+    _check_known(current, known)
+    if current == known.get_current_head():
         return
     with _TURN, database.alone() as connection:
         if is_postgresql(connection):
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        _check_known(MigrationContext.configure(connection).get_current_revision(), scripts)
+        _check_known(MigrationContext.configure(connection).get_current_revision(), known)
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
