@@ -34,4 +34,3 @@ def approve(office: Office, content: Any, *signed: tuple[Person, Assertion]) -> 
     """The content with the persons' approvals."""
     approvals = tuple(Approval(certify(office, person), assertion) for person, assertion in signed)
     return msgspec.structs.replace(content, approvals=approvals)
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -16,11 +15,10 @@ from nodes.casework.contents import Draft, SealedQuery, Told
 from nodes.casework.errors import AlreadyLocked, CaseRefused, DeadlinePassed, FourEyes, UnknownThing, Unsuitable
 from nodes.casework.office import Office
 from nodes.casework.persons import Person, load
-from nodes.casework.settings import AUTHORISATION_SECONDS
 from nodes.casework.tables import CandidateRow, QueryRow
-from nodes.config import Role
-from nodes.config_policy import Purpose
-from nodes.search import SearchRequest
+from nodes.config.casework import AUTHORISATION_SECONDS
+from nodes.config.names import Role
+from nodes.config.policy import Purpose
 from pets.prf import labelled_hash
 from protocol.approval import Assertion
 from protocol.follow_up import Launched
@@ -138,7 +136,7 @@ class Launch:
 
     query: str
     number: str
-    request: SearchRequest
+    draft: Draft
     justification: Justification
     approved: Launched
 
@@ -157,7 +155,7 @@ def take_approved(office: Office, session: Session) -> Launch | None:
         opener, approver = (load(office, session, person) for person in (row.opened_by, row.approved_by))
         approved = msgspec.msgpack.decode(row.launch, type=Launched)
         reason = _justification(held.draft, held.salt, opener.name, approver.name)
-        return Launch(row.id, row.number, _request(held.draft, opener, approver), reason, approved)
+        return Launch(row.id, row.number, held.draft, reason, approved)
     return None
 
 
@@ -235,13 +233,6 @@ def _justification(draft: Draft, salt: bytes, officer: str, approver: str) -> Ju
         approver=approver,
         salt=labelled_hash("follow-up-justification", salt),
     )
-
-
-def _request(draft: Draft, opener: Person, approver: Person) -> SearchRequest:
-    shared: dict[str, Any] = {name: getattr(draft, name) for name in (
-        "template", "model", "holders", "threshold", "case", "offence", "maximum_penalty_years", "purpose", "subject",
-        "aim", "cap", "ladder", "preset")}  # fmt: skip
-    return SearchRequest(officer=opener.name, approver=approver.name, **shared)
 
 
 def _fingerprint(person: Person) -> Digest:

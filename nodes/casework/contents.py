@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodes.search import Aim, Subject
 from protocol.follow_up import CoreDataField, RecallKind
 from protocol.messages import Decimals, Digest, Name
 
+Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
+Aim = Literal["identify", "verify"]
 Verdict = Literal["same person", "not the same person", "inconclusive"]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 Long = Annotated[str, msgspec.Meta(min_length=1, max_length=8000)]
@@ -45,11 +46,27 @@ class Draft(Closed, frozen=True):
     authorisation: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
+class Probe(Closed, frozen=True):
+    """What a reviewer sees of the probe. `photo`: None where a template was searched for."""
+
+    photo: bytes | None
+    quality: dict[str, int]
+
+
+class Found(Closed, frozen=True):
+    """What a holder released, until it has shown it. `references`: in no order."""
+
+    attempt: bytes
+    references: frozenset[str]
+    cap: int
+
+
 class SealedQuery(Closed, frozen=True):
-    """A draft with the salt behind the hashes of its justification and probe."""
+    """A draft with the salt behind the hashes of its justification and probe. `found`: by holder."""
 
     draft: Draft
     salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    found: dict[str, Found] = {}
 
 
 class Shown(Closed, frozen=True):

@@ -29,9 +29,9 @@ from nodes.casework.errors import (
 from nodes.casework.office import DAY, HOUR, Office, encode_payload
 from nodes.casework.persons import Person
 from nodes.casework.review import candidate_row
-from nodes.casework.settings import CORE_DATA_SECONDS
 from nodes.casework.tables import ClockRow, RequestRow
-from nodes.config import Role
+from nodes.config.casework import CORE_DATA_SECONDS
+from nodes.config.names import Role
 from nodes.store import Status
 from nodes.store.errors import UnknownReference
 from pets.prf import labelled_hash
@@ -62,7 +62,9 @@ class _UnidentifiedPerson(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     competent_authority: str = ""
 
 
-class _IdentifiedPerson(_UnidentifiedPerson, frozen=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+class _IdentifiedPerson(
+    _UnidentifiedPerson, frozen=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True
+):
     """R 47(4): the person, and where the biometric data come from. Each to the extent available."""
 
     first_names: str = ""

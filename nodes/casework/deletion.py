@@ -1,4 +1,4 @@
-"""What was received goes in time, and says so (R 50(3)); what was given is recalled where it was wrong (R 51, 64(1)(m)).
+"""What was received goes in time, and says so (R 50(3)); what was given wrongly is recalled (R 51, 64(1)(m)).
 
 Onward transfer is refused unless the state that gave the data has authorised it before (R 60).
 """
@@ -15,7 +15,6 @@ from nodes.casework.errors import CaseRefused, NoReason, OnwardTransferRefused, 
 from nodes.casework.office import DAY, Office, encode_payload
 from nodes.casework.persons import Person
 from nodes.casework.review import candidate_row
-from nodes.casework.settings import AUTHORISATION_SECONDS, RECALL_SECONDS
 from nodes.casework.tables import (
     CandidateRow,
     DisclosedRow,
@@ -25,6 +24,7 @@ from nodes.casework.tables import (
     StatementRow,
     ViewedRow,
 )
+from nodes.config.casework import AUTHORISATION_SECONDS, RECALL_SECONDS
 from protocol.follow_up import Deleted, DeletionReason, Recalled, RecallKind, candidate_digest
 
 # R 50(2): what received data may be used for; `audit`: by whoever supervises it.
@@ -54,6 +54,18 @@ class RecallView:
     answered: bool
 
 
+@dataclass(frozen=True)
+class View:
+    """Somebody looked at something. `time`: seconds since 1970."""
+
+    person: str | None
+    what: str
+    purpose: str
+    recipient: str
+    time: int
+    reason: str
+
+
 class _Words(Closed, frozen=True):
     text: str
 
@@ -74,7 +86,9 @@ def expire(office: Office, session: Session) -> list[Receipt]:
     """Delete what is past its time; gives a receipt for each candidate."""
     now, receipts = office.now(), []
     live = select(CandidateRow).where(CandidateRow.deleted.is_(None))
-    for row in session.scalars(live.where(CandidateRow.expires <= now, CandidateRow.outcome.is_distinct_from("confirmed"))):
+    for row in session.scalars(
+        live.where(CandidateRow.expires <= now, CandidateRow.outcome.is_distinct_from("confirmed"))
+    ):
         receipts.append(delete_candidate(office, session, row, "time-over"))
     if office.settings.require_authorisation:
         receipts += _stop_unauthorised(office, session)

@@ -19,7 +19,8 @@ from nodes.casework.contents import (
 from nodes.casework.errors import StatementRefused, UnknownThing, WrongSchema
 from nodes.casework.office import Office, decode_payload
 from nodes.casework.tables import CandidateRow, DisclosedRow, RequestRow, StatementRow
-from nodes.config import Role
+from nodes.config.casework import RECALL_SECONDS
+from nodes.config.names import Role
 from pets.errors import MALFORMED
 from pets.prf import labelled_hash
 from protocol.approval import ApprovalRefused, check_approval
@@ -54,7 +55,7 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
     sender, content = office.peers.get(statement.sender), statement.content
     if sender is None or SAID_BY.get(type(content)) != sender.role.value or type(content) not in _HANDLERS:
         raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
-    if abs(statement.time - 1000 * office.now()) > SKEW_MS + 1000 * deletion.RECALL_SECONDS:
+    if abs(statement.time - 1000 * office.now()) > SKEW_MS + 1000 * RECALL_SECONDS:
         raise StatementRefused("a statement of another time", "clock")
     _check_persons(office, statement)
     try:

@@ -11,12 +11,11 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from nodes.casework.contents import Closed
-from nodes.casework.settings import CaseworkConfig
 from nodes.casework.tables import StatementRow
 from nodes.casework.vault import Vault
-from nodes.config import Role
-from nodes.identity import NodeIdentity, Peer
-from nodes.notary import NodeNotary
+from nodes.config.casework import CaseworkConfig
+from nodes.config.names import Role
+from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.store import GalleryStore
 from protocol.follow_up import Acknowledged, AnyContent, Statement, payload_digest
 

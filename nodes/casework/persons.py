@@ -69,9 +69,7 @@ def add(
         raise CaseRefused("a person needs a role")
     if session.scalar(select(PersonRow).where(PersonRow.handle == handle)) is not None:
         raise CaseRefused(f"handle {handle} is taken")
-    row = PersonRow(
-        id=secrets.token_hex(16), handle=handle, roles=",".join(wanted), active=True, enrolled=office.now()
-    )
+    row = PersonRow(id=secrets.token_hex(16), handle=handle, roles=",".join(wanted), active=True, enrolled=office.now())
     office.vault.seal(row, _Name(name.strip()))
     session.add(row)
     session.flush()

@@ -32,7 +32,7 @@ from nodes.casework.office import Office, encode_payload
 from nodes.casework.persons import Person, load
 from nodes.casework.tables import CandidateRow, SignatureRow, VoteRow
 from protocol.approval import Assertion
-from protocol.follow_up import Confirmed
+from protocol.follow_up import Confirmed, candidate_digest
 
 Outcome = Literal["under review", "match", "confirmed", "no match", "disagreement", "inconclusive", "deleted"]
 VERDICTS: tuple[Verdict, ...] = ("same person", "not the same person", "inconclusive")
@@ -152,20 +152,25 @@ def candidate_row(session: Session, candidate: str, *, deleted: bool = False) ->
 
 
 def add_candidates(
-    office: Office, session: Session, query: str, attempt: bytes, holder: str, shown: Sequence[Shown], digests: list[bytes]
+    office: Office,
+    session: Session,
+    query: str,
+    attempt: bytes,
+    holder: str,
+    shown: Sequence[Shown],
 ) -> None:
     """Candidates as their holder shows them, written down in random order: the rank ends here."""
     now = office.now()
-    pairs = list(zip(shown, digests, strict=True))
-    secrets.SystemRandom().shuffle(pairs)
-    for one, digest in pairs:
+    mixed = list(shown)
+    secrets.SystemRandom().shuffle(mixed)
+    for one in mixed:
         row = CandidateRow(
             id=secrets.token_hex(16),
             query_id=query,
             attempt=attempt,
             holder=holder,
             mac=office.vault.mac(one.reference),
-            digest=digest,
+            digest=candidate_digest(one.salt, one.reference),
             received=now,
             expires=now + office.settings.candidate_days * 24 * 3600,
             contested=one.contested,

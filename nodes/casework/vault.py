@@ -111,7 +111,7 @@ class Vault:
 
 
 def rekey(url: str, old: StorageKey, new: StorageKey) -> int:
-    """Encrypt everything anew, in one transaction; gives how many records. Raises `StoreError`; nothing changed then."""
+    """Encrypt everything anew, in one transaction; gives how many records. Raises `StoreError`."""
     database = Database(url)
     try:
         upgrade(database)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodes.config_values import ConfigError, Section, within
+from nodes.config.values import ConfigError, Section, within
 
 MIN_CITATION = 8
 CORE_DATA_SECONDS = 48 * 3600  # R 47(1)
