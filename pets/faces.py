@@ -55,13 +55,16 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class _Face:
+class Face:
+    """A face that was found. `box`: left, top, right, bottom, pixels. `score`: the detector's confidence, 0 to 1."""
+
     box: tuple[float, float, float, float]
     score: float
     landmarks: NDArray[np.float32]  # (5, 2), pixels
 
     @property
     def side(self) -> float:
+        """The shorter side of the box, pixels."""
         left, top, right, bottom = self.box
         return min(right - left, bottom - top)
 
@@ -139,19 +142,28 @@ class FaceModel:
                 progress()
             yield path, result
 
-    def _detect(self, image: Image) -> list[_Face]:
+    def faces(self, image: Image) -> list[Face]:
+        """Every face on an image, (height, width, 3) uint8 in BGR order, that is large enough; the largest first."""
+        found = sorted(self._detect(_check_image(image)), key=lambda face: -face.side)
+        return [face for face in found if face.side >= MIN_FACE_SIDE]
+
+    def template(self, image: Image, face: Face) -> NDArray[np.float32]:
+        """The template of one face found on an image, (d,) float32 unit vector. Raises `UnreadablePhoto`."""
+        return self._template(_check_image(image), face, "the photo")
+
+    def _detect(self, image: Image) -> list[Face]:
         for side in DETECTION_SIDES:
             if side > 640 >= max(image.shape[:2]):
                 continue  # nothing to gain from enlarging further
             boxes, landmarks = self._detector.detect(image, input_size=(side, side), det_thresh=DETECTION_SCORE)
             if len(boxes):
                 return [
-                    _Face((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(b[4]), np.asarray(k, np.float32))
+                    Face((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(b[4]), np.asarray(k, np.float32))
                     for b, k in zip(boxes, landmarks, strict=True)
                 ]
         return []
 
-    def _template(self, image: Image, face: _Face, name: str) -> NDArray[np.float32]:
+    def _template(self, image: Image, face: Face, name: str) -> NDArray[np.float32]:
         aligned = _align(image, face.landmarks, self._embedder.input_size[0])
         raw = np.asarray(self._embedder.get_feat(aligned), np.float64).reshape(-1)
         norm = float(np.linalg.norm(raw))
@@ -170,7 +182,7 @@ def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:
     return aligned
 
 
-def _choose(faces: list[_Face], name: str, largest: bool) -> _Face:
+def _choose(faces: list[Face], name: str, largest: bool) -> Face:
     if not faces:
         raise NoFace(f"{name}: no face found (detection score below {DETECTION_SCORE})")
     chosen = max(faces, key=lambda face: face.side)

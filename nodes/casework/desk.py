@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nodes.casework import cases, core_data, deletion, persons, review
+from nodes.casework import cases, core_data, deletion, outcomes, persons, review
 from nodes.casework.contents import Draft, Probe, SealedRequest, Verdict, Vote
 from nodes.casework.errors import CaseRefused, UnknownThing
 from nodes.casework.office import Office
@@ -190,6 +190,10 @@ class CaseDesk:
     def votes(self, person: Person, candidate: str) -> list[tuple[str, Vote]]:
         """Who found what, once the review is over. Raises `NotYetLocked` before."""
         return self._read(person, review.votes_seen_by, candidate)
+
+    def matches(self, person: Person, query: str) -> list[outcomes.MatchView]:
+        """How the candidates of a search ended, for the officer who goes on with it."""
+        return self._read(person, outcomes.matches, query)
 
     def confirm(self, person: Person, candidate: str, assertion: Assertion | None) -> review.Outcome:
         """A reviewer signs a match; with the last reviewer's signature it is *confirmed*."""
