@@ -50,7 +50,7 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
     Raises `StatementRefused`: from whom it may not come, about what this node does not know, out of order, or with an
     approval that does not hold.
     """
-    if session.get(StatementRow, statement.digest) is not None:
+    if kept(session, statement.digest) is not None:
         return
     sender, content = office.peers.get(statement.sender), statement.content
     if sender is None or SAID_BY.get(type(content)) != sender.role.value or type(content) not in _HANDLERS:
@@ -63,6 +63,11 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
     except (*MALFORMED, WrongSchema) as error:
         raise StatementRefused(f"{statement.kind}: {error}", "bad-frame") from None
     office.keep(session, statement, "received", "received")
+
+
+def kept(session: Session, digest: bytes) -> StatementRow | None:
+    """A statement that is known already."""
+    return session.scalar(select(StatementRow).where(StatementRow.digest == digest))
 
 
 def _check_persons(office: Office, statement: Statement) -> None:
@@ -101,8 +106,8 @@ def _requested(office: Office, session: Session, statement: Statement, payload: 
     assert isinstance(content, CoreDataRequested)
     facts = decode_payload(payload, FactsPayload)
     _disclosed(office, session, statement, facts.salt, facts.reference, content.candidate)
-    kept = session.get(StatementRow, content.confirmed)
-    before = None if kept is None else decode_statement(kept.content)
+    confirmation = kept(session, content.confirmed)
+    before = None if confirmation is None else decode_statement(confirmation.content)
     if (
         before is None
         or not isinstance(before.content, Confirmed)

@@ -165,7 +165,8 @@ class StatementRow(Base):
     """A statement. `state`: queued (to be sent), logged (kept at home), done, received, failed."""
 
     __tablename__ = "statement"
-    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     attempt: Mapped[bytes] = mapped_column(LargeBinary, index=True)
     direction: Mapped[str] = mapped_column(String(8))
     peer: Mapped[str] = mapped_column(String(16))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodes.evidence import followed_up
 from nodes.evidence.recorder import Record, read_records
 from nodes.evidence.witnesses import WITNESSED, Witnesses
 from nodes.identity.identity import NodeIdentity, load_identity
@@ -35,6 +36,7 @@ from nodes.verify.format import (
     Extension,
     Owner,
     SignedBundle,
+    Stated,
     TranscriptProof,
     Witnessed,
     encode_bundle,
@@ -73,6 +75,7 @@ def export_bundle(folder: Path, query_hex: str, since: Sequence[Bundle] = ()) ->
         raise EvidenceError(f"{path} is damaged: {error}") from None
     with open_for_reading(identity, folder, "transcript") as log:
         proof = _prove(log, query, records, since)
+        stated = _stated(log, folder, query)
     config = identity.config
     bundle = Bundle(
         query,
@@ -81,6 +84,7 @@ def export_bundle(folder: Path, query_hex: str, since: Sequence[Bundle] = ()) ->
         tuple(records),
         proof,
         _witnessed(folder, records),
+        stated,
     )
     return sign_bundle(bundle, identity.signing)
 
@@ -136,6 +140,24 @@ def _witnessed(folder: Path, records: Sequence[Record]) -> tuple[Witnessed, ...]
     witnesses = Witnesses(folder / WITNESSED)
     wanted = {(record.peer, "transcript") for record in records} | set(witnesses.accused)
     return tuple(shown for shown in witnesses.all() if (shown.header.owner, shown.header.kind) in wanted)
+
+
+def _stated(log: LogReader, folder: Path, query: bytes) -> tuple[Stated, ...]:
+    """The follow-up of a query, each statement with its entry under the newest checkpoint."""
+    path = folder / followed_up.FOLDER / query.hex()
+    try:
+        kept = followed_up.read(path)
+    except MALFORMED as error:
+        raise EvidenceError(f"{path} is damaged: {error}") from None
+    end = _checkpoints(log)[-1].size
+    try:
+        return tuple(
+            Stated(one.direction, one.peer, one.time, one.statement, log.disclose(one.index, end))
+            for one in kept
+            if one.index < end  # later ones came while this was read
+        )
+    except EntryErased:
+        raise EvidenceError(f"entries of the follow-up of {query.hex()} were erased") from None
 
 
 def _prove(log: LogReader, query: bytes, records: Sequence[Record], since: Sequence[Bundle]) -> TranscriptProof:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from nodes.config.storage import storage_key
-from nodes.evidence import sealed
+from nodes.evidence import followed_up, sealed
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
 from nodes.identity.identity import NodeIdentity
@@ -16,6 +16,8 @@ from nodes.logs.errors import OrderRefused
 from nodes.logs.holds import Order, decode_order
 from nodes.logs.log import TamperEvidentLog
 from nodes.logs.of_node import open_log
+from nodes.verify.format import Direction
+from protocol.follow_up import Statement
 from protocol.holder import Holder
 from protocol.machine import Machine
 from protocol.requester import Requester
@@ -69,6 +71,12 @@ class Keeper:
             finally:
                 self._recorder.end(machine.query)
                 self.transcript.checkpoint(_now())
+
+    def keep_statement(self, statement: Statement, direction: Direction, peer: str) -> None:
+        """Put a statement of the follow-up into the transcript log and into its query's evidence."""
+        with self.writing:
+            followed_up.keep(self.folder / followed_up.FOLDER, self.transcript, statement, direction, peer, _now())
+            self.transcript.checkpoint(_now())
 
     def obey(self, data: bytes) -> Order:
         """Put a supervisor's order for one of this node's logs into force. Raises `OrderRefused`, OSError."""

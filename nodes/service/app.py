@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from nodes.config.schema import operator_name
 from nodes.query.metrics import CONTENT_TYPE
+from nodes.service.follow_up import BODY_LIMIT as FOLLOW_UP_LIMIT
 from nodes.service.node import Node
 from nodes.service.operator_api import SearchRequest
 from nodes.service.requester import AskingNode
@@ -39,6 +40,10 @@ class BodyTooLarge(InputError):
 
 class BodyTooSlow(InputError):
     """A request body that trickles."""
+
+
+class ApprovalNeeded(InputError):
+    """A search that no second person has approved (R rec. 29)."""
 
 
 def make_app(node: Node) -> Starlette:
@@ -76,9 +81,21 @@ def make_app(node: Node) -> Starlette:
         proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
         return Response(proof, media_type="application/msgpack")
 
+    async def follow_up(request: Request) -> Response:
+        peer = _peer(request)
+        if peer is None or peer not in node.peers or node.follow_up is None:
+            return _refusal(403, "state")
+        body = await _read(request, FOLLOW_UP_LIMIT, node.config.limits.read_timeout_seconds)
+        return Response(await node.follow_up.answer(peer, body), media_type="application/octet-stream")
+
     async def search(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
             return _refusal(403, "state")
+        assert node.follow_up is not None
+        if await asyncio.to_thread(node.follow_up.must_be_approved):
+            raise ApprovalNeeded(
+                "a second person approves a search here: `lineup case open`, then `lineup case approve`"
+            )
         body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
         report = await node.search(msgspec.json.decode(body, type=SearchRequest))
         return Response(msgspec.json.encode(report), media_type="application/json")
@@ -143,6 +160,7 @@ def make_app(node: Node) -> Starlette:
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
             Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
+            Route("/v1/follow-up", guarded(follow_up), methods=["POST"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from nodes.config.schema import NodeConfig
+from nodes.evidence import followed_up
 from nodes.evidence.keeper import Keeper
 from nodes.logs.entries import TranscriptEntry, retention_end
 from nodes.logs.log import TamperEvidentLog
@@ -68,11 +69,12 @@ def expire(
 
     evidence = [path for path, at in _files(keeper.folder / "evidence", held) if path.name in over or is_old(at)]
     sealed = [path for path, at in _files(keeper.folder / "sealed", held) if is_sealed_long_enough(at)]
-    for path in (*evidence, *sealed):
+    told = [path for path, at in _files(keeper.folder / followed_up.FOLDER, held) if is_old(at)]
+    for path in (*evidence, *sealed, *told):
         path.unlink()
     with writing:
         erased = len(log.erase_due(moment)) + len(keeper.article_forty.erase_due(moment))
-    return Expired(subjects, erased, len(evidence), len(sealed))
+    return Expired(subjects, erased, len(evidence) + len(told), len(sealed))
 
 
 def _queries(log: TamperEvidentLog, indices: Iterable[int], writing: AbstractContextManager[Any]) -> set[str]:

@@ -21,9 +21,10 @@ from nodes.query.gate import Gate, has_room
 from nodes.query.metrics import Metrics
 from nodes.query.scorer import Scorer
 from nodes.service.expiry import Expired, expire
+from nodes.service.follow_up import FollowUp
 from nodes.service.gossip import Gossip
 from nodes.service.health import failing
-from nodes.store import Category, EmptyStore, GalleryStore
+from nodes.store import Category, EmptyStore, GalleryStore, StoreError
 from nodes.store.derived import DerivedGallery
 from nodes.transport.outbox import PeerRefused, Transport
 from pets.errors import LineupError
@@ -72,7 +73,7 @@ class Node:
         self.threads = config.limits.threads or default_threads()
         self.drivers: dict[bytes, QueryDriver] = {}
         self.draining = False
-        self._transport = transport
+        self.transport = transport
         self.notary = NodeNotary(identity, peers)
         self._credentials = Credentials(
             self.notary, identity.sealing, {name: peer.sealing_key for name, peer in peers.items()}
@@ -89,6 +90,7 @@ class Node:
         self._health_until = 0.0
         keys = {name: peer.verify_key for name, peer in {**peers, self.name: identity.peer}.items()}
         self.gossip = Gossip(self.name, keys, keeper, transport, self.metrics)
+        self.follow_up = FollowUp(self) if config.role is not Role.ROUTER else None  # no person decides at the router
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
     async def accept(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
@@ -151,7 +153,7 @@ class Node:
         driver = QueryDriver(
             machine,
             self._credentials,
-            self._transport,
+            self.transport,
             self._scorer,
             self._compute,
             self.config.limits.read_timeout_seconds,
@@ -167,7 +169,7 @@ class Node:
     @property
     def idle(self) -> bool:
         """Nothing is under way, and every last frame was handed over."""
-        return not self._live and not self._opening
+        return not self._live and not self._opening and (self.follow_up is None or self.follow_up.idle)
 
     async def drain(self, seconds: float) -> None:
         """Take no new queries; give those that run `seconds` to end, then stop them and tell the peers."""
@@ -183,6 +185,8 @@ class Node:
         await self.gossip.close()
         for driver in list(self._live):
             await driver.close()
+        if self.follow_up is not None:
+            self.follow_up.close()
         self.store.close()
         self.keeper.close()
 
@@ -202,9 +206,18 @@ class Node:
             others = tuple(name for name in announce.holders if name != self.name)
             gallery = self._gallery(announce)
             machine = Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
-            machine.releasing = partial(self._gate.release, announce)
+            machine.releasing = partial(self._release, announce, query)
         machine.admitted = announce_digest(announce)
         return machine
+
+    def _release(self, announce: Announce, query: bytes, references: tuple[str, ...]) -> None:
+        """Count and note what is about to be released; refused, or not written down, nothing of it leaves."""
+        self._gate.release(announce, references)
+        assert self.follow_up is not None
+        try:
+            self.follow_up.disclosed(query, announce.requester, references)
+        except StoreError as error:
+            raise QueryRefused("internal", str(error)) from error
 
     def _gallery(self, announce: Announce) -> Gallery:
         assert announce.warrant is not None  # the gate has checked it
@@ -238,6 +251,8 @@ class Node:
         """Delete what is past its time (`nodes.service.expiry`)."""
         now = datetime.now(timezone.utc)
         done = expire(self.store, self.keeper, self.config, now, self.keeper.writing)
+        if self.follow_up is not None:
+            self.follow_up.desk.expire()
         if done.subjects:
             self.warm()  # so that no query waits for the new gallery
         return done

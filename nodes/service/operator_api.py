@@ -56,10 +56,14 @@ class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answers by holder. `queries`: identities of the attempts (a retry is a fresh query), hexadecimal."""
+    """Answers by holder. `queries`: identities of the attempts (a retry is a fresh query), hexadecimal.
+
+    `answered_in`: the attempt in which each holder answered, if it did.
+    """
 
     request_number: str
     queries: tuple[str, ...]
     answers: dict[str, HolderAnswer]
     seconds_offline: float
     seconds_online: float
+    answered_in: dict[str, str] = {}

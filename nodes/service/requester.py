@@ -30,6 +30,15 @@ WARRANT_SECONDS = 3600
 SIDE_BY_SIDE = 4  # attempts with one holder each, after one with all of them failed and nobody was to blame
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A search that persons approved: its number, its justification, and who is told of each query before it begins."""
+
+    number: str
+    justification: Justification
+    begins: Callable[[bytes], None]
+
+
 @dataclass
 class _Search:
     """A search under way: what is asked, and what its attempts gave so far. Seconds are those of all attempts."""
@@ -37,7 +46,9 @@ class _Search:
     request: SearchRequest
     number: str
     justification: Justification
+    begins: Callable[[bytes], None]
     answers: dict[str, HolderAnswer] = field(default_factory=dict)
+    answered_in: dict[str, str] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     offline: float = 0.0
     online: float = 0.0
@@ -54,8 +65,8 @@ class AskingNode(Node):
         """As `Node.idle`; no search waits for its next attempt either."""
         return super().idle and not self._searches
 
-    async def search(self, request: SearchRequest) -> SearchReport:
-        """Ask all holders; ask again without those that refuse or cannot be reached.
+    async def search(self, request: SearchRequest, prepared: Prepared | None = None) -> SearchReport:
+        """Ask all holders; ask again without those that refuse or cannot be reached. `prepared`: by the casework.
 
         Raises `InputError`, and `PeerRefused` (capacity) from a node that is shutting down. Every attempt is a fresh
         query: new identity, key and randomness. When an attempt fails and no holder is to blame, each is asked alone.
@@ -65,21 +76,28 @@ class AskingNode(Node):
             raise PeerRefused(self.name, "capacity")
         self._searches += 1
         try:
-            return await self._search(request)
+            return await self._search(request, prepared or self._unprepared(request))
         finally:
             self._searches -= 1
 
-    async def _search(self, request: SearchRequest) -> SearchReport:
-        search = _Search(request, f"{self.name}-{secrets.token_hex(8)}", _justification(request))
+    def _unprepared(self, request: SearchRequest) -> Prepared:
+        return Prepared(f"{self.name}-{secrets.token_hex(8)}", _justification(request), lambda query: None)
+
+    async def _search(self, request: SearchRequest, prepared: Prepared) -> SearchReport:
+        search = _Search(request, prepared.number, prepared.justification, prepared.begins)
         await self._ask(search, request.holders)
         ordered = {name: search.answers[name] for name in request.holders}
-        return SearchReport(search.number, tuple(search.queries), ordered, search.offline, search.online)
+        return SearchReport(
+            search.number, tuple(search.queries), ordered, search.offline, search.online, search.answered_in
+        )
 
     async def _ask(self, search: _Search, asked: Sequence[str]) -> None:
         """One attempt; then others with those that are still without an answer."""
         started = time.perf_counter()
-        driver, machine = self._announce(search, asked)
+        machine = self._machine_for(search, asked)
         search.queries.append(machine.query.hex())
+        await asyncio.to_thread(search.begins, machine.query)
+        driver = self.drive(machine)
         await _until(driver, partial(_set_up_ended, machine))
         search.offline += time.perf_counter() - started
         if machine.sessions[""].state is not State.FINISHED:
@@ -100,6 +118,7 @@ class AskingNode(Node):
         search.online += time.perf_counter() - started
         self.metrics.searched(time.perf_counter() - started)
         search.answers.update({name: _answer(driver, machine, name) for name in asked})
+        search.answered_in.update(dict.fromkeys(asked, machine.query.hex()))
         if len(asked) > 1:
             # A holder that waited in vain for another one is there, and is asked alone.
             unclear = [name for name in asked if _waited_in_vain(driver.failed_peers.get(name), machine.sessions[name])]
@@ -109,17 +128,14 @@ class AskingNode(Node):
         async with search.side_by_side:
             await self._ask(search, (holder,))
 
-    def _announce(self, search: _Search, asked: Sequence[str]) -> tuple[QueryDriver, Requester]:
-        """Begin one attempt."""
+    def _machine_for(self, search: _Search, asked: Sequence[str]) -> Requester:
+        """One attempt, not yet begun."""
         request, now = search.request, int(time.time())
         warrant = issue_warrant(
             Request(self.name, search.number, request.purpose, request.aim == "verify", now, now + WARRANT_SECONDS),
             search.justification,
         )
-        machine = Requester(
-            self.name, self._router(), asked, _terms(request), None, self.threads, warrant, self.notary
-        )  # fmt: skip
-        return self.drive(machine), machine
+        return Requester(self.name, self._router(), asked, _terms(request), None, self.threads, warrant, self.notary)
 
     def _router(self) -> str:
         routers = [name for name, peer in self.peers.items() if peer.role is Role.ROUTER]

@@ -195,6 +195,8 @@ async def _serve(folder: Path, delay_seconds: float) -> None:
         asyncio.create_task(chore)
         for chore in (_reload(server, transport, node.config), _expire_daily(node), node.gossip.meet_for_ever())
     ]
+    if node.follow_up is not None:
+        chores.append(asyncio.create_task(node.follow_up.run_for_ever()))
     try:
         await server.serve()
     finally:

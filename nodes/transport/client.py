@@ -13,6 +13,8 @@ from nodes.identity.identity import Peer
 from nodes.identity.tls import client_context, reload_revocations, server_name
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from nodes.transport.units import Units, pack_units
+from pets.sealing import OVERHEAD_BYTES
+from protocol.follow_up import DOCUMENT_LIMIT
 from protocol.messages import ABORT_CODES
 
 USER_AGENT = "blind-lineup"
@@ -86,14 +88,21 @@ class HttpTransport:
 
     async def ask(self, peer: str, path: str) -> bytes:
         """GET what a peer tells, at most `TOLD_LIMIT` bytes."""
+        return await self._exchange(peer, "GET", path, TOLD_LIMIT)
+
+    async def tell(self, peer: str, path: str, body: bytes) -> bytes:
+        """POST a document; what comes back has at most `DOCUMENT_LIMIT` bytes and the overhead of its seal."""
+        return await self._exchange(peer, "POST", path, DOCUMENT_LIMIT + OVERHEAD_BYTES, body)
+
+    async def _exchange(self, peer: str, method: str, path: str, limit: int, content: bytes | None = None) -> bytes:
         client = self._clients[peer]
         request = client.build_request(
-            "GET", self._peers[peer].address + path, extensions={"sni_hostname": server_name(peer)}
+            method, self._peers[peer].address + path, content=content, extensions={"sni_hostname": server_name(peer)}
         )
         try:
             response = await client.send(request, stream=True)
             try:
-                body = await asyncio.wait_for(_short_body(response, TOLD_LIMIT), self._read_seconds)
+                body = await asyncio.wait_for(_short_body(response, limit), self._read_seconds)
             finally:
                 await response.aclose()
         except (httpx.RequestError, asyncio.TimeoutError) as error:

@@ -39,6 +39,10 @@ class Transport(Protocol):
         """What a peer answers to a question. Raises `PeerUnreachable` or `PeerRefused`."""
         ...
 
+    async def tell(self, peer: str, path: str, body: bytes) -> bytes:
+        """Hand a document to a peer; gives its answer. Raises `PeerUnreachable` or `PeerRefused`."""
+        ...
+
 
 class Outbox:
     """`failed` is told once when the peer is given up, after `patience` seconds without success or a refusal."""

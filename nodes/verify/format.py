@@ -1,4 +1,4 @@
-"""Evidence bundles: one party's records of one query, published as threat_model/evidence-format.md, version 2.
+"""Evidence bundles: one party's records of one query, published as threat_model/evidence-format.md, version 3.
 
 ::
 
@@ -23,6 +23,7 @@ from nodes.logs.checkpoints import Checkpoint, Disclosure, Proof
 from nodes.logs.entries import LogHeader, Milliseconds
 from pets.errors import MALFORMED, InputError
 from pets.prf import labelled_hash
+from protocol.follow_up import Statement
 from protocol.messages import (
     Abort,
     AdmissionBit,
@@ -44,7 +45,7 @@ from protocol.messages import (
 )
 
 FORMAT: Final = "blind-lineup/evidence"
-VERSION = 2
+VERSION = 3
 WIRE_VERSION = 1
 CONTEXT = "evidence"
 BUNDLE_LIMIT = 1 << 28
@@ -125,6 +126,16 @@ class TranscriptProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     extensions: Annotated[tuple[Extension, ...], msgspec.Meta(max_length=1024)]
 
 
+class Stated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A statement of the follow-up (`protocol.follow_up`) that the owner made or was given, and its log entry."""
+
+    direction: Direction
+    peer: Name
+    time: Milliseconds
+    statement: Statement
+    entry: Disclosure
+
+
 class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one party shows of one query. `exported`: milliseconds since 1970, UTC."""
 
@@ -134,6 +145,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     records: Annotated[tuple[Record, ...], msgspec.Meta(max_length=1 << 20)]
     log: TranscriptProof
     witnessed: Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=4096)]
+    follow_up: Annotated[tuple[Stated, ...], msgspec.Meta(max_length=4096)] = ()
 
 
 class SignedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

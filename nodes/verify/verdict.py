@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from nodes.verify import rules_identity, rules_links, rules_log, rules_search, rules_terms
+from nodes.verify import rules_follow_up, rules_identity, rules_links, rules_log, rules_search, rules_terms
 from nodes.verify.case import Case, View
 from nodes.verify.facts import facts_of
 from nodes.verify.format import Bundle, EvidenceRefused, SignedBundle, decode_bundle
@@ -76,14 +76,28 @@ RULES = (
     Rule("log-consistency", "No log showed two histories", "design 2.8; RFC 9162, 2.1.4; R 40(2)",
          together=rules_log.logs_consistent),
     Rule("clock", "Clocks run forwards and agree", "design 2.8; R 40(1)", rules_log.clocks),
+    Rule("launch-approval", "A second person approved this search before it began", "R rec. 29, 20(2); AIA 14(5)",
+         rules_follow_up.launches),
+    Rule("follow-up-signature", "Statements of the follow-up are signed, allowed, and shown by both ends",
+         "R 20(2), 47, 64", rules_follow_up.statements_signed),
+    Rule("follow-up-log", "Every statement is in its party's transcript log", "R 40(2); RFC 9162, 2.1.3",
+         rules_follow_up.statements_logged),
+    Rule("two-reviewers", "Two persons confirmed each match, each with a key of their own", "R 20(2); AIA 14(5)",
+         rules_follow_up.reviews),
+    Rule("core-data", "Core data follow a confirmed match and two signed decisions", "R 47(1), (4)-(6)",
+         rules_follow_up.core_data_conditions),
+    Rule("core-data-clock", "Core data were answered within 48 hours, pauses apart", "R 47(1)-(2)",
+         rules_follow_up.core_data_clock),
+    Rule("recall", "What was recalled is deleted within 48 hours", "R 51(3), 64(1)(m)",
+         rules_follow_up.recalls_answered),
 )  # fmt: skip
 
 
 NOT_SHOWN = (
     "No pass shows what is in messages that are kept as hashes, hence whether probe, gallery and scores were honest "
     "(`lineup audit` on site does); nor a message that both its ends leave out or what was said outside the protocol; "
-    "nor the offence behind the warrant (R 20(1)), nor that a person reviewed a candidate (R 20(2)); nor what the logs "
-    "of Article 40(1) hold."
+    "nor the offence behind the warrant (R 20(1)), nor how carefully a person reviewed a candidate (R 20(2)), nor that "
+    "two keys are two persons', which only their node vouches for; nor what the logs of Article 40(1) hold."
 )
 
 

@@ -114,6 +114,9 @@ class Faults:
     async def ask(self, peer: str, path: str) -> bytes:
         return await self._inner.ask(peer, path)
 
+    async def tell(self, peer: str, path: str, body: bytes) -> bytes:
+        return await self._inner.tell(peer, path, body)
+
 
 async def in_turn(*pieces: list[bytes]) -> Units:
     """Units that are all there already."""

@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("handle", sa.String(64), nullable=False),
         sa.Column("roles", sa.String(200), nullable=False),
         sa.Column("fingerprint", sa.LargeBinary, nullable=True),
-        sa.Column("certificate", sa.LargeBinary, nullable=True),
+        sa.Column("key", sa.LargeBinary, nullable=True),
         sa.Column("active", sa.Boolean, nullable=False),
         sa.Column("enrolled", sa.BigInteger, nullable=False),
         sa.Column("sealed", sa.LargeBinary, nullable=False),
@@ -50,6 +50,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "statement",
+        sa.Column("id", _IDENTIFIER, nullable=False),
         sa.Column("digest", sa.LargeBinary, nullable=False),
         sa.Column("attempt", sa.LargeBinary, nullable=False),
         sa.Column("direction", sa.String(8), nullable=False),
@@ -62,7 +63,8 @@ def upgrade() -> None:
         sa.Column("not_before", sa.BigInteger, nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
         sa.Column("sealed", sa.LargeBinary, nullable=True),
-        sa.PrimaryKeyConstraint("digest", name="pk_statement"),
+        sa.PrimaryKeyConstraint("id", name="pk_statement"),
+        sa.UniqueConstraint("digest", name="uq_statement_digest"),
     )
     op.create_index("ix_statement_attempt", "statement", ["attempt"])
     op.create_index("ix_statement_kind", "statement", ["kind"])
@@ -76,6 +78,7 @@ def upgrade() -> None:
         sa.Column("opened_by", sa.String(32), nullable=False),
         sa.Column("approved_by", sa.String(32), nullable=True),
         sa.Column("opened", sa.BigInteger, nullable=False),
+        sa.Column("authorised", sa.BigInteger, nullable=True),
         sa.Column("changed", sa.BigInteger, nullable=False),
         sa.Column("attempts", sa.String(8192), nullable=False),
         sa.Column("launch", sa.LargeBinary, nullable=True),
@@ -107,7 +110,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.LargeBinary, nullable=False),
         sa.Column("holder", sa.String(16), nullable=False),
         sa.Column("mac", sa.LargeBinary, nullable=False),
-        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("digest", sa.LargeBinary, nullable=True),
         sa.Column("outcome", sa.String(16), nullable=True),
         sa.Column("confirmed", sa.LargeBinary, nullable=True),
         sa.Column("received", sa.BigInteger, nullable=False),

@@ -1,0 +1,297 @@
+"""The follow-up inside a running node: launches what was approved, delivers what was decided, takes what others state.
+
+Persons act on the casework's database, in whatever process (`nodes.casework.desk`). This part of the node does what
+follows: every statement goes into the transcript log and the evidence first, and only then to its receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nodes.casework import candidates, cases, core_data, inbox
+from nodes.casework.contents import Draft, Found, Told
+from nodes.casework.desk import CaseDesk
+from nodes.casework.errors import CaseworkError, StatementRefused
+from nodes.casework.office import Payload
+from nodes.casework.tables import PersonRow, StatementRow
+from nodes.config.schema import Role
+from nodes.service.operator_api import SearchReport, SearchRequest
+from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from pets.errors import CryptoError, InputError, LineupError
+from protocol.errors import QueryRefused
+from protocol.follow_up import (
+    DOCUMENT_LIMIT,
+    Acknowledged,
+    CandidatesShown,
+    CandidatesWanted,
+    Statement,
+    decode_statement,
+    open_document,
+    seal_document,
+)
+from protocol.messages import ABORT_CODES
+
+if TYPE_CHECKING:
+    from nodes.service.node import Node
+
+log = logging.getLogger("lineup.follow_up")
+
+PATH = "/v1/follow-up"
+BODY_LIMIT = DOCUMENT_LIMIT + 4096
+PAUSE_SECONDS = 0.5  # between looks at the database
+FIRST_RETRY_SECONDS = 5
+LAST_RETRY_SECONDS = 3600
+ALARM_EVERY_SECONDS = 600
+_FINAL = frozenset(ABORT_CODES) - {"capacity", "timeout", "internal"}
+
+
+class FollowUp:
+    """One node's follow-up. Every method but `answer` and the two loops runs in a thread of its caller's choice."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        gallery = node.store if node.config.role is Role.HOLDER else None
+        self.desk = CaseDesk.of_node(node.identity, node.peers, node.keeper.folder, gallery)
+        self._searches: set[asyncio.Task[None]] = set()
+        self._alarmed = 0.0
+        with self.desk.office.vault.writing() as session:
+            cases.give_up_running(session)
+
+    @property
+    def idle(self) -> bool:
+        """No approved search is under way."""
+        return not self._searches
+
+    def close(self) -> None:
+        """Close the database."""
+        self.desk.office.vault.close()
+
+    def must_be_approved(self) -> bool:
+        """Whether a search needs a second person's signature here: once there is staff, or the policy says so."""
+        if self.desk.office.settings.require_approval:
+            return True
+        with self.desk.office.vault.reading() as session:
+            return session.scalar(select(PersonRow.id).limit(1)) is not None
+
+    def disclosed(self, query: bytes, peer: str, references: tuple[str, ...]) -> None:
+        """At the holder, before a release leaves: note who is given what."""
+        with self.desk.office.vault.writing() as session:
+            candidates.note_disclosed(self.desk.office, session, query, peer, references)
+
+    # What others state
+
+    async def answer(self, peer: str, body: bytes) -> bytes:
+        """Take a document from an authenticated peer; gives the document that answers it.
+
+        Raises `QueryRefused` with a closed code, `CryptoError`, `InputError`.
+        """
+        return await asyncio.to_thread(self._answer, peer, body)
+
+    def _answer(self, peer: str, body: bytes) -> bytes:
+        office, node = self.desk.office, self._node
+        statement, payload = open_document(body, node.identity.sealing, peer, node.name, office.notary)
+        public = node.peers[peer].sealing_key
+        try:
+            with office.vault.writing() as session:
+                if isinstance(statement.content, CandidatesWanted):
+                    reply, shown, size = self._show(session, statement)
+                else:
+                    inbox.receive(office, session, statement, payload)
+                    reply, shown, size = office.acknowledge(statement), b"", 0
+        except StatementRefused as error:
+            log.warning("statement refused", extra={"peer": peer, "code": error.code})
+            raise QueryRefused(error.code, str(error)) from error
+        except CaseworkError as error:
+            raise QueryRefused("disagreement", str(error)) from error
+        self.log_statements()
+        return seal_document(reply, shown, public, size)
+
+    def _show(self, session: Session, statement: Statement) -> tuple[Statement, bytes, int]:
+        if self.desk.office.role is not Role.HOLDER:
+            raise StatementRefused("only a holder shows candidates", "state")
+        if inbox.kept(session, statement.digest) is None:
+            self.desk.office.keep(session, statement, "received", "received")
+        return candidates.show(self.desk.office, session, statement)
+
+    # What follows from decisions
+
+    async def run_for_ever(self) -> None:
+        """Look at the database again and again."""
+        while True:
+            try:
+                await self.round()
+            except Exception as error:  # tried again: a decision must not be lost
+                log.error("follow-up failed", extra={"error": type(error).__name__})
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def round(self) -> None:
+        """Launch, log and deliver what waits."""
+        if self._node.config.role is Role.REQUESTER and not self._node.draining:
+            await self._launch()
+        await asyncio.to_thread(self.log_statements)
+        await self._deliver()
+        if time.monotonic() > self._alarmed + ALARM_EVERY_SECONDS:
+            self._alarmed = time.monotonic()
+            await asyncio.to_thread(self._alarm)
+
+    def log_statements(self) -> None:
+        """Put what is new into the transcript log and the evidence."""
+        office = self.desk.office
+        with self._node.keeper.writing:  # one at a time: each statement once
+            with office.vault.reading() as session:
+                rows = session.scalars(
+                    select(StatementRow).where(StatementRow.logged.is_(False)).order_by(StatementRow.id)
+                ).all()
+                waiting = [(row.id, row.content, row.direction, row.peer) for row in rows]
+            for number, content, direction, peer in waiting:
+                self._node.keeper.keep_statement(decode_statement(content), direction, peer)  # type: ignore[arg-type]
+                with office.vault.writing() as session:
+                    row = session.get(StatementRow, number)
+                    assert row is not None
+                    row.logged = True
+
+    async def _launch(self) -> None:
+        office = self.desk.office
+
+        def take() -> cases.Launch | None:
+            with office.vault.writing() as session:
+                return cases.take_approved(office, session)
+
+        while (launch := await asyncio.to_thread(take)) is not None:
+            task = asyncio.create_task(self._search(launch))
+            self._searches.add(task)
+            task.add_done_callback(self._searches.discard)
+
+    async def _search(self, launch: cases.Launch) -> None:
+        from nodes.service.requester import AskingNode, Prepared
+
+        office, node = self.desk.office, self._node
+        assert isinstance(node, AskingNode)
+
+        def begins(attempt: bytes) -> None:
+            with office.vault.writing() as session:
+                cases.note_attempt(office, session, launch.query, attempt, launch.approved)
+
+        report: SearchReport | None = None
+        try:
+            prepared = Prepared(launch.number, launch.justification, begins)
+            report = await node.search(_request(launch.draft, launch.justification.officer,
+                                                launch.justification.approver), prepared)  # fmt: skip
+        except LineupError as error:
+            log.error("search failed", extra={"error": type(error).__name__})
+        finally:
+            await asyncio.to_thread(self._note_report, launch, report)
+
+    def _note_report(self, launch: cases.Launch, report: SearchReport | None) -> None:
+        office = self.desk.office
+        with office.vault.writing() as session:
+            if report is None:
+                cases.row_of(session, launch.query).state = "failed"
+                return
+            told = {
+                holder: Told(answer.status, len(answer.references), answer.threshold_used, answer.reason)
+                for holder, answer in report.answers.items()
+            }
+            found = {
+                holder: Found(bytes.fromhex(report.answered_in[holder]), frozenset(answer.references), launch.draft.cap)
+                for holder, answer in report.answers.items()
+                if answer.status in ("candidates", "no hit") and holder in report.answered_in
+            }
+            candidates.note_found(office, session, launch.query, told, found)
+
+    async def _deliver(self) -> None:
+        """Hand statements over, each peer's in order: what cannot be delivered holds back what follows it."""
+        office, now = self.desk.office, int(time.time())
+
+        def waiting() -> dict[str, list[tuple[int, Statement, bytes, int]]]:
+            by_peer: dict[str, list[tuple[int, Statement, bytes, int]]] = {}
+            with office.vault.reading() as session:
+                rows = select(StatementRow).where(StatementRow.state == "queued", StatementRow.logged.is_(True))
+                for row in session.scalars(rows.order_by(StatementRow.id)):
+                    payload = office.vault.unseal(row, Payload).data if row.sealed else b""
+                    entry = row.id, decode_statement(row.content), payload, row.not_before
+                    by_peer.setdefault(row.peer, []).append(entry)
+            return by_peer
+
+        async def hand_over(queue: list[tuple[int, Statement, bytes, int]]) -> None:
+            for number, statement, payload, not_before in queue:
+                if not_before > now or not await self._hand_over(number, statement, payload):
+                    return
+
+        await asyncio.gather(*(hand_over(queue) for queue in (await asyncio.to_thread(waiting)).values()))
+
+    async def _hand_over(self, number: int, statement: Statement, payload: bytes) -> bool:
+        """Deliver one statement; whether the next one may follow."""
+        node, peer = self._node, statement.receiver
+        try:
+            if peer not in node.peers:
+                raise PeerRefused(peer, "state")
+            body = await asyncio.to_thread(seal_document, statement, payload, node.peers[peer].sealing_key)
+            answer = await node.transport.tell(peer, PATH, body)
+            await asyncio.to_thread(self._take_answer, number, statement, answer)
+        except PeerUnreachable:
+            await asyncio.to_thread(self._later, number)
+            return False
+        except PeerRefused as error:
+            if error.code not in _FINAL:
+                await asyncio.to_thread(self._later, number)
+                return False
+            log.warning("statement refused by its receiver", extra={"peer": peer, "code": error.code})
+            await asyncio.to_thread(self._settle, number, "failed")
+        except (CryptoError, InputError, CaseworkError) as error:  # the peer's answer does not hold
+            log.error("answer refused", extra={"peer": peer, "error": type(error).__name__})
+            await asyncio.to_thread(self._settle, number, "failed")
+        return True
+
+    def _take_answer(self, number: int, statement: Statement, answer: bytes) -> None:
+        office, node = self.desk.office, self._node
+        reply, payload = open_document(answer, node.identity.sealing, statement.receiver, node.name, office.notary)
+        content = reply.content
+        with office.vault.writing() as session:
+            if isinstance(statement.content, CandidatesWanted):
+                if not isinstance(content, CandidatesShown) or content.wanted != statement.digest:
+                    raise StatementRefused("no answer to what was asked")
+                candidates.take_shown(office, session, reply, payload)
+            elif not isinstance(content, Acknowledged) or content.statement != statement.digest:
+                raise StatementRefused("no acknowledgement of what was stated")
+            _settle(session, number, "done")
+
+    def _later(self, number: int) -> None:
+        with self.desk.office.vault.writing() as session:
+            row = session.get(StatementRow, number)
+            if row is not None:
+                wait = min(FIRST_RETRY_SECONDS << min(row.tries, 10), LAST_RETRY_SECONDS)
+                row.tries, row.not_before = row.tries + 1, int(time.time()) + wait
+
+    def _settle(self, number: int, state: str) -> None:
+        with self.desk.office.vault.writing() as session:
+            _settle(session, number, state)
+
+    def _alarm(self) -> None:
+        """Say which clocks run out: counts only."""
+        office = self.desk.office
+        with office.vault.reading() as session:
+            views = core_data.deadlines(office, session, office.now())
+        if late := sum(view.overdue for view in views):
+            log.error(f"core data overdue: {late}", extra={"node": office.name})
+        if soon := sum(view.alarm and not view.overdue for view in views):
+            log.warning(f"core data due within twelve hours: {soon}", extra={"node": office.name})
+
+
+def _settle(session: Session, number: int, state: str) -> None:
+    row = session.get(StatementRow, number)
+    if row is not None:
+        row.state, row.sealed = state, None
+
+
+def _request(draft: Draft, officer: str, approver: str) -> SearchRequest:
+    fields = msgspec.structs.asdict(draft)
+    shared = {name: fields[name] for name in SearchRequest.__struct_fields__ if name in fields}
+    return SearchRequest(officer=officer, approver=approver, **shared)

@@ -1,0 +1,259 @@
+"""Every rule of the verifier about the follow-up, and a lie that breaks exactly that rule, told by whoever could tell
+it: nodes sign their statements, logs and bundles anew. The control is the story as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodes.evidence.export import export_bundle, sign_bundle
+from nodes.identity.identity import NodeIdentity, NodeNotary, load_identity
+from nodes.logs.checkpoints import Disclosure
+from nodes.logs.entries import TranscriptEntry, encode_entry, encrypt_entry
+from nodes.verify import Report, load_trust, verify_bundles
+from nodes.verify.format import Bundle, Stated, TranscriptProof, decode_bundle
+from nodes.verify.verdict import RULES
+from pets.merkle import MerkleTree, hash_leaf
+from protocol.approval import Approval
+from protocol.follow_up import Confirmed, CoreDataReleased, Deleted, Launched, Recalled, Statement
+from tests.casework.test_whole_case import FIELDS, RECORD, confirmed, rounds, set_clock
+from tests.kit.casework import Clock, Staff, open_desk, staffed
+from tests.kit.evidence import failures
+from tests.kit.federation import ES, EU, FR, Federation, found
+from tests.kit.network import AsgiNetwork, running
+from tests.kit.stories import _logged, signed_checkpoint
+
+OWN = {
+    "launch-approval",
+    "follow-up-signature",
+    "follow-up-log",
+    "two-reviewers",
+    "core-data",
+    "core-data-clock",
+    "recall",
+}
+
+
+class Told:
+    """The bundles of a case with a follow-up, and the means to retell it."""
+
+    def __init__(self, federation: Federation, staff: dict[str, Staff], attempt: str) -> None:
+        self.staff = staff
+        self.trust = load_trust(federation.root / "authority" / "peers")
+        self.identities: dict[str, NodeIdentity] = {n: load_identity(federation.folder(n)) for n in (FR, ES, EU)}
+        self.bundles = {n: decode_bundle(export_bundle(federation.folder(n), attempt))[1] for n in (FR, ES, EU)}
+
+    def verify(self, change: Callable[[str, list[Stated]], list[Stated]] = lambda owner, stated: stated) -> Report:
+        return verify_bundles(
+            [self._seal(owner, change(owner, list(bundle.follow_up))) for owner, bundle in self.bundles.items()],
+            self.trust,
+        )
+
+    def restate(self, stated: Stated, time: int | None = None, **changes: Any) -> Stated:
+        """A statement with other content, which its node signs. The liar is the node."""
+        old = stated.statement
+        content = msgspec.structs.replace(old.content, **changes)
+        new = msgspec.structs.replace(old, content=content, time=old.time if time is None else time)
+        return msgspec.structs.replace(stated, statement=self.signed(new), time=stated.time if time is None else time)
+
+    def signed(self, statement: Statement) -> Statement:
+        identity = self.identities[statement.sender]
+        return statement.signed(NodeNotary(identity, {}))
+
+    def _seal(self, owner: str, stated: list[Stated]) -> bytes:
+        bundle, identity = self.bundles[owner], self.identities[owner]
+        log, told = _log(identity, bundle, stated)
+        return sign_bundle(msgspec.structs.replace(bundle, log=log, follow_up=told), identity.signing)
+
+
+def _log(identity: NodeIdentity, bundle: Bundle, stated: list[Stated]) -> tuple[TranscriptProof, tuple[Stated, ...]]:
+    """A transcript log of these records and statements alone."""
+    header = msgspec.structs.replace(bundle.log.header, nonce=bytes(32))
+    tree, parts, latest = MerkleTree(), [], 0
+    for index, record in enumerate(bundle.records):
+        latest = max(latest, record.time)
+        parts.append((index, latest, *_logged(header, bundle.query, index, latest, record)))
+    for index, one in enumerate(stated, len(parts)):
+        latest = max(latest, one.time)
+        statement = one.statement
+        entry = TranscriptEntry(
+            statement.query, "follow-up", one.direction, one.peer, statement.kind, index, statement.frame,
+            statement.signature, one.time,
+        )  # fmt: skip
+        secret = os.urandom(32)
+        parts.append((index, latest, encrypt_entry(encode_entry(entry, "transcript"), secret, header, index, latest),
+                      secret))  # fmt: skip
+    for part in parts:
+        tree.append(hash_leaf(part[2]))
+    checkpoint = signed_checkpoint(identity, header.log, tree, max(latest, bundle.log.checkpoint.time))
+    entries = [Disclosure(*part, tree.size, tuple(tree.inclusion_proof(part[0]))) for part in parts]
+    told = tuple(
+        msgspec.structs.replace(one, entry=entry)
+        for one, entry in zip(stated, entries[len(bundle.records) :], strict=True)
+    )
+    return TranscriptProof(header, checkpoint, tuple(entries[: len(bundle.records)]), ()), told
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    federation, clock = found(tmp_path_factory.mktemp("casework-verify")), Clock()
+    with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
+        staff = {FR: staffed(fr), ES: staffed(es)}
+
+        async def case() -> str:
+            async with running(AsgiNetwork(federation)) as network:
+                set_clock(network, clock)
+                query, candidate = await confirmed(network, staff[FR], federation)
+                asked: dict[str, Any] = {"fields": FIELDS, "facts": "seen at the bank", "offence": "robbery"}
+                signed = staff[FR].sign("olga", "request-core-data", candidate, **asked)
+                request = fr.request_core_data(staff[FR].olga, candidate, *asked.values(), signed)
+                await rounds(network)
+                es.pause_clock(staff[ES].lena, request, "a judge is asked")
+                es.resume_clock(staff[ES].lena, request)
+                signed = staff[ES].sign("lena", "release-core-data", request, record=RECORD)
+                es.release_core_data(staff[ES].lena, request, RECORD, signed)
+                await rounds(network)
+                es.recall(staff[ES].dora, federation.references[ES][17], "another person's photo")
+                await rounds(network)
+                return fr.query(staff[FR].olga, query).attempts[0]
+
+        attempt = asyncio.run(case())
+    return Told(federation, staff, attempt)
+
+
+def edit(kind: type[Any], act: Callable[[Stated], Stated | None]) -> Callable[[str, list[Stated]], list[Stated]]:
+    """Change every statement of a kind, the same in all bundles; None takes it away."""
+    made: dict[bytes, Stated | None] = {}
+
+    def change(owner: str, stated: list[Stated]) -> list[Stated]:
+        out = []
+        for one in stated:
+            if isinstance(one.statement.content, kind):
+                digest = one.statement.digest
+                if digest not in made:
+                    made[digest] = act(one)
+                other = made[digest]
+                if other is None:
+                    continue
+                one = msgspec.structs.replace(one, statement=other.statement, time=max(one.time, other.time))
+            out.append(one)
+        return out
+
+    return change
+
+
+Lie = Callable[[Told], Callable[[str, list[Stated]], list[Stated]]]
+LIES: list[tuple[str, Lie, str]] = [
+    ("launch-approval", lambda t: edit(Launched, lambda s: None), "nobody is shown to have approved"),
+    ("launch-approval", lambda t: edit(Launched, lambda s: t.restate(s, threshold="0.4")), "does not hold"),
+    (
+        "launch-approval",
+        lambda t: edit(Launched, lambda s: t.restate(s, time=s.statement.time + 3_600_000)),
+        "approved after the search began",
+    ),
+    (
+        "launch-approval",
+        lambda t: edit(Launched, lambda s: t.restate(s, approvals=_borrowed(t, s))),
+        "of ES decides for FR",
+    ),
+    (
+        "follow-up-signature",
+        lambda t: edit(
+            Deleted,
+            lambda s: msgspec.structs.replace(
+                s, statement=msgspec.structs.replace(s.statement, signature=os.urandom(3373))
+            ),
+        ),
+        "signature does not hold",
+    ),
+    (
+        "follow-up-signature",
+        lambda t: (
+            lambda owner, stated: [s for s in stated if owner == FR or not isinstance(s.statement.content, Recalled)]
+        ),
+        "ES does not show that it said this",
+    ),
+    ("two-reviewers", lambda t: edit(Confirmed, lambda s: _one_reviewer(t, s)), "confirmed by one person"),
+    ("two-reviewers", lambda t: edit(Confirmed, lambda s: _same_twice(t, s)), "confirmed by one person"),
+    ("core-data", lambda t: edit(Confirmed, lambda s: None), "no confirmed match is shown"),
+    (
+        "core-data",
+        lambda t: edit(CoreDataReleased, lambda s: t.restate(s, approvals=_borrowed(t, s))),
+        "of FR decides for ES",
+    ),
+    ("core-data", lambda t: edit(CoreDataReleased, lambda s: t.restate(s, fields=("aliases",))), "does not hold"),
+    (
+        "core-data-clock",
+        lambda t: edit(CoreDataReleased, lambda s: t.restate(s, time=s.statement.time + 50 * 3_600_000)),
+        "hours late",
+    ),
+    ("core-data-clock", lambda t: _much_later(t, CoreDataReleased), "no answer is shown"),
+    ("recall", lambda t: _much_later(t, Deleted), "no deletion receipt"),
+]
+
+
+def _borrowed(told: Told, stated: Stated) -> tuple[Approval, ...]:
+    """An approval of a person of the other node."""
+    other = ES if stated.statement.sender == FR else FR
+    kind = CoreDataReleased if other == ES else Launched
+    found = next(s for s in told.bundles[other].follow_up if isinstance(s.statement.content, kind))
+    return found.statement.content.approvals  # type: ignore[union-attr, return-value]
+
+
+def _one_reviewer(told: Told, stated: Stated) -> Stated:
+    assert isinstance(stated.statement.content, Confirmed)
+    return told.restate(stated, approvals=stated.statement.content.approvals[:1])
+
+
+def _same_twice(told: Told, stated: Stated) -> Stated:
+    assert isinstance(stated.statement.content, Confirmed)
+    return told.restate(stated, approvals=stated.statement.content.approvals[:1] * 2)
+
+
+def _much_later(told: Told, kind: type[Any]) -> Callable[[str, list[Stated]], list[Stated]]:
+    """Without these statements, and exported a week later."""
+    for name, bundle in told.bundles.items():
+        told.bundles[name] = msgspec.structs.replace(bundle, exported=bundle.exported + 7 * 24 * 3_600_000)
+    return edit(kind, lambda s: None)
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(told: Told) -> Any:
+    """Lies do not stay."""
+    bundles = dict(told.bundles)
+    yield
+    told.bundles = bundles
+
+
+def test_the_case_as_it_was_breaks_no_rule(told: Told) -> None:
+    report = told.verify()
+    assert not report.failed, failures(report)
+    passed = {check.id for check in report.checks if check.status == "pass" and "nothing of" not in check.details[0]}
+    assert passed >= OWN
+
+
+@pytest.mark.parametrize(("rule", "lie", "said"), LIES, ids=[f"{rule}-{said}" for rule, _, said in LIES])
+def test_the_lie_is_found_and_named(told: Told, rule: str, lie: Lie, said: str) -> None:
+    found = failures(told.verify(lie(told)))
+    assert said in found[rule], found
+
+
+def test_a_statement_that_no_log_holds_is_found(told: Told) -> None:
+    """The owner's log holds the release; the bundle shows another one."""
+    bundle = told.bundles[ES]
+    other = [
+        told.restate(s, late="x") if isinstance(s.statement.content, CoreDataReleased) else s for s in bundle.follow_up
+    ]
+    changed = msgspec.structs.replace(bundle, follow_up=tuple(other))
+    report = verify_bundles([sign_bundle(changed, told.identities[ES].signing)], told.trust)
+    assert "the log holds another statement" in failures(report)["follow-up-log"]
+
+
+def test_every_rule_about_the_follow_up_has_a_lie() -> None:
+    assert {rule for rule, _, _ in LIES} | {"follow-up-log"} == OWN
+    assert {rule.id for rule in RULES} >= OWN
