@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint check gpu clean model bench
+.PHONY: setup demo demo-console test lint check gpu clean model bench
 
 setup: $(STAMP)
 
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml .ci/find-python
 
 demo: setup
 	$(BIN)/lineup demo
+
+demo-console: setup  ## four nodes with their consoles, sample people and cases, on loopback
+	$(BIN)/lineup console demo
 
 LARGER_RING := n8192_q60_t20
 

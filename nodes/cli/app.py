@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes.cli import evidence, gallery, node, store
+from nodes.cli import console, evidence, gallery, node, store
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError, printable
@@ -123,6 +123,7 @@ def demo(provider: Provider = ProviderName.auto) -> None:
 
 
 node.register(app)
+console.register(app)
 gallery.register(app)
 store.register(app)
 evidence.register(app)

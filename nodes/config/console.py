@@ -39,7 +39,11 @@ class ConsoleConfig(Section, frozen=True):
         if self.certificate is None and self.host not in LOOPBACK:
             raise ConfigError("console.host", self.host, "must be loopback unless console.certificate is given")
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or self.url != f"{parts.scheme}://{parts.netloc}":
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or self.url != f"{parts.scheme}://{parts.netloc}"
+        ):
             raise ConfigError("console.origin", self.origin, "must be https://name or https://name:port")
         if parts.scheme == "http" and parts.hostname != "localhost":
             raise ConfigError("console.origin", self.origin, "must begin with https://, except http://localhost")

@@ -112,7 +112,9 @@ class Intakes:
         shown = draw(image, shrink)
         found = [
             FoundFace(
-                _box(face, shrink), measured(image, face), quantise(model.template(image, face)).astype(np.int8).tobytes()
+                _box(face, shrink),
+                measured(image, face),
+                quantise(model.template(image, face)).astype(np.int8).tobytes(),
             )
             for face in faces
         ]

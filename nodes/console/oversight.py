@@ -224,9 +224,7 @@ class Oversight:
             if (self._config.paths.logs / kind).is_dir():
                 with open_for_reading(load_identity(self._folder), self._folder, kind) as log:
                     last = log.last_checkpoint
-                    told.append(
-                        LogView(kind, log.header.log.hex(), log.size, last.size, last.root.hex(), last.time)
-                    )
+                    told.append(LogView(kind, log.header.log.hex(), log.size, last.size, last.root.hex(), last.time))
         return told
 
     def evidence(self, who: str) -> list[EvidenceView]:
@@ -246,7 +244,9 @@ class Oversight:
         self._operations.person(who).needs(*OVERSEERS)
         size = sum(map(len, bundles))
         if not 0 < len(bundles) <= VERIFY_FILES or size > VERIFY_LIMIT:
-            raise InputError(f"{len(bundles)} bundles of {size} bytes: 1 to {VERIFY_FILES}, {VERIFY_LIMIT} bytes in all")
+            raise InputError(
+                f"{len(bundles)} bundles of {size} bytes: 1 to {VERIFY_FILES}, {VERIFY_LIMIT} bytes in all"
+            )
         unique = {hashlib.sha256(data).digest(): data for data in bundles}
         return verify_bundles(list(unique.values()), load_trust(self._config.paths.peers))
 

@@ -11,8 +11,9 @@ from nodes.console import passkeys
 from nodes.console.accounts import SignedIn
 from nodes.console.errors import SignInRefused
 from nodes.console.web import Visit
+from protocol.approval import PersonRole
 
-FIRST_ROLES = ("admin",)
+FIRST_ROLES: tuple[PersonRole, ...] = ("admin",)
 
 
 def sign_in(visit: Visit) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from starlette.responses import Response
 
@@ -197,11 +199,9 @@ def end(visit: Visit) -> Response:
     return visit.show("done.html", message=f"{text('done.deleted')} {receipt}")
 
 
-def converted(fields: dict[str, object], kind: type[c.T]) -> c.T:
+def converted(fields: Mapping[str, object], kind: type[c.T]) -> c.T:
     """A form as its contract has it. Raises `InputError`."""
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise InputError(str(error)) from None
-
-

@@ -40,6 +40,7 @@ class Guard:
             self._hosts |= {f"127.0.0.1:{settings.port}", f"localhost:{settings.port}"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -75,12 +76,13 @@ def _fits(request: Request) -> bool:
 class Forms:
     """Tokens against forged forms, bound to the cookie that the browser came with."""
 
-    def __init__(self, settings: ConsoleConfig) -> None:
+    def __init__(self, settings: ConsoleConfig, node: str) -> None:
         self._key = secrets.token_bytes(32)  # a restart makes open forms stale
         self._secure = settings.secure
         self._origin = settings.url
         prefix = "__Host-" if settings.secure else ""
-        self.session_cookie, self.visitor_cookie = f"{prefix}lineup", f"{prefix}lineup-visitor"
+        # the node's name, because browsers share cookies between ports of one host
+        self.session_cookie, self.visitor_cookie = f"{prefix}lineup-{node}", f"{prefix}lineup-visitor-{node}"
 
     def bound_to(self, request: Request) -> str:
         """The cookie that this browser's forms are bound to; empty if it has none."""

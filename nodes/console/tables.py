@@ -13,7 +13,10 @@ class Base(DeclarativeBase):
 
 
 class AccountRow(Base):
-    """How a person signs in. `password`: argon2id. `invite`: SHA-256 of a one-time token. `credential`: of a passkey."""
+    """How a person signs in. `password`: argon2id. `invite`: SHA-256 of a one-time token.
+
+    `credential`: of a passkey; empty for a key file, None before there is a key.
+    """
 
     __tablename__ = "account"
     handle: Mapped[str] = mapped_column(String(63), primary_key=True)

@@ -1,4 +1,4 @@
-"""Queries under way at a node, as its operator may see them: who asks whom, and how far each part is. No personal data."""
+"""Queries under way at a node, as its operator may see them: who asks whom, how far each part is. No personal data."""
 
 from __future__ import annotations
 
