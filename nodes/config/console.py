@@ -14,7 +14,8 @@ class ConsoleConfig(Section, frozen=True):
     """`origin`: what stands in the browser's address bar; passkeys are bound to its host, which must be a name.
 
     Without `certificate` and `key` the console speaks HTTP and listens on loopback only: for a proxy that ends TLS, or
-    for a browser on the same machine. `session_minutes`: without a click; `session_hours`: in all. `lock_after`: failed
+    for a browser on the same machine. `behind_proxy`: a proxy on this machine says in X-Forwarded-For who asks, for the
+    rate limits. `session_minutes`: without a click; `session_hours`: in all. `lock_after`: failed
     log-ins in a row, which shut an account for `lock_minutes`.
     """
 
@@ -23,6 +24,7 @@ class ConsoleConfig(Section, frozen=True):
     origin: str = ""
     certificate: Path | None = None
     key: Path | None = None
+    behind_proxy: bool = False
     session_minutes: int = 20
     session_hours: int = 10
     lock_after: int = 5

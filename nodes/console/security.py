@@ -67,9 +67,7 @@ class Guard:
 
 def _fits(request: Request) -> bool:
     """Whether the body's size is told, as every browser does, and within the limit."""
-    if request.method in ("GET", "HEAD"):
-        return True
-    length = request.headers.get("content-length", "")
+    length = request.headers.get("content-length", "0")
     return length.isdecimal() and int(length) <= BODY_LIMIT and "transfer-encoding" not in request.headers
 
 

@@ -151,10 +151,12 @@ def page(handler: Handler, *, limit: str = "page", open_to_all: bool = False) ->
         site: Site = request.app.state.site
         visit = Visit(site, request, None, {}, {})
         try:
-            site.limits.take(limit if request.method == "POST" else "page", visit.address)
             token = request.cookies.get(site.forms.session_cookie)
             if token:
                 visit.signed_in = await asyncio.to_thread(_session, site, token)
+            inside = visit.signed_in is not None and visit.signed_in.stage == "full"
+            asker = visit.signed_in.handle if visit.signed_in and inside else visit.address
+            site.limits.take(limit if request.method == "POST" else "page", asker)
             if request.method == "POST":
                 await asyncio.wait_for(_read_form(visit), FORM_SECONDS)
                 site.forms.check(request, visit.text("csrf"))
