@@ -45,26 +45,25 @@ Image = NDArray[np.uint8]
 @dataclass(frozen=True)
 class Embedded:
     """One face. `template`: (d,) float32 unit vector. `box`: left, top, right, bottom, and `face_side`: the shorter
-    side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1.
+    side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1. `landmarks`: (5, 2) float32,
+    pixels: eyes, nose and corners of the mouth, those on the left of the photo first.
     """
 
     template: NDArray[np.float32]
     box: tuple[float, float, float, float]
     score: float
     face_side: float
+    landmarks: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Face:
-    """A face that was found. `box`: left, top, right, bottom, pixels. `score`: the detector's confidence, 0 to 1."""
-
+class _Face:
     box: tuple[float, float, float, float]
     score: float
     landmarks: NDArray[np.float32]  # (5, 2), pixels
 
     @property
     def side(self) -> float:
-        """The shorter side of the box, pixels."""
         left, top, right, bottom = self.box
         return min(right - left, bottom - top)
 
@@ -115,19 +114,20 @@ class FaceModel:
         sessions = (self._detector.session, self._embedder.session)
         return "cuda" if all(s.get_providers()[0] == PROVIDERS["cuda"] for s in sessions) else "cpu"
 
-    def embed(self, photo: Path | Image, *, largest: bool = False) -> Embedded:
+    def embed(self, photo: Path | Image, *, largest: bool = False, name: str = "the photo") -> Embedded:
         """The template of the one face on a photo.
 
-        `photo`: a file, or (height, width, 3) uint8 in BGR order. With `largest`, the largest of several faces.
+        `photo`: a file, or (height, width, 3) uint8 in BGR order, which errors call `name`. With
+        `largest`, the largest of several faces.
         Faces under 40 pixels are not counted beside one that is more than twice as large.
         Raises `UnreadablePhoto`, `NoFace`, `SeveralFaces` or `FaceTooSmall`.
         """
         if isinstance(photo, Path):
             name, image = str(photo), read_photo(photo)
         else:
-            name, image = "the photo", _check_image(photo)
+            image = _check_image(photo)
         face = _choose(self._detect(image), name, largest)
-        return Embedded(self._template(image, face, name), face.box, face.score, face.side)
+        return Embedded(self._template(image, face, name), face.box, face.score, face.side, face.landmarks)
 
     def embed_each(
         self, photos: Iterable[Path], *, largest: bool = False, progress: Callable[[], object] | None = None
@@ -142,34 +142,42 @@ class FaceModel:
                 progress()
             yield path, result
 
-    def faces(self, image: Image) -> list[Face]:
-        """Every face on an image, (height, width, 3) uint8 in BGR order, that is large enough; the largest first."""
+    def embed_all(self, image: Image) -> list[Embedded]:
+        """Every face on an image that is not below 40 pixels, the largest first; none is no error.
+
+        `image`: (height, width, 3) uint8 in BGR order. Raises `UnreadablePhoto`.
+        """
         found = sorted(self._detect(_check_image(image)), key=lambda face: -face.side)
-        return [face for face in found if face.side >= MIN_FACE_SIDE]
+        return [
+            Embedded(self._template(image, face, "the photo"), face.box, face.score, face.side, face.landmarks)
+            for face in found
+            if face.side >= MIN_FACE_SIDE
+        ]
 
-    def template(self, image: Image, face: Face) -> NDArray[np.float32]:
-        """The template of one face found on an image, (d,) float32 unit vector. Raises `UnreadablePhoto`."""
-        return self._template(_check_image(image), face, "the photo")
-
-    def _detect(self, image: Image) -> list[Face]:
+    def _detect(self, image: Image) -> list[_Face]:
         for side in DETECTION_SIDES:
             if side > 640 >= max(image.shape[:2]):
                 continue  # nothing to gain from enlarging further
             boxes, landmarks = self._detector.detect(image, input_size=(side, side), det_thresh=DETECTION_SCORE)
             if len(boxes):
                 return [
-                    Face((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(b[4]), np.asarray(k, np.float32))
+                    _Face((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(b[4]), np.asarray(k, np.float32))
                     for b, k in zip(boxes, landmarks, strict=True)
                 ]
         return []
 
-    def _template(self, image: Image, face: Face, name: str) -> NDArray[np.float32]:
+    def _template(self, image: Image, face: _Face, name: str) -> NDArray[np.float32]:
         aligned = _align(image, face.landmarks, self._embedder.input_size[0])
         raw = np.asarray(self._embedder.get_feat(aligned), np.float64).reshape(-1)
         norm = float(np.linalg.norm(raw))
         if not np.isfinite(norm) or norm == 0:
             raise UnreadablePhoto(f"{name}: the embedder gave a vector of norm {norm}, it must be finite and not 0")
         return (raw / norm).astype(np.float32)
+
+
+def aligned_face(image: Image, face: Embedded) -> Image:
+    """The face as the embedder sees it: upright, cropped, (112, 112, 3) uint8 in BGR order."""
+    return _align(image, face.landmarks, 112)
 
 
 def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:
@@ -182,7 +190,7 @@ def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:
     return aligned
 
 
-def _choose(faces: list[Face], name: str, largest: bool) -> Face:
+def _choose(faces: list[_Face], name: str, largest: bool) -> _Face:
     if not faces:
         raise NoFace(f"{name}: no face found (detection score below {DETECTION_SCORE})")
     chosen = max(faces, key=lambda face: face.side)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import msgspec
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,7 @@ SLOT_BYTES = IMAGE_LIMIT + 512  # an image, and what stands beside it
 HEAD_BYTES = 8192  # statement and signature
 SIDES = (640, 480, 320, 240, 160)  # pixels of the longer side, tried until the image fits
 QUALITIES = (88, 75, 60)
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
 
 def note_found(
@@ -100,7 +102,7 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
     ).all()
     if len(rows) > content.slots:
         raise StatementRefused("fewer slots than candidates", "wrong-size")
-    mixed = [office.vault.unseal(row, deletion.Reference) for row in rows if row.recalled is None]
+    mixed = [office.vault.unseal(row, deletion.Reference) for row in rows]
     secrets.SystemRandom().shuffle(mixed)
     shown = tuple(_shown(office, one) for one in mixed)
     payload, digest = encode_payload(ShownPayload(secrets.token_bytes(32), shown))
@@ -121,13 +123,27 @@ def _shown(office: Office, one: deletion.Reference) -> Shown:
         return Shown(one.reference, one.salt, None, None, "", "unidentified", False)
     image = travel_image(photo) if photo is not None and office.settings.send_images else None
     status = "unidentified" if subject.status is Status.UNIDENTIFIED else "identified"
-    return Shown(one.reference, one.salt, image, subject.quality, "", status, subject.contested)  # type: ignore[arg-type]
+    acquired = acquired_on(photo) if photo is not None else ""
+    return Shown(one.reference, one.salt, image, subject.quality, acquired, status, subject.contested)  # type: ignore[arg-type]
+
+
+def acquired_on(photo: bytes) -> str:
+    """When a photo was taken, as its metadata say: ISO 8601, empty where they do not."""
+    try:
+        with Image.open(io.BytesIO(photo), formats=_FORMATS) as image:
+            exif = image.getexif()
+            told = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(
+                ExifTags.Base.DateTime
+            )
+        return datetime.strptime(str(told)[:10], "%Y:%m:%d").date().isoformat()
+    except Exception:  # decoders raise almost anything; a date that is none is no date
+        return ""
 
 
 def travel_image(photo: bytes) -> bytes | None:
     """A photo as it travels: JPEG of at most 96 KiB, upright, without metadata. None for what is no image."""
     try:
-        with Image.open(io.BytesIO(photo), formats=("JPEG", "PNG", "BMP", "WEBP")) as image:
+        with Image.open(io.BytesIO(photo), formats=_FORMATS) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except Exception:  # decoders raise almost anything; it was decoded when it was enrolled
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from nodes.casework.contents import Closed, RecallPayload, Shown
@@ -17,12 +17,14 @@ from nodes.casework.persons import Person
 from nodes.casework.review import candidate_row
 from nodes.casework.tables import (
     CandidateRow,
+    ClockRow,
     DisclosedRow,
     QueryRow,
     RequestRow,
     SignatureRow,
     StatementRow,
     ViewedRow,
+    VoteRow,
 )
 from nodes.config.casework import AUTHORISATION_SECONDS, RECALL_SECONDS
 from protocol.follow_up import Deleted, DeletionReason, Recalled, RecallKind, candidate_digest
@@ -104,6 +106,7 @@ def expire(office: Office, session: Session) -> list[Receipt]:
     for query in session.scalars(select(QueryRow).where(QueryRow.opened <= now - office.settings.query_days * DAY)):
         query.sealed = b""
     old = now - LOG_DAYS * DAY
+    _delete_cases(session, old)
     for stale in (
         *session.scalars(select(ViewedRow).where(ViewedRow.time < old)),
         *session.scalars(select(StatementRow).where(StatementRow.time < 1000 * old, StatementRow.state != "queued")),
@@ -112,6 +115,24 @@ def expire(office: Office, session: Session) -> list[Receipt]:
         session.delete(stale)
     session.flush()
     return receipts
+
+
+def _delete_cases(session: Session, before: int) -> None:
+    """Pseudonymous rows of searches that were opened before, with all that hangs on them."""
+    queries = select(QueryRow.id).where(QueryRow.opened < before)
+    found = select(CandidateRow.id).where(CandidateRow.query_id.in_(queries))
+    requests = select(RequestRow.id).where(
+        RequestRow.candidate_id.in_(found) | (RequestRow.candidate_id.is_(None) & (RequestRow.made < before))
+    )
+    for table, where in (
+        (ClockRow, ClockRow.request_id.in_(requests)),
+        (RequestRow, RequestRow.id.in_(requests)),
+        (SignatureRow, SignatureRow.candidate_id.in_(found)),
+        (VoteRow, VoteRow.candidate_id.in_(found)),
+        (CandidateRow, CandidateRow.query_id.in_(queries)),
+        (QueryRow, QueryRow.opened < before),
+    ):
+        session.execute(delete(table).where(where))
 
 
 def _stop_unauthorised(office: Office, session: Session) -> list[Receipt]:
@@ -152,7 +173,9 @@ def recall(office: Office, session: Session, person: Person, reference: str, why
         digest = candidate_digest(salt, reference)
         payload, named = encode_payload(RecallPayload(salt, reference, kind, why.strip()))
         office.state(session, row.attempt, row.peer, Recalled(kind, digest, named), payload)
-        row.digest, row.recalled = digest, office.now()
+        row.digest = digest
+        if kind in ("delete", "correct"):
+            row.recalled = office.now()
         told.append(row.peer)
     return told
 

@@ -19,6 +19,7 @@ from nodes.casework.contents import Draft, Probe, SealedRequest, Verdict, Vote
 from nodes.casework.errors import CaseRefused, UnknownThing
 from nodes.casework.office import Office
 from nodes.casework.persons import Person
+from nodes.casework.statistics import YearlyReport, yearly_report
 from nodes.casework.tables import QueryRow
 from nodes.casework.vault import Vault
 from nodes.config.schema import NodeConfig, Role
@@ -318,6 +319,11 @@ class CaseDesk:
                 )
                 for row, reason in deletion.views(self.office, session)
             ]
+
+    def statistics(self, year: int) -> YearlyReport:
+        """The yearly report of a year that is over; small counts are not told."""
+        with self.office.vault.reading() as session:
+            return yearly_report(self.office, session, year)
 
     # What a person signs
 

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nodes.casework import core_data, deletion
+from nodes.casework import candidates, cases, core_data, deletion
 from nodes.casework.contents import (
     CoreDataPayload,
     FactsPayload,
@@ -19,7 +19,6 @@ from nodes.casework.contents import (
 from nodes.casework.errors import StatementRefused, UnknownThing, WrongSchema
 from nodes.casework.office import Office, decode_payload
 from nodes.casework.tables import CandidateRow, DisclosedRow, RequestRow, StatementRow
-from nodes.config.casework import RECALL_SECONDS
 from nodes.config.names import Role
 from pets.errors import MALFORMED
 from pets.prf import labelled_hash
@@ -55,8 +54,8 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
     sender, content = office.peers.get(statement.sender), statement.content
     if sender is None or SAID_BY.get(type(content)) != sender.role.value or type(content) not in _HANDLERS:
         raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
-    if abs(statement.time - 1000 * office.now()) > SKEW_MS + 1000 * RECALL_SECONDS:
-        raise StatementRefused("a statement of another time", "clock")
+    if statement.time > 1000 * office.now() + SKEW_MS:  # an old one is late, but says what was said
+        raise StatementRefused("a statement from the future", "clock")
     _check_persons(office, statement)
     try:
         _HANDLERS[type(content)](office, session, statement, payload)
@@ -187,6 +186,8 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     )
     row = session.scalar(rows)
     if row is None:
+        if _waits_for(office, session, statement, named.reference):
+            raise StatementRefused("a recall of what was not shown yet", "capacity")  # asked again later
         raise StatementRefused("a recall of what was not received")
     if content.kind in ("contested", "uncontested"):
         row.contested = content.kind == "contested"
@@ -195,6 +196,16 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     else:  # gone already: the receipt may have been lost
         reason = "recalled" if content.kind == "delete" else "corrected"
         office.state(session, statement.query, statement.sender, Deleted(content.candidate, reason))  # type: ignore[arg-type]
+
+
+def _waits_for(office: Office, session: Session, statement: Statement, reference: str) -> bool:
+    """Whether the sender has released this reference and not shown it yet."""
+    try:
+        held = cases.sealed_of(office, candidates.query_of_attempt(session, statement.query))
+    except UnknownThing:
+        return False
+    found = held.found.get(statement.sender)
+    return found is not None and reference in found.references
 
 
 _HANDLERS = {

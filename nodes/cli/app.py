@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes.cli import console, evidence, gallery, node, store
+from nodes.cli import case, console, evidence, gallery, node, store
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError, printable
@@ -127,6 +127,7 @@ console.register(app)
 gallery.register(app)
 store.register(app)
 evidence.register(app)
+case.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nodes.casework.errors import UnknownThing
+from nodes.casework.quality import assess
 from nodes.console.errors import UploadRefused
 from pets.errors import PhotoError
-from pets.faces import Face, FaceModel
+from pets.faces import FaceModel
 from pets.photos import decode_photo
 from pets.templates import quantise
 
@@ -106,17 +107,12 @@ class Intakes:
             if self._model is None:
                 self._model = self._load()
             model = self._model
-        faces = model.faces(image)[:MAX_FACES]
+        faces = model.embed_all(image)[:MAX_FACES]
         height, width = image.shape[:2]
         shrink = min(1.0, KEPT_SIDE / max(width, height))
         shown = draw(image, shrink)
         found = [
-            FoundFace(
-                _box(face, shrink),
-                measured(image, face),
-                quantise(model.template(image, face)).astype(np.int8).tobytes(),
-            )
-            for face in faces
+            FoundFace(_box(face.box, shrink), assess(image, face), quantise(face.template).tobytes()) for face in faces
         ]
         size = (round(width * shrink), round(height * shrink))
         return Intake(secrets.token_hex(16), owner, shown, *size, tuple(found), model.identity.digest())
@@ -145,14 +141,6 @@ def redrawn(data: bytes) -> bytes | None:
         return None
 
 
-def measured(image: NDArray[np.uint8], face: Face) -> dict[str, int]:
-    """Quality of a face, 0 to 100 by component."""
-    return {
-        "face size": min(100, round(face.side / 2)),  # 200 pixels are plenty for a 112-pixel embedder
-        "detector confidence": round(100 * min(1.0, max(0.0, face.score))),
-    }
-
-
-def _box(face: Face, shrink: float) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (round(side * shrink) for side in face.box)
+def _box(box: tuple[float, float, float, float], shrink: float) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(side * shrink) for side in box)
     return left, top, right, bottom

@@ -10,12 +10,11 @@ import msgspec
 
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.identity.tls import client_context, server_name
+from nodes.operator.probe import prepare_probe
 from nodes.service.operator_api import SearchReport, SearchRequest
 from nodes.service.under_way import UnderWay
 from pets.errors import InputError, LineupError
-from pets.faces import FaceModel, Provider
-from pets.templates import load_templates, quantise, read_identity
-from protocol.terms import SYNTHETIC_MODEL
+from pets.faces import Provider
 
 SEARCH_SECONDS = 3600.0
 HEALTH_SECONDS = 15.0
@@ -34,14 +33,8 @@ def check_asks(folder: Path) -> None:
 
 def probe_template(photo: Path, models: Path | None, provider: Provider, largest: bool) -> tuple[bytes, bytes]:
     """A photo, or a .npy file with one unit template, as (int8 template bytes, model digest)."""
-    if photo.suffix == ".npy":
-        unit = load_templates(photo, what="probe")
-        if unit.ndim == 2 and len(unit) != 1:
-            raise InputError(f"{photo} holds {len(unit)} templates; a query has one probe")
-        identity = read_identity(photo)
-        return quantise(unit.reshape(-1)).tobytes(), identity.digest() if identity is not None else SYNTHETIC_MODEL
-    model = FaceModel.load(models, provider)
-    return quantise(model.embed(photo, largest=largest).template).tobytes(), model.identity.digest()
+    probe = prepare_probe(photo, models, provider, largest)
+    return probe.template, probe.model
 
 
 def search(folder: Path, request: SearchRequest) -> SearchReport:

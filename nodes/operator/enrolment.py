@@ -10,12 +10,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from nodes.casework.exchange.files import photos_in
+from nodes.casework.exchange.type10 import ExchangeError
+from nodes.casework.quality import assess, overall
 from nodes.config.storage import holder_store
 from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, Subject
 from nodes.store.enrolment import check_allowed
 from pets.errors import InputError, ModelMismatch, PhotoError
 from pets.faces import FaceModel, Provider
-from pets.photos import list_photos
+from pets.photos import decode_photo, list_photos
 from pets.templates import load_templates, quantise, quantise_rows, read_identity, sidecar_path
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -116,20 +119,27 @@ def _enroll_photos(
     known = 0
     for done, path in enumerate(paths, start=1):
         try:
-            content = path.read_bytes()
-            if (reference := store.find_photo(content)) is not None:
-                known += 1
-            else:
-                template = quantise(model.embed(path, largest=largest).template, name=str(path))
-                reference = store.enrol(
-                    content, template, category=category, status=status, retain_until=until, model=digest
-                )
-                references.append(reference)
-            photos[str(path)] = reference
+            for name, content in photos_in(path):
+                if (reference := store.find_photo(content)) is not None:
+                    known += 1
+                else:
+                    image = decode_photo(content, name)
+                    face = model.embed(image, largest=largest, name=name)
+                    reference = store.enrol(
+                        content,
+                        quantise(face.template, name=name),
+                        category=category,
+                        status=status,
+                        retain_until=until,
+                        model=digest,
+                        quality=overall(assess(image, face)),
+                    )
+                    references.append(reference)
+                photos[name] = reference
         except DuplicatePhoto as error:
             known += 1
             photos[str(path)] = error.reference
-        except (PhotoError, OSError) as error:
+        except (PhotoError, ExchangeError, OSError) as error:
             failed[str(path)] = str(error)
         progress(done, len(paths))
     return Enrolled(len(references), known, failed, tuple(references), photos)

@@ -35,8 +35,37 @@ def test_the_commands_are_those_of_the_readme() -> None:
             for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "revoke")
         ),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
-        *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
+        *(f"lineup evidence {name}" for name in ("export", "report", "key", "hold")),
         *("lineup verify", "lineup audit"),
+        *(f"lineup case person {name}" for name in ("add", "close", "list")),
+        *(
+            f"lineup case {name}"
+            for name in (
+                "open",
+                "approve",
+                "list",
+                "show",
+                "review",
+                "decide",
+                "outcome",
+                "confirm",
+                "request",
+                "requests",
+                "release",
+                "refuse",
+                "pause",
+                "resume",
+                "view",
+                "views",
+                "authorise",
+                "recall",
+                "recalls",
+                "delete",
+                "onward",
+                "export",
+                "report",
+            )
+        ),
     }
 
 

@@ -183,9 +183,7 @@ def test_an_uploaded_face_never_touches_the_disk(
 ) -> None:
     rolled: list[int] = []
     rollover = tempfile.SpooledTemporaryFile.rollover
-    monkeypatch.setattr(
-        tempfile.SpooledTemporaryFile, "rollover", lambda self: rolled.append(1) or rollover(self)
-    )
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda self: rolled.append(1) or rollover(self))
     big = photo + bytes(3 << 20)  # more than the parser would keep in memory by itself
     assert upload(house.signed_in("olga"), big).status_code == 303
     assert not rolled

@@ -39,13 +39,14 @@ ROLES: dict[str, tuple[Any, ...]] = {
 
 
 class Clock:
-    """A clock that tests turn on."""
+    """A clock that tests turn on; it may stand in between."""
 
-    def __init__(self) -> None:
+    def __init__(self, stands: bool = False) -> None:
         self.ahead = timedelta(0)
+        self._since = datetime.now(timezone.utc) if stands else None
 
     def __call__(self) -> datetime:
-        return datetime.now(timezone.utc) + self.ahead
+        return (self._since or datetime.now(timezone.utc)) + self.ahead
 
 
 @dataclass
@@ -114,7 +115,7 @@ class Offices:
 
     @classmethod
     def found(cls, root: Path, **settings: Any) -> Offices:
-        clock = Clock()
+        clock = Clock(stands=True)
         for port, (name, role) in enumerate((("FR", Role.REQUESTER), ("ES", Role.HOLDER)), 9443):
             init_node(root / name, name=name, role=role, address=f"https://127.0.0.1:{port}",
                       authority=root / "authority", states=("FR",))  # fmt: skip
@@ -157,7 +158,7 @@ class Offices:
             candidates.note_disclosed(self.es.office, session, attempt, "FR", references)
         told = {"ES": Told("candidates", len(references), "0.55", None)}
         with self.fr.office.vault.writing() as session:
-            found = {"ES": Found(attempt, frozenset(references), 10)}
+            found = {"ES": Found(attempt, frozenset(references), max(10, len(references)))}
             candidates.note_found(self.fr.office, session, query, told, found)
         self.carry()
         return query

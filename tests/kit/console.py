@@ -151,7 +151,9 @@ def house(root: Path, load: Callable[[], FaceModel] | None = None) -> Iterator[H
     site.accounts._clock = made.clock
     for handle, roles in STAFF.items():
         made.keys[handle] = root / f"{handle}.key"
-        site.operations.desk.add_person(None, handle, f"{handle.title()} Planted", roles, new_key_file(made.keys[handle]))
+        site.operations.desk.add_person(
+            None, handle, f"{handle.title()} Planted", roles, new_key_file(made.keys[handle])
+        )
         half = site.accounts.accept(site.accounts.invite(handle), PASSWORD)
         site.accounts.sign_out(site.accounts.key_enrolled(half, b"", 0).token)
     try:

@@ -111,7 +111,7 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
     plain = msgspec.msgpack.decode(files[ES])
     content = msgspec.msgpack.decode(plain["content"])
     for changes in (
-        {"version": 3},
+        {"version": 4},
         {"format": "other"},
         {"extra": 1},
         {"content": msgspec.msgpack.encode({**content, "score": 1})},

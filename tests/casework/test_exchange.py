@@ -1,0 +1,74 @@
+"""ANSI/NIST-ITL files: round trips, and hostile ones; the UMF mapping names every field."""
+
+from __future__ import annotations
+
+import io
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nodes.casework.exchange.umf import CORE_DATA, core_data_as_umf
+from protocol.follow_up import IDENTIFIED_FIELDS
+
+pytest.importorskip("nistitl")
+
+from nodes.casework.exchange.type10 import (
+    BANNER,
+    ExchangeError,
+    FaceRecord,
+    read_faces,
+    write_face,
+)
+
+TODAY = date(2026, 11, 28)
+
+
+def photo(coding: str = "JPEG", size: tuple[int, int] = (48, 64)) -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise(size, 64).convert("RGB").save(out, coding)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("coding", ["JPEG", "PNG"])
+def test_a_face_comes_back_as_it_went(coding: str) -> None:
+    face = FaceRecord(photo(coding), date(2019, 2, 28), "ES", "ES-0a1b")
+    data = write_face(face, "ES", "FR", TODAY)
+    assert read_faces(data) == [face]
+    assert BANNER.encode() in data
+
+
+def test_a_day_that_is_not_known_stays_so() -> None:
+    face = FaceRecord(photo(), None, "ES", "")
+    assert read_faces(write_face(face, "ES", "FR", TODAY)) == [face]
+
+
+def test_another_size_or_coding_than_the_image_has_is_refused() -> None:
+    data = write_face(FaceRecord(photo(), None, "ES", ""), "ES", "FR", TODAY)
+    with pytest.raises(ExchangeError, match="pixels"):
+        read_faces(data.replace(b"10.006:48", b"10.006:49"))
+    with pytest.raises(ExchangeError, match="compression 'WSQ20'"):
+        read_faces(data.replace(b"10.011:JPEGB", b"10.011:WSQ20"))
+    with pytest.raises(ExchangeError, match="PNG, the image is JPEG"):
+        read_faces(data.replace(b"10.011:JPEGB", b"10.011:PNG  "))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 400))
+def test_hostile_files_are_refused_with_one_error(noise: bytes, place: int) -> None:
+    data = write_face(FaceRecord(photo(), None, "ES", ""), "ES", "FR", TODAY)
+    for hostile in (noise, data[:place] + noise + data[place + len(noise) :]):
+        try:
+            read_faces(hostile)
+        except ExchangeError:
+            continue
+
+
+def test_every_field_of_the_core_data_is_mapped_once() -> None:
+    assert [one.ours for one in CORE_DATA] == list(IDENTIFIED_FIELDS)
+    assert core_data_as_umf({"gender": "F", "case-number": "M-17"}) == {
+        "Person/PersonIdentity": {"Gender": "F"},
+        "Case": {"CaseReference": "M-17"},
+    }
