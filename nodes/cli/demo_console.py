@@ -34,6 +34,7 @@ STAFF: dict[Role, dict[str, tuple[str, tuple[PersonRole, ...]]]] = {
     Role.REQUESTER: {
         "olivia": ("Olivia Officer", ("officer",)),
         "arthur": ("Arthur Approver", ("approver",)),
+        "agnes": ("Agnes Approver", ("approver",)),
         "rosa": ("Rosa Reviewer", ("reviewer",)),
         "remi": ("Remi Reviewer", ("reviewer",)),
         "dana": ("Dana Data-Protection", ("data-protection",)),
@@ -164,17 +165,20 @@ def run_demo_console(provider: Provider, output: Console, errors: Console) -> No
         staged = stage(Path(temporary), provider, errors)
         with serving(staged.root, output), consoles(staged):
             sample(staged, provider)
-            say = lambda line: output.print(line, highlight=False, soft_wrap=True)  # noqa: E731
-            say("")
-            for name in COUNTRIES:
-                say(f"console of {COUNTRIES[name]} ({ROLES[name].value}): {staged.address(name)}")
-                for handle, (full_name, roles) in STAFF[ROLES[name]].items():
-                    say(f"    {handle:<8} {', '.join(roles):<16} {full_name}; {staged.keys}/{name}-{handle}.key")
-            say(f"\nEverybody's password: {staged.password}")
-            say("Second step: choose the person's key file. Photos to search with: " + str(staged.photos.obama2))
-            say("Ctrl-C ends the demo and deletes everything.")
+            output.print("\n".join(_told(staged)), highlight=False, soft_wrap=True)
             try:
                 while True:
                     time.sleep(3600)
             except KeyboardInterrupt:
-                say("stopping")
+                output.print("stopping")
+
+
+def _told(staged: Staged) -> Iterator[str]:
+    """Addresses and log-ins."""
+    for name in COUNTRIES:
+        yield f"console of {COUNTRIES[name]} ({ROLES[name].value}): {staged.address(name)}"
+        for handle, (full_name, roles) in STAFF[ROLES[name]].items():
+            yield f"    {handle:<8} {', '.join(roles):<16} {full_name}; {staged.keys}/{name}-{handle}.key"
+    yield f"\nEverybody's password: {staged.password}"
+    yield f"Second step: choose the person's key file. A photo to search with: {staged.photos.obama2}"
+    yield "Ctrl-C ends the demo and deletes everything."

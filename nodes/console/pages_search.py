@@ -16,6 +16,7 @@ from pets.errors import InputError
 from protocol.follow_up import IDENTIFIED_FIELDS
 
 REASON = 500
+LOOKERS = {"officer", "approver", "data-protection", "supervisor"}  # who may see a case
 
 
 def reason_of(visit: Visit) -> c.Reason:
@@ -59,7 +60,8 @@ def describe(visit: Visit) -> Response:
     intake = operations.intake(who, visit.path("intake"))
     if visit.request.method == "GET":
         return visit.show(
-            "describe.html", intake=operations.intake_view(intake), picture=intake.picture, holders=operations.holders(),
+            "describe.html", intake=operations.intake_view(intake), picture=intake.picture,
+            holders=operations.holders(),
             subjects=("suspect", "convicted", "victim", "missing", "remains"), aims=("identify", "verify"),
         )  # fmt: skip
     fields = {
@@ -91,7 +93,7 @@ def query(visit: Visit) -> Response:
     may_approve = view.state == "draft" and "approver" in me.roles and view.opened_by != who
     return visit.show(
         "query.html", view=view, case=case, progress=operations.progress(who, name), matches=found,
-        may_approve=may_approve, may_look=bool({"officer", "approver", "data-protection", "supervisor"} & set(me.roles)),
+        may_approve=may_approve, may_look=bool(LOOKERS & set(me.roles)),
     )  # fmt: skip
 
 
@@ -185,7 +187,8 @@ def ask(visit: Visit) -> Response:
         return visit.go(f"/core-data/{operations.request(who, name, wanted).id}")
     summary = [(text("field.fields"), ", ".join(map(name_of, wanted.fields))), (text("field.category"), wanted.offence),
                (text("field.facts"), wanted.facts)]  # fmt: skip
-    return visit.sign("request-core-data", f"/candidates/{name}/ask", summary, operations.request_to_sign(who, name, wanted),
+    to_sign = operations.request_to_sign(who, name, wanted)
+    return visit.sign("request-core-data", f"/candidates/{name}/ask", summary, to_sign,
                       fields=wanted.fields, facts=wanted.facts, category=wanted.offence)  # fmt: skip
 
 

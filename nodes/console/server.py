@@ -57,8 +57,10 @@ def run_console(folder: Path, models: Path | None, provider: Provider, say: Call
         if site.first_token is not None:
             say(f"nobody can sign in yet: open {settings.url}/first with the one-time token {site.first_token}")
         uvicorn.run(
-            make_console(site), host=settings.host, port=settings.port, log_level="warning", ws="none", access_log=False,
-            server_header=False, proxy_headers=settings.behind_proxy, forwarded_allow_ips="127.0.0.1", timeout_keep_alive=30, limit_concurrency=200,
+            make_console(site), host=settings.host, port=settings.port, log_level="warning", ws="none",
+            access_log=False,
+            server_header=False, proxy_headers=settings.behind_proxy, forwarded_allow_ips="127.0.0.1",
+            timeout_keep_alive=30, limit_concurrency=200,
             ssl_certfile=None if settings.certificate is None else str(settings.certificate),
             ssl_keyfile=None if settings.key is None else str(settings.key),
         )  # fmt: skip

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from nodes.casework import errors as casework
 from nodes.console import texts
 from nodes.console.accounts import Accounts, SignedIn
-from nodes.console.errors import FormRefused, SignedOut, SignInRefused, TooMany, UploadRefused
+from nodes.console.errors import ConsoleError, FormRefused, SignedOut, SignInRefused, TooMany, UploadRefused
 from nodes.console.limits import RateLimits
 from nodes.console.operations import Operations
 from nodes.console.oversight import Oversight
@@ -169,6 +169,9 @@ def page(handler: Handler, *, limit: str = "page", open_to_all: bool = False) ->
             return response
         except (LineupError, MultiPartException, asyncio.TimeoutError, ClientDisconnect, UnicodeError) as error:
             return await asyncio.to_thread(_problem, visit, error)
+        except Exception as error:  # its text may quote personal data: only its kind is logged
+            log.error("internal error", extra={"error": type(error).__name__})
+            return await asyncio.to_thread(_problem, visit, ConsoleError("internal"))
 
     return endpoint
 
@@ -196,7 +199,6 @@ def _problem(visit: Visit, error: BaseException) -> Response:
     if isinstance(error, LineupError):
         status, message = status_of(error), str(error)
         if status == 500:
-            log.error("internal error", extra={"error": type(error).__name__})
             message = texts.text("problem.internal")
     else:
         status, message = 400, texts.text("problem.form")

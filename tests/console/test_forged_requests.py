@@ -1,4 +1,4 @@
-"""What comes from elsewhere: forged forms, forged cookies, other hosts, roles not held. Each attack with its control."""
+"""Forged forms, forged cookies, other hosts, roles not held. Each attack with its control."""
 
 from __future__ import annotations
 

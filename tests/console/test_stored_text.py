@@ -1,4 +1,4 @@
-"""Text that somebody stored is shown as text, wherever it comes from. With the control that the attack works unescaped."""
+"""Text that somebody stored is shown as text. With the control that the attack works unescaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All texts stand in one catalogue, which is complete and has nothing left over; the vendored script is what it says."""
+"""All texts stand in one catalogue, complete and with nothing left over; the vendored script is what it says."""
 
 from __future__ import annotations
 
