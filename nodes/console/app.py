@@ -53,6 +53,7 @@ def make_console(site: Site) -> Starlette:
         Route("/incoming", page(oversight.incoming), methods=GET),
         Route("/supervision", page(oversight.supervision), methods=GET),
         Route("/supervision/counts", page(oversight.counts), methods=GET),
+        Route("/supervision/report/{year}/{form}", page(oversight.report), methods=GET),
         Route("/supervision/evidence/{query}", page(oversight.bundle), methods=GET),
         Route("/supervision/verify", page(oversight.verify, limit="upload"), methods=POST),
         Route("/staff", page(oversight.staff), methods=BOTH),

@@ -12,6 +12,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from nodes.casework.deletion import View
+from nodes.casework.statistics import as_csv, as_html
 from nodes.config.schema import Role
 from nodes.console import contracts as c
 from nodes.console.accounts import Accounts
@@ -121,8 +122,18 @@ class Oversight:
         """Whether the node runs and is well."""
         self._operations.person(who)
         office, config = self._operations.desk.office, self._config
+        try:
+            up: dict[str, bool] = client.peers(self._folder)
+        except NodeNotRunning:
+            up = {}
         peers = tuple(
-            {"name": peer.name, "role": peer.role.value, "address": peer.address, "fingerprint": peer.fingerprint}
+            {
+                "name": peer.name,
+                "role": peer.role.value,
+                "address": peer.address,
+                "fingerprint": peer.fingerprint,
+                "state": {True: "up", False: "down", None: "unknown"}[up.get(peer.name)],
+            }
             for peer in sorted(office.peers.values(), key=lambda peer: peer.name)
             if peer.name != config.name
         )
@@ -214,6 +225,13 @@ class Oversight:
         """Counts of a year that is over, small ones not told (R 72(1))."""
         self._operations.person(who).needs(*OVERSEERS, "admin")
         return statistics(self._folder, year, datetime.now(timezone.utc))
+
+    def report(self, who: str, year: int, form: str) -> tuple[str, str]:
+        """The yearly report as a file, `form` html or csv: its name and content."""
+        self._operations.person(who).needs(*OVERSEERS, "admin")
+        told = self._operations.desk.statistics(year)
+        name = f"{self._config.name}-{year}.{form}"
+        return name, as_csv(told) if form == "csv" else as_html(told)
 
     def logs(self, who: str) -> list[LogView]:
         """The node's logs and their last checkpoints."""

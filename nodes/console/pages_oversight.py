@@ -66,6 +66,16 @@ def counts(visit: Visit) -> Response:
     return visit.show("counts.html", year=year, counts=told, problem=problem)
 
 
+def report(visit: Visit) -> Response:
+    """The yearly report as a file."""
+    year, form = visit.path("year"), visit.path("form")
+    if not year.isdecimal() or len(year) != 4 or form not in ("html", "csv"):
+        raise InputError(f"report {year[:20]!r}.{form[:20]!r}: a year, and html or csv")
+    name, content = visit.site.oversight.report(visit.who, int(year), form)
+    disposition = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=f"text/{form}", headers=disposition)
+
+
 def bundle(visit: Visit) -> Response:
     """One query's evidence, as a file."""
     query = visit.path("query")

@@ -61,6 +61,12 @@ def queries(folder: Path) -> list[UnderWay]:
     return msgspec.json.decode(response.content, type=list[UnderWay])
 
 
+def peers(folder: Path) -> dict[str, bool]:
+    """Which peers answer the running node now. Raises `NodeNotRunning`."""
+    response = _call(load_config(folder), "GET", "/operator/v1/peers", seconds=HEALTH_SECONDS)
+    return msgspec.json.decode(response.content, type=dict[str, bool])
+
+
 def metrics(folder: Path) -> str:
     """The running node's counters, in the exposition format. Raises `NodeNotRunning`."""
     return _call(load_config(folder), "GET", "/metrics", seconds=HEALTH_SECONDS).text

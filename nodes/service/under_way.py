@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from protocol.machine import Machine
 from protocol.session import Session
 from protocol.steps import Receive
 
 if TYPE_CHECKING:
     from nodes.service.node import Node
+
+
+PEER_SECONDS = 5.0
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -39,6 +44,20 @@ class UnderWay(msgspec.Struct, frozen=True):
 def under_way(node: Node) -> Sequence[UnderWay]:
     """Every query that this node takes part in now."""
     return [_told(node, driver.machine) for driver in list(node.drivers.values())]
+
+
+async def peers_up(node: Node) -> dict[str, bool]:
+    """Which peers answer now and say that they can work, asked all at once."""
+
+    async def up(peer: str) -> bool:
+        try:
+            await asyncio.wait_for(node.transport.ask(peer, "/health"), PEER_SECONDS)
+        except (PeerUnreachable, PeerRefused, asyncio.TimeoutError):
+            return False
+        return True
+
+    names = sorted(name for name in node.peers if name != node.name)
+    return dict(zip(names, await asyncio.gather(*map(up, names)), strict=True))
 
 
 def _told(node: Node, machine: Machine) -> UnderWay:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -281,6 +282,31 @@ def test_the_same_person_does_not_approve_and_another_role_neither(people: Peopl
     refused(rosa, "NotYourRole")
 
 
+def test_a_replayed_assertion_and_a_forged_cookie_are_refused(people: People, nodes: Running) -> None:
+    officer = people("FR", "olivia")
+    first, second = (open_query(officer, nodes.staged.photos.tom_hanks, case) for case in ("2026/0700", "2026/0701"))
+    arthur = passkey(people, "FR", "arthur")
+    sent: list[str] = []
+    arthur.page.on(
+        "request", lambda request: sent.append(request.post_data or "") if "approve" in request.url else None
+    )
+    approve(arthur, first)
+    (assertion,) = {parse_qs(body)["assertion"][0] for body in sent if "assertion=" in body}
+    fetch = """async ([url, body]) => { const r = await fetch(url, {method: 'POST', body: new URLSearchParams(body)});
+               return [r.status, await r.text()] }"""
+    token = arthur.page.locator("input[name=csrf]").first.get_attribute("value")
+    body = {"csrf": token, "assertion": assertion}
+    status, text = arthur.page.evaluate(fetch, [f"/queries/{second}/approve", body])
+    assert (status, "BadAssertion" in text) == (422, True)
+    status, text = arthur.page.evaluate(fetch, [f"/queries/{first}/approve", body])
+    assert (status, "AlreadyLocked" in text) == (409, True)
+    stranger = people.visitor("FR")
+    name = nodes.sites["FR"].forms.session_cookie
+    stranger.page.context.add_cookies([{"name": name, "value": "forged" * 8, "url": stranger.origin}])
+    stranger.page.goto(f"{stranger.origin}/queries")
+    assert "/sign-in" in stranger.page.url
+
+
 def test_a_disagreement_is_no_match_and_is_counted(people: People, nodes: Running) -> None:
     officer, sven = people("FR", "olivia"), people("FR", "sven")
     query = open_query(officer, nodes.staged.photos.obama3, "2026/0501")
@@ -343,6 +369,9 @@ def test_the_router_shows_the_article_forty_log_and_no_person(people: People) ->
     text = sofia.page.locator("main").inner_text()
     assert "FR" in text
     assert "DE, ES" in text
+    sofia.page.goto(f"{sofia.origin}/node")
+    assert sofia.page.locator(".state", has_text=re.compile("^up$")).count() == 3
+    sofia.page.goto(f"{sofia.origin}/incoming")
     for planted in ("2026/0417", "robbery", "Olivia", "Planted"):
         assert planted not in sofia.page.content()
 
@@ -408,6 +437,18 @@ def test_without_a_script_a_query_is_opened_and_approved(people: People, nodes: 
     page.get_by_role("button", name="Put up for approval").click()
     page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
     assert "waits for approval" in page.locator("main").inner_text()
+    query = page.url.rsplit("/", 1)[1]
+    approver = enter("agnes")
+    approver.page.goto(f"{approver.origin}/queries/{query}")
+    approver.page.locator("#f-approve-reason").fill("to approve the launch")
+    approver.page.get_by_role("button", name="Look and go on to sign").click()
+    by_hand(approver)
+    page.reload()
+    for _ in range(60):  # the page loads itself again while the search runs
+        if "no hit" in page.locator("#progress").inner_text():
+            break
+        page.wait_for_timeout(1000)
+    assert "candidates" in page.locator("#progress").inner_text()  # Germany has this face
 
 
 def test_every_page_was_looked_at(people: People) -> None:
