@@ -28,7 +28,9 @@ from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
 from pets.signatures import SigningKey, VerifyKey
 from pets.templates import ModelIdentity, load_templates, read_identity, save_templates
 from protocol import wire
+from protocol.approval import Approval, Assertion, Certificate, PersonKey
 from protocol.confirmation import check_answers
+from protocol.follow_up import CandidatesWanted, CoreDataRequested, Deleted, Statement, decode_statement
 from protocol.messages import Announce, Message, Release
 from protocol.release import pack_release, unpack_release
 from protocol.terms import Terms
@@ -57,6 +59,18 @@ def frames() -> list[bytes]:
         message = msgspec.structs.replace(envelope.message, data=bytes(data[:64])) if data else envelope.message
         found.setdefault(type(message), wire.encode(msgspec.structs.replace(envelope, message=message)))
     return list(found.values())
+
+
+def statements() -> list[bytes]:
+    """A few of the follow-up, with an approval inside."""
+    key = PersonKey("ed25519", bytes(32))
+    approval = Approval(Certificate("FR", key, ("officer",), 1, 2, bytes(64)), Assertion(bytes(64)))
+    contents = (
+        CandidatesWanted(10),
+        Deleted(bytes(32), "recalled"),
+        CoreDataRequested(bytes(32), bytes(32), ("gender",), "robbery", bytes(32), (approval,), bytes(32)),
+    )
+    return [Statement(1, bytes(16), "FR", "ES", 1, content, bytes(64)).encode() for content in contents]
 
 
 def announced(data: bytes) -> object:
@@ -111,6 +125,7 @@ def _protocol() -> Iterator[Target]:
     yield Target("check_answers", 30, [two_slots], mutate.of_bytes, answers)
     yield Target("transfer.UnitReader", 100, [pack_units(every[:5]), pack_units([b""] * 64)], mutate.of_bytes,
                  read_units)  # fmt: skip
+    yield Target("follow_up.decode_statement", 60, statements(), mutate.of_msgpack, decode_statement)
     key = SealingKey.generate()
     sealed = [seal(key.public, bytes(32), b"fuzz")]
     yield Target("sealing.open_sealed", 3, sealed, mutate.of_bytes, lambda data: open_sealed(key, data, b"fuzz"))

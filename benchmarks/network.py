@@ -40,9 +40,10 @@ machine.prepare(options.threads)
 
 import numpy as np  # noqa: E402
 
+from nodes.casework import impact  # noqa: E402
 from nodes.config.schema import Role  # noqa: E402
 from nodes.config.storage import holder_store  # noqa: E402
-from nodes.identity.identity import init_node  # noqa: E402
+from nodes.identity.identity import init_node, load_identity  # noqa: E402
 from nodes.operator.client import NodeNotRunning, search, status  # noqa: E402
 from nodes.service.operator_api import SearchReport, SearchRequest  # noqa: E402
 from nodes.store import Category, Status  # noqa: E402
@@ -77,6 +78,9 @@ def set_up(root: Path, rows: np.ndarray) -> float:
             free.bind(("127.0.0.1", 0))
             address = f"https://127.0.0.1:{free.getsockname()[1]}"
         init_node(root / name, name=name, role=role, address=address, authority=root / "ca", states=("FR",))
+        document, today = root / name / "dpia.md", datetime.now(timezone.utc).date()
+        document.write_text("benchmark")
+        impact.lodge(load_identity(root / name), root / name, document, "benchmark", today, today)
         path = root / name / "node.toml"
         # The same row is found again and again.
         text = re.sub(r"(?m)^(quota_\w+|releases_per_reference) = \d+", r"\1 = 1000", path.read_text())

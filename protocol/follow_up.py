@@ -24,23 +24,20 @@ requester's evidence. Closed schemas: an unknown field or a wrong type is refuse
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from pets.errors import MALFORMED, InputError
-from pets.prf import encode_labels, labelled_hash
-from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
+from pets.prf import labelled_hash
 from protocol.approval import Approval, Decision, decision_digest
 from protocol.messages import Decimals, Digest, Name
-from protocol.steps import Notary
+
+if TYPE_CHECKING:
+    from protocol.steps import Notary
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, lt=2**47)]
 QueryId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-DOCUMENT_LIMIT = 16 << 20  # bytes of a sealed document
-_INFO = b"follow-up"
-_LENGTH_BYTES = 4
-PADDING = 16384  # lengths of documents are multiples of it, so that they tell little of what is inside
 
 IDENTIFIED_FIELDS = (  # R 47(4)
     "first-names", "family-names", "aliases", "date-of-birth", "nationalities", "place-and-country-of-birth", "gender",
@@ -257,13 +254,6 @@ def decode_statement(data: bytes) -> Statement:
     return statement
 
 
-class Document(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A statement and what its hashes stand for."""
-
-    statement: bytes
-    payload: bytes
-
-
 def payload_digest(payload: bytes) -> bytes:
     """The hash by which a statement names its payload. The payload brings its own salt."""
     return labelled_hash("follow-up-payload", payload)
@@ -285,41 +275,8 @@ def digest_to_sign(content: Any, node: str, query: bytes) -> bytes:
     return decision_digest(DECISIONS[type(content)], node, bound, unsigned(content))
 
 
-def seal_document(statement: Statement, payload: bytes, public: SealingPublicKey, size: int = 0) -> bytes:
-    """A document for `statement.receiver`: length, document, zeros up to a multiple of 16 KiB and at least `size`."""
-    bare = msgspec.msgpack.encode(Document(statement.encode(), payload))
-    framed = len(bare).to_bytes(_LENGTH_BYTES, "big") + bare
-    length = max(size, -(-len(framed) // PADDING) * PADDING)
-    if length > DOCUMENT_LIMIT:
-        raise FollowUpError(f"a document of {length} bytes, the limit is {DOCUMENT_LIMIT}")
-    padded = framed.ljust(length, b"\0")
-    return seal(public, padded, _INFO, _route(statement.sender, statement.receiver))
-
-
-def open_document(data: bytes, key: SealingKey, sender: str, receiver: str, notary: Notary) -> tuple[Statement, bytes]:
-    """Open and check a document. Raises `FollowUpError`, and a `CryptoError` where seal or signature do not hold."""
-    plain = open_sealed(key, data, _INFO, _route(sender, receiver))
-    end = _LENGTH_BYTES + int.from_bytes(plain[:_LENGTH_BYTES], "big")
-    if end > len(plain) or any(plain[end:]):
-        raise FollowUpError("a document that is not padded with zeros")
-    try:
-        document = msgspec.msgpack.decode(plain[_LENGTH_BYTES:end], type=Document)
-    except MALFORMED as error:
-        raise FollowUpError(f"no document of the follow-up: {error}") from None
-    statement = decode_statement(document.statement)
-    if (statement.sender, statement.receiver) != (sender, receiver):
-        raise FollowUpError(f"a statement from {statement.sender} to {statement.receiver}, sent by {sender}")
-    notary.check(sender, statement.digest, statement.signature)
-    check_payload(statement, document.payload)
-    return statement, document.payload
-
-
 def check_payload(statement: Statement, payload: bytes) -> None:
     """Raise `FollowUpError` unless this is what the statement names: nothing, where it names nothing."""
     named: bytes | None = getattr(statement.content, "payload", None)
     if (payload_digest(payload) if named is not None else payload) != (named or b""):
         raise FollowUpError(f"{statement.kind}: another payload than the statement names")
-
-
-def _route(sender: str, receiver: str) -> bytes:
-    return encode_labels("follow-up", sender, receiver)

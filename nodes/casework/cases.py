@@ -56,10 +56,7 @@ def open_query(office: Office, session: Session, person: Person, draft: Draft) -
     if office.role is not Role.REQUESTER:
         raise CaseRefused(f"{office.name} is a {office.role.value}; only a requester can ask")
     draft = _checked(draft)
-    limit = office.settings.minimum_quality
-    low = {name: score for name, score in draft.quality.items() if score < limit}
-    if low:
-        raise Unsuitable(low, limit)
+    check_quality(draft.quality, office.settings.minimum_quality)
     if draft.photo is not None and not draft.quality:
         raise CaseRefused("a photo comes with its quality")
     _justification(draft, bytes(32), person.name, "(approver)").check()
@@ -78,6 +75,12 @@ def open_query(office: Office, session: Session, person: Person, draft: Draft) -
     session.add(row)
     session.flush()
     return row.id
+
+
+def check_quality(scores: Mapping[str, int], limit: int) -> None:
+    """Raise `Unsuitable` for an image of which any component is below the limit (R 38, 22(2))."""
+    if low := {name: score for name, score in scores.items() if score < limit}:
+        raise Unsuitable(low, limit)
 
 
 def launch_content(office: Office, session: Session, query: str, approver: Person) -> Launched:
@@ -102,7 +105,7 @@ def launch_content(office: Office, session: Session, query: str, approver: Perso
 
 def approve_launch(office: Office, session: Session, person: Person, query: str, assertion: Assertion | None) -> None:
     """A second person approves: the node starts the search when it runs. Raises `FourEyes`, `BadAssertion`."""
-    row = row_of(session, query)
+    row = row_of(session, query, lock=True)
     if row.opened_by == person.id:
         raise FourEyes("whoever opened a query cannot approve it")
     if row.state != "draft":
@@ -144,7 +147,8 @@ class Launch:
 def take_approved(office: Office, session: Session) -> Launch | None:
     """The next approved search, marked as running; one that waited longer than a day is given up."""
     now = office.now()
-    for row in session.scalars(select(QueryRow).where(QueryRow.state == "approved").order_by(QueryRow.changed)):
+    approved_first = select(QueryRow).where(QueryRow.state == "approved").order_by(QueryRow.changed).with_for_update()
+    for row in session.scalars(approved_first):
         if now > row.changed + LAUNCH_SECONDS:
             row.state = "failed"
             continue
@@ -174,9 +178,9 @@ def note_attempt(office: Office, session: Session, query: str, attempt: bytes, a
     office.state(session, attempt, office.name, approved)
 
 
-def row_of(session: Session, query: str) -> QueryRow:
-    """A query's row. Raises `UnknownThing`."""
-    row = session.get(QueryRow, query)
+def row_of(session: Session, query: str, *, lock: bool = False) -> QueryRow:
+    """A query's row; `lock`: nobody else decides about it meanwhile. Raises `UnknownThing`."""
+    row = session.get(QueryRow, query, with_for_update=lock)
     if row is None:
         raise UnknownThing("query", query)
     return row

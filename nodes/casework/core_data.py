@@ -156,7 +156,7 @@ def request_core_data(
 ) -> str:  # fmt: skip
     """Ask the holder; gives the request's identity. Raises as `request_content`, and `BadAssertion`."""
     content, payload = request_content(office, session, candidate, fields, facts, offence)
-    row = candidate_row(session, candidate)
+    row = candidate_row(session, candidate, lock=True)
     under_way = select(RequestRow).where(
         RequestRow.candidate_id == candidate, RequestRow.state.in_(("waiting", "paused", "released"))
     )
@@ -304,9 +304,9 @@ def view_of(office: Office, row: RequestRow, now: int) -> RequestView:
     )  # fmt: skip
 
 
-def request_row(session: Session, request: str) -> RequestRow:
-    """A request's row. Raises `UnknownThing`."""
-    row = session.get(RequestRow, request)
+def request_row(session: Session, request: str, *, lock: bool = False) -> RequestRow:
+    """A request's row; `lock`: nobody else decides about it meanwhile. Raises `UnknownThing`."""
+    row = session.get(RequestRow, request, with_for_update=lock)
     if row is None:
         raise UnknownThing("request", request)
     return row
@@ -329,7 +329,7 @@ def keep_record(office: Office, row: RequestRow, record: dict[CoreDataField, str
 
 
 def _at_the_desk(session: Session, request: str) -> RequestRow:
-    row = request_row(session, request)
+    row = request_row(session, request, lock=True)
     if row.direction != "received":
         raise CaseRefused("this is a request of our own: its holder decides")
     if row.state not in ("waiting", "paused"):

@@ -180,6 +180,14 @@ def recall(office: Office, session: Session, person: Person, reference: str, why
     return told
 
 
+def receivers(office: Office, session: Session, reference: str) -> list[str]:
+    """Who was given a reference and has not said that it deleted it."""
+    rows = select(DisclosedRow.peer).where(
+        DisclosedRow.mac == office.vault.mac(reference), DisclosedRow.deleted.is_(None)
+    )
+    return sorted(set(session.scalars(rows)))
+
+
 def recalls(session: Session) -> list[RecallView]:
     """Recalls for deletion or correction, and whether they were answered."""
     rows = session.scalars(select(DisclosedRow).where(DisclosedRow.recalled.is_not(None)))

@@ -275,6 +275,11 @@ class CaseDesk:
         """Tell everybody who received a reference; gives whom. Raises `UnknownThing` where it went to nobody."""
         return self._write(person, deletion.recall, reference, why, kind)
 
+    def receivers(self, reference: str) -> list[str]:
+        """Who was given a reference of this gallery and has not said that it deleted it."""
+        with self.office.vault.reading() as session:
+            return deletion.receivers(self.office, session, reference)
+
     def recalls(self, person: Person) -> list[deletion.RecallView]:
         """Recalls made, and whether they were answered within 48 hours."""
         self._fresh(person)

@@ -113,8 +113,8 @@ def everybody(office: Office, session: Session) -> list[Person]:
 
 def certify(office: Office, person: Person) -> Certificate:
     """The node vouches for a person's key and roles, for a day: whoever leaves gets no new one."""
-    if person.key is None:
-        raise BadAssertion(f"{person.handle} has no key to sign with")
+    if person.key is None or not person.active:
+        raise BadAssertion(f"{person.handle} has no key to sign with, or the account is closed")
     now = office.now()
     roles = tuple(sorted(person.roles))
     certificate = Certificate(office.name, person.key, roles, max(0, now - CLOCK_SECONDS), now + DAY)

@@ -68,7 +68,7 @@ def lock_decision(
 ) -> None:
     """Lock one's decision, once. Raises `AlreadyLocked`, `FourEyes` for the officer who asks, `CaseRefused`."""
     person.needs("reviewer")
-    row = candidate_row(session, candidate)
+    row = candidate_row(session, candidate, lock=True)
     if row_of(session, row.query_id).opened_by == person.id:
         raise FourEyes("whoever opened the query does not review its candidates")
     if verdict not in VERDICTS:
@@ -121,7 +121,7 @@ def confirm(office: Office, session: Session, person: Person, candidate: str, as
     Raises `NotConfirmed`, `NotYourRole` for somebody who did not review it, `AlreadyLocked` for a second signature.
     """
     person.needs("reviewer")
-    row = candidate_row(session, candidate)
+    row = candidate_row(session, candidate, lock=True)
     if session.get(VoteRow, (candidate, person.id)) is None:
         raise NotYourRole(person.handle, "reviewer of this candidate")
     content, payload = confirmation_content(office, session, candidate)
@@ -143,9 +143,12 @@ def confirm(office: Office, session: Session, person: Person, candidate: str, as
     return "confirmed"
 
 
-def candidate_row(session: Session, candidate: str, *, deleted: bool = False) -> CandidateRow:
-    """A candidate's row. Raises `UnknownThing`, also for a deleted one unless that is asked for."""
-    row = session.get(CandidateRow, candidate)
+def candidate_row(session: Session, candidate: str, *, deleted: bool = False, lock: bool = False) -> CandidateRow:
+    """A candidate's row; `lock`: nobody else decides about it meanwhile.
+
+    Raises `UnknownThing`, also for a deleted one unless that is asked for.
+    """
+    row = session.get(CandidateRow, candidate, with_for_update=lock)
     if row is None or (row.deleted is not None and not deleted):
         raise UnknownThing("candidate", candidate)
     return row

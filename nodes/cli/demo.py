@@ -18,12 +18,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from nodes.casework import impact, impact_template
 from nodes.cli.demo_photos import demo_photos
 from nodes.cli.node import print_report
 from nodes.config.schema import Role, load_config
 from nodes.config.storage import holder_store
 from nodes.evidence.export import export_bundle
-from nodes.identity.identity import init_node
+from nodes.identity.identity import init_node, load_identity
 from nodes.operator.client import NodeNotRunning, status
 from nodes.operator.enrolment import enroll
 from nodes.operator.progress import progress_bar
@@ -88,6 +89,14 @@ def found_nodes(root: Path) -> None:
             authority=root / "authority",
             states=(REQUESTER,),
         )
+        _assess(root / name)
+
+
+def _assess(folder: Path) -> None:
+    """Lodge the template itself, which is no assessment: nobody but this machine is affected."""
+    document, today = folder / "dpia.md", datetime.now(timezone.utc).date()
+    document.write_text(impact_template.template(load_config(folder), "dpia", today))
+    impact.lodge(load_identity(folder), folder, document, "the demo, on loopback", today, today)
 
 
 def enrol(

@@ -86,9 +86,23 @@ def forget(
     else:
         for receipt in receipts:
             output.print(f"deleted {receipt.reference} at {receipt.time:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+    _remind(folder, references)
     if unknown := sorted(set(references) - {receipt.reference for receipt in receipts}):
         errors.print(f"not here: {', '.join(unknown)}", highlight=False)
         raise typer.Exit(1)
+
+
+def _remind(folder: Path, references: list[str]) -> None:
+    """Say who else has what was deleted or contested here: a person tells them (R 64(1)(m))."""
+    from nodes.casework.desk import CaseDesk
+
+    with CaseDesk.open(folder) as desk:
+        for reference in references:
+            if peers := desk.receivers(reference):
+                told = (
+                    f"{reference} was given to {', '.join(peers)}: tell them with `lineup case recall` within 48 hours"
+                )
+                errors.print(told, highlight=False, markup=False)
 
 
 def contest(
@@ -104,6 +118,7 @@ def contest(
     if bool(authority) != clear:
         raise typer.BadParameter("--clear and --authority go together", param_hint="--authority")
     subject = run(folder, reference, authority if clear else None)
+    _remind(folder, [reference])
     if as_json:
         print(msgspec.json.encode({"reference": subject.reference, "contested": subject.contested}).decode())
     else:

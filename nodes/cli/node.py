@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
 from nodes.config.policy import Purpose
 from nodes.operator.progress import progress_bar
@@ -27,6 +28,7 @@ errors = Console(stderr=True, markup=False, soft_wrap=True)
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `lineup`."""
+    node.add_typer(impact, name="impact")
     app.add_typer(node, name="node")
     app.command()(query)
 
@@ -193,7 +195,10 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Search other states' galleries for one face, through the running requester node."""
-    from nodes.operator.client import check_asks, probe_template, search
+    from nodes.casework.cases import check_quality
+    from nodes.config.schema import load_config
+    from nodes.operator.client import check_asks, search
+    from nodes.operator.probe import prepare_probe
     from nodes.service.operator_api import SearchRequest
 
     try:
@@ -202,10 +207,11 @@ def query(
     except ParameterError as error:
         raise typer.BadParameter(str(error)) from None
     check_asks(folder)
-    template, model = probe_template(photo, models, provider.value, largest)
+    probe = prepare_probe(photo, models, provider.value, largest)
+    check_quality(probe.quality, load_config(folder).casework.minimum_quality)
     request = SearchRequest(
-        template=template,
-        model=model,
+        template=probe.template,
+        model=probe.model,
         holders=_names(holders),
         threshold=f"{terms.threshold:f}",
         case=case,

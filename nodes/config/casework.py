@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nodes.config.values import ConfigError, Section, within
 
 MIN_CITATION = 8
@@ -18,6 +20,7 @@ class CaseworkConfig(Section, frozen=True):
     `require_authorisation`: a search without judicial authorisation is stopped and purged after 48 hours (AIA 26(10)).
     `send_images`: show others the photos of candidates. `minimum_quality`: of every component, 0 to 100 (R 38).
     `candidate_days`: what was received and is not decided goes then; `core_data_days`: core data; `query_days`: probes.
+    `url`: a PostgreSQL database of its own; None: casework.db in the node's folder.
     """
 
     require_approval: bool = False
@@ -34,6 +37,12 @@ class CaseworkConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.single_review_law and len(self.single_review_law.strip()) < MIN_CITATION:
             raise ConfigError("casework.single_review_law", self.single_review_law, "must cite the law")
+        if self.url is not None and not re.match(r"postgresql(\+psycopg)?://", self.url):
+            raise ConfigError(
+                "casework.url", "…", "must begin with postgresql://; without it: casework.db in the folder"
+            )
+        if self.url is not None and re.search("//[^/@]*:[^/]*@|password=", self.url):
+            raise ConfigError("casework.url", "…", "must hold no password: use PGPASSFILE or PGPASSWORD")
         within("casework.minimum_quality", self.minimum_quality, 0, 100)
         within("casework.candidate_days", self.candidate_days, 1, 365)
         within("casework.core_data_days", self.core_data_days, 1, 3 * 366)

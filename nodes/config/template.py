@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 
+from nodes.config.casework import CaseworkConfig
 from nodes.config.schema import (
     FILE,
     LAW_MINIMUM_THRESHOLD,
@@ -44,7 +45,8 @@ def write_default(
     """Write FOLDER/node.toml, which must not exist. Raises `ConfigError`, FileExistsError."""
     check_node(name, role)
     policy = PolicyConfig(states=tuple(states))
-    content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention()) + _policy(policy)
+    content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention())
+    content += _casework(CaseworkConfig()) + _policy(policy)
     path = folder / FILE
     write_public(path, content.encode(), overwrite=False)
     return path
@@ -104,6 +106,24 @@ def _retention(retention: Retention) -> str:
 # years, and after these days what was sealed for audits on site: at a requester the probe, at a holder its block.
 [retention]
 sealed_days = {retention.sealed_days}  # 1 to {MAX_SEALED_DAYS}
+
+"""
+
+
+def _casework(casework: CaseworkConfig) -> str:
+    return f"""\
+# What persons decide (nodes/casework/README.md). Once staff is enrolled, a second person approves every search.
+[casework]
+require_approval = {_toml(casework.require_approval)}  # true: also where no staff is enrolled
+single_review_law = {_toml(casework.single_review_law)}  # citation of the law that lets one reviewer do; else two
+accept_single_review = {_toml(casework.accept_single_review)}  # whether other states' one reviewer is enough here
+require_authorisation = {_toml(casework.require_authorisation)}  # stop and purge searches without one after 48 hours
+send_images = {_toml(casework.send_images)}  # show others the photos of candidates
+minimum_quality = {casework.minimum_quality}  # 0 to 100, of every component of a probe
+candidate_days = {casework.candidate_days}  # 1 to 365: what was received and is not confirmed
+core_data_days = {casework.core_data_days}  # 1 to 1098
+query_days = {casework.query_days}  # 1 to 1098: probes
+# url = "postgresql://lineup@db.example/cases"  # without it: casework.db in this folder
 
 """
 

@@ -10,11 +10,9 @@ import msgspec
 
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.identity.tls import client_context, server_name
-from nodes.operator.probe import prepare_probe
 from nodes.service.operator_api import SearchReport, SearchRequest
 from nodes.service.under_way import UnderWay
 from pets.errors import InputError, LineupError
-from pets.faces import Provider
 
 SEARCH_SECONDS = 3600.0
 HEALTH_SECONDS = 15.0
@@ -29,12 +27,6 @@ def check_asks(folder: Path) -> None:
     config = load_config(folder)
     if config.role is not Role.REQUESTER:
         raise InputError(f"{config.name} is a {config.role.value}; only a requester can ask")
-
-
-def probe_template(photo: Path, models: Path | None, provider: Provider, largest: bool) -> tuple[bytes, bytes]:
-    """A photo, or a .npy file with one unit template, as (int8 template bytes, model digest)."""
-    probe = prepare_probe(photo, models, provider, largest)
-    return probe.template, probe.model
 
 
 def search(folder: Path, request: SearchRequest) -> SearchReport:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.config.schema import ConfigError, NodeConfig, load_config
+from nodes.casework import desk, vault
+from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
 from nodes.config.storage import open_store, storage_key
 from nodes.evidence import sealed
 from nodes.evidence.keeper import Keeper
@@ -166,6 +167,9 @@ def _rekey(
 ) -> tuple[int, int]:
     with open_store(config, key=new, retired=[old]) as store:
         subjects = store.rekey(progress)
+    cases = desk.database_url(config, folder)
+    if config.casework.url is not None or (folder / desk.FILE).is_file():
+        vault.rekey(cases, old, new)
     return subjects, sealed.reseal(folder / "sealed", old, new)
 
 
@@ -200,6 +204,10 @@ def expire(folder: Path) -> Expired:
         except LogInUse:
             raise InputError(f"{identity.config.name} is running: it does this itself, daily") from None
         try:
-            return expire_at(store, keeper, identity.config, datetime.now(timezone.utc))
+            done = expire_at(store, keeper, identity.config, datetime.now(timezone.utc))
+            if identity.config.role is not Role.ROUTER:
+                with desk.CaseDesk.open(folder) as cases:
+                    cases.expire()
+            return done
         finally:
             keeper.close()

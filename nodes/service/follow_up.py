@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nodes.casework import candidates, cases, core_data, inbox
+from nodes.casework import candidates, cases, core_data, deletion, inbox
 from nodes.casework.contents import Draft, Found, Told
 from nodes.casework.desk import CaseDesk
 from nodes.casework.errors import CaseworkError, StatementRefused
@@ -25,16 +25,14 @@ from nodes.config.schema import Role
 from nodes.service.operator_api import SearchReport, SearchRequest
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from pets.errors import CryptoError, InputError, LineupError
+from protocol.documents import DOCUMENT_LIMIT, open_document, seal_document
 from protocol.errors import QueryRefused
 from protocol.follow_up import (
-    DOCUMENT_LIMIT,
     Acknowledged,
     CandidatesShown,
     CandidatesWanted,
     Statement,
     decode_statement,
-    open_document,
-    seal_document,
 )
 from protocol.messages import ABORT_CODES
 
@@ -279,6 +277,9 @@ class FollowUp:
         office = self.desk.office
         with office.vault.reading() as session:
             views = core_data.deadlines(office, session, office.now())
+            waiting = [view for view in deletion.recalls(session) if not view.answered and view.due < office.now()]
+        if waiting:
+            log.error(f"recalls without a receipt after 48 hours: {len(waiting)}", extra={"node": office.name})
         if late := sum(view.overdue for view in views):
             log.error(f"core data overdue: {late}", extra={"node": office.name})
         if soon := sum(view.alarm and not view.overdue for view in views):

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from nodes.casework import impact
 from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store
 from nodes.evidence.keeper import Keeper
@@ -181,7 +183,11 @@ class NodeServer(uvicorn.Server):
 
 
 def serve(folder: Path, delay_seconds: float = 0) -> None:
-    """Serve until interrupted; then let running queries end. Raises `InputError`, `StoreError`, `CannotListen`."""
+    """Serve until interrupted; then let running queries end.
+
+    Raises `NotAssessed` before anything connects, `InputError`, `StoreError`, `CannotListen`.
+    """
+    impact.check(load_identity(folder), folder, datetime.now(timezone.utc).date())
     uvloop.run(_serve(folder, delay_seconds))  # of asyncio's TLS, a 33 MB probe costs the receiver twice the time
 
 

@@ -14,7 +14,7 @@ from nodes.identity.tls import client_context, reload_revocations, server_name
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from nodes.transport.units import Units, pack_units
 from pets.sealing import OVERHEAD_BYTES
-from protocol.follow_up import DOCUMENT_LIMIT
+from protocol.documents import DOCUMENT_LIMIT
 from protocol.messages import ABORT_CODES
 
 USER_AGENT = "blind-lineup"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,6 +44,7 @@ from protocol.follow_up import (
     payload_digest,
 )
 from tests.kit.casework import Offices
+from tests.kit.commands import run as run
 
 RECORD = {"first-names": "Ana", "case-number": "M-17"}
 
@@ -199,6 +201,14 @@ def test_a_recall_deletes_at_whoever_received_it_and_comes_back_as_a_receipt(off
         offices.fr.view(offices.french.rita, f"candidate:{candidate}", "once more")
     (done,) = offices.es.recalls(offices.spanish.dora)
     assert done.answered
+
+
+def test_whoever_forgets_a_subject_is_told_who_else_has_it(offices: Offices, tmp_path: Path, run: Any) -> None:
+    offices.candidate()
+    given, kept = offices.references[0], offices.enrol()
+    _, _, told = run("forget", "--dir", tmp_path / "ES", given, kept)
+    assert f"{given} was given to FR" in told
+    assert f"{kept} was given" not in told
 
 
 def test_a_contested_mark_travels_and_comes_off(offices: Offices) -> None:

@@ -25,6 +25,7 @@ from protocol.messages import ABORT_CODES
 from tests.kit.commands import as_json, enrol, lineup
 from tests.kit.commands import folder as folder
 from tests.kit.commands import run as run
+from tests.kit.federation import assess
 
 REASON = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
 
@@ -226,6 +227,7 @@ def test_a_taken_port_ends_a_node_with_one_clear_line_and_it_was_never_ready(run
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         args = ("--name", "PT", "--role", "holder", "--address", f"https://{address}", "--authority", tmp_path / "ca")
         assert run("node", "init", "--dir", tmp_path / "pt", *args)[0] == 0
+        assess(tmp_path / "pt")
         command = [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(tmp_path / "pt")]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     *log, last = ended.stderr.splitlines()

@@ -34,8 +34,9 @@ def test_the_commands_are_those_of_the_readme() -> None:
             f"lineup node {name}"
             for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "revoke")
         ),
+        *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
-        *(f"lineup evidence {name}" for name in ("export", "report", "key", "hold")),
+        *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
         *("lineup verify", "lineup audit"),
         *(f"lineup case person {name}" for name in ("add", "close", "list")),
         *(

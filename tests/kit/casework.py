@@ -119,9 +119,16 @@ class Offices:
         for port, (name, role) in enumerate((("FR", Role.REQUESTER), ("ES", Role.HOLDER)), 9443):
             init_node(root / name, name=name, role=role, address=f"https://127.0.0.1:{port}",
                       authority=root / "authority", states=("FR",))  # fmt: skip
+        return cls.reopened(root, clock, **settings)
+
+    @classmethod
+    def reopened(cls, root: Path, clock: Clock | None = None, **settings: Any) -> Offices:
+        """The desks of two folders, with fresh staff."""
+        clock = clock or Clock(stands=True)
         desks = [CaseDesk.open(root / name, clock) for name in ("FR", "ES")]
         for desk in desks:
-            desk.office = replace(desk.office, settings=CaseworkConfig(**settings))
+            if settings:
+                desk.office = replace(desk.office, settings=CaseworkConfig(**settings))
         fr, es = desks
         return cls(fr, es, staffed(fr), staffed(es), clock, [])
 

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from nodes.casework import impact
 from nodes.config.schema import Role
 from nodes.config.storage import holder_store
-from nodes.identity.identity import init_node
+from nodes.identity.identity import init_node, load_identity
 from nodes.service.operator_api import HolderAnswer, SearchRequest
 from nodes.store import Category, Status
 from pets.params import PRESETS
@@ -141,6 +142,7 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
             authority=root / "authority",
             states=(FR,),
         )
+        assess(root / name)
         many = {f"quota_{kind}_per_day": 1000 for kind in ("identified", "unidentified")}
         figures = {"read_timeout_seconds": 60, "shutdown_timeout_seconds": 10, "releases_per_reference": 1000, **many}
         federation.configure(name, **figures | limits)
@@ -157,6 +159,14 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
                 model=SYNTHETIC_MODEL,
             ).references
     return federation
+
+
+def assess(folder: Path) -> None:
+    """Lodge an impact assessment, without which a node does not connect."""
+    document = folder / "dpia.md"
+    document.write_text("assessed for a test\n")
+    today = datetime.now(timezone.utc).date()
+    impact.lodge(load_identity(folder), folder, document, "A. Tester", today, today)
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,0 +1,150 @@
+"""The follow-up's door at a running node: who may knock, and what hostile documents get."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from nodes.casework import candidates
+from nodes.identity.identity import NodeNotary
+from nodes.service.follow_up import BODY_LIMIT, PATH
+from protocol.documents import seal_document
+from protocol.follow_up import CandidatesWanted, Deleted, Statement
+from tests.casework.test_whole_case import rounds, set_clock
+from tests.kit.casework import Clock, draft, open_desk, staffed
+from tests.kit.federation import DE, ES, EU, FR, Federation, found
+from tests.kit.network import AsgiNetwork, running
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return found(tmp_path_factory.mktemp("follow-up"))
+
+
+def at(federation: Federation, body: Callable[[AsgiNetwork], Awaitable[None]]) -> None:
+    async def run() -> None:
+        network = AsgiNetwork(federation)
+        async with running(network):
+            await body(network)
+
+    asyncio.run(run())
+
+
+async def knock(network: AsgiNetwork, caller: str | None, content: bytes, at_node: str = ES) -> tuple[int, str]:
+    async with network.client(caller, at_node) as client:
+        answer = await client.post(PATH, content=content)
+    code = answer.json()["code"] if answer.headers["content-type"] == "application/json" else ""
+    return answer.status_code, code
+
+
+def statement(network: AsgiNetwork, sender: str, content: object, receiver: str = ES) -> Statement:
+    made = Statement(1, secrets.token_bytes(16), sender, receiver, _now(), content)  # type: ignore[arg-type]
+    return made.signed(NodeNotary(network.nodes[sender].identity, {}))
+
+
+def _now() -> int:
+    import time
+
+    return int(time.time() * 1000)
+
+
+def test_strangers_routers_and_garbage_are_refused_with_a_closed_code(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        public = network.nodes[ES].identity.sealing.public
+        good = seal_document(statement(network, FR, CandidatesWanted(3)), b"", public)
+        assert await knock(network, None, good) == (403, "state")
+        assert await knock(network, "XX", good) == (403, "state")
+        assert await knock(network, DE, good) == (400, "crypto")  # sealed by FR for ES: another sender cannot use it
+        assert await knock(network, FR, b"") == (400, "crypto")
+        assert await knock(network, FR, secrets.token_bytes(70_000)) == (400, "crypto")
+        assert (await knock(network, FR, bytes(BODY_LIMIT + 1)))[0] == 413
+        assert await knock(network, FR, good, EU) == (403, "state")  # nobody decides at the router
+        assert (await knock(network, FR, good))[0] == 200  # the control
+
+    at(federation, body)
+
+
+def test_a_holder_may_not_say_what_a_requester_says(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        public = network.nodes[ES].identity.sealing.public
+        forged = seal_document(statement(network, DE, Deleted(bytes(32), "not-needed")), b"", public)
+        assert await knock(network, DE, forged) == (409, "state")
+
+    at(federation, body)
+
+
+def test_a_statement_waits_for_a_holder_that_is_down_and_arrives_once(federation: Federation) -> None:
+    clock = Clock()
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        with open_desk(federation.folder(FR), clock) as fr:
+            staff = staffed(fr)
+            query = fr.open_query(staff.olga, draft(federation.people.hit, ES))
+            fr.approve_launch(staff.anton, query, staff.sign("anton", "launch", query))
+            follow_up = network.nodes[FR].follow_up
+            assert follow_up is not None
+            await follow_up._launch()
+            await asyncio.gather(*follow_up._searches)
+            await network.kill(ES)
+            await follow_up.round()
+            assert fr.candidates_for(staff.rita, query) == []
+            await network.start(ES)
+            await asyncio.to_thread(_try_again, follow_up)
+            await rounds(network)
+            assert len(fr.candidates_for(staff.rita, query)) == 1
+
+    at(federation, body)
+
+
+def _try_again(follow_up: object) -> None:
+    from sqlalchemy import update
+
+    from nodes.casework.tables import StatementRow
+
+    with follow_up.desk.office.vault.writing() as session:  # type: ignore[attr-defined]
+        session.execute(update(StatementRow).values(not_before=0))
+
+
+def test_nothing_is_released_that_could_not_be_noted(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder that cannot write down what it gives, gives nothing: a recall would not find it."""
+    from nodes.store.errors import StoreFull
+    from tests.kit.federation import request
+
+    def full(*_: object) -> None:
+        raise StoreFull("the disk is full")
+
+    async def body(network: AsgiNetwork) -> None:
+        wanted = request(federation.people.hit, (ES,))
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates, "note_disclosed", full)
+            answer = (await network.search(wanted)).answers[ES]
+            assert (answer.status, answer.references) == ("refused", ())
+        assert (await network.search(wanted)).answers[ES].status == "candidates"  # the control
+
+    at(federation, body)
+
+
+def test_a_search_that_a_dead_process_had_started_is_not_started_again(federation: Federation) -> None:
+    clock = Clock()
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        with open_desk(federation.folder(FR), clock) as fr:
+            staff = staffed(fr)
+            query = fr.open_query(staff.olga, draft(federation.people.hit, ES))
+            fr.approve_launch(staff.anton, query, staff.sign("anton", "launch", query))
+            node = network.nodes[FR]
+            assert node.follow_up is not None
+            from nodes.casework import cases
+
+            with node.follow_up.desk.office.vault.writing() as session:
+                assert cases.take_approved(node.follow_up.desk.office, session) is not None
+            await network.kill(FR)
+            await network.start(FR)
+            assert fr.query(staff.olga, query).state == "failed"
+
+    at(federation, body)

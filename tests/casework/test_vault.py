@@ -1,0 +1,47 @@
+"""What the casework stores: unreadable without the key, bound to its place, and moved along when the key changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from nodes.casework.desk import CaseDesk
+from nodes.casework.tables import CandidateRow
+from nodes.operator.database import rekey
+from nodes.store.errors import StoreCorrupted, WrongStorageKey
+from nodes.store.keys import StorageKey
+from tests.kit.casework import Offices
+
+
+def test_a_changed_storage_key_opens_cases_and_finds_disclosures(offices: Offices, tmp_path: Path) -> None:
+    candidate = offices.confirmed()
+    offices.close()
+    for name in ("FR", "ES"):
+        old = (tmp_path / name / "storage.key").read_text()
+        rekey(tmp_path / name)
+        assert (tmp_path / name / "storage.key").read_text() != old
+    with CaseDesk.open(tmp_path / "FR") as fr, CaseDesk.open(tmp_path / "ES") as es:
+        seen = fr.view(fr.person("rita"), f"candidate:{candidate}", "to compare")
+        assert seen.reference == offices.references[0]
+        assert es.recall(es.person("dora"), offices.references[0], "another person") == ["FR"]
+
+
+def test_another_key_opens_nothing(offices: Offices, tmp_path: Path) -> None:
+    offices.close()
+    (tmp_path / "FR" / "storage.key").unlink()
+    StorageKey.create(tmp_path / "FR" / "storage.key")
+    with pytest.raises(WrongStorageKey):
+        CaseDesk.open(tmp_path / "FR")
+
+
+def test_a_record_that_was_moved_to_another_candidate_does_not_open(offices: Offices) -> None:
+    query = offices.searched(offices.enrol(), offices.enrol())
+    first, second = offices.fr.candidates_for(offices.french.rita, query)
+    with offices.fr.office.vault.writing() as session:
+        rows = {row.id: row for row in session.scalars(select(CandidateRow))}
+        rows[first.id].sealed = rows[second.id].sealed
+    with pytest.raises(StoreCorrupted):
+        offices.fr.view(offices.french.rita, f"candidate:{first.id}", "to compare")
+    offices.fr.view(offices.french.rita, f"candidate:{second.id}", "to compare")  # the control
