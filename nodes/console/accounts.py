@@ -70,11 +70,12 @@ class Accounts:
             return not session.scalar(select(func.count()).where(AccountRow.password.is_not(None)))
 
     def invite(self, handle: str) -> str:
-        """A one-time token by which a person sets a password and a key; one given before ends, as do sessions."""
+        """A one-time token by which a person sets a password and a key; what the person had, sessions too, ends."""
         token = secrets.token_urlsafe(24)
         with self._database.writing() as session:
             row = session.get(AccountRow, handle) or AccountRow(handle=handle, sign_count=0, failures=0, locked_until=0)
             row.invite, row.invite_expires = _hash(token), self._now() + INVITE_SECONDS
+            row.password = row.credential = None
             session.add(row)
             session.execute(delete(SessionRow).where(SessionRow.handle == handle))
             self._note(session, handle, "invited")

@@ -179,7 +179,7 @@ TEXTS = {
     "supervision.intro": "Read-only.",
     "supervision.counts": "Yearly counts",
     "counts.report": "The report of casework, small counts not told:",
-    "counts.html": "HTML",
+    "counts.page": "HTML",
     "counts.csv": "CSV",
     "supervision.days": "Queries by state and day, last 31 days",
     "supervision.refusals": "Refused since the node started",

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -167,7 +168,14 @@ def page(handler: Handler, *, limit: str = "page", open_to_all: bool = False) ->
             response = RedirectResponse(f"/sign-in?next={quote(request.url.path)}", 303)
             site.forms.clear(response)
             return response
-        except (LineupError, MultiPartException, asyncio.TimeoutError, ClientDisconnect, UnicodeError) as error:
+        except (
+            LineupError,
+            HTTPException,
+            MultiPartException,
+            asyncio.TimeoutError,
+            ClientDisconnect,
+            UnicodeError,
+        ) as error:
             return await asyncio.to_thread(_problem, visit, error)
         except Exception as error:  # its text may quote personal data: only its kind is logged
             log.error("internal error", extra={"error": type(error).__name__})

@@ -179,7 +179,8 @@ def test_an_invitation_opens_once_and_ends_what_was_before(house: House) -> None
     assert browser.get("/").status_code == 200
     assert house.visitor().post("/join", {"token": token, "password": PASSWORD}).status_code == 401
     again = site.accounts.invite("nina")
-    assert browser.get("/").status_code == 303  # who invites again ends the sessions
+    assert browser.get("/").status_code == 303  # a new invitation ends the session, and the password
+    assert house.visitor().sign_in("nina").status_code == 401
     house.clock.ahead += timedelta(hours=25)
     assert house.visitor().post("/join", {"token": again, "password": PASSWORD}).status_code == 401
 
