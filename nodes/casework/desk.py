@@ -308,6 +308,10 @@ class CaseDesk:
             deletion.note_view(self.office, session, person, what, purpose, reason)
         return found
 
+    def note_look(self, person: Person, what: str, reason: str, purpose: str) -> None:
+        """Write down that somebody looks at something that is kept elsewhere, as at a log. Raises as `view`."""
+        self._write(person, _note_look, what, purpose, reason)
+
     def views(self, person: Person) -> list[deletion.View]:
         """Who looked at what, when and why, for the data-protection officer and the supervisor."""
         person = self._fresh(person)
@@ -414,6 +418,10 @@ _CONTENTS: dict[Decision, Callable[..., tuple[Any, bytes]]] = {
     "release-core-data": _release,
     "refuse-core-data": _refuse,
 }
+
+
+def _note_look(office: Office, session: Session, person: Person, what: str, purpose: str, reason: str) -> None:
+    deletion.note_view(office, session, person, what, purpose, reason)
 
 
 def _draft(office: Office, session: Session, query: str) -> Draft:

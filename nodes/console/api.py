@@ -121,7 +121,7 @@ ENDPOINTS = (
     Endpoint(GET, "/gallery", "The gallery", None, o.GalleryView, _oversight("gallery")),
     Endpoint(GET, "/policy", "The policy", None, dict[str, Any], _oversight("policy")),
     Endpoint(GET, "/quotas", "Quotas of today", None, tuple[o.QuotaView, ...], _oversight("quotas")),
-    Endpoint(GET, "/article-40", "The Article 40 log", None, list[o.LoggedQuery], _oversight("article_forty")),
+    Endpoint(POST, "/article-40", "The Article 40 log", c.Reason, list[o.LoggedQuery], _oversight("article_forty")),
     Endpoint(GET, "/days", "Queries by state and day", None, list[o.DayCount], _oversight("days")),
     Endpoint(GET, "/statistics/{year}", "Yearly counts", None, tuple[Count, ...],
              lambda site, who, year: site.oversight.statistics(who, int(year) if year.isdecimal() else 0)),
@@ -191,6 +191,9 @@ def _guarded(run: Callable[[Request], Any], limit: str) -> Callable[[Request], A
         except (*MALFORMED, asyncio.TimeoutError, ClientDisconnect) as error:
             told = str(error) if isinstance(error, msgspec.ValidationError) else text("problem.form")
             return _json(c.Problem(type(error).__name__, told), 400)
+        except Exception as error:  # its text may quote personal data: only its kind is logged
+            log.error("internal error", extra={"error": type(error).__name__})
+            return _json(c.Problem("InternalError", text("problem.internal")), 500)
 
     return endpoint
 

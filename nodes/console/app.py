@@ -50,7 +50,7 @@ def make_console(site: Site) -> Starlette:
         Route("/core-data/{request}/clock", page(desk.clock), methods=POST),
         Route("/recalls", page(desk.recalls), methods=BOTH),
         Route("/node", page(oversight.node), methods=GET),
-        Route("/incoming", page(oversight.incoming), methods=GET),
+        Route("/incoming", page(oversight.incoming), methods=BOTH),
         Route("/supervision", page(oversight.supervision), methods=GET),
         Route("/supervision/counts", page(oversight.counts), methods=GET),
         Route("/supervision/report/{year}/{form}", page(oversight.report), methods=GET),

@@ -133,12 +133,15 @@ def draw(image: NDArray[np.uint8], shrink: float) -> bytes:
     return out.getvalue()
 
 
-def redrawn(data: bytes) -> bytes | None:
-    """An image that another node sent, made anew from its pixels; None for what is no image within the limits."""
+def redrawn(data: bytes | None) -> bytes | None:
+    """An image from elsewhere, made anew from its pixels; None for none, and for what is no image within the limits."""
+    if data is None:
+        return None
     try:
-        return draw(decode_photo(data, "the image", 4_000_000), 1.0)
+        image = decode_photo(data, "the image", MAX_PIXELS)
     except PhotoError:
         return None
+    return draw(image, min(1.0, KEPT_SIDE / max(image.shape[:2])))
 
 
 def _box(box: tuple[float, float, float, float], shrink: float) -> tuple[int, int, int, int]:

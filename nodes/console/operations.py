@@ -125,7 +125,7 @@ class Operations:
         draft: Draft = self.desk.view(self.person(who), f"case:{query}", reason.reason)
         return c.Case(
             draft.case, draft.offence, draft.maximum_penalty_years, draft.subject, draft.aim, draft.purpose,
-            draft.threshold, draft.cap, draft.authorisation, dict(draft.quality), draft.photo,
+            draft.threshold, draft.cap, draft.authorisation, dict(draft.quality), redrawn(draft.photo),
         )  # fmt: skip
 
     def launch_to_sign(self, who: str, query: str) -> c.ToSign:
@@ -163,7 +163,7 @@ class Operations:
         shown: Shown = self.desk.view(person, f"candidate:{candidate}", reason.reason)
         holder = next(one.holder for one in self.desk.candidates_for(person, query) if one.id == candidate)
         return c.Pictures(
-            probe.photo, dict(probe.quality), None if shown.image is None else redrawn(shown.image), holder,
+            redrawn(probe.photo), dict(probe.quality), redrawn(shown.image), holder,
             shown.quality, shown.acquired, shown.status, shown.contested,
         )  # fmt: skip
 

@@ -198,9 +198,14 @@ class Oversight:
             for state in sorted(policy.states)
         )
 
-    def article_forty(self, who: str) -> list[LoggedQuery]:
-        """The last entries of the Article 40 log, the newest first (R 40)."""
+    def may_see_log(self, who: str) -> None:
+        """Raise `NotYourRole` for whom the logs are not for."""
         self._operations.person(who).needs(*OVERSEERS, "admin")
+
+    def article_forty(self, who: str, reason: c.Reason) -> list[LoggedQuery]:
+        """The last entries of the Article 40 log, the newest first; the look is written down with its reason."""
+        self.may_see_log(who)
+        self._operations.desk.note_look(self._operations.person(who), "article-40 log", reason.reason, "audit")
         return [
             LoggedQuery(one.requester, one.request_time, one.reply_time, one.asked, one.replied,
                         retention_end(one.request_time))

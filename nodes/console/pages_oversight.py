@@ -8,7 +8,7 @@ from typing import get_args
 from starlette.responses import Response
 
 from nodes.console import contracts as c
-from nodes.console.pages_search import converted
+from nodes.console.pages_search import converted, reason_of
 from nodes.console.web import Visit
 from nodes.operator.client import NodeNotRunning
 from pets.errors import InputError, LineupError
@@ -27,8 +27,11 @@ def node(visit: Visit) -> Response:
 
 
 def incoming(visit: Visit) -> Response:
-    """The Article 40 log."""
-    return visit.show("incoming.html", entries=visit.site.oversight.article_forty(visit.who))
+    """The Article 40 log, for a reason."""
+    oversight, who = visit.site.oversight, visit.who
+    oversight.may_see_log(who)
+    entries = oversight.article_forty(who, reason_of(visit)) if visit.request.method == "POST" else None
+    return visit.show("incoming.html", entries=entries)
 
 
 def supervision(visit: Visit) -> Response:

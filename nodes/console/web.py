@@ -35,6 +35,7 @@ from protocol.approval import PersonRole
 log = logging.getLogger("lineup.console")
 MultiPartParser.spool_max_size = BODY_LIMIT  # an uploaded face is never spooled to disk
 FORM_SECONDS = 60.0
+BAD_FORM = (HTTPException, MultiPartException, asyncio.TimeoutError, ClientDisconnect, UnicodeError)
 TEMPLATES = Path(__file__).parent / "templates"
 STATUS: tuple[tuple[type[LineupError], int], ...] = (
     (SignedOut, 401), (SignInRefused, 401), (FormRefused, 403), (TooMany, 429), (casework.NotYourRole, 403),
@@ -168,14 +169,7 @@ def page(handler: Handler, *, limit: str = "page", open_to_all: bool = False) ->
             response = RedirectResponse(f"/sign-in?next={quote(request.url.path)}", 303)
             site.forms.clear(response)
             return response
-        except (
-            LineupError,
-            HTTPException,
-            MultiPartException,
-            asyncio.TimeoutError,
-            ClientDisconnect,
-            UnicodeError,
-        ) as error:
+        except (LineupError, *BAD_FORM) as error:
             return await asyncio.to_thread(_problem, visit, error)
         except Exception as error:  # its text may quote personal data: only its kind is logged
             log.error("internal error", extra={"error": type(error).__name__})

@@ -182,3 +182,35 @@ def test_bodies_that_are_too_large_or_do_not_say_their_size_are_refused(house: H
     head = {"content-type": "application/x-www-form-urlencoded"}
     assert browser.http.post("/sign-out", content=f"csrf={token}&{many}".encode(), headers=head).status_code == 400
     assert browser.http.post("/sign-out", content=f"csrf={token}".encode(), headers=head).status_code == 303
+
+
+def test_the_article_forty_log_is_read_for_a_reason_that_is_written_down(house: House) -> None:
+    sven = house.signed_in("sven")
+    assert sven.post("/incoming", {"reason": ""}).status_code == 422
+    assert "The log is empty" not in sven.get("/incoming").text
+    assert "The log is empty" in sven.post("/incoming", {"reason": "planted monthly check"}).text
+    views = house.site.operations.desk.views(house.site.operations.desk.person("sven"))
+    assert (views[0].what, views[0].purpose, views[0].reason) == ("article-40 log", "audit", "planted monthly check")
+    assert house.signed_in("olga").post("/incoming", {"reason": "x"}, form="/").status_code == 403
+
+
+def test_a_supervisor_changes_nothing(house: House) -> None:
+    """Read-only: every form of the console is refused to who is nothing but a supervisor."""
+    sven, nobody = house.signed_in("sven"), "0" * 32
+    forms = {
+        f"/queries/{nobody}/approve": {"reason": "x", "assertion": "00"},
+        f"/queries/{nobody}/authorisation": {"refused": "yes"},
+        f"/review/{nobody}/{nobody}": {"verdict": "same person", "note": "x"},
+        f"/candidates/{nobody}/end": {"delete": "yes"},
+        f"/candidates/{nobody}/ask": {"fields": "gender", "facts": "x", "category": "x", "assertion": "00"},
+        f"/core-data/{nobody}/release": {"kind": "identified", "record-gender": "x", "assertion": "00"},
+        f"/core-data/{nobody}/refuse": {"why": "withdrawn", "assertion": "00"},
+        f"/core-data/{nobody}/clock": {"reason": "x"},
+        "/recalls": {"reference": "x", "reason": "x", "kind": "delete"},
+        "/staff": {"close": "olga"},
+    }
+    for path, data in forms.items():
+        answer = sven.post(path, data, form="/")
+        assert answer.status_code in (403, 404), (path, answer.status_code)
+    assert sven.http.post("/queries/new", data={"csrf": sven.token("/")}, files={"photo": b"x"}).status_code == 403
+    assert sven.post("/incoming", {"reason": "to monitor"}).status_code == 200  # control: what is for reading opens

@@ -282,6 +282,22 @@ def test_the_same_person_does_not_approve_and_another_role_neither(people: Peopl
     refused(rosa, "NotYourRole")
 
 
+def test_of_several_faces_one_is_chosen(people: People, nodes: Running) -> None:
+    officer = people("FR", "olivia")
+    page = officer.page
+    page.goto(f"{officer.origin}/queries/new")
+    page.get_by_label("Photo").set_input_files(nodes.staged.photos.six_faces)
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url("**/queries/new/*")
+    assert page.locator("svg rect").count() == 6
+    officer.check("several")
+    page.get_by_label(re.compile("^Face 3")).check()
+    page.get_by_label("Case number").fill("2026/0800")
+    page.get_by_label("Offence").fill("armed robbery")
+    page.get_by_role("button", name="Put up for approval").click()
+    page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
+
+
 def test_a_replayed_assertion_and_a_forged_cookie_are_refused(people: People, nodes: Running) -> None:
     officer = people("FR", "olivia")
     first, second = (open_query(officer, nodes.staged.photos.tom_hanks, case) for case in ("2026/0700", "2026/0701"))
@@ -363,15 +379,22 @@ def test_every_role_has_its_pages(people: People, node: str, handle: str, paths:
         person.check(f"{node}{path.replace('/', '-')}")
 
 
+def read_log(person: Person) -> None:
+    person.page.goto(f"{person.origin}/incoming")
+    person.page.get_by_label("Why do you look at the log?").fill("monthly check")
+    person.page.get_by_role("button", name="Show the log").click()
+
+
 def test_the_router_shows_the_article_forty_log_and_no_person(people: People) -> None:
     sofia = people("EU", "sofia")
-    sofia.page.goto(f"{sofia.origin}/incoming")
+    read_log(sofia)
     text = sofia.page.locator("main").inner_text()
     assert "FR" in text
     assert "DE, ES" in text
     sofia.page.goto(f"{sofia.origin}/node")
     assert sofia.page.locator(".state", has_text=re.compile("^up$")).count() == 3
-    sofia.page.goto(f"{sofia.origin}/incoming")
+    read_log(sofia)
+    sofia.check("log")
     for planted in ("2026/0417", "robbery", "Olivia", "Planted"):
         assert planted not in sofia.page.content()
 

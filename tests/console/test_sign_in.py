@@ -205,6 +205,16 @@ def test_somebody_elses_key_cannot_be_enrolled(house: House) -> None:
     assert browser.http.post("/join/key", data=data).status_code == 422  # one key is one person
 
 
+def test_a_copied_passkey_is_noticed_by_its_counter(house: House) -> None:
+    accounts = house.site.accounts
+    accounts.key_enrolled(accounts.accept(accounts.invite("dora"), PASSWORD), b"credential", 5)
+    accounts.key_shown(accounts.sign_in("dora", PASSWORD), 6)  # control: it runs on
+    for count in (6, 3, 0):
+        with pytest.raises(SignInRefused):
+            accounts.key_shown(accounts.sign_in("dora", PASSWORD), count)
+    assert ("dora", "key copied") in [(who, what) for _, who, what in accounts.door()]
+
+
 def test_passwords_that_are_guessed_are_refused(house: House) -> None:
     token = house.site.accounts.invite("sven")
     for password in ("elevenchars", "sven-sven-sven-1", "aaaaaaaaaaaaaaaa"):

@@ -129,7 +129,7 @@ def test_an_image_from_another_state_is_drawn_anew(photo: bytes) -> None:
     assert shown is not None
     assert SCRIPT not in shown
     assert redrawn(SCRIPT) is None
-    assert redrawn(bomb(3000)) is None
+    assert redrawn(bomb(7000)) is None
 
 
 def test_orientation_is_applied_once(intakes: Intakes, photo: bytes) -> None:
