@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from nodes.casework.contents import Closed, RecallPayload, Shown
+from nodes.casework.contents import Closed, RecallPayload, Shown, Vote
 from nodes.casework.errors import CaseRefused, NoReason, OnwardTransferRefused, PurposeRefused, UnknownThing
 from nodes.casework.office import DAY, Office, encode_payload
 from nodes.casework.persons import Person
@@ -78,6 +78,9 @@ def delete_candidate(office: Office, session: Session, row: CandidateRow, reason
         request.sealed, request.state = None, "deleted"
     for signature in session.scalars(select(SignatureRow).where(SignatureRow.candidate_id == row.id)):
         session.delete(signature)
+    for vote in session.scalars(select(VoteRow).where(VoteRow.candidate_id == row.id)):
+        kept = office.vault.unseal(vote, Vote)  # the verdict is counted; the note may describe the person
+        office.vault.seal(vote, Vote(kept.verdict, "(deleted)"))
     digest = row.digest or bytes(32)
     row.sealed, row.deleted, row.mac = None, office.now(), b""
     statement = office.state(session, row.attempt, row.holder, Deleted(digest, reason))

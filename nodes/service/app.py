@@ -30,6 +30,7 @@ log = logging.getLogger("lineup.service")
 
 OPERATOR_BODY_LIMIT = 65536
 STREAMS_OF_ONE_PEER = 256  # as many queries as a node may be configured to run; each may keep a unit in memory
+DOCUMENTS_OF_ONE_PEER = 4  # a correct peer sends one after the other; each may have 16 MB
 OPENING_UNITS = 2  # a channel's hello and the announcement
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -50,6 +51,7 @@ def make_app(node: Node) -> Starlette:
     """The application of a node. Every route asks who is calling; all but the operator are told no more than whether
     the node is well."""
     streams: Counter[str] = Counter()  # bodies of units that are being read, by peer
+    documents: Counter[str] = Counter()  # and documents of the follow-up
 
     async def units(request: Request) -> Response:
         peer = _peer(request)
@@ -85,8 +87,15 @@ def make_app(node: Node) -> Starlette:
         peer = _peer(request)
         if peer is None or peer not in node.peers or node.follow_up is None:
             return _refusal(403, "state")
-        body = await _read(request, FOLLOW_UP_LIMIT, node.config.limits.read_timeout_seconds)
-        return Response(await node.follow_up.answer(peer, body), media_type="application/octet-stream")
+        if documents[peer] >= DOCUMENTS_OF_ONE_PEER:
+            return _refusal(503, "capacity")
+        documents[peer] += 1
+        try:
+            body = await _read(request, FOLLOW_UP_LIMIT, node.config.limits.read_timeout_seconds)
+            answer = await node.follow_up.answer(peer, body)
+        finally:
+            documents[peer] -= 1
+        return Response(answer, media_type="application/octet-stream")
 
     async def search(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):

@@ -47,6 +47,7 @@ PAUSE_SECONDS = 0.5  # between looks at the database
 FIRST_RETRY_SECONDS = 5
 LAST_RETRY_SECONDS = 3600
 ALARM_EVERY_SECONDS = 600
+SHOWN_TIMES = 5  # a requester asks again only if the answer was lost; each time grows the log
 _FINAL = frozenset(ABORT_CODES) - {"capacity", "timeout", "internal"}
 
 
@@ -114,7 +115,12 @@ class FollowUp:
     def _show(self, session: Session, statement: Statement) -> tuple[Statement, bytes, int]:
         if self.desk.office.role is not Role.HOLDER:
             raise StatementRefused("only a holder shows candidates", "state")
+        if not self._node.keeper.keeps(statement.query):
+            raise StatementRefused("candidates of a query that this node does not know", "state")
         if inbox.kept(session, statement.digest) is None:
+            same = StatementRow.attempt == statement.query, StatementRow.kind == statement.kind
+            if len(session.scalars(select(StatementRow.id).where(*same)).all()) >= SHOWN_TIMES:
+                raise StatementRefused("candidates were asked for too often", "replay")
             self.desk.office.keep(session, statement, "received", "received")
         return candidates.show(self.desk.office, session, statement)
 

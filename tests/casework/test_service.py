@@ -15,7 +15,7 @@ from protocol.documents import seal_document
 from protocol.follow_up import CandidatesWanted, Deleted, Statement
 from tests.casework.test_whole_case import rounds, set_clock
 from tests.kit.casework import Clock, draft, open_desk, staffed
-from tests.kit.federation import DE, ES, EU, FR, Federation, found
+from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.network import AsgiNetwork, running
 
 
@@ -40,8 +40,10 @@ async def knock(network: AsgiNetwork, caller: str | None, content: bytes, at_nod
     return answer.status_code, code
 
 
-def statement(network: AsgiNetwork, sender: str, content: object, receiver: str = ES) -> Statement:
-    made = Statement(1, secrets.token_bytes(16), sender, receiver, _now(), content)  # type: ignore[arg-type]
+def statement(
+    network: AsgiNetwork, sender: str, content: object, receiver: str = ES, query: bytes = bytes(16)
+) -> Statement:
+    made = Statement(1, query, sender, receiver, _now(), content)  # type: ignore[arg-type]
     return made.signed(NodeNotary(network.nodes[sender].identity, {}))
 
 
@@ -54,7 +56,11 @@ def _now() -> int:
 def test_strangers_routers_and_garbage_are_refused_with_a_closed_code(federation: Federation) -> None:
     async def body(network: AsgiNetwork) -> None:
         public = network.nodes[ES].identity.sealing.public
-        good = seal_document(statement(network, FR, CandidatesWanted(3)), b"", public)
+        query = bytes.fromhex((await network.search(request(federation.people.hit, (ES,)))).queries[0])
+        await network.settle()
+        good = seal_document(statement(network, FR, CandidatesWanted(3), query=query), b"", public)
+        unknown = seal_document(statement(network, FR, CandidatesWanted(3)), b"", public)
+        assert await knock(network, FR, unknown) == (409, "state")
         assert await knock(network, None, good) == (403, "state")
         assert await knock(network, "XX", good) == (403, "state")
         assert await knock(network, DE, good) == (400, "crypto")  # sealed by FR for ES: another sender cannot use it
@@ -63,6 +69,11 @@ def test_strangers_routers_and_garbage_are_refused_with_a_closed_code(federation
         assert (await knock(network, FR, bytes(BODY_LIMIT + 1)))[0] == 413
         assert await knock(network, FR, good, EU) == (403, "state")  # nobody decides at the router
         assert (await knock(network, FR, good))[0] == 200  # the control
+        for slots in (4, 5, 6, 7):
+            again = seal_document(statement(network, FR, CandidatesWanted(slots), query=query), b"", public)
+            assert (await knock(network, FR, again))[0] == 200
+        too_often = seal_document(statement(network, FR, CandidatesWanted(8), query=query), b"", public)
+        assert await knock(network, FR, too_often) == (409, "replay")
 
     at(federation, body)
 
@@ -112,7 +123,6 @@ def _try_again(follow_up: object) -> None:
 def test_nothing_is_released_that_could_not_be_noted(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder that cannot write down what it gives, gives nothing: a recall would not find it."""
     from nodes.store.errors import StoreFull
-    from tests.kit.federation import request
 
     def full(*_: object) -> None:
         raise StoreFull("the disk is full")

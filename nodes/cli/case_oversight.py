@@ -1,0 +1,198 @@
+"""On the command line: what is looked at, authorised, recalled, deleted, passed on, exported and counted."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from nodes.cli.case_common import (
+    BANNER,
+    Candidate,
+    Key,
+    Query,
+    Reason,
+    at_desk,
+    output,
+    plain,
+    tell,
+    write_image,
+)
+from nodes.cli.options import Dir, Json
+from pets.errors import InputError, printable
+
+commands = typer.Typer()
+
+
+@commands.command()
+def view(
+    folder: Dir,
+    key: Key,
+    what: Annotated[
+        str, typer.Argument(help="probe:QUERY, case:QUERY, candidate:ID, facts:REQUEST, core-data:REQUEST.")
+    ],
+    reason: Reason,
+    purpose: Annotated[
+        str, typer.Option(help="establish-match, core-data, legal-assistance, log or audit (R 50(2)).")
+    ] = "establish-match",
+    image: Annotated[Path | None, typer.Option(help="Write the image to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at personal data, without the image; who, what, when and why is written down."""
+    with at_desk(folder, key) as (desk, acting):
+        found = desk.view(acting, what, reason, purpose)
+    told = msgspec.to_builtins(found, builtin_types=(bytes,))
+    for name in ("photo", "image"):
+        content = told.pop(name, None)
+        if image is not None and content is not None:
+            write_image(image, content)
+    told = {name: value.hex() if isinstance(value, bytes) else value for name, value in told.items()}
+    if as_json:
+        print(json.dumps(told))
+        return
+    output.print(BANNER)
+    for name, value in told.items():
+        output.print(printable(f"{name}: {value}"))
+
+
+@commands.command("export")
+def export_candidate(
+    folder: Dir,
+    key: Key,
+    candidate: Candidate,
+    out: Annotated[Path, typer.Option("--output", "-o", help="ANSI/NIST-ITL file to write.")],
+    reason: Reason,
+    receiver: Annotated[str, typer.Option(help="Name of the agency that the file is for.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Write a candidate as an ANSI/NIST-ITL Type-10 file, within this authority. Needs the extra `exchange`."""
+    from datetime import date
+
+    from nodes.casework.exchange.type10 import FaceRecord, write_face
+    from nodes.private_files import replace_private
+
+    with at_desk(folder, key) as (desk, acting):
+        shown = desk.view(acting, f"candidate:{candidate}", reason)
+        name = desk.office.name
+        if shown.image is None:
+            raise InputError(f"candidate {candidate} came without an image")
+        taken = date.fromisoformat(shown.acquired) if shown.acquired else None
+        face = FaceRecord(shown.image, taken, name, shown.reference)
+        replace_private(out, write_face(face, name, receiver or name, datetime.now(timezone.utc).date()))
+    tell({"file": str(out)}, as_json, f"{out}: {BANNER}")
+
+
+@commands.command()
+def views(folder: Dir, key: Key, as_json: Json = False) -> None:
+    """Who looked at what, when and why (LED 25)."""
+    with at_desk(folder, key) as (desk, acting):
+        seen = desk.views(acting)
+    if as_json:
+        print(json.dumps(plain(seen)))
+        return
+    for one in seen:
+        when = datetime.fromtimestamp(one.time, timezone.utc).isoformat(timespec="seconds")
+        output.print(printable(f"{when}  {one.person}  {one.what}  {one.purpose}  to {one.recipient}: {one.reason}"))
+
+
+@commands.command()
+def authorise(
+    folder: Dir,
+    key: Key,
+    query: Query,
+    reference: Annotated[str, typer.Option(help="Reference of the judicial authorisation.")] = "",
+    refused: Annotated[
+        bool, typer.Option("--refused", help="It was refused: stop, and delete what came of it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Lodge the judicial authorisation of a search, or its refusal (AIA 26(10))."""
+    with at_desk(folder, key) as (desk, acting):
+        if refused:
+            receipts = desk.authorisation_refused(acting, query)
+            tell(receipts, as_json, f"query {query} is stopped; {len(receipts)} candidates deleted")
+            return
+        desk.authorise(acting, query, reference)
+    tell({"authorised": query}, as_json, f"query {query} is authorised")
+
+
+@commands.command()
+def recall(
+    folder: Dir,
+    key: Key,
+    reference: Annotated[str, typer.Argument(help="A reference of this node's gallery.")],
+    why: Annotated[str, typer.Option(help="In words; sealed to who received it.")],
+    kind: Annotated[str, typer.Option(help="delete, correct, contested or uncontested.")] = "delete",
+    as_json: Json = False,
+) -> None:
+    """Tell everybody who received a reference that it must go, or is contested; receipts come back."""
+    with at_desk(folder, key) as (desk, acting):
+        told = desk.recall(acting, reference, why, kind)  # type: ignore[arg-type]
+    tell({"told": told}, as_json, f"told: {', '.join(told) or 'nobody: all have deleted it'}")
+
+
+@commands.command()
+def recalls(folder: Dir, key: Key, as_json: Json = False) -> None:
+    """Recalls made, and whether their receipts came within 48 hours."""
+    with at_desk(folder, key) as (desk, acting):
+        made = desk.recalls(acting)
+    if as_json:
+        print(json.dumps(plain(made)))
+        return
+    for one in made:
+        due = datetime.fromtimestamp(one.due, timezone.utc).isoformat(timespec="minutes")
+        output.print(f"{one.peer}: {'receipt is here' if one.answered else f'due {due}'}")
+
+
+@commands.command()
+def delete(folder: Dir, key: Key, candidate: Candidate, as_json: Json = False) -> None:
+    """Delete what was received about a candidate; its holder gets a receipt (R 50(3))."""
+    with at_desk(folder, key) as (desk, acting):
+        receipt = desk.delete(acting, candidate)
+    tell(receipt, as_json, f"deleted; receipt {receipt.statement}")
+
+
+@commands.command()
+def onward(
+    folder: Dir,
+    key: Key,
+    candidate: Candidate,
+    recipient: Annotated[str, typer.Option(help="Who would get it.")],
+    authorisation: Annotated[
+        str, typer.Option(help="The giving state's prior authorisation; without it: refused.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Note an onward transfer; refused without the giving state's prior authorisation (R 60)."""
+    with at_desk(folder, key) as (desk, acting):
+        desk.onward_transfer(acting, candidate, recipient, authorisation)
+    tell({"candidate": candidate, "recipient": recipient}, as_json, f"noted: {candidate} to {recipient}")
+
+
+@commands.command()
+def report(
+    folder: Dir,
+    year: Annotated[int, typer.Option(help="A calendar year that is over.")],
+    page: Annotated[Path | None, typer.Option("--html", help="Write the report to this file as a page.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Write the report to this file as tables.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The yearly report: searches, matches, false-match and disagreement rates, core data; small counts not told."""
+    from nodes.casework.desk import CaseDesk
+    from nodes.casework.statistics import as_csv, as_html
+    from nodes.private_files import write_public
+
+    with CaseDesk.open(folder) as desk:
+        made = desk.statistics(year)
+    if page is not None:
+        write_public(page, as_html(made).encode())
+    if table is not None:
+        write_public(table, as_csv(made).encode())
+    if as_json:
+        print(json.dumps(plain(made)))
+    else:
+        output.print(as_csv(made), end="")
