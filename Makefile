@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.demo
 
-.PHONY: setup demo lock test test-fast lint check gpu clean model bench bench-check bench-scale bench-soak
+.PHONY: setup demo demo-console lock test test-fast lint check gpu clean model bench bench-check bench-scale bench-soak
 
 setup: $(STAMP)
 
@@ -29,6 +29,9 @@ endef
 
 demo: $(DEMO_STAMP)
 	$(BIN)/lineup demo
+
+demo-console: setup  ## four nodes with their consoles, sample people and cases, on loopback
+	$(BIN)/lineup console demo
 
 # Versions and hashes for every supported Python and platform. Each takes what it needs from one resolution.
 define lock

@@ -157,6 +157,18 @@ class FaceModel:
                 progress()
             yield path, result
 
+    def embed_all(self, image: Image) -> list[Embedded]:
+        """Every face on an image that is not below 40 pixels, the largest first; none is no error.
+
+        `image`: (height, width, 3) uint8 in BGR order. Raises `UnreadablePhoto`.
+        """
+        found = sorted(self._detect(_check_image(image)), key=lambda face: -face.side)
+        return [
+            Embedded(self._template(image, face, "the photo"), face.box, face.score, face.side, face.landmarks)
+            for face in found
+            if face.side >= MIN_FACE_SIDE
+        ]
+
     def _detect(self, image: Image) -> list[_Face]:
         for side in DETECTION_SIDES:
             if side > 640 >= max(image.shape[:2]):

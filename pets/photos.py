@@ -38,30 +38,28 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     return decode_photo(data, str(path))
 
 
-def decode_photo(data: bytes, name: str) -> NDArray[np.uint8]:
-    """`read_photo` of bytes that are here already; `name`: what errors call them."""
-    if len(data) > MAX_FILE_BYTES:
-        raise UnreadablePhoto(f"{name} has {len(data)} bytes, the limit is {MAX_FILE_BYTES}")
+def decode_photo(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """As `read_photo`, from the bytes of a file. `name`: what errors call it."""
     try:
         with warnings.catch_warnings():
             # about the photo's metadata, and about a size that is checked here
             warnings.simplefilter("ignore")
-            return _decode(data, name)
+            return _decode(data, name, max_pixels)
     except UnreadablePhoto:
         raise
     except UnidentifiedImageError as error:  # its own text names a buffer in memory
         raise UnreadablePhoto(f"{name} is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
     except Image.DecompressionBombError as error:  # the decoder's own limit is above ours
-        raise UnreadablePhoto(f"{name} has more than {MAX_PIXELS} pixels, the limit") from error
+        raise UnreadablePhoto(f"{name} has more than {max_pixels} pixels, the limit") from error
     except Exception as error:  # decoders raise almost anything for hostile bytes
         raise UnreadablePhoto(f"{name} is a damaged image: {str(error) or type(error).__name__}") from error
 
 
-def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+def _decode(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UnreadablePhoto(f"{name} has {width}x{height} pixels, the limit is {MAX_PIXELS}")
+        if width * height > max_pixels:
+            raise UnreadablePhoto(f"{name} has {width}x{height} pixels, the limit is {max_pixels}")
         if image.mode.startswith(("I", "F")):
             raise UnreadablePhoto(f"{name} has more than 8 bits a channel (mode {image.mode}), the limit is 8")
         rgb: NDArray[Any] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

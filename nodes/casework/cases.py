@@ -17,8 +17,7 @@ from nodes.casework.office import Office
 from nodes.casework.persons import Person, load
 from nodes.casework.tables import CandidateRow, QueryRow
 from nodes.config.casework import AUTHORISATION_SECONDS
-from nodes.config.names import Role
-from nodes.config.names import Purpose
+from nodes.config.names import Purpose, Role
 from pets.prf import labelled_hash
 from protocol.approval import Assertion
 from protocol.follow_up import Launched

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nodes.casework import cases, core_data, deletion, persons, review
+from nodes.casework import cases, core_data, deletion, outcomes, persons, review
 from nodes.casework.contents import Draft, Probe, SealedRequest, Verdict, Vote
 from nodes.casework.errors import CaseRefused, UnknownThing
 from nodes.casework.office import Office
@@ -192,6 +192,10 @@ class CaseDesk:
         """Who found what, once the review is over. Raises `NotYetLocked` before."""
         return self._read(person, review.votes_seen_by, candidate)
 
+    def matches(self, person: Person, query: str) -> list[outcomes.MatchView]:
+        """How the candidates of a search ended, for the officer who goes on with it."""
+        return self._read(person, outcomes.matches, query)
+
     def confirm(self, person: Person, candidate: str, assertion: Assertion | None) -> review.Outcome:
         """A reviewer signs a match; with the last reviewer's signature it is *confirmed*."""
         return self._write(person, review.confirm, candidate, assertion)
@@ -304,6 +308,10 @@ class CaseDesk:
             deletion.note_view(self.office, session, person, what, purpose, reason)
         return found
 
+    def note_look(self, person: Person, what: str, reason: str, purpose: str) -> None:
+        """Write down that somebody looks at something that is kept elsewhere, as at a log. Raises as `view`."""
+        self._write(person, _note_look, what, purpose, reason)
+
     def views(self, person: Person) -> list[deletion.View]:
         """Who looked at what, when and why, for the data-protection officer and the supervisor."""
         person = self._fresh(person)
@@ -410,6 +418,10 @@ _CONTENTS: dict[Decision, Callable[..., tuple[Any, bytes]]] = {
     "release-core-data": _release,
     "refuse-core-data": _refuse,
 }
+
+
+def _note_look(office: Office, session: Session, person: Person, what: str, purpose: str, reason: str) -> None:
+    deletion.note_view(office, session, person, what, purpose, reason)
 
 
 def _draft(office: Office, session: Session, query: str) -> Draft:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes.cli import bench, calibrate, case, evidence, gallery, node, store
+from nodes.cli import bench, calibrate, case, console, evidence, gallery, node, store
 from nodes.cli.extras import install_hint
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
@@ -138,6 +138,7 @@ def demo(provider: Provider = ProviderName.auto) -> None:
 
 
 node.register(app)
+console.register(app)
 gallery.register(app)
 store.register(app)
 evidence.register(app)

@@ -60,31 +60,36 @@ def run_demo(provider: Provider, output: Console, errors: Console) -> None:
     output.print(f"Face model: {model.identity}, running on {model.provider}", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="lineup-demo-") as temporary:
         root = Path(temporary)
-        for name, port in zip(COUNTRIES, _free_ports(len(COUNTRIES)), strict=True):
-            init_node(
-                root / name,
-                name=name,
-                role=ROLES[name],
-                address=f"https://127.0.0.1:{port}",
-                authority=root / "authority",
-                states=(REQUESTER,),
-            )
-            _assess(root / name)
+        found_nodes(root)
         centre = model.embed(photos.six_faces, largest=True).template  # a face that no search uses
         names: dict[str, str] = {}
         for seed, (state, photo) in enumerate({"ES": photos.obama, "DE": photos.biden}.items()):
-            names |= _enrol(root / state, photo, seed, centre, model.identity.digest(), provider, errors)
+            names |= enrol(root / state, photo, seed, centre, model.identity.digest(), provider, errors)
             output.print(
                 f"{COUNTRIES[state]} ({state}) enrolled {FILLERS + 1:,} people, {photo.name} among them",
                 highlight=False,
             )
         warm_up(N4096)  # on a new machine this compiles, once instead of in four processes at once
-        with _serving(root, output):
+        with serving(root, output):
             report = _search(root, photos.obama2, provider, names, {"obama.jpg"}, output)
             _search(root, photos.tom_hanks, provider, names, set(), output)
         output.print("\nAll nodes stopped.")
         _verify(root, report, output)
     _print_knowledge(output)
+
+
+def found_nodes(root: Path) -> None:
+    """Four nodes' folders on loopback, with an authority for trying out."""
+    for name, port in zip(COUNTRIES, free_ports(len(COUNTRIES)), strict=True):
+        init_node(
+            root / name,
+            name=name,
+            role=ROLES[name],
+            address=f"https://127.0.0.1:{port}",
+            authority=root / "authority",
+            states=(REQUESTER,),
+        )
+        _assess(root / name)
 
 
 def _assess(folder: Path) -> None:
@@ -94,7 +99,7 @@ def _assess(folder: Path) -> None:
     impact.lodge(load_identity(folder), folder, document, "the demo, on loopback", today, today)
 
 
-def _enrol(
+def enrol(
     folder: Path,
     photo: Path,
     seed: int,
@@ -102,11 +107,12 @@ def _enrol(
     model: bytes,
     provider: Provider,
     errors: Console,
+    people: int = FILLERS,
 ) -> dict[str, str]:
     """Synthetic people and one real photo. Returns the real one's reference -> file name, for the printed lines."""
-    fillers = quantise(synthetic_templates(FILLERS, len(centre), seed, centre))
+    fillers = quantise(synthetic_templates(people, len(centre), seed, centre))
     until = (datetime.now(timezone.utc) + timedelta(days=1)).date()
-    with holder_store(folder) as store, progress_bar(errors, f"enrolling {folder.name}", FILLERS) as progress:
+    with holder_store(folder) as store, progress_bar(errors, f"enrolling {folder.name}", people) as progress:
         store.enrol_many(
             fillers,
             category=Category.SUSPECT,
@@ -129,13 +135,13 @@ def _enrol(
 
 
 @contextlib.contextmanager
-def _serving(root: Path, output: Console) -> Iterator[None]:
+def serving(root: Path, output: Console) -> Iterator[None]:
     """All nodes as processes of their own; stopped whatever happens."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in COUNTRIES:
             with (root / f"{name}.log").open("wb") as log:
-                command = _lineup("node", "serve", "--dir", root / name)
+                command = lineup("node", "serve", "--dir", root / name)
                 processes[name] = subprocess.Popen(command, stderr=log)  # noqa: S603, our own command line
         for name, process in processes.items():
             _wait_until_ready(root, name, process)
@@ -165,7 +171,7 @@ def _wait_until_ready(root: Path, name: str, process: subprocess.Popen[bytes]) -
     raise DemoFailed(f"node {name} did not start: {' '.join(last) or 'it said nothing'}")
 
 
-def _lineup(*arguments: object) -> list[str]:
+def lineup(*arguments: object) -> list[str]:
     """A command line of this software, in this interpreter."""
     return [sys.executable, "-m", "nodes.cli", *map(str, arguments)]
 
@@ -179,7 +185,7 @@ def _search(
     asked += ["--officer", "officer of the demo", "--approver", "approver of the demo", "--json"]
     shown = f"lineup query --dir {REQUESTER} {photo.name} --holders {','.join(HOLDERS)} --threshold {THRESHOLD} …"
     output.print(f"\n$ {shown}", highlight=False, soft_wrap=True)
-    done = subprocess.run(_lineup(*asked), stdout=subprocess.PIPE, check=False)  # noqa: S603, our own command line
+    done = subprocess.run(lineup(*asked), stdout=subprocess.PIPE, check=False)  # noqa: S603, our own command line
     if done.returncode:
         raise DemoFailed(f"lineup query ended with status {done.returncode}")
     report = msgspec.json.decode(done.stdout, type=SearchReport)
@@ -222,7 +228,8 @@ def _print_answers(report: SearchReport, names: dict[str, str], output: Console)
     return found
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for free in sockets:

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from nodes.config.casework import CaseworkConfig
+from nodes.config.console import ConsoleConfig
 from nodes.config.schema import (
     FILE,
     LAW_MINIMUM_THRESHOLD,
@@ -46,7 +47,7 @@ def write_default(
     check_node(name, role)
     policy = PolicyConfig(states=tuple(states))
     content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention())
-    content += _casework(CaseworkConfig()) + _policy(policy)
+    content += _casework(CaseworkConfig()) + _console(ConsoleConfig()) + _policy(policy)
     path = folder / FILE
     write_public(path, content.encode(), overwrite=False)
     return path
@@ -106,6 +107,24 @@ def _retention(retention: Retention) -> str:
 # years, and after these days what was sealed for audits on site: at a requester the probe, at a holder its block.
 [retention]
 sealed_days = {retention.sealed_days}  # 1 to {MAX_SEALED_DAYS}
+
+"""
+
+
+def _console(console: ConsoleConfig) -> str:
+    return f"""\
+# Where people reach the console (nodes/console/README.md), and how long they stay signed in.
+# [console]
+# host = {_toml(console.host)}  # loopback, unless certificate and key are given
+# port = {console.port}
+# origin = "https://console.example"  # as browsers show it; passkeys are bound to its host
+# certificate = "console.pem"
+# key = "console.key"
+# behind_proxy = {_toml(console.behind_proxy)}  # the proxy on this machine says in X-Forwarded-For who asks
+# session_minutes = {console.session_minutes}  # 1 to 120, without a click
+# session_hours = {console.session_hours}  # 1 to 24, in all
+# lock_after = {console.lock_after}  # 3 to 20 failed log-ins in a row shut an account
+# lock_minutes = {console.lock_minutes}  # 1 to 1440
 
 """
 

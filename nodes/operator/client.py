@@ -11,6 +11,7 @@ import msgspec
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.identity.tls import client_context, server_name
 from nodes.service.operator_api import SearchReport, SearchRequest
+from nodes.service.under_way import UnderWay
 from pets.errors import InputError, LineupError
 
 SEARCH_SECONDS = 3600.0
@@ -46,6 +47,23 @@ def health(folder: Path) -> dict[str, Any]:
     return report
 
 
+def queries(folder: Path) -> list[UnderWay]:
+    """Queries that the running node takes part in now. Raises `NodeNotRunning`."""
+    response = _call(load_config(folder), "GET", "/operator/v1/queries", seconds=HEALTH_SECONDS)
+    return msgspec.json.decode(response.content, type=list[UnderWay])
+
+
+def peers(folder: Path) -> dict[str, bool]:
+    """Which peers answer the running node now. Raises `NodeNotRunning`."""
+    response = _call(load_config(folder), "GET", "/operator/v1/peers", seconds=HEALTH_SECONDS)
+    return msgspec.json.decode(response.content, type=dict[str, bool])
+
+
+def metrics(folder: Path) -> str:
+    """The running node's counters, in the exposition format. Raises `NodeNotRunning`."""
+    return _call(load_config(folder), "GET", "/metrics", seconds=HEALTH_SECONDS).text
+
+
 def hold(folder: Path, order: Path) -> dict[str, Any]:
     """Lodge a supervisor's order at the running node. Raises `NodeNotRunning`, `InputError` with the node's reason."""
     try:
@@ -56,8 +74,10 @@ def hold(folder: Path, order: Path) -> dict[str, Any]:
     return report
 
 
-def _call(config: NodeConfig, method: str, path: str, content: bytes | None = None) -> httpx.Response:
-    response = _ask(config, method, path, content)
+def _call(
+    config: NodeConfig, method: str, path: str, content: bytes | None = None, seconds: float = SEARCH_SECONDS
+) -> httpx.Response:
+    response = _ask(config, method, path, content, seconds)
     if response.status_code != 200:
         try:
             body = response.json()

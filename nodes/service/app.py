@@ -20,6 +20,7 @@ from nodes.service.follow_up import BODY_LIMIT as FOLLOW_UP_LIMIT
 from nodes.service.node import Node
 from nodes.service.operator_api import STANDING, SearchRequest, Standing
 from nodes.service.requester import AskingNode
+from nodes.service.under_way import peers_up, under_way
 from nodes.store import StoreError
 from nodes.transport import units as transfer
 from nodes.transport.outbox import PeerRefused
@@ -142,6 +143,16 @@ def make_app(node: Node) -> Starlette:
             }
         )
 
+    async def queries(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name):
+            return _refusal(403, "state")
+        return Response(msgspec.json.encode(under_way(node)), media_type="application/json")
+
+    async def peers(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name):
+            return _refusal(403, "state")
+        return JSONResponse(await peers_up(node))
+
     async def health(request: Request) -> Response:
         failing = await asyncio.to_thread(node.failing)
         status = "degraded" if failing else "draining" if node.draining else "ok"
@@ -180,6 +191,8 @@ def make_app(node: Node) -> Starlette:
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),
+            Route("/operator/v1/peers", guarded(peers, explain=True), methods=["GET"]),
+            Route("/operator/v1/queries", guarded(queries, explain=True), methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
         ]

@@ -1,0 +1,261 @@
+"""What the operator's API takes and gives: closed schemas, from which its OpenAPI description is made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from nodes.casework.contents import Verdict
+from protocol.approval import PersonRole
+from protocol.follow_up import CoreDataField, RecallKind, RefusalReason
+
+T = TypeVar("T", bound="Contract")
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+Long = Annotated[str, msgspec.Meta(min_length=1, max_length=4000)]
+Signature = Annotated[str, msgspec.Meta(min_length=1, max_length=32_768)]
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Base of all. Names are written with hyphens."""
+
+
+class Credentials(Contract, frozen=True):
+    """First factor."""
+
+    handle: Annotated[str, msgspec.Meta(max_length=63)]
+    password: Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class Half(Contract, frozen=True):
+    """The first factor held. `challenge`: 32 bytes, hexadecimal, for a key file; `options`: for a passkey, or null."""
+
+    token: str
+    challenge: str
+    options: dict[str, Any] | None
+
+
+class Signed(Contract, frozen=True):
+    """A signature: 128 hexadecimal digits of a key file, or the JSON of a passkey's answer."""
+
+    assertion: Signature
+
+
+class SessionToken(Contract, frozen=True):
+    """`Authorization: Bearer TOKEN`."""
+
+    token: str
+
+
+class Me(Contract, frozen=True):
+    """Who is signed in. `key`: kind of the key."""
+
+    handle: str
+    name: str
+    roles: tuple[str, ...]
+    key: str | None
+    node: str
+    node_role: str
+
+
+class ToSign(Contract, frozen=True):
+    """What a decision's signature stands over: 32 bytes, hexadecimal; for a passkey its `options` too."""
+
+    digest: str
+    options: dict[str, Any] | None
+
+
+class Reason(Contract, frozen=True):
+    """Why personal data are looked at (LED 25)."""
+
+    reason: Text
+
+
+class FaceView(Contract, frozen=True):
+    """A face on an upload. `box`: left, top, right, bottom. `suitable`: every component reaches the policy's limit."""
+
+    box: tuple[int, int, int, int]
+    quality: dict[str, int]
+    suitable: bool
+
+
+class IntakeView(Contract, frozen=True):
+    """An upload. It is kept for 15 minutes. `limit`: of each component of the quality, 0 to 100."""
+
+    id: str
+    width: int
+    height: int
+    faces: tuple[FaceView, ...]
+    limit: int
+
+
+class QueryForm(Contract, frozen=True):
+    """A query to be opened. `face`: which of the upload's faces, counted from 0."""
+
+    intake: str
+    face: Annotated[int, msgspec.Meta(ge=0)]
+    holders: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    case: Text
+    offence: Text
+    maximum_penalty_years: float
+    threshold: str = "0.55"
+    purpose: str = "INVESTIGATION"
+    subject: Literal["suspect", "convicted", "victim", "missing", "remains"] = "suspect"
+    aim: Literal["identify", "verify"] = "identify"
+    cap: Annotated[int, msgspec.Meta(ge=1, le=99)] = 10
+    authorisation: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class Made(Contract, frozen=True):
+    """What was made."""
+
+    id: str
+
+
+class Done(Contract, frozen=True):
+    """What came of it."""
+
+    outcome: str = "done"
+
+
+class CountryProgress(Contract, frozen=True):
+    """How far one country's part of a running search is. `state`: waiting, preparing, comparing, or how it ended."""
+
+    holder: str
+    state: str
+    detail: str
+
+
+class Progress(Contract, frozen=True):
+    """A search: its own state, and each country's."""
+
+    state: str
+    running: bool
+    countries: tuple[CountryProgress, ...]
+
+
+class Case(Contract, frozen=True):
+    """The justification and the probe (JPEG, base64)."""
+
+    case: str
+    offence: str
+    maximum_penalty_years: float
+    subject: str
+    aim: str
+    purpose: str
+    threshold: str
+    cap: int
+    authorisation: str
+    quality: dict[str, int]
+    photo: bytes | None
+
+
+class Pictures(Contract, frozen=True):
+    """A candidate beside the probe, both JPEG, base64; null where none is held. Candidate, not identified."""
+
+    probe: bytes | None
+    probe_quality: dict[str, int]
+    candidate: bytes | None
+    holder: str
+    quality: int | None
+    acquired: str
+    status: str
+    contested: bool
+
+
+class Decided(Contract, frozen=True):
+    """A reviewer's decision, with the features compared."""
+
+    verdict: Verdict
+    note: Long
+
+
+class VoteView(Contract, frozen=True):
+    """Who found what."""
+
+    reviewer: str
+    verdict: str
+    note: str
+
+
+class Wanted(Contract, frozen=True):
+    """Core data asked for (R 47). `facts`: R 47(1)."""
+
+    fields: Annotated[tuple[CoreDataField, ...], msgspec.Meta(min_length=1)]
+    facts: Long
+    offence: Text
+    assertion: str = ""
+
+
+class Release(Contract, frozen=True):
+    """Core data to be released. `late`: why after the deadline."""
+
+    kind: Literal["identified", "unidentified"]
+    record: dict[CoreDataField, str]
+    late: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    assertion: str = ""
+
+
+class Refusal(Contract, frozen=True):
+    """Core data are not released."""
+
+    reason: RefusalReason
+    assertion: str = ""
+
+
+class RequestContent(Contract, frozen=True):
+    """The personal part of a request. `record`: once released, at the requester."""
+
+    reference: str
+    offence: str
+    facts: str
+    fields: tuple[str, ...]
+    record: dict[str, str] | None
+
+
+class RecallForm(Contract, frozen=True):
+    """Tell everybody who received a reference (R 64(1)(m), 51(3))."""
+
+    reference: Text
+    why: Text
+    kind: RecallKind = "delete"
+
+
+class Transfer(Contract, frozen=True):
+    """Data are to go on to somebody else (R 60). `authorisation`: of the state that gave them."""
+
+    recipient: Text
+    authorisation: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+class NewPerson(Contract, frozen=True):
+    """A member of staff."""
+
+    handle: str
+    name: str
+    roles: tuple[PersonRole, ...]
+
+
+class Invitation(Contract, frozen=True):
+    """A one-time token, shown once, for 24 hours."""
+
+    handle: str
+    token: str
+
+
+class PersonView(Contract, frozen=True):
+    """The staff list (R 64(1)(g))."""
+
+    handle: str
+    name: str
+    roles: tuple[str, ...]
+    key: str | None
+    fingerprint: str | None
+    active: bool
+
+
+class Problem(Contract, frozen=True):
+    """Why something was refused. `kind`: the error's name."""
+
+    kind: str
+    message: str

@@ -1,0 +1,53 @@
+"""What the console raises.
+
+::
+
+    LineupError
+    └── ConsoleError
+        ├── SignInRefused     handle, password, key or token; never says which
+        ├── SignedOut         no session, or one that has ended
+        ├── TooMany           a rate limit; `seconds`: until the next try
+        ├── FormRefused       a form without its token, or from another site
+        └── UploadRefused     a file that is not taken (also an `InputError`)
+"""
+
+from __future__ import annotations
+
+from pets.errors import InputError, LineupError
+
+
+class ConsoleError(LineupError):
+    """Base of everything the console raises."""
+
+
+class SignInRefused(ConsoleError):
+    """One answer to every failed log-in."""
+
+    def __init__(self) -> None:
+        super().__init__("Sign-in failed, or the account is locked for a while.")
+
+
+class SignedOut(ConsoleError):
+    """There is no session, or it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("Please sign in.")
+
+
+class TooMany(ConsoleError):
+    """A rate limit. `seconds`: until the next try."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"Too many tries. Wait {seconds} s.")
+        self.seconds = seconds
+
+
+class FormRefused(ConsoleError):
+    """A form that this console did not make, or made for another session."""
+
+    def __init__(self) -> None:
+        super().__init__("This form is not valid any more. Go back, reload the page and try again.")
+
+
+class UploadRefused(ConsoleError, InputError):
+    """A file that is not taken."""

@@ -1,0 +1,149 @@
+"""Photos that are uploaded: decoded within limits, made anew from their pixels, faces found.
+
+What a browser is shown again is always a picture this console has drawn from pixels. A file that is an image and
+something else besides, its metadata and its comments end here. Nothing is written to disk before a query is opened.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nodes.casework.errors import UnknownThing
+from nodes.casework.quality import assess
+from nodes.console.errors import UploadRefused
+from pets.errors import PhotoError
+from pets.faces import FaceModel
+from pets.photos import decode_photo
+from pets.templates import quantise
+
+UPLOAD_LIMIT = 16 << 20  # bytes of a file
+MAX_PIXELS = 40_000_000
+KEPT_SIDE = 1600  # pixels of the longer side of what is shown and kept
+KEPT_SECONDS = 900.0
+KEPT_AT_MOST = 64
+MAX_FACES = 20
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """A face on an upload. `box`: left, top, right, bottom, in pixels of the picture as it is shown.
+
+    `quality`: 0 to 100 by component. `template`: int8 (d,).
+    """
+
+    box: tuple[int, int, int, int]
+    quality: dict[str, int]
+    template: bytes
+
+
+@dataclass(frozen=True)
+class Intake:
+    """An upload that waits for its query. `picture`: JPEG, `width` x `height`. `model`: digest of the face model."""
+
+    id: str
+    owner: str
+    picture: bytes
+    width: int
+    height: int
+    faces: tuple[FoundFace, ...]
+    model: bytes
+
+
+class Intakes:
+    """Uploads by identity; each belongs to who made it and goes after 15 minutes, or when there are too many."""
+
+    def __init__(self, load: Callable[[], FaceModel], clock: Callable[[], float] = time.monotonic) -> None:
+        self._load = load
+        self._model: FaceModel | None = None
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._working = threading.Semaphore(2)  # decoding and finding faces take memory
+        self._kept: OrderedDict[str, tuple[float, Intake]] = OrderedDict()
+
+    def add(self, owner: str, data: bytes) -> Intake:
+        """Decode a photo and find its faces. Raises `UploadRefused`."""
+        if not data:
+            raise UploadRefused("no photo was chosen")
+        if len(data) > UPLOAD_LIMIT:
+            raise UploadRefused(f"the photo has {len(data)} bytes, the limit is {UPLOAD_LIMIT}")
+        with self._working:
+            try:
+                intake = self._look(owner, decode_photo(data, "the photo", MAX_PIXELS))
+            except PhotoError as error:
+                raise UploadRefused(str(error)) from None
+        with self._lock:
+            self._drop_old()
+            self._kept[intake.id] = (self._clock(), intake)
+            while len(self._kept) > KEPT_AT_MOST:
+                self._kept.popitem(last=False)
+        return intake
+
+    def get(self, owner: str, name: str) -> Intake:
+        """Somebody's own upload. Raises `UnknownThing`."""
+        with self._lock:
+            self._drop_old()
+            kept = self._kept.get(name)
+        if kept is None or kept[1].owner != owner:
+            raise UnknownThing("upload", name)
+        return kept[1]
+
+    def drop(self, name: str) -> None:
+        """The query is opened, or given up."""
+        with self._lock:
+            self._kept.pop(name, None)
+
+    def _look(self, owner: str, image: NDArray[np.uint8]) -> Intake:
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+            model = self._model
+        faces = model.embed_all(image)[:MAX_FACES]
+        height, width = image.shape[:2]
+        shrink = min(1.0, KEPT_SIDE / max(width, height))
+        shown = draw(image, shrink)
+        found = [
+            FoundFace(_box(face.box, shrink), assess(image, face), quantise(face.template).tobytes()) for face in faces
+        ]
+        size = (round(width * shrink), round(height * shrink))
+        return Intake(secrets.token_hex(16), owner, shown, *size, tuple(found), model.identity.digest())
+
+    def _drop_old(self) -> None:
+        before = self._clock() - KEPT_SECONDS
+        while self._kept and next(iter(self._kept.values()))[0] < before:
+            self._kept.popitem(last=False)
+
+
+def draw(image: NDArray[np.uint8], shrink: float) -> bytes:
+    """Pixels, (height, width, 3) BGR, as a JPEG without metadata."""
+    picture = Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+    if shrink < 1:
+        picture = picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def redrawn(data: bytes | None) -> bytes | None:
+    """An image from elsewhere, made anew from its pixels; None for none, and for what is no image within the limits."""
+    if data is None:
+        return None
+    try:
+        image = decode_photo(data, "the image", MAX_PIXELS)
+    except PhotoError:
+        return None
+    return draw(image, min(1.0, KEPT_SIDE / max(image.shape[:2])))
+
+
+def _box(box: tuple[float, float, float, float], shrink: float) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(side * shrink) for side in box)
+    return left, top, right, bottom

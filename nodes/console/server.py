@@ -1,0 +1,68 @@
+"""Running the console beside a node."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from nodes.casework.desk import CaseDesk, utc
+from nodes.config.schema import load_config
+from nodes.console.accounts import Accounts
+from nodes.console.app import make_console
+from nodes.console.intake import Intakes
+from nodes.console.limits import RateLimits
+from nodes.console.operations import Operations
+from nodes.console.oversight import Oversight
+from nodes.console.security import Forms
+from nodes.console.web import Site
+from pets.faces import FaceModel, Provider
+
+FILE = "console.db"
+
+
+def open_site(folder: Path, load: Callable[[], FaceModel]) -> Site:
+    """Everything the console works with, from a node's folder. Whoever opens it closes desk and accounts.
+
+    `load`: gives the face model when the first photo comes. Raises as the node's configuration and stores do.
+    """
+    config = load_config(folder)
+    desk = CaseDesk.open(folder)
+    try:
+        accounts = Accounts(f"sqlite:///{folder.absolute() / FILE}", config.console, utc)
+    except BaseException:
+        desk.close()
+        raise
+    operations = Operations(folder, config, desk, Intakes(load), accounts)
+    first = secrets.token_urlsafe(18) if accounts.empty else None
+    return Site(
+        operations, Oversight(operations, accounts), accounts, Forms(config.console, config.name), RateLimits(), first
+    )
+
+
+def close_site(site: Site) -> None:
+    """Close all databases."""
+    site.accounts.close()
+    site.operations.desk.close()
+
+
+def run_console(folder: Path, models: Path | None, provider: Provider, say: Callable[[str], object]) -> None:
+    """Serve until interrupted. `say`: takes lines for the terminal, the one-time token among them."""
+    site = open_site(folder, lambda: FaceModel.load(models, provider))
+    settings = site.operations.config.console
+    try:
+        say(f"console of {site.operations.config.name}: {settings.url}")
+        if site.first_token is not None:
+            say(f"nobody can sign in yet: open {settings.url}/first with the one-time token {site.first_token}")
+        uvicorn.run(
+            make_console(site), host=settings.host, port=settings.port, log_level="warning", ws="none",
+            access_log=False,
+            server_header=False, proxy_headers=settings.behind_proxy, forwarded_allow_ips="127.0.0.1",
+            timeout_keep_alive=30, limit_concurrency=200,
+            ssl_certfile=None if settings.certificate is None else str(settings.certificate),
+            ssl_keyfile=None if settings.key is None else str(settings.key),
+        )  # fmt: skip
+    finally:
+        close_site(site)

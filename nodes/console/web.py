@@ -1,0 +1,262 @@
+"""What every page has in common: who asks, the form that came, the template that goes, and what an error looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from nodes.casework import errors as casework
+from nodes.console import texts
+from nodes.console.accounts import Accounts, SignedIn
+from nodes.console.errors import ConsoleError, FormRefused, SignedOut, SignInRefused, TooMany, UploadRefused
+from nodes.console.limits import RateLimits
+from nodes.console.operations import Operations
+from nodes.console.oversight import Oversight
+from nodes.console.security import BODY_LIMIT, Forms
+from nodes.operator.client import NodeNotRunning
+from pets.errors import InputError, LineupError
+from protocol.approval import PersonRole
+
+log = logging.getLogger("lineup.console")
+MultiPartParser.spool_max_size = BODY_LIMIT  # an uploaded face is never spooled to disk
+FORM_SECONDS = 60.0
+BAD_FORM = (HTTPException, MultiPartException, asyncio.TimeoutError, ClientDisconnect, UnicodeError)
+TEMPLATES = Path(__file__).parent / "templates"
+STATUS: tuple[tuple[type[LineupError], int], ...] = (
+    (SignedOut, 401), (SignInRefused, 401), (FormRefused, 403), (TooMany, 429), (casework.NotYourRole, 403),
+    (casework.NotYetLocked, 403), (casework.OnwardTransferRefused, 403), (casework.PurposeRefused, 403),
+    (casework.UnknownThing, 404), (casework.FourEyes, 409), (casework.AlreadyLocked, 409),
+    (casework.NotConfirmed, 409), (casework.DeadlinePassed, 409), (casework.BadAssertion, 422),
+    (UploadRefused, 422), (NodeNotRunning, 503), (InputError, 422),
+)  # fmt: skip
+
+
+def status_of(error: LineupError) -> int:
+    """The status that tells of an error."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+@dataclass
+class Site:
+    """What all pages share."""
+
+    operations: Operations
+    oversight: Oversight
+    accounts: Accounts
+    forms: Forms
+    limits: RateLimits
+    first_token: str | None = None
+    templates: Environment = field(default_factory=lambda: environment())
+
+
+@dataclass
+class Visit:
+    """One request of a browser. `form`: fields that came, `files`: contents of files. `signed_in`: None before."""
+
+    site: Site
+    request: Request
+    signed_in: SignedIn | None
+    form: Mapping[str, list[str]]
+    files: Mapping[str, list[bytes]]
+
+    @property
+    def who(self) -> str:
+        """Handle of whoever is signed in, in full. Raises `SignedOut`."""
+        if self.signed_in is None or self.signed_in.stage != "full":
+            raise SignedOut
+        return self.signed_in.handle
+
+    @property
+    def half(self) -> SignedIn:
+        """A session that still waits for its key. Raises `SignedOut`."""
+        if self.signed_in is None or self.signed_in.stage == "full":
+            raise SignedOut
+        return self.signed_in
+
+    @property
+    def address(self) -> str:
+        """Where the request comes from."""
+        return self.request.client.host if self.request.client else ""
+
+    def path(self, name: str) -> str:
+        """A part of the path."""
+        return str(self.request.path_params[name])
+
+    def text(self, name: str) -> str:
+        """A field of the form, empty if it did not come."""
+        return next(iter(self.form.get(name, ())), "").strip()
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Every value of a field."""
+        return tuple(self.form.get(name, ()))
+
+    def number(self, name: str) -> float:
+        """A field that is a number. Raises `InputError`."""
+        try:
+            return float(self.text(name).replace(",", "."))
+        except ValueError:
+            raise InputError(f"{texts.text(f'field.{name}')}: {self.text(name)[:40]!r} is no number") from None
+
+    def show(self, template: str, status: int = 200, **more: Any) -> Response:
+        """A page."""
+        me = None
+        if self.signed_in is not None and self.signed_in.stage == "full":
+            me = self.site.operations.me(self.signed_in.handle)
+        cookie, fresh = self.site.forms.bound_to(self.request), None
+        if not cookie:
+            cookie = fresh = base64.urlsafe_b64encode(_random()).decode()
+        content = self.site.templates.get_template(template).render(
+            me=me, csrf=self.site.forms.token(cookie), here=self.request.url.path, config=self.site.operations.config,
+            nav=navigation(me) if me else (), **more,
+        )  # fmt: skip
+        response = HTMLResponse(content, status)
+        if fresh:
+            self.site.forms.set(response, self.site.forms.visitor_cookie, fresh)
+        return response
+
+    def go(self, path: str) -> Response:
+        """To another page."""
+        return RedirectResponse(path, 303)
+
+    def sign(self, what: str, action: str, summary: list[tuple[str, str]], to_sign: Any, **hidden: Any) -> Response:
+        """The page on which a decision is signed. `hidden`: fields that go with it, text or tuples of text."""
+        pairs = [(name, value) for name, values in hidden.items() for value in
+                 (values if isinstance(values, tuple) else (values,))]  # fmt: skip
+        options = None if to_sign.options is None else json.dumps(to_sign.options)
+        return self.show(
+            "sign.html", what=what, action=action, summary=summary, digest=to_sign.digest, options=options, hidden=pairs
+        )
+
+
+Handler = Callable[[Visit], Response]
+
+
+def page(handler: Handler, *, limit: str = "page", open_to_all: bool = False) -> Callable[[Request], Any]:
+    """An endpoint. Unless `open_to_all`, nobody sees it without a full session."""
+
+    async def endpoint(request: Request) -> Response:
+        site: Site = request.app.state.site
+        visit = Visit(site, request, None, {}, {})
+        try:
+            token = request.cookies.get(site.forms.session_cookie)
+            if token:
+                visit.signed_in = await asyncio.to_thread(_session, site, token)
+            inside = visit.signed_in is not None and visit.signed_in.stage == "full"
+            asker = visit.signed_in.handle if visit.signed_in and inside else visit.address
+            site.limits.take(limit if request.method == "POST" else "page", asker)
+            if request.method == "POST":
+                await asyncio.wait_for(_read_form(visit), FORM_SECONDS)
+                site.forms.check(request, visit.text("csrf"))
+            if not open_to_all:
+                _ = visit.who
+            return await asyncio.to_thread(handler, visit)
+        except SignedOut:
+            response = RedirectResponse(f"/sign-in?next={quote(request.url.path)}", 303)
+            site.forms.clear(response)
+            return response
+        except (LineupError, *BAD_FORM) as error:
+            return await asyncio.to_thread(_problem, visit, error)
+        except Exception as error:  # its text may quote personal data: only its kind is logged
+            log.error("internal error", extra={"error": type(error).__name__})
+            return await asyncio.to_thread(_problem, visit, ConsoleError("internal"))
+
+    return endpoint
+
+
+def _session(site: Site, token: str) -> SignedIn | None:
+    try:
+        return site.accounts.session(token)
+    except SignedOut:
+        return None
+
+
+async def _read_form(visit: Visit) -> None:
+    fields: dict[str, list[str]] = {}
+    files: dict[str, list[bytes]] = {}
+    async with visit.request.form(max_files=16, max_fields=100, max_part_size=256 * 1024) as form:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.setdefault(name, []).append(await value.read())
+            else:
+                fields.setdefault(name, []).append(value)
+    visit.form, visit.files = fields, files
+
+
+def _problem(visit: Visit, error: BaseException) -> Response:
+    if isinstance(error, LineupError):
+        status, message = status_of(error), str(error)
+        if status == 500:
+            message = texts.text("problem.internal")
+    else:
+        status, message = 400, texts.text("problem.form")
+    response = visit.show("problem.html", status, message=message, kind=type(error).__name__)
+    if isinstance(error, TooMany):
+        response.headers["retry-after"] = str(error.seconds)
+    return response
+
+
+def environment() -> Environment:
+    """Templates: everything that is put into one is escaped."""
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                       lstrip_blocks=True)  # fmt: skip
+    made.globals.update(t=texts.text, name_of=texts.name_of)
+    made.filters.update(moment=_moment, picture=_picture, hours=_hours)
+    return made
+
+
+def navigation(me: Any) -> list[tuple[str, str]]:
+    """The pages that somebody's roles and this node's role make useful: path, key of its text."""
+    roles: set[PersonRole] = set(me.roles)
+    links: list[tuple[str, str, set[str], set[str]]] = [
+        ("/", "nav.start", set(), set()),
+        ("/queries/new", "nav.new", {"officer"}, {"requester"}),
+        ("/queries", "nav.queries", {"officer", "approver", "data-protection", "supervisor"}, {"requester"}),
+        ("/review", "nav.review", {"reviewer"}, {"requester"}),
+        ("/core-data", "nav.core-data", {"officer", "releaser", "data-protection"}, {"requester", "holder"}),
+        ("/recalls", "nav.recalls", {"releaser", "data-protection", "supervisor"}, {"holder"}),
+        ("/node", "nav.node", set(), set()),
+        ("/incoming", "nav.incoming", {"data-protection", "supervisor", "admin"}, {"holder", "router"}),
+        ("/supervision", "nav.supervision", {"data-protection", "supervisor"}, set()),
+        ("/staff", "nav.staff", {"admin", "data-protection", "supervisor"}, set()),
+    ]
+    return [
+        (path, key)
+        for path, key, wanted, where in links
+        if (not wanted or wanted & roles) and (not where or me.node_role in where)
+    ]
+
+
+def _moment(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _hours(seconds: int) -> str:
+    sign, seconds = ("−" if seconds < 0 else ""), abs(seconds)
+    return f"{sign}{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def _picture(data: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def _random() -> bytes:
+    import secrets
+
+    return secrets.token_bytes(24)

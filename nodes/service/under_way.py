@@ -1,0 +1,72 @@
+"""Queries under way at a node, as its operator may see them: who asks whom, how far each part is. No personal data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from protocol.machine import Machine
+from protocol.session import Session
+from protocol.steps import Receive
+
+if TYPE_CHECKING:
+    from nodes.service.node import Node
+
+
+PEER_SECONDS = 5.0
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One conversation of a query. `name`: the holder; empty for the preparation with all of them.
+
+    `state`: idle, running, finished, refused, frozen, aborted. `phase`: offline until the probe is sent, then online.
+    """
+
+    name: str
+    state: str
+    phase: str
+    waits_for: str
+
+
+class UnderWay(msgspec.Struct, frozen=True):
+    """A query. `asked_by`: the node that asks; `parties`: the others."""
+
+    query: str
+    asked_by: str
+    parties: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+
+def under_way(node: Node) -> Sequence[UnderWay]:
+    """Every query that this node takes part in now."""
+    return [_told(node, driver.machine) for driver in list(node.drivers.values())]
+
+
+async def peers_up(node: Node) -> dict[str, bool]:
+    """Which peers answer now and say that they can work, asked all at once."""
+
+    async def up(peer: str) -> bool:
+        try:
+            await asyncio.wait_for(node.transport.ask(peer, "/health"), PEER_SECONDS)
+        except (PeerUnreachable, PeerRefused, asyncio.TimeoutError):
+            return False
+        return True
+
+    names = sorted(name for name in node.peers if name != node.name)
+    return dict(zip(names, await asyncio.gather(*map(up, names)), strict=True))
+
+
+def _told(node: Node, machine: Machine) -> UnderWay:
+    sessions: dict[str, Session] = dict(machine.sessions)
+    parties = sorted({peer for session in sessions.values() for peer in session.peers})
+    asked_by: Any = node.askers.get(machine.query, node.name)
+    return UnderWay(machine.query.hex(), asked_by, tuple(parties), tuple(map(_part, sessions.values())))
+
+
+def _part(session: Session) -> Part:
+    waits_for = session.waiting.sender if isinstance(session.waiting, Receive) else ""
+    return Part(session.name, session.state.value, session.phase, waits_for)

@@ -1,0 +1,481 @@
+"""A whole case in a browser, between nodes that run; each refusal on the way; keyboard, contrast, print, no script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from tests.kit.browser import Person, Running, chromium, needs_chromium, running
+
+RECORD = {"First names": "Planted-Ana", "Family names": "Planted-Garcia", "Criminal case number": "M-17"}
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    needs_chromium()
+    with running(tmp_path_factory.mktemp("case")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as made:
+        yield made
+
+
+class People:
+    """Everybody at a browser of their own, signed in when first asked for."""
+
+    def __init__(self, browser: Any, nodes: Running) -> None:
+        self.browser, self.nodes = browser, nodes
+        self.known: dict[str, Person] = {}
+
+    def __call__(self, node: str, handle: str, **context: Any) -> Person:
+        name = f"{node}-{handle}"
+        if name not in self.known:
+            person = self.visitor(node, **context)
+            person.key = self.nodes.staged.keys / f"{name}.key"
+            person.sign_in(handle, self.nodes.staged.password)
+            self.known[name] = person
+        return self.known[name]
+
+    def visitor(self, node: str, **context: Any) -> Person:
+        page = self.browser.new_context(viewport={"width": 1100, "height": 800}, **context).new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
+        page.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
+        return Person(page, self.nodes.staged.address(node), None)
+
+
+@pytest.fixture(scope="module")
+def people(browser: Any, nodes: Running) -> People:
+    return People(browser, nodes)
+
+
+def passkey(people: People, node: str, handle: str) -> Person:
+    """An administrator invites a person again, who comes with a passkey of a software authenticator."""
+    admin = people(node, "alma")
+    admin.page.goto(f"{admin.origin}/staff")
+    admin.page.get_by_role("row", name=re.compile(f"^{handle}")).get_by_role("button", name="Invite again").click()
+    token = admin.page.locator("[data-invitation]").inner_text()
+    admin.check("staff")
+    person = people.visitor(node)
+    page = person.page
+    session = page.context.new_cdp_session(page)
+    session.send("WebAuthn.enable")
+    session.send("WebAuthn.addVirtualAuthenticator", {"options": {
+        "protocol": "ctap2", "transport": "internal", "hasUserVerification": True, "isUserVerified": True,
+        "automaticPresenceSimulation": True}})  # fmt: skip
+    page.goto(f"{person.origin}/join")
+    person.check("join")
+    page.get_by_label("One-time token").fill(token)
+    page.get_by_label("New password").fill("passkey-Password-99")
+    page.get_by_role("button", name="Continue").click()
+    person.check("join-key")
+    page.get_by_role("button", name="Make a passkey").click()
+    page.wait_for_url(f"{person.origin}/")
+    page.get_by_role("button", name="Sign out").click()
+    person.sign_in(handle, "passkey-Password-99")
+    return person
+
+
+def refused(person: Person, kind: str) -> None:
+    assert person.page.locator(f"[role=alert][data-kind={kind}]").count() == 1, person.page.locator("main").inner_text()
+    person.check(f"refused-{kind}")
+
+
+def open_query(person: Person, photo: Any, case: str = "2026/0417") -> str:
+    page = person.page
+    page.goto(f"{person.origin}/queries/new")
+    person.check("new")
+    page.get_by_label("Photo").set_input_files(photo)
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url("**/queries/new/*")
+    assert page.locator("svg rect").count() >= 1
+    person.check("describe")
+    page.get_by_label("Case number").fill(case)
+    page.get_by_label("Offence").fill("armed robbery")
+    page.get_by_label("Judicial authorisation").fill("TJ Paris 26-331")
+    page.get_by_role("button", name="Put up for approval").click()
+    page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
+    return str(page.url.rsplit("/", 1)[1])
+
+
+def approve(person: Person, query: str) -> None:
+    page = person.page
+    page.goto(f"{person.origin}/queries/{query}")
+    form = page.locator("form", has=page.get_by_role("button", name="Look and go on to sign"))
+    form.get_by_label("Why do you look").fill("to approve the launch")
+    form.get_by_role("button").click()
+    person.sign()
+
+
+def review(person: Person, query: str, verdict: str, row: int = 0) -> str:
+    """Lock a decision on a candidate; gives its identity."""
+    page = person.page
+    page.goto(f"{person.origin}/review/{query}")
+    person.check("review")
+    text = page.locator("main").inner_text()
+    assert not re.search(r"\bscore:|\brank:", text)
+    page.get_by_role("link", name="Compare").nth(row).click()
+    page.get_by_label("Why do you look").fill("to review")
+    page.get_by_role("button", name="Show side by side").click()
+    assert page.locator("img.photo").count() == 2
+    person.check("candidate")
+    page.get_by_label(verdict, exact=True).check()
+    page.get_by_label("Features compared").fill("ears and brows compared")
+    page.get_by_role("button", name="Lock my decision").click()
+    page.wait_for_url(f"**/review/{query}")
+    return query
+
+
+def reload_until(person: Person, text: str, tries: int = 60) -> None:
+    for _ in range(tries):
+        if text in person.page.locator("main").inner_text():
+            return
+        person.page.wait_for_timeout(500)
+        person.page.reload()
+    raise AssertionError(f"{text!r} never came: {person.page.locator('main').inner_text()}")
+
+
+def test_a_whole_case(people: People, nodes: Running) -> None:
+    officer, photos = people("FR", "olivia"), nodes.staged.photos
+    officer.check("start")
+    arthur = passkey(people, "FR", "arthur")
+    query = open_query(officer, photos.obama2)
+    officer.check("query")
+
+    # approved by a second person, with a passkey; watched live, without a reload
+    approve(arthur, query)
+    officer.page.goto(f"{officer.origin}/queries/{query}")
+    officer.page.wait_for_function("() => document.querySelector('#progress')?.innerText.includes('under review')",
+                                   timeout=90_000)  # fmt: skip
+    assert "candidates" in officer.page.locator("#progress").inner_text()
+    assert "no hit" in officer.page.locator("#progress").inner_text()
+    rosa, remi = people("FR", "rosa"), people("FR", "remi")
+    rosa.page.goto(f"{rosa.origin}/review/{query}")
+    for _ in range(60):
+        if rosa.page.get_by_role("link", name="Compare").count():
+            break
+        rosa.page.wait_for_timeout(500)
+        rosa.page.reload()
+
+    # a reviewer peeks: the first one's word is not shown before the second one has decided
+    review(rosa, query, "same person")
+    remi.page.goto(f"{remi.origin}/review/{query}")
+    remi.page.get_by_role("link", name="Compare").first.click()
+    candidate = remi.page.url.rsplit("/", 1)[1]
+    assert "rosa" not in remi.page.content()
+    assert "ears and brows" not in remi.page.content()
+    review(remi, query, "same person")
+    rosa.page.goto(f"{rosa.origin}/review/{query}/{candidate}")
+    assert "remi" in rosa.page.locator("dl.facts").inner_text()  # control: once the review is over
+
+    # core data before both have signed are refused
+    officer.page.goto(f"{officer.origin}/candidates/{candidate}/ask")
+    officer.check("ask")
+    ask(officer)
+    refused(officer, "NotConfirmed")
+    for reviewer in (rosa, remi):
+        reviewer.page.goto(f"{reviewer.origin}/review/{query}")
+        reviewer.page.get_by_role("link", name="Sign the match").click()
+        reviewer.sign()
+    reload_until(rosa, "confirmed")
+
+    # core data: asked for, released at the other state, received
+    officer.page.goto(f"{officer.origin}/candidates/{candidate}/ask")
+    ask(officer)
+    officer.sign()
+    officer.page.wait_for_url("**/core-data/*")
+    request = officer.page.url.rsplit("/", 1)[1]
+    lena = people("ES", "lena")
+    lena.page.goto(f"{lena.origin}/core-data")
+    reload_until(lena, request[:12])
+    lena.check("requests")
+    late_release(lena, nodes, request)
+    release(lena, request)
+    reload_until(lena, "released")
+    officer.page.goto(f"{officer.origin}/core-data/{request}")
+    reload_until(officer, "released")
+    officer.page.get_by_label("Why do you look").fill("for the file")
+    officer.page.get_by_role("button", name="Show facts and data").click()
+    assert "Planted-Garcia" in officer.page.locator("main").inner_text()
+    officer.check("core-data")
+    reference = officer.page.locator("dl.panel code").first.inner_text()
+    assert reference == nodes.staged.references["ES"]
+
+    # onward transfer is refused; recalled by the holder, deleted by the requester, receipt received
+    officer.page.goto(f"{officer.origin}/queries/{query}")
+    officer.check("query-confirmed")
+    officer.page.locator("summary", has_text="End or pass on").click()
+    officer.page.get_by_label("Recipient").fill("another agency")
+    officer.page.get_by_role("button", name="Note a transfer").click()
+    refused(officer, "OnwardTransferRefused")
+    dario = people("ES", "dario")
+    dario.page.goto(f"{dario.origin}/recalls")
+    dario.page.get_by_label("Reference").fill(reference)
+    dario.page.get_by_label("Why").fill("another person's photo")
+    dario.page.get_by_role("button", name="Recall").click()
+    dario.page.goto(f"{dario.origin}/recalls")
+    reload_until(dario, "receipt received")
+    dario.check("recalls")
+    officer.page.goto(f"{officer.origin}/queries/{query}")
+    reload_until(officer, "confirmed")
+    assert officer.page.get_by_role("link", name="Ask for core data").count() == 0
+
+
+def ask(officer: Person) -> None:
+    officer.page.get_by_label("Category of the offence").fill("robbery")
+    officer.page.get_by_label("Facts").fill("Planted: seen at the bank")
+    officer.page.get_by_role("button", name="Go on to sign").click()
+
+
+def release(lena: Person, request: str) -> None:
+    page = lena.page
+    page.goto(f"{lena.origin}/core-data/{request}")
+    lena.check("request")
+    page.get_by_label("Why do you look").fill("to decide")
+    page.get_by_role("button", name="Show facts and data").click()
+    assert "seen at the bank" in page.locator("main").inner_text()
+    fill_release(lena)
+    lena.sign()
+
+
+def fill_release(lena: Person) -> None:
+    for label, value in RECORD.items():
+        lena.page.get_by_label(label).fill(value)
+    release = lena.page.locator("form", has=lena.page.get_by_label("Family names"))
+    release.get_by_role("button", name="Go on to sign").click()
+
+
+def late_release(lena: Person, nodes: Running, request: str) -> None:
+    """After 48 hours a release says why, or is refused."""
+    lena.page.goto(f"{lena.origin}/core-data/{request}")
+    nodes.clock.ahead += timedelta(hours=49)
+    fill_release(lena)
+    refused(lena, "DeadlinePassed")
+    nodes.clock.ahead -= timedelta(hours=49)
+
+
+def test_the_same_person_does_not_approve_and_another_role_neither(people: People, nodes: Running) -> None:
+    officer = people("FR", "olivia")
+    query = open_query(officer, nodes.staged.photos.obama3, "2026/0500")
+    assert officer.page.get_by_role("button", name="Look and go on to sign").count() == 0
+    token = officer.page.locator("input[name=csrf]").first.get_attribute("value")
+    fetch = """async ([url, body]) => { const r = await fetch(url, {method: 'POST', body: new URLSearchParams(body)});
+               return [r.status, await r.text()] }"""
+    url = f"/queries/{query}/approve"
+    status, text = officer.page.evaluate(fetch, [url, {"csrf": token, "reason": "x", "assertion": "00" * 64}])
+    assert status == 409, text
+    assert "FourEyes" in text
+    status, _ = officer.page.evaluate(fetch, [url, {"reason": "x"}])
+    assert status == 403  # no token
+    rosa = people("FR", "rosa")
+    rosa.page.goto(f"{rosa.origin}/queries/new")
+    rosa.page.get_by_label("Photo").set_input_files(nodes.staged.photos.obama)
+    rosa.page.get_by_role("button", name="Upload").click()
+    refused(rosa, "NotYourRole")
+
+
+def test_of_several_faces_one_is_chosen(people: People, nodes: Running) -> None:
+    officer = people("FR", "olivia")
+    page = officer.page
+    page.goto(f"{officer.origin}/queries/new")
+    page.get_by_label("Photo").set_input_files(nodes.staged.photos.six_faces)
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url("**/queries/new/*")
+    assert page.locator("svg rect").count() == 6
+    officer.check("several")
+    page.get_by_label(re.compile("^Face 3")).check()
+    page.get_by_label("Case number").fill("2026/0800")
+    page.get_by_label("Offence").fill("armed robbery")
+    page.get_by_role("button", name="Put up for approval").click()
+    page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
+
+
+def test_a_replayed_assertion_and_a_forged_cookie_are_refused(people: People, nodes: Running) -> None:
+    officer = people("FR", "olivia")
+    first, second = (open_query(officer, nodes.staged.photos.tom_hanks, case) for case in ("2026/0700", "2026/0701"))
+    arthur = passkey(people, "FR", "arthur")
+    sent: list[str] = []
+    arthur.page.on(
+        "request", lambda request: sent.append(request.post_data or "") if "approve" in request.url else None
+    )
+    approve(arthur, first)
+    (assertion,) = {parse_qs(body)["assertion"][0] for body in sent if "assertion=" in body}
+    fetch = """async ([url, body]) => { const r = await fetch(url, {method: 'POST', body: new URLSearchParams(body)});
+               return [r.status, await r.text()] }"""
+    token = arthur.page.locator("input[name=csrf]").first.get_attribute("value")
+    body = {"csrf": token, "assertion": assertion}
+    status, text = arthur.page.evaluate(fetch, [f"/queries/{second}/approve", body])
+    assert (status, "BadAssertion" in text) == (422, True)
+    status, text = arthur.page.evaluate(fetch, [f"/queries/{first}/approve", body])
+    assert (status, "AlreadyLocked" in text) == (409, True)
+    stranger = people.visitor("FR")
+    name = nodes.sites["FR"].forms.session_cookie
+    stranger.page.context.add_cookies([{"name": name, "value": "forged" * 8, "url": stranger.origin}])
+    stranger.page.goto(f"{stranger.origin}/queries")
+    assert "/sign-in" in stranger.page.url
+
+
+def test_a_disagreement_is_no_match_and_is_counted(people: People, nodes: Running) -> None:
+    officer, sven = people("FR", "olivia"), people("FR", "sven")
+    query = open_query(officer, nodes.staged.photos.obama3, "2026/0501")
+    arthur = passkey(people, "FR", "arthur")
+    approve(arthur, query)
+    rosa, remi = people("FR", "rosa"), people("FR", "remi")
+    rosa.page.goto(f"{rosa.origin}/review/{query}")
+    for _ in range(120):
+        if rosa.page.get_by_role("link", name="Compare").count():
+            break
+        rosa.page.wait_for_timeout(500)
+        rosa.page.reload()
+    review(rosa, query, "same person")
+    review(remi, query, "not the same person")
+    reload_until(remi, "disagreement")
+    assert remi.page.get_by_role("link", name="Sign the match").count() == 0
+    sven.page.goto(f"{sven.origin}/supervision")
+    assert "disagreement" in sven.page.locator("main").inner_text()
+    sven.check("supervision")
+
+
+def test_a_supervisor_downloads_and_verifies_evidence(people: People) -> None:
+    sven = people("FR", "sven")
+    page = sven.page
+    page.goto(f"{sven.origin}/supervision")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the bundle").first.click()
+    assert download.value.suggested_filename.endswith(".bundle")
+    query = page.locator("td code", has_text=re.compile("^[0-9a-f]{32}$")).first.inner_text()
+    page.get_by_label("Query of this node").fill(query)
+    page.get_by_role("button", name="Verify").click()
+    assert "All that could be checked holds" in page.locator("main").inner_text()
+    sven.check("verified")
+    page.goto(f"{sven.origin}/supervision")
+    page.get_by_label("Bundles of the other parties").set_input_files(
+        {"name": "x.bundle", "mimeType": "application/octet-stream", "buffer": b"planted junk"}
+    )
+    page.get_by_role("button", name="Verify").click()
+    assert "All that could be checked holds" not in page.locator("main").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("node", "handle", "paths"),
+    [("FR", "sven", ("/incoming", "/supervision/counts", "/node", "/staff")), ("ES", "selma", ("/node", "/incoming",
+     "/supervision", "/recalls")), ("EU", "sofia", ("/", "/node", "/incoming", "/supervision"))],
+)  # fmt: skip
+def test_every_role_has_its_pages(people: People, node: str, handle: str, paths: tuple[str, ...]) -> None:
+    person = people(node, handle)
+    for path in paths:
+        answer = person.page.goto(person.origin + path)
+        if path == "/incoming" and node == "FR":
+            assert answer.status == 200
+        assert answer.status == 200, path
+        person.check(f"{node}{path.replace('/', '-')}")
+
+
+def read_log(person: Person) -> None:
+    person.page.goto(f"{person.origin}/incoming")
+    person.page.get_by_label("Why do you look at the log?").fill("monthly check")
+    person.page.get_by_role("button", name="Show the log").click()
+
+
+def test_the_router_shows_the_article_forty_log_and_no_person(people: People) -> None:
+    sofia = people("EU", "sofia")
+    read_log(sofia)
+    text = sofia.page.locator("main").inner_text()
+    assert "FR" in text
+    assert "DE, ES" in text
+    sofia.page.goto(f"{sofia.origin}/node")
+    assert sofia.page.locator(".state", has_text=re.compile("^up$")).count() == 3
+    read_log(sofia)
+    sofia.check("log")
+    for planted in ("2026/0417", "robbery", "Olivia", "Planted"):
+        assert planted not in sofia.page.content()
+
+
+def test_dark_and_printed_pages_say_it_too(people: People) -> None:
+    person = people.visitor("FR", color_scheme="dark")
+    person.page.goto(f"{person.origin}/sign-in")
+    person.check("dark")
+    assert person.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
+    sven = people("FR", "sven")
+    sven.page.goto(f"{sven.origin}/supervision")
+    sven.page.emulate_media(media="print")
+    assert sven.page.locator(".banner").is_visible()
+    assert not sven.page.locator("header nav").is_visible()
+    assert not sven.page.locator("form").first.is_visible()
+    sven.page.emulate_media(media="screen")
+
+
+def test_a_log_in_by_keyboard_alone(people: People, nodes: Running) -> None:
+    person = people.visitor("FR")
+    page = person.page
+    page.goto(f"{person.origin}/sign-in")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.type("olivia")
+    page.keyboard.press("Tab")
+    page.keyboard.type(nodes.staged.password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/sign-in/key"))
+    assert page.evaluate("document.querySelectorAll('[tabindex]:not([tabindex=\"0\"]):not(main)').length") == 0
+
+
+def test_without_a_script_a_query_is_opened_and_approved(people: People, nodes: Running) -> None:
+    from nodes.casework.persons import sign_with_file
+
+    def by_hand(person: Person) -> None:
+        digest = re.search(r"--key FILE ([0-9a-f]{64})", person.page.content())
+        assert digest
+        person.page.locator("summary", has_text="Sign on the command line").click()
+        signature = sign_with_file(person.key, bytes.fromhex(digest[1])).signature.hex()  # type: ignore[arg-type]
+        person.page.get_by_label("Signature").fill(signature)
+        person.page.get_by_role("button", name="Give the signature").click()
+
+    def enter(handle: str) -> Person:
+        person = people.visitor("FR", java_script_enabled=False)
+        person.key = nodes.staged.keys / f"FR-{handle}.key"
+        person.page.goto(f"{person.origin}/sign-in")
+        person.page.get_by_label("Handle").fill(handle)
+        person.page.get_by_label("Password").fill(nodes.staged.password)
+        person.page.get_by_role("button", name="Continue").click()
+        by_hand(person)
+        return person
+
+    officer = enter("olivia")
+    page = officer.page
+    page.goto(f"{officer.origin}/queries/new")
+    page.get_by_label("Photo").set_input_files(nodes.staged.photos.biden)
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_label("Case number").fill("2026/0600")
+    page.get_by_label("Offence").fill("fraud")
+    page.get_by_role("button", name="Put up for approval").click()
+    page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
+    assert "waits for approval" in page.locator("main").inner_text()
+    query = page.url.rsplit("/", 1)[1]
+    approver = enter("agnes")
+    approver.page.goto(f"{approver.origin}/queries/{query}")
+    approver.page.locator("#f-approve-reason").fill("to approve the launch")
+    approver.page.get_by_role("button", name="Look and go on to sign").click()
+    by_hand(approver)
+    page.reload()
+    for _ in range(60):  # the page loads itself again while the search runs
+        if "no hit" in page.locator("#progress").inner_text():
+            break
+        page.wait_for_timeout(1000)
+    assert "candidates" in page.locator("#progress").inner_text()  # Germany has this face
+
+
+def test_every_page_was_looked_at(people: People) -> None:
+    """Whatever page a role can reach was checked above by axe-core."""
+    seen = set().union(*(person.seen for person in people.known.values()))
+    assert {"new", "describe", "query", "review", "candidate", "sign", "ask", "request", "requests", "core-data",
+            "recalls", "staff", "supervision", "verified"} - seen - {"sign"} == set()  # fmt: skip
