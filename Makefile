@@ -3,33 +3,62 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.demo
 
-.PHONY: setup demo test lint check gpu clean model bench bench-check
+.PHONY: setup demo lock test test-fast lint check gpu clean model bench bench-check bench-scale bench-soak
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml .ci/find-python
-	@python="$${PYTHON:-$$(.ci/find-python)}" && test -n "$$python" && echo "set-up with $$python: $$("$$python" -VV)" && \
-	"$$python" -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+# What is installed is what the lock names, with its hashes; `make lock` writes it.
+$(STAMP): pyproject.toml requirements.lock .ci/find-python
+	$(call make_venv,requirements.lock)
 	@$(BIN)/python -c 'from pets import openfhe_keys; reason = openfhe_keys.available(); print("OpenFHE: " + (f"not available, its tests will be skipped ({reason})" if reason else "available"))'
+	@touch $@ $(DEMO_STAMP)
+
+# The demo needs no test tools. It does not make the environment anew where `make setup` has.
+$(DEMO_STAMP): pyproject.toml nodes/requirements.lock .ci/find-python
+	$(call make_venv,nodes/requirements.lock)
 	@touch $@
 
-demo: setup
+define make_venv
+@python="$${PYTHON:-$$(.ci/find-python)}" && test -n "$$python" && echo "set-up with $$python: $$("$$python" -VV)" && \
+"$$python" -m venv --clear $(VENV)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(1)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endef
+
+demo: $(DEMO_STAMP)
 	$(BIN)/lineup demo
+
+# Versions and hashes for every supported Python and platform. Each takes what it needs from one resolution.
+define lock
+echo "setuptools>=77" | $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--custom-compile-command "make lock" --default-index https://pypi.org/simple $(2) pyproject.toml - --output-file $(1)
+endef
+
+lock: setup  ## resolve anew what pyproject.toml asks for; commit both files
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(call lock,requirements.lock,--extra all --extra dev --upgrade)
+	$(call lock,nodes/requirements.lock,--extra node --extra faces --constraint requirements.lock)
 
 LARGER_RING := n8192_q60_t20
 
-# Tests over sockets and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
+# A worker for each processor, at most four; a file's tests share fixtures, so one worker runs them all. Tests over sockets
+# and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
+PYTEST := env -u OPENBLAS_CORETYPE $(BIN)/python -m pytest
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 define run_tests
-env -u OPENBLAS_CORETYPE $(1) $(BIN)/python -m pytest || \
-	{ echo "once more, only what failed:"; env -u OPENBLAS_CORETYPE $(1) $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+$(PYTEST) $(PARALLEL) --durations 25 $(1) || \
+	{ echo "once more, only what failed:"; $(PYTEST) $(1) --last-failed --last-failed-no-failures none; }
 endef
 
-# What depends on the ring runs a second time, on the larger one (tests/conftest.py).
+# What depends on the ring runs a second time, on the larger one.
 test: setup
-	$(call run_tests,)
-	$(call run_tests,LINEUP_TEST_PRESET=$(LARGER_RING))
+	$(call run_tests)
+	export LINEUP_TEST_PRESET=$(LARGER_RING); $(call run_tests,-m ring)
+
+test-fast: setup  ## for daily work: without what is marked slow
+	$(PYTEST) $(PARALLEL) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -49,6 +78,18 @@ bench: setup  ## the latency table and the comparison: all figures of the README
 
 bench-check: setup  ## has ours become slower beside numpy? BENCH=--smoke for the small size
 	$(BIN)/python -m benchmarks.check $(BENCH)
+
+# One size at a time; 30000000 needs 20 GB of memory and 17 GB in SCALE_FOLDER. CI runs SCALE_ROWS=20000.
+SCALE_ROWS := 100000 1000000 10000000 30000000
+SCALE_FOLDER := $(or $(TMPDIR),/tmp)
+
+bench-scale: setup  ## preparation and search from 10^5 to 3·10^7 rows
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python -m benchmarks.scale --rows $(SCALE_ROWS) --folder $(SCALE_FOLDER) --json benchmarks/results/scale.json
+	$(BIN)/python -m benchmarks.scale_chart
+
+bench-soak: setup  ## an hour of enrolling, forgetting, preparing and searching
+	$(BIN)/python -m benchmarks.soak --json benchmarks/results/soak.json
 
 model: setup  ## check the model of the message flow; needs maude (apt-get install maude)
 	$(BIN)/python threat_model/model/check.py

@@ -31,7 +31,7 @@ from typing import NoReturn
 import msgspec
 
 from benchmarks.machine import describe
-from nodes.service.operator_api import SearchReport, SearchRequest
+from nodes.service.operator_api import HolderAnswer, SearchReport, SearchRequest
 from pets.errors import LineupError
 from pets.threads import default_threads
 from tests.kit.faults import HARMLESS, KINDS, Fault, Kind
@@ -118,9 +118,9 @@ async def try_fault(network: Network, fault: Fault, wanted: SearchRequest, tally
     return True
 
 
-def judge(fault: Fault, report: SearchReport, expected: dict[str, object]) -> None:
+def judge(fault: Fault, report: SearchReport, expected: dict[str, HolderAnswer]) -> None:
     """Whether the answers may be what they are after this fault."""
-    assert_named(report, expected)  # type: ignore[arg-type]
+    assert_named(report, expected)
     if fault.kind in HARMLESS:
         assert report.answers == expected, f"nothing was lost, and yet {report.answers}"
     if fault.receiver is None:

@@ -90,10 +90,10 @@ def evidence(folder: Path) -> Iterator[Target]:
     reader = file_decoder(folder / "records", read_records)
     yield Target("read_records", 20, [records], mutate.of_bytes, reader, (LineupError, *MALFORMED))
     identity = load_identity(world.root / EU)
-    with open_log(identity, world.root / EU, "transcript") as log:
-        checkpoints = [msgspec.msgpack.encode(log.checkpoint_number(k)) for k in range(2)]
-        header, disclosed = log.header, log.disclose(0, log.size)
-        entry = encode_entry(log.read(0), "transcript")
+    with open_log(identity, world.root / EU, "transcript") as journal:
+        checkpoints = [msgspec.msgpack.encode(journal.checkpoint_number(k)) for k in range(2)]
+        header, disclosed = journal.header, journal.disclose(0, journal.size)
+        entry = encode_entry(journal.read(0), "transcript")
     article = encode_entry(ArticleForty(FR, 1, 2, (EU, FR), (EU,)), "article-40")
     yield Target("decode_checkpoint", 40, checkpoints, mutate.of_msgpack, decode_checkpoint)
     yield Target("decode_header", 30, [msgspec.msgpack.encode(header)], mutate.of_msgpack, decode_header)

@@ -25,6 +25,8 @@ if "--threads" in sys.argv[:-1]:
 else:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
+from typing import Any
+
 import numpy as np
 
 from pets import params as presets
@@ -50,7 +52,7 @@ def random_gallery(rng: np.random.Generator, rows: int, dim: int, params: preset
     return scoring.EncodedGallery(rows, dim, params, data)
 
 
-def random_probe(rng: np.random.Generator, dim: int, params: presets.Parameters) -> np.ndarray:
+def random_probe(rng: np.random.Generator, dim: int, params: presets.Parameters) -> np.ndarray[Any, Any]:
     return rng.integers(0, min(params.primes), (dim, 2, 2, params.n), np.uint32)
 
 

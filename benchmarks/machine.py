@@ -18,7 +18,8 @@ def prepare(threads: int = 2) -> None:
     """Call before numpy is imported: numpy gets as many threads as we do, and OpenBLAS its own choice of kernel."""
     if "numpy" in sys.modules:
         raise RuntimeError("numpy was imported before its threads were set")
-    os.environ.pop("OPENBLAS_CORETYPE", None)
+    for choice in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        os.environ.pop(choice, None)
     os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
 
 
@@ -45,3 +46,8 @@ def reset_peak() -> None:
 def peak_bytes() -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def available_bytes() -> int:
+    """Memory that programs can have without swapping (Linux)."""
+    return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024

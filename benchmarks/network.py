@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine
 
@@ -59,7 +60,7 @@ THRESHOLD = "0.6"
 START_SECONDS = 300.0
 
 
-def templates(rows: int, dim: int) -> np.ndarray:
+def templates(rows: int, dim: int) -> np.ndarray[Any, Any]:
     """Quantised rows, int8 (rows, dim); the last one is a copy of row 0."""
     parts = [
         quantise(synthetic_templates(min(65536, rows - start), dim, seed, mean=0.0087, sd=0.0757))
@@ -70,7 +71,7 @@ def templates(rows: int, dim: int) -> np.ndarray:
     return out
 
 
-def set_up(root: Path, rows: np.ndarray) -> float:
+def set_up(root: Path, rows: np.ndarray[Any, Any]) -> float:
     """Folders of three nodes; the holder's gallery enrolled. Returns the seconds of the enrolment."""
     for name, role in ROLES.items():
         with contextlib.closing(socket.socket()) as free:
@@ -125,7 +126,7 @@ def serving(root: Path) -> Iterator[Callable[[], float]]:
             process.wait(60)
 
 
-def ask(root: Path, probe: np.ndarray) -> SearchReport:
+def ask(root: Path, probe: np.ndarray[Any, Any]) -> SearchReport:
     """One query; it must find the two rows that are the probe."""
     report = search(
         root / "FR",

@@ -45,7 +45,7 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
     return statistics.median(times)
 
 
-def templates(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+def templates(rows: int, dim: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Quantised unit vectors, int8, the first row being the probe's own."""
     vectors = np.random.default_rng(1).standard_normal((rows, dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

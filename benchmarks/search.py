@@ -15,6 +15,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine
 
@@ -44,7 +45,7 @@ from protocol.terms import Terms  # noqa: E402
 BLOCK_ROWS = 65536
 
 
-def templates(rows: int, dim: int) -> np.ndarray:
+def templates(rows: int, dim: int) -> np.ndarray[Any, Any]:
     """Quantised rows, int8 (rows, dim); three of them close to row 0."""
     out = np.empty((rows, dim), np.int8)
     for seed, start in enumerate(range(0, rows, BLOCK_ROWS)):
@@ -157,9 +158,10 @@ def main() -> None:
     if options.only:
         print(json.dumps(measure(options.rows, options.runs)))
         return
-    result = {"machine": machine.describe(options.threads), "runs": [apart(options.rows, options.runs)]}
+    runs = [apart(options.rows, options.runs)]
     if options.large:
-        result["runs"].append(apart(options.large, max(3, options.runs // 2)))  # type: ignore[union-attr]
+        runs.append(apart(options.large, max(3, options.runs // 2)))
+    result = {"machine": machine.describe(options.threads), "runs": runs}
     text = json.dumps(result, indent=2)
     if options.json:
         options.json.write_text(text + "\n")

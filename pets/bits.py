@@ -56,6 +56,14 @@ class Bits:
     def __invert__(self) -> Bits:
         return Bits(self.parts ^ self.ones, self.ones)
 
+    def times(self, public: Planes) -> Bits:
+        """The product with public planes, uint64 (planes, words): local."""
+        return Bits(self.parts & public, self.ones)
+
+    def plus(self, public: Planes) -> Bits:
+        """The sum (XOR) with public planes, uint64 (planes, words)."""
+        return Bits(self.parts ^ (public & self.ones), self.ones)
+
     def words(self, start: int, stop: int) -> Bits:
         """The lanes of words start…stop."""
         return Bits(self.parts[:, :, start:stop], self.ones)

@@ -84,6 +84,14 @@ class FaceTooSmall(PhotoError):
     """The face has too few pixels for a template."""
 
 
+class OddPhoto(PhotoError):
+    """A photo that does not look like the others of its subject. `places`: of the odd ones, of those given."""
+
+    def __init__(self, places: tuple[int, ...], message: str) -> None:
+        super().__init__(message)
+        self.places = places
+
+
 class CryptoError(LineupError):
     """Cryptographic material that is not what it must be."""
 

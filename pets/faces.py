@@ -27,9 +27,7 @@ from pets.errors import (
     UnreadablePhoto,
 )
 from pets.params import check_dim, scale
-from pets.photos import read_photo
 from pets.templates import ModelIdentity
-from pets.weights import default_models
 
 MIN_FACE_SIDE = 40  # pixels; below it the 112-pixel input of the embedder is mostly interpolation
 DETECTION_SCORE = 0.6
@@ -95,6 +93,8 @@ class FaceModel:
         available.
         """
         wanted = _wanted_providers(provider)
+        from pets.weights import default_models
+
         folder = default_models() if models is None else _check_folder(models)
         found, notices = _load_folder(folder, wanted)
         for task, what in (("detection", "face detector"), ("recognition", "face embedder")):
@@ -124,6 +124,8 @@ class FaceModel:
         Raises `UnreadablePhoto`, `NoFace`, `SeveralFaces` or `FaceTooSmall`.
         """
         if isinstance(photo, Path):
+            from pets.photos import read_photo
+
             name, image = str(photo), read_photo(photo)
         else:
             name, image = "the photo", _check_image(photo)

@@ -60,11 +60,28 @@ def erased_on_failure(share: KeyShare) -> Iterator[None]:
 
 def sample_key_share(params: Parameters, common: Residues, seed: bytes, query_id: bytes) -> KeyShare:
     """A fresh ternary secret s and b = -a·s + e. `common`: a, uint32 (2, n). `seed`: 32 secret bytes."""
-    stream = Keystream(derive_key(seed, "key-share", params.digest_input(), query_id))
+    stream = _key_stream(params, seed, query_id)
     secret = ntt.forward(sampling.ternary(stream, 1, params.n), params)[0]
     error = ntt.forward(sampling.gaussian(stream, 1, params.n), params)[0]
     public = residues.subtract(error, residues.multiply(common, secret, params), params)
     return KeyShare(params, secret, public)
+
+
+def expand_secret(params: Parameters, seed: bytes, query_id: bytes) -> Residues:
+    """The secret of `sample_key_share` alone, uint32 (2, n), for who needs no public share."""
+    secret: Residues = ntt.forward(sampling.ternary(_key_stream(params, seed, query_id), 1, params.n), params)[0]
+    return secret
+
+
+def _key_stream(params: Parameters, seed: bytes, query_id: bytes) -> Keystream:
+    return Keystream(derive_key(seed, "key-share", params.digest_input(), query_id))
+
+
+def reduced_key(params: Parameters, preparation: bytes, public: Residues, own: Residues) -> JointKey:
+    """The key that a holder re-randomises with, of b = -a·s2 + e2 and its own part s1: (b - a·s1, a), for s1 + s2."""
+    common = sampling.common_polynomial(params, preparation)
+    combined = residues.subtract(public, residues.multiply(common, own, params), params)
+    return JointKey(params, preparation, combined, common)
 
 
 def commit_public(public: Residues, query_id: bytes, owner: str) -> bytes:

@@ -106,10 +106,16 @@ def check_dim(dim: int) -> int:
 
 
 def norm_bound(dim: int) -> int:
-    """floor((S + sqrt(d)/2)^2): the largest squared norm of an admitted template."""
+    """The smaller of floor((S + sqrt(d)/2)²) and floor(S² + d/12 + 8·0.577·S): the largest admitted squared norm.
+
+    The first is the longest that rounding can make a unit vector, the second eight standard deviations above the mean,
+    for errors uniform in ±1/2: Σ(S·x + e)² has mean S² + d/12 and deviation 2·S/sqrt(12) = 0.577·S.
+    """
     s = scale(dim)
-    # (S + sqrt(d)/2)^2 = S^2 + S·sqrt(d) + d/4; with integers: floor((4S^2 + d + 4S·sqrt(d)) / 4)
-    return (4 * s * s + dim + math.isqrt(16 * s * s * dim)) // 4
+    # (S + sqrt(d)/2)² = S² + S·sqrt(d) + d/4; in integers floor((4S² + d + 4S·sqrt(d)) / 4). 8·0.577 = 13848/3000.
+    longest = (4 * s * s + dim + math.isqrt(16 * s * s * dim)) // 4
+    usual = (3000 * s * s + 250 * dim + 13848 * s) // 3000
+    return min(longest, usual)
 
 
 def theta(threshold: Decimal, dim: int, params: Parameters) -> int:

@@ -8,6 +8,8 @@ import numpy.typing as npt
 from pets.jit import kernel
 from pets.threads import parallel_ranges
 
+TOGETHER = 8  # words that are transposed at a time
+
 
 def to_planes(values: npt.NDArray[np.uint32], width: int, threads: int = 1) -> npt.NDArray[np.uint64]:
     """Transpose values to planes. `values`: uint32 (rows,), rows a multiple of 64. Returns uint64 (width, rows/64)."""
@@ -17,12 +19,13 @@ def to_planes(values: npt.NDArray[np.uint32], width: int, threads: int = 1) -> n
     return out
 
 
-def from_planes(planes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-    """The inverse of `to_planes`: uint64 (width, words) to uint32 (64·words,)."""
-    values = np.zeros(64 * planes.shape[1], np.uint32)
-    for k, plane in enumerate(planes):
-        values |= unpack_bits(plane).astype(np.uint32) << np.uint32(k)
-    return values
+def from_planes(planes: npt.NDArray[np.uint64], threads: int = 1) -> npt.NDArray[np.uint32]:
+    """The inverse of `to_planes`: uint64 (width, words), width at most 32, to uint32 (64·words,)."""
+    words = planes.shape[1]
+    source = np.ascontiguousarray(planes)
+    out = np.empty(64 * words, np.uint32)
+    parallel_ranges(lambda start, stop: _from_planes(source, out, start, stop), words, threads, grain=8)
+    return out
 
 
 def unpack_bits(plane: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
@@ -39,22 +42,43 @@ def pack_bits(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 @kernel
 def _to_planes(values: npt.NDArray[np.uint32], out: npt.NDArray[np.uint64], start: int, stop: int) -> None:
-    # A 32×32 bit matrix is transposed in five rounds of swapping ever smaller squares.
-    low = np.empty(32, np.uint32)
-    high = np.empty(32, np.uint32)
-    for word in range(start, stop):
-        base = 64 * word
-        for i in range(32):
-            low[i] = values[base + i]
-            high[i] = values[base + 32 + i]
-        for half in (low, high):
-            _transpose(half)
+    squares = np.zeros((32, 2 * TOGETHER), np.uint32)
+    for first in range(start, stop, TOGETHER):
+        words = min(TOGETHER, stop - first)
+        for word in range(words):
+            rows = values[64 * (first + word) : 64 * (first + word + 1)]
+            for i in range(32):
+                squares[i, word] = rows[i]
+                squares[i, TOGETHER + word] = rows[32 + i]
+        _transpose(squares)
         for k in range(out.shape[0]):
-            out[k, word] = np.uint64(low[k]) | (np.uint64(high[k]) << np.uint64(32))
+            low, high, plane = squares[k, :words], squares[k, TOGETHER:], out[k, first : first + words]
+            for word in range(words):
+                plane[word] = np.uint64(low[word]) | (np.uint64(high[word]) << np.uint64(32))
 
 
 @kernel
-def _transpose(a: npt.NDArray[np.uint32]) -> None:
+def _from_planes(planes: npt.NDArray[np.uint64], out: npt.NDArray[np.uint32], start: int, stop: int) -> None:
+    squares = np.empty((32, 2 * TOGETHER), np.uint32)
+    for first in range(start, stop, TOGETHER):
+        words = min(TOGETHER, stop - first)
+        squares[:] = 0
+        for k in range(planes.shape[0]):
+            low, high, plane = squares[k, :words], squares[k, TOGETHER:], planes[k, first : first + words]
+            for word in range(words):
+                low[word] = np.uint32(plane[word])
+                high[word] = np.uint32(plane[word] >> np.uint64(32))
+        _transpose(squares)
+        for word in range(words):
+            rows = out[64 * (first + word) : 64 * (first + word + 1)]
+            for i in range(32):
+                rows[i] = squares[i, word]
+                rows[32 + i] = squares[i, TOGETHER + word]
+
+
+@kernel
+def _transpose(squares: npt.NDArray[np.uint32]) -> None:
+    # 32×32 bits a column, in five rounds of swapping ever smaller squares. Columns go side by side through vectors.
     for step in range(5):
         j = 16 >> step
         shift = np.uint32(j)
@@ -71,6 +95,8 @@ def _transpose(a: npt.NDArray[np.uint32]) -> None:
             mask = np.uint32(0x55555555)
         for block in range(0, 32, 2 * j):
             for k in range(block, block + j):
-                swap = ((a[k] >> shift) ^ a[k + j]) & mask
-                a[k + j] ^= swap
-                a[k] ^= swap << shift
+                upper, lower = squares[k], squares[k + j]
+                for column in range(2 * TOGETHER):
+                    swap = ((upper[column] >> shift) ^ lower[column]) & mask
+                    lower[column] ^= swap
+                    upper[column] ^= swap << shift

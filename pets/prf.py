@@ -18,6 +18,7 @@ Label = str | int | bytes
 SECRET_BYTES = 32
 
 _ZEROS = memoryview(bytes(2**16))
+_KINDS: dict[type[Label], bytes] = {str: b"s", int: b"i", bytes: b"b"}
 _SPARE = 15  # bytes by which `update_into` wants its output to be longer
 
 
@@ -26,8 +27,7 @@ def encode_labels(*labels: Label) -> bytes:
     parts = []
     for label in labels:
         raw = label if isinstance(label, bytes) else str(label).encode()
-        kind = {str: b"s", int: b"i", bytes: b"b"}[type(label)]
-        parts.append(kind + len(raw).to_bytes(8, "big") + raw)
+        parts.append(_KINDS[type(label)] + len(raw).to_bytes(8, "big") + raw)
     return b"".join(parts)
 
 

@@ -56,16 +56,18 @@ def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
     Returned as the first part of the product; the second is z_{i+1}, to be filled in when it arrives.
     """
     planes, words = x.shape
-    own, following = masks.own.words(planes, words), masks.following.words(planes, words)
-    x_parts, y_parts = np.ascontiguousarray(x.parts), np.ascontiguousarray(y.parts)
-    product = np.empty((2, planes, words), np.uint64)
-    multiply = _and if planes * words < SHORT_WORDS else _long_and
+    size = planes * words
+    own, following = masks.own.words(size), masks.following.words(size)
+    x_parts, y_parts = (np.ascontiguousarray(side.parts).reshape(2, size) for side in (x, y))
+    product = np.empty((2, size), np.uint64)
+    multiply = _and if size < SHORT_WORDS else _long_and
     parallel_ranges(
-        lambda start, stop: multiply(x_parts, y_parts, own, following, start, stop, product),
-        planes,
-        threads if planes * words >= PARALLEL_WORDS else 1,
+        lambda start, stop: multiply(x_parts, y_parts, own, following, start, stop, product[0]),
+        size,
+        threads if size >= PARALLEL_WORDS else 1,
+        grain=8,  # a cache line
     )
-    return Bits(product, x.ones)
+    return Bits(product.reshape(2, planes, words), x.ones)
 
 
 @kernel
@@ -75,9 +77,8 @@ def _long_and(x: Planes, y: Planes, own: Planes, following: Planes, start: int, 
 
 @short_kernel
 def _and(x: Planes, y: Planes, own: Planes, following: Planes, start: int, stop: int, product: Planes) -> None:
-    for plane in range(start, stop):
-        x0, x1, y0, y1 = x[0, plane], x[1, plane], y[0, plane], y[1, plane]
-        mask, mask_of_following, z = own[plane], following[plane], product[0, plane]
-        for word in range(len(z)):
-            both = y0[word] ^ y1[word]
-            z[word] = (x0[word] & both) ^ (x1[word] & y0[word]) ^ mask[word] ^ mask_of_following[word]
+    x0, x1, y0, y1 = x[0, start:stop], x[1, start:stop], y[0, start:stop], y[1, start:stop]
+    mask, mask_of_following, z = own[start:stop], following[start:stop], product[start:stop]
+    for word in range(len(z)):
+        both = y0[word] ^ y1[word]
+        z[word] = (x0[word] & both) ^ (x1[word] & y0[word]) ^ mask[word] ^ mask_of_following[word]

@@ -30,6 +30,8 @@ from pets.residues import Residues, check_residues, check_shape, prime_row
 from pets.scoring_kernel import MAX_LANES, PADDING, PRODUCTS_PER_FOLD, TILE, score_points
 from pets.threads import check_threads, parallel_ranges
 
+SCRATCH_BYTES = 1 << 27  # for blocks that are in NTT form for one pass only
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedGallery:
@@ -82,24 +84,40 @@ def encode_gallery(
     after each block with the number of rows done so far. Raises `GalleryError` for another dtype or shape,
     `ParameterError` for another d.
     """
-    if not isinstance(templates, np.ndarray) or templates.dtype not in (np.int8, np.int32) or templates.ndim != 2:
-        got = f"{templates.dtype} {templates.shape}" if isinstance(templates, np.ndarray) else type(templates).__name__
-        raise GalleryError(f"templates must be int8 or int32 shaped (rows, d), got {got}")
+    rows, dim = _check_rows(templates)
     check_threads(threads)
     _folds(params)
-    rows, dim = templates.shape[0], check_dim(templates.shape[1])
     blocks = -(-rows // params.n)
-    size = 2 * params.n * dim
     # A gallery stays; a single block is made for each query (confirmation) and should take what the last one left.
-    data = (np.empty if blocks == 1 else pages_apart)((blocks, size + PADDING), np.uint32)
-    data[:, size:] = 0
+    data = _room(np.empty if blocks == 1 else pages_apart, blocks, dim, params)
     for block in range(blocks):
-        part = templates[block * params.n : (block + 1) * params.n]
-        _touch_pages(data[block], threads)
-        ntt.forward_columns(part, data[block, :size].reshape(2, params.n, dim), params, threads)
+        _encode_block(templates, block, data[block], params, threads)
         if progress is not None:
             progress(min(rows, (block + 1) * params.n))
     return EncodedGallery(rows, dim, params, data)
+
+
+def _check_rows(templates: npt.NDArray[Any]) -> tuple[int, int]:
+    if not isinstance(templates, np.ndarray) or templates.dtype not in (np.int8, np.int32) or templates.ndim != 2:
+        got = f"{templates.dtype} {templates.shape}" if isinstance(templates, np.ndarray) else type(templates).__name__
+        raise GalleryError(f"templates must be int8 or int32 shaped (rows, d), got {got}")
+    return templates.shape[0], check_dim(templates.shape[1])
+
+
+def _room(allocate: Any, blocks: int, dim: int, params: Parameters) -> Residues:
+    """Memory for blocks in NTT form, the padding cleared."""
+    size = 2 * params.n * dim
+    data: Residues = allocate((blocks, size + PADDING), np.uint32)
+    data[:, size:] = 0
+    return data
+
+
+def _encode_block(templates: npt.NDArray[Any], block: int, to: Residues, params: Parameters, threads: int) -> None:
+    """One block of n templates, or as many as are left, in NTT form."""
+    part = templates[block * params.n : (block + 1) * params.n]
+    _touch_pages(to, threads)
+    dim = part.shape[1]
+    ntt.forward_columns(part, to[: 2 * params.n * dim].reshape(2, params.n, dim), params, threads)
 
 
 def _touch_pages(fresh: Residues, threads: int) -> None:
@@ -151,25 +169,68 @@ def score_many(
     count = gallery.blocks - first_block if count is None else count
     if not 0 <= first_block <= first_block + count <= gallery.blocks:
         raise ParameterError(f"blocks {first_block}…{first_block + count} of a gallery of {gallery.blocks}")
-    for probe in probes:
-        if probe.dim != gallery.dim or probe.params != gallery.params:
-            raise CryptoError(
-                f"a probe of dimension {probe.dim} ({probe.params.preset}) does not fit a gallery of dimension "
-                f"{gallery.dim} ({gallery.params.preset})"
-            )
+    _check_probes(probes, gallery.dim, gallery.params)
     check_threads(threads)
-    n = gallery.params.n
-    out = np.empty((len(probes), count, 2, 2, n), np.uint32)
+    return _score_blocks(gallery.data[first_block : first_block + count], gallery.dim, probes, gallery.params, threads)
+
+
+def score_rows(
+    rows: npt.NDArray[Any],
+    probes: Sequence[ScoringProbe],
+    params: Parameters,
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Residues:
+    """Like `encode_gallery` and `score_many`, a few blocks at a time: nothing stays in NTT form, 8·d bytes a row.
+
+    `rows`: int8 or int32 (R, d). Each block is transformed once for all probes, and beside the result at most
+    `SCRATCH_BYTES`, or four blocks, are in use. `progress` is called with the number of rows done so far. Returns
+    uint32 (probes, ceil(R/n), 2 comps, 2 primes, n). A function of (rows, probe) modulo Q, additive in the rows. Raises
+    `GalleryError` for another dtype or shape, `ParameterError` for another d, `CryptoError` for a probe of another
+    dimension or ring.
+    """
+    count, dim = _check_rows(rows)
+    _check_probes(probes, dim, params)
+    check_threads(threads)
+    _folds(params)
+    blocks = -(-count // params.n)
+    out = np.empty((len(probes), blocks, 2, 2, params.n), np.uint32)
     if not out.size:
         return out
-    data = gallery.data[first_block : first_block + count]
-    dim = gallery.dim
+    group = min(blocks, max(4, SCRATCH_BYTES // (8 * params.n * dim)))
+    data = _room(np.empty, group, dim, params)
+    for first in range(0, blocks, group):
+        number = min(group, blocks - first)
+        for k in range(number):
+            _encode_block(rows, first + k, data[k], params, threads)
+        out[:, first : first + number] = _score_blocks(data[:number], dim, probes, params, threads)
+        if progress is not None:
+            progress(min(count, (first + number) * params.n))
+    return out
+
+
+def _check_probes(probes: Sequence[ScoringProbe], dim: int, params: Parameters) -> None:
+    for probe in probes:
+        if probe.dim != dim or probe.params != params:
+            raise CryptoError(
+                f"a probe of dimension {probe.dim} ({probe.params.preset}) does not fit a gallery of dimension "
+                f"{dim} ({params.preset})"
+            )
+
+
+def _score_blocks(
+    data: Residues, dim: int, probes: Sequence[ScoringProbe], params: Parameters, threads: int
+) -> Residues:
+    """`score_many` of blocks that were checked: uint32 (blocks, 2·n·dim + PADDING)."""
+    out = np.empty((len(probes), len(data), 2, 2, params.n), np.uint32)
+    if not out.size:
+        return out
     addresses = np.array([probe.data.ctypes.data for probe in probes], np.uint64)
     run, chunk = _loop_sizes(len(probes))
-    primes, folds = prime_row(gallery.params), _folds(gallery.params)
+    primes, folds = prime_row(params), _folds(params)
     parallel_ranges(
         lambda i, j: score_points(data, dim, addresses, i, j, run, chunk, primes, folds, out),
-        n,
+        params.n,
         threads,
         grain=TILE,
         ranges=8,

@@ -116,34 +116,40 @@ def quantise(unit: NDArray[Any], *, name: str = "template") -> NDArray[np.int8]:
 
 
 def quantise_rows(
-    array: NDArray[Any], *, name: str = "templates", progress: Callable[[int], object] | None = None
+    array: NDArray[Any],
+    *,
+    name: str = "templates",
+    first: int = 0,
+    progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.int8]:
     """Validate like `unit_templates` and return round(S·x), (n, d) int8, in one pass over `array`.
 
         D[i][j] = clip(round_half_to_even(S·x[i][j]), -127, 127)        S = scale(d), S·x in float64
 
     A row is not normalised again afterwards. `array` may be memory-mapped: beyond the result, 8192 rows are held at a
-    time. `progress(rows)` is called after each such step with the number of rows just done.
+    time. `progress(rows)` is called after each such step with the number of rows just done. `first`: what messages
+    count rows from.
     Raises `TemplateError` as `unit_templates` does.
     """
     checked = _check_form(array, name)
     dim = checked.shape[-1]
     result = np.empty((1 if checked.ndim == 1 else len(checked), dim), np.int8)
     for start, rows in _chunks(checked):
-        scaled = _check_rows(rows, start, name)
+        scaled = _check_rows(rows, first + start, name)
         scaled *= scale(dim)
         np.rint(scaled, out=scaled)
         np.clip(scaled, -MAX_ENTRY, MAX_ENTRY, out=scaled)
-        _check_bound(scaled, start, dim, name)
+        _check_bound(scaled, first + start, dim, name)
         result[start : start + len(rows)] = scaled
         if progress is not None:
             progress(len(rows))
     return result
 
 
-def _check_form(array: NDArray[Any], name: str) -> FloatArray:
-    if array.dtype not in (np.float32, np.float64):
-        raise TemplateError(f"{name} must be float32 or float64, got {array.dtype}")
+def _check_form(array: NDArray[Any], name: str, *, quantised: bool = False) -> FloatArray:
+    if array.dtype not in (np.float32, np.float64, *([np.int8] if quantised else [])):
+        kinds = "float32, float64, or int8 if quantised," if quantised else "float32 or float64,"
+        raise TemplateError(f"{name} must be {kinds} got {array.dtype}")
     if array.ndim not in (1, 2):
         raise TemplateError(f"{name} must have shape (d,) or (n, d), got {array.shape}")
     try:
@@ -180,20 +186,20 @@ def _check_rows(rows: FloatArray, start: int, name: str) -> NDArray[np.float64]:
 def _check_bound(scaled: NDArray[np.float64], start: int, dim: int, name: str) -> None:
     """Refuse a row that rounding made longer than the norm bound, which the range of scores rests on.
 
-    ‖round(S·x)‖ ≤ S·‖x‖ + √d/2, so only a row that uses up the norm tolerance, and whose entries nearly all sit just
-    above one half after scaling, can get here: none that a model produced.
+    A face model's vectors come that far in fewer than one of 10^15 (`norm_bound`); one that uses up the norm
+    tolerance, or most of whose entries sit just above one half after scaling, can.
     """
     squared = np.einsum("ij,ij->i", scaled, scaled)  # exact: integers far below 2^53
     row = int(np.argmax(squared))
     if squared[row] > norm_bound(dim):
         raise TemplateError(
             f"row {start + row} of {name} has squared norm {int(squared[row])} after rounding, "
-            f"the limit is {norm_bound(dim)}; normalise it to 1 more exactly"
+            f"the limit is {norm_bound(dim)}; normalise it to 1 exactly, or take another photo"
         )
 
 
-def load_templates(path: Path, *, what: str) -> FloatArray:
-    """Open a .npy file as a read-only memory map, (d,) or (n, d), float32 or float64.
+def load_templates(path: Path, *, what: str, quantised: bool = False) -> FloatArray:
+    """Open a .npy file as a read-only memory map, (d,) or (n, d), float32 or float64; int8 too where `quantised`.
 
     `what` stands for the file in messages, as in "gallery". Only the header is checked here; `quantise_rows` checks
     the values. Raises `GalleryError` for a file that is missing or not a plain .npy array, `TemplateError` for a wrong
@@ -207,7 +213,7 @@ def load_templates(path: Path, *, what: str) -> FloatArray:
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise GalleryError(f"{what} {path} is not a .npy file of numbers: {reason}") from error
-    return _check_form(array, f"{what} {path}")
+    return _check_form(array, f"{what} {path}", quantised=quantised)
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,7 @@ def read_identity(path: Path) -> ModelIdentity | None:
         return None
     except (OSError, *MALFORMED, ModelError) as error:
         raise ModelError(f"{sidecar} cannot be read: {error}") from error
-    shape = load_templates(path, what="template file").shape
+    shape = load_templates(path, what="template file", quantised=True).shape
     expected = (len(parsed.photos), parsed.model.dim)
     if shape != expected and (1, *shape) != expected:
         raise ModelError(f"{sidecar} was written for templates of shape {expected}, {path.name} has {shape}")

@@ -4,7 +4,7 @@ Before anything about hits is opened, the parties check on shares, and open as o
 
 1. range      |q_j| <= 127 and clean guard bits, from the identity gallery (rows e_j) scored like any other, and no
               noise beside q_j: times t, which takes Δ·q_j to nothing modulo Q, it is still zero;
-2. norm       Σ q_j² <= floor((S + √d/2)²);
+2. norm       Σ q_j² <= `pets.params.norm_bound`;
 3. constancy  40 random {0,1} sums of the ciphertexts are zero in every coefficient but the first. To keep it small,
               the parties add 40 random {0,1} subsets of coefficients 1 … n-1 of each sum, modulo Q and before rounding.
               Each must be zero as it is, and times 2^13, which brings out noise that the rounding would hide.
@@ -25,7 +25,7 @@ from pets.bits import Bits, concatenate, join_words
 from pets.circuits import Circuit
 from pets.params import SHARE_BITS, Parameters, norm_bound
 from pets.planes import to_planes
-from pets.prf import Keystream, derive_key, labelled_hash
+from pets.prf import Keystream, derive_key
 from pets.residues import prime_row
 from pets.rounding import round_shares
 from pets.scoring import EncodedGallery, ScoringProbe, encode_gallery
@@ -33,6 +33,7 @@ from protocol import wire
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit, share_inputs
 from protocol.decryption import key_coefficients, own_coefficients
 from protocol.errors import ProbeRefused
+from protocol.form import GUARD_BITS, SLACK, coefficient_sums, times
 from protocol.keyring import QueryKey
 from protocol.messages import AdmissionBit, AdmissionBlock
 from protocol.steps import Score, Send, Step, receive, score_block
@@ -40,12 +41,9 @@ from protocol.steps import Score, Send, Step, receive, score_block
 Residues = npt.NDArray[np.uint32]
 
 SUMS = wire.ADMISSION_POLYNOMIALS - 1  # random sums of ciphertexts
-SUBSETS = 40  # random subsets of coefficients of each sum; a deviation passes with 2·2^-40
 # An honest probe's own noise, amplified, must stay small beside the unit of a rounded share, 2^36, also at n = 8192 and
 # d = 1024: its standard deviation is 2^19.4 in a subset of a sum, and 2^13.9 beside a q_j, which is amplified by t.
 AMPLIFIED = 2**13
-SLACK = 3  # how far a value may lie from where it should be
-GUARD_BITS = 4
 PROBE_BITS = 8
 SQUARES_BITS = 26  # Σ q_j² < 1024·2^14 = 2^24, and a sign
 
@@ -109,19 +107,6 @@ def random_sums(ciphertexts: Residues, stream: Keystream, params: Parameters, th
     return subsets.subset_sums(ciphertexts.reshape(dim, -1), coins, moduli, threads).reshape(SUMS, 2, 2, params.n)
 
 
-def coefficient_sums(coefficients: Residues, seed: bytes, params: Parameters) -> Residues:
-    """40 random subsets of coefficients 1 … n-1 of each polynomial, added modulo each prime.
-
-    `coefficients`: uint32 (count, 2, n). Returns uint32 (1, 2, 40·count).
-    """
-    stream = Keystream(labelled_hash("coefficient-subsets", seed))
-    coins = np.unpackbits(stream.bytes_array(SUBSETS, params.n // 8), axis=1)
-    coins[:, 0] = 0
-    by_coefficient = np.ascontiguousarray(coefficients.transpose(2, 1, 0).reshape(params.n, -1))
-    sums = subsets.subset_sums(by_coefficient, coins, np.repeat(prime_row(params), len(coefficients)))
-    return np.ascontiguousarray(sums.reshape(SUBSETS, 2, -1).transpose(1, 2, 0).reshape(1, 2, -1))
-
-
 def _decide(ring: Ring, params: Parameters, dim: int, coefficients: Residues, seed: bytes) -> Step[bool]:
     """Round, share and check this party's addends of the 41 polynomials; open one bit."""
     values = admission_values(ring.index, coefficients, dim, seed, params)
@@ -148,12 +133,6 @@ def admission_values(
         values += np.uint32(SLACK)
         values &= np.uint32(2**SHARE_BITS - 1)
     return values
-
-
-def times(coefficients: Residues, factor: int, params: Parameters) -> Residues:
-    """Coefficients, uint32 (count, 2, m), times a public factor below 2^32, modulo each prime."""
-    product = coefficients.astype(np.uint64) * np.uint64(factor) % prime_row(params)[:, None]
-    return product.astype(np.uint32)
 
 
 def refuse_unless(admitted: bool) -> None:

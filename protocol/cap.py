@@ -42,12 +42,17 @@ def count_share(ring: Ring, hits: Bits, rung: int, chunk: int) -> Step[int]:
 
 def at_most_cap(ring: Ring, share: int, cap: int, rung: int) -> Step[bool]:
     """Whether the count whose shares the three parties hold is at most `cap`. Everybody learns this bit and no more."""
+    return (yield from open_bit(ring, (yield from cap_bit(ring, share, cap, rung)), CapBit))
+
+
+def cap_bit(ring: Ring, share: int, cap: int, rung: int) -> Step[Bits]:
+    """The same bit, still shared, in lane 0."""
     lanes = np.zeros(64, np.uint32)
     lanes[0] = ((cap if ring.index == HOLDER else 0) - share) % 2**COUNT_BITS
     masks = ring.masks("cap", rung)
     x, y, z = yield from share_inputs(ring, masks, to_planes(lanes, COUNT_BITS))
     more = yield from evaluate(ring, masks, sign_of_sum(x, y, z))
-    return (yield from open_bit(ring, ~more, CapBit))
+    return ~more
 
 
 def _stream(keystream: Keystream, words: int) -> npt.NDArray[np.uint32]:

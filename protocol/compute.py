@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pets.bits import PARTIES, Bits, Planes
+from pets.bits import PARTIES, Bits, Planes, party_bits
 from pets.circuits import Circuit, T
 from pets.errors import StreamReused
 from pets.prf import Keystream, Label, derive_key
 from pets.replicated import Masks, and_local, in_party_order, input_of_following, input_of_previous, share_input
 from protocol.errors import Disagreement
-from protocol.messages import AdmissionBit, CapBit, Gates, InputShare
+from protocol.messages import AdmissionBit, AdmissionGates, AdmissionInput, CapBit, FormBit, Gates, InputShare
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
 HOLDER, REQUESTER, ROUTER = 0, 1, 2
-NAMES = {AdmissionBit: "admission bit", CapBit: "cap bit"}
+NAMES = {AdmissionBit: "admission bit", CapBit: "cap bit", FormBit: "form bit"}
 
 
 def other(index: int) -> int:
@@ -66,24 +66,39 @@ class Ring:
         return Masks(self.index, own, following)
 
 
-def share_inputs(ring: Ring, masks: Masks, value: Planes) -> Step[tuple[Bits, Bits, Bits]]:
+def masked_bits(ring: Ring, first: Planes, second: Planes, third: Planes) -> Bits:
+    """Shared bits whose three components are given, x_0, x_1, x_2: a party needs only to know its own two of them."""
+    components = (first, second, third)
+    return party_bits(ring.index, components[ring.index], components[(ring.index + 1) % PARTIES])
+
+
+def own_bits(ring: Ring, parts: Planes) -> Bits:
+    """Shared bits of which this party holds two components, uint64 (2, planes, words), in its order."""
+    return party_bits(ring.index, parts[0], parts[1])
+
+
+def share_inputs(
+    ring: Ring, masks: Masks, value: Planes, kind: type[InputShare] | type[AdmissionInput] = InputShare
+) -> Step[tuple[Bits, Bits, Bits]]:
     """Every party shares one value of the same shape, uint64 (planes, words). Returns them in ring order."""
     own = share_input(masks, value)
-    yield Send(ring.previous, InputShare(as_bytes(own.parts[0])))
+    yield Send(ring.previous, kind(as_bytes(own.parts[0])))
     previous = input_of_previous(masks, own.shape)
-    message = yield from receive(ring.following, InputShare)
+    message = yield from receive(ring.following, kind)
     received = array(message.data, own.shape, np.uint64, "input share")
     return in_party_order(ring.index, own, previous, input_of_following(masks, received))
 
 
-def evaluate(ring: Ring, masks: Masks, circuit: Circuit[T]) -> Step[T]:
+def evaluate(
+    ring: Ring, masks: Masks, circuit: Circuit[T], kind: type[Gates] | type[AdmissionGates] = Gates
+) -> Step[T]:
     """Run a circuit on shares: one message to the previous party for each round."""
     try:
         x, y = next(circuit)
         while True:
             z = and_local(masks, x, y, ring.threads)
-            yield Send(ring.previous, Gates(as_bytes(z.parts[0])))
-            message = yield from receive(ring.following, Gates)
+            yield Send(ring.previous, kind(as_bytes(z.parts[0])))
+            message = yield from receive(ring.following, kind)
             z.parts[1] = array(message.data, z.shape, np.uint64, "AND gates")
             x, y = circuit.send(z)
     except StopIteration as end:
@@ -91,7 +106,7 @@ def evaluate(ring: Ring, masks: Masks, circuit: Circuit[T]) -> Step[T]:
         return result
 
 
-def open_bit(ring: Ring, bit: Bits, kind: type[AdmissionBit] | type[CapBit]) -> Step[bool]:
+def open_bit(ring: Ring, bit: Bits, kind: type[AdmissionBit] | type[CapBit] | type[FormBit]) -> Step[bool]:
     """Lane 0 of a bit, to everybody. Each party lacks one component, which both others hold and must agree on.
 
     The other lanes hold what nobody may see and never leave. Raises `Disagreement` where the two others do not agree.

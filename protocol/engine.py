@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -13,20 +13,26 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pets.errors import ParameterError
 from pets.key_source import KeySource, NativeKeys
 from pets.params import Parameters
+from protocol.announcing import Plan
 from protocol.confirmation import Hit
 from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.gallery import Gallery
 from protocol.holder import Holder
+from protocol.local import LocalPreparation, LocalSearch, machines_of, prepare
 from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.outcome import Status, status_of
+from protocol.party import Hook
 from protocol.requester import Requester
+from protocol.roles import Parties
 from protocol.router import Router
 from protocol.terms import Terms
 
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
+PARTIES = Parties(REQUESTER, ROUTER, (HOLDER,))
 BATCH = 16  # probes that share one pass over the gallery; bounds memory at 100 MB a probe (d = 512)
 
 Progress = Callable[[int], None]
@@ -43,10 +49,11 @@ class Outcome:
 
 @dataclass
 class Cost:
-    """What a search cost: seconds by phase, bytes by (sender role, receiver role)."""
+    """What searches cost: seconds by phase, bytes by (sender role, receiver role), of `prepared` preparations too."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
+    prepared: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Engine(Protocol):
@@ -158,13 +165,16 @@ class LocalQuery:
 
 
 class EncryptedEngine:
-    """Requester, router and holder in one process, exchanging only messages."""
+    """Requester, router and holder in one process, exchanging only messages: they prepare, then they search.
+
+    Costs are counted in `cost`: seconds by phase with `offline` for preparations and `online` from the known probe to
+    released hits, and bytes a link, those of preparations in `prepared` as well.
+    """
 
     name = "encrypted"
 
-    def __init__(self, threads: int = 1, keys: Callable[[], KeySource] = NativeKeys) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self.threads = threads
-        self.keys = keys
         self.cost = Cost()
 
     def search(
@@ -173,34 +183,55 @@ class EncryptedEngine:
         """As `Engine.search`. Raises the first error of any party; nothing was released then."""
         outcomes: list[Outcome] = []
         for start in range(0, len(probes), BATCH):
-            outcomes += self._search(gallery, probes[start : start + BATCH], terms)
+            batch = probes[start : start + BATCH]
+            made = self.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(batch))
+            outcomes += self.search_prepared(gallery, batch, terms, made)
             if progress is not None:
                 progress(len(outcomes))
         return outcomes
 
-    def _search(self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms) -> list[Outcome]:
+    def prepare(
+        self, gallery: Gallery, plan: Plan, count: int = 1, progress: Progress | None = None
+    ) -> list[LocalPreparation]:
+        """`count` preparations of a gallery. `progress` is told the rows done, of `count` times the gallery's."""
+        started = time.perf_counter()
+        made, network = prepare(PARTIES, {HOLDER: gallery}, plan, count, self.threads, progress)
+        self.cost.seconds["offline"] += time.perf_counter() - started
+        self.cost.traffic.update(network.traffic)
+        self.cost.prepared.update(network.traffic)
+        return made
+
+    def search_prepared(
+        self,
+        gallery: Gallery,
+        probes: npt.NDArray[np.int8],
+        terms: Terms,
+        preparations: Sequence[LocalPreparation],
+        spend: Hook | None = None,
+    ) -> list[Outcome]:
+        """Search for each probe with a preparation of its own. Raises as `search` does.
+
+        `spend` is called with a preparation's id before anything that depends on its probe leaves the requester.
+        """
+        if len(preparations) != len(probes):
+            raise ParameterError(f"{len(preparations)} preparations for {len(probes)} probes: each serves one")
         started = time.perf_counter()
         # Several queries share the threads: each works on one, and only the pass over the gallery takes all.
-        parties, each = (REQUESTER, ROUTER, {HOLDER: gallery}), max(1, self.threads // len(probes))
-        queries = [LocalQuery.start(*parties, terms, each, self.keys) for _ in probes]
-        machines = [machine for query in queries for machine in query.machines]
-        network = MemoryNetwork(machines, self.threads)
+        each = max(1, self.threads // len(probes))
+        searches = [LocalSearch.start(made, {HOLDER: gallery}, terms, each, spend) for made in preparations]
+        network = MemoryNetwork(machines_of(searches), self.threads)
         network.run_or_raise()
-        offline = time.perf_counter()
-        for machine in machines:
-            machine.seconds.clear()
-        asking = [query.requester for query in queries]
+        asking = [search.requester for search in searches]
         network.run_or_raise(
             {requester.query: partial(requester.submit, probe) for requester, probe in zip(asking, probes, strict=True)}
         )
-        self.cost.seconds["offline"] += offline - started
-        self.cost.seconds["online"] += time.perf_counter() - offline
-        for machine in machines:
+        self.cost.seconds["online"] += time.perf_counter() - started
+        for machine in network.machines:
             for phase, seconds in machine.seconds.items():
                 if phase != "offline":
                     self.cost.seconds[phase] += seconds
         self.cost.traffic.update(network.traffic)
-        results = [query.holders[HOLDER].result for query in queries]
+        results = [search.holders[HOLDER].result for search in searches]
         return [Outcome(result.status, result.threshold_used, result.hits) for result in results if result is not None]
 
 
@@ -208,4 +239,9 @@ def warm_up(params: Parameters, threads: int = 1) -> None:
     """Run a tiny query, so that every kernel is compiled (or loaded from numba's cache) before it is needed."""
     template = np.full((1, 8), 20, np.int8)
     gallery = Gallery.enrol(template, params, threads=threads)
-    EncryptedEngine(threads).search(gallery, template, Terms(Decimal("0.5"), 8, params))
+    terms = Terms(Decimal("0.5"), 8, params)
+    EncryptedEngine(threads).search(gallery, template, terms)
+    query = LocalQuery.start(REQUESTER, ROUTER, {HOLDER: gallery}, terms, threads)
+    network = MemoryNetwork(query.machines, threads)
+    network.run_or_raise()
+    network.run_or_raise({query.requester.query: partial(query.requester.submit, template[0])})

@@ -14,7 +14,10 @@
     │   └── WrongAddress            another query, receiver, session or sender than this party serves
     ├── WrongSize                   an array of another length than parameters, rows and rung dictate
     ├── Disagreement                two parties were told different things
+    │   └── FalseRefusal            a check refused what the requester knows to be good: somebody lies
     ├── ProbeRefused                admission said no
+    │   └── MaskRefused             the form of an encrypted mask was refused
+    ├── PreparationSpent            a preparation was to be used a second time
     ├── ConfirmationFailed          an answer does not fit the confirmation block: the query is frozen
     ├── QueryRefused                this party's policy does not serve the query, and why
     └── PeerAborted                 another party stopped and said why
@@ -77,22 +80,49 @@ class ProbeRefused(ProtocolError):
     """Admission said no: the probe is not a quantised unit vector."""
 
 
+class FalseRefusal(Disagreement):
+    """A mask or probe that this requester had checked was refused in `holder`'s ring: that holder or the router lied.
+
+    Every ring stops.
+    """
+
+    def __init__(self, holder: str, router: str, what: str = "probe") -> None:
+        super().__init__(f"a checked {what} was refused in the ring of {holder}: {holder} or {router} lied")
+        self.holder = holder
+
+
+class MaskRefused(ProbeRefused):
+    """The encrypted mask is not constant, or has noise stuffed into it."""
+
+
+class PreparationSpent(ProtocolError):
+    """A preparation was to be used a second time."""
+
+
 class ConfirmationFailed(ProtocolError):
     """An answer does not fit the confirmation block. The query is frozen and nothing is released."""
 
 
 class QueryRefused(ProtocolError):
-    """This party's policy does not serve the query. `code`: one of `protocol.messages.ABORT_CODES`."""
+    """This party does not serve the query, or not any more. `code`: one of `protocol.messages.ABORT_CODES`.
 
-    def __init__(self, code: str, message: str) -> None:
+    `by`: the party whose silence made it stop; empty if it refuses by itself.
+    """
+
+    def __init__(self, code: str, message: str, by: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.by = by
 
 
 class PeerAborted(ProtocolError):
-    """Another party stopped the query. `peer`: who; `code`: why, one of `protocol.messages.ABORT_CODES`."""
+    """Another party stopped the query. `peer`: who; `code`: why, one of `protocol.messages.ABORT_CODES`.
 
-    def __init__(self, peer: str, code: str) -> None:
-        super().__init__(f"{peer} stopped the query: {code}")
+    `by`: whom it says that it was for: itself, or a party that refused, was silent or at fault before.
+    """
+
+    def __init__(self, peer: str, code: str, by: str = "") -> None:
+        self.by = by or peer
+        super().__init__(f"{peer} stopped the query: {code}" + (f", for {self.by}" if self.by != peer else ""))
         self.peer = peer
         self.code = code

@@ -6,16 +6,18 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from pets.errors import GalleryError
+from pets.merkle import MerkleTree, hash_leaf
 from pets.params import Parameters, norm_bound
-from pets.prf import labelled_hash
+from pets.prf import SECRET_BYTES, derive_key, labelled_hash
 from pets.scoring import EncodedGallery, encode_gallery
+from pets.threads import parallel_ranges
 from protocol.terms import SYNTHETIC_MODEL
 
 REFERENCE_BYTES = 64
@@ -24,12 +26,42 @@ REFERENCE_PATTERN = re.compile(rb"[A-Za-z0-9._:/-]{1,64}")
 
 @dataclass(frozen=True)
 class Gallery:
-    """`templates`: int8 (rows, d). `references`: one a row, random and not identifying (R 19(2)). Never leaves home."""
+    """`templates`: int8 (rows, d). `references`: one a row, random and not identifying (R 19(2)). Never leaves home.
+
+    Rows of one subject have the same reference: a release names it once.
+    """
 
     templates: npt.NDArray[np.int8]
     encoded: EncodedGallery
     references: tuple[str, ...] | None = None
     model: bytes = SYNTHETIC_MODEL
+    salt_seed: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
+
+    @classmethod
+    def hold(
+        cls,
+        templates: npt.NDArray[np.int8],
+        params: Parameters,
+        references: tuple[str, ...] | None = None,
+        model: bytes = SYNTHETIC_MODEL,
+        salt_seed: bytes | None = None,
+        threads: int = 1,
+        root: bytes | None = None,
+    ) -> Gallery:
+        """A gallery as int8 rows, possibly memory-mapped: what preparations and searches with them need.
+
+        `salt_seed`: 32 secret bytes behind the root; fresh if not given. `root`: what commits to the rows where they
+        are kept and were checked when they came (`nodes.blocks`); they are not read then. Raises `GalleryError` as
+        `enrol` does, and for rows that are not int8 (rows, d) with d a multiple of 8 up to 1024.
+        """
+        if templates.dtype != np.int8 or templates.ndim != 2:
+            raise GalleryError(f"templates must be int8 shaped (rows, d), got {templates.dtype} {templates.shape}")
+        _check_templates(templates if root is None else templates[:0])
+        _check_references(len(templates), references)
+        none = encode_gallery(np.empty((0, templates.shape[1]), np.int8), params)
+        gallery = cls(templates, none, references, model, salt_seed or secrets.token_bytes(SECRET_BYTES))
+        gallery.__dict__["root"] = root or gallery_root(templates, gallery.salt_seed, params.n, threads)
+        return gallery
 
     @classmethod
     def enrol(
@@ -45,21 +77,8 @@ class Gallery:
 
         Raises `GalleryError` for templates that are too long (a score could wrap) or references that do not fit.
         """
-        bound = norm_bound(templates.shape[1])
-        for start in range(0, len(templates), 65536):
-            part = templates[start : start + 65536].astype(np.int32)
-            norms = np.einsum("ij,ij->i", part, part)
-            if len(norms) and int(norms.max()) > bound:
-                row = int(norms.argmax())
-                raise GalleryError(f"template {start + row} has squared norm {int(norms[row])}, the limit is {bound}")
-        if references is not None:
-            if len(references) != len(templates):
-                raise GalleryError(f"{len(references)} reference numbers for {len(templates)} templates")
-            for reference in references:
-                if not REFERENCE_PATTERN.fullmatch(reference.encode()):
-                    raise GalleryError(
-                        f"a reference number must be 1 to {REFERENCE_BYTES} letters, digits and -_.:/ : {reference!r}"
-                    )
+        _check_templates(templates)
+        _check_references(len(templates), references)
         return cls(templates, encode_gallery(templates, params, threads, progress), references, model)
 
     @classmethod
@@ -67,6 +86,25 @@ class Gallery:
         """A gallery for the plaintext twin only: nothing is brought into NTT form."""
         none = np.empty((0, templates.shape[1]), np.int8)
         return cls(templates, encode_gallery(none, params), None, model)
+
+    def salted(self, salt_seed: bytes) -> Gallery:
+        """The same rows under the root that another seed gives."""
+        return replace(self, salt_seed=salt_seed)
+
+    @property
+    def params(self) -> Parameters:
+        """Lattice parameters: they say how many rows make a block."""
+        return self.encoded.params
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of n rows; the last one is filled up with zeros."""
+        return -(-len(self.templates) // self.params.n)
+
+    @cached_property
+    def root(self) -> bytes:
+        """Merkle root over the salted hashes of all blocks, 32 bytes: which rows, without saying what they are."""
+        return gallery_root(self.templates, self.salt_seed, self.params.n)
 
     @cached_property
     def digest(self) -> bytes:
@@ -85,3 +123,43 @@ class Gallery:
 def gallery_commitment(salt: bytes, digest: bytes, seed: bytes) -> bytes:
     """What a holder commits to before it has seen a ciphertext. `seed`: empty where it has none (OpenFHE)."""
     return labelled_hash("gallery", salt, digest, seed)
+
+
+def gallery_root(templates: npt.NDArray[np.int8], salt_seed: bytes, n: int, threads: int = 1) -> bytes:
+    """Root of the tree (`pets.merkle`) whose leaves are salted hashes of blocks of n rows, 32 bytes."""
+    leaves = [b""] * -(-len(templates) // n)
+
+    def work(start: int, stop: int) -> None:
+        for block in range(start, stop):
+            hasher = hashlib.sha256(derive_key(salt_seed, "block-salt", block))
+            hasher.update(np.ascontiguousarray(templates[block * n : (block + 1) * n]).data)
+            leaves[block] = hasher.digest()
+
+    parallel_ranges(work, len(leaves), threads)
+    tree = MerkleTree()
+    for leaf in leaves:
+        tree.append(hash_leaf(leaf))
+    return tree.root()
+
+
+def _check_templates(templates: npt.NDArray[np.int8]) -> None:
+    bound = norm_bound(templates.shape[1])
+    for start in range(0, len(templates), 65536):
+        part = templates[start : start + 65536].astype(np.int32)
+        if part.size and int(part.min()) < -127:
+            raise GalleryError(f"a template has the entry {int(part.min())}, the smallest allowed is -127")
+        norms = np.einsum("ij,ij->i", part, part)
+        if len(norms) and int(norms.max()) > bound:
+            row = int(norms.argmax())
+            raise GalleryError(f"template {start + row} has squared norm {int(norms[row])}, the limit is {bound}")
+
+
+def _check_references(rows: int, references: tuple[str, ...] | None) -> None:
+    if references is not None:
+        if len(references) != rows:
+            raise GalleryError(f"{len(references)} reference numbers for {rows} templates")
+        for reference in references:
+            if not REFERENCE_PATTERN.fullmatch(reference.encode()):
+                raise GalleryError(
+                    f"a reference number must be 1 to {REFERENCE_BYTES} letters, digits and -_.:/ : {reference!r}"
+                )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import Decimal
 
 from pets.errors import GalleryError
 from pets.key_source import KeySource, NativeKeys
@@ -13,28 +11,19 @@ from pets.keys import JointKey, ZeroPool
 from pets.scoring import prepare_probe
 from protocol.admission import holder_admits, identity_gallery, refuse_unless
 from protocol.compute import HOLDER, Ring
-from protocol.confirmation import Hit, SealedConfirmation, holder_confirms
+from protocol.confirmation import SealedConfirmation, holder_confirms
 from protocol.errors import Disagreement
 from protocol.filter import CONFIRM, EXHAUSTED, chunk_scores, holder_filters
 from protocol.gallery import Gallery
 from protocol.keyring import gather_nonces, holder_key, join_ring
 from protocol.machine import Machine
 from protocol.messages import Announce, Joined
-from protocol.outcome import Status, status_of
+from protocol.outcome import HolderResult, status_of
 from protocol.probe import receive_probe
 from protocol.release import pack_release
 from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, end_phase, receive
 from protocol.terms import SYNTHETIC_MODEL, Terms, announce_digest
-
-
-@dataclass(frozen=True)
-class HolderResult:
-    """What the holder knows at the end: its own hits with exact scores, by falling score. Stays at home."""
-
-    status: Status
-    threshold_used: Decimal
-    hits: tuple[Hit, ...] = ()
 
 
 class Holder(Machine):
@@ -62,6 +51,7 @@ class Holder(Machine):
         self.result: HolderResult | None = None
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
         self.keeper: Callable[[Holder], None] | None = None  # told when set-up is done, then at each secret to keep
+        self.answering: Callable[[], None] | None = None  # may refuse: called before anything that depends on the probe
         self.releasing: Callable[[tuple[str, ...]], None] | None = None  # may refuse: told what is about to be released
         self.keys = keys or NativeKeys()
         self.salt = secrets.token_bytes(32)
@@ -128,6 +118,8 @@ class Holder(Machine):
         self.pair_secret = ring.following_secret
         self._tell_keeper()
         ciphertexts = yield from receive_probe(self.requester, terms.dim, params)
+        if self.answering is not None:
+            self.answering()
         yield Phase("admit")
         prepared = prepare_probe(ciphertexts, params, self.threads)
         wants = chunk_scores(gallery.encoded, prepared)
@@ -152,7 +144,7 @@ class Holder(Machine):
             self.keys.seed,
             self._keep,
         )
-        references = tuple(gallery.reference(hit.row) for hit in hits)
+        references = tuple(dict.fromkeys(gallery.reference(hit.row) for hit in hits))  # a subject may have many rows
         if self.releasing is not None:
             self.releasing(references)
         yield Send(self.requester, pack_release(references, terms.cap))

@@ -1,6 +1,6 @@
 """State machines without input or output.
 
-A `Session` runs one sub-protocol (`protocol.steps`) at a time for one holder (or, with an empty name, for the query as
+A `Session` runs one sub-protocol (`protocol.steps`) at a time for one holder (or, named `WHOLE`, for the query as
 a whole). A `Machine` is one party in one query: its sessions, and the frames that wait to be sent. It touches no
 socket, no file and no clock but a stop-watch; `handle` takes a frame that arrived, `outgoing` holds what must leave,
 `wanted` what must be scored.
@@ -28,6 +28,7 @@ from protocol.errors import (
     MissingMessage,
     OutOfTurn,
     PeerAborted,
+    PreparationSpent,
     ProbeRefused,
     ProtocolError,
     QueryRefused,
@@ -36,9 +37,9 @@ from protocol.errors import (
     WrongAddress,
     WrongSize,
 )
-from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Signature
+from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Message, Signature
 from protocol.session import Arrived, Event, Session, State
-from protocol.steps import Notarised, Notary, Phase, Receive, Score, Scored, Send, Sign, Step, Verify
+from protocol.steps import Notarised, Notary, Phase, Receive, ReceiveAny, Scored, Send, Sign, Step, Verify, Work
 from protocol.terms import announce_digest
 
 # Messages of one sender that may wait, and their bytes: a correct peer is at most a whole probe ahead.
@@ -59,7 +60,7 @@ class Machine:
         self.threads = threads
         self.sessions: dict[str, Session] = {}
         self.outgoing: deque[tuple[str, bytes]] = deque()
-        self.wanted: deque[tuple[Session, Score]] = deque()
+        self.wanted: deque[tuple[Session, Any]] = deque()
         self.seconds: dict[str, float] = defaultdict(float)
         self.notary: Notary | None = None
         self.recorder: Callable[[Event], None] | None = None
@@ -121,19 +122,19 @@ class Machine:
         if isinstance(envelope.message, Abort):
             # A router that answered and is done still learns how the query ended: it holds no answer that could be
             # undone. What the others have finished stays finished.
-            late = self.role == "router" and bool(session.name) and session.state is State.FINISHED
+            late = self.role == "router" and not session.whole and session.state is State.FINISHED
             if not session.state.over or late:
                 self._record(session, "received", arrived)
                 frozen = envelope.message.code == "confirmation"
-                reason = PeerAborted(link, envelope.message.code)
+                reason = PeerAborted(link, envelope.message.code, self._party(envelope.message.by) or link)
                 self._end(session, State.FROZEN if frozen else State.ABORTED, reason)
-                if not session.name:
+                if session.whole:
                     self._spread(session)
             return
         self._guard(session, lambda: self._accept(session, arrived))
 
-    def supply(self, session: Session, want: Score, scored: npt.NDArray[np.uint32]) -> None:
-        """Hand over the result of a `Score`. Nobody asks for it any more where the session is over."""
+    def supply(self, session: Session, want: Work, scored: npt.NDArray[np.uint32]) -> None:
+        """Hand over the result of a `Work`. Nobody asks for it any more where the session is over."""
         if session.scoring is not want:
             return
         if isinstance(session.waiting, Scored):
@@ -187,8 +188,11 @@ class Machine:
                 f"{sender} is {len(inbox)} messages ahead, the limit is {INBOX_LIMIT} or {INBOX_BYTES} bytes"
             )
         inbox.append(arrived)
-        if isinstance(session.waiting, Receive) and session.waiting.sender == sender:
-            self._advance(session, self._next_message(session, session.waiting))
+        waiting = session.waiting
+        if isinstance(waiting, ReceiveAny) and sender in waiting.senders:
+            self._advance(session, (sender, self._next_message(session, Receive(sender, Message))))
+        elif isinstance(waiting, Receive) and waiting.sender == sender:
+            self._advance(session, self._next_message(session, waiting))
 
     def _next_message(self, session: Session, wanted: Receive) -> Any:
         arrived = session.inbox[wanted.sender].popleft()
@@ -247,30 +251,36 @@ class Machine:
                 value = None
                 if isinstance(effect, Send):
                     self._send(session, effect.to, effect.message)
+                elif isinstance(effect, Receive):
+                    session.waiting = effect
+                    if not session.inbox[effect.sender]:
+                        break
+                    value = self._next_message(session, effect)
+                elif isinstance(effect, ReceiveAny):
+                    session.waiting = effect
+                    ready = [sender for sender in effect.senders if session.inbox[sender]]
+                    if not ready:
+                        break
+                    value = ready[0], self._next_message(session, Receive(ready[0], Message))
+                elif isinstance(effect, Phase):
+                    now = time.perf_counter()
+                    self.seconds[session.phase] += now - started
+                    session.phase, started = effect.name, now
                 elif isinstance(effect, Notarised):
                     value = self.notary is not None
                 elif isinstance(effect, Sign):
                     self._sign(session, effect)
                 elif isinstance(effect, Verify):
                     self._verify(session, effect)
-                elif isinstance(effect, Phase):
-                    now = time.perf_counter()
-                    self.seconds[session.phase] += now - started
-                    session.phase, started = effect.name, now
-                elif isinstance(effect, Score):
-                    assert session.scoring is None
-                    session.scoring = effect
-                    self.wanted.append((session, effect))
                 elif isinstance(effect, Scored):
                     if session.scored is None:
                         session.waiting = effect
                         break
                     value, session.scoring, session.scored = session.scored, None, None
                 else:
-                    session.waiting = effect
-                    if not session.inbox[effect.sender]:
-                        break
-                    value = self._next_message(session, effect)
+                    assert session.scoring is None
+                    session.scoring = effect
+                    self.wanted.append((session, effect))
         except StopIteration as end:
             session.task = None
             session.state = State.IDLE
@@ -302,9 +312,14 @@ class Machine:
             return
         self._end(session, State.FROZEN if isinstance(error, ConfirmationFailed) else State.ABORTED, error)
         for peer in session.peers:
-            self._send(session, peer, Abort(_abort_code(error)))
-        if not session.name:
+            self._send(session, peer, Abort(abort_code(error), self._party(getattr(error, "by", ""))))
+        if session.whole:
             self._spread(session)
+
+    def _party(self, name: str) -> str:
+        """The name if it is of a party of this query, else nothing."""
+        known = name == self.name or any(name in session.peers for session in self.sessions.values())
+        return name if known else ""
 
     def _spread(self, query: Session) -> None:
         """The query as a whole has stopped: so do its sessions."""
@@ -327,7 +342,8 @@ def phase_statement(query: bytes, session: str, phase: str, sender: str, receive
     return labelled_hash("phase", query, session, phase, sender, receiver, head)
 
 
-def _abort_code(error: LineupError) -> str:
+def abort_code(error: LineupError) -> str:
+    """Which of the closed list of codes tells peers of an error."""
     if isinstance(error, QueryRefused):
         return error.code
     for kind, code in (
@@ -338,6 +354,7 @@ def _abort_code(error: LineupError) -> str:
         (WrongSize, "wrong-size"),
         (CryptoError, "crypto"),
         (PeerAborted, "peer"),
+        (PreparationSpent, "replay"),
     ):
         if isinstance(error, kind):
             return code

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import LineupError
-from pets.scoring import score_many
 from protocol.machine import Machine
 from protocol.session import Session
-from protocol.steps import Score
+from protocol.steps import Work
+from protocol.work import passes, perform
 
-Want = tuple[Machine, Session, Score]
-Result = tuple[Machine, Session, Score, npt.NDArray[np.uint32]]
+Want = tuple[Machine, Session, Work]
+Result = tuple[Machine, Session, Work, npt.NDArray[np.uint32]]
 
 
 @dataclass
@@ -34,6 +34,7 @@ class MemoryNetwork:
     machines: Sequence[Machine]
     threads: int = 1
     tap: Callable[[str, str, bytes], Iterable[bytes]] | None = None
+    worked: Callable[[Work], None] | None = None  # told of each work that was done for a machine
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[LineupError] = field(default_factory=list)
 
@@ -113,19 +114,16 @@ class MemoryNetwork:
 
     def _score(self, wanted: list[Want], threads: int) -> list[Result]:
         """Score all that is wanted; queries that want the same blocks share the pass over the gallery."""
-        passes: dict[tuple[int, int, int], list[Want]] = defaultdict(list)
-        for machine, session, want in wanted:
-            passes[id(want.gallery), want.first, want.count].append((machine, session, want))
         results: list[Result] = []
-        for same in passes.values():
-            want = same[0][2]
+        for same in passes(wanted, lambda want: want[2]):
             started = time.perf_counter()
-            probes = [want.probe for _, _, want in same]
-            scored = score_many(want.gallery, probes, want.first, want.count, threads)
+            scored = perform([work for _, _, work in same], threads)
             each = (time.perf_counter() - started) / len(same)
             for (machine, session, asked), result in zip(same, scored, strict=True):
                 machine.seconds[session.phase] += each
                 results.append((machine, session, asked, result))
+                if self.worked is not None:
+                    self.worked(asked)
         return results
 
 

@@ -32,6 +32,7 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     `issued`, `expires`: seconds since 1970, UTC. `identified`: whether the person searched for is already identified,
     because daily capacities are counted apart (R 23(1)). `justification`: hash of the local record (case, offence,
     maximum penalty, subject category, identify or verify). `officer`, `approver`: salted hashes of the persons.
+    `probe`: salted commitment to the one probe that it is for. `holders`: who may be asked, sorted.
     """
 
     state: Name
@@ -43,6 +44,8 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     justification: Digest
     officer: Digest
     approver: Digest
+    probe: Digest
+    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Announce(Message, tag=1, frozen=True):
@@ -202,9 +205,13 @@ class Release(Message, tag=19, frozen=True):
 
 
 class Abort(Message, tag=20, frozen=True):
-    """Any phase: this party stops. The codes are a closed list."""
+    """Any phase: this party stops. The codes are a closed list.
+
+    `by`: the party of this query whose refusal, fault or silence made it stop; empty where the sender itself refuses.
+    """
 
     code: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ABORT_CODES)})\\Z")]
+    by: Annotated[str, msgspec.Meta(max_length=16, pattern="^[A-Z0-9-]*\\Z")] = ""
 
 
 class Signature(Message, tag=21, frozen=True):
@@ -213,6 +220,132 @@ class Signature(Message, tag=21, frozen=True):
     phase: Annotated[str, msgspec.Meta(max_length=32)]
     head: Digest
     signature: Annotated[bytes, msgspec.Meta(max_length=8192)]
+
+
+class Prepare(Message, tag=24, frozen=True):
+    """Preparation, announce: for whom, with which parameters. No probe, no terms, no warrant.
+
+    `seed_digest`: commitment to the seed of mask and errors. `signature`: as in `Announce`.
+    """
+
+    requester: Name
+    router: Name
+    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
+    nonce: Digest
+    preset: Annotated[str, msgspec.Meta(max_length=32)]
+    dim: Annotated[int, msgspec.Meta(ge=8, le=1024)]
+    model: Digest
+    seed_digest: Digest
+    signature: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
+
+
+class JoinedPreparation(Message, tag=25, frozen=True):
+    """Preparation, announce: a party's nonce; a holder adds block count, gallery root and a commitment to its seed."""
+
+    announce: Digest
+    nonce: Digest
+    blocks: Annotated[int, msgspec.Meta(ge=0, lt=2**18)] | None = None
+    gallery: Digest | None = None
+    seed: Digest | None = None
+
+
+class KeySeed(Message, tag=26, frozen=True):
+    """Preparation, keys: the seed of s2 to the router, that of s1 to each holder."""
+
+    seed: Digest
+
+
+class PublicPart(Message, tag=27, frozen=True):
+    """Preparation, keys: b2 = -a·s2 + e2, uint32 (2, n), as each of its two owners reports it to a holder."""
+
+    data: bytes
+
+
+class MaskPart(Message, tag=28, frozen=True):
+    """Preparation, mask: consecutive first components of the encrypted mask, uint32 (count, 2, n)."""
+
+    data: memoryview
+
+
+class MaskDigest(Message, tag=29, frozen=True):
+    """Preparation, mask: hashes of the seed of s1 and of the encrypted mask; the router compares all that it gets."""
+
+    key: Digest
+    mask: Digest
+
+
+class FormBlock(Message, tag=30, frozen=True):
+    """Preparation, form: seed of the random sums and subsets; the holder's masked addends, uint64 (24, words)."""
+
+    seed: Digest
+    data: bytes
+
+
+class Echo(Message, tag=31, frozen=True):
+    """Hash of what a holder sent to both requester and router, between these two."""
+
+    digest: Digest
+
+
+class FormBit(Message, tag=32, frozen=True):
+    """Preparation, form: the component of the bit "well formed" that the receiver lacks."""
+
+    component: bool
+
+
+class PreparedBlocks(Message, tag=33, frozen=True):
+    """Preparation, scores: c1 of one chunk of blocks, uint32 (blocks, 2, n)."""
+
+    data: memoryview
+
+
+class Search(Announce, tag=34, frozen=True):
+    """Announce: a query that uses a preparation, by its id. All parties must agree on every field."""
+
+    preparation: Digest = bytes(32)
+
+
+class Difference(Message, tag=35, frozen=True):
+    """Search: u = q - r modulo t, 20 bits each, packed: 20·d/8 bytes."""
+
+    data: bytes
+
+
+class DifferenceDigest(Message, tag=36, frozen=True):
+    """Search: hash of u, as sent and as received; the router compares all that it gets."""
+
+    digest: Digest
+
+
+class MaskedScores(Message, tag=37, frozen=True):
+    """Filter: e of a chunk, uniform to whoever reads it, uint64 (24, words)."""
+
+    data: memoryview
+
+
+class AdmissionScores(Message, tag=38, frozen=True):
+    """Admission: e of the identity rows, uint64 (24, words), and the seed of the coins that check the range."""
+
+    seed: Digest
+    data: bytes
+
+
+class AdmissionGates(Message, tag=39, frozen=True):
+    """Admission: as `Gates`, told apart from those of the filter, which run beside it."""
+
+    data: memoryview
+
+
+class AdmissionCount(Message, tag=40, frozen=True):
+    """Admission: the holder's masked bits, as `CountShare`: uint32 (lanes,)."""
+
+    data: memoryview
+
+
+class AdmissionInput(Message, tag=41, frozen=True):
+    """Admission: as `InputShare`, uint64 (32, 1)."""
+
+    data: memoryview
 
 
 AnyMessage = (
@@ -239,6 +372,24 @@ AnyMessage = (
     | Release
     | Abort
     | Signature
+    | Prepare
+    | JoinedPreparation
+    | KeySeed
+    | PublicPart
+    | MaskPart
+    | MaskDigest
+    | FormBlock
+    | Echo
+    | FormBit
+    | PreparedBlocks
+    | Search
+    | Difference
+    | DifferenceDigest
+    | MaskedScores
+    | AdmissionScores
+    | AdmissionGates
+    | AdmissionCount
+    | AdmissionInput
 )
 
 # Section 6a as data: message type -> allowed (sender role, receiver role). Tests walk every message against it.
@@ -270,5 +421,23 @@ ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
         "holder>holder",
         Signature: "holder>router holder>requester requester>holder requester>router router>holder router>requester "
         "holder>holder",
+        Prepare: "requester>router requester>holder",
+        JoinedPreparation: "router>requester router>holder holder>requester holder>router holder>holder",
+        KeySeed: "requester>router requester>holder",
+        PublicPart: "requester>holder router>holder",
+        MaskPart: "requester>holder",
+        MaskDigest: "requester>router holder>router",
+        FormBlock: "holder>requester holder>router",
+        Echo: "requester>router router>requester",
+        FormBit: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
+        PreparedBlocks: "holder>requester holder>router",
+        Search: "requester>router requester>holder",
+        Difference: "requester>holder",
+        DifferenceDigest: "requester>router holder>router",
+        MaskedScores: "holder>requester holder>router",
+        AdmissionScores: "holder>requester holder>router",
+        AdmissionGates: "holder>router requester>holder router>requester",
+        AdmissionCount: "holder>router",
+        AdmissionInput: "holder>router requester>holder router>requester",
     }.items()
 }

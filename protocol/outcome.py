@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from protocol.confirmation import Hit
 from protocol.filter import CONFIRM
 
 Status = Literal["released", "no_hit", "too_many_candidates", "probe_refused"]
@@ -18,6 +19,15 @@ class Answer:
     status: Status
     threshold_used: Decimal
     references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HolderResult:
+    """What the holder knows at the end: its own hits with exact scores, by falling score. Stays at home."""
+
+    status: Status
+    threshold_used: Decimal
+    hits: tuple[Hit, ...] = ()
 
 
 def status_of(verdict: str, released: int) -> Status:

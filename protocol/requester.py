@@ -16,7 +16,7 @@ from pets.params import norm_bound
 from protocol.admission import key_owner_admits, refuse_unless
 from protocol.compute import REQUESTER, Ring
 from protocol.confirmation import key_owner_confirms
-from protocol.errors import OutOfTurn
+from protocol.errors import FalseRefusal, OutOfTurn
 from protocol.filter import CONFIRM, key_owner_filters
 from protocol.keyring import QueryKey, gather_nonces, join_ring, requester_key
 from protocol.machine import Machine
@@ -55,6 +55,8 @@ class Requester(Machine):
         self.router = router
         self.terms = terms
         self.answers: dict[str, Answer] = {}
+        self.false_refusal: FalseRefusal | None = None  # the first; `submit` has checked the probe
+        self._checked = False
         self.keys = keys or NativeKeys()
         self.notary = notary
         self.announce = terms.announce(name, router, tuple(holders), seed_digest(self.keys), warrant)
@@ -93,6 +95,7 @@ class Requester(Machine):
         squared = int(np.dot(template.astype(np.int64), template.astype(np.int64)))
         if squared > norm_bound(self.terms.dim) or int(template.min()) < -127:
             raise TemplateError(f"squared norm {squared} of the probe, the limit is {norm_bound(self.terms.dim)}")
+        self._checked = True
         self._submit(template)
 
     def _submit(self, template: npt.NDArray[np.int8]) -> None:
@@ -155,6 +158,13 @@ class Requester(Machine):
         self.answers[session.name] = answer
         self._end(session, State.FINISHED, None)
 
+    def _stop_all_after(self, refused: Session) -> None:
+        """Somebody lied about a probe that is good: stop every ring before more is asked of it that way."""
+        if self._checked and self.false_refusal is None:
+            self.false_refusal = FalseRefusal(refused.name, self.router)
+            for session in self._holder_sessions:
+                self.abort(session, self.false_refusal)
+
     def role_of(self, peer: str) -> str:
         """As `Machine.role_of`."""
         return "router" if peer == self.router else "holder"
@@ -163,6 +173,7 @@ class Requester(Machine):
         """Erase the key share once no holder needs it any more."""
         if session.state is State.REFUSED:
             self.answers[session.name] = Answer("probe_refused", self.terms.threshold)
+            self._stop_all_after(session)
         self._rings.pop(session.name, None)
         if self._key is not None and all(s.state.over for s in self._holder_sessions):
             self._key.share.erase()

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from pets.errors import LineupError
 from protocol import wire
 from protocol.messages import AnyMessage
-from protocol.steps import Receive, Score, Scored, Step
+from protocol.steps import Receive, ReceiveAny, Scored, Step, Work
+
+WHOLE = "*"  # the session of a preparation or query as a whole; all others are named after a holder
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class State(enum.Enum):
     @property
     def over(self) -> bool:
         """No message is accepted any more."""
-        return self in {State.FINISHED, State.REFUSED, State.FROZEN, State.ABORTED}
+        return self is not State.RUNNING and self is not State.IDLE
 
 
 @dataclass
@@ -69,11 +71,16 @@ class Session:
     phase: str = "offline"
     task: Step[Any] | None = None
     finish: Callable[[Any], None] | None = None
-    waiting: Receive | Scored | None = None
-    scoring: Score | None = None
+    waiting: Receive | ReceiveAny | Scored | None = None
+    scoring: Work | None = None
     scored: npt.NDArray[np.uint32] | None = None  # the result of `scoring`, until it is asked for
     inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque))
     received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     chains: dict[tuple[str, str], bytes] = field(default_factory=lambda: defaultdict(lambda: bytes(32)))
     unchecked: Arrived | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is about the preparation or query as a whole, and not about one holder."""
+        return self.name in ("", WHOLE)

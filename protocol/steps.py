@@ -4,8 +4,9 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 
 `Send(to, message)`     a message leaves; the generator goes on at once
 `Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
-`Score(...)`            heavy work on the gallery begins, done by whoever drives the machine (several queries share one
-                        pass); the generator goes on at once, with one `Score` under way at most
+`ReceiveAny(senders)`   the same for the next message of any of several parties
+`Score(...)` and other  heavy work on the gallery begins, done by whoever drives the machine (several queries share one
+`Work`                  pass: `protocol.work`); the generator goes on at once, with one `Work` under way at most
 `Scored()`              the generator sleeps until that work is done
 `Phase(name)`           what the time from here on is spent on
 `Notarised()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
@@ -13,6 +14,7 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -20,7 +22,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pets.params import Parameters
 from pets.scoring import EncodedGallery, ScoringProbe
+from protocol.errors import UnexpectedMessage
 from protocol.messages import AnyMessage, Signature
 
 
@@ -51,8 +55,42 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ReceiveAny:
+    """Wait for the next message of any of `senders`: the sender and its message."""
+
+    senders: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreRows:
+    """Begin to score blocks first…first+count of int8 rows under an encrypted mask: uint32 (count, 2, 2, n)."""
+
+    rows: npt.NDArray[np.int8]
+    probe: ScoringProbe
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Begin to multiply blocks first…first+count of int8 rows with public numbers: D·u modulo t, uint32 (rows,).
+
+    `values`: u, int32 (d,), each in [0, t).
+    """
+
+    rows: npt.NDArray[np.int8]
+    values: npt.NDArray[np.int32]
+    params: Parameters
+    first: int
+    count: int
+
+
+Work = Score | ScoreRows | Product
+
+
+@dataclass(frozen=True)
 class Scored:
-    """Wait for the result of the last `Score`."""
+    """Wait for the result of the last `Work`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +124,7 @@ class Verify:
 
 T = TypeVar("T")
 M = TypeVar("M")
-Effect = Send | Receive | Score | Scored | Phase | Notarised | Sign | Verify
+Effect = Send | Receive | ReceiveAny | Work | Scored | Phase | Notarised | Sign | Verify
 Step = Generator[Effect, Any, T]
 
 
@@ -102,6 +140,56 @@ def score_block(gallery: EncodedGallery, probe: ScoringProbe) -> Step[npt.NDArra
     yield Score(gallery, probe, 0, 1)
     scored: npt.NDArray[np.uint32] = yield Scored()
     return scored
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+AHEAD = 4  # messages that may wait for one of two sub-protocols while the other is waited for
+
+
+def beside(first: Step[A], second: Step[B], kinds: tuple[type[Any], ...]) -> Step[tuple[A, B]]:
+    """Run two sub-protocols side by side: neither waits for the other's messages.
+
+    `kinds`: the messages that are the first one's; all others are the second one's. Raises `UnexpectedMessage` for one
+    that is due in neither.
+    """
+    strands: list[Step[Any]] = [first, second]
+    waits: dict[int, Receive] = {}
+    queues: tuple[dict[str, deque[Any]], ...] = (defaultdict(deque), defaultdict(deque))
+    results: list[Any] = [None, None]
+    values: dict[int, Any] = {0: None, 1: None}  # what a strand goes on with
+    while True:
+        for index in (0, 1):
+            while index in values:
+                try:
+                    effect = strands[index].send(values.pop(index))
+                except StopIteration as end:
+                    results[index] = end.value
+                    break
+                if not isinstance(effect, Receive):
+                    values[index] = yield effect
+                    continue
+                waits[index] = effect
+                if queues[index][effect.sender]:
+                    values[index] = _due(waits.pop(index), queues[index][effect.sender].popleft())
+        if not waits:
+            if any(waiting for queue in queues for waiting in queue.values()):
+                raise UnexpectedMessage("a message came that nobody waits for")
+            return results[0], results[1]
+        sender, message = yield ReceiveAny(tuple({wait.sender: None for wait in waits.values()}))
+        index = 0 if isinstance(message, kinds) else 1
+        if index in waits and waits[index].sender == sender:
+            values[index] = _due(waits.pop(index), message)
+        elif len(queues[index][sender]) < AHEAD:
+            queues[index][sender].append(message)
+        else:
+            raise UnexpectedMessage(f"{sender} is {AHEAD} messages ahead")
+
+
+def _due(wait: Receive, message: Any) -> Any:
+    if not isinstance(message, wait.kind):
+        raise UnexpectedMessage(f"{wait.sender} sent {type(message).__name__} where {wait.kind.__name__} was due")
+    return message
 
 
 def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:

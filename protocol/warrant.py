@@ -1,15 +1,17 @@
 """The signed authorisation a query starts with (protocol/DESIGN.md, 6a; R 24(1), 33(2)).
 
-The warrant names state, request number, times and purpose; everything else about the case is a hash of a record that
-stays with the requester. The requester signs the whole announcement, so the warrant cannot be borrowed for other
-terms, another probe (its seed's hash is inside), other holders or another query (its nonce is inside).
+The warrant names state, request number, times, purpose, the holders that may be asked, and one probe, by a salted
+commitment; everything else about the case is a hash of a record that stays with the requester. The requester signs the
+whole announcement, so the warrant cannot be borrowed for other terms, other holders or another query (its nonce is
+inside). A holder answers a warrant once (`warrant_claim`); a query that failed before it answered is asked again with
+the same warrant. That the probe encrypted is the one committed to an audit recomputes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -64,6 +66,10 @@ class Justification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Salted hash of a person: the same in no two queries."""
         return labelled_hash("person", self.salt, hashlib.sha256(name.encode()).digest())
 
+    def probe(self, template: bytes) -> bytes:
+        """Salted commitment to a probe, int8 (d,) as bytes: 32 bytes."""
+        return labelled_hash("warrant-probe", self.salt, template)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -75,10 +81,11 @@ class Request:
     identified: bool
     issued: int
     expires: int
+    holders: tuple[str, ...]
 
 
-def issue_warrant(request: Request, justification: Justification) -> Warrant:
-    """The warrant for a request. Raises `JustificationError`."""
+def issue_warrant(request: Request, justification: Justification, template: bytes) -> Warrant:
+    """The warrant for a request about one probe, int8 (d,) as bytes. Raises `JustificationError`."""
     justification.check()
     return Warrant(
         state=request.state,
@@ -90,10 +97,21 @@ def issue_warrant(request: Request, justification: Justification) -> Warrant:
         justification=justification.digest(),
         officer=justification.person(justification.officer),
         approver=justification.person(justification.approver),
+        probe=justification.probe(template),
+        holders=tuple(sorted(request.holders)),
     )
 
 
-def sign_announcement(announce: Announce, notary: Notary) -> Announce:
+def warrant_claim(warrant: Warrant) -> tuple[bytes, bytes]:
+    """What a holder claims before it answers, and the digest of the warrant: a state's request number, once."""
+    number = labelled_hash("warrant", warrant.state, warrant.request_number)
+    return number, labelled_hash("warrant-content", msgspec.msgpack.encode(warrant))
+
+
+A = TypeVar("A", bound=Announce)
+
+
+def sign_announcement(announce: A, notary: Notary) -> A:
     """The announcement with its requester's signature."""
     return msgspec.structs.replace(announce, signature=notary.sign(_statement(announce)))
 
@@ -101,8 +119,8 @@ def sign_announcement(announce: Announce, notary: Notary) -> Announce:
 def check_announcement(announce: Announce, notary: Notary, now: float, skew_seconds: float) -> Warrant:
     """Return the warrant if it holds now.
 
-    Raises `QueryRefused` (code `warrant` or `clock`) where it is missing, not the requester's, not yet or no longer
-    valid, or valid for longer than a day; the notary's own error where the signature does not hold.
+    Raises `QueryRefused` (code `warrant` or `clock`) where it is missing, not the requester's, not for these holders,
+    not yet or no longer valid, or valid for more than a day; the notary's own error where the signature does not hold.
     """
     warrant = announce.warrant
     if warrant is None or not announce.signature:
@@ -114,6 +132,8 @@ def check_announcement(announce: Announce, notary: Notary, now: float, skew_seco
         raise QueryRefused(
             "warrant", f"the warrant lasts {warrant.expires - warrant.issued} s, allowed are 1 to {LIFETIME_SECONDS}"
         )
+    if others := sorted(set(announce.holders) - set(warrant.holders)):
+        raise QueryRefused("warrant", f"the warrant does not name {', '.join(others)}")
     if warrant.issued > now + skew_seconds:
         raise QueryRefused("clock", f"the warrant is dated {warrant.issued - now:.0f} s ahead, allowed {skew_seconds}")
     if now > warrant.expires + skew_seconds:

@@ -17,19 +17,29 @@ from pets.residues import check_residues
 from protocol.errors import FrameTooLarge, MalformedFrame, UnknownVersion, WrongSize
 from protocol.messages import (
     AdmissionBlock,
+    AdmissionCount,
+    AdmissionGates,
+    AdmissionScores,
     Announce,
     AnyMessage,
     ConfirmationBlock,
     CountShare,
     FilterBlock,
+    FormBlock,
     Gates,
     InputShare,
     KeyPair,
+    MaskedScores,
+    MaskPart,
     Message,
     Name,
+    Prepare,
+    PreparedBlocks,
     ProbePart,
+    PublicPart,
     PublicShare,
     Release,
+    Search,
     Signature,
 )
 
@@ -55,6 +65,16 @@ LIMITS: dict[type[Message], int] = {
     Release: 128 * 99,
     Announce: 16384,
     Signature: 16384,
+    Prepare: 16384,
+    Search: 16384,
+    PublicPart: 8 * _N,
+    MaskPart: PROBE_PART * 8 * _N,
+    FormBlock: SHARE_BITS * 8 * 128,
+    PreparedBlocks: 8 * CHUNK_ROWS,
+    MaskedScores: SHARE_BITS * _PLANE,
+    AdmissionScores: 8192,
+    AdmissionGates: 8192,
+    AdmissionCount: 4 * 64 * (36 * 16 + 1),
 }
 SMALL_LIMIT = 4096
 FRAME_LIMIT = max(LIMITS.values()) + _HEADER
@@ -78,7 +98,11 @@ class _VersionOnly(msgspec.Struct, array_like=True):
     version: int
 
 
-_LITTLE_ENDIAN: dict[Any, np.dtype[Any]] = {np.uint32: np.dtype("<u4"), np.uint64: np.dtype("<u8")}
+_LITTLE_ENDIAN: dict[Any, np.dtype[Any]] = {
+    np.uint8: np.dtype("u1"),
+    np.uint32: np.dtype("<u4"),
+    np.uint64: np.dtype("<u8"),
+}
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)

@@ -1,40 +1,30 @@
-"""With `LINEUP_TEST_PRESET` set, only the files whose tests depend on the ring are collected (see tests/kit/ring.py).
+"""What every test may ask for, and how a run is divided (CONTRIBUTING.md).
 
-Fixtures that several files share stand in helper modules, beside what they are made of. A file imports those it asks
-for, and those that they need in turn, by name: `from tests.kit.stores import store as store`.
+`ring` marks what depends on the ring's dimension: `make test` runs it a second time, on the larger ring
+(`tests/kit/ring.py`). `slow` marks what `make test-fast` leaves out. Fixtures of one folder stand in its `conftest.py`.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.kit.postgres import PostgresServer, find_binaries, why_not
-
-TESTS = Path(__file__).parent
-
-
-def depends_on_ring(path: Path) -> bool:
-    """Whether a file imports `tests.kit.ring`, itself or through other files of these folders."""
-    imported = set(re.findall(r"^from tests\.([\w.]+) import", path.read_text(), re.MULTILINE))
-    helpers = (TESTS.joinpath(*name.split(".")).with_suffix(".py") for name in imported)
-    return "kit.ring" in imported or any(helper.exists() and depends_on_ring(helper) for helper in helpers)
+from tests.kit.ring import RING
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out what would only run again what has run already."""
-    if "LINEUP_TEST_PRESET" not in os.environ or collection_path.suffix != ".py":
-        return None
-    return None if depends_on_ring(collection_path) else True
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before workers start, compile what a query runs: else each worker would, at the same time."""
+    if getattr(session.config.option, "numprocesses", None):
+        from protocol.engine import warm_up
+
+        warm_up(RING, 1)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """One server for the whole run."""
+    """One server for the whole run; with several workers, one for each."""
     reason = why_not()
     if reason:
         pytest.skip(reason)

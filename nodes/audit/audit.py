@@ -99,6 +99,8 @@ def audit_party(
 def _requester_rules(audit: RequesterAudit) -> list[RuleParts]:
     return [
         ("audit-justification", "The record behind the warrant is the one it names", "R 20(1), 33(2)", audit.justified),
+        ("audit-warrant", "The warrant was issued for the probe that was encrypted", "design 2.8; R 24(1)",
+         audit.warranted),
         ("audit-seed", "The seed is the announced one", "design 5, 2.8", audit.seeded),
         ("audit-probe", "The probe is a quantised unit vector", "design 2.5, 4", audit.template),
         ("audit-ciphertexts", "Probe and seed give the ciphertexts that were signed", "design 2.8, 5",

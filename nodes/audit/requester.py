@@ -54,6 +54,16 @@ class RequesterAudit:
         else:
             yield Broken("justification", "it is not the one whose hash the warrant carries")
 
+    def warranted(self) -> Findings:
+        """The warrant is for the probe that was encrypted (`recomputed` says that it was this one)."""
+        reason, warrant = self._content.justification, self._announce.warrant
+        if reason is None or warrant is None:
+            yield Broken("", "there is no justification, or no warrant")
+        elif reason.probe(self._content.template) != warrant.probe:
+            yield Broken("probe", f"warrant {warrant.request_number} was issued for another one")
+        else:
+            yield Held(f"warrant {warrant.request_number}")
+
     def seeded(self) -> Findings:
         """The seed is the one whose hash was announced."""
         seed, announced = self._content.seed, self._announce.seed_digest

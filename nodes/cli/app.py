@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 
 from nodes.cli import bench, calibrate, evidence, gallery, node, store
+from nodes.cli.extras import install_hint
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
 from pets.errors import LineupError, ParameterError, printable
 from pets.params import N4096, PRESETS, preset
-from pets.threads import default_threads
-from protocol.terms import parse_decimal
+from pets.threads import check_threads, default_threads
 
 app = typer.Typer(
     name="lineup",
@@ -40,13 +40,7 @@ class EngineName(str, Enum):
     plain = "plain"
 
 
-class KeysName(str, Enum):
-    """Where key shares and encryptions of zero come from."""
-
-    native = "native"
-    openfhe = "openfhe"
-
-
+GALLERY_HELP = "Templates to search, .npy: float32 (rows, d), unit vectors, or int8 (rows, d), quantised."
 Threads = Annotated[
     int | None,
     typer.Option(help="Threads, 1 to 256. Default: the processors this process may use.", show_default=False),
@@ -75,7 +69,7 @@ def embed(
 
 @app.command()
 def match(
-    gallery: Annotated[Path, typer.Option(help="Templates to search: float32 (rows, d) .npy, unit vectors.")],
+    gallery: Annotated[Path, typer.Option(help=GALLERY_HELP)],
     probe: Annotated[Path, typer.Option(help="Templates to look for: float32 (d,) or (n, d) .npy, unit vectors.")],
     threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")],
     max_candidates: Annotated[int, typer.Option(help="Cap on released candidates, 1 to 99.")] = 10,
@@ -84,10 +78,10 @@ def match(
     params: Annotated[
         str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
     ] = N4096.preset,
-    keys: Annotated[
-        KeysName,
-        typer.Option(help="Who samples keys. openfhe cannot be seeded: no audit by recomputation is possible then."),
-    ] = KeysName.native,
+    prepared: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of `lineup prepare`, one for each probe. Serves one search.", show_default=False),
+    ] = None,
     threads: Threads = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the result and its cost to this file.")
@@ -95,6 +89,7 @@ def match(
 ) -> None:
     """Search a gallery: three parties in this process, exchanging only messages."""
     from nodes.cli.match import MatchOptions, run_match
+    from protocol.terms import parse_decimal
 
     try:
         options = MatchOptions(
@@ -106,12 +101,32 @@ def match(
             engine.value,
             preset(params),
             default_threads() if threads is None else threads,
-            keys.value,
             json_file,
+            tuple(prepared or ()),
         )
     except ParameterError as error:
         _fail(error, 2)
     raise typer.Exit(run_match(options, output, errors))
+
+
+@app.command()
+def prepare(
+    gallery: Annotated[Path, typer.Option(help=GALLERY_HELP)],
+    out: Annotated[Path, typer.Option("--output", "-o", help="File to write, mode 0600: secret, serves one search.")],
+    params: Annotated[
+        str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
+    ] = N4096.preset,
+    threads: Threads = None,
+) -> None:
+    """Prepare a search of a gallery before there is a probe, for `lineup match --prepared`."""
+    from nodes.cli.match import run_prepare
+
+    try:
+        count = check_threads(default_threads() if threads is None else threads)
+        parameters = preset(params)
+    except ParameterError as error:
+        _fail(error, 2)
+    run_prepare(gallery, out, parameters, count, output, errors)
 
 
 @app.command()
@@ -158,6 +173,12 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except LineupError as error:
         _show(error)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        hint = install_hint(error)
+        if hint is None:
+            raise
+        _show(hint)
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that is missing or may not be written
         place = "" if error.filename is None else f"{error.filename}: "

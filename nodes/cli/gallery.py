@@ -25,7 +25,15 @@ def register(app: typer.Typer) -> None:
 
 def enroll(
     folder: Dir,
-    sources: Annotated[list[Path], typer.Argument(help="Photos, folders of photos, or one .npy file of templates.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Photos, folders of photos, or one .npy file of templates.")
+    ] = None,
+    subject: Annotated[bool, typer.Option("--subject", help="All these photos show one person.")] = False,
+    folders: Annotated[bool, typer.Option("--folders", help="The photos in one folder show one person.")] = False,
+    table: Annotated[Path | None, typer.Option(help="CSV file with the columns photo and subject.")] = None,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Keep each photo a row of its own: photos decades apart, at most four.")
+    ] = False,
     category: Annotated[str, typer.Option(help="suspect, convicted, … as the node's policy allows.")] = "suspect",
     unidentified: Annotated[bool, typer.Option("--unidentified", help="The persons are not identified.")] = False,
     retain_until: Annotated[
@@ -38,8 +46,13 @@ def enroll(
 ) -> None:
     """Add subjects to a holder's gallery. Given again after an interruption, it goes on where it stopped.
 
+    Several photos of one person (--subject, --folders, --table) become one
+    template, which misses fewer than one photo does. One that does not look
+    like the others is refused by name.
+
     Prints the reference number of every photo: a hit names that number and nothing else, so keep the list.
     """
+    from nodes.operator.enrolment import Grouping
     from nodes.operator.enrolment import enroll as run
     from nodes.operator.progress import progress_bar
     from nodes.store import Category, Status
@@ -47,10 +60,17 @@ def enroll(
     allowed = [item.value for item in Category]
     if category not in allowed:
         raise typer.BadParameter(f"must be one of {', '.join(allowed)}, got {category!r}", param_hint="--category")
+    if sum((subject, folders, table is not None)) > 1 or bool(sources) == (table is not None):
+        problem = "give photos, with --subject or --folders or neither, or a --table"
+        raise typer.BadParameter(problem, param_hint="SOURCES")
+    grouping = Grouping.ALL if subject else Grouping.FOLDER if folders else Grouping.PHOTO
     with progress_bar(errors, "enrolling", None) as progress:
         result = run(
             folder,
-            sources,
+            sources or (),
+            grouping=grouping,
+            apart=apart,
+            table=table,
             category=Category(category),
             status=Status.UNIDENTIFIED if unidentified else Status.IDENTIFIED,
             retain_until=retain_until.date() if retain_until else None,

@@ -1,4 +1,4 @@
-"""`lineup match`: search a file of templates for others, encrypted or plain, and report what it cost."""
+"""`lineup match` and `lineup prepare`: search a file of templates for others, in one process, and report the cost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -17,14 +18,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from nodes.cli.prepared import PreparedFile, open_preparation, write_preparation
 from nodes.operator.progress import progress_bar
 from pets.errors import InputError, ParameterError
-from pets.key_source import key_source
 from pets.params import Parameters, scale
 from pets.templates import check_same_model, load_templates, quantise_rows, read_identity
 from pets.threads import check_threads
+from protocol.announcing import Plan
 from protocol.engine import HOLDER, REQUESTER, ROUTER, Cost, EncryptedEngine, Outcome, PlainEngine, warm_up
 from protocol.gallery import Gallery
+from protocol.searching import check_terms
 from protocol.terms import SYNTHETIC_MODEL, Terms
 
 PHASES = ("enroll", "offline", "admit", "score", "share", "compare", "open", "confirm", "online")
@@ -43,12 +46,13 @@ class MatchOptions:
     engine: str
     params: Parameters
     threads: int
-    keys: str
     json_file: Path | None
+    prepared: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
-        key_source(self.keys)
+        if self.prepared and self.engine != "encrypted":
+            raise ParameterError("--prepared is for the encrypted engine")
         # Thresholds, cap and ladder do not depend on the dimension: check them before any file is read.
         Terms(self.threshold, 128, self.params, self.cap, self.ladder)
         if self.json_file is not None:
@@ -62,62 +66,133 @@ class MatchOptions:
 
 
 def run_match(options: MatchOptions, console: Console, errors: Console) -> int:
-    """Search, print a table, write the JSON. Returns the exit status: 0, or 1 when admission refused a probe.
+    """Search, print a table, write the JSON. Returns the exit status.
 
     Raises `InputError` for refused data. The JSON file exists afterwards only with exit status 0.
     """
     if options.json_file is not None:
         options.json_file.unlink(missing_ok=True)
-    gallery_file = load_templates(options.gallery, what="gallery")
+    gallery_file = read_gallery(options.gallery)
     probe_file = np.atleast_2d(load_templates(options.probe, what="probe"))
-    if gallery_file.ndim != 2:
-        raise InputError(f"the gallery must have shape (rows, d), got {gallery_file.shape}")
     if gallery_file.shape[1] != probe_file.shape[1]:
         raise InputError(f"the probe has d = {probe_file.shape[1]}, the gallery d = {gallery_file.shape[1]}")
     if not len(probe_file):
         raise InputError("the probe file holds no templates")
+    if options.prepared and len(options.prepared) != len(probe_file):
+        raise InputError(f"{len(options.prepared)} preparations for {len(probe_file)} probes: each serves one search")
     identities = read_identity(options.probe), read_identity(options.gallery)
     check_same_model(*identities)
     model = next((identity.digest() for identity in identities if identity is not None), SYNTHETIC_MODEL)
     terms = Terms(options.threshold, gallery_file.shape[1], options.params, options.cap, options.ladder, model)
+    with ExitStack() as stack:
+        files = [stack.enter_context(closing(open_preparation(path))) for path in options.prepared]
+        return _search(options, terms, gallery_file, probe_file, files, console, errors)
+
+
+def _search(
+    options: MatchOptions,
+    terms: Terms,
+    gallery_file: Any,
+    probe_file: Any,
+    files: Sequence[PreparedFile],
+    console: Console,
+    errors: Console,
+) -> int:
     if options.engine == "encrypted":
         warm_up(options.params, options.threads)  # compiling belongs to no phase that is reported
     started = time.perf_counter()
-    gallery = _enrol(gallery_file, options, model, errors)
+    plain = options.engine == "plain"
+    gallery = enrol(gallery_file, options.params, terms.model, options.threads, errors, plain=plain)
     probes = quantise_rows(probe_file, name="probe")
     enrolled = time.perf_counter() - started
-    engine = PlainEngine() if options.engine == "plain" else EncryptedEngine(options.threads, key_source(options.keys))
+    salted = [gallery.salted(file.salt_seed) for file in files]
+    for file, same in zip(files, salted, strict=True):
+        file.check_gallery(same)
+        check_terms(file.preparation.requester, terms, (HOLDER,))
+    engine = PlainEngine() if plain else EncryptedEngine(options.threads)
     with progress_bar(errors, "searching", len(probes)) as progress:
-        outcomes = engine.search(gallery, probes, terms, progress)
+        outcomes = [] if files else list(engine.search(gallery, probes, terms, progress))
+        for done, (file, same) in enumerate(zip(files, salted, strict=True)):
+            assert isinstance(engine, EncryptedEngine)
+            probe, made = probes[done : done + 1], [file.preparation]
+            outcomes += engine.search_prepared(same, probe, terms, made, file.claim)
+            progress(done + 1)
     engine.cost.seconds["enroll"] = enrolled
-    if any(outcome.status == "probe_refused" for outcome in outcomes):
-        errors.print("error: admission refused a probe: it is not a quantised unit vector", highlight=False)
-        return 1
     if options.json_file is not None:
-        _write_json(options.json_file, _report(options, terms, len(gallery.templates), outcomes, engine.cost))
+        _write_json(options.json_file, _report(options, terms, gallery, outcomes, engine.cost))
     _print_table(console, terms, outcomes, engine.cost, len(gallery.templates), options.engine)
     return 0
 
 
-def _enrol(gallery_file: Any, options: MatchOptions, model: bytes, errors: Console) -> Gallery:
-    rows = len(gallery_file)
-    quantised = 0
-    with progress_bar(errors, "quantising", rows) as progress:
+def run_prepare(
+    gallery_path: Path, out: Path, params: Parameters, threads: int, console: Console, errors: Console
+) -> None:
+    """`lineup prepare`: prepare a search of a gallery before there is a probe, and write it to a new file.
 
-        def advance(count: int) -> None:
-            nonlocal quantised
-            quantised += count
-            progress(quantised)
+    Raises `InputError` for refused data or a file that exists.
+    """
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out} exists already; name a new file")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder of {out} does not exist")
+    gallery_file = read_gallery(gallery_path)
+    identity = read_identity(gallery_path)
+    model = SYNTHETIC_MODEL if identity is None else identity.digest()
+    warm_up(params, threads)
+    gallery = enrol(gallery_file, params, model, threads, errors)
+    engine = EncryptedEngine(threads)
+    rows, dim = gallery.templates.shape
+    with progress_bar(errors, "preparing", rows) as progress:
+        (made,) = engine.prepare(gallery, Plan(params, dim, model), 1, progress)
+    write_preparation(out, made, gallery)
+    size = out.stat().st_size
+    console.print(
+        f"prepared one search of {rows:,} rows, d = {dim}, in {engine.cost.seconds['offline']:.2f} s: {out} "
+        f"({size / 1e6:.1f} MB). It is secret, serves one search, and must not be copied.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
-        templates = quantise_rows(gallery_file, name="gallery", progress=advance)
-    if options.engine == "plain":
-        return Gallery.plain(templates, options.params, model)
-    with progress_bar(errors, "enrolling", rows) as progress:
-        return Gallery.enrol(templates, options.params, model=model, threads=options.threads, progress=progress)
+
+def read_gallery(path: Path) -> Any:
+    """A gallery file: unit templates, or int8 rows that are quantised already. Raises `InputError`."""
+    gallery = load_templates(path, what="gallery", quantised=True)
+    if gallery.ndim != 2:
+        raise InputError(f"the gallery must have shape (rows, d), got {gallery.shape}")
+    return gallery
 
 
-def _report(options: MatchOptions, terms: Terms, rows: int, outcomes: Sequence[Outcome], cost: Cost) -> dict[str, Any]:
+def enrol(
+    gallery_file: Any,
+    params: Parameters,
+    model: bytes,
+    threads: int,
+    errors: Console,
+    *,
+    plain: bool = False,
+) -> Gallery:
+    """Quantise what is not, and hold the rows."""
+    templates = gallery_file
+    if gallery_file.dtype != np.int8:
+        quantised = 0
+        with progress_bar(errors, "quantising", len(gallery_file)) as progress:
+
+            def advance(count: int) -> None:
+                nonlocal quantised
+                quantised += count
+                progress(quantised)
+
+            templates = quantise_rows(gallery_file, name="gallery", progress=advance)
+    if plain:
+        return Gallery.plain(templates, params, model)
+    return Gallery.hold(templates, params, None, model, threads=threads)
+
+
+def _report(
+    options: MatchOptions, terms: Terms, gallery: Gallery, outcomes: Sequence[Outcome], cost: Cost
+) -> dict[str, Any]:
     encrypted = options.engine == "encrypted"
+    total, offline = sum(cost.traffic.values()), sum(cost.prepared.values())
     params, squared_scale = terms.params, scale(terms.dim) ** 2
     links: dict[str, int | None] = {
         f"{sender}_to_{receiver}": cost.traffic[sent, received] if encrypted else None
@@ -134,9 +209,11 @@ def _report(options: MatchOptions, terms: Terms, rows: int, outcomes: Sequence[O
             "t": params.t if encrypted else None,
             "scale": scale(terms.dim),
             "dim": terms.dim,
-            "key_source": options.keys if encrypted else None,
+            "key_source": "native" if encrypted else None,
+            "verified": False if encrypted else None,
         },
-        "rows": rows,
+        "rows": len(gallery.templates),
+        "gallery_bytes": gallery.templates.nbytes,
         "probes": [
             {
                 "status": outcome.status,
@@ -148,7 +225,12 @@ def _report(options: MatchOptions, terms: Terms, rows: int, outcomes: Sequence[O
             for outcome in outcomes
         ],
         "timing_s": {phase: cost.seconds.get(phase) for phase in PHASES},
-        "bytes": {**links, "total": sum(cost.traffic.values()) if encrypted else None},
+        "bytes": {
+            **links,
+            "offline_total": offline if encrypted else None,
+            "online_total": total - offline if encrypted else None,
+            "total": total if encrypted else None,
+        },
         "peak_rss_bytes": peak_rss_bytes(),
     }
 
@@ -191,4 +273,8 @@ def _print_table(
     seconds = ", ".join(f"{phase} {cost.seconds[phase]:.3f} s" for phase in PHASES if phase in cost.seconds)
     console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
     if cost.traffic:
-        console.print(f"sent on all links: {sum(cost.traffic.values()) / 1e6:.1f} MB", highlight=False)
+        total, offline = sum(cost.traffic.values()), sum(cost.prepared.values())
+        console.print(
+            f"sent on all links: {offline / 1e6:.1f} MB to prepare, {(total - offline) / 1e6:.1f} MB to search",
+            highlight=False,
+        )

@@ -13,13 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
-from nodes.config.policy import Purpose
+from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
-from nodes.service.operator_api import REFUSALS, Aim, SearchReport, Subject
+from nodes.service.operator_api import TOO_MANY, Aim, SearchReport, Subject, explained
 from pets.errors import ParameterError
 from pets.params import N4096
-from pets.thresholds import UNKNOWN, default_threshold
-from protocol.terms import SYNTHETIC_MODEL, Terms, parse_decimal
 
 node = typer.Typer(help="Set up and run a national node.", no_args_is_help=True)
 output = Console(markup=False, soft_wrap=True)
@@ -63,12 +61,16 @@ def init(
 @node.command()
 def serve(
     folder: Dir,
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="Go on with a database that lost something; this is signed into the log."),
+    ] = False,
     delay_ms: Annotated[float, typer.Option(hidden=True, help="Delay each way, for measurements.")] = 0,
 ) -> None:
     """Run the node until interrupted. Logs are JSON lines on standard error, without personal data."""
     from nodes.service.server import serve as run
 
-    run(folder, delay_ms / 1000)
+    run(folder, delay_ms / 1000, accept_loss)
 
 
 @node.command()
@@ -96,6 +98,12 @@ def health(folder: Dir, as_json: Json = False) -> None:
         print(json.dumps(report))
     else:
         output.print(", ".join([report["status"], *report.get("failing", ())]), highlight=False)
+        if contradicting := report.get("contradicting_logs"):
+            output.print(f"contradicting logs: {contradicting} (`lineup node status` names them)", highlight=False)
+        for line in report.get("release_limit", ()):
+            output.print(f"release limit: {line}", highlight=False)
+        for alarm in report.get("alarms", ()):
+            output.print(f"alarm: {alarm}", highlight=False)
     if report["status"] != "ok":
         raise typer.Exit(1)
 
@@ -175,7 +183,9 @@ def revoke(
 
 def query(
     folder: Dir,
-    photo: Annotated[Path, typer.Argument(help="Photo of the probe, or a .npy file with one unit template.")],
+    photos: Annotated[
+        list[Path], typer.Argument(help="Photos of one person, the probe; or a .npy file with one unit template.")
+    ],
     holders: Annotated[str, typer.Option(help="Holders to ask, such as ES,DE.")],
     case: Annotated[str, typer.Option(help="Case number; stays at this node.")],
     offence: Annotated[str, typer.Option(help="Offence; stays at this node.")],
@@ -199,21 +209,17 @@ def query(
     """Search other states' galleries for one face, through the running requester node."""
     from nodes.operator.client import check_asks, probe_template, search
     from nodes.service.operator_api import SearchRequest
+    from pets.thresholds import default_threshold
+    from protocol.terms import SYNTHETIC_MODEL
 
-    try:
-        # checked before the photo is read; the dimension does not matter
-        given = UNKNOWN if threshold is None else parse_decimal(threshold, "--threshold")
-        terms = Terms(given, 128, N4096, max_candidates, parse_decimal(ladder, "--ladder"))
-    except ParameterError as error:
-        raise typer.BadParameter(str(error)) from None
+    given, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
     check_asks(folder)
-    template, identity = probe_template(photo, models, provider.value, largest)
-    chosen = default_threshold(identity) if threshold is None else terms.threshold
+    template, identity = probe_template(photos, models, provider.value, largest)
     request = SearchRequest(
         template=template,
         model=SYNTHETIC_MODEL if identity is None else identity.digest(),
         holders=_names(holders),
-        threshold=f"{chosen:f}",
+        threshold=given or f"{default_threshold(identity):f}",
         case=case,
         offence=offence,
         maximum_penalty_years=max_penalty_years,
@@ -223,16 +229,29 @@ def query(
         subject=subject,
         aim=aim,
         cap=max_candidates,
-        ladder=f"{terms.ladder:f}",
+        ladder=ladder,
     )
     with progress_bar(errors, "searching", None):
         report = search(folder, request)
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
-        print_report(report, photo.name, output)
+        print_report(report, ", ".join(photo.name for photo in photos), output)
     if any(answer.status in ("refused", "unreachable") for answer in report.answers.values()):
         raise typer.Exit(1)
+
+
+def _checked_terms(threshold: str | None, cap: int, ladder: str) -> tuple[str | None, str]:
+    """Threshold, None for the model's own, and ladder as they travel. Raises `typer.BadParameter`."""
+    from pets.thresholds import UNKNOWN
+    from protocol.terms import Terms, parse_decimal
+
+    try:  # the dimension does not matter to these
+        stated = UNKNOWN if threshold is None else parse_decimal(threshold, "--threshold")
+        terms = Terms(stated, 128, N4096, cap, parse_decimal(ladder, "--ladder"))
+    except ParameterError as error:
+        raise typer.BadParameter(str(error)) from None
+    return None if threshold is None else f"{terms.threshold:f}", f"{terms.ladder:f}"
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -253,9 +272,8 @@ def print_report(report: SearchReport, probe: str, console: Console) -> None:
         if answer.status == "no hit":
             say(f"NO HIT   {holder}")
         elif answer.status == "too many candidates":
-            say(f"TOO MANY {holder}  even at threshold {answer.threshold_used}")
+            say(f"TOO MANY {holder}  even at threshold {answer.threshold_used}: {TOO_MANY}")
         elif answer.status != "candidates":
-            meaning = REFUSALS.get(answer.reason or "")
-            say(f"{answer.status.upper():<8} {holder}  {answer.reason}" + (f": {meaning}" if meaning else ""))
+            say(f"{answer.status.upper():<8} {holder}  {explained(holder, answer)}")
     say(f"query {report.queries[-1]}: its evidence is exported under this number")
     say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")

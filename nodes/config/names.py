@@ -1,4 +1,4 @@
-"""Names and addresses of nodes, and the roles that go with the names."""
+"""Names and addresses of nodes, the roles that go with the names, and the purposes that a query names."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ class Role(str, Enum):
     REQUESTER = "requester"
     HOLDER = "holder"
     ROUTER = "router"
+
+
+class Purpose(str, Enum):
+    """Why a query may be asked (Article 20(1)); the last two only with national law (Article 29)."""
+
+    PREVENTION = "PREVENTION"
+    DETECTION = "DETECTION"
+    INVESTIGATION = "INVESTIGATION"
+    MISSING_PERSON = "MISSING-PERSON"
+    REMAINS = "REMAINS"
 
 
 def check_name(name: str, field: str = "name") -> str:

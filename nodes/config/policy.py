@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from enum import Enum
 
 import msgspec
 
+from nodes.config.names import Purpose
 from nodes.config.values import ConfigError, Section, once, within
 from nodes.store.errors import CategoryNotAllowed
 from nodes.store.subjects import DEFAULT_CATEGORIES, Category, check_categories
@@ -24,16 +24,6 @@ MAX_RELEASES = 1000
 MAX_WINDOW_DAYS = 366
 
 _MAX_QUOTA = 1_000_000
-
-
-class Purpose(str, Enum):
-    """Why a query may be asked (Article 20(1)); the last two only with national law (Article 29)."""
-
-    PREVENTION = "PREVENTION"
-    DETECTION = "DETECTION"
-    INVESTIGATION = "INVESTIGATION"
-    MISSING_PERSON = "MISSING-PERSON"
-    REMAINS = "REMAINS"
 
 
 NATIONAL_LAW_PURPOSES = {Purpose.MISSING_PERSON: Category.MISSING, Purpose.REMAINS: Category.REMAINS}

@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from nodes.config.names import NAME_PATTERN, Role, check_name, check_node, operator_name, split_address
+from nodes.config.names import NAME_PATTERN, Purpose, Role, check_name, check_node, operator_name, split_address
 from nodes.config.policy import (
     LAW_MINIMUM_THRESHOLD,
     MAX_CANDIDATES,
@@ -32,7 +32,6 @@ from nodes.config.policy import (
     NATIONAL_LAW_PURPOSES,
     NationalLaw,
     PolicyConfig,
-    Purpose,
 )
 from nodes.config.values import ConfigError, Section, within
 from pets.errors import InputError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nodes.config.storage import storage_key
 from nodes.evidence import sealed
+from nodes.evidence.ledger import Ledger
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
 from nodes.identity.identity import NodeIdentity
@@ -35,6 +36,8 @@ class Keeper:
         self.transcript = open_log(identity, folder, "transcript")
         self.article_forty = open_log(identity, folder, "article-40")
         self.logs: dict[Kind, TamperEvidentLog] = {"transcript": self.transcript, "article-40": self.article_forty}
+        self._gallery = open_log(identity, folder, "gallery")  # not among `logs`: peers are told nothing of it
+        self.ledger = Ledger(identity, self._gallery, self.writing)
         self.witnesses = Witnesses(folder / WITNESSED)
         self._recorder = Recorder(folder / "evidence", self.transcript, self.writing)
         self._started: dict[bytes, int] = {}
@@ -86,6 +89,7 @@ class Keeper:
         with self.writing:
             self.transcript.close()
             self.article_forty.close()
+            self._gallery.close()
 
 
 def article_forty(machine: Machine, started: int, ended: int) -> ArticleForty | None:

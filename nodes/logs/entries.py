@@ -1,7 +1,8 @@
-"""What stands in a log: two closed schemas, and how one entry is encrypted so that it can be erased later.
+"""What stands in a log: three closed schemas, and how one entry is encrypted so that it can be erased later.
 
 - `ArticleForty`: the router's log of Article 40(1) of Regulation (EU) 2024/982, with its five fields and no other.
 - `TranscriptEntry`: a message that passed, as hash and signature; never its content.
+- `GalleryEntry`: what the node's database held (`nodes.evidence.ledger`): counts and a digest, of nobody in particular.
 
 Entries are canonical: MessagePack arrays, and only the bytes that encoding gives are accepted back. Times are integers,
 milliseconds since 1970 in UTC. One entry is encrypted under its own 32-byte secret::
@@ -33,7 +34,8 @@ from protocol.messages import Digest, Name
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, lt=2**47)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)]
-Kind = Literal["article-40", "transcript"]
+Kind = Literal["article-40", "transcript", "gallery"]
+Reason = Literal["first", "change", "restored", "accepted-loss"]
 
 RETENTION_YEARS = 3  # Article 40(3), and Article 33(3) for the states' own
 PADDING = 256
@@ -45,7 +47,7 @@ _LENGTH_BYTES = 4
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of both schemas."""
+    """Base of all schemas."""
 
 
 class ArticleForty(Entry, frozen=True):
@@ -86,7 +88,26 @@ class TranscriptEntry(Entry, frozen=True):
     time: Milliseconds
 
 
-SCHEMAS: dict[Kind, type[Entry]] = {"article-40": ArticleForty, "transcript": TranscriptEntry}
+class GalleryEntry(Entry, frozen=True):
+    """What the node's database held: its identity, the number of changes, of subjects, and their digest.
+
+    `reason`: why it was written down. `signature`: of the node, over an order to accept a loss; else None.
+    """
+
+    identity: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    generation: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+    rows: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+    digest: Digest
+    reason: Reason
+    signature: Annotated[bytes, msgspec.Meta(min_length=1, max_length=8192)] | None
+    time: Milliseconds
+
+
+SCHEMAS: dict[Kind, type[Entry]] = {
+    "article-40": ArticleForty,
+    "transcript": TranscriptEntry,
+    "gallery": GalleryEntry,
+}
 
 
 class LogHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -19,6 +19,8 @@ from pets.errors import MALFORMED, CryptoError
 from pets.prf import encode_labels
 from protocol.messages import Digest
 
+SUPERVISOR_CONTEXT = "supervisor"
+
 Signature = Annotated[bytes, msgspec.Meta(max_length=4096)]
 
 

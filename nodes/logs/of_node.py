@@ -11,13 +11,13 @@ from pathlib import Path
 from nodes.identity.identity import NodeIdentity
 from nodes.logs.checkpoints import Verify
 from nodes.logs.entries import Kind
+from nodes.logs.holds import SUPERVISOR_CONTEXT
 from nodes.logs.log import TamperEvidentLog
 from nodes.logs.reader import LogKeys
 from pets.signatures import SignatureError, VerifyKey
 
 CONTEXT = "log"
 SUPERVISOR_FILE = "supervisor.pem"
-SUPERVISOR_CONTEXT = "supervisor"
 
 
 def open_log(identity: NodeIdentity, folder: Path, kind: Kind) -> TamperEvidentLog:

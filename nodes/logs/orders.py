@@ -10,8 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.logs.holds import HoldOrder, LiftOrder, Order
-from nodes.logs.of_node import SUPERVISOR_CONTEXT
+from nodes.logs.holds import SUPERVISOR_CONTEXT, HoldOrder, LiftOrder, Order
 from nodes.private_files import read_private, write_private, write_public
 from pets.errors import CryptoError, InputError
 from pets.signatures import SigningKey

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.identity.tls import client_context, server_name
 from nodes.service.operator_api import SearchReport, SearchRequest
 from pets.errors import InputError, LineupError
 from pets.faces import FaceModel, Provider
+from pets.fusion import fuse
 from pets.templates import ModelIdentity, load_templates, quantise, read_identity
 
 SEARCH_SECONDS = 3600.0
@@ -31,16 +34,23 @@ def check_asks(folder: Path) -> None:
 
 
 def probe_template(
-    photo: Path, models: Path | None, provider: Provider, largest: bool
+    photos: Sequence[Path], models: Path | None, provider: Provider, largest: bool
 ) -> tuple[bytes, ModelIdentity | None]:
-    """A photo, or a .npy file with one unit template, as int8 template bytes and the model; None if it is unknown."""
+    """Photos of one person, fused, or a .npy file with one unit template: int8 template bytes and the model, if known.
+
+    Raises `InputError`, and `OddPhoto` for a photo that does not look like the others.
+    """
+    photo = photos[0]
+    if len(photos) > 1 and any(one.suffix == ".npy" for one in photos):
+        raise InputError("a probe is photos of one person, or one .npy file")
     if photo.suffix == ".npy":
         unit = load_templates(photo, what="probe")
         if unit.ndim == 2 and len(unit) != 1:
             raise InputError(f"{photo} holds {len(unit)} templates; a query has one probe")
         return quantise(unit.reshape(-1)).tobytes(), read_identity(photo)
     model = FaceModel.load(models, provider)
-    return quantise(model.embed(photo, largest=largest).template).tobytes(), model.identity
+    units = np.stack([model.embed(one, largest=largest).template for one in photos])
+    return quantise(fuse(units, [str(one) for one in photos])).tobytes(), model.identity
 
 
 def search(folder: Path, request: SearchRequest) -> SearchReport:

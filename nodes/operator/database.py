@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from nodes.config.schema import ConfigError, NodeConfig, load_config
 from nodes.config.storage import open_store, storage_key
 from nodes.evidence import sealed
 from nodes.evidence.keeper import Keeper
+from nodes.evidence.ledger import Ledger
 from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import flush_folder, lock_folder
+from nodes.logs.of_node import open_log
 from nodes.service.expiry import Expired
 from nodes.service.expiry import expire as expire_at
 from nodes.store import GalleryStore, StorageKey, StoreError
@@ -73,10 +75,20 @@ def restore(
     config = load_config(folder)
     with stopped(config):
         if config.storage.file is None:
-            return _after_pg_restore(config, source, now, yes)
-        if source is None:
+            result = _after_pg_restore(config, source, now, yes)
+        elif source is None:
             raise InputError("name the backup to restore")
-        return _restore(config, config.storage.file, source, now, old_key, yes)
+        else:
+            result = _restore(config, config.storage.file, source, now, old_key, yes)
+        _note_restored(folder)
+        return result
+
+
+def _note_restored(folder: Path) -> None:
+    """Tell the node's gallery log that what it finds next is meant to be there."""
+    identity = load_identity(folder)
+    with open_log(identity, folder, "gallery") as log, open_store(identity.config) as store:
+        Ledger(identity, log, nullcontext()).note(store.content, "restored")
 
 
 def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_key: Path | None, yes: bool) -> Restored:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from enum import Enum
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from nodes.config.storage import holder_store
-from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, Subject
+from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, StoreRefusal, Subject
 from nodes.store.enrolment import check_allowed
-from pets.errors import InputError, ModelMismatch, PhotoError
+from pets.errors import InputError, ModelMismatch, OddPhoto, PhotoError
 from pets.faces import FaceModel, Provider
-from pets.photos import list_photos
-from pets.templates import load_templates, quantise, quantise_rows, read_identity, sidecar_path
+from pets.fusion import fuse
+from pets.templates import load_templates, quantise_rows, read_identity, sidecar_path
 from protocol.terms import SYNTHETIC_MODEL
 
 RETENTION_DAYS = 3 * 365
 Progress = Callable[[int, int], object]
+Unit = npt.NDArray[np.float32]
+
+
+class Grouping(str, Enum):
+    """Which photos show one person: each its own, all that are given, or those in one folder."""
+
+    PHOTO = "photo"
+    ALL = "all"
+    FOLDER = "folder"
 
 
 class Enrolled(msgspec.Struct, frozen=True):
@@ -43,19 +56,26 @@ def enroll(
     models: Path | None,
     provider: Provider,
     largest: bool,
+    grouping: Grouping = Grouping.PHOTO,
+    apart: bool = False,
+    table: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Enrolled:
     """Add photos (files, folders) or one .npy file of unit templates. What is enrolled already is passed over.
 
-    So an interrupted enrolment is continued by giving the same command again. `progress` is told how many photos or
-    templates are done, and of how many. Raises `InputError`, `StoreError`, `ModelMismatch` for another face model than
-    the gallery's: the node could not serve it then.
+    Photos of one person, by `grouping` or by the column `subject` of `table` (CSV: photo, subject), are fused into one
+    template; `apart`: each stays a row of its own, at most four, not compared with the others, and the person still is
+    one subject. So an interrupted enrolment is continued by giving the same command again. `progress` is told how many
+    photos or templates are done, and of how many. Raises `InputError`, `StoreError`, `ModelMismatch` for another face
+    model than the gallery's: the node could not serve it then.
     """
     today = datetime.now(timezone.utc).date()
     until = retain_until or today + timedelta(days=RETENTION_DAYS)
     if until < today:
         raise InputError(f"the last day searched, {until}, is over: it must be today ({today}) or later")
     templates = [source for source in sources if source.suffix == ".npy"]
+    if templates and (table is not None or apart or grouping is not Grouping.PHOTO):
+        raise InputError(f"{templates[0]} holds templates: whose they are can only be said of photos")
     if templates and len(sources) > 1:
         raise InputError(f"{templates[0]} holds templates: enrol it by a command of its own, without photos")
     with holder_store(folder) as store:
@@ -64,7 +84,9 @@ def enroll(
             return _enroll_templates(store, templates[0], category, status, until, progress)
         model = FaceModel.load(models, provider)
         _check_model(store, model.identity.digest(), f"the photos are embedded by {model.identity}")
-        return _enroll_photos(store, sources, category, status, until, model, largest, progress)
+        groups = table_groups(table) if table is not None else photo_groups(sources, grouping)
+        details = _Details(category, status, until, model.identity.digest())
+        return _Enrolment(store, model, details, largest, apart).run(groups, progress)
 
 
 def _check_model(store: GalleryStore, model: bytes, whose: str) -> None:
@@ -98,41 +120,127 @@ def _enroll_templates(
     return Enrolled(len(result.references), result.skipped, {}, result.references)
 
 
-def _enroll_photos(
-    store: GalleryStore,
-    sources: Sequence[Path],
-    category: Category,
-    status: Status,
-    until: date,
-    model: FaceModel,
-    largest: bool,
-    progress: Progress,
-) -> Enrolled:
+def photo_groups(sources: Sequence[Path], grouping: Grouping) -> list[list[Path]]:
+    """Photos by person. Raises `InputError`."""
+    from pets.photos import list_photos  # needs the extra faces, which templates do not
+
     paths = list_photos(sources)
-    digest = model.identity.digest()
-    failed: dict[str, str] = {}
-    references: list[str] = []
-    photos: dict[str, str] = {}
-    known = 0
-    for done, path in enumerate(paths, start=1):
+    if grouping is Grouping.ALL:
+        return [paths]
+    if grouping is Grouping.PHOTO:
+        return [[path] for path in paths]
+    by_folder: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, []).append(path)
+    return list(by_folder.values())
+
+
+def table_groups(table: Path) -> list[list[Path]]:
+    """Photos by person, from a CSV file with the columns `photo` (beside the file, or absolute) and `subject`.
+
+    Raises `InputError`.
+    """
+    by_subject: dict[str, list[Path]] = {}
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            if not {"photo", "subject"} <= set(rows.fieldnames or ()):
+                raise InputError(f"{table} must have the columns photo and subject, it has {rows.fieldnames}")
+            for row in rows:
+                if not row["photo"] or not row["subject"]:
+                    raise InputError(f"{table}, line {rows.line_num}: a photo and a subject are needed")
+                by_subject.setdefault(row["subject"], []).append(table.parent / row["photo"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table} cannot be read: {error}") from None
+    if not by_subject:
+        raise InputError(f"{table} names no photo")
+    return list(by_subject.values())
+
+
+@dataclass(frozen=True)
+class _Details:
+    """What is recorded of every subject of this enrolment."""
+
+    category: Category
+    status: Status
+    retain_until: date
+    model: bytes
+
+
+class _Enrolment:
+    """One `lineup enroll` of photos: subject by subject, each stored whole or not at all."""
+
+    def __init__(self, store: GalleryStore, model: FaceModel, details: _Details, largest: bool, apart: bool) -> None:
+        self._store, self._model, self._details = store, model, details
+        self._largest, self._apart = largest, apart
+        self._failed: dict[str, str] = {}
+        self._references: list[str] = []
+        self._photos: dict[str, str] = {}
+        self._known = 0
+
+    def run(self, groups: Sequence[Sequence[Path]], progress: Progress) -> Enrolled:
+        """Enrol people. What fails is kept by photo, and the others go on."""
+        total, done = sum(map(len, groups)), 0
+        for group in groups:
+            self._subject(group)
+            done += len(group)
+            progress(done, total)
+        return Enrolled(len(self._references), self._known, self._failed, tuple(self._references), self._photos)
+
+    def _subject(self, paths: Sequence[Path]) -> None:
+        read: list[tuple[Path, bytes]] = []
+        for path in paths:
+            try:
+                read.append((path, path.read_bytes()))
+            except OSError as error:
+                self._failed[str(path)] = str(error)
+        found = {path: self._store.find_photo(content) for path, content in read}
+        known = {path: reference for path, reference in found.items() if reference is not None}
+        self._known += len(known)
+        self._photos |= {str(path): reference for path, reference in known.items()}
+        if known:
+            held = next(iter(known.values()))
+            for path in found.keys() - known.keys():
+                self._failed[str(path)] = f"{path}: {held} is enrolled without it; forget it, then enroll all photos"
+            return
+        faces = [face for path, content in read if (face := self._embed(path, content)) is not None]
+        while faces:
+            try:
+                self._store_subject(faces)
+                break
+            except OddPhoto as error:
+                for place in sorted(error.places, reverse=True):
+                    path, _, _ = faces.pop(place)
+                    self._failed[str(path)] = str(error)
+
+    def _embed(self, path: Path, content: bytes) -> tuple[Path, bytes, Unit] | None:
         try:
-            content = path.read_bytes()
-            if (reference := store.find_photo(content)) is not None:
-                known += 1
-            else:
-                template = quantise(model.embed(path, largest=largest).template, name=str(path))
-                reference = store.enrol(
-                    content, template, category=category, status=status, retain_until=until, model=digest
-                )
-                references.append(reference)
-            photos[str(path)] = reference
-        except DuplicatePhoto as error:
-            known += 1
-            photos[str(path)] = error.reference
+            return path, content, self._model.embed(path, largest=self._largest).template
         except (PhotoError, OSError) as error:
-            failed[str(path)] = str(error)
-        progress(done, len(paths))
-    return Enrolled(len(references), known, failed, tuple(references), photos)
+            self._failed[str(path)] = str(error)
+            return None
+
+    def _store_subject(self, faces: Sequence[tuple[Path, bytes, Unit]]) -> None:
+        names, units = [str(path) for path, _, _ in faces], np.stack([unit for _, _, unit in faces])
+        rows = units if self._apart else fuse(units, names)[None]
+        try:
+            reference = self._store.enrol_subject(
+                [content for _, content, _ in faces],
+                np.atleast_2d(quantise_rows(rows, name=names[0])),
+                category=self._details.category,
+                status=self._details.status,
+                retain_until=self._details.retain_until,
+                model=self._details.model,
+            )
+        except StoreRefusal as error:
+            if isinstance(error, DuplicatePhoto) and len(names) == 1:  # another process was faster
+                self._known += 1
+                self._photos[names[0]] = error.reference
+            else:  # the same photo twice, or too many rows
+                self._failed |= {name: f"{name}: {error}" for name in names}
+            return
+        self._references.append(reference)
+        self._photos |= dict.fromkeys(names, reference)
 
 
 def contest(folder: Path, reference: str, authority: str | None) -> Subject:

@@ -42,8 +42,8 @@ class Credentials:
 class Silence(QueryRefused):
     """A peer said nothing for as long as this node waits, or the query took longer than it may. Code `timeout`."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("timeout", message)
+    def __init__(self, message: str, by: str = "") -> None:
+        super().__init__("timeout", message, by)
 
 
 class InternalError(QueryRefused):
@@ -254,7 +254,7 @@ class QueryDriver:
     def _peer_failed(self, peer: str, error: LineupError) -> None:
         self.failed_peers.setdefault(peer, error)
         code = error.code if isinstance(error, PeerRefused) else None
-        self.blame(peer, Silence(str(error)) if code is None else PeerAborted(peer, code))
+        self.blame(peer, Silence(str(error), peer) if code is None else PeerAborted(peer, code))
 
     def _abort_with(self, peer: str, error: LineupError) -> None:
         for session in list(self.machine.sessions.values()):
@@ -270,7 +270,7 @@ class QueryDriver:
         for session in list(self.machine.sessions.values()):
             if not session.state.over:
                 sender = session.waiting.sender if isinstance(session.waiting, Receive) else None
-                error = Silence(f"{sender or 'nobody'} said nothing for {self._patience:g} s")
+                error = Silence(f"{sender or 'nobody'} said nothing for {self._patience:g} s", sender or "")
                 if sender is not None:
                     self.failed_peers.setdefault(sender, error)
                 self.machine.abort(session, error)

@@ -19,9 +19,11 @@ from protocol.channel import ReceivingChannel
 from protocol.errors import OutOfTurn, QueryRefused, UnexpectedMessage
 from protocol.messages import Announce
 from protocol.terms import announce_digest, parse_decimal
-from protocol.warrant import check_announcement
+from protocol.warrant import check_announcement, warrant_claim
 
 log = logging.getLogger("lineup.gate")
+
+WARRANT_STEP = "warrant"
 
 
 class Gate:
@@ -96,6 +98,8 @@ class Gate:
             when = datetime.fromtimestamp(now, timezone.utc)
             used = self._store.admit_query(digest, digest, state, kind, limit, when)
             self._store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
+            if self._store.has_claimed(warrant_claim(warrant)[0], WARRANT_STEP):
+                raise QueryRefused("warrant", f"warrant {warrant.request_number} was answered here before")
             return used
 
         status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
@@ -105,6 +109,22 @@ class Gate:
         except QueryReplayed as error:
             raise QueryRefused("replay", str(error)) from error
         except StoreUnavailable as error:  # a refusal is final: asked again, it would look like a replay
+            log.error("the store cannot be used", extra={"error": type(error).__name__})
+            raise QueryRefused("internal", str(error)) from error
+
+    def answer(self, announce: Announce) -> None:
+        """Claim the warrant, once and for all, before anything that depends on the probe leaves. Raises `QueryRefused`.
+
+        Not when the query is admitted: one that fails before it is answered is asked again with the same warrant.
+        """
+        assert announce.warrant is not None  # `admit` has checked it
+        number, digest = warrant_claim(announce.warrant)
+        try:
+            self._store.claim_query(number, digest, datetime.now(timezone.utc), step=WARRANT_STEP)
+        except QueryReplayed:
+            refusal = f"warrant {announce.warrant.request_number} was answered here before"
+            raise QueryRefused("warrant", refusal) from None
+        except StoreUnavailable as error:
             log.error("the store cannot be used", extra={"error": type(error).__name__})
             raise QueryRefused("internal", str(error)) from error
 

@@ -35,6 +35,12 @@ class Metrics:
             names,
             registry=self._registry,
         ).labels(**labels)
+        self._false_refusals = Counter(
+            "lineup_false_refusals",
+            "Queries in which a checked probe was refused: the holder or the router lied.",
+            names,
+            registry=self._registry,
+        ).labels(**labels)
         self._seconds = Histogram(
             "lineup_search_seconds",
             "Online time of a search at the requester.",
@@ -71,6 +77,10 @@ class Metrics:
     def accused(self, logs: int) -> None:
         """So many logs have shown two histories."""
         self._accused.set(logs)
+
+    def refused_falsely(self) -> None:
+        """A probe that was checked here was refused in admission."""
+        self._false_refusals.inc()
 
     def searched(self, seconds: float) -> None:
         """A search took so long online."""

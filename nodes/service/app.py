@@ -17,8 +17,9 @@ from starlette.routing import Route
 from nodes.config.schema import operator_name
 from nodes.query.metrics import CONTENT_TYPE
 from nodes.service.node import Node
-from nodes.service.operator_api import SearchRequest
+from nodes.service.operator_api import STANDING, SearchRequest, Standing
 from nodes.service.requester import AskingNode
+from nodes.store import StoreError
 from nodes.transport import units as transfer
 from nodes.transport.outbox import PeerRefused
 from pets.errors import MALFORMED, CryptoError, InputError, LineupError
@@ -75,6 +76,13 @@ def make_app(node: Node) -> Starlette:
         proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
         return Response(proof, media_type="application/msgpack")
 
+    async def standing(request: Request) -> Response:
+        peer = _peer(request)
+        if peer is None or peer not in node.peers:
+            return _refusal(403, "state")
+        shut = await asyncio.to_thread(node.shut_out)
+        return Response(msgspec.json.encode(Standing(shut.get(peer))), media_type="application/json")
+
     async def search(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
             return _refusal(403, "state")
@@ -103,6 +111,8 @@ def make_app(node: Node) -> Starlette:
                 "peers": sorted(node.peers),
                 "logs": [f"{kind} {journal.header.log.hex()}" for kind, journal in node.keeper.logs.items()],
                 "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
+                "alarms": node.alarms,
+                "release_limit": await asyncio.to_thread(node.standing),
             }
         )
 
@@ -111,7 +121,9 @@ def make_app(node: Node) -> Starlette:
         status = "degraded" if failing else "draining" if node.draining else "ok"
         answer: dict[str, object] = {"status": status}
         if _peer(request) == operator_name(node.name):
-            answer |= {"contradicting_logs": len(node.gossip.accused)} | ({"failing": failing} if failing else {})
+            answer |= {"contradicting_logs": len(node.gossip.accused), "alarms": node.alarms}
+            answer |= {"release_limit": told} if (told := await asyncio.to_thread(_standing, node)) else {}
+            answer |= {"failing": failing} if failing else {}
         return JSONResponse(answer, 200 if status == "ok" else 503)
 
     async def metrics(request: Request) -> Response:
@@ -124,7 +136,7 @@ def make_app(node: Node) -> Starlette:
             try:
                 return await handler(request)
             except LineupError as error:
-                return _answer_error(node, error, explain)
+                return _answer_error(node, request, error, explain)
             except MALFORMED as error:
                 return _refusal(400, "bad-frame", str(error) if explain else None)
             except ClientDisconnect:
@@ -136,6 +148,7 @@ def make_app(node: Node) -> Starlette:
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
             Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
+            Route(STANDING, guarded(standing), methods=["GET"]),
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
             Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
@@ -144,6 +157,14 @@ def make_app(node: Node) -> Starlette:
             Route("/metrics", metrics, methods=["GET"]),
         ]
     )
+
+
+def _standing(node: Node) -> list[str]:
+    """Who is refused; nobody while the store cannot be asked, which `failing` tells."""
+    try:
+        return node.standing()
+    except StoreError:
+        return []
 
 
 def _peer(request: Request) -> str | None:
@@ -203,7 +224,7 @@ def _check_declared(request: Request, limit: int) -> None:
         raise BodyTooLarge(f"a body of {declared[:20]} bytes, the limit is {limit}")
 
 
-def _answer_error(node: Node, error: LineupError, explain: bool) -> Response:
+def _answer_error(node: Node, request: Request, error: LineupError, explain: bool) -> Response:
     """A refusal with a closed code. `explain`: with the error's text, for the node's own operator and nobody else."""
     status, code = _refused_with(error)
     if isinstance(error, (QueryRefused, PeerRefused)):
@@ -211,7 +232,8 @@ def _answer_error(node: Node, error: LineupError, explain: bool) -> Response:
     if status == 500:
         log.error("internal error", extra={"error": type(error).__name__})
     else:
-        log.info("refused", extra={"code": code})
+        query = request.path_params.get("query")
+        log.info("refused", extra={"code": code, "peer": _peer(request), "query": query})
     return _refusal(status, code, str(error) if explain and isinstance(error, InputError) else None)
 
 

@@ -7,7 +7,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from contextlib import suppress
+from datetime import date, datetime, timezone
 from functools import partial
 
 import numpy as np
@@ -22,6 +23,7 @@ from nodes.query.metrics import Metrics
 from nodes.query.scorer import Scorer
 from nodes.service.expiry import Expired, expire
 from nodes.service.gossip import Gossip
+from nodes.service.guard import Guard
 from nodes.service.health import failing
 from nodes.store import Category, EmptyStore, GalleryStore
 from nodes.store.derived import DerivedGallery
@@ -72,6 +74,8 @@ class Node:
         self.threads = config.limits.threads or default_threads()
         self.drivers: dict[bytes, QueryDriver] = {}
         self.draining = False
+        self._guard = Guard(config.name, keeper.ledger)
+        self.alarms: list[str] = []  # since this node was started: for its operator, and stopping nothing
         self._transport = transport
         self.notary = NodeNotary(identity, peers)
         self._credentials = Credentials(
@@ -202,6 +206,7 @@ class Node:
             others = tuple(name for name in announce.holders if name != self.name)
             gallery = self._gallery(announce)
             machine = Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
+            machine.answering = partial(self._gate.answer, announce)
             machine.releasing = partial(self._gate.release, announce)
         machine.admitted = announce_digest(announce)
         return machine
@@ -209,6 +214,7 @@ class Node:
     def _gallery(self, announce: Announce) -> Gallery:
         assert announce.warrant is not None  # the gate has checked it
         try:
+            self._guard.meet(self.store)
             return self._derived(announce.preset, Purpose(announce.warrant.purpose)).current(datetime.now(timezone.utc))
         except EmptyStore:
             return Gallery.enrol(np.empty((0, announce.dim), np.int8), preset(announce.preset), (), announce.model)
@@ -234,6 +240,19 @@ class Node:
             except EmptyStore:
                 log.info("the gallery is empty")
 
+    def inspect(self) -> None:
+        """The daily look at the database and the galleries made of it (`nodes.service.guard`)."""
+        self._guard.inspect(self.store, list(self._galleries.values()))
+
+    def shut_out(self) -> dict[str, date]:
+        """States that this node refuses for their limit of releases, and the first day on which it does no more."""
+        policy, today = self.config.policy, datetime.now(timezone.utc).date()
+        return self.store.shut_out(policy.releases_per_reference, today, policy.release_window_days)
+
+    def standing(self) -> list[str]:
+        """Who is refused for a limit of releases, here or by others, in words for the operator."""
+        return [f"{state} is refused until {day}" for state, day in sorted(self.shut_out().items())]
+
     def expire(self) -> Expired:
         """Delete what is past its time (`nodes.service.expiry`)."""
         now = datetime.now(timezone.utc)
@@ -247,7 +266,9 @@ class Node:
         if time.monotonic() >= self._health_until:
             self._health_until = time.monotonic() + HEALTH_SECONDS  # first: many may ask at once
             self._failing = failing(self.config, self.keeper, self.store)
-        return self._failing
+            with suppress(LineupError, OSError):  # a loss is kept in `faults`, all else is told by `failing`
+                self._guard.meet(self.store)
+        return tuple(dict.fromkeys((*self._failing, *self._guard.faults)))
 
     async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
@@ -273,6 +294,8 @@ class Node:
                         "session": session.name,
                         "state": session.state.value,
                         "error": type(session.failure).__name__ if session.failure else None,
+                        "code": getattr(session.failure, "code", None),
+                        "by": getattr(session.failure, "by", None) or None,
                     },
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,18 +13,52 @@ Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
 Aim = Literal["identify", "verify"]
 AnswerStatus = Literal["candidates", "no hit", "too many candidates", "refused", "unreachable"]
 
-# What a holder's code says to an officer. A node sends no more than the code: a text could carry data.
+# What a code says to an officer: what happened; who can do what about it; whether asking again helps. A node sends no
+# more than the code and a name: a text could carry data.
 REFUSALS = {
-    "purpose": "its policy does not serve this purpose (--purpose)",
-    "threshold": "its policy asks for a higher threshold (--threshold)",
-    "cap": "its policy releases fewer candidates (--max-candidates)",
-    "state": "its policy does not serve this state",
-    "clock": "the clocks of the two nodes differ by too much",
-    "parameters": "its policy does not accept the ladder (--ladder), the preset or the missing seed",
-    "warrant": "the warrant is not valid there, or too old",
-    "quota": "this state's quota of the day is used up there, or one person was released to it too often",
-    "capacity": "it is busy or shutting down; try again later",
+    "purpose": "its policy does not serve this purpose; choose another (--purpose); the same again does not help",
+    "threshold": "its policy asks for a higher threshold (--threshold); asking again the same does not help",
+    "cap": "its policy releases fewer candidates than asked for; ask again with fewer (--max-candidates)",
+    "state": "its policy does not serve this state; its operator can; asking again does not help",
+    "clock": "the clocks of the two nodes differ by too much; the operators compare them; then ask again",
+    "parameters": "its policy does not accept the ladder (--ladder), the preset or the missing seed; "
+    "asking again the same does not help",
+    "warrant": "the warrant is not valid there, too old or used before; ask anew, with a new warrant",
+    "quota": "this state's quota of the day is used up there, or one person was released to it too often; "
+    "`lineup node status` shows until when; asking again helps then, or tomorrow",
+    "capacity": "it is busy or shutting down; ask again in some minutes",
+    "replay": "it answered this very query before; your operator looks into why it was sent twice; ask anew",
+    "timeout": "it did not answer in time; your operator and its operator look at the line; asking again may help",
+    "internal": "it failed at something of its own, such as a full disk; its operator finds it in its log; "
+    "ask again when that is mended",
+    "peer": "it stopped the query because another node did; asking again may help",
+    "disagreement": "it was told something else than others, so a node is faulty or lies; tell your operator, "
+    "who exports the evidence; asking again is no remedy",
+    "confirmation": "a confirmation did not fit, so a node is faulty or lied, and the query is frozen; tell your "
+    "operator and the supervisor; do not ask again before they know why",
+    "false-refusal": "your node had checked the probe, so that holder or the router lied to read from it; the query "
+    "was stopped everywhere; tell your operator and the supervisor; do not ask again before they know why",
+    "version": "it runs another version; the operators bring both to one; asking again does not help",
+    "crypto": "a signature or a seal did not hold; the operators compare the keys' fingerprints; "
+    "asking again does not help",
+    "bad-frame": "it could not read a message; the operators compare versions; asking again may help",
+    "out-of-turn": "a message came at the wrong moment, perhaps after a restart; ask again, "
+    "and tell your operator if it stays",
+    "wrong-size": "a message had another length than agreed; tell your operator; asking again does not help",
 }
+TOO_MANY = (
+    "more people than the cap look like the probe, and nobody is named; ask with a better photo, a higher threshold "
+    "(--threshold) or a higher cap (--max-candidates); the same again gives the same"
+)
+
+
+STANDING = "/v1/standing"
+
+
+class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a holder tells a peer of itself alone: the first day after its limit of releases; None if it is served."""
+
+    refused_until: date | None
 
 
 class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,12 +82,17 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one holder's part ended. An unreachable node is never a no-hit. `reason`: why it refused or was given up."""
+    """How one holder's part ended. An unreachable node is never a no-hit.
+
+    `reason`: why it was refused or given up, a key of `REFUSALS`. `by`: the node that refused, failed or was silent:
+    holder, router, or this node itself; None where two may have lied.
+    """
 
     status: AnswerStatus
     references: tuple[str, ...] = ()
     threshold_used: str | None = None
     reason: str | None = None
+    by: str | None = None
 
 
 class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,3 +103,12 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answers: dict[str, HolderAnswer]
     seconds_offline: float
     seconds_online: float
+
+
+def explained(holder: str, answer: HolderAnswer) -> str:
+    """What an officer reads of a refusal: who refused, why, who can do what about it, whether asking again helps."""
+    reason = answer.reason or "internal"
+    who = f", by {answer.by}" if answer.by else ""
+    if answer.by not in (None, holder):
+        who += f", not {holder}"
+    return f"{reason}{who}: {REFUSALS.get(reason, REFUSALS['internal'])}"

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from functools import partial
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from nodes.config.schema import Role
 from nodes.query.driver import QueryDriver, Silence
 from nodes.service.node import Node
-from nodes.service.operator_api import HolderAnswer, SearchReport, SearchRequest
+from nodes.service.operator_api import STANDING, HolderAnswer, SearchReport, SearchRequest, Standing
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
-from pets.errors import InputError, LineupError
+from pets.errors import MALFORMED, InputError, LineupError
 from pets.params import norm_bound, preset
-from protocol.errors import PeerAborted, QueryRefused
+from protocol.errors import FalseRefusal, PeerAborted, QueryRefused
+from protocol.machine import abort_code
+from protocol.messages import Warrant
 from protocol.outcome import Answer
 from protocol.requester import Requester
 from protocol.session import Session, State
 from protocol.terms import Terms, parse_decimal
 from protocol.warrant import Justification, Request, issue_warrant
+
+log = logging.getLogger("lineup.requester")
 
 WARRANT_SECONDS = 3600
 SIDE_BY_SIDE = 4  # attempts with one holder each, after one with all of them failed and nobody was to blame
@@ -37,6 +45,7 @@ class _Search:
     request: SearchRequest
     number: str
     justification: Justification
+    warrant: Warrant  # of every attempt: it names the one probe and all holders
     answers: dict[str, HolderAnswer] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     offline: float = 0.0
@@ -48,6 +57,10 @@ class AskingNode(Node):
     """Adds `search` to a node."""
 
     _searches = 0
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._refused_until: dict[str, date | None] = {}  # by holders, for the limit of releases
 
     @property
     def idle(self) -> bool:
@@ -70,8 +83,10 @@ class AskingNode(Node):
             self._searches -= 1
 
     async def _search(self, request: SearchRequest) -> SearchReport:
-        search = _Search(request, f"{self.name}-{secrets.token_hex(8)}", _justification(request))
+        number, justification = f"{self.name}-{secrets.token_hex(8)}", _justification(request)
+        search = _Search(request, number, justification, self._warrant(request, number, justification))
         await self._ask(search, request.holders)
+        await self._ask_standing(search.answers)
         ordered = {name: search.answers[name] for name in request.holders}
         return SearchReport(search.number, tuple(search.queries), ordered, search.offline, search.online)
 
@@ -91,7 +106,7 @@ class AskingNode(Node):
             elif len(rest) > 1:
                 await asyncio.gather(*(self._ask_alone(search, name) for name in rest))
             else:
-                search.answers.update({name: _failure(machine.sessions[""].failure) for name in rest})
+                search.answers.update({name: _failure(machine.sessions[""].failure, self.name) for name in rest})
             return
         started = time.perf_counter()
         self.keeper.keep_probe(machine, search.request.template, search.justification)
@@ -100,10 +115,34 @@ class AskingNode(Node):
         search.online += time.perf_counter() - started
         self.metrics.searched(time.perf_counter() - started)
         search.answers.update({name: _answer(driver, machine, name) for name in asked})
+        if machine.false_refusal is not None:
+            self._alarm(machine.false_refusal, machine.query)
         if len(asked) > 1:
             # A holder that waited in vain for another one is there, and is asked alone.
             unclear = [name for name in asked if _waited_in_vain(driver.failed_peers.get(name), machine.sessions[name])]
             await asyncio.gather(*(self._ask_alone(search, name) for name in unclear))
+
+    async def _ask_standing(self, answers: Mapping[str, HolderAnswer]) -> None:
+        """Of those that refused for a quota: is it the limit of releases, and when does it end? For `standing`."""
+        for holder, answer in answers.items():
+            if answer.reason == "quota" and answer.by == holder:
+                try:
+                    told = await self._transport.ask(holder, STANDING)
+                    self._refused_until[holder] = msgspec.json.decode(told, type=Standing).refused_until
+                except (LineupError, *MALFORMED) as error:
+                    log.warning("standing not told", extra={"peer": holder, "error": type(error).__name__})
+
+    def standing(self) -> list[str]:
+        """As `Node.standing`, and which holders refuse this state."""
+        today = datetime.now(timezone.utc).date()
+        refused = {name: day for name, day in self._refused_until.items() if day is not None and day > today}
+        return [*super().standing(), *(f"{name} refuses {self.name} until {day}" for name, day in refused.items())]
+
+    def _alarm(self, lie: FalseRefusal, query: bytes) -> None:
+        """Tell the operator that somebody lied about a probe."""
+        self.metrics.refused_falsely()
+        log.error("false refusal", extra={"query": query.hex(), "peer": lie.holder, "error": type(lie).__name__})
+        self.alarms.append(f"query {query.hex()}: {lie}")
 
     async def _ask_alone(self, search: _Search, holder: str) -> None:
         async with search.side_by_side:
@@ -111,15 +150,19 @@ class AskingNode(Node):
 
     def _announce(self, search: _Search, asked: Sequence[str]) -> tuple[QueryDriver, Requester]:
         """Begin one attempt."""
-        request, now = search.request, int(time.time())
-        warrant = issue_warrant(
-            Request(self.name, search.number, request.purpose, request.aim == "verify", now, now + WARRANT_SECONDS),
-            search.justification,
-        )
+        terms = _terms(search.request)
         machine = Requester(
-            self.name, self._router(), asked, _terms(request), None, self.threads, warrant, self.notary
+            self.name, self._router(), asked, terms, None, self.threads, search.warrant, self.notary
         )  # fmt: skip
         return self.drive(machine), machine
+
+    def _warrant(self, request: SearchRequest, number: str, justification: Justification) -> Warrant:
+        now = int(time.time())
+        identified = request.aim == "verify"
+        asked = Request(
+            self.name, number, request.purpose, identified, now, now + WARRANT_SECONDS, request.holders
+        )  # fmt: skip
+        return issue_warrant(asked, justification, request.template)
 
     def _router(self) -> str:
         routers = [name for name, peer in self.peers.items() if peer.role is Role.ROUTER]
@@ -184,17 +227,19 @@ def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> 
     # Whoever is silent may be waiting for another holder that is: among several, silence says nothing of anybody.
     alone = len(asked) == 1
     failed = {
-        name: _failure(error)
+        name: _failure(error, name)
         for name, error in driver.failed_peers.items()
         if name in asked and (alone or not isinstance(error, Silence))
     }
     error = machine.sessions[""].failure
     if failed:
         return failed
-    if isinstance(driver.failed_peers.get(machine.router), (PeerRefused, PeerUnreachable)):
-        return {name: _failure(error) for name in asked}
+    router = driver.failed_peers.get(machine.router)
+    if isinstance(router, (PeerRefused, PeerUnreachable)):
+        return {name: _failure(router, machine.router) for name in asked}
     if isinstance(error, PeerAborted) and error.code != "timeout":
-        return {error.peer: _failure(error)} if error.peer in asked else {}
+        # Whom a holder names is its word: on it nobody loses a turn, and each is asked alone.
+        return {error.peer: _failure(error, error.peer)} if error.peer in asked and error.by == error.peer else {}
     return {}
 
 
@@ -218,17 +263,26 @@ def _answer(driver: QueryDriver, machine: Requester, holder: str) -> HolderAnswe
     if answer is not None and session.state in (State.FINISHED, State.REFUSED):
         used: Decimal = answer.threshold_used
         if answer.status == "probe_refused":
-            return HolderAnswer("refused", reason="probe refused")
+            return _failure(machine.false_refusal, machine.name)
         status = {"released": "candidates", "no_hit": "no hit", "too_many_candidates": "too many candidates"}
         return HolderAnswer(status[answer.status], answer.references, f"{used:f}")  # type: ignore[arg-type]
-    return _failure(driver.failed_peers.get(holder, session.failure))
+    router = driver.failed_peers.get(machine.router)
+    if holder not in driver.failed_peers and isinstance(router, (PeerRefused, PeerUnreachable)):
+        return _failure(router, machine.router)
+    return _failure(driver.failed_peers.get(holder, session.failure), holder)
 
 
-def _failure(error: LineupError | None) -> HolderAnswer:
-    """Refused if somebody said so, unreachable if somebody said nothing."""
+def _failure(error: LineupError | None, whose: str) -> HolderAnswer:
+    """Refused if somebody said so, unreachable if somebody said nothing; `by` names who. `whose`: whose line it was."""
+    if isinstance(error, FalseRefusal):
+        return HolderAnswer("refused", reason="false-refusal")
+    by = getattr(error, "by", "") or getattr(error, "peer", "") or whose
     code = error.code if isinstance(error, (PeerRefused, PeerAborted, QueryRefused)) else None
     if code == "timeout" or isinstance(error, PeerUnreachable):
-        return HolderAnswer("unreachable", reason="no answer")
-    if code is not None:
-        return HolderAnswer("refused", reason=code)
-    return HolderAnswer("refused", reason=type(error).__name__ if error is not None else "stopped")
+        return HolderAnswer("unreachable", reason="timeout", by=by)
+    return HolderAnswer("refused", reason=code or _own(error), by=by)
+
+
+def _own(error: LineupError | None) -> str:
+    """The code of an error that this node found by itself."""
+    return "internal" if error is None else abort_code(error)

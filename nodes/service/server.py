@@ -17,12 +17,12 @@ import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nodes.config.schema import NodeConfig, Role
-from nodes.config.storage import open_store
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.tls import CertificateError, peer_name, reload_revocations, server_context
 from nodes.service.app import make_app
 from nodes.service.json_logs import set_up_logging
+from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.requester import AskingNode
 from nodes.transport.client import HttpTransport
@@ -33,6 +33,8 @@ CLOSE_SECONDS = 0.5
 REVOCATION_SECONDS = 60.0  # how often revocation lists are read again
 EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
 EXPIRY_RETRY_SECONDS = 3600.0
+INSPECTION_DELAY_SECONDS = 600.0
+INSPECTION_SECONDS = 24 * 3600.0  # how often the whole database is read and the self-test made
 
 _log = logging.getLogger("lineup.serve")
 
@@ -92,8 +94,11 @@ class PeerProtocol(H11Protocol):
             self._head_timer = None
 
 
-def build_node(folder: Path, delay_seconds: float = 0) -> tuple[Node, HttpTransport]:
-    """A node from its folder, with its transport. Raises `InputError`, `StoreError`."""
+def build_node(folder: Path, delay_seconds: float = 0, accept_loss: bool = False) -> tuple[Node, HttpTransport]:
+    """A node from its folder, with its transport. `accept_loss`: go on with the database as it is.
+
+    Raises `InputError`, `StoreLost` for a database that is not what this node had, `StoreError`.
+    """
     identity = load_identity(folder)
     config = identity.config
     peers = load_peers(config)
@@ -102,7 +107,13 @@ def build_node(folder: Path, delay_seconds: float = 0) -> tuple[Node, HttpTransp
         config.name, peers, config.tls, limits.connect_timeout_seconds, limits.read_timeout_seconds, delay_seconds
     )
     kind = AskingNode if config.role is Role.REQUESTER else Node
-    return kind(identity, peers, open_store(config), transport, Keeper(identity, folder)), transport
+    keeper = Keeper(identity, folder)
+    try:
+        store = open_known_store(identity, keeper.ledger, accept_loss)
+    except BaseException:
+        keeper.close()
+        raise
+    return kind(identity, peers, store, transport, keeper), transport
 
 
 class NodeServer(uvicorn.Server):
@@ -180,20 +191,30 @@ class NodeServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(folder: Path, delay_seconds: float = 0) -> None:
-    """Serve until interrupted; then let running queries end. Raises `InputError`, `StoreError`, `CannotListen`."""
-    uvloop.run(_serve(folder, delay_seconds))  # of asyncio's TLS, a 33 MB probe costs the receiver twice the time
+def serve(folder: Path, delay_seconds: float = 0, accept_loss: bool = False) -> None:
+    """Serve until interrupted; then let running queries end. `accept_loss`: see `build_node`.
+
+    Raises `InputError`, `StoreError`, `CannotListen`.
+    """
+    uvloop.run(
+        _serve(folder, delay_seconds, accept_loss)
+    )  # of asyncio's TLS, a 33 MB probe costs the receiver twice the time
 
 
-async def _serve(folder: Path, delay_seconds: float) -> None:
+async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
     set_up_logging()
-    node, transport = build_node(folder, delay_seconds)
+    node, transport = build_node(folder, delay_seconds, accept_loss)
     server = NodeServer(node)
     _log.info("starting; the first time on a machine it compiles for a minute or more", extra={"node": node.name})
     await asyncio.to_thread(node.warm)
     chores = [
         asyncio.create_task(chore)
-        for chore in (_reload(server, transport, node.config), _expire_daily(node), node.gossip.meet_for_ever())
+        for chore in (
+            _reload(server, transport, node.config),
+            _expire_daily(node),
+            _inspect_daily(node),
+            node.gossip.meet_for_ever(),
+        )
     ]
     try:
         await server.serve()
@@ -217,6 +238,19 @@ async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConf
                 server.disconnect()
         except (CertificateError, OSError):
             _log.error("revocation list cannot be read", extra={"node": config.name})
+
+
+async def _inspect_daily(node: Node) -> None:
+    """A first time soon after the start, which has looked at the rows already."""
+    pause = INSPECTION_DELAY_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        pause = INSPECTION_SECONDS
+        try:
+            await asyncio.to_thread(node.inspect)
+        except Exception as error:  # a database that is locked, say, is looked at again
+            _log.error("inspection failed", extra={"node": node.name, "error": type(error).__name__})
+            pause = EXPIRY_RETRY_SECONDS
 
 
 async def _expire_daily(node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -75,6 +76,26 @@ def take_releases(session: Session, peer_state: str, references: Iterable[str], 
     return int(session.scalar(select(func.max(totals.c.total))) or 0)
 
 
+def shut_out(session: Session, limit: int, day: date, days: int) -> dict[str, date]:
+    """States that were given a reference more than `limit` times over `days` UTC days up to `day`, and until when.
+
+    The date is the first day on which enough of the releases are older than the window.
+    """
+    counted: dict[tuple[str, str], list[tuple[date, int]]] = defaultdict(list)
+    rows = select(ReleasedRow).where(ReleasedRow.day > day - timedelta(days)).order_by(ReleasedRow.day)
+    for row in session.scalars(rows):
+        counted[row.state, row.reference].append((row.day, row.times))
+    until: dict[str, date] = {}
+    for (state, _), releases in counted.items():
+        left = sum(times for _, times in releases)
+        for released, times in releases:
+            if left <= limit:
+                break
+            left -= times
+            until[state] = max(until.get(state, day), released + timedelta(days))
+    return until
+
+
 def purge_releases(session: Session, before: date) -> int:
     """Delete counts of days before `before`, which no window reaches any more."""
     result: CursorResult[Any] = session.connection().execute(delete(ReleasedRow).where(ReleasedRow.day < before))
@@ -97,6 +118,12 @@ def claim_query(session: Session, query_id: bytes, digest: bytes, now: datetime,
     if session.execute(statement).scalar_one_or_none() is None:
         before = session.scalar(select(ClaimRow.digest).where(ClaimRow.query_id == query_id, ClaimRow.step == step))
         raise QueryReplayed(query_id, step, before == digest)
+
+
+def has_claimed(session: Session, query_id: bytes, step: str) -> bool:
+    """Whether a step of a query was claimed."""
+    found = select(ClaimRow.time).where(ClaimRow.query_id == query_id, ClaimRow.step == step)
+    return session.scalar(found) is not None
 
 
 def note_loss(session: Session, now: datetime) -> None:

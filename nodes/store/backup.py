@@ -87,9 +87,11 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _CARRY_OVER:
             connection.execute(statement, {"now": utc_seconds(now)})
+        connection.execute("DELETE FROM main.subject WHERE subject IN (SELECT reference FROM main.deletion)")
         gone = connection.execute("DELETE FROM main.subject WHERE reference IN (SELECT reference FROM main.deletion)")
         (lost,) = connection.execute(
-            "SELECT count(*) FROM current.subject WHERE reference NOT IN (SELECT reference FROM main.subject)"
+            "SELECT count(*) FROM current.subject "
+            "WHERE subject IS NULL AND reference NOT IN (SELECT reference FROM main.subject)"
         ).fetchone()
         connection.execute("COMMIT")
         return CarriedOver(gone.rowcount, lost)
@@ -108,7 +110,8 @@ _CARRY_OVER = (
     "AND reference IN (SELECT reference FROM current.subject WHERE contested)",
     "UPDATE main.subject SET contested = true WHERE reference IN "
     "(SELECT reference FROM current.subject WHERE contested)",
-    "UPDATE main.store SET generation = 1 + max(generation, (SELECT generation FROM current.store))",
+    "UPDATE main.store SET generation = 1 + max(generation, (SELECT generation FROM current.store)), "
+    "rows = NULL, digest = NULL",  # counted when it is opened, as what was forgotten since is deleted now
 )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from nodes.store.errors import StoreLocked, StoreRefusal, StoreUnavailable, typed_errors
+from nodes.store.errors import StoreCorrupted, StoreLocked, StoreRefusal, StoreUnavailable, typed_errors
 
 BEGIN = "lineup_begin"  # execution option: how SQLite begins a transaction; "" for none
 CHECKPOINT_MILLISECONDS = 1000
@@ -86,6 +86,16 @@ class Database:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
             finally:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * self.lock_seconds)}")
+
+    def check(self, whole: bool) -> None:
+        """SQLite's own check of the file, the quick one or the `whole` one. Raises `StoreCorrupted`."""
+        if not self.path:
+            return
+        pragma = "integrity_check" if whole else "quick_check"
+        with typed_errors(), self.engine.execution_options(**{BEGIN: ""}).connect() as connection:
+            found = connection.exec_driver_sql(f"PRAGMA {pragma}(1)").scalar_one()
+        if found != "ok":
+            raise StoreCorrupted(f"{self.path} fails SQLite's {pragma}")
 
     def close(self) -> None:
         """Close all connections."""

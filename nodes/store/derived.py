@@ -55,6 +55,10 @@ class DerivedGallery:
             self._held = (snapshot, gallery)
             return gallery
 
+    def stored(self, now: datetime) -> Snapshot:
+        """The same rows, read from the store once more."""
+        return self._store.snapshot(now, model=self._model, categories=self._categories)
+
     def _fresh(self, snapshot: Snapshot, now: datetime) -> bool:
         in_time = snapshot.valid_through is None or utc_day(now) <= snapshot.valid_through
         return in_time and snapshot.generation == self._store.generation

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from nodes.store.content import account_added
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
 from nodes.store.keys import KeyRing
 from nodes.store.subjects import MAX_PHOTO_BYTES, Category, Particulars
-from nodes.store.tables import ModelRow, PhotoRow, RunRow, SubjectRow
+from nodes.store.tables import FurtherPhotoRow, ModelRow, PhotoRow, RunRow, SubjectRow
 from pets.errors import ModelMismatch
 
 
@@ -32,8 +33,10 @@ def new_reference(state: str) -> str:
 
 def find_photo(session: Session, keys: KeyRing, photo: bytes) -> str | None:
     """The reference under which the same photo, byte for byte, is enrolled."""
-    statement = select(SubjectRow.reference).join(PhotoRow).where(PhotoRow.mac.in_(keys.macs("photo", photo)))
-    return session.scalar(statement)
+    macs = keys.macs("photo", photo)
+    first = select(SubjectRow.reference).join(PhotoRow).where(PhotoRow.mac.in_(macs))
+    further = select(SubjectRow.reference).join(FurtherPhotoRow).where(FurtherPhotoRow.mac.in_(macs))
+    return session.scalar(first) or session.scalar(further)
 
 
 def enrol(
@@ -42,9 +45,9 @@ def enrol(
     state: str,
     templates: npt.NDArray[np.int8],
     particulars: Particulars,
-    photo: bytes | None = None,
+    photos: Sequence[bytes] = (),
 ) -> list[str]:
-    """Store checked templates, and for a single one its photo; gives the new references in order.
+    """Store checked templates, and the photos of the first one; gives the new references in order.
 
     Raises `DuplicatePhoto`, `ModelMismatch` if the model had another dimension before, `StoreRefusal` for a photo
     that is too large.
@@ -52,22 +55,31 @@ def enrol(
     model_id = _model(session, particulars.model, templates.shape[1])
     references = [new_reference(state) for _ in templates]
     key = keys.key
-    sealed = (
+    sealed = [
         key.seal(template.tobytes(), "template", reference, particulars.model)
         for reference, template in zip(references, templates, strict=True)
-    )
+    ]
     _insert(session, zip(references, sealed, strict=True), _shared(session, particulars, model_id, keys.current))
-    if photo is not None:
+    beside = particulars.category.value, particulars.status.value, particulars.retain_until, particulars.model
+    account_added(session, ((reference, *beside, text) for reference, text in zip(references, sealed, strict=True)))
+    for index, photo in enumerate(photos):
         if not 0 < len(photo) <= MAX_PHOTO_BYTES:
             raise StoreRefusal(f"a photo has 1 to {MAX_PHOTO_BYTES} bytes, got {len(photo)}")
         same = find_photo(session, keys, photo)
         if same is not None:
             raise DuplicatePhoto(same)
-        (reference,) = references
-        number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == reference)).scalar_one()
-        row = PhotoRow(subject_id=number, mac=key.mac("photo", photo), sealed=key.seal(photo, "photo", reference))
-        session.add(row)
+        number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == references[0])).scalar_one()
+        table = FurtherPhotoRow if index else PhotoRow
+        sealed_photo = key.seal(photo, "photo", references[0])
+        session.add(table(subject_id=number, mac=key.mac("photo", photo), sealed=sealed_photo))
+        session.flush()  # so that the same photo given twice is found
     return references
+
+
+def join_rows(session: Session, references: Sequence[str]) -> None:
+    """All these rows are one subject, which goes by the first reference."""
+    further = SubjectRow.reference.in_(references[1:])
+    session.execute(update(SubjectRow).where(further).values(subject=references[0]))
 
 
 def _shared(session: Session, particulars: Particulars, model_id: int, key_id: int) -> dict[str, object]:

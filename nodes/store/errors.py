@@ -7,6 +7,7 @@
     │   ├── StoreLocked             somebody else held the database for longer than the limit
     │   └── StoreFull               no space left
     ├── StoreCorrupted              a record does not decrypt, or holds what was never written
+    ├── StoreLost                   less, or other, than the node had
     ├── StoreVersionError           the database was written by a newer version of the software
     ├── WrongStorageKey             the database was encrypted under another key
     ├── QueryReplayed               a query, or a step of one, was already answered
@@ -51,6 +52,10 @@ class StoreFull(StoreUnavailable):
 
 class StoreCorrupted(StoreError):
     """A record cannot be read. The message names its reference number, never its content."""
+
+
+class StoreLost(StoreError):
+    """The database holds less than the node had, or something else, or cannot be read. The message says what to do."""
 
 
 class StoreVersionError(StoreError):

@@ -38,8 +38,8 @@ def generation(session: Session) -> int:
 
 
 def count(session: Session) -> int:
-    """Subjects held, those past their retention date included."""
-    return session.scalar(select(func.count()).select_from(SubjectRow)) or 0
+    """Subjects held, those past their retention date included; several rows of one person are one."""
+    return session.scalar(select(func.count()).select_from(SubjectRow).where(SubjectRow.subject.is_(None))) or 0
 
 
 def models(session: Session) -> frozenset[bytes]:
@@ -65,7 +65,7 @@ def snapshot(
     templates = np.empty((rows, chosen.dim), np.int8)
     references: list[str] = []
     statement = (
-        select(SubjectRow.reference, SubjectRow.key_id, SubjectRow.template)
+        select(SubjectRow.reference, SubjectRow.key_id, SubjectRow.template, SubjectRow.subject)
         .where(wanted)
         .order_by(SubjectRow.id)
         .execution_options(yield_per=READ_ROWS)
@@ -74,13 +74,15 @@ def snapshot(
         plain = b"".join(_open_templates(part, keys, chosen))
         start = len(references)
         templates[start : start + len(part)] = np.frombuffer(plain, np.int8).reshape(len(part), chosen.dim)
-        references.extend(row[0] for row in part)
+        references.extend(row[3] or row[0] for row in part)
     templates.flags.writeable = False
     return Snapshot(templates, tuple(references), chosen.digest, generation(session), valid_through)
 
 
-def _open_templates(rows: Iterable[Row[tuple[str, int, bytes]]], keys: KeyRing, model: ModelRow) -> Iterator[bytes]:
-    for reference, key_id, sealed in rows:
+def _open_templates(
+    rows: Iterable[Row[tuple[str, int, bytes, str | None]]], keys: KeyRing, model: ModelRow
+) -> Iterator[bytes]:
+    for reference, key_id, sealed, _ in rows:
         template = keys[key_id].unseal(sealed, "template", reference, model.digest)
         if len(template) != model.dim:
             raise StoreCorrupted(f"the template of {reference} has {len(template)} entries, its model {model.dim}")

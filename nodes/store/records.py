@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from nodes.store.content import account_gone
 from nodes.store.errors import StoreCorrupted, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing
 from nodes.store.subjects import (
@@ -104,8 +105,10 @@ def forget(session: Session, references: Iterable[str], now: datetime, current: 
     """Delete subjects with photo and template (Article 64(1)(m)); references that do not exist are passed over."""
     receipts = []
     for reference in references:
-        gone = session.scalar(delete(SubjectRow).where(SubjectRow.reference == reference).returning(SubjectRow.id))
-        if gone is not None:
+        its_rows = (SubjectRow.reference == reference) | (SubjectRow.subject == reference)
+        account_gone(session, its_rows)
+        gone = session.scalars(delete(SubjectRow).where(its_rows).returning(SubjectRow.id)).all()
+        if gone:
             session.merge(DeletionRow(reference=reference, time=utc_seconds(now)))
             receipts.append(DeletionReceipt(reference, now, current, "forgotten"))
     return receipts
@@ -119,8 +122,10 @@ def any_past(session: Session, now: datetime) -> bool:
 
 def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
     """Delete the subjects whose retention date is past."""
-    statement = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now)).returning(SubjectRow.reference)
-    return [DeletionReceipt(reference, now, current, "expired") for reference in session.scalars(statement)]
+    account_gone(session, SubjectRow.retain_until < utc_day(now))
+    past = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now))
+    gone = session.execute(past.returning(SubjectRow.reference, SubjectRow.subject)).all()
+    return [DeletionReceipt(reference, now, current, "expired") for reference, first in gone if first is None]
 
 
 def deletions(session: Session) -> dict[str, datetime]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from nodes.store.content import account, account_gone, values_of
+from nodes.store.gallery import change
 from nodes.store.keys import KeyRing
-from nodes.store.tables import ContestedRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
+from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
 
 BATCH_ROWS = 500
 
@@ -26,6 +28,10 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
         .limit(BATCH_ROWS)
     )
     found = session.execute(statement).all()
+    which = SubjectRow.id.in_([row.id for row, _ in found])
+    if found:
+        change(session)
+        account_gone(session, which)
     for row, model in found:
         old, new, reference = keys[row.key_id], keys.key, row.reference
         row.template = new.seal(old.unseal(row.template, "template", reference, model), "template", reference, model)
@@ -34,12 +40,20 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
             plain = old.unseal(photo.sealed, "photo", reference)
             photo.sealed = new.seal(plain, "photo", reference)
             photo.mac = new.mac("photo", plain)
+        for further in session.scalars(select(FurtherPhotoRow).where(FurtherPhotoRow.subject_id == row.id)):
+            plain = old.unseal(further.sealed, "photo", reference)
+            further.sealed = new.seal(plain, "photo", reference)
+            further.mac = new.mac("photo", plain)
         for event in session.scalars(select(ContestedRow).where(ContestedRow.subject_id == row.id)):
             if event.authority is not None:
                 plain = old.unseal(event.authority, "authority", reference)
                 event.authority = new.seal(plain, "authority", reference)
         row.key_id = keys.current
-    return (found[-1][0].id, len(found)) if found else None
+    if not found:
+        return None
+    session.flush()
+    account(session, *values_of(session, which))
+    return found[-1][0].id, len(found)
 
 
 def retire_keys(session: Session, keys: KeyRing) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodes.store import answers, backup, enrolment, gallery, records, rekey
+from nodes.store import answers, backup, content, enrolment, gallery, records, rekey
+from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
 from nodes.store.errors import EnrolmentConflict, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
+    MAX_ROWS_OF_SUBJECT,
     BulkEnrolment,
     Category,
     ContestedEvent,
@@ -100,12 +102,39 @@ class GalleryStore:
         it is searched. `model`: digest of the model identity, 32 bytes. `quality`: 0 to 100.
         Raises `DuplicatePhoto`, `CategoryNotAllowed`, `StoreRefusal`, `TemplateError`, `ModelMismatch`.
         """
-        templates = np.asarray(template)[None]
+        return self.enrol_subject(
+            () if photo is None else (photo,),
+            np.asarray(template)[None],
+            category=category,
+            status=status,
+            retain_until=retain_until,
+            model=model,
+            quality=quality,
+        )
+
+    def enrol_subject(
+        self,
+        photos: Sequence[bytes],
+        templates: npt.NDArray[np.int8],
+        *,
+        category: Category,
+        status: Status,
+        retain_until: date,
+        model: bytes,
+        quality: int | None = None,
+    ) -> str:
+        """Store one subject with several photos: as one fused template, or as up to four rows, int8 (rows, d).
+
+        Gives the reference by which the subject goes, whichever row hits. Raises as `enrol`.
+        """
+        if not 1 <= len(templates) <= MAX_ROWS_OF_SUBJECT:
+            raise StoreRefusal(f"a subject has 1 to {MAX_ROWS_OF_SUBJECT} rows, got {len(templates)}")
         particulars = self._particulars(templates, category, status, retain_until, model, quality)
         with self._database.writing() as session:
             gallery.change(session)
-            (reference,) = enrolment.enrol(session, self._keys, self.state, templates, particulars, photo)
-        return reference
+            references = enrolment.enrol(session, self._keys, self.state, templates, particulars, photos)
+            enrolment.join_rows(session, references)
+        return references[0]
 
     def find_photo(self, photo: bytes) -> str | None:
         """The reference under which this photo is enrolled already: an interrupted folder skips it unread."""
@@ -223,6 +252,21 @@ class GalleryStore:
         with self._database.reading() as session:
             return gallery.generation(session)
 
+    @property
+    def content(self) -> Content:
+        """Which database this is, and what it says that it holds."""
+        with self._database.reading() as session:
+            return content.content(session)
+
+    def verify(self, *, whole: bool = False) -> Content:
+        """Check the file (SQLite) and every row's digest; gives what it holds. Raises `StoreCorrupted`.
+
+        `whole`: SQLite's integrity check in place of the quick one.
+        """
+        self._database.check(whole)
+        with self._database.reading() as session:
+            return content.verify(session)
+
     def count(self) -> int:
         """Subjects held."""
         with self._database.reading() as session:
@@ -272,6 +316,11 @@ class GalleryStore:
         with self._database.writing() as session:
             answers.claim_query(session, query_id, digest, now, step)
 
+    def has_claimed(self, query_id: bytes, step: str) -> bool:
+        """Whether `claim_query` was called for this before."""
+        with self._database.reading() as session:
+            return answers.has_claimed(session, query_id, step)
+
     def admit_query(
         self, query_id: bytes, digest: bytes, peer_state: str, kind: Status, limit: int, now: datetime
     ) -> int:
@@ -291,6 +340,11 @@ class GalleryStore:
         """
         with self._database.writing() as session:
             return answers.take_releases(session, peer_state, references, day, days)
+
+    def shut_out(self, limit: int, day: date, days: int) -> dict[str, date]:
+        """States at their limit of releases of one reference, and the first day on which they are served again."""
+        with self._database.reading() as session:
+            return answers.shut_out(session, limit, day, days)
 
     def purge_releases(self, before: date) -> int:
         """Delete counts of releases on UTC days before `before`."""
@@ -349,6 +403,7 @@ class GalleryStore:
             owner = gallery.owner(session, self.state)
             if owner != self.state:
                 raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
+            content.settle(session)
             return open_keys(session, key, retired)
 
     def _rows_done(self, source: bytes | None, particulars: Particulars, rows: int) -> int:

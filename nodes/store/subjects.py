@@ -18,6 +18,7 @@ from pets.params import check_dim, norm_bound
 MODEL_BYTES = 32
 MAX_PHOTO_BYTES = 32 * 2**20
 MIN_CITATION = 3
+MAX_ROWS_OF_SUBJECT = 4  # photos decades apart; of others a fused template misses no more
 
 
 class Category(str, Enum):
@@ -86,8 +87,9 @@ class BulkEnrolment:
 class Snapshot:
     """The gallery at one moment.
 
-    `templates`: int8 (rows, d). `references`: one a row. `model`: 32 bytes. `generation`: of the store.
-    `valid_through`: the last day on which no row is past its retention date; None if there are no rows.
+    `templates`: int8 (rows, d). `references`: one a row, the same for all rows of one subject. `model`: 32 bytes.
+    `generation`: of the store. `valid_through`: the last day on which no row is past its retention date; None if there
+    are no rows.
     """
 
     templates: npt.NDArray[np.int8]

@@ -2,8 +2,9 @@
 
 ::
 
-    store 1 ── state, generation            storage_key ── fingerprint and check value of each key in use
+    store 1 ── state, generation, content            storage_key ── fingerprint and check value of each key in use
     model ──< subject ── photo              subject: what is searched; photo: what may be released
+              subject ──< further_photo       of those fused into one template; subject.subject: rows of one person
               subject ──< contested_event   who raised and who cleared the contested-accuracy flag
     deletion                                references forgotten, to be forgotten again after a restore
     enrolment_run                           how far an enrolment from an array came
@@ -36,12 +37,18 @@ class Base(DeclarativeBase):
 
 
 class StoreRow(Base):
-    """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first."""
+    """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first.
+
+    `identity`, `rows`, `digest`: see `nodes.store.content`; without them only between an upgrade and the next opening.
+    """
 
     __tablename__ = "store"
     id: Mapped[int] = mapped_column(Identifier, primary_key=True, autoincrement=False)
     state: Mapped[str] = mapped_column(String(2))
     generation: Mapped[int] = mapped_column(BigInteger)
+    identity: Mapped[bytes | None] = mapped_column(LargeBinary)
+    rows: Mapped[int | None] = mapped_column(BigInteger)
+    digest: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class KeyRow(Base):
@@ -63,7 +70,10 @@ class ModelRow(Base):
 
 
 class SubjectRow(Base):
-    """A person, identified or not, under a random reference number (Article 19(2))."""
+    """A person, identified or not, under a random reference number (Article 19(2)).
+
+    `subject`: the reference of the person's first row, where this is a further one (photos decades apart); else none.
+    """
 
     __tablename__ = "subject"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (a number is not given twice)
@@ -77,6 +87,7 @@ class SubjectRow(Base):
     key_id: Mapped[int] = mapped_column(ForeignKey("storage_key.id"))
     template: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
     contested: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    subject: Mapped[str | None] = mapped_column(String(64), index=True)
 
 
 class PhotoRow(Base):
@@ -84,6 +95,16 @@ class PhotoRow(Base):
 
     __tablename__ = "photo"
     subject_id: Mapped[int] = mapped_column(ForeignKey("subject.id", ondelete="CASCADE"), primary_key=True)
+    mac: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
+
+
+class FurtherPhotoRow(Base):
+    """Another photo of a subject. `mac`, `sealed`: as in `PhotoRow`."""
+
+    __tablename__ = "further_photo"
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    subject_id: Mapped[int] = mapped_column(ForeignKey("subject.id", ondelete="CASCADE"), index=True)
     mac: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
 

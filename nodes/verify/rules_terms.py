@@ -53,6 +53,8 @@ def warrant(case: Case) -> Findings:
     held = announce.warrant
     if held.state != announce.requester:
         yield Broken(_of(case), f"{announce.requester} asks with a warrant of {held.state}")
+    if others := sorted(set(announce.holders) - set(held.holders)):
+        yield Broken(_of(case), f"the warrant does not name {', '.join(others)}")
     if held.purpose not in table.PURPOSES:
         yield Broken(_of(case), f"purpose {held.purpose} is none of {', '.join(table.PURPOSES)}")
     lifetime = held.expires - held.issued

@@ -68,9 +68,10 @@ def scale(dim: int) -> int:
 
 
 def norm_bound(dim: int) -> int:
-    """floor((S + sqrt(d)/2)²), over exact integers: 4·(S + sqrt(d)/2)² = 4S² + d + sqrt(16·S²·d)."""
+    """The smaller of floor((S + sqrt(d)/2)²) and floor(S² + d/12 + 8·0.577·S), over exact integers."""
     s = scale(dim)
-    return (4 * s * s + dim + math.isqrt(16 * s * s * dim)) // 4
+    longest = (4 * s * s + dim + math.isqrt(16 * s * s * dim)) // 4
+    return min(longest, (3000 * s * s + 250 * dim + 13848 * s) // 3000)
 
 
 def theta(threshold: Decimal, dim: int) -> int:

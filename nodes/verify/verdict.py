@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from nodes.verify import rules_identity, rules_links, rules_log, rules_search, rules_terms
+from nodes.verify import rules_identity, rules_links, rules_log, rules_search, rules_terms, rules_warrants
 from nodes.verify.case import Case, View
 from nodes.verify.facts import facts_of
 from nodes.verify.format import Bundle, EvidenceRefused, SignedBundle, decode_bundle
@@ -52,6 +52,8 @@ RULES = (
          rules_terms.announcement),
     Rule("warrant", "The query carries a valid warrant of the requesting state",
          "design 2.8, 6a; R 20(1), 24(1), 33(2)", rules_terms.warrant),
+    Rule("warrant-once", "Each holder answered a warrant once, and a warrant is one", "design 2.8, 6a; R 24(1)",
+         together=rules_warrants.answered_once),
     Rule("parameters", "Parameters are in the verifier's security table", "design 3", rules_terms.parameters),
     Rule("threshold", "Threshold, ladder and cap are within limits; theta recomputed", "design 4, 6a; R 23(2)",
          rules_terms.thresholds),
@@ -81,9 +83,9 @@ RULES = (
 
 NOT_SHOWN = (
     "No pass shows what is in messages that are kept as hashes, hence whether probe, gallery and scores were honest "
-    "(`lineup audit` on site does); nor a message that both its ends leave out or what was said outside the protocol; "
-    "nor the offence behind the warrant (R 20(1)), nor that a person reviewed a candidate (R 20(2)); nor what the logs "
-    "of Article 40(1) hold."
+    "(`lineup audit` on site does, but for gates changed inside the comparison); nor a message that both its ends "
+    "leave out or what was said outside the protocol; nor the offence behind the warrant (R 20(1)), nor that a person "
+    "reviewed a candidate (R 20(2)); nor what the logs of Article 40(1) hold."
 )
 
 
@@ -102,7 +104,8 @@ def verify_bundles(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust
         for case in cases
         for view in case.views
     )
-    facts = ((subject, printable(told)) for case in cases for subject, told in facts_of(case))
+    told = [*(fact for case in cases for fact in facts_of(case)), *rules_warrants.uses(cases)]
+    facts = ((printable(subject), printable(text)) for subject, text in told)
     return Report(tuple(checks), subjects, tuple(facts), NOT_SHOWN)
 
 

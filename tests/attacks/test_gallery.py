@@ -32,6 +32,8 @@ from tests.kit.galleries import Templates
 from tests.kit.parties import Trio, enrol
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 
 def no_rerandomiser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol.filter, "rerandomise", lambda scored, *_: scored)

@@ -28,6 +28,8 @@ from tests.kit.galleries import Templates, near, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge, total_of_secrets
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 DIGITS = 9  # of base 5 in one number of 24 bits: a digit's unit is 8.6, the rounding error of two shares about 1
 
 

@@ -20,6 +20,8 @@ from tests.kit.galleries import Templates
 from tests.kit.parties import REQUESTER, ROUTER, Delivery, Trio, enrol, forge
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 
 class RogueRouter:
     """Waits for b_Q and then publishes b_R = -b_Q - a·s + e with an s of its own: the joint key is its alone."""

@@ -19,8 +19,6 @@ from protocol.messages import AnyMessage, InputShare, PairSecret, Release
 from protocol.release import pack_release
 from protocol.terms import Terms, query_id
 from tests.kit.evidence import ES, EU, FR, World
-from tests.kit.evidence import query as query
-from tests.kit.evidence import world as world
 from tests.kit.galleries import scores
 
 SEATS = {ES: HOLDER, FR: REQUESTER, EU: ROUTER}

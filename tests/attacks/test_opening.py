@@ -38,6 +38,8 @@ from tests.kit.galleries import Templates, near, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, Delivery, Trio, enrol, forge
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 # --- the count as an oracle ---
 
 

@@ -24,6 +24,8 @@ from tests.kit.galleries import Templates, scores
 from tests.kit.parties import HOLDER, Trio, enrol
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 
 def test_scaled_probe_does_not_lower_the_threshold() -> None:
     probe, templates = crowd()

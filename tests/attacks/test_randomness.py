@@ -21,6 +21,8 @@ from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Trio, enrol
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 
 def test_encryption_of_zero_is_given_out_once() -> None:
     pool = ZeroPool.make(key_and_secret()[0], bytes(32), "probe", 3)

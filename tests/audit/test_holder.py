@@ -19,11 +19,7 @@ from protocol.engine import plain_scores
 from protocol.gallery import Gallery
 from tests.kit.attacks import miscounts
 from tests.kit.audits import audit, audit_both, reblocked, resealed, sealed_block
-from tests.kit.audits import ciphertexts as ciphertexts
-from tests.kit.audits import kept as kept
 from tests.kit.evidence import DIM, ES, FR, World, failures, sends_instead, wrong_answer
-from tests.kit.evidence import query as query
-from tests.kit.evidence import world as world
 
 
 def chosen_numbers(real: Any) -> Any:

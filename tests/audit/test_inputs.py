@@ -17,8 +17,6 @@ from protocol.compute import ROUTER as ROUTER_SEAT
 from tests.kit.attacks import SketchReader, claims_few, shifted
 from tests.kit.audits import audit_both, failures, resealed
 from tests.kit.evidence import DIM, ES, World
-from tests.kit.evidence import query as query
-from tests.kit.evidence import world as world
 
 
 def test_control_an_honest_holders_inputs_are_its_shares(world: World, query: bytes, tmp_path: Path) -> None:

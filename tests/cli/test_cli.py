@@ -11,7 +11,6 @@ import pytest
 
 from pets.synthetic import synthetic_templates
 from pets.templates import ModelIdentity, save_templates
-from tests.kit.commands import run as run
 
 DIM = 128
 PHASES = {"enroll", "offline", "admit", "score", "share", "compare", "open", "confirm", "online"}
@@ -67,13 +66,16 @@ def test_match_releases_the_rows_that_hit_in_order_of_score(run, files: Path) ->
         "scale": 248,
         "dim": 128,
         "key_source": "native",
+        "verified": False,
     }
     assert report["rows"] == 5000
     assert set(report["timing_s"]) == PHASES
     assert all(seconds > 0 for seconds in report["timing_s"].values())
-    links = {key: size for key, size in report["bytes"].items() if key != "total"}
+    sent = report["bytes"]
+    links = {key: size for key, size in sent.items() if "_to_" in key}
     assert len(links) == 6
-    assert sum(links.values()) == report["bytes"]["total"]
+    assert sum(links.values()) == sent["total"] == sent["offline_total"] + sent["online_total"]
+    assert report["gallery_bytes"] == 5000 * DIM
     assert report["peak_rss_bytes"] > 10**7
 
 
@@ -189,6 +191,7 @@ def test_templates_of_two_models_are_refused(run, files: Path) -> None:
     assert "two models" in err
 
 
+@pytest.mark.slow
 def test_demo_finds_the_real_face_in_its_country_and_nobody_else(run) -> None:
     status, out, _ = run("demo")
     assert status == 0

@@ -23,8 +23,6 @@ from nodes.verify.report import Check, Report
 from pets.synthetic import synthetic_templates
 from protocol.messages import ABORT_CODES
 from tests.kit.commands import as_json, enrol, lineup
-from tests.kit.commands import folder as folder
-from tests.kit.commands import run as run
 
 REASON = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
 
@@ -37,6 +35,7 @@ def error_of(result: tuple[int, str, str], status: int = 1) -> str:
     return result[2]
 
 
+@pytest.mark.slow
 def test_a_photo_is_enrolled_with_the_number_that_a_hit_will_name(run: Any, folder: Path) -> None:
     photo = demo_photos().tom_hanks
     assert run("enroll", "--dir", folder, photo)[0] == 0
@@ -118,13 +117,14 @@ def test_only_a_requester_is_asked_to_query(run: Any, folder: Path) -> None:
 def test_a_refusal_says_what_to_change_and_every_answer_its_query(capsys: pytest.CaptureFixture[str]) -> None:
     from nodes.cli.node import output
 
-    answers = {"ES": HolderAnswer("refused", reason="threshold"), "DE": HolderAnswer("refused", reason="crypto")}
+    refused = HolderAnswer("refused", reason="threshold", by="ES"), HolderAnswer("refused", reason="quota", by="EU")
+    answers = dict(zip(("ES", "DE"), refused, strict=True))
     print_report(SearchReport("FR-1", ("00" * 16, "11" * 16), answers, 0.1, 0.2), "probe.jpg", output)
     out = capsys.readouterr().out
-    assert "REFUSED  ES  threshold: its policy asks for a higher threshold (--threshold)\n" in out
-    assert "REFUSED  DE  crypto\n" in out
+    assert "REFUSED  ES  threshold, by ES: its policy asks for a higher threshold (--threshold); " in out
+    assert "REFUSED  DE  quota, by EU, not DE: this state's quota of the day is used up there" in out
     assert f"query {'11' * 16}" in out
-    assert set(REFUSALS) <= set(ABORT_CODES)
+    assert set(REFUSALS) == {*ABORT_CODES, "false-refusal"}
 
 
 def test_a_narrow_terminal_cuts_nothing_that_must_be_compared(
@@ -219,6 +219,7 @@ def test_an_interrupted_command_says_so(run: Any, folder: Path, monkeypatch: pyt
     assert run("node", "health", "--dir", folder) == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_taken_port_ends_a_node_with_one_clear_line_and_it_was_never_ready(run: Any, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

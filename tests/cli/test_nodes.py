@@ -22,8 +22,6 @@ from nodes.store import Category, Status, UnknownReference
 from pets.templates import quantise_rows
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.commands import COMMANDS, as_json, enrol
-from tests.kit.commands import folder as folder
-from tests.kit.commands import run as run
 from tests.kit.handshakes import assert_refused, handshake
 
 

@@ -54,7 +54,8 @@ def centred(coefficients: Residues, params: Parameters = RING) -> npt.NDArray[np
     x = coefficients.astype(np.int64)
     p0, p1 = params.primes
     lifted = x[..., 0, :] + p0 * ((x[..., 1, :] - x[..., 0, :]) * pow(p0, -1, p1) % p1)
-    return lifted - params.q * (lifted > params.q // 2)
+    integers: npt.NDArray[np.int64] = lifted - params.q * (lifted > params.q // 2)
+    return integers
 
 
 def probes_and_gallery() -> tuple[Templates, Templates]:
@@ -86,7 +87,7 @@ def doubled(probe: Templates) -> npt.NDArray[np.int64]:
 
 def force(monkeypatch: pytest.MonkeyPatch, rows: Iterable[int], rungs: Iterable[int], target: dict[int, int]) -> None:
     """A requester that shifts its shares at some rungs: `rows` become hits, `target` rows gain that many units."""
-    original = protocol.filter.hit_bits
+    original = protocol.filter.hit_bits  # type: ignore[attr-defined]
 
     def lying(seat: Ring, shares: Any, rung: int, chunk: int) -> Any:
         if seat.index == REQUESTER_SEAT and rung in rungs:
@@ -103,7 +104,7 @@ def force(monkeypatch: pytest.MonkeyPatch, rows: Iterable[int], rungs: Iterable[
 
 def miscounts(monkeypatch: pytest.MonkeyPatch, seat: int, by: int, rungs: Iterable[int] = range(9)) -> None:
     """A party that shifts its share of the count."""
-    original = protocol.filter.at_most_cap
+    original = protocol.filter.at_most_cap  # type: ignore[attr-defined]
 
     def lying(ring: Ring, share: int, cap: int, rung: int) -> Step[bool]:
         return (yield from original(ring, share + by * (ring.index == seat and rung in rungs), cap, rung))
@@ -149,8 +150,8 @@ class SketchReader:
             assert vector, "as many bits as the sketch has"
             self._basis[vector.bit_length()] = vector, tag
         bound = 3 * scale(128) ** 2 // 10  # where scores of random rows lie
-        self.low = np.full(self.rows, -bound, np.int64)
-        self.high = np.full(self.rows, bound, np.int64)
+        self.low: npt.NDArray[np.int64] = np.full(self.rows, -bound, np.int64)
+        self.high: npt.NDArray[np.int64] = np.full(self.rows, bound, np.int64)
 
     def _reduced(self, vector: int, tag: int) -> tuple[int, int]:
         while vector and (pivot := self._basis.get(vector.bit_length())):

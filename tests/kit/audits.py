@@ -15,8 +15,6 @@ from nodes.evidence.export import export_bundle
 from nodes.evidence.sealed import SealedBlock, SealedGallery
 from nodes.verify import Report, decode_bundle
 from tests.kit.evidence import ES, FR, World, failures
-from tests.kit.evidence import query as query
-from tests.kit.evidence import world as world
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def lineup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     return lambda *args: lineup(monkeypatch, capsys, *args)
 
 
@@ -47,7 +47,8 @@ def as_json(result: tuple[int, str, str], status: int = 0) -> Any:
 
 
 def enrol(run: Any, folder: Path) -> list[str]:
-    return as_json(run("enroll", "--dir", folder, folder.parent / "three.npy", "--json"))["references"]
+    references: list[str] = as_json(run("enroll", "--dir", folder, folder.parent / "three.npy", "--json"))["references"]
+    return references
 
 
 def leaves(command: Any = None, name: str = "lineup") -> Iterator[tuple[str, Any]]:

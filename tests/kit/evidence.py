@@ -89,6 +89,7 @@ class World:
         attack: Callable[[Requester, dict[str, Holder]], None] = lambda requester, holders: None,
         keys: Callable[[], KeySource] = NativeKeys,
         cap: int = 10,
+        threshold: str = "0.7",
     ) -> bytes:
         """Run a query to its end. `attack` changes the machines between the offline and the online part."""
         notaries = {
@@ -96,8 +97,11 @@ class World:
         }
         reason = justification()
         now = int(time.time())
-        warrant = issue_warrant(Request(FR, "FR-1", "INVESTIGATION", False, now, now + 3600), reason)
-        terms = Terms(Decimal("0.7"), DIM, RING, cap, Decimal("0.1"))
+        probe = self.probe if template is None else template
+        number = f"FR-{os.urandom(8).hex()}"
+        asked = Request(FR, number, "INVESTIGATION", False, now, now + 3600, tuple(holders))
+        warrant = issue_warrant(asked, reason, probe.tobytes())
+        terms = Terms(Decimal(threshold), DIM, RING, cap, Decimal("0.1"))
         asking = Requester(FR, EU, tuple(holders), terms, None, 1, warrant, notaries[FR], keys())
         answering = {
             name: Holder(name, FR, EU, self.galleries[name], asking.query, tuple(o for o in holders if o != name), 1)
@@ -114,7 +118,6 @@ class World:
                 machine.start()
             network = MemoryNetwork(machines)
             network.run_or_raise()
-            probe = self.probe if template is None else template
             keepers[FR].keep_probe(asking, probe.tobytes(), reason)
             attack(asking, answering)
             asking.submit(probe)

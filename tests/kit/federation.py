@@ -7,8 +7,11 @@ each as a process of its own.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 import re
+import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,6 +47,11 @@ PLANTED = {
     "offence": "planted-offence-abduction-c0de",
 }
 
+# Each worker of pytest-xdist has ports of its own.
+PORTS = 2_000
+FIRST_PORT = 12_000 + PORTS * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10)
+_turn = itertools.count(secrets.randbelow(PORTS))  # two runs on one machine begin at different places
+
 Answers = dict[str, HolderAnswer]
 
 _enrolled = datetime.now(timezone.utc) + timedelta(days=30)
@@ -66,7 +74,7 @@ def people(rows: int = 300, seed: int = 7) -> People:
     spain, germany = unit_rows(rng, rows, DIM), unit_rows(rng, rows - 10, DIM)
     spain[17] = near(rng, hit, 1, np.array([0.8]))[0]
     germany[[5, 60]] = near(rng, hit, 2, np.array([0.7, 0.85]))
-    spain[100:116] = near(rng, crowd, 16, np.linspace(0.56, 0.86, 16))
+    spain[100:116] = near(rng, crowd, 16, np.linspace(0.56, 0.86, 16, dtype=np.float64))
     return People({ES: spain, DE: germany}, hit, crowd, nobody)
 
 
@@ -160,8 +168,14 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [int(free.getsockname()[1]) for free in sockets]
+    """Ports that nobody listens on, each given out once, and no other worker of this run will be given any of them.
+
+    They lie below those that the system gives to outgoing connections, one of which could take a port in between.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = FIRST_PORT + next(_turn) % PORTS
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            found.append(port)
+    return found

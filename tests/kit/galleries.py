@@ -18,7 +18,8 @@ def unit_rows(rng: np.random.Generator, rows: int, dim: int) -> Templates:
 def quantised(vectors: npt.NDArray[np.float64]) -> Templates:
     """round(S·x/‖x‖), clipped."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.clip(np.rint(scale(vectors.shape[1]) * unit), -127, 127).astype(np.int8)
+    templates: Templates = np.clip(np.rint(scale(vectors.shape[1]) * unit), -127, 127).astype(np.int8)
+    return templates
 
 
 def near(rng: np.random.Generator, probe: Templates, rows: int, cosines: npt.NDArray[np.float64]) -> Templates:
@@ -82,4 +83,5 @@ def longest(rng: np.random.Generator, dim: int) -> Templates:
             row[j] -= np.sign(row[j])
         else:
             row[j] += 1 if row[j] >= 0 else -1
-    return row.astype(np.int8)
+    template: Templates = row.astype(np.int8)
+    return template

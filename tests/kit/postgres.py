@@ -98,7 +98,9 @@ class PostgresServer:
     def _initialise(self) -> None:
         command: list[str | Path] = [self.binaries / "initdb", "--auth=trust", "--username=lineup", "--encoding=UTF8"]
         command += ["--no-sync", "-D", self.folder / "db"]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._identity())
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, **self._identity())
+        if done.returncode != 0:
+            raise RuntimeError(f"initdb failed:\n{done.stderr[-2000:]}")
 
     def _start(self) -> None:
         options = {

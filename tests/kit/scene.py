@@ -70,7 +70,7 @@ def assert_refused(trio: Trio) -> None:
 
 def tampered(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polynomial: dict[int, int]) -> Trio:
     """A requester that adds a polynomial (coefficient -> value, modulo Q) to c0 of some ciphertexts."""
-    original = protocol.requester.probe_parts
+    original = protocol.requester.probe_parts  # type: ignore[attr-defined]
 
     def spoiled(probe: npt.NDArray[np.uint32], second: list[bytes], threads: int = 1) -> Any:
         for exponent, value in polynomial.items():

@@ -21,6 +21,7 @@ from nodes.verify import Report, verify_bundles
 from nodes.verify.case import announce_statement
 from nodes.verify.format import (
     Bundle,
+    Direction,
     Record,
     TranscriptProof,
     content_digest,
@@ -31,9 +32,8 @@ from nodes.verify.format import (
 from nodes.verify.trust import Party
 from pets.merkle import MerkleTree, hash_leaf
 from pets.prf import labelled_hash
-from protocol.messages import Announce, AnyMessage, Signature
+from protocol.messages import Announce, Signature
 from tests.kit.evidence import ES, EU, FR, World
-from tests.kit.evidence import world as world
 
 Files = dict[str, bytes]
 
@@ -46,7 +46,7 @@ class Said:
     sender: str
     receiver: str
     kind: str
-    message: AnyMessage | None
+    message: Any  # None, or of the class that `kind` names
     content: bytes
     size: int
 
@@ -70,13 +70,13 @@ class Story:
 
     world: World
     originals: dict[str, Bundle]
-    timelines: dict[str, list[tuple[Said, str, int]]]  # owner -> (message, direction, time)
+    timelines: dict[str, list[tuple[Said, Direction, int]]]  # owner -> (message, direction, time)
 
     @classmethod
     def read(cls, world: World, files: dict[str, bytes]) -> Story:
         originals = {name: decode_bundle(data)[1] for name, data in files.items()}
         known: dict[tuple[str, str, str, int], Said] = {}
-        timelines: dict[str, list[tuple[Said, str, int]]] = {}
+        timelines: dict[str, list[tuple[Said, Direction, int]]] = {}
         for name, bundle in originals.items():
             timelines[name] = []
             for r in bundle.records:

@@ -35,9 +35,6 @@ from tests.kit.logs import (
     verifier,
     write_frames,
 )
-from tests.kit.logs import log as log
-from tests.kit.logs import no_waiting_for_disks as no_waiting_for_disks
-from tests.kit.logs import ten as ten
 
 
 def test_a_folder_rolled_back_is_found_by_what_others_were_given(ten: Path, tmp_path: Path) -> None:

@@ -18,9 +18,6 @@ from nodes.logs.log import TamperEvidentLog
 from pets.merkle import MerkleTree, hash_leaf
 from pets.prf import derive_key, encode_labels
 from tests.kit.logs import DAY, START, TRUST, article, frames, message, opened
-from tests.kit.logs import log as log
-from tests.kit.logs import no_waiting_for_disks as no_waiting_for_disks
-from tests.kit.logs import ten as ten
 
 # Schemas.
 

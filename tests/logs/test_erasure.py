@@ -16,9 +16,6 @@ from nodes.logs.keys import KeySlots
 from nodes.logs.log import TamperEvidentLog
 from pets.merkle import hash_leaf, verify_consistency, verify_inclusion
 from tests.kit.logs import DAY, LATER, OWNER, START, STRANGER, frames, message, opened, order, slots
-from tests.kit.logs import log as log
-from tests.kit.logs import no_waiting_for_disks as no_waiting_for_disks
-from tests.kit.logs import ten as ten
 
 
 def test_entries_are_erased_at_three_years_and_proofs_stay_valid(ten: Path) -> None:

@@ -15,9 +15,6 @@ from nodes.logs.frames import FrameFile
 from nodes.logs.log import TamperEvidentLog
 from pets.errors import LineupError
 from tests.kit.logs import DAY, START, TRUST, frame, frames, message, opened, slots, write_frames
-from tests.kit.logs import log as log
-from tests.kit.logs import no_waiting_for_disks as no_waiting_for_disks
-from tests.kit.logs import ten as ten
 
 
 def test_a_reopened_log_goes_on_where_it_was(ten: Path) -> None:

@@ -41,6 +41,7 @@ def order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     return make
 
 
+@pytest.mark.slow
 def test_an_order_lodged_at_a_running_node_is_obeyed_until_it_is_lifted(
     federation: Federation, order: Callable[..., Path], tmp_path: Path
 ) -> None:

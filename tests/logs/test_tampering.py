@@ -9,8 +9,6 @@ import pytest
 from nodes.logs.errors import LogTampered
 from nodes.logs.log import TamperEvidentLog
 from tests.kit.logs import START, TRUST, cut_keys, frames, message, opened, rewrite, write_frames
-from tests.kit.logs import no_waiting_for_disks as no_waiting_for_disks
-from tests.kit.logs import ten as ten
 
 
 @pytest.mark.parametrize("index", range(7))

@@ -40,6 +40,8 @@ from tests.kit.galleries import unit_rows
 from tests.kit.network import AsgiNetwork, running
 from tests.kit.postgres import PostgresServer, find_binaries, why_not
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 YESTERDAY = NOW - timedelta(days=1)
 WHAT: dict[str, Any] = {

@@ -19,8 +19,8 @@ from nodes.identity.identity import load_identity
 from nodes.logs import of_node as journals
 from nodes.logs.entries import TranscriptEntry
 from nodes.logs.errors import EntryErased
-from nodes.logs.holds import HoldOrder, LiftOrder
-from nodes.logs.of_node import SUPERVISOR_CONTEXT, SUPERVISOR_FILE
+from nodes.logs.holds import SUPERVISOR_CONTEXT, HoldOrder, LiftOrder
+from nodes.logs.of_node import SUPERVISOR_FILE
 from nodes.operator.database import expire as expire_stopped
 from nodes.service import server as serve
 from nodes.service.expiry import Expired, expire
@@ -32,6 +32,8 @@ from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import ES, EU, FR, Federation, found, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, running
+
+pytestmark = pytest.mark.slow
 
 NOW = datetime.now(timezone.utc)
 SOON = NOW + timedelta(days=179)

@@ -27,10 +27,9 @@ from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import Capture, captured_logs
 from tests.kit.network import AsgiNetwork, Network, assert_clear, running
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("faults"), read_timeout_seconds=3)
+FEDERATION = {"read_timeout_seconds": 3}
 
 
 @pytest.fixture
@@ -106,7 +105,7 @@ def test_a_holder_that_is_not_there_is_unreachable_and_the_others_answer_comes(f
     async def body(network: Network) -> None:
         await network.kill(ES)
         report = await network.search(wanted)
-        assert report.answers[ES] == HolderAnswer("unreachable", reason="no answer")
+        assert report.answers[ES] == HolderAnswer("unreachable", reason="timeout", by=ES)
         assert report.answers[DE] == federation.expected(wanted)[DE]
         assert len(set(report.queries)) == 2  # the retry is a fresh query
 
@@ -140,7 +139,7 @@ def test_a_holder_that_read_something_before_it_fell_silent_is_not_asked_again(
         assert silent
         assert report.answers[DE] == expected[DE]
         assert report.answers[ES] == (
-            expected[ES] if attempts == 2 else HolderAnswer("unreachable", reason="no answer")
+            expected[ES] if attempts == 2 else HolderAnswer("unreachable", reason="timeout", by=ES)
         )
         assert len(set(report.queries)) == attempts
 
@@ -168,7 +167,10 @@ def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federati
 
         network.nodes[ES].drive = drive  # type: ignore[method-assign]
         report = await network.search(wanted)
-        assert report.answers == {**federation.expected(wanted), ES: HolderAnswer("unreachable", reason="no answer")}
+        assert report.answers == {
+            **federation.expected(wanted),
+            ES: HolderAnswer("unreachable", reason="timeout", by=ES),
+        }
         assert len(report.queries) == 1
         await network.settle()
         assert_clear(network)

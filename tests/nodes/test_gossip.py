@@ -32,6 +32,8 @@ from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, TlsNetwork, running
 from tests.kit.transports import over_asgi
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Federation:
@@ -213,7 +215,7 @@ def test_a_split_view_between_two_peers_is_found_when_they_meet(
             assert '"a log showed two histories"' in captured.text
             assert '"peer": "ES"' in captured.text
             async with network.client(operator_name(FR), FR) as client:
-                assert (await client.get("/health")).json() == {"status": "ok", "contradicting_logs": 1}
+                assert (await client.get("/health")).json() == {"status": "ok", "contradicting_logs": 1, "alarms": []}
                 metrics = (await client.get("/metrics")).text
                 assert 'lineup_contradicting_logs{node="FR",role="requester"} 1.0' in metrics
             await network.nodes[DE].gossip.meet(FR)

@@ -14,12 +14,9 @@ from nodes.identity.identity import load_identity, load_peers
 from nodes.transport.client import HttpTransport
 from nodes.transport.outbox import PeerRefused
 from tests.kit.faults import in_turn
-from tests.kit.federation import ES, FR, Federation, found, people
+from tests.kit.federation import ES, FR, Federation, people
 
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("http"), people(rows=130))
+FEDERATION = {"who": people(rows=130)}
 
 
 def refused(federation: Federation, content: bytes, **headers: str) -> tuple[PeerRefused, int]:

@@ -23,14 +23,13 @@ from nodes.transport.client import HttpTransport
 from nodes.transport.outbox import PeerUnreachable
 from nodes.transport.units import pack_units
 from tests.kit.faults import in_turn
-from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
+from tests.kit.federation import DE, ES, EU, FR, Federation, request
 from tests.kit.leaks import Capture, captured_logs
 from tests.kit.network import TlsNetwork, assert_clear, running
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("links"), read_timeout_seconds=3)
+FEDERATION = {"read_timeout_seconds": 3}
 
 
 @pytest.fixture
@@ -122,7 +121,9 @@ def test_a_node_that_never_acknowledges_is_unreachable_and_the_next_query_works(
             await network.kill(odd)
             async with mute(federation, odd):
                 report = await network.search(wanted)
-                assert report.answers == expected | dict.fromkeys(lost, HolderAnswer("unreachable", reason="no answer"))
+                assert report.answers == expected | dict.fromkeys(
+                    lost, HolderAnswer("unreachable", reason="timeout", by=odd)
+                )
                 await network.settle(30)
                 assert_clear(network)
             await network.start(odd)

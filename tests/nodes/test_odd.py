@@ -19,17 +19,14 @@ from nodes.identity.identity import load_identity
 from nodes.identity.tls import CertificateError
 from nodes.private_files import write_private, write_public
 from nodes.service.operator_api import HolderAnswer
-from tests.kit.federation import DE, ES, EU, ROLES, Federation, found, request
+from tests.kit.federation import DE, ES, EU, ROLES, Federation, request
 from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import TlsNetwork, assert_clear, assert_healthy
 from tests.kit.processes import Processes
 
-UNREACHABLE = HolderAnswer("unreachable", reason="no answer")
+pytestmark = pytest.mark.slow
 
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("odd"), read_timeout_seconds=2)
+FEDERATION = {"read_timeout_seconds": 2}
 
 
 def beside(
@@ -70,7 +67,7 @@ async def answers(network: TlsNetwork) -> dict[str, HolderAnswer]:
 @pytest.mark.parametrize(("odd", "refused"), [(ES, {ES}), (EU, {ES, DE})], ids=["a holder", "the router"])
 def test_a_node_of_another_version_is_refused_by_that_name(odd: str, refused: set[str], federation: Federation) -> None:
     expected = federation.expected(request(federation.people.hit))
-    wanted = expected | dict.fromkeys(refused, HolderAnswer("refused", reason="version"))
+    wanted = expected | dict.fromkeys(refused, HolderAnswer("refused", reason="version", by=odd))
 
     async def body(network: TlsNetwork) -> None:
         assert await answers(network) == wanted
@@ -81,7 +78,7 @@ def test_a_node_of_another_version_is_refused_by_that_name(odd: str, refused: se
 def test_a_holders_or_routers_clock_that_is_wrong_is_named(federation: Federation, tmp_path: Path) -> None:
     """Within the skew that the policy allows nobody notices. Last, all clocks are right again: the next query works."""
     expected = federation.expected(request(federation.people.hit))
-    wrong, expired = HolderAnswer("refused", reason="clock"), HolderAnswer("refused", reason="warrant")
+    wrong, expired = HolderAnswer("refused", reason="clock", by=ES), HolderAnswer("refused", reason="warrant", by=EU)
     before = (
         "import pathlib, sys, time\n"
         f"real, skew = time.time, pathlib.Path({str(tmp_path)!r}) / pathlib.Path(sys.argv[-1]).name\n"
@@ -112,7 +109,8 @@ def test_a_node_whose_certificate_does_not_hold_is_unreachable_until_it_has_anot
 ) -> None:
     folder, own = federation.folder(odd), Authority.open(federation.root / "authority")
     expected = federation.expected(request(federation.people.hit))
-    wanted = expected | dict.fromkeys({ES} if odd == ES else {ES, DE}, UNREACHABLE)
+    unreachable = HolderAnswer("unreachable", reason="timeout", by=odd)
+    wanted = expected | dict.fromkeys({ES} if odd == ES else {ES, DE}, unreachable)
     address = load_identity(folder).config.address
     if what == "expired":
         issued = own.issue(odd, address, days=1, now=datetime.now(timezone.utc) - timedelta(days=3))

@@ -12,6 +12,8 @@ from nodes.service import node as node_module
 from tests.kit.federation import ES, found, request
 from tests.kit.network import AsgiNetwork, running
 
+pytestmark = pytest.mark.slow
+
 PLACES = Limits().concurrent_queries
 
 

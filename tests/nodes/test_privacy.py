@@ -24,10 +24,9 @@ from tests.kit.federation import ES, FR, PLANTED, ROLES, Federation, found, requ
 from tests.kit.leaks import captured_logs, leaks, secrets_of
 from tests.kit.network import AsgiNetwork, running
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("privacy"), read_timeout_seconds=30)
+FEDERATION = {"read_timeout_seconds": 30}
 
 
 # It collects garbage, which may hold sockets of the tests before it.
@@ -163,7 +162,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
             with monkeypatch.context() as patch:
                 patch.setattr(GalleryStore, "admit_query", full_store)
                 report = await network.search(wanted)
-                assert report.answers[ES] == HolderAnswer("refused", reason="internal")
+                assert report.answers[ES] == HolderAnswer("refused", reason="internal", by=ES)
                 await network.settle()
             assert (await network.search(wanted)).answers == federation.expected(wanted)
 
@@ -180,7 +179,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
 
                 entries.append = append  # type: ignore[method-assign]
                 report = await network.search(wanted)
-                assert report.answers[ES] == HolderAnswer("refused", reason="internal")
+                assert report.answers[ES] == HolderAnswer("refused", reason="internal", by=ES)
                 await network.settle()
                 assert not network.nodes[ES].drivers
                 report = await network.search(wanted)  # the log is closed: the node serves nobody until it restarts

@@ -17,6 +17,8 @@ from tests.kit.federation import ES, EU, Federation, found, request
 from tests.kit.galleries import near
 from tests.kit.network import AsgiNetwork, running
 
+pytestmark = pytest.mark.slow
+
 CITED = {'# missing = ""': 'missing = "Act 5/2026"', '# remains = ""': 'remains = "Act 6/2026"'}
 
 

@@ -30,6 +30,8 @@ from tests.kit.federation import DE, DIM, ES, EU, FR, Federation, found, request
 from tests.kit.network import AsgiNetwork, assert_clear, running
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.slow
+
 IT = "IT"
 
 
@@ -72,6 +74,8 @@ def warrant(**changes: Any) -> Warrant:
         "justification": bytes(32),
         "officer": bytes(32),
         "approver": bytes(32),
+        "probe": bytes(32),
+        "holders": (ES,),
     }
     return Warrant(**values | changes)
 
@@ -129,8 +133,17 @@ def own(network: AsgiNetwork, announce: Announce, **envelope: Any) -> tuple[byte
         (lambda: warrant(expires=int(time.time()) + 2 * 86400), "warrant"),
         (lambda: warrant(issued=int(time.time()) + 1800), "clock"),
         (lambda: warrant(purpose="CURIOSITY"), "purpose"),
+        (lambda: warrant(holders=(DE,)), "warrant"),
     ],
-    ids=["missing", "another state's", "expired", "too long", "from the future", "another purpose"],
+    ids=[
+        "missing",
+        "another state's",
+        "expired",
+        "too long",
+        "from the future",
+        "another purpose",
+        "other holders'",
+    ],
 )
 def test_a_bad_warrant_is_refused_before_any_work(
     given: Any, code: str, federation: Federation, galleries_asked_for: list[Announce]
@@ -356,7 +369,7 @@ def test_a_policy_that_refuses_at_one_holder_leaves_the_other_holders_answer(fed
         async def body() -> None:
             async with running(AsgiNetwork(federation)) as network:
                 report = await network.search(wanted)
-                assert report.answers[ES] == HolderAnswer("refused", reason="threshold")
+                assert report.answers[ES] == HolderAnswer("refused", reason="threshold", by=ES)
                 assert report.answers[DE] == federation.expected(wanted)[DE]
                 assert len(report.queries) == 2  # asked again without ES: a fresh query
                 await network.settle()
@@ -443,6 +456,7 @@ def test_control_without_claims_a_replayed_query_is_begun_again_after_a_restart(
             galleries_asked_for.clear()
             monkeypatch.setattr("nodes.store.answers.claim_query", lambda *_: None)
             monkeypatch.setattr("nodes.evidence.keeper.Keeper.keeps", lambda *_: False)  # the second line of defence
+            monkeypatch.setattr("nodes.store.answers.has_claimed", lambda *_: False)  # the third, the warrant's
             await network.kill(ES)
             await network.start(ES)
             assert (await post(network, sender, query, sent, offset)).status_code == 202

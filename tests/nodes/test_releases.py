@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from nodes.config.schema import operator_name
 from nodes.evidence.export import export_bundle
 from nodes.service.operator_api import HolderAnswer
 from nodes.store import GalleryStore, StoreUnavailable
 from nodes.verify import verify_bundles
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import captured_logs
-from tests.kit.network import AsgiNetwork, running
+from tests.kit.network import AsgiNetwork, Network, running
 
-REFUSED = HolderAnswer("refused", reason="quota")
+pytestmark = pytest.mark.slow
+
+REFUSED = HolderAnswer("refused", reason="quota", by=ES)
 
 
 @pytest.fixture
@@ -51,6 +54,10 @@ def test_a_reference_is_released_to_a_state_as_often_as_it_may_and_then_nothing_
             await network.start(ES)
             assert (await network.search(request(federation.people.nobody, (ES,)))).answers == {ES: REFUSED}
             assert counted(network.nodes[ES].store) == 3
+            again = datetime.now(timezone.utc).date() + timedelta(90)
+            assert await told(network, ES) == [f"FR is refused until {again}"]
+            assert await told(network, FR) == [f"ES refuses FR until {again}"]
+            assert await told(network, DE) == []
             # the evidence of a query that was refused so late is in order
             bundles = [export_bundle(federation.folder(name), report.queries[0]) for name in (FR, ES, EU)]
             assert verify_bundles(bundles).holds
@@ -59,8 +66,56 @@ def test_a_reference_is_released_to_a_state_as_often_as_it_may_and_then_nothing_
             federation.configure(ES, releases_per_reference=4)
             await network.start(ES)
             assert (await network.search(request(federation.people.hit, (ES,)))).answers == {ES: answers[ES]}
+            assert await told(network, ES) == []
 
     asyncio.run(body())
+
+
+async def told(network: Network, name: str) -> list[str]:
+    """What health and status tell the operator of limits of releases."""
+    assert isinstance(network, AsgiNetwork)
+    async with network.client(operator_name(name), name) as client:
+        health, status = (await client.get("/health")).json(), (await client.get("/operator/v1/status")).json()
+    assert health.get("release_limit", []) == status["release_limit"]
+    return list(status["release_limit"])
+
+
+def test_a_peer_is_told_only_of_itself(federation: Federation) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert isinstance(network, AsgiNetwork)
+            day = datetime.now(timezone.utc).date()
+            for _ in range(3):
+                network.nodes[ES].store.take_releases(FR, federation.references[ES][:1], day - timedelta(3), 90)
+            for peer, until in ((FR, str(day + timedelta(87))), (DE, None)):
+                async with network.client(peer, ES) as client:
+                    assert (await client.get("/v1/standing")).json() == {"refused_until": until}
+            async with network.client("XX", ES) as client:
+                assert (await client.get("/v1/standing")).status_code == 403
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("releases", "until"),
+    [([(0, 3)], 10), ([(0, 2)], None), ([(6, 1), (3, 1), (0, 1)], 4), ([(9, 5), (0, 2)], 1), ([(2, 3), (1, 3)], 9)],
+)
+def test_a_state_is_served_again_when_enough_releases_are_older_than_the_window(
+    releases: list[tuple[int, int]], until: int | None, federation: Federation
+) -> None:
+    """Limit 2 in 10 days. The day that is told is the first on which the count is within the limit, as counted then."""
+    from nodes.config.storage import holder_store
+
+    today = date(2030, 1, 20)
+    with holder_store(federation.folder(ES)) as store:
+        for ago, times in releases:
+            for _ in range(times):
+                store.take_releases(FR, ["ES-1"], today - timedelta(ago), 10)
+        expected = {} if until is None else {FR: today + timedelta(until)}
+        assert store.shut_out(2, today, 10) == expected
+        if until is not None:
+            first = today + timedelta(until)
+            assert store.take_releases(FR, (), first, 10) <= 2 < store.take_releases(FR, (), first - timedelta(1), 10)
 
 
 def test_queries_at_once_do_not_pass_the_limit_together(federation: Federation) -> None:
@@ -107,7 +162,7 @@ def test_nothing_is_released_that_cannot_be_counted(federation: Federation, monk
         nonlocal broken
         monkeypatch.setattr(GalleryStore, "take_releases", take)
         async with running(AsgiNetwork(federation)) as network:
-            assert (await network.search(wanted)).answers == {ES: HolderAnswer("refused", reason="internal")}
+            assert (await network.search(wanted)).answers == {ES: HolderAnswer("refused", reason="internal", by=ES)}
             broken = False
             assert (await network.search(wanted)).answers == federation.expected(wanted)
 

@@ -32,13 +32,12 @@ from tests.kit.faults import in_turn
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, free_ports, request
 from tests.kit.network import TlsNetwork, assert_clear
 
+pytestmark = pytest.mark.slow
+
+FEDERATION = {"read_timeout_seconds": 30}
+
 QUERY = "0" * 32
 UNITS = f"/v1/queries/{QUERY}/units?offset=0"
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("tls"), read_timeout_seconds=30)
 
 
 def serving(federation: Federation, body: Callable[[TlsNetwork], Awaitable[None]], *names: str) -> None:
@@ -191,7 +190,7 @@ def test_peers_and_operators_each_have_their_own_routes(federation: Federation) 
             assert (await ask(tls, "GET", "/metrics")).status_code == 403
             assert (await ask(tls, "GET", "/health")).json() == {"status": "ok"}
         assert (await ask(operator, "GET", "/metrics")).status_code == 200
-        assert (await ask(operator, "GET", "/health")).json() == {"status": "ok", "contradicting_logs": 0}
+        assert (await ask(operator, "GET", "/health")).json() == {"status": "ok", "contradicting_logs": 0, "alarms": []}
 
     serving(federation, body, FR)
 

@@ -25,6 +25,8 @@ from tests.kit.federation import ES, EU, FR, found, request
 from tests.kit.network import AsgiNetwork, running
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.slow
+
 QUERY = bytes(16)
 
 

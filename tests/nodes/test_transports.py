@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.federation import DE, ES, Federation, found, request
+from tests.kit.federation import DE, ES, Federation, request
 from tests.kit.transports import TRANSPORTS, System
 
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return found(tmp_path_factory.mktemp("transports"))
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=list(TRANSPORTS))
@@ -18,6 +15,7 @@ def search(request: pytest.FixtureRequest, federation: Federation) -> System:
     return TRANSPORTS[request.param](federation)
 
 
+@pytest.mark.ring
 def test_two_holders_answer_as_the_plaintext_twin_does(federation: Federation, search: System) -> None:
     wanted = request(federation.people.hit)
     answers = search(wanted)

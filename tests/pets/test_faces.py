@@ -30,6 +30,8 @@ from pets.photos import list_photos, read_photo
 from pets.templates import load_templates, read_identity, unit_templates
 from pets.weights import DETECTOR, EMBEDDER, default_models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> FaceModel:

@@ -6,6 +6,8 @@ from pets.errors import CryptoError, ResidueOutOfRange
 from pets.params import N4096, N8192, Parameters
 from tests.kit.ring import OTHER, RING
 
+pytestmark = pytest.mark.ring
+
 PRESETS = [N4096, N8192]
 
 

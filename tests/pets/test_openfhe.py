@@ -225,6 +225,7 @@ def test_noise_of_openfhe_equals_that_of_our_own_encryptions(params: Parameters)
         assert len({z.tobytes() for z in zeros[:, 1]}) == 24
 
 
+@pytest.mark.ring
 @needs_openfhe
 def test_zeros_differ_between_threads_and_calls() -> None:
     _, _, joint = split_key(RING, "openfhe", "openfhe")
@@ -233,6 +234,7 @@ def test_zeros_differ_between_threads_and_calls() -> None:
     assert OpenFheKeys().make_zeros(joint, "none", 0).left == 0
 
 
+@pytest.mark.ring
 @needs_openfhe
 def test_residues_out_of_range_are_refused_in_both_directions() -> None:
     params, source = RING, OpenFheKeys()

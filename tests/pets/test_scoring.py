@@ -8,6 +8,8 @@ from pets.errors import CryptoError, GalleryError, ParameterError, ResidueOutOfR
 from pets.params import N4096, N8192, Parameters
 from tests.kit.ring import OTHER, RING
 
+pytestmark = pytest.mark.ring
+
 
 def slow_scores(templates: np.ndarray, ciphertexts: np.ndarray, params: Parameters) -> np.ndarray:
     """Σ_j p_j·ct_j, column by column, each product and sum reduced by numpy."""
@@ -32,6 +34,7 @@ def random_templates(rng: np.random.Generator, rows: int, dim: int) -> np.ndarra
     return rng.integers(-127, 128, (rows, dim), np.int8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "dim", "params"),
     [
@@ -55,6 +58,7 @@ def test_scores_equal_the_slow_sum(rows: int, dim: int, params: Parameters) -> N
     assert np.array_equal(got, slow_scores(templates, ciphertexts, params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [8, 128, 136, 512, 1024])
 @pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
 def test_largest_residues_everywhere_do_not_overflow(dim: int, params: Parameters) -> None:
@@ -97,6 +101,31 @@ def test_score_many_equals_score() -> None:
         for one, probe in zip(got, some, strict=True):
             assert np.array_equal(one, scoring.score(gallery, probe))
     assert scoring.score_many(gallery, []).shape == (0, 7, 2, 2, RING.n)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+@pytest.mark.parametrize("blocks", [0, 1, 4, 5, 9])
+def test_rows_score_like_an_encoded_gallery(dtype: type, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SCRATCH_BYTES", 1)  # four blocks at a time
+    rng = np.random.default_rng(blocks)
+    count = max(0, blocks * RING.n - 9)
+    rows = random_templates(rng, count, 16).astype(dtype)
+    probes = [scoring.prepare_probe(random_ciphertexts(rng, 16, RING), RING) for _ in range(3)]
+    seen: list[int] = []
+    got = scoring.score_rows(rows, probes, RING, threads=2, progress=seen.append)
+    assert np.array_equal(got, scoring.score_many(scoring.encode_gallery(rows, RING), probes))
+    assert seen == [min(count, done * RING.n) for done in range(4, blocks + 4, 4)]
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    rows, probe = np.zeros((5, 8), np.int8), scoring.prepare_probe(np.zeros((8, 2, 2, RING.n), np.uint32), RING)
+    assert scoring.score_rows(rows, [], RING).shape == (0, 1, 2, 2, RING.n)
+    with pytest.raises(GalleryError, match="int8 or int32"):
+        scoring.score_rows(rows.astype(np.int64), [probe], RING)
+    with pytest.raises(CryptoError, match="dimension 16"):
+        scoring.score_rows(np.zeros((5, 16), np.int8), [probe], RING)
+    with pytest.raises(CryptoError, match=OTHER.preset):
+        scoring.score_rows(rows, [probe], OTHER)
 
 
 def test_more_blocks_than_are_worked_at_a_time() -> None:

@@ -8,6 +8,8 @@ import pytest
 from pets.subsets import subset_sums
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 1), (64, 1000), (520, 128), (4096, 80)])
 @pytest.mark.parametrize("threads", [1, 2])

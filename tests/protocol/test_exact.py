@@ -31,6 +31,8 @@ from tests.kit.galleries import Templates, longest, near, quantised, rows_with_s
 from tests.kit.parties import Trio, enrol
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 THRESHOLDS = ["0.05", "0.123", "0.3", "0.55", "0.8", "0.89", "0.9", "0.95"]
 LADDERS = ["0", "0.02", "0.004", "0.3"]
 
@@ -147,6 +149,7 @@ def check_against_twin(
 driven = partial(settings, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @driven(max_examples=30)
 @given(
     kind=kinds,
@@ -161,12 +164,14 @@ def test_encrypted_search_equals_the_plaintext_twin(**case: Any) -> None:
     check_against_twin(**case)
 
 
+@pytest.mark.slow
 @driven(max_examples=6)
 @given(kind=kinds, rows=st.sampled_from([1, 4097]), seed=seeds, threshold=st.sampled_from(THRESHOLDS))
 def test_encrypted_search_equals_the_plaintext_twin_at_512_dimensions(**case: Any) -> None:
     check_against_twin(**case, cap=10, ladder="0.02", dim=512)
 
 
+@pytest.mark.slow
 @driven(max_examples=5)
 @given(kind=kinds, rows=st.sampled_from([1, 8191, 8193]), seed=seeds, threshold=st.sampled_from(THRESHOLDS))
 def test_encrypted_search_equals_the_plaintext_twin_at_ring_dimension_8192(**case: Any) -> None:

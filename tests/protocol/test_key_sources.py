@@ -18,6 +18,8 @@ from protocol.gallery import Gallery
 from protocol.memory import MemoryNetwork
 from protocol.terms import Terms
 
+pytestmark = pytest.mark.slow
+
 DIM = 128
 missing = openfhe_keys.available()
 

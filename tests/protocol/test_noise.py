@@ -28,6 +28,8 @@ from tests.kit.galleries import scores, unit_rows
 from tests.kit.parties import Trio, enrol, total_of_secrets
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 DIM = 64
 ERROR_VARIANCE = ERROR_SIGMA**2 + 1 / 12  # rounding adds the variance of a uniform number
 LOW, HIGH = 0.8, 1.25

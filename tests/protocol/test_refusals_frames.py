@@ -129,6 +129,7 @@ def test_a_damaged_frame_is_an_envelope_or_a_bad_frame_and_nothing_else(data: st
 EVERYWHERE = ("duplicate", "skipped number", "truncated to half", "later version", "another type of message")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "fault"),
     [

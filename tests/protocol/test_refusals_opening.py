@@ -34,6 +34,7 @@ from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, Trio,
 from tests.kit.scene import HIT_ROW, OTHER_ROW, replace_first, run, scene
 
 
+@pytest.mark.ring
 def test_control_without_an_attack_the_hit_is_released() -> None:
     trio = run(None)
     assert trio.outcome() == trio.expected(scene()[1])
@@ -51,6 +52,7 @@ def test_more_hits_than_the_cap_open_nothing(hits: int, monkeypatch: pytest.Monk
     assert_opens_nothing(scene(hits), monkeypatch)
 
 
+@pytest.mark.ring
 def test_500_hits_open_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_opens_nothing(scene(500, 600), monkeypatch)
 
@@ -133,6 +135,7 @@ def test_requester_that_hides_a_hit_only_loses_it() -> None:
     assert trio.outcome().status == "no_hit"
 
 
+@pytest.mark.ring
 @pytest.mark.parametrize("seat", [REQUESTER_SEAT, 2], ids=["requester", "router"])
 def test_key_owner_that_shifts_its_share_of_a_row_gets_nothing(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = protocol.filter.hit_bits
@@ -206,6 +209,8 @@ def shift_answer(sender: str, slot: int, value: int, delta: int) -> Attack:
     return replace_first(ConfirmationAnswer, sender, HOLDER, change)[0]
 
 
+@pytest.mark.slow
+@pytest.mark.ring
 @pytest.mark.parametrize("delta", [16, -16, 48, 2**10, 2**19, 2**23, -(2**23) + 16])
 @pytest.mark.parametrize(("sender", "value"), [(REQUESTER, 0), (ROUTER, 3)])
 def test_shifted_confirmation_answer_freezes_the_query(sender: str, value: int, delta: int) -> None:
@@ -241,6 +246,7 @@ def test_control_a_shift_within_the_rounding_error_changes_nothing() -> None:
     assert trio.outcome() == trio.expected(scene()[1])
 
 
+@pytest.mark.ring
 def test_confirmation_of_a_row_below_theta_freezes_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
     # also true scores are not released when they are none of a hit
     monkeypatch.setattr(protocol.filter, "open_hits", opening_also(OTHER_ROW))

@@ -18,6 +18,8 @@ from tests.kit.galleries import unit_rows
 from tests.kit.parties import Trio, enrol
 from tests.kit.scene import DELTA, DIM, NOISE, NOT_CONSTANT, assert_refused, scene, tampered
 
+pytestmark = pytest.mark.ring
+
 
 def entries(dim: int, **values: int) -> npt.NDArray[np.int64]:
     probe = np.zeros(dim, np.int64)
@@ -51,6 +53,7 @@ def one_more_than_the_bound() -> npt.NDArray[np.int64]:
 BAD_PROBES = {
     "scaled by 2": scaled(2),
     "scaled by 1.05": scaled(1.05),
+    "scaled by 1.02": scaled(1.02),
     "one above the norm bound": one_more_than_the_bound(),
     "coordinate beyond the norm": entries(8, e3=127),
     "coordinate beyond the range": entries(128, e3=250),
@@ -67,6 +70,7 @@ BAD_PROBES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", BAD_PROBES.values(), ids=BAD_PROBES)
 def test_probe_that_is_no_unit_template_is_refused_before_anything_is_opened(probe: npt.NDArray[np.int64]) -> None:
     rows = unit_rows(np.random.default_rng(1), 30, len(probe))
@@ -109,6 +113,7 @@ def test_probe_that_is_not_constant_is_refused(monkeypatch: pytest.MonkeyPatch, 
     assert_refused(tampered(monkeypatch, *change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", NOT_CONSTANT.values(), ids=NOT_CONSTANT)
 def test_control_without_the_constancy_sums_it_is_admitted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     original = protocol.admission.coefficient_sums

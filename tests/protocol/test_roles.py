@@ -10,12 +10,13 @@ from pets.errors import CryptoError, ParameterError
 from pets.keys import sample_key_share
 from pets.sampling import common_polynomial
 from protocol import wire
-from protocol.errors import MalformedFrame, UnexpectedMessage
+from protocol.errors import MalformedFrame, PeerAborted, UnexpectedMessage
 from protocol.messages import Abort, Announce, ProbePart, Rung
 from protocol.probe import component_digests, probe_parts
 from protocol.router import Router
 from protocol.session import State
 from protocol.terms import Terms
+from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Trio, enrol
 from tests.kit.ring import RING
 
@@ -113,6 +114,7 @@ def test_only_the_announcement_that_was_admitted_is_worked_on() -> None:
     assert msgspec.msgpack.encode(announce)
 
 
+@pytest.mark.ring
 def test_the_probe_hash_covers_every_ciphertext_and_both_components() -> None:
     ciphertexts = np.zeros((72, 2, 2, RING.n), np.uint32)  # two parts
 
@@ -126,3 +128,16 @@ def test_the_probe_hash_covers_every_ciphertext_and_both_components() -> None:
         ciphertexts[changed] = 0
     assert len(seen) == 6
     assert digest() in seen
+
+
+@pytest.mark.parametrize(("named", "told"), [(ROUTER, ROUTER), ("ELSEWHERE", HOLDER), ("", HOLDER)])
+def test_an_abort_names_a_party_of_the_query_or_its_sender(named: str, told: str) -> None:
+    trio = Trio(enrol(unit_rows(np.random.default_rng(0), 30, 8))).offline()
+    frame = wire.Envelope(
+        wire.VERSION, trio.requester.query, HOLDER, HOLDER, REQUESTER,
+        trio.requester.sessions[HOLDER].received[HOLDER], Abort("timeout", named),
+    )  # fmt: skip
+    trio.requester.handle(wire.encode(frame), HOLDER)
+    failure = trio.requester.sessions[HOLDER].failure
+    assert isinstance(failure, PeerAborted)
+    assert (failure.peer, failure.code, failure.by) == (HOLDER, "timeout", told)

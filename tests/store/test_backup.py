@@ -28,8 +28,6 @@ from nodes.store.migrations import upgrade
 from nodes.store.tables import Base
 from tests.kit.postgres import PostgresServer
 from tests.kit.stores import KEY, MODEL, NOW, WHAT, database_name, enrol_one, enrolling, open_store, sql, templates
-from tests.kit.stores import sqlite_url as sqlite_url
-from tests.kit.stores import url as url
 
 # Migrations
 

@@ -27,9 +27,6 @@ from nodes.store import (
 from nodes.store import store as store_module
 from pets.errors import ModelMismatch, TemplateError
 from tests.kit.stores import DIM, LATER, LAW, MODEL, NOW, WHAT, enrol_one, enrolling, open_store, templates
-from tests.kit.stores import sqlite_url as sqlite_url
-from tests.kit.stores import store as store
-from tests.kit.stores import url as url
 
 
 def test_enrolled_subject_is_in_the_next_snapshot(store: GalleryStore) -> None:
@@ -160,6 +157,7 @@ def test_source_enrolled_twice_at_once_is_stored_once(url: str, monkeypatch: pyt
         assert (one.snapshot(NOW).templates == rows).all()
 
 
+@pytest.mark.slow
 def test_enrolment_whose_process_was_killed_continues(sqlite_url: str) -> None:
     code = f"""
 import os, signal

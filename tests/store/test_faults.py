@@ -26,8 +26,6 @@ from nodes.store.errors import typed_errors
 from pets.errors import InputError
 from tests.kit.postgres import PostgresServer
 from tests.kit.stores import KEY, TODAY, WHAT, database_name, enrol_one, open_store, sql, templates
-from tests.kit.stores import sqlite_url as sqlite_url
-from tests.kit.stores import url as url
 
 
 def test_lock_held_by_somebody_else_is_reported(url: str) -> None:

@@ -12,9 +12,6 @@ from nodes.store import DuplicatePhoto, GalleryStore, Status, StoreRefusal, Unkn
 from nodes.store.derived import DerivedGallery
 from tests.kit.ring import RING
 from tests.kit.stores import DIM, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
-from tests.kit.stores import sqlite_url as sqlite_url
-from tests.kit.stores import store as store
-from tests.kit.stores import url as url
 
 
 def test_forgotten_subject_is_gone_from_the_next_snapshot(store: GalleryStore) -> None:
@@ -126,6 +123,7 @@ def test_every_change_raises_the_generation_and_no_refusal_does(store: GallerySt
     assert store.generation == last
 
 
+@pytest.mark.ring
 def test_derived_gallery_follows_the_store(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:
         first, second = enrol_one(store, 1), enrol_one(store, 2, retain_until=TODAY)

@@ -11,10 +11,9 @@ import pytest
 
 from nodes.store import GalleryStore, QueryReplayed, QuotaExceeded, Status, StoreRefusal
 from tests.kit.stores import NOW, TODAY, open_store
-from tests.kit.stores import store as store
-from tests.kit.stores import url as url
 
 
+@pytest.mark.slow
 def test_two_hundred_callers_share_a_quota_of_fifty(url: str) -> None:
     with open_store(url) as one, open_store(url) as two:
 

@@ -356,7 +356,7 @@ def wire_vectors() -> dict[str, str]:
         "rung": frame(6, 15, "climb"),
         "confirmation_digest": frame(7, 17, digest, sender="FR"),
         "release": frame(8, 19, [b"row-1".ljust(64, b"\0"), bytes(64)], SEED, receiver="FR"),
-        "abort": frame(9, 20, "confirmation"),
+        "abort": frame(9, 20, "confirmation", ""),
         "count_share": frame(10, 22, bytes(16)),
         "cap_bit": frame(11, 23, False),
     }

@@ -17,11 +17,7 @@ from protocol import holder
 from protocol.messages import FilterBlock
 from protocol.steps import Send
 from tests.kit.evidence import DE, ES, EU, FR, World, failures, sends_instead
-from tests.kit.evidence import world as world
 from tests.kit.stories import Files, Story, first, verified
-from tests.kit.stories import files as files
-from tests.kit.stories import joint as joint
-from tests.kit.stories import story as story
 
 
 def other_block_to_the_router(effect: Send) -> Send:
@@ -124,6 +120,7 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
         verify_bundles([])
 
 
+@pytest.mark.slow
 def test_whatever_a_bundle_says_the_verifier_answers(world: World, story: Story) -> None:
     """Random omissions, repetitions, swaps and moved sessions: a verdict, never a crash."""
     rng = random.Random(1)

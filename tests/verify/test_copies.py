@@ -14,11 +14,8 @@ from pets import params
 from protocol import wire
 from protocol.terms import Terms
 from tests.kit.evidence import World, failures
-from tests.kit.evidence import world as world
 from tests.kit.ring import RING
 from tests.kit.stories import Files, Story, verified
-from tests.kit.stories import files as files
-from tests.kit.stories import story as story
 
 
 def test_the_security_table_is_the_same_twice() -> None:

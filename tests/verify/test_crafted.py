@@ -26,9 +26,7 @@ from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from protocol.messages import KeyCommitment
 from tests.kit.evidence import DE, ES, EU, FR, World, failures
-from tests.kit.evidence import world as world
 from tests.kit.stories import Files, Story, signed_checkpoint
-from tests.kit.stories import files as files
 
 STEERING = "FR-1\x1b[2J\x1b[8m\r\x9b1A\u202e\n"  # clears the screen, hides what follows, goes up, turns the writing
 

@@ -16,15 +16,12 @@ from protocol import filter as filtering
 from protocol import router
 from protocol.gallery import Gallery
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World, failures, sends_instead, wrong_answer
-from tests.kit.evidence import world as world
 from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
 from tests.kit.stories import Files, Story, verified
-from tests.kit.stories import files as files
-from tests.kit.stories import joint as joint
-from tests.kit.stories import story as story
 
 
+@pytest.mark.ring
 def test_an_honest_query_holds_and_everything_about_it_can_be_checked(world: World, joint: Files) -> None:
     report = verified(world, joint)
     assert failures(report) == {}
@@ -66,6 +63,7 @@ def test_a_refused_probe_holds(world: World) -> None:
     assert not any(record.kind == "PowerSums" for record in decode_bundle(world.bundles(query, (EU,))[EU])[1].records)
 
 
+@pytest.mark.slow
 def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The router answers the confirmation wrongly: the holder stops, nothing is released, and the evidence is whole."""
     monkeypatch.setattr(router, "key_owner_confirms", sends_instead(router.key_owner_confirms, wrong_answer))
@@ -80,12 +78,17 @@ def told(files: Files) -> dict[str, str]:
     return dict(verify_bundles(list(files.values())).facts)
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
     world: World, files: Files, joint: Files
 ) -> None:
     facts = told(joint)
     assert facts["asked"].startswith("by FR through EU of ES, DE, 20")
-    assert facts["warrant"] == "FR-1 of FR, purpose INVESTIGATION"
+    number, rest = facts["warrant"].split(" ", 1)
+    assert rest == "of FR, purpose INVESTIGATION"
+    (used,) = [text for subject, text in facts.items() if subject == f"warrant {number}"]
+    assert used.startswith("of FR, used for 1 query; began to answer: ")
+    assert used.endswith("…: ES, DE")
     assert facts["terms"].startswith("threshold 0.7, step 0.1, at most 10 candidates a holder")
     assert facts[ES] == "more than 10 hits at 0.7; answered at 0.8, with 10 candidates or fewer, or none"
     assert facts[DE] == "answered at 0.7, with 10 candidates or fewer, or none", "it found nobody"
@@ -102,6 +105,8 @@ def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
     assert "no bundle shows an announcement" in told(story.tell())["query"]
 
 
+@pytest.mark.slow
+@pytest.mark.ring
 def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filtering, "CHUNK_ROWS", RING.n)
     monkeypatch.setattr(own_table, "CHUNK_ROWS", RING.n)
@@ -118,6 +123,7 @@ def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.Mon
 # The ledger.
 
 
+@pytest.mark.ring
 def test_the_ledger_adds_up_what_each_learnt(joint: Files) -> None:
     cases = make_cases(list(joint.values()))
     leaks = leakage(cases)

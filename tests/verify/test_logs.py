@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from nodes.evidence.export import sign_bundle
 from nodes.verify import Bundle, verify_bundles
@@ -10,11 +11,10 @@ from nodes.verify.format import Witnessed, decode_bundle
 from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from tests.kit.evidence import DE, ES, EU, FR, World, failures
-from tests.kit.evidence import world as world
 from tests.kit.stories import Files, Story, log_of, signed_checkpoint, verified
-from tests.kit.stories import files as files
 
 
+@pytest.mark.slow
 def test_a_message_outside_the_log_is_found(world: World, files: Files) -> None:
     bundle = decode_bundle(files[ES])[1]
     story = Story.read(world, files)

@@ -30,10 +30,8 @@ from protocol.messages import (
     Signature,
 )
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World
-from tests.kit.evidence import world as world
 from tests.kit.ring import RING
 from tests.kit.stories import Files, Story
-from tests.kit.stories import joint as joint
 
 OF_SESSIONS = ("same-content", "admission", "one-opening", "rungs", "confirmation", "release", "cap")
 
@@ -42,6 +40,7 @@ def left_open(report: Report) -> dict[str, str]:
     return {check.id: "\n".join(check.details) for check in report.checks if check.status == "not-checkable"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [n for count in (1, 2, 3, 4) for n in combinations((FR, EU, ES, DE), count)])
 def test_a_session_is_called_checked_only_where_both_links_of_its_holder_are_shown(
     names: tuple[str, ...], world: World, joint: Files
@@ -56,6 +55,7 @@ def test_a_session_is_called_checked_only_where_both_links_of_its_holder_are_sho
             assert (f"session {holder}: needs the bundle of {holder}" in said.get(rule, "")) == (not seen), rule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ConfirmationAnswer", "ConfirmationBlock", "Rung"])
 def test_many_records_of_a_kind_do_not_keep_the_verifier_busy(kind: str, world: World, joint: Files) -> None:
     """The work must grow with the bundle, not with its square."""

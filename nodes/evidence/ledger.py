@@ -1,0 +1,80 @@
+"""What a node's database held when it was last seen, in a log of its own: the node knows what it had.
+
+A database that was lost, emptied or damaged would answer "no hit" for everybody whom it no longer holds. So a node that
+starts, and one that meets a change while it runs, compares the database with the last entry of its `gallery` log, whose
+checkpoints are signed. More than before is an enrolment or a deletion; less, or another database, is a loss. It goes on
+only from `lineup store restore`, or once the operator ordered `--accept-loss`, which this node signs into the log.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+from nodes.identity.identity import NodeIdentity
+from nodes.logs.entries import GalleryEntry, Reason
+from nodes.logs.log import TamperEvidentLog
+from nodes.store import StoreLost
+from nodes.store.content import Content
+from pets.prf import encode_labels
+
+ORDER_CONTEXT = "accept-loss"
+
+
+class Ledger:
+    """The `gallery` log of a node. `writing`: held by whoever reads or writes the node's logs."""
+
+    def __init__(self, identity: NodeIdentity, log: TamperEvidentLog, writing: AbstractContextManager[Any]) -> None:
+        self._identity = identity
+        self._log = log
+        self._writing = writing
+
+    @property
+    def last(self) -> GalleryEntry | None:
+        """What the node had; None if it never looked."""
+        with self._writing:
+            entry = self._log.read(self._log.size - 1) if self._log.size else None
+        assert entry is None or isinstance(entry, GalleryEntry)
+        return entry
+
+    def meet(self, content: Content) -> None:
+        """The database as it is now: noted if it is new or changed. Raises `StoreLost` if it lost something."""
+        last = self.last
+        if last is not None and (found := difference(last, content)) is not None:
+            raise lost(self._identity, found)
+        if last is None or last.generation != content.generation:
+            self.note(content, "first" if last is None else "change")
+
+    def note(self, content: Content, reason: Reason) -> None:
+        """Write it down and sign a checkpoint. `accepted-loss` is signed as an order besides."""
+        now = int(time.time() * 1000)
+        held = (content.identity, content.generation, content.rows, content.digest)
+        signature = None
+        if reason == "accepted-loss":
+            order = encode_labels("blind-lineup/accept-loss/v1", self._log.header.log, *held, now)
+            signature = self._identity.signing.sign(order, ORDER_CONTEXT)
+        with self._writing:
+            self._log.append([GalleryEntry(*held, reason, signature, now)], now)
+            self._log.checkpoint(now)
+
+
+def difference(last: GalleryEntry, content: Content) -> str | None:
+    """How a database differs from what the node had, in words; None if it is that one, or a later state of it."""
+    had = f"the node had {last.rows} subjects"
+    if content.identity != last.identity:
+        return f"it is another database, with {content.rows} subjects; {had}"
+    if content.generation < last.generation:
+        return f"it is an older state, with {content.rows} subjects; {had}"
+    if content.generation == last.generation and (content.rows, content.digest) != (last.rows, last.digest):
+        return f"its {content.rows} subjects are not those of before; {had}"
+    return None
+
+
+def lost(identity: NodeIdentity, found: str) -> StoreLost:
+    """The refusal, with both ways out."""
+    return StoreLost(
+        f"the database of {identity.config.name} is not what it was: {found}. Put a backup in its place with `lineup "
+        "store restore`; or, if what is missing is lost for good, start once with `lineup node serve --accept-loss`, "
+        "which is signed into the log"
+    )

@@ -1,0 +1,76 @@
+"""Opening the database of a node that is to run: it must be the one that the node had (`nodes.evidence.ledger`)."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from nodes.config.storage import open_store
+from nodes.evidence.ledger import Ledger, lost
+from nodes.identity.identity import NodeIdentity
+from nodes.store import GalleryStore, StoreCorrupted, StoreLost
+from pets.errors import InputError
+
+
+def open_known_store(identity: NodeIdentity, ledger: Ledger, accept_loss: bool) -> GalleryStore:
+    """The node's database, every row of it checked. `accept_loss`: go on with what is there, and sign that.
+
+    What cannot be read is then put aside, beside the database. Queries that may have been answered before the loss are
+    answered no more (warrants older than now). Raises `StoreLost`, `StoreError`, and `InputError` for a loss that is to
+    be accepted where nothing is lost.
+    """
+    try:
+        store = _open(identity, ledger)
+    except StoreLost as error:
+        if not accept_loss:
+            raise
+        store = _open_what_is_left(identity, error)
+    else:
+        if not accept_loss:
+            return store
+        store.close()
+        raise InputError("--accept-loss: the database has lost nothing; start without it")
+    try:
+        store.note_loss(datetime.now(timezone.utc))
+        ledger.note(store.content, "accepted-loss")
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _open(identity: NodeIdentity, ledger: Ledger) -> GalleryStore:
+    file = identity.config.storage.file
+    if file is not None and ledger.last is not None and (not file.exists() or not file.stat().st_size):
+        raise lost(identity, f"{file} is " + ("empty" if file.exists() else "gone"))
+    try:
+        store = open_store(identity.config)
+        try:
+            ledger.meet(store.verify())
+        except BaseException:
+            store.close()
+            raise
+    except StoreCorrupted as error:
+        raise lost(identity, str(error)) from None
+    return store
+
+
+def _open_what_is_left(identity: NodeIdentity, error: StoreLost) -> GalleryStore:
+    file = identity.config.storage.file
+    try:
+        store = open_store(identity.config)
+        try:
+            store.verify()
+        except BaseException:
+            store.close()
+            raise
+    except StoreCorrupted:
+        if file is None:
+            raise error from None  # a PostgreSQL database is mended with its own tools
+        for suffix in ("", "-wal", "-shm"):
+            part = Path(f"{file}{suffix}")
+            if part.exists():
+                part.rename(Path(f"{file}.lost-{int(time.time())}{suffix}"))
+        return open_store(identity.config)
+    return store

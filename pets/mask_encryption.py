@@ -1,0 +1,88 @@
+"""The encrypted mask of a preparation: r uniform in Z_t^d, one ciphertext a coordinate (protocol/DESIGN.md, section 9).
+
+    ct_j = (-a_j·s + e_j + round(Q·r_j/t), a_j)
+
+Whoever encrypts knows s, so this is symmetric: a_j is public, expanded from the preparation's id by everybody, and only
+the first components travel. The constant is the exact fraction round(Q·r_j/t) and not Δ·r_j: a row's product with r
+wraps modulo t thousands of times, and only then does every wrap vanish modulo Q.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pets import ntt, residues, sampling
+from pets.errors import CryptoError
+from pets.params import Parameters
+from pets.prf import Keystream, derive_key, encode_labels
+from pets.threads import parallel_ranges
+
+Residues = npt.NDArray[np.uint32]
+Values = npt.NDArray[np.uint32]
+
+_SPARE = 64  # numbers drawn beyond those needed; a share of 2^-13 (a_j) or 2^-18 (r_j) is rejected
+
+
+def draw_mask(seed: bytes, preparation: bytes, dim: int, params: Parameters) -> Values:
+    """r, uint32 (d,), uniform in [0, t), from a 32-byte seed. Raises `CryptoError` for a seed of another length."""
+    stream = Keystream(derive_key(seed, "mask", preparation))
+    bits = params.t.bit_length()
+    drawn = stream.words(dim + _SPARE).astype(np.uint64) >> np.uint64(64 - bits)
+    accepted = drawn[drawn < params.t]
+    assert len(accepted) >= dim, "2^-18 of the numbers are rejected, 64 of them never"
+    return accepted[:dim].astype(np.uint32)
+
+
+def expand_public(preparation: bytes, dim: int, params: Parameters, threads: int = 1) -> Residues:
+    """a_j for j < d, uint32 (d, 2, n), NTT form: SHAKE-128 of the preparation's id, j and the prime, with rejection."""
+    out = np.empty((dim, 2, params.n), np.uint32)
+
+    def work(start: int, stop: int) -> None:
+        for j in range(start, stop):
+            for index, prime in enumerate(params.primes):
+                labels = ("blind-lineup/mask-polynomial/v1", params.digest_input(), preparation, j, index)
+                raw = hashlib.shake_128(encode_labels(*labels)).digest(4 * (params.n + _SPARE))
+                drawn = np.frombuffer(raw, "<u4") & np.uint32(2**30 - 1)
+                accepted = drawn[drawn < prime]
+                assert len(accepted) >= params.n, "2^-13 of the numbers are rejected, 64 of 4,096 never"
+                out[j, index] = accepted[: params.n]
+
+    parallel_ranges(work, dim, threads)
+    return out
+
+
+def constants(values: Values, params: Parameters) -> Residues:
+    """round(Q·v/t) modulo each prime for v in [0, t): uint32 (count, 2)."""
+    exact = [(2 * params.q * int(value) + params.t) // (2 * params.t) for value in values]
+    return np.array([[c % p for p in params.primes] for c in exact], np.uint32).reshape(-1, 2)
+
+
+def encrypt_mask(
+    values: Values,
+    public: Residues,
+    secrets: Sequence[Residues],
+    seed: bytes,
+    preparation: bytes,
+    params: Parameters,
+    threads: int = 1,
+) -> Residues:
+    """The first components, uint32 (d, 2, n), NTT form.
+
+    `values`: r, uint32 (d,). `public`: a_j, uint32 (d, 2, n). `secrets`: the parts of s, uint32 (2, n) each. The errors
+    come from `seed`. Raises `CryptoError` where values and polynomials are not equally many.
+    """
+    if len(values) != len(public):
+        raise CryptoError(f"{len(values)} values for {len(public)} public polynomials")
+    secret = secrets[0]
+    for part in secrets[1:]:
+        secret = residues.add(secret, part, params)
+    stream = Keystream(derive_key(seed, "mask-errors", preparation))
+    errors = ntt.forward(sampling.gaussian(stream, len(values), params.n, threads), params, threads)
+    # A constant polynomial is the same at every NTT point.
+    fixed = np.broadcast_to(constants(values, params)[:, :, None], errors.shape)
+    message = residues.add(errors, fixed, params, threads)
+    return residues.subtract(message, residues.multiply(public, secret, params, threads), params, threads)

@@ -1,0 +1,101 @@
+"""Announcements of preparations and searches, the answers to them, and the ids that follow from both."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from pets.params import Parameters, check_dim, preset
+from pets.prf import labelled_hash
+from protocol.errors import Disagreement
+from protocol.messages import Announce, Joined, JoinedPreparation, Message, Prepare
+from protocol.roles import Parties
+from protocol.steps import Notary, Send, Step, receive
+from protocol.terms import SYNTHETIC_MODEL
+
+J = TypeVar("J", Joined, JoinedPreparation)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a preparation is made for. Raises `ParameterError` for a dimension that no template has."""
+
+    params: Parameters
+    dim: int
+    model: bytes = SYNTHETIC_MODEL
+
+    def __post_init__(self) -> None:
+        check_dim(self.dim)
+
+    @classmethod
+    def announced(cls, message: Prepare) -> Plan:
+        """The plan that an announcement states, checked. Raises `ParameterError`."""
+        return cls(preset(message.preset), message.dim, message.model)
+
+    def announce(self, parties: Parties, seed_digest: bytes, notary: Notary | None) -> Prepare:
+        """The requester's announcement, with a fresh nonce, signed where there is an identity."""
+        prepare = Prepare(
+            requester=parties.requester,
+            router=parties.router,
+            holders=parties.holders,
+            nonce=secrets.token_bytes(32),
+            preset=self.params.preset,
+            dim=self.dim,
+            model=self.model,
+            seed_digest=seed_digest,
+        )
+        if notary is None:
+            return prepare
+        return msgspec.structs.replace(prepare, signature=notary.sign(prepare_statement(prepare)))
+
+
+def prepare_statement(message: Prepare) -> bytes:
+    """What the signature in an announcement of a preparation is over."""
+    return labelled_hash("prepare", msgspec.msgpack.encode(msgspec.structs.replace(message, signature=b"")))
+
+
+def digest_of(message: Message) -> bytes:
+    """Hash of every field of an announcement, 32 bytes."""
+    return labelled_hash("announce", msgspec.msgpack.encode(message))
+
+
+def parties_of(message: Prepare | Announce) -> Parties:
+    """The parties that an announcement names. Raises `ParameterError` for one in two roles."""
+    return Parties(message.requester, message.router, message.holders)
+
+
+def commit_seed(seed: bytes, owner: str) -> bytes:
+    """Commitment to a secret seed of 32 random bytes, which need no salt."""
+    return labelled_hash("preparation-seed", owner, seed)
+
+
+def gather(announce: Prepare | Announce, name: str, own: J | None, kind: type[J]) -> Step[dict[str, J]]:
+    """Answer an announcement to all and collect the answers. The requester has none: its nonce is in what it announces.
+
+    Raises `Disagreement` for an answer to another announcement, for a holder without a gallery or another with one.
+    """
+    parties = parties_of(announce)
+    if own is not None:
+        for other in parties.others(name):
+            yield Send(other, own)
+    joined = {} if own is None else {name: own}
+    for other in parties.others(name):
+        if other == parties.requester:
+            continue
+        message: J = yield from receive(other, kind)
+        if message.announce != digest_of(announce):
+            raise Disagreement(f"{other} answered another announcement than {name} did")
+        if (parties.role_of(other) == "holder") != (message.blocks is not None and message.gallery is not None):
+            raise Disagreement(f"{other} stated a gallery though it is no holder, or none though it is one")
+        joined[other] = message
+    return joined
+
+
+def identity_of(announce: Prepare | Announce, joined: Mapping[str, Joined | JoinedPreparation]) -> bytes:
+    """Hash of the announcement and of all answers, 32 bytes: it never repeats if one party is honest."""
+    answers = [item for name in sorted(joined) for item in (name, msgspec.msgpack.encode(joined[name]))]
+    return labelled_hash("identity", digest_of(announce), *answers)

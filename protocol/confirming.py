@@ -1,0 +1,94 @@
+"""Confirmation of a prepared query: a second, authenticated evaluation of just the hits (protocol/DESIGN.md, 6 and 9).
+
+The block of `protocol.confirmation` is scored with the encrypted mask, and the holder adds its product with u to its
+own addend. Requester and router can both compute the rest, z': each sends it, and the holder compares the two.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pets import ntt, residues
+from pets.params import Parameters
+from pets.prf import labelled_hash
+from pets.product import product_share
+from pets.rounding import round_shares
+from pets.scoring import ScoringProbe, encode_gallery
+from protocol.blocks import HolderKeys
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
+from protocol.confirmation import SLOT, Hit, SealedConfirmation, build_block, check_answers
+from protocol.errors import ConfirmationFailed
+from protocol.form import SHARE_MASK, same_from_holder
+from protocol.messages import ConfirmationAnswer, ConfirmationBlock
+from protocol.steps import Send, Step, check_phase, receive, score_block, sign_phase
+from protocol.wire import array, residue_array
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What a holder has of the mask in a search: `probe` encrypts r, `values` are u = q - r modulo t, int32 (d,)."""
+
+    probe: ScoringProbe
+    values: npt.NDArray[np.int32]
+
+
+def holder_confirms(
+    ring: Ring,
+    keys: HolderKeys,
+    templates: npt.NDArray[np.int8],
+    rows: tuple[int, ...],
+    theta: int,
+    cap: int,
+    mask: Mask,
+    keep: Callable[[SealedConfirmation], None],
+) -> Step[tuple[Hit, ...]]:
+    """The holder's part. Returns the hits by falling score. Raises `ConfirmationFailed`: nothing may be released.
+
+    `keep` is told what opens the commitment before the block leaves, and the answers before they are judged.
+    """
+    params = keys.params
+    block, factors = build_block(templates, rows, cap)
+    scored = yield from score_block(encode_gallery(block, params, ring.threads), mask.probe)
+    blinded = residues.add(scored, keys.zeros("confirm", 1, ring.threads), params)
+    c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
+    own = round_shares(keys.own_addend(blinded, ring.threads), params)[0, : SLOT * cap]
+    product = (block.astype(np.int64) @ mask.values.astype(np.int64) % params.t).astype(np.uint32)
+    shares = own + product_share(product, params) & SHARE_MASK
+    sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, keys.seed)
+    keep(sealed)
+    key_owners = (ring.names[REQUESTER], ring.names[ROUTER])
+    for name in key_owners:
+        yield Send(name, ConfirmationBlock(sealed.commitment(c1), c1))
+    # Signed before any answer arrives, so that an audit can hold the holder to what it committed to.
+    yield from sign_phase("confirmation block", key_owners)
+    answers = []
+    for name in key_owners:
+        answer = yield from receive(name, ConfirmationAnswer)
+        answers.append(answer.data)
+    keep(replace(sealed, answers=tuple(answers)))
+    yield from check_phase("confirmation", key_owners)
+    first, second = (array(answer, shares.shape, np.uint32, "confirmation answer") for answer in answers)
+    if not np.array_equal(first, second):
+        raise ConfirmationFailed("requester and router answered the confirmation block differently")
+    scores = check_answers(shares + first & SHARE_MASK, factors, len(rows), theta, params)
+    hits = [Hit(row, score) for row, score in zip(rows, scores, strict=True)]
+    return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row)))
+
+
+def key_owner_confirms(ring: Ring, params: Parameters, secret: npt.NDArray[np.uint32], cap: int) -> Step[None]:
+    """The part of requester and router: compare what the holder sent to both, then answer, once. `secret`: s2."""
+    message = yield from receive(ring.names[HOLDER], ConfirmationBlock)
+    c1 = residue_array(message.data, (1,), params, "confirmation block")
+    yield from check_phase("confirmation block", (ring.names[HOLDER],))
+    yield from same_from_holder(ring, labelled_hash("confirmation-block", message.commitment, message.data))
+    addend = ntt.inverse(residues.multiply(c1, secret, params), params)
+    answer = round_shares(addend, params)[0, : SLOT * cap]
+    yield Send(ring.names[HOLDER], ConfirmationAnswer(answer.astype("<u4").tobytes()))
+    peer = ring.names[other(ring.index)]
+    yield from sign_phase("confirmation", (ring.names[HOLDER], peer))
+    yield from check_phase("confirmation", (peer,))

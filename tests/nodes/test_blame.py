@@ -1,0 +1,193 @@
+"""Who refused: the router's failures are not the holder's, an alarm names who may have lied, words say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import protocol.admission
+from nodes.config.schema import operator_name
+from nodes.service.operator_api import REFUSALS, HolderAnswer, explained
+from protocol.compute import ROUTER, Ring
+from protocol.errors import PeerAborted
+from protocol.messages import ABORT_CODES
+from protocol.steps import Step
+from tests.kit.federation import DE, ES, EU, FR, HOLDERS, Federation, found, people, request
+from tests.kit.leaks import captured_logs
+from tests.kit.network import AsgiNetwork, TlsNetwork, running
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return found(tmp_path / "nodes", people(rows=130), read_timeout_seconds=2)
+
+
+def run(federation: Federation, body: Callable[[Any], Coroutine[Any, Any, None]], kind: type = AsgiNetwork) -> None:
+    async def everything() -> None:
+        async with running(kind(federation)) as network:
+            await body(network)
+
+    asyncio.run(everything())
+
+
+@pytest.mark.parametrize("holders", [(ES,), HOLDERS])
+def test_the_routers_quota_is_the_routers(holders: tuple[str, ...], federation: Federation) -> None:
+    federation.configure(EU, quota_unidentified_per_day=1)
+
+    async def body(network: AsgiNetwork) -> None:
+        await network.search(request(federation.people.nobody, (DE,)))
+        report = await network.search(request(federation.people.hit, holders))
+        assert report.answers == dict.fromkeys(holders, HolderAnswer("refused", reason="quota", by=EU))
+
+    with captured_logs() as logs:
+        run(federation, body)
+    refused = [line for line in map(json.loads, logs.text.splitlines()) if line["message"] == "refused"]
+    assert {line["peer"] for line in refused} == {FR}
+    assert all(len(line["query"]) == 32 for line in refused)
+
+
+def test_control_the_holders_quota_is_the_holders(federation: Federation) -> None:
+    federation.configure(ES, quota_unidentified_per_day=1)
+
+    async def body(network: AsgiNetwork) -> None:
+        await network.search(request(federation.people.nobody, (ES,)))
+        report = await network.search(request(federation.people.hit))
+        assert report.answers[ES] == HolderAnswer("refused", reason="quota", by=ES)
+        assert report.answers[DE].status == "candidates"
+
+    run(federation, body)
+
+
+@pytest.mark.parametrize(
+    ("holders", "again"), [((ES,), False), ((ES,), True), (HOLDERS, False)], ids=["dies", "restarts", "joint"]
+)
+@pytest.mark.parametrize("kind", ["KeyCommitment", "FilterBlock"])
+def test_the_routers_death_is_the_routers(
+    holders: tuple[str, ...], again: bool, kind: str, federation: Federation
+) -> None:
+    async def body(network: TlsNetwork) -> None:
+        killed: list[str] = []
+        loop = asyncio.get_running_loop()
+
+        def fatal(peer: str, message: str) -> None:
+            if message == kind and not killed:
+                killed.append(peer)
+                loop.call_soon_threadsafe(network.kill_soon, EU, again)
+
+        watch_router(network, fatal)
+        report = await network.search(request(federation.people.hit, holders))
+        assert killed
+        for answer in report.answers.values():
+            assert answer.status in {"refused", "unreachable"}
+            assert answer.by == EU, answer
+        await network.settle(30)
+
+    run(federation, body, TlsNetwork)
+
+
+def test_a_holder_that_names_another_does_not_silence_it(federation: Federation) -> None:
+    """It stops every query of several holders, and says that the other one did."""
+
+    async def body(network: AsgiNetwork) -> None:
+        node = network.nodes[ES]
+        drive = node.drive
+
+        def lying(machine: Any) -> Any:
+            driver = drive(machine)
+            if machine.others:
+                query = machine.sessions[""]
+                driver.call(lambda: machine.abort(query, PeerAborted(DE, "quota")))
+            return driver
+
+        node.drive = lying  # type: ignore[method-assign]
+        wanted = request(federation.people.hit)
+        report = await network.search(wanted)
+        assert report.answers[DE] == federation.expected(wanted)[DE]
+
+    run(federation, body)
+
+
+def watch_router(network: Any, told: Callable[[str, str], None]) -> None:
+    """Tell of each message that the router sends or takes."""
+    node = network.nodes[EU]
+    drive = node.drive
+
+    def watched(machine: Any) -> Any:
+        driver = drive(machine)
+        recorder = machine.recorder
+
+        def record(event: Any) -> None:
+            recorder(event)
+            told(event.peer, type(event.message).__name__)
+
+        machine.recorder = record
+        return driver
+
+    node.drive = watched
+
+
+# --- a lie about a probe that was checked ---
+
+
+def lies_in_admission(monkeypatch: pytest.MonkeyPatch) -> None:
+    deciding = protocol.admission._decide
+
+    def lying(ring: Ring, params: Any, dim: int, coefficients: Any, seed: bytes) -> Step[bool]:
+        if ring.index == ROUTER:
+            for index, p in enumerate(params.primes):
+                coefficients[0, index, 0] = (int(coefficients[0, index, 0]) + 300 * params.delta) % p
+        return (yield from deciding(ring, params, dim, coefficients, seed))
+
+    monkeypatch.setattr(protocol.admission, "_decide", lying)
+
+
+async def seen_by_operator(network: AsgiNetwork) -> tuple[dict[str, Any], str]:
+    async with network.client(operator_name(FR), FR) as client:
+        health: httpx.Response = await client.get("/health")
+        return health.json(), (await client.get("/metrics")).text
+
+
+def test_a_false_refusal_raises_an_alarm(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    lies_in_admission(monkeypatch)
+
+    async def body(network: AsgiNetwork) -> None:
+        report = await network.search(request(federation.people.hit))
+        assert set(report.answers.values()) == {HolderAnswer("refused", reason="false-refusal")}
+        assert len(report.queries) == 1, "nobody is asked again with the same probe"
+        health, metrics = await seen_by_operator(network)
+        (alarm,) = health["alarms"]
+        assert report.queries[0] in alarm
+        assert "or EU lied" in alarm
+        assert 'lineup_false_refusals_total{node="FR",role="requester"} 1.0' in metrics
+
+    with captured_logs() as logs:
+        run(federation, body)
+    lines = [line for line in map(json.loads, logs.text.splitlines()) if line["message"] == "false refusal"]
+    assert [line["level"] for line in lines] == ["error"]
+
+
+def test_control_an_honest_query_raises_none(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        await network.search(request(federation.people.hit))
+        health, metrics = await seen_by_operator(network)
+        assert health["alarms"] == []
+        assert 'lineup_false_refusals_total{node="FR",role="requester"} 0.0' in metrics
+
+    run(federation, body)
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize("code", [*ABORT_CODES, "false-refusal"])
+def test_an_officer_reads_who_can_do_what_and_whether_to_ask_again(code: str) -> None:
+    words = explained(ES, HolderAnswer("refused", reason=code, by=EU))
+    assert words.startswith(f"{code}, by EU, not ES: ")
+    assert len(REFUSALS[code]) > 40
+    assert any(word in REFUSALS[code] for word in ("again", "anew")), REFUSALS[code]

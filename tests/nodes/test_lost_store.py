@@ -1,0 +1,308 @@
+"""A database that was lost, emptied or damaged: the node knows what it had, and answers no "no hit" out of nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nodes.config.schema import load_config, operator_name
+from nodes.config.storage import holder_store
+from nodes.evidence.keeper import Keeper
+from nodes.evidence.ledger import ORDER_CONTEXT, Ledger
+from nodes.identity.identity import load_identity
+from nodes.operator.database import backup, restore
+from nodes.service import self_test
+from nodes.service.known_store import open_known_store
+from nodes.service.node import Node
+from nodes.service.operator_api import HolderAnswer
+from nodes.store import Category, GalleryStore, Status, StoreLost
+from pets.errors import InputError
+from pets.prf import encode_labels
+from protocol.terms import SYNTHETIC_MODEL
+from tests.kit.commands import run as run
+from tests.kit.federation import ES, EU, Federation, _enrolled, found, people, request
+from tests.kit.galleries import unit_rows
+from tests.kit.network import AsgiNetwork, running
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    """ES has run before: it knows what it had."""
+    made = found(tmp_path / "nodes", people(rows=130))
+    start(made)
+    return made
+
+
+def start(federation: Federation, accept_loss: bool = False, name: str = ES) -> Any:
+    """What a start of a node does: its database's content, the newest entry about it, since when claims are lost."""
+    identity = load_identity(federation.folder(name))
+    keeper = Keeper(identity, federation.folder(name))
+    try:
+        with open_known_store(identity, keeper.ledger, accept_loss) as store:
+            return store.content, keeper.ledger.last, store.claims_lost_until
+    finally:
+        keeper.close()
+
+
+def file(federation: Federation, name: str = ES) -> Path:
+    path = load_config(federation.folder(name)).storage.file
+    assert path is not None
+    return path
+
+
+def remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def truncate(path: Path) -> None:
+    remove(path)
+    path.touch()
+
+
+def scribble(path: Path) -> None:
+    """8 KB of random bytes in the middle of the templates."""
+    data = bytearray(path.read_bytes())
+    start = len(data) // 2 // 4096 * 4096
+    data[start : start + 8192] = random.Random(1).randbytes(8192)
+    path.write_bytes(bytes(data))
+
+
+def flip_a_bit_of_a_row(path: Path) -> None:
+    """Of a template, which SQLite's own check does not see."""
+    import sqlite3
+
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE subject SET template = zeroblob(length(template)) WHERE id = 5")
+    connection.close()
+
+
+def drop_rows(path: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM subject WHERE id > 3")
+    connection.close()
+
+
+LOSSES: dict[str, Callable[[Path], None]] = {
+    "gone": remove,
+    "empty": truncate,
+    "scribbled over": scribble,
+    "a row changed": flip_a_bit_of_a_row,
+    "rows missing": drop_rows,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_start_on_a_lost_or_damaged_database_is_refused_with_both_ways_out(
+    loss: Callable[[Path], None], federation: Federation
+) -> None:
+    loss(file(federation))
+    with pytest.raises(StoreLost, match=r"lineup store restore.*lineup node serve --accept-loss"):
+        start(federation)
+
+
+def test_a_router_that_lost_its_claims_is_refused_too(federation: Federation) -> None:
+    """Its database holds nobody, but which queries it answered."""
+    start(federation, name=EU)
+    remove(file(federation, EU))
+    with pytest.raises(StoreLost, match=r"the database of EU .* is gone"):
+        start(federation, name=EU)
+
+
+def test_the_command_says_so_and_ends(federation: Federation, run: Any) -> None:
+    remove(file(federation))
+    status, _, err = run("node", "serve", "--dir", federation.folder(ES))
+    assert status == 1
+    assert f"{file(federation)} is gone" in err
+
+
+def test_control_without_a_log_of_what_it_had_an_empty_database_is_started_on(federation: Federation) -> None:
+    shutil.rmtree(load_config(federation.folder(ES)).paths.logs / "gallery")
+    remove(file(federation))
+    content, _, _ = start(federation)
+    assert content.rows == 0
+
+
+def test_an_older_copy_is_refused_and_a_restore_of_it_is_not(federation: Federation, tmp_path: Path) -> None:
+    from datetime import datetime, timezone
+
+    backup(federation.folder(ES), tmp_path / "copy")
+    enrol(federation, 2)
+    start(federation)
+    remove(file(federation))
+    shutil.copyfile(tmp_path / "copy", file(federation))
+    with pytest.raises(StoreLost, match="an older state, with 130 subjects; the node had 132"):
+        start(federation)
+    remove(file(federation))
+    restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc), yes=True)
+    content, last, lost_until = start(federation)
+    assert (content.rows, last.reason) == (130, "restored")
+    assert lost_until is not None
+
+
+def test_lawful_changes_while_the_node_is_stopped_are_no_loss(federation: Federation) -> None:
+    from datetime import datetime, timezone
+
+    enrol(federation, 3)
+    with holder_store(federation.folder(ES)) as store:
+        store.forget(federation.references[ES][7], datetime.now(timezone.utc))
+    content, last, _ = start(federation)
+    assert (content.rows, last.rows, last.reason) == (132, 132, "change")
+
+
+def enrol(federation: Federation, rows: int) -> None:
+    with holder_store(federation.folder(ES)) as store:
+        store.enrol_many(
+            unit_rows(np.random.default_rng(rows), rows, 128),
+            category=Category.SUSPECT,
+            status=Status.IDENTIFIED,
+            retain_until=_enrolled.date(),
+            model=SYNTHETIC_MODEL,
+        )
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_loss_is_accepted_only_by_an_order_that_is_signed_into_the_log(
+    loss: Callable[[Path], None], federation: Federation
+) -> None:
+    loss(file(federation))
+    content, last, lost_until = start(federation, accept_loss=True)
+    assert (last.reason, last.rows) == ("accepted-loss", content.rows)
+    assert lost_until is not None, "warrants older than the loss are refused"
+    identity = load_identity(federation.folder(ES))
+    keeper = Keeper(identity, federation.folder(ES))
+    log = keeper._gallery.header.log
+    keeper.close()
+    held = (last.identity, last.generation, last.rows, last.digest)
+    order = encode_labels("blind-lineup/accept-loss/v1", log, *held, last.time)
+    identity.signing.verify_key.verify(last.signature, order, ORDER_CONTEXT)
+    assert start(federation)[1] == last, "the next start needs no order"
+
+
+def test_nothing_is_accepted_where_nothing_is_lost(federation: Federation) -> None:
+    with pytest.raises(InputError, match="has lost nothing"):
+        start(federation, accept_loss=True)
+
+
+# --- a node that runs ---
+
+
+def running_node(federation: Federation, body: Callable[[AsgiNetwork], Coroutine[Any, Any, None]]) -> None:
+    async def everything() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert isinstance(network, AsgiNetwork)
+            await body(network)
+
+    asyncio.run(everything())
+
+
+async def health(network: AsgiNetwork) -> tuple[int, dict[str, Any]]:
+    network.nodes[ES]._health_until = 0
+    async with network.client(operator_name(ES), ES) as client:
+        answer = await client.get("/health")
+        return answer.status_code, answer.json()
+
+
+def other_store(federation: Federation, folder: Path) -> GalleryStore:
+    """An empty database under the same key."""
+    from nodes.config.storage import open_store
+
+    return open_store(load_config(federation.folder(ES)), url=f"sqlite:///{folder / 'other.db'}")
+
+
+def test_a_database_that_is_exchanged_under_a_running_node_is_no_no_hit(federation: Federation, tmp_path: Path) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node, wanted = network.nodes[ES], request(federation.people.hit, (ES,))
+        assert (await network.search(wanted)).answers[ES].status == "candidates"
+        node.store.close()
+        swap(node, other_store(federation, tmp_path))
+        assert (await network.search(wanted)).answers[ES] == HolderAnswer("refused", reason="internal", by=ES)
+        assert await health(network) == (503, {"status": "degraded", "failing": ["store"], **QUIET})
+
+    running_node(federation, body)
+
+
+QUIET = {"contradicting_logs": 0, "alarms": []}
+
+
+def swap(node: Node, store: GalleryStore) -> None:
+    node.store = node._gate._store = store
+    node._galleries.clear()
+
+
+def test_control_where_it_does_not_look_an_exchanged_database_is_a_no_hit(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ledger, "meet", lambda *_: None)
+
+    async def body(network: AsgiNetwork) -> None:
+        network.nodes[ES].store.close()
+        swap(network.nodes[ES], other_store(federation, tmp_path))
+        assert (await network.search(request(federation.people.hit, (ES,)))).answers[ES].status == "no hit"
+
+    running_node(federation, body)
+
+
+def test_who_is_enrolled_while_the_node_runs_is_found_and_noted(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        enrol(federation, 4)
+        assert (await network.search(request(federation.people.hit, (ES,)))).answers[ES].status == "candidates"
+        last = network.nodes[ES].keeper.ledger.last
+        assert last is not None
+        assert (last.rows, last.reason) == (134, "change")
+
+    running_node(federation, body)
+
+
+def test_the_daily_look_finds_a_damaged_row_and_the_node_answers_no_more(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node, wanted = network.nodes[ES], request(federation.people.hit, (ES,))
+        assert (await network.search(wanted)).answers[ES].status == "candidates"
+        await asyncio.to_thread(node.inspect)
+        assert (await health(network))[0] == 200, "the control: nothing was wrong before"
+        flip_a_bit_of_a_row(file(federation))
+        await asyncio.to_thread(node.inspect)
+        assert await health(network) == (503, {"status": "degraded", "failing": ["store"], **QUIET})
+        assert (await network.search(wanted)).answers[ES] == HolderAnswer("refused", reason="internal", by=ES)
+
+    running_node(federation, body)
+
+
+def test_the_self_test_finds_a_gallery_in_memory_that_is_not_the_stored_one(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node = network.nodes[ES]
+        (derived,) = node._galleries.values()
+        assert derived._held is not None
+        gallery = derived._held[1]
+        object.__setattr__(gallery, "templates", np.zeros_like(gallery.templates))
+        await asyncio.to_thread(node.inspect)
+        assert await health(network) == (503, {"status": "degraded", "failing": ["self-test"], **QUIET})
+
+    running_node(federation, body)
+
+
+def test_the_self_test_finds_a_product_that_finds_nobody(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_test, "plain_scores", lambda rows, _: np.zeros(len(rows), np.int64))
+
+    async def body(network: AsgiNetwork) -> None:
+        await asyncio.to_thread(network.nodes[ES].inspect)
+        assert (await health(network))[1]["failing"] == ["self-test"]
+
+    running_node(federation, body)
+
+
+@pytest.mark.parametrize("place", [0, 5, 99, 100])
+def test_a_planted_subject_is_found_at_its_place(place: int) -> None:
+    rows = unit_rows(np.random.default_rng(1), 100, 128)
+    assert self_test.found_rows(rows, self_test.synthetic(128), place) == [place]

@@ -1,0 +1,37 @@
+"""A test that works on the ring is run on both rings, unless it is said here why once is enough."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+ONCE = {
+    "protocol/test_scoring_ahead.py": "the order of messages, whatever their length",
+    "nodes/test_refusals.py": "what a node refuses before it computes",
+    "nodes/test_transfer.py": "a limit on bytes that wait, measured in parts of the smaller ring",
+    "verify/test_copies.py": "the verifier's table, compared with both presets at once",
+    "verify/test_partial.py": "what is called checkable; the ring only sets a length",
+}
+
+
+def works_on_the_ring(text: str) -> bool:
+    return bool(re.search(r"^from tests\.kit\.ring import", text, re.MULTILINE))
+
+
+def is_marked(text: str) -> bool:
+    return "pytest.mark.ring" in text
+
+
+def test_what_works_on_the_ring_is_marked_or_named_with_a_reason() -> None:
+    files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.glob("*/test_*.py")}
+    unmarked = {name for name, text in files.items() if works_on_the_ring(text) and not is_marked(text)}
+    assert unmarked == set(ONCE)
+
+
+def test_control_a_file_without_the_mark_is_noticed() -> None:
+    text = "import pytest\nfrom tests.kit.ring import RING\n"
+    assert works_on_the_ring(text)
+    assert not is_marked(text)
+    assert is_marked(text + "pytestmark = pytest.mark.ring\n")

@@ -1,0 +1,243 @@
+"""A search with a preparation equals its plaintext twin bit for bit, whatever the gallery (protocol/DESIGN.md, 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import pets.replicated
+import protocol.filter
+from pets.mask_encryption import draw_mask
+from pets.params import N4096, N8192, SHARE_BITS, Parameters
+from pets.planes import from_planes
+from protocol.engine import EncryptedEngine, PlainEngine
+from protocol.gallery import Gallery
+from protocol.terms import Terms
+from tests.kit.galleries import Templates, longest, near, scores, unit_rows
+from tests.kit.parties import HOLDER
+from tests.kit.prepared import PreparedTrio, hold, opened
+from tests.kit.ring import RING
+from tests.protocol.test_exact import (
+    KINDS,
+    LADDERS,
+    THRESHOLDS,
+    Case,
+    correlated_rows,
+    random_rows,
+    rows_at_theta,
+    the_opposite,
+    the_probe_itself,
+)
+
+kinds = st.sampled_from(KINDS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def check_against_twin(
+    kind: Callable[[Case], Templates],
+    rows: int,
+    seed: int,
+    threshold: str,
+    cap: int,
+    ladder: str,
+    probe_kind: str = "unit",
+    dim: int = 128,
+    params: Parameters = RING,
+) -> str:
+    rng = np.random.default_rng(seed)
+    probe = longest(rng, dim) if probe_kind == "longest" else unit_rows(rng, 1, dim)[0]
+    terms = Terms(Decimal(threshold), dim, params, cap, Decimal(ladder))
+    thetas = tuple(terms.theta(rung) for rung in range(len(terms.rungs)))
+    gallery = hold(kind(Case(rng, dim, rows, probe, thetas)), params)
+    trio = PreparedTrio(gallery, threshold=threshold, cap=cap, ladder=ladder).search(probe)
+    outcome = trio.outcome()
+    assert outcome == trio.expected(probe)
+    exact = scores(gallery.templates, probe)
+    assert all(hit.score == exact[hit.row] >= thetas[0] for hit in outcome.hits)
+    return outcome.status
+
+
+driven = partial(settings, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@driven(max_examples=30)
+@given(
+    kind=kinds,
+    rows=st.sampled_from([1, 63, 4095, 4096, 4097]),
+    seed=seeds,
+    threshold=st.sampled_from(THRESHOLDS),
+    cap=st.sampled_from([1, 10, 99]),
+    ladder=st.sampled_from(LADDERS),
+    probe_kind=st.sampled_from(["unit", "longest"]),
+)
+def test_prepared_search_equals_the_plaintext_twin(**case: Any) -> None:
+    check_against_twin(**case)
+
+
+@driven(max_examples=5)
+@given(kind=kinds, rows=st.sampled_from([1, 4097]), seed=seeds, threshold=st.sampled_from(THRESHOLDS))
+def test_prepared_search_equals_the_plaintext_twin_at_512_dimensions(**case: Any) -> None:
+    check_against_twin(**case, cap=10, ladder="0.02", dim=512)
+
+
+@driven(max_examples=4)
+@given(kind=kinds, rows=st.sampled_from([1, 8191, 8193]), seed=seeds, threshold=st.sampled_from(THRESHOLDS))
+def test_prepared_search_equals_the_plaintext_twin_at_ring_dimension_8192(**case: Any) -> None:
+    check_against_twin(**case, cap=10, ladder="0.02", params=N8192)
+
+
+@pytest.mark.parametrize("dim", [8, 24, 1024])
+def test_other_dimensions_give_the_same_hits_as_the_twin(dim: int) -> None:
+    check_against_twin(random_rows, 300, dim, "0.05", 99, "0.02", dim=dim)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "threshold", "ladder", "status"),
+    [
+        (rows_at_theta, 4097, "0.55", "0", "released"),
+        (the_probe_itself, 1, "0.95", "0.02", "released"),
+        (the_probe_itself, 11, "0.3", "0.3", "too_many_candidates"),
+        (the_opposite, 4096, "0.05", "0.02", "no_hit"),
+        (correlated_rows, 4096, "0.3", "0.02", "released"),
+    ],
+)
+def test_adversarial_galleries_end_as_expected(
+    kind: Callable[[Case], Templates], rows: int, threshold: str, ladder: str, status: str
+) -> None:
+    assert check_against_twin(kind, rows, 5, threshold, 10, ladder) == status
+
+
+@pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
+def test_empty_gallery_ends_in_no_hit(params: Parameters) -> None:
+    probe = unit_rows(np.random.default_rng(0), 1, 128)[0]
+    trio = PreparedTrio(hold(np.empty((0, 128), np.int8), params)).search(probe)
+    assert trio.outcome() == trio.expected(probe)
+    assert trio.outcome().status == "no_hit"
+
+
+def test_one_preparation_serves_several_holders() -> None:
+    rng = np.random.default_rng(6)
+    probe = unit_rows(rng, 1, 64)[0]
+    galleries = [unit_rows(rng, rows, 64) for rows in (50, 4200, 0)]
+    galleries[1][4100:4103] = near(rng, probe, 3, np.full(3, 0.9))
+    trio = PreparedTrio(*(hold(rows) for rows in galleries), threshold="0.8").search(probe)
+    for name in trio.galleries:
+        assert trio.outcome(name) == trio.expected(probe, name)
+    assert len(trio.outcome(f"{HOLDER}-1").hits) == 3
+
+
+def test_a_search_may_ask_some_of_the_holders_that_prepared() -> None:
+    rng = np.random.default_rng(6)
+    probe = unit_rows(rng, 1, 64)[0]
+    trio = PreparedTrio(*(hold(unit_rows(rng, 50, 64)) for _ in range(3))).prepare()
+    del trio.galleries[f"{HOLDER}-1"]
+    trio.search(probe)
+    for name in trio.galleries:
+        assert trio.outcome(name) == trio.expected(probe, name)
+
+
+@pytest.mark.parametrize("threads", [3, 9])
+def test_queries_on_several_threads_equal_the_twin(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries side by side, kernels split among threads, three chunks at each of several rungs."""
+    monkeypatch.setattr(pets.replicated, "PARALLEL_WORDS", 1)
+    monkeypatch.setattr(protocol.filter, "CHUNK_ROWS", RING.n)
+    rng = np.random.default_rng(3)
+    probes = unit_rows(rng, 4, 64)
+    templates = unit_rows(rng, 2 * RING.n + 90, 64)
+    templates[RING.n - 3 : RING.n + 4] = near(rng, probes[1], 7, np.linspace(0.6, 0.8, 7))
+    templates[2 * RING.n :: 9] = near(rng, probes[2], 10, np.linspace(0.59, 0.65, 10))
+    gallery = Gallery.hold(templates, RING)
+    terms = Terms(Decimal("0.58"), 64, RING, cap=7)
+    expected = PlainEngine().search(gallery, probes, terms)
+    assert EncryptedEngine(threads).search(gallery, probes, terms) == expected
+    assert [bool(outcome.hits) for outcome in expected] == [False, True, True, False]
+    assert expected[2].threshold_used > terms.threshold
+
+
+def test_rows_may_be_mapped_from_a_file(tmp_path: Any) -> None:
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "rows.npy", unit_rows(rng, 4200, 64))
+    rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    trio = PreparedTrio(hold(rows)).search(np.array(rows[4150]))
+    assert trio.outcome() == trio.expected(np.array(rows[4150]))
+    assert trio.outcome().hits[0].row == 4150
+
+
+# --- every row, not only the few that the sketch lets through ---
+
+
+def distance(total: np.ndarray, exact: np.ndarray, t: int) -> list[float]:
+    """|total - v·2^24/t| modulo 2^24, from integers."""
+    period = t << SHARE_BITS
+    gaps = [(int(v) * t - (int(s) << SHARE_BITS)) % period for v, s in zip(total, exact, strict=True)]
+    return [min(gap, period - gap) / t for gap in gaps]
+
+
+def prepared_totals(trio: PreparedTrio) -> tuple[np.ndarray, np.ndarray]:
+    """e' + m + z of every row of one chunk, which nobody ever puts together, and the mask r."""
+    assert trio.made is not None
+    requester = trio.made.requester
+    parts = (trio.made.holders[HOLDER], requester, trio.made.router)
+    chunks = [part.rings[HOLDER].chunks[0] for part in parts]
+    z = from_planes(opened([chunk.z for chunk in chunks])).astype(np.int64)
+    masked = chunks[0].masked
+    assert masked is not None
+    mask = draw_mask(requester.seed, requester.identity, requester.dim, requester.params).astype(np.int64)
+    return (z + masked) % 2**SHARE_BITS, mask
+
+
+@pytest.mark.parametrize(("dim", "params"), [(128, RING), (512, RING), (1024, RING), (128, N8192)])
+def test_what_is_prepared_is_the_masks_product_within_one(dim: int, params: Parameters) -> None:
+    """Predicted from two roundings of half a unit each and noise far below one; measured on every row."""
+    rng = np.random.default_rng(dim)
+    rows = unit_rows(rng, params.n + 100, dim)
+    rows[0], rows[1] = longest(rng, dim), -longest(rng, dim)
+    trio = PreparedTrio(hold(rows, params)).prepare()
+    total, mask = prepared_totals(trio)
+    gaps = distance(total[: len(rows)], rows.astype(np.int64) @ mask % params.t, params.t)
+    assert max(gaps) <= 1.01
+    assert max(gaps) > 0.5, "two roundings never leave every row exact: this would compare nothing"
+    # rows of the last block that do not exist are zeros
+    assert max(distance(total[len(rows) :], np.zeros(len(total) - len(rows), np.int64), params.t)) <= 1.01
+
+
+@pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
+def test_products_of_the_mask_that_wrap_at_0_and_t_minus_1_are_exact(
+    params: Parameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose product with the mask is 0 or t - 1 modulo t: where a wrap that did not vanish would show."""
+    dim = 64
+    rng = np.random.default_rng(1)
+    probe = unit_rows(rng, 1, dim)[0]
+    base = unit_rows(rng, 40, dim).astype(np.int64)
+    t = params.t
+    # A mask in which coordinate 0 is 1 and coordinate 1 is t - 1; the rows' first entries then steer the product.
+    import protocol.preparing
+    import protocol.searching
+
+    known = rng.integers(0, 4, dim)
+    known[0], known[1] = 1, t - 1
+    fixed = lambda *_: known.astype(np.uint32)  # noqa: E731
+    monkeypatch.setattr(protocol.preparing, "draw_mask", fixed)
+    monkeypatch.setattr(protocol.searching, "draw_mask", fixed)
+    rows = np.clip(base // 8, -15, 15)
+    for index, row in enumerate(rows):
+        row[0] = row[1] = 0
+        for wanted in [0, t - 1][index % 2 :: 2]:
+            missing = (wanted - int(row @ known)) % t
+            missing -= t if missing > t // 2 else 0
+            row[0], row[1] = max(-127, min(127, missing)), 0
+            if row[0] != missing:
+                row[1] = row[0] - missing
+    products = rows @ known % t
+    keep = (np.abs(rows) <= 127).all(axis=1)
+    assert {0, t - 1} <= set(products[keep].tolist())
+    trio = PreparedTrio(hold(rows[keep].astype(np.int8), params), threshold="0.05", cap=99).search(probe)
+    assert trio.outcome() == trio.expected(probe)

@@ -1,0 +1,205 @@
+"""Preparations and searches with signatures, and with messages of different links arriving in any order."""
+
+from __future__ import annotations
+
+import hmac
+import random
+import secrets
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+
+import protocol.filter
+from pets.errors import CryptoError, LineupError
+from protocol.announcing import Plan
+from protocol.engine import PlainEngine
+from protocol.gallery import Gallery
+from protocol.machine import Machine
+from protocol.messages import Signature
+from protocol.party import Context, Party
+from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
+from protocol.roles import Parties
+from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
+from protocol.session import WHOLE, Event, State
+from protocol.terms import Terms
+from protocol.warrant import sign_announcement
+from protocol.wire import decode
+from protocol.work import perform
+from tests.kit.galleries import Templates, near, unit_rows
+from tests.kit.parties import REQUESTER, ROUTER
+from tests.kit.prepared import hold
+from tests.kit.ring import RING
+
+DIM = 64
+
+
+@dataclass
+class Hmacs:
+    """A notary whose signatures everybody can check, of a name that may lie."""
+
+    name: str
+    lies: bool = False
+
+    def sign(self, message: bytes) -> bytes:
+        return hmac.digest(self.name.encode(), message + b"!" * self.lies, "sha256")
+
+    def check(self, peer: str, message: bytes, signature: bytes) -> None:
+        if not hmac.compare_digest(hmac.digest(peer.encode(), message, "sha256"), signature):
+            raise CryptoError(f"not a signature of {peer}")
+
+
+@dataclass
+class Shuffled:
+    """Delivers one waiting frame at a time, of a link chosen at random; frames of a link stay in order."""
+
+    machines: list[Party]
+    rng: random.Random
+    failures: list[LineupError] = field(default_factory=list)
+    kinds: list[type[Any]] = field(default_factory=list)
+
+    def run(self) -> None:
+        named = {machine.name: machine for machine in self.machines}
+        links: dict[tuple[str, str], deque[bytes]] = defaultdict(deque)
+        while True:
+            for machine in self.machines:
+                while machine.outgoing:
+                    to, frame = machine.outgoing.popleft()
+                    links[machine.name, to].append(frame)
+            choices: list[Any] = [link for link, frames in links.items() if frames]
+            choices += [machine for machine in self.machines if machine.wanted]
+            if not choices:
+                return
+            chosen = self.rng.choice(choices)
+            try:
+                if isinstance(chosen, Machine):
+                    session, work = chosen.wanted.popleft()
+                    chosen.supply(session, work, perform([work], 1)[0])
+                else:
+                    frame = links[chosen].popleft()
+                    self.kinds.append(type(decode(frame).message))
+                    named[chosen[1]].handle(frame, chosen[0])
+            except LineupError as error:
+                self.failures.append(error)
+
+
+@dataclass
+class Signed:
+    """All parties with notaries, their galleries, and what was recorded."""
+
+    galleries: dict[str, Gallery]
+    rng: random.Random
+    liar: str | None = None
+    lies_in: str = "search"
+    events: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
+    failures: list[LineupError] = field(default_factory=list)
+    signatures: int = 0
+
+    def contexts(self, parties: Parties, lying: bool) -> dict[str, Context]:
+        conversation = secrets.token_bytes(16)
+        return {
+            name: Context(
+                name,
+                conversation,
+                parties,
+                notary=Hmacs(name, lying and name == self.liar),
+                recorder=self.events[name].append,
+            )
+            for name in (parties.requester, parties.router, *parties.holders)
+        }
+
+    def prepare(self) -> tuple[Any, Any, dict[str, Any]]:
+        parties = Parties(REQUESTER, ROUTER, tuple(self.galleries))
+        made = self.contexts(parties, self.lies_in == "preparation")
+        requester = PreparingRequester(made[REQUESTER], Plan(RING, DIM))
+        router = PreparingRouter(made[ROUTER])
+        holders = {name: PreparingHolder(made[name], gallery) for name, gallery in self.galleries.items()}
+        self._run([router, *holders.values(), requester])
+        return requester.preparation, router.preparation, {name: m.preparation for name, m in holders.items()}
+
+    def search(self, probe: Templates, terms: Terms) -> SearchingRequester:
+        of_requester, of_router, of_holders = self.prepare()
+        parties = Parties(REQUESTER, ROUTER, tuple(self.galleries))
+        made = self.contexts(parties, self.lies_in == "search")
+        requester = SearchingRequester(made[REQUESTER], terms, of_requester)
+        if self.liar == REQUESTER:  # what it signs first is the announcement, which only a policy looks at
+            requester.announce = sign_announcement(requester.announce, Hmacs(REQUESTER))
+        router = SearchingRouter(made[ROUTER], of_router)
+        holders = [SearchingHolder(made[name], gallery, of_holders[name]) for name, gallery in self.galleries.items()]
+        machines: list[Party] = [router, *holders, requester]
+        self._run(machines)
+        if requester.ready:
+            requester.submit(probe)
+            self._run(machines, start=False)
+        self.machines = machines
+        return requester
+
+    def _run(self, machines: list[Party], *, start: bool = True) -> None:
+        if start:
+            for machine in machines:
+                machine.start()
+        network = Shuffled(machines, self.rng)
+        network.run()
+        self.failures += network.failures
+        self.signatures += network.kinds.count(Signature)
+
+
+def scene(holders: int, rows: int = 300) -> tuple[dict[str, Gallery], Templates]:
+    rng = np.random.default_rng(4)
+    probe = unit_rows(rng, 1, DIM)[0]
+    galleries = {}
+    for number in range(holders):
+        templates = unit_rows(rng, rows, DIM)
+        templates[40:44] = near(rng, probe, 4, np.array([0.7, 0.72, 0.74, 0.9]))
+        galleries[f"HOLDER-{number}"] = hold(templates)
+    return galleries, probe
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("holders", [1, 2])
+def test_messages_in_any_order_give_the_same_hits(seed: int, holders: int) -> None:
+    galleries, probe = scene(holders)
+    terms = Terms(Decimal("0.65"), DIM, RING, 2, Decimal("0.04"))
+    signed = Signed(galleries, random.Random(seed))
+    requester = signed.search(probe, terms)
+    assert not signed.failures
+    for name, gallery in galleries.items():
+        (expected,) = PlainEngine().search(gallery, probe[None], terms)
+        answer = requester.answers[name]
+        assert (answer.status, answer.threshold_used) == (expected.status, expected.threshold_used)
+        assert answer.references == tuple(gallery.reference(hit.row) for hit in expected.hits)
+        assert answer.threshold_used > terms.threshold, "it climbed"
+    assert signed.signatures > 20
+    recorded = {event.session for events in signed.events.values() for event in events}
+    assert recorded == {WHOLE, *galleries}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_messages_in_any_order_over_several_chunks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.filter, "CHUNK_ROWS", RING.n)
+    galleries, probe = scene(1, 2 * RING.n + 50)
+    terms = Terms(Decimal("0.65"), DIM, RING, 2, Decimal("0.04"))
+    signed = Signed(galleries, random.Random(seed))
+    requester = signed.search(probe, terms)
+    assert not signed.failures
+    (expected,) = PlainEngine().search(next(iter(galleries.values())), probe[None], terms)
+    assert requester.answers["HOLDER-0"].threshold_used == expected.threshold_used
+    assert len(requester.answers["HOLDER-0"].references) == len(expected.hits) > 0
+
+
+@pytest.mark.parametrize("where", ["preparation", "search"])
+@pytest.mark.parametrize("liar", [REQUESTER, ROUTER, "HOLDER-0"])
+def test_a_phase_signed_otherwise_stops_everybody(liar: str, where: str) -> None:
+    galleries, probe = scene(1)
+    signed = Signed(galleries, random.Random(1), liar, where)
+    terms = Terms(Decimal("0.65"), DIM, RING)
+    if where == "preparation":
+        assert None in (*signed.prepare()[:2], *signed.prepare()[2].values())
+    else:
+        requester = signed.search(probe, terms)
+        assert not requester.answers
+        assert {machine.sessions["HOLDER-0"].state for machine in signed.machines} <= {State.ABORTED, State.FINISHED}
+    assert any(isinstance(failure, CryptoError) for failure in signed.failures)
