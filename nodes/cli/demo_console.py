@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import subprocess
 import tempfile
 import time
@@ -11,12 +12,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 
 from nodes.casework.contents import Draft
 from nodes.casework.desk import CaseDesk, utc
 from nodes.casework.persons import new_key_file, sign_with_file
-from nodes.cli.demo import COUNTRIES, HOLDERS, ROLES, STOP_SECONDS, enrol, found_nodes, free_ports, lineup, serving
+from nodes.cli.demo import (
+    COUNTRIES,
+    HOLDERS,
+    ROLES,
+    START_SECONDS,
+    STOP_SECONDS,
+    DemoFailed,
+    enrol,
+    found_nodes,
+    free_ports,
+    lineup,
+    serving,
+)
 from nodes.cli.demo_photos import DemoPhotos, demo_photos
 from nodes.config.console import ConsoleConfig
 from nodes.config.schema import Role, load_config
@@ -141,17 +155,19 @@ def sample(staged: Staged, provider: Provider) -> None:
 @contextmanager
 def consoles(staged: Staged) -> Iterator[None]:
     """A console beside every node, as processes of their own; stopped whatever happens."""
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in COUNTRIES:
             with (staged.root / f"{name}.console.log").open("wb") as log:
                 command = lineup("console", "--dir", staged.root / name)
-                processes.append(subprocess.Popen(command, stdout=log, stderr=log))  # noqa: S603, our own command line
+                processes[name] = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603, our own command line
+        for name, process in processes.items():
+            _wait_until_ready(staged, name, process)
         yield
     finally:
-        for process in processes:
+        for process in processes.values():
             process.terminate()
-        for process in processes:
+        for process in processes.values():
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -159,8 +175,21 @@ def consoles(staged: Staged) -> Iterator[None]:
                 process.wait()
 
 
+def _wait_until_ready(staged: Staged, name: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{staged.address(name)}/health", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    last = (staged.root / f"{name}.console.log").read_text(errors="replace").splitlines()[-1:]
+    raise DemoFailed(f"console of {name} did not start: {' '.join(last) or 'it said nothing'}")
+
+
 def run_demo_console(provider: Provider, output: Console, errors: Console) -> None:
     """Set up, serve, print addresses and log-ins, and wait for Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     with tempfile.TemporaryDirectory(prefix="lineup-demo-") as temporary:
         staged = stage(Path(temporary), provider, errors)
         with serving(staged.root, output), consoles(staged):

@@ -9,6 +9,8 @@ TEXTS = {
     "skip": "To the content",
     "print": "Print this page",
     "none": "None.",
+    "yes": "yes",
+    "no": "no",
     "unknown": "unknown",
     "few": "fewer than 5",
     "show": "Show",
