@@ -117,6 +117,7 @@ def prepare(
         str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
     ] = N4096.preset,
     threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Prepare a search of a gallery before there is a probe, for `lineup match --prepared`."""
     from nodes.cli.match import run_prepare
@@ -126,7 +127,7 @@ def prepare(
         parameters = preset(params)
     except ParameterError as error:
         _fail(error, 2)
-    run_prepare(gallery, out, parameters, count, output, errors)
+    run_prepare(gallery, out, parameters, count, output, errors, as_json)
 
 
 @app.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from nodes.cli.options import Models, Provider, ProviderName
+from nodes.cli.options import Json, Models, Provider, ProviderName
 from pets.errors import InputError
 
 console = typer.Typer(help="The node's console in a browser, and people's key files.")
@@ -41,18 +42,22 @@ def serve(
 
 
 @console.command()
-def key(out: Annotated[Path, typer.Option("--output", "-o", help="New private file.")]) -> None:
+def key(out: Annotated[Path, typer.Option("--output", "-o", help="New private file.")], as_json: Json = False) -> None:
     """Make a person's key file. Its public half is given to the console when an invitation is taken up."""
     from nodes.casework.persons import new_key_file
 
-    public = new_key_file(out)
-    output.print(f"public key {public.public.hex()}")
+    public = new_key_file(out).public.hex()
+    if as_json:
+        print(json.dumps({"file": str(out), "public_key": public}))
+    else:
+        output.print(f"public key {public}")
 
 
 @console.command()
 def sign(
     digest: Annotated[str, typer.Argument(help="What the console shows: 64 hexadecimal digits.")],
     key: Annotated[Path, typer.Option(help="The person's key file.")],
+    as_json: Json = False,
 ) -> None:
     """Sign a log-in or a decision by hand, for a browser without JavaScript."""
     from nodes.casework.persons import read_key_file, sign_with_file
@@ -63,8 +68,12 @@ def sign(
         data = b""
     if len(data) != DIGEST_HEX // 2:
         raise typer.BadParameter(f"must be {DIGEST_HEX} hexadecimal digits, got {digest!r:.80}", param_hint="DIGEST")
-    output.print(f"public key {read_key_file(key).public.hex()}")
-    output.print(f"signature {sign_with_file(key, data).signature.hex()}")
+    public, signature = read_key_file(key).public.hex(), sign_with_file(key, data).signature.hex()
+    if as_json:
+        print(json.dumps({"public_key": public, "signature": signature}))
+    else:
+        output.print(f"public key {public}")
+        output.print(f"signature {signature}")
 
 
 @console.command()

@@ -125,7 +125,13 @@ def _search(
 
 
 def run_prepare(
-    gallery_path: Path, out: Path, params: Parameters, threads: int, console: Console, errors: Console
+    gallery_path: Path,
+    out: Path,
+    params: Parameters,
+    threads: int,
+    console: Console,
+    errors: Console,
+    as_json: bool = False,
 ) -> None:
     """`lineup prepare`: prepare a search of a gallery before there is a probe, and write it to a new file.
 
@@ -145,9 +151,13 @@ def run_prepare(
     with progress_bar(errors, "preparing", rows) as progress:
         (made,) = engine.prepare(gallery, Plan(params, dim, model), 1, progress)
     write_preparation(out, made, gallery)
-    size = out.stat().st_size
+    size, seconds = out.stat().st_size, engine.cost.seconds["offline"]
+    if as_json:
+        made_of = {"file": str(out), "rows": rows, "dim": dim, "preset": params.preset}
+        print(json.dumps({**made_of, "file_bytes": size, "preparation_s": seconds}))
+        return
     console.print(
-        f"prepared one search of {rows:,} rows, d = {dim}, in {engine.cost.seconds['offline']:.2f} s: {out} "
+        f"prepared one search of {rows:,} rows, d = {dim}, in {seconds:.2f} s: {out} "
         f"({size / 1e6:.1f} MB). It is secret, serves one search, and must not be copied.",
         highlight=False,
         soft_wrap=True,

@@ -49,6 +49,8 @@ from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
 from tests.kit.prepared import PreparedTrio, hold, opened
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 DIM = 64
 N = RING.n
 Residues = npt.NDArray[np.uint32]

@@ -29,7 +29,18 @@ def test_the_commands_are_those_of_the_readme() -> None:
     assert set(COMMANDS) == {
         *(
             f"lineup {name}"
-            for name in ("embed", "match", "demo", "query", "enroll", "forget", "contest", "calibrate", "bench")
+            for name in (
+                "embed",
+                "match",
+                "prepare",
+                "demo",
+                "query",
+                "enroll",
+                "forget",
+                "contest",
+                "calibrate",
+                "bench",
+            )
         ),
         *(
             f"lineup node {name}"
@@ -37,6 +48,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ),
         *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
+        *(f"lineup console {name}" for name in ("demo", "key", "sign")),
         *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
         *("lineup verify", "lineup audit"),
         *(f"lineup case person {name}" for name in ("add", "close", "list")),
@@ -71,8 +83,8 @@ def test_the_commands_are_those_of_the_readme() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"lineup demo", "lineup node serve"}))
-def test_every_command_but_two_speaks_json(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"lineup demo", "lineup node serve", "lineup console demo"}))
+def test_every_command_but_demos_and_servers_speaks_json(name: str) -> None:
     assert "--json" in {option for parameter in COMMANDS[name].params for option in parameter.opts}
 
 

@@ -36,6 +36,8 @@ from tests.protocol.test_exact import (
     the_probe_itself,
 )
 
+pytestmark = pytest.mark.ring
+
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 2**32 - 1)
 

@@ -33,6 +33,8 @@ from tests.kit.parties import HOLDER
 from tests.kit.prepared import PreparedTrio, hold, opened
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 DIM = 64
 ERROR_VARIANCE = ERROR_SIGMA**2 + 1 / 12  # rounding adds the variance of a uniform number
 LOW, HIGH = 0.8, 1.25

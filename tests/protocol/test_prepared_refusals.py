@@ -51,6 +51,8 @@ from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
 from tests.kit.prepared import PreparedTrio, hold
 from tests.kit.ring import RING
 
+pytestmark = pytest.mark.ring
+
 DIM = 64
 Link = tuple[type[Message], str, str]
 
