@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-LINES = (
-    ("online_s", "one search", "#1b6ca8"),
-    ("preparation_s", "one preparation of a batch", "#c77400"),
-)
 
 
 def draw(entries: list[dict[str, Any]], path: Path) -> None:
@@ -26,13 +22,23 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     entries = sorted(entries, key=lambda entry: entry["rows"])
-    rows = [entry["rows"] for entry in entries]
+    best = {
+        entry["rows"]: entry for entry in sorted(entries, key=lambda entry: -entry["online_s"])
+    }  # of several batches
+    rows = sorted(best)
     figure, (cost, memory) = pyplot.subplots(1, 2, figsize=(10, 3.6), facecolor="white")
-    for field, name, colour in LINES:
-        cost.plot(rows, [1e9 * entry[field] / entry["rows"] for entry in entries], "o-", color=colour, label=name)
+    cost.plot(rows, [1e9 * best[size]["online_s"] / size for size in rows], "o-", color="#1b6ca8", label="one search")
+    for batch, colour in zip(
+        sorted({entry["batch"] for entry in entries}), ("#c77400", "#8a5a00", "#5c4a20"), strict=False
+    ):
+        made = [entry for entry in entries if entry["batch"] == batch]
+        costs = [1e9 * entry["preparation_s"] / entry["rows"] for entry in made]
+        name = f"one preparation of {batch} at once" if batch > 1 else "one preparation alone"
+        cost.plot([entry["rows"] for entry in made], costs, "o-", color=colour, label=name)
     cost.set_ylabel("nanoseconds a row, all three parties")
-    memory.plot(rows, [entry["peak_rss_bytes"] / 1e9 for entry in entries], "o-", color="#6b6b6b", label="at the peak")
-    gallery = [entry["rows"] * entry["dim"] / 1e9 for entry in entries]
+    peaks = [max(entry["peak_rss_bytes"] for entry in entries if entry["rows"] == size) for size in rows]
+    memory.plot(rows, [peak / 1e9 for peak in peaks], "o-", color="#6b6b6b", label="at the peak")
+    gallery = [size * best[size]["dim"] / 1e9 for size in rows]
     memory.plot(rows, gallery, ":", color="#6b6b6b", label="of it the gallery")
     memory.set_ylabel("GB of memory, all three parties")
     for axes in (cost, memory):

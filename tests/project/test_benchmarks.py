@@ -177,8 +177,9 @@ def test_scale_writes_a_flat_list_an_entry_a_size(tmp_path: Path):
 def test_the_chart_of_scale_is_drawn_from_its_file(tmp_path: Path):
     pytest.importorskip("matplotlib")
     entries = [
-        {"rows": rows, "dim": 512, "online_s": 1e-7 * rows, "preparation_s": 1e-6 * rows, "peak_rss_bytes": 600 * rows}
-        for rows in (10**5, 10**6)
+        {"rows": rows, "dim": 512, "batch": batch, "online_s": 1e-7 * rows, "preparation_s": 1e-6 * rows / batch}
+        | {"peak_rss_bytes": 600 * rows}
+        for rows, batch in ((10**5, 4), (10**6, 4), (10**6, 1))
     ]
     (tmp_path / "scale.json").write_text(json.dumps(entries))
     benchmark("scale_chart", "--json", str(tmp_path / "scale.json"), "--out", str(tmp_path / "scale.svg"))
