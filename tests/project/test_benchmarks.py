@@ -69,14 +69,16 @@ def test_search_reports_every_figure_that_has_a_target():
     assert (run["rows"], run["dim"], run["many_probes"]) == (4096, 64, 2)
     for field in (
         "numpy_s",
-        "kernel_over_numpy",
+        "product_over_numpy",
         "online_s",
         "online_over_numpy",
-        "offline_s",
+        "cold_s",
+        "preparation_s",
         "enrolment_s_per_million",
         "gallery_bytes_per_row",
         "other_memory_bytes",
-        "bytes_sent",
+        "online_bytes",
+        "preparation_bytes",
         "many_online_over_one",
         "many_first_over_one",
     ):
