@@ -54,7 +54,7 @@ class Chunk(msgspec.Struct, forbid_unknown_fields=True, eq=False):
 class Version(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Which preparation of a block it is: the attempt, and the hash of the c1 that the holder sent of it."""
 
-    attempt: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    attempt: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     digest: Digest
 
 
