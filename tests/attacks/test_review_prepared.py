@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
 
+import msgspec
 import pytest
 
 import protocol.form
 import protocol.searching
+from nodes.cli.prepared import (
+    PreparationFileError,
+    _tombstone_start,
+    check_no_copies,
+    open_preparation,
+    write_preparation,
+)
 from protocol.compute import Ring, other
 from protocol.errors import Disagreement
+from protocol.local import LocalPreparation
 from protocol.messages import AdmissionBit, Echo, Gates, Joined
 from protocol.steps import Send, Step, receive
-from tests.attacks.test_prepared import pair, scene, trio
+from tests.attacks.test_prepared import gallery, pair, scene, trio
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
 
 # --- one answer to an announcement, the same to all ---
@@ -83,3 +95,52 @@ def test_the_machines_that_prepared_keep_no_seed_from_which_the_mask_could_be_dr
     assert not any((asking._seed, asking._holder_seed, asking._router_seed, answering._seed, answering._received))
     search.search(scene()[0])
     assert search.outcome().hits
+
+
+# --- files of preparations that somebody else wrote ---
+
+
+def forged_file(folder: Path, change: Callable[[LocalPreparation], None]) -> Path:
+    """A file of a sound preparation that was changed."""
+    made = trio().prepare().made
+    assert made is not None
+    change(made)
+    write_preparation(folder / "made", made, gallery())
+    return folder / "made"
+
+
+def another_seat(made: LocalPreparation) -> None:
+    made.requester.rings[HOLDER].seat, made.requester.rings[HOLDER].known = 2, None
+
+
+def negative_attempt(made: LocalPreparation) -> None:
+    ring = made.router.rings[HOLDER]
+    ring.versions = tuple(msgspec.structs.replace(version, attempt=-1) for version in ring.versions)
+
+
+def no_rings(made: LocalPreparation) -> None:
+    made.holders[HOLDER].rings.clear()
+
+
+@pytest.mark.parametrize("change", [another_seat, negative_attempt, no_rings])
+def test_a_forged_file_is_refused_where_it_is_read(change: Callable[[LocalPreparation], None], tmp_path: Path) -> None:
+    with pytest.raises(PreparationFileError):
+        open_preparation(forged_file(tmp_path, change))
+
+
+def test_a_tombstone_that_was_cut_off_or_says_nonsense_is_still_one(tmp_path: Path) -> None:
+    path = forged_file(tmp_path, lambda _: None)
+    for rest in (b"", b"\0", b"\x7f\xf8" + bytes(6), b"\x7f\xf0" + bytes(6)):
+        path.write_bytes(_tombstone_start() + rest)
+        with pytest.raises(PreparationFileError, match="was used"):
+            open_preparation(path)
+
+
+def test_a_copy_of_a_preparation_in_the_same_command_is_refused(tmp_path: Path) -> None:
+    path = forged_file(tmp_path, lambda _: None)
+    copy = tmp_path / "copy"
+    shutil.copy(path, copy)
+    with closing(open_preparation(path)) as first, closing(open_preparation(copy)) as second:
+        check_no_copies([first])
+        with pytest.raises(PreparationFileError, match="is a copy of"):
+            check_no_copies([first, second])
