@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import protocol.form
@@ -19,13 +21,19 @@ from nodes.cli.prepared import (
     open_preparation,
     write_preparation,
 )
+from pets.bits import Bits
+from pets.params import SHARE_BITS
+from pets.planes import from_planes
+from pets.replicated import Masks
+from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import Ring, other
 from protocol.errors import Disagreement
 from protocol.local import LocalPreparation
-from protocol.messages import AdmissionBit, Echo, Gates, Joined
+from protocol.messages import AdmissionBit, Echo, Gates, Joined, MaskedScores
 from protocol.steps import Send, Step, receive
-from tests.attacks.test_prepared import gallery, pair, scene, trio
+from tests.attacks.test_prepared import MALFORMED, copied, gallery, pair, scene, spoiled, trio
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
+from tests.kit.prepared import PreparedTrio
 
 # --- one answer to an announcement, the same to all ---
 
@@ -144,3 +152,47 @@ def test_a_copy_of_a_preparation_in_the_same_command_is_refused(tmp_path: Path) 
         check_no_copies([first])
         with pytest.raises(PreparationFileError, match="is a copy of"):
             check_no_copies([first, second])
+
+
+# --- limits ---
+
+
+def published(search: PreparedTrio) -> npt.NDArray[np.int64]:
+    """e of the rows, as the requester got it."""
+    data = search.sent(MaskedScores, HOLDER, REQUESTER)[0].message.data  # type: ignore[union-attr]
+    planes = np.frombuffer(data, "<u8").astype(np.uint64).reshape(SHARE_BITS, -1)
+    return from_planes(planes).astype(np.int64)[:200]
+
+
+def test_limit_with_holder_and_router_restored_a_requester_reads_score_differences_of_every_row() -> None:
+    """m is used twice then: e - e' is D·(q - q'), with no lie in any message. A router reads the same."""
+    probe, stranger, rows = scene()
+    first = trio().prepare()
+    assert first.made is not None
+    again = trio()
+    again.made = copied(first.made)
+    gap = (published(first.search(probe)) - published(again.search(stranger))) % 2**SHARE_BITS
+    gap[gap >= 2 ** (SHARE_BITS - 1)] -= 2**SHARE_BITS
+    due = rows.astype(np.int64) @ (probe.astype(np.int64) - stranger)
+    assert np.abs(gap / 16 - due).max() < 0.5
+
+
+def test_limit_a_requester_that_turns_one_gate_of_the_form_check_gets_any_mask_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in admission: the committed seed of the mask makes it provable afterwards, nothing does so online."""
+    spoiled(monkeypatch, *MALFORMED["X^5 in one"])
+    original, rounds = protocol.compute.and_local, [0, 0]
+
+    def turned(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
+        z = original(masks, x, y, threads)
+        if masks.party == REQUESTER_SEAT:
+            rounds[0] += 1
+            z.parts[0, 0, 0] ^= np.uint64(rounds[0] == rounds[1])
+        return z
+
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol.compute, "and_local", turned)
+        assert trio().prepare().made is None, "control: honest in its gates, it is refused"
+        rounds[:] = 0, rounds[0]  # the last gate before the bit is opened
+        assert trio().prepare().made is not None
