@@ -19,10 +19,10 @@ def difference(probe: npt.NDArray[np.int8], mask: npt.NDArray[np.uint32], params
     return ((probe.astype(np.int64) - mask) % params.t).astype(np.int32)
 
 
-def pack_difference(values: Values, params: Parameters) -> Difference:
-    """The message. `values`: int32 (d,) in [0, t), d a multiple of 8."""
+def pack_difference(values: Values, params: Parameters, query_id: bytes) -> Difference:
+    """The message. `values`: int32 (d,) in [0, t), d a multiple of 8. `query_id`: as the requester derived it."""
     bits = values[:, None] >> np.arange(params.t.bit_length()) & 1
-    return Difference(np.packbits(bits.astype(np.uint8), bitorder="little").tobytes())
+    return Difference(query_id, np.packbits(bits.astype(np.uint8), bitorder="little").tobytes())
 
 
 def unpack_difference(message: Difference, dim: int, params: Parameters) -> Values:

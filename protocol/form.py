@@ -166,11 +166,11 @@ def check_lanes(stated: Planes, known: Values, due: npt.NDArray[np.int64], holde
 
 
 def same_from_holder(ring: Ring, digest: bytes) -> Step[None]:
-    """Requester and router compare the hash of what the holder sent to both. Raises `Disagreement`."""
-    peer = ring.names[other(ring.index)]
-    yield Send(peer, Echo(digest))
+    """Requester and router compare the hash of what the holder sent to both, in this query. Raises `Disagreement`."""
+    peer, bound = ring.names[other(ring.index)], labelled_hash("echo", ring.query_id, ring.names[HOLDER], digest)
+    yield Send(peer, Echo(bound))
     theirs = yield from receive(peer, Echo)
-    if theirs.digest != digest:
+    if theirs.digest != bound:
         raise Disagreement(f"{ring.names[HOLDER]} did not send the same to requester and router")
 
 

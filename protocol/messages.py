@@ -306,8 +306,9 @@ class Search(Announce, tag=34, frozen=True):
 
 
 class Difference(Message, tag=35, frozen=True):
-    """Search: u = q - r modulo t, 20 bits each, packed: 20·d/8 bytes."""
+    """Search: u = q - r modulo t, 20 bits each, packed: 20·d/8 bytes; and the query id that the requester derived."""
 
+    query_id: Digest
     data: bytes
 
 

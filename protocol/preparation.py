@@ -7,7 +7,7 @@ disk; `claim` lets it be used once; `erase` ends its life.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 import msgspec
 import numpy as np
@@ -54,7 +54,7 @@ class Chunk(msgspec.Struct, forbid_unknown_fields=True, eq=False):
 class Version(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Which preparation of a block it is: the attempt, and the hash of the c1 that the holder sent of it."""
 
-    attempt: int
+    attempt: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     digest: Digest
 
 
@@ -120,6 +120,8 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
 class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=False):
     """What all parties keep. `identity`: the preparation's id, 32 bytes. `spent`: it was claimed."""
 
+    SEAT: ClassVar[int]  # of its role in every ring
+
     identity: Digest
     requester: Name
     router: Name
@@ -160,11 +162,15 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=F
         for name, ring in self.rings.items():
             if name != ring.holder or name not in self.holders:
                 raise PreparationError(f"a ring of {name} that is none of {', '.join(self.holders)}")
+            if ring.seat != self.SEAT:
+                raise PreparationError(f"seat {ring.seat} in a preparation of seat {self.SEAT}")
             ring.check(self.params, self.dim)
 
 
 class RequesterPreparation(Preparation, tag="requester"):
     """`seed`: of mask and errors. `holder_seed`, `router_seed`: of s1 and s2."""
+
+    SEAT = 1
 
     seed: Digest
     holder_seed: Digest
@@ -179,6 +185,8 @@ class RequesterPreparation(Preparation, tag="requester"):
 class RouterPreparation(Preparation, tag="router"):
     """`router_seed`: of s2."""
 
+    SEAT = 2
+
     router_seed: Digest
 
     def erase(self) -> None:
@@ -192,6 +200,8 @@ class HolderPreparation(Preparation, tag="holder", dict=True):
 
     `mask`: first components of the encrypted mask, uint32 (d, 2, n).
     """
+
+    SEAT = 0
 
     seed: Digest
     holder_seed: Digest

@@ -122,6 +122,8 @@ class PreparingRequester(Party):
         if self.done and self._router_part is not None:
             self._router_part.erase()
             self._public, self._parts = None, []
+        if self.done:  # `preparation` owns them now, or nobody
+            self._seed = self._holder_seed = self._router_seed = b""
 
 
 class PreparingRouter(Party):
@@ -248,6 +250,12 @@ class PreparingHolder(Party):
 
     def _keep(self, _: str, preparation: HolderPreparation) -> None:
         self.preparation = preparation
+
+    def wipe(self, session: Session) -> None:
+        """The seeds are the preparation's from here on, or nobody's."""
+        super().wipe(session)
+        if self.done:
+            self._seed, self._received = b"", None
 
 
 def check_same_part(first: Residues, second: Residues) -> None:

@@ -215,7 +215,8 @@ class SearchingRequester(_Searching):
         params = self.terms.params
         mask = draw_mask(self.preparation.seed, self.preparation.identity, self.terms.dim, params)
         self.preparation.seed = bytes(32)
-        self._difference = pack_difference(difference(template, mask, params), params)
+        assert self._identity is not None
+        self._difference = pack_difference(difference(template, mask, params), params, self._identity)
         mask.fill(0)
         self.begin_rings(self._search, self.answers.__setitem__)
 
@@ -365,6 +366,7 @@ class SearchingHolder(_Searching):
         parties = self.parties
         ring, prepared = self._ring(HOLDER, holder, self._identity)
         message = yield from receive(parties.requester, Difference)
+        check_same_query(message, self._identity, parties.requester)
         yield Send(parties.router, difference_digest(message))
         values = unpack_difference(message, terms.dim, params)
         filtering = Filter(ring, terms, prepared)
@@ -407,7 +409,19 @@ class SearchingHolder(_Searching):
         super().wipe(session)
 
     def _forget(self) -> None:
+        if self._keys is not None:
+            self._keys.secret.fill(0)
         self._probe = self._keys = None
+
+
+def check_same_query(message: Difference, identity: bytes, requester: str) -> None:
+    """Raise `Disagreement` unless requester and holder derived the same query id; what the router derived is in `Echo`.
+
+    Who answers two parties with two nonces would set their streams apart: every bit is random then, and one search in
+    a few ends as if there were too many hits.
+    """
+    if message.query_id != identity:
+        raise Disagreement(f"{requester} derived another query id: somebody answered it with another nonce")
 
 
 def refuse_unless(admitted: bool) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from nodes.cli.prepared import PreparedFile, open_preparation, write_preparation
+from nodes.cli.prepared import PreparedFile, check_no_copies, open_preparation, write_preparation
 from nodes.operator.progress import progress_bar
 from pets.errors import InputError, ParameterError
 from pets.params import Parameters, scale
@@ -86,6 +86,7 @@ def run_match(options: MatchOptions, console: Console, errors: Console) -> int:
     terms = Terms(options.threshold, gallery_file.shape[1], options.params, options.cap, options.ladder, model)
     with ExitStack() as stack:
         files = [stack.enter_context(closing(open_preparation(path))) for path in options.prepared]
+        check_no_copies(files)
         return _search(options, terms, gallery_file, probe_file, files, console, errors)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -18,6 +19,7 @@ import msgspec
 
 from nodes.private_files import check_private, write_private
 from pets.errors import MALFORMED, InputError
+from pets.prf import SECRET_BYTES
 from protocol.engine import HOLDER
 from protocol.errors import PreparationSpent
 from protocol.gallery import Gallery
@@ -124,16 +126,33 @@ def open_preparation(path: Path) -> PreparedFile:
         raise
 
 
+def check_no_copies(files: Sequence[PreparedFile]) -> None:
+    """Raise `PreparationFileError` where two files hold one preparation: its mask would hide two probes."""
+    seen: dict[bytes, Path] = {}
+    for file in files:
+        identity = file.preparation.requester.identity
+        if identity in seen:
+            raise PreparationFileError(f"{file.path} is a copy of {seen[identity]}: a preparation serves one search")
+        seen[identity] = file.path
+
+
 def _read(path: Path, content: bytes) -> tuple[LocalPreparation, bytes]:
     start = _tombstone_start()
     if content.startswith(start):  # whatever follows: an erasure may have been cut off
-        used = msgspec.msgpack.decode(content[len(start) - 1 : len(start) + 8], type=float)
-        when = time.strftime("on %Y-%m-%d at %H:%M:%S", time.localtime(used))
-        raise PreparationFileError(f"preparation {path} was used {when}; it serves one search")
+        try:
+            used = msgspec.msgpack.decode(content[len(start) - 1 : len(start) + 8], type=float)
+            when = time.strftime(" on %Y-%m-%d at %H:%M:%S", time.localtime(used))
+        except (*MALFORMED, ValueError, OverflowError, OSError):
+            when = ""
+        raise PreparationFileError(f"preparation {path} was used{when}; it serves one search")
     try:
         file = msgspec.msgpack.decode(content, type=_File)
         parts = (unpack(file.requester, RequesterPreparation), unpack(file.router, RouterPreparation))
         holder = unpack(file.holder, HolderPreparation)
+        if file.used is not None or len(file.salt_seed) != SECRET_BYTES:
+            raise PreparationError("it says that it was used, or has no salt for the gallery")
+        if any(set(part.rings) != {HOLDER} for part in (*parts, holder)):
+            raise PreparationError("it is not of this process's parties")
         return LocalPreparation(*parts, {HOLDER: holder}), file.salt_seed
     except (*MALFORMED, PreparationError, KeyError) as error:
         raise PreparationFileError(f"{path} is no preparation of this version: {error}") from None

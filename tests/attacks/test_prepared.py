@@ -507,7 +507,9 @@ def other_u(monkeypatch: pytest.MonkeyPatch) -> None:
             self = copy.copy(self)
             params = self.terms.params
             u = unpack_difference(self._difference, DIM, params).astype(np.int64) - probe + stranger
-            self._difference = protocol.searching.pack_difference((u % params.t).astype(np.int32), params)
+            self._difference = protocol.searching.pack_difference(
+                (u % params.t).astype(np.int32), params, self._identity
+            )
             self._probe = stranger
         return (yield from original(self, holder))
 
