@@ -47,6 +47,10 @@ def test_no_score_share_reference_or_template_is_in_any_bundle(world: World, que
     assert {kind.__name__ for kind in ALLOWED} - KEPT == {
         "PairSecret", "ProbePart", "InputShare", "Gates", "PowerSums", "ConfirmationAnswer", "Release", "FilterBlock",
         "AdmissionBlock", "CountShare",
+        # of prepared queries, which nodes do not speak yet
+        "Prepare", "JoinedPreparation", "KeySeed", "PublicPart", "MaskPart", "MaskDigest", "FormBlock", "FormBit",
+        "PreparedBlocks", "Search", "Difference", "DifferenceDigest", "MaskedScores", "AdmissionScores",
+        "AdmissionInput", "AdmissionGates", "AdmissionCount", "Echo",
     }  # fmt: skip
     row = world.galleries[ES].templates[200].tobytes()
     reference = world.galleries[ES].reference(200).encode()
