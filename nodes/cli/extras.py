@@ -9,7 +9,6 @@ LIBRARIES = {
         "starlette", "uvicorn", "uvloop", "webauthn",
     ),
     "console": ("argon2", "jinja2", "multipart", "python_multipart"),
-    "cluster": ("ray",),
     "exchange": ("nistitl",),
 }  # fmt: skip
 EXTRA_OF = {library: extra for extra, libraries in LIBRARIES.items() for library in libraries}
