@@ -19,6 +19,7 @@ from pets.errors import InputError
 from pets.prf import labelled_hash
 from protocol.errors import QueryRefused
 from protocol.messages import Announce, Warrant
+from protocol.shown import kind_only
 from protocol.steps import Notary
 
 LIFETIME_SECONDS = 24 * 3600  # longest time between issue and expiry of a warrant
@@ -40,6 +41,8 @@ class Justification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     officer: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     approver: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+    __repr__ = kind_only
 
     def check(self) -> None:
         """Raise `JustificationError` for what is not named, an offence that is too slight, or one person twice."""

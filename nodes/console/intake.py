@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class FoundFace:
 
     box: tuple[int, int, int, int]
     quality: dict[str, int]
-    template: bytes
+    template: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Intake:
 
     id: str
     owner: str
-    picture: bytes
+    picture: bytes = field(repr=False)
     width: int
     height: int
     faces: tuple[FoundFace, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
@@ -175,8 +175,8 @@ class _Face:
     """One face of a subject: the photo's name and bytes, the unit template, quality 0 to 100."""
 
     name: str
-    content: bytes
-    unit: Unit
+    content: bytes = field(repr=False)
+    unit: Unit = field(repr=False)
     quality: int
 
 
