@@ -10,7 +10,7 @@ from rich.console import Console
 from nodes.operator.progress import progress_bar
 from pets.errors import InputError, PhotoError
 from pets.faces import Embedded, FaceModel, Provider
-from pets.photos import list_photos
+from pets.photos import list_photos, skipped_files, tell_skipped
 from pets.templates import save_templates
 
 
@@ -28,7 +28,7 @@ def run_embed(
 
     Returns n, which is less than the photos given if bad ones were left out.
 
-    `photos`: files and folders; a folder stands for all JPEG, PNG, BMP and WebP files below it, sorted by path.
+    `photos`: files and folders; a folder stands for all photos below it, sorted by path.
     `console` takes the progress bar and reports (standard error). Unless `skip_bad`, one photo without a template
     means that nothing is written. Raises `InputError`: no photos, a bad model, a photo that fails.
     """
@@ -37,6 +37,8 @@ def run_embed(
     if not output.parent.is_dir():
         raise InputError(f"the output folder {output.parent} does not exist")
     paths = list_photos(photos)
+    if skipped := skipped_files(photos):
+        console.print(tell_skipped(skipped), highlight=False, markup=False, soft_wrap=True)
     model = FaceModel.load(models, provider)
     about = f"{len(paths)} photos, model {model.identity}, running on {model.provider}"
     console.print(about, highlight=False, soft_wrap=True)

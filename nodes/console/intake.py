@@ -23,7 +23,7 @@ from nodes.casework.quality import assess
 from nodes.console.errors import UploadRefused
 from pets.errors import PhotoError
 from pets.faces import FaceModel
-from pets.photos import decode_photo
+from pets.photos import WEB_FORMATS, decode_photo
 from pets.templates import quantise
 
 UPLOAD_LIMIT = 16 << 20  # bytes of a file
@@ -78,7 +78,7 @@ class Intakes:
             raise UploadRefused(f"the photo has {len(data)} bytes, the limit is {UPLOAD_LIMIT}")
         with self._working:
             try:
-                intake = self._look(owner, decode_photo(data, "the photo", MAX_PIXELS))
+                intake = self._look(owner, decode_photo(data, "the photo", MAX_PIXELS, WEB_FORMATS))
             except PhotoError as error:
                 raise UploadRefused(str(error)) from None
         with self._lock:

@@ -296,7 +296,8 @@ def test_a_head_that_two_programs_may_read_differently_ends_the_connection(
         reader, writer = await connect(federation)
         writer.write(first + HEAD + b"\r\n")  # what comes behind must not be answered
         answer = await asyncio.wait_for(reader.read(-1), 20)
-        assert b"HTTP/1.1 400" in answer and b"connection: close" in answer.lower()
+        assert b"HTTP/1.1 400" in answer
+        assert b"connection: close" in answer.lower()
         assert answer.count(b"HTTP/1.1") == first.count(b"\r\n\r\nGET") + 1
         writer.close()
         reader, writer = await connect(federation)  # control: a plain head, in two pieces
@@ -315,7 +316,8 @@ def test_no_answer_repeats_the_host_that_was_asked_for(federation: Federation) -
             reader, writer = await connect(federation)
             writer.write(b"GET " + path + b" HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n")
             answer = await asyncio.wait_for(reader.read(-1), 20)
-            assert b"evil.example" not in answer and b"location" not in answer.lower()
+            assert b"evil.example" not in answer
+            assert b"location" not in answer.lower()
             assert (b" 200 " if path == b"/health" else b" 404 ") in answer.split(b"\r\n")[0]
             writer.close()
 
