@@ -227,6 +227,7 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
             chore.cancel()
         await node.close()
         await transport.close()
+        _log.info("stopped", extra={"node": node.name})
 
 
 async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConfig) -> None:
