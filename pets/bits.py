@@ -17,7 +17,7 @@ The plaintext twin holds the single part x, so that every circuit runs on plain 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ class Bits:
     ours that is.
     """
 
-    parts: Planes
+    parts: Planes = field(repr=False)
     ones: Planes
 
     @property

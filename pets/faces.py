@@ -8,7 +8,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ class Embedded:
     pixels: eyes, nose and corners of the mouth, those on the left of the photo first.
     """
 
-    template: NDArray[np.float32]
+    template: NDArray[np.float32] = field(repr=False)
     box: tuple[float, float, float, float]
     score: float
     face_side: float

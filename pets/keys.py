@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ class KeyShare:
     """One party's share of the query's key. `secret`: residues (2, n). Lives for one query; `erase` ends its life."""
 
     params: Parameters
-    secret: Residues
+    secret: Residues = field(repr=False)
     public: Residues
     erased: bool = False
 

@@ -14,7 +14,7 @@ lie in memory, and one point's probe (4 KB at d = 512) stays in the first-level 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -44,7 +44,7 @@ class EncodedGallery:
     rows: int
     dim: int
     params: Parameters
-    data: Residues
+    data: Residues = field(repr=False)
 
     def __post_init__(self) -> None:
         _check_data(self.data, (None, 2 * self.params.n * self.dim + PADDING), "gallery data")

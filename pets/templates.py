@@ -250,6 +250,17 @@ def read_identity(path: Path) -> ModelIdentity | None:
 
     Raises `ModelError` for a sidecar that cannot be read, or that was written for another number of rows or dimension.
     """
+    parsed = _read_sidecar(path)
+    return None if parsed is None else parsed.model
+
+
+def read_photo_names(path: Path) -> tuple[str, ...]:
+    """The photo of each row of a template file, or nothing if no sidecar lies beside it. Raises as `read_identity`."""
+    parsed = _read_sidecar(path)
+    return () if parsed is None else tuple(parsed.photos)
+
+
+def _read_sidecar(path: Path) -> _Sidecar | None:
     sidecar = sidecar_path(path)
     try:
         parsed = msgspec.json.decode(sidecar.read_bytes(), type=_Sidecar)
@@ -261,7 +272,7 @@ def read_identity(path: Path) -> ModelIdentity | None:
     expected = (len(parsed.photos), parsed.model.dim)
     if shape != expected and (1, *shape) != expected:
         raise ModelError(f"{sidecar} was written for templates of shape {expected}, {path.name} has {shape}")
-    return parsed.model
+    return parsed
 
 
 def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:

@@ -43,9 +43,9 @@ Prepared = tuple[Chunk, list[Version]]
 class HolderKeys:
     """What a holder scores with. `secret`: s1. `joint`: the key it re-randomises with. `seed`: its own randomness."""
 
-    secret: Residues
+    secret: Residues = field(repr=False)
     joint: JointKey
-    seed: bytes
+    seed: bytes = field(repr=False)
     _used: set[str] = field(default_factory=set, repr=False)
 
     @property

@@ -36,8 +36,8 @@ class Ring:
     index: int
     names: tuple[str, str, str]
     query_id: bytes
-    own_secret: bytes
-    following_secret: bytes
+    own_secret: bytes = field(repr=False)
+    following_secret: bytes = field(repr=False)
     threads: int = 1
     _used: set[tuple[Label, ...]] = field(default_factory=set)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -51,13 +51,13 @@ class SealedConfirmation:
     senders signed them.
     """
 
-    salt: bytes
+    salt: bytes = field(repr=False)
     rows: tuple[int, ...]
-    factors: npt.NDArray[np.int32]
-    block: npt.NDArray[np.int32]
-    shares: Shares
-    seed: bytes
-    answers: tuple[bytes, ...] = ()
+    factors: npt.NDArray[np.int32] = field(repr=False)
+    block: npt.NDArray[np.int32] = field(repr=False)
+    shares: Shares = field(repr=False)
+    seed: bytes = field(repr=False)
+    answers: tuple[bytes, ...] = field(default=(), repr=False)
 
     def commitment(self, c1: bytes) -> bytes:
         """Salted hash of c1, own shares, factors, rows and the seed of the re-randomiser, 32 bytes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ class Mask:
     """What a holder has of the mask in a search: `probe` encrypts r, `values` are u = q - r modulo t, int32 (d,)."""
 
     probe: ScoringProbe
-    values: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32] = field(repr=False)
 
 
 def holder_confirms(

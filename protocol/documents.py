@@ -8,6 +8,7 @@ from pets.errors import MALFORMED
 from pets.prf import encode_labels
 from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
 from protocol.follow_up import FollowUpError, Statement, check_payload, decode_statement
+from protocol.shown import kind_only
 from protocol.steps import Notary
 
 DOCUMENT_LIMIT = 16 << 20  # bytes of a sealed document
@@ -21,6 +22,8 @@ class Document(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     statement: bytes
     payload: bytes
+
+    __repr__ = kind_only
 
 
 def seal_document(statement: Statement, payload: bytes, public: SealingPublicKey, size: int = 0) -> bytes:

@@ -103,7 +103,7 @@ class Ahead:
     running: RunningSums
     counted: int = 0
     chunks: int = 0
-    few: Bits | None = None
+    few: Bits | None = field(default=None, repr=False)
 
 
 def first_chunk(filtering: Filter) -> Step[Ahead]:

@@ -31,7 +31,7 @@ class Gallery:
     Rows of one subject have the same reference: a release names it once.
     """
 
-    templates: npt.NDArray[np.int8]
+    templates: npt.NDArray[np.int8] = field(repr=False)
     encoded: EncodedGallery
     references: tuple[str, ...] | None = None
     model: bytes = SYNTHETIC_MODEL

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.shown import kind_only
+
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern="^[A-Z0-9-]+\\Z")]
 Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[0-9]+(\.[0-9]+)?\Z")]
@@ -24,6 +26,8 @@ ABORT_CODES = (
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of all messages."""
+
+    __repr__ = kind_only
 
 
 class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

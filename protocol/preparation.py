@@ -20,6 +20,7 @@ from pets.scoring import ScoringProbe, prepare_probe
 from protocol.errors import PreparationSpent
 from protocol.messages import Digest, Name
 from protocol.roles import Parties
+from protocol.shown import kind_only
 from protocol.wire import CHUNK_ROWS
 
 Array = np.ndarray[Any, Any]
@@ -50,6 +51,8 @@ class Chunk(msgspec.Struct, forbid_unknown_fields=True, eq=False):
     pairs: Array
     masked: Array | None = None
 
+    __repr__ = kind_only
+
 
 class Version(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Which preparation of a block it is: the attempt, and the hash of the c1 that the holder sent of it."""
@@ -75,6 +78,8 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
     admission: Array
     known: Array | None
     chunks: list[Chunk]
+
+    __repr__ = kind_only
 
     def agreed(self) -> bytes:
         """Hash of what the three parties of the ring must hold alike, 32 bytes: gallery root, blocks and versions."""
@@ -131,6 +136,8 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=F
     model: Digest
     rings: dict[str, PreparedRing]
     spent: bool = False
+
+    __repr__ = kind_only
 
     @property
     def parties(self) -> Parties:
@@ -240,6 +247,8 @@ class _Array(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     kind: str
     shape: tuple[Annotated[int, msgspec.Meta(ge=0, lt=2**32)], ...]
     data: bytes
+
+    __repr__ = kind_only
 
 
 def pack(preparation: Preparation) -> bytes:

@@ -73,8 +73,10 @@ class Session:
     finish: Callable[[Any], None] | None = None
     waiting: Receive | ReceiveAny | Scored | None = None
     scoring: Work | None = None
-    scored: npt.NDArray[np.uint32] | None = None  # the result of `scoring`, until it is asked for
-    inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque))
+    scored: npt.NDArray[np.uint32] | None = field(
+        default=None, repr=False
+    )  # the result of `scoring`, until it is asked for
+    inbox: dict[str, deque[Arrived]] = field(default_factory=lambda: defaultdict(deque), repr=False)
     received: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     chains: dict[tuple[str, str], bytes] = field(default_factory=lambda: defaultdict(lambda: bytes(32)))

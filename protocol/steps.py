@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -65,7 +65,7 @@ class ReceiveAny:
 class ScoreRows:
     """Begin to score blocks first…first+count of int8 rows under an encrypted mask: uint32 (count, 2, 2, n)."""
 
-    rows: npt.NDArray[np.int8]
+    rows: npt.NDArray[np.int8] = field(repr=False)
     probe: ScoringProbe
     first: int
     count: int
@@ -78,8 +78,8 @@ class Product:
     `values`: u, int32 (d,), each in [0, t).
     """
 
-    rows: npt.NDArray[np.int8]
-    values: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int8] = field(repr=False)
+    values: npt.NDArray[np.int32] = field(repr=False)
     params: Parameters
     first: int
     count: int

@@ -10,6 +10,7 @@ the same warrant. That the probe encrypted is the one committed to an audit reco
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from pets.errors import InputError
 from pets.prf import labelled_hash
 from protocol.errors import QueryRefused
 from protocol.messages import Announce, Warrant
+from protocol.shown import kind_only
 from protocol.steps import Notary
 
 LIFETIME_SECONDS = 24 * 3600  # longest time between issue and expiry of a warrant
@@ -27,6 +29,11 @@ MINIMUM_PENALTY_YEARS = 1  # R 20(1): the offence's maximum penalty is at least 
 
 class JustificationError(InputError):
     """A justification that no query may start with."""
+
+
+def _plain(name: str) -> str:
+    """A person's name without what typing changes: case, white space, width."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 class Justification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +48,8 @@ class Justification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approver: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
+    __repr__ = kind_only
+
     def check(self) -> None:
         """Raise `JustificationError` for what is not named, an offence that is too slight, or one person twice."""
         for field in ("case", "offence", "officer", "approver"):
@@ -51,7 +60,7 @@ class Justification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"the offence's maximum penalty is {self.maximum_penalty_years} years; R 20(1) asks for at least "
                 f"{MINIMUM_PENALTY_YEARS}"
             )
-        if self.officer.strip().casefold() == self.approver.strip().casefold():
+        if _plain(self.officer) == _plain(self.approver):
             raise JustificationError("officer and approver must be two persons (AIA 14(5))")
         try:
             msgspec.json.decode(msgspec.json.encode(self), type=Justification)  # the types' limits, as an audit will

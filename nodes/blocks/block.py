@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,8 @@ _KIND = "block"
 class Rows:
     """Some rows with what commits to them. `rows`: int8 (k, d). `tags`: uint8 (k, 32). `erased`: bool (k,)."""
 
-    rows: npt.NDArray[np.int8]
-    tags: Hashes
+    rows: npt.NDArray[np.int8] = field(repr=False)
+    tags: Hashes = field(repr=False)
     erased: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:

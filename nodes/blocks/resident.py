@@ -33,7 +33,7 @@ class Snapshot:
 
     gallery: ResidentGallery
     version: Version
-    rows: npt.NDArray[np.int8]
+    rows: npt.NDArray[np.int8] = field(repr=False)
     _open: bool = field(default=True, repr=False)
 
     def live(self) -> npt.NDArray[np.bool_]:

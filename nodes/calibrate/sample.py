@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ class Sample:
     `failed`: photos that gave no template. `left_out`: photos beyond `MOST_PHOTOS`.
     """
 
-    templates: npt.NDArray[np.float64]
+    templates: npt.NDArray[np.float64] = field(repr=False)
     people: npt.NDArray[np.int64]
     names: tuple[str, ...]
     groups: tuple[str, ...] | None = None

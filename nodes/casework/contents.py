@@ -8,6 +8,7 @@ import msgspec
 
 from protocol.follow_up import CoreDataField, RecallKind
 from protocol.messages import Decimals, Digest, Name
+from protocol.shown import kind_only
 
 Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
 Aim = Literal["identify", "verify"]
@@ -20,6 +21,8 @@ IMAGE_LIMIT = 96 * 1024  # bytes of a candidate's image as it travels
 
 class Closed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all."""
+
+    __repr__ = kind_only
 
 
 class Draft(Closed, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,21 @@ Threads = Annotated[
     int | None,
     typer.Option(help="Threads, 1 to 256. Default: the processors this process may use.", show_default=False),
 ]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lineup {version('blind-lineup')}")
+        raise typer.Exit
+
+
+@app.callback()
+def lineup(
+    tell_version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Face search across national galleries in which nobody sees a face that did not match."""
 
 
 @app.command()

@@ -74,7 +74,7 @@ class Staged:
 
     root: Path
     photos: DemoPhotos
-    password: str
+    password: str = field(repr=False)
     ports: dict[str, int] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from nodes.operator.progress import progress_bar
 from pets.errors import InputError, PhotoError
 from pets.faces import Embedded, FaceModel, Provider
-from pets.photos import list_photos
+from pets.photos import list_photos, skipped_files, tell_skipped
 from pets.templates import save_templates
 
 
@@ -28,7 +28,7 @@ def run_embed(
 
     Returns n, which is less than the photos given if bad ones were left out.
 
-    `photos`: files and folders; a folder stands for all JPEG, PNG, BMP and WebP files below it, sorted by path.
+    `photos`: files and folders; a folder stands for all photos below it, sorted by path.
     `console` takes the progress bar and reports (standard error). Unless `skip_bad`, one photo without a template
     means that nothing is written. Raises `InputError`: no photos, a bad model, a photo that fails.
     """
@@ -37,23 +37,32 @@ def run_embed(
     if not output.parent.is_dir():
         raise InputError(f"the output folder {output.parent} does not exist")
     paths = list_photos(photos)
+    if skipped := skipped_files(photos):
+        console.print(tell_skipped(skipped), highlight=False, markup=False, soft_wrap=True)
     model = FaceModel.load(models, provider)
-    about = f"{len(paths)} photos, model {model.identity}, running on {model.provider}"
+    given = photo_count(len(paths))
+    about = f"{given}, model {model.identity}, running on {model.provider}"
     console.print(about, highlight=False, soft_wrap=True)
     good, bad = _embed_all(model, paths, largest, console)
     if bad and not skip_bad:
         raise InputError(
-            f"{len(bad)} of {len(paths)} photos give no template, so nothing was written "
+            f"{len(bad)} of {given} give no template, so nothing was written "
             "(--skip-bad keeps the others):\n" + _listing(bad)
         )
     if not good:
-        raise InputError(f"none of {len(paths)} photos gives a template, so nothing was written:\n" + _listing(bad))
+        raise InputError(f"none of {given} gives a template, so nothing was written:\n" + _listing(bad))
     if bad:
-        left_out = f"left out {len(bad)} of {len(paths)} photos:\n{_listing(bad)}"
+        left_out = f"left out {len(bad)} of {given}:\n{_listing(bad)}"
         console.print(left_out, highlight=False, markup=False, soft_wrap=True)
     templates = np.stack([face.template for _, face in good])
     save_templates(output, templates, model.identity, [str(path) for path, _ in good])
-    console.print(f"wrote {len(good)} templates to {output}", highlight=False, markup=False, soft_wrap=True)
+    written = f"{len(good)} template" + ("" if len(good) == 1 else "s")
+    console.print(
+        f"wrote {written} to {output}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     return len(good)
 
 
@@ -74,3 +83,8 @@ def _embed_all(
 
 def _listing(errors: list[PhotoError]) -> str:
     return "\n".join(f"  {error}" for error in errors)
+
+
+def photo_count(count: int) -> str:
+    """How many photos, in words."""
+    return f"{count} photo" if count == 1 else f"{count} photos"

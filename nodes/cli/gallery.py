@@ -85,6 +85,10 @@ def enroll(
         for path, reference in result.photos.items():
             output.print(f"{reference}  {printable(path)}", highlight=False)
         output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
+        if result.skipped:
+            from pets.photos import tell_skipped
+
+            errors.print(printable(tell_skipped([Path(name) for name in result.skipped])), highlight=False)
         for reason in result.failed.values():  # it names the photo
             errors.print(printable(reason), highlight=False)
     if result.failed:

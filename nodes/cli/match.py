@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nodes.cli.prepared import PreparedFile, check_no_copies, open_preparation, write_preparation
 from nodes.operator.progress import progress_bar
-from pets.errors import InputError, ParameterError
+from pets.errors import InputError, ParameterError, printable
 from pets.params import Parameters, scale
-from pets.templates import check_same_model, load_templates, quantise_rows, read_identity
+from pets.templates import check_same_model, load_templates, quantise_rows, read_identity, read_photo_names
 from pets.threads import check_threads
 from protocol.announcing import Plan
 from protocol.engine import HOLDER, REQUESTER, ROUTER, Cost, EncryptedEngine, Outcome, PlainEngine, warm_up
@@ -73,6 +74,8 @@ def run_match(options: MatchOptions, console: Console, errors: Console) -> int:
     if options.json_file is not None:
         options.json_file.unlink(missing_ok=True)
     gallery_file = read_gallery(options.gallery)
+    if not len(gallery_file):
+        errors.print(f"the gallery {options.gallery} is empty: nobody can be found in it", markup=False, soft_wrap=True)
     probe_file = np.atleast_2d(load_templates(options.probe, what="probe"))
     if gallery_file.shape[1] != probe_file.shape[1]:
         raise InputError(f"the probe has d = {probe_file.shape[1]}, the gallery d = {gallery_file.shape[1]}")
@@ -119,9 +122,10 @@ def _search(
             outcomes += engine.search_prepared(same, probe, terms, made, file.claim)
             progress(done + 1)
     engine.cost.seconds["enroll"] = enrolled
+    photos = read_photo_names(options.gallery)
     if options.json_file is not None:
-        _write_json(options.json_file, _report(options, terms, gallery, outcomes, engine.cost))
-    _print_table(console, terms, outcomes, engine.cost, len(gallery.templates), options.engine)
+        _write_json(options.json_file, _report(options, terms, gallery, outcomes, engine.cost, photos))
+    _print_table(console, terms, outcomes, engine.cost, len(gallery.templates), options.engine, photos)
     return 0
 
 
@@ -200,7 +204,12 @@ def enrol(
 
 
 def _report(
-    options: MatchOptions, terms: Terms, gallery: Gallery, outcomes: Sequence[Outcome], cost: Cost
+    options: MatchOptions,
+    terms: Terms,
+    gallery: Gallery,
+    outcomes: Sequence[Outcome],
+    cost: Cost,
+    photos: Sequence[str],
 ) -> dict[str, Any]:
     encrypted = options.engine == "encrypted"
     total, offline = sum(cost.traffic.values()), sum(cost.prepared.values())
@@ -230,7 +239,9 @@ def _report(
                 "status": outcome.status,
                 "threshold_used": float(outcome.threshold_used),
                 "released": [
-                    {"row": hit.row, "score": hit.score / squared_scale, "score_int": hit.score} for hit in outcome.hits
+                    {"row": hit.row, "score": hit.score / squared_scale, "score_int": hit.score}
+                    | ({"photo": photos[hit.row]} if photos else {})
+                    for hit in outcome.hits
                 ],
             }
             for outcome in outcomes
@@ -262,7 +273,13 @@ def _write_json(path: Path, report: dict[str, Any]) -> None:
 
 
 def _print_table(
-    console: Console, terms: Terms, outcomes: Sequence[Outcome], cost: Cost, rows: int, engine: str
+    console: Console,
+    terms: Terms,
+    outcomes: Sequence[Outcome],
+    cost: Cost,
+    rows: int,
+    engine: str,
+    photos: Sequence[str],
 ) -> None:
     table = Table(title=f"{engine} search of {rows:,} rows, d = {terms.dim} (candidates, not identified)")
     for column, justify in (
@@ -271,15 +288,18 @@ def _print_table(
         ("threshold", "right"),
         ("row", "right"),
         ("score", "right"),
+        *((("photo", "left"),) if photos else ()),
     ):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, overflow="fold")
     squared_scale = scale(terms.dim) ** 2
     for index, outcome in enumerate(outcomes):
         head = (str(index), outcome.status, f"{outcome.threshold_used:f}")
         if not outcome.hits:
-            table.add_row(*head, "", "")
+            table.add_row(*head)
         for rank, hit in enumerate(outcome.hits):
-            table.add_row(*(head if rank == 0 else ("", "", "")), str(hit.row), f"{hit.score / squared_scale:.4f}")
+            found = [str(hit.row), f"{hit.score / squared_scale:.4f}"]
+            found += [escape(printable(photos[hit.row]))] if photos else []
+            table.add_row(*(head if rank == 0 else ("", "", "")), *found)
     console.print(table)
     seconds = ", ".join(f"{phase} {cost.seconds[phase]:.3f} s" for phase in PHASES if phase in cost.seconds)
     console.print(f"time: {seconds}", highlight=False, soft_wrap=True)

@@ -156,6 +156,9 @@ def statistics(
     if as_json:
         print(msgspec.json.encode({"year": year, "smallest": SMALLEST, "counts": counts}).decode())
         return
+    if not counts:
+        output.print(f"no queries in {year}", highlight=False)
+        return
     table = Table("state", "database", "asked", "answered", title=str(year))
     for cell in counts:
         told = (f"fewer than {SMALLEST}" if n is None else str(n) for n in (cell.asked, cell.answered))
@@ -260,8 +263,8 @@ def _checked_terms(threshold: str | None, cap: int, ladder: str) -> tuple[str | 
 
 
 def _names(listed: str) -> tuple[str, ...]:
-    """The names of a list such as ES,DE or ES, DE."""
-    return tuple(name.strip() for name in listed.split(",") if name.strip())
+    """The names of a list such as ES,DE or es, de."""
+    return tuple(name.strip().upper() for name in listed.split(",") if name.strip())
 
 
 def print_report(report: SearchReport, probe: str, console: Console) -> None:

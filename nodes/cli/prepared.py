@@ -32,6 +32,7 @@ from protocol.preparation import (
     pack,
     unpack,
 )
+from protocol.shown import kind_only
 
 FORMAT: Literal["blind-lineup preparation 1"] = "blind-lineup preparation 1"
 _ERASED = bytes(2**20)
@@ -46,6 +47,8 @@ class _File(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     requester: bytes = b""
     router: bytes = b""
     holder: bytes = b""
+
+    __repr__ = kind_only
 
 
 class PreparationFileError(InputError):

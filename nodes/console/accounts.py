@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -42,10 +42,10 @@ class PasswordRefused(InputError):
 class SignedIn:
     """A session. `token`: what the browser holds; `challenge`: what the key must sign now, 32 bytes."""
 
-    token: str
+    token: str = field(repr=False)
     handle: str
     stage: Stage
-    challenge: bytes | None
+    challenge: bytes | None = field(repr=False)
 
 
 class Accounts:

@@ -61,5 +61,6 @@ def make_console(site: Site) -> Starlette:
         *api_routes(),
     ]
     app = Starlette(routes=routes, middleware=[Middleware(Guard, settings=site.operations.config.console)])
+    app.router.redirect_slashes = False  # it would send to whatever Host the request names
     app.state.site = site
     return app

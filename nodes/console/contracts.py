@@ -9,6 +9,7 @@ import msgspec
 from nodes.casework.contents import Verdict
 from protocol.approval import PersonRole
 from protocol.follow_up import CoreDataField, RecallKind, RefusalReason
+from protocol.shown import kind_only
 
 T = TypeVar("T", bound="Contract")
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -26,6 +27,8 @@ class Credentials(Contract, frozen=True):
     handle: Annotated[str, msgspec.Meta(max_length=63)]
     password: Annotated[str, msgspec.Meta(max_length=200)]
 
+    __repr__ = kind_only
+
 
 class Half(Contract, frozen=True):
     """The first factor held. `challenge`: 32 bytes, hexadecimal, for a key file; `options`: for a passkey, or null."""
@@ -33,6 +36,8 @@ class Half(Contract, frozen=True):
     token: str
     challenge: str
     options: dict[str, Any] | None
+
+    __repr__ = kind_only
 
 
 class Signed(Contract, frozen=True):
@@ -45,6 +50,8 @@ class SessionToken(Contract, frozen=True):
     """`Authorization: Bearer TOKEN`."""
 
     token: str
+
+    __repr__ = kind_only
 
 
 class Me(Contract, frozen=True):
@@ -149,6 +156,8 @@ class Case(Contract, frozen=True):
     quality: dict[str, int]
     photo: bytes | None
 
+    __repr__ = kind_only
+
 
 class Pictures(Contract, frozen=True):
     """A candidate beside the probe, both JPEG, base64; null where none is held. Candidate, not identified."""
@@ -161,6 +170,8 @@ class Pictures(Contract, frozen=True):
     acquired: str
     status: str
     contested: bool
+
+    __repr__ = kind_only
 
 
 class Decided(Contract, frozen=True):
@@ -241,6 +252,8 @@ class Invitation(Contract, frozen=True):
 
     handle: str
     token: str
+
+    __repr__ = kind_only
 
 
 class PersonView(Contract, frozen=True):

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from nodes.casework.quality import assess
 from nodes.console.errors import UploadRefused
 from pets.errors import PhotoError
 from pets.faces import FaceModel
-from pets.photos import decode_photo
+from pets.photos import WEB_FORMATS, decode_photo
 from pets.templates import quantise
 
 UPLOAD_LIMIT = 16 << 20  # bytes of a file
@@ -43,7 +43,7 @@ class FoundFace:
 
     box: tuple[int, int, int, int]
     quality: dict[str, int]
-    template: bytes
+    template: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Intake:
 
     id: str
     owner: str
-    picture: bytes
+    picture: bytes = field(repr=False)
     width: int
     height: int
     faces: tuple[FoundFace, ...]
@@ -78,7 +78,7 @@ class Intakes:
             raise UploadRefused(f"the photo has {len(data)} bytes, the limit is {UPLOAD_LIMIT}")
         with self._working:
             try:
-                intake = self._look(owner, decode_photo(data, "the photo", MAX_PIXELS))
+                intake = self._look(owner, decode_photo(data, "the photo", MAX_PIXELS, WEB_FORMATS))
             except PhotoError as error:
                 raise UploadRefused(str(error)) from None
         with self._lock:

@@ -18,6 +18,7 @@ from nodes.console.operations import Operations
 from nodes.console.oversight import Oversight
 from nodes.console.security import Forms
 from nodes.console.web import Site
+from nodes.service.strict_http import StrictProtocol
 from pets.faces import FaceModel, Provider
 
 FILE = "console.db"
@@ -58,7 +59,7 @@ def run_console(folder: Path, models: Path | None, provider: Provider, say: Call
             say(f"nobody can sign in yet: open {settings.url}/first with the one-time token {site.first_token}")
         uvicorn.run(
             make_console(site), host=settings.host, port=settings.port, log_level="warning", ws="none",
-            access_log=False,
+            http=StrictProtocol, access_log=False,
             server_header=False, proxy_headers=settings.behind_proxy, forwarded_allow_ips="127.0.0.1",
             timeout_keep_alive=30, limit_concurrency=200,
             ssl_certfile=None if settings.certificate is None else str(settings.certificate),

@@ -60,7 +60,7 @@ class Site:
     accounts: Accounts
     forms: Forms
     limits: RateLimits
-    first_token: str | None = None
+    first_token: str | None = field(default=None, repr=False)
     templates: Environment = field(default_factory=lambda: environment())
 
 
@@ -71,8 +71,8 @@ class Visit:
     site: Site
     request: Request
     signed_in: SignedIn | None
-    form: Mapping[str, list[str]]
-    files: Mapping[str, list[bytes]]
+    form: Mapping[str, list[str]] = field(repr=False)
+    files: Mapping[str, list[bytes]] = field(repr=False)
 
     @property
     def who(self) -> str:

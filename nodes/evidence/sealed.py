@@ -18,6 +18,7 @@ from nodes.store.errors import StoreCorrupted
 from nodes.store.keys import StorageKey
 from protocol.holder import Holder
 from protocol.requester import Requester
+from protocol.shown import kind_only
 from protocol.warrant import Justification
 
 _COLUMN = "sealed"
@@ -30,6 +31,8 @@ class SealedProbe(msgspec.Struct, frozen=True, tag="requester", forbid_unknown_f
     seed: bytes | None
     justification: Justification | None = None
 
+    __repr__ = kind_only
+
 
 class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A confirmation: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes."""
@@ -40,6 +43,8 @@ class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: bytes
     shares: bytes
     answers: tuple[bytes, ...] = ()
+
+    __repr__ = kind_only
 
 
 class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
@@ -54,6 +59,8 @@ class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fi
     gallery_digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     pair_secret: Annotated[bytes, msgspec.Meta(max_length=32)]
     confirmation: SealedBlock | None = None
+
+    __repr__ = kind_only
 
 
 Sealed = SealedProbe | SealedGallery

@@ -21,6 +21,7 @@ from pets.errors import MALFORMED, CryptoError
 from pets.merkle import ProofRefused, hash_leaf, verify_consistency, verify_inclusion
 from pets.prf import encode_labels
 from protocol.messages import Digest
+from protocol.shown import kind_only
 
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes], None]
@@ -75,6 +76,8 @@ class Disclosure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     secret: Digest
     size: Index
     path: Proof
+
+    __repr__ = kind_only
 
 
 def decode_checkpoint(data: bytes) -> Checkpoint:

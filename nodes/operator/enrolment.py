@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
@@ -40,13 +40,17 @@ class Grouping(str, Enum):
 
 
 class Enrolled(msgspec.Struct, frozen=True):
-    """What `lineup enroll` did. `references`: of the subjects added now; `photos`: of every photo, added or known."""
+    """What `lineup enroll` did. `references`: of the subjects added now; `photos`: of every photo, added or known.
+
+    `skipped`: files in the folders that are no photos.
+    """
 
     added: int
     already_enrolled: int
     failed: dict[str, str]
     references: tuple[str, ...]
     photos: dict[str, str] = {}
+    skipped: tuple[str, ...] = ()
 
 
 def enroll(
@@ -85,11 +89,14 @@ def enroll(
         check_allowed(category, store.categories)
         if templates:
             return _enroll_templates(store, templates[0], category, status, until, progress)
+        from pets.photos import skipped_files  # needs the extra faces, which templates do not
+
         model = FaceModel.load(models, provider)
         _check_model(store, model.identity.digest(), f"the photos are embedded by {model.identity}")
         groups = table_groups(table) if table is not None else photo_groups(sources, grouping)
         details = _Details(category, status, until, model.identity.digest())
-        return _Enrolment(store, model, details, largest, apart).run(groups, progress)
+        result = _Enrolment(store, model, details, largest, apart).run(groups, progress)
+        return msgspec.structs.replace(result, skipped=tuple(str(path) for path in skipped_files(sources)))
 
 
 def _check_model(store: GalleryStore, model: bytes, whose: str) -> None:
@@ -175,8 +182,8 @@ class _Face:
     """One face of a subject: the photo's name and bytes, the unit template, quality 0 to 100."""
 
     name: str
-    content: bytes
-    unit: Unit
+    content: bytes = field(repr=False)
+    unit: Unit = field(repr=False)
     quality: int
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,9 @@ class PreparedProbe:
     `photo`: as it was given, the first of several, None for a template.
     """
 
-    template: bytes
+    template: bytes = field(repr=False)
     identity: ModelIdentity | None
-    photo: bytes | None
+    photo: bytes | None = field(repr=False)
     quality: dict[str, int]
 
     @property

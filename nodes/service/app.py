@@ -181,7 +181,7 @@ def make_app(node: Node) -> Starlette:
 
         return run
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
             Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
@@ -197,6 +197,8 @@ def make_app(node: Node) -> Starlette:
             Route("/metrics", metrics, methods=["GET"]),
         ]
     )
+    app.router.redirect_slashes = False  # it would send to whatever Host the request names
+    return app
 
 
 def _standing(node: Node) -> list[str]:

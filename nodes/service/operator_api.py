@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from protocol.messages import Decimals, Digest, Name
+from protocol.shown import kind_only
 
 Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
 Aim = Literal["identify", "verify"]
@@ -79,6 +80,8 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cap: Annotated[int, msgspec.Meta(ge=1, le=99)] = 10
     ladder: Decimals = "0.02"
     preset: str = "n4096_q60_t20"
+
+    __repr__ = kind_only
 
 
 class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,6 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nodes.casework import impact
 from nodes.config.schema import NodeConfig, Role
@@ -27,6 +26,7 @@ from nodes.service.json_logs import set_up_logging
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.requester import AskingNode
+from nodes.service.strict_http import StrictProtocol
 from nodes.transport.client import HttpTransport
 from pets.errors import LineupError
 
@@ -45,7 +45,7 @@ class CannotListen(LineupError):
     """The node's port cannot be opened."""
 
 
-class PeerProtocol(H11Protocol):
+class PeerProtocol(StrictProtocol):
     """Tells the application whom the certificate names, and cuts connections whose request head trickles."""
 
     _head_timer: asyncio.TimerHandle | None = None
@@ -227,6 +227,7 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
             chore.cancel()
         await node.close()
         await transport.close()
+        _log.info("stopped", extra={"node": node.name})
 
 
 async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from enum import Enum
 
@@ -92,7 +92,7 @@ class Snapshot:
     are no rows.
     """
 
-    templates: npt.NDArray[np.int8]
+    templates: npt.NDArray[np.int8] = field(repr=False)
     references: tuple[str, ...]
     model: bytes
     generation: int

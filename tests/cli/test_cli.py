@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nodes.cli.case_common import split_names
+from nodes.cli.embed import photo_count
+from nodes.cli.node import _names
 from pets.synthetic import synthetic_templates
 from pets.templates import ModelIdentity, save_templates
 
@@ -45,6 +49,33 @@ def arguments(files: Path, **changes: object) -> list[object]:
 
 def result(files: Path) -> dict:
     return json.loads((files / "result.json").read_text())
+
+
+def test_match_names_the_photos_of_a_gallery_that_was_embedded(run, files: Path, tmp_path: Path) -> None:
+    model = ModelIdentity("a" * 64, "b" * 64, "x", DIM, 248)
+    rows = np.load(files / "gallery.npy")[:50].astype(np.float32)
+    save_templates(tmp_path / "named.npy", rows, model, [f"[b]{row}.jpg" for row in range(50)])
+    status, out, error = run(*arguments(files, gallery=tmp_path / "named.npy", engine="plain"))
+    assert status == 0, error
+    assert "[b]17.jpg" in out
+    assert result(files)["probes"][0]["released"][0]["photo"] == "[b]17.jpg"
+
+
+def test_an_empty_gallery_is_called_empty(run, files: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "empty.npy", np.zeros((0, DIM), np.float32))
+    status, _, error = run(*arguments(files, gallery=tmp_path / "empty.npy", engine="plain"))
+    assert status == 0
+    assert "empty.npy is empty: nobody can be found in it" in error
+
+
+def test_the_version_is_told(run) -> None:
+    status, out, _ = run("--version")
+    assert (status, out) == (0, f"lineup {version('blind-lineup')}\n")
+
+
+def test_one_photo_is_one_photo_and_names_of_holders_may_be_small() -> None:
+    assert [photo_count(count) for count in (0, 1, 2)] == ["0 photos", "1 photo", "2 photos"]
+    assert _names("es, DE") == split_names("es, DE") == ("ES", "DE")
 
 
 def test_match_releases_the_rows_that_hit_in_order_of_score(run, files: Path) -> None:

@@ -57,6 +57,7 @@ def test_killed_frozen_stopped_and_started_again(federation: Federation) -> None
         assert searching.answers() == expected
         for name in list(group.running):
             assert group.running.pop(name).wait(30) == 0, group.log(name)
+            assert '"stopped"' in group.log(name).splitlines()[-1]
         logs = "".join(group.log(name) for name in ROLES)
         assert "Traceback" not in logs
         assert "internal error" not in logs

@@ -401,6 +401,8 @@ def test_a_probe_that_is_no_unit_vector_is_refused_before_anybody_is_asked(feder
         ({"maximum_penalty_years": -1}, "maximum penalty is -1"),
         ({"maximum_penalty_years": float("nan")}, "maximum penalty is nan"),
         ({"officer": "Judge A", "approver": "judge a "}, "two persons"),
+        ({"officer": "Judge A", "approver": "JUDGE\t  A"}, "two persons"),
+        ({"officer": "Judge A", "approver": "Judge\u00a0\uff21"}, "two persons"),
         ({"officer": " "}, "officer"),
         ({"approver": ""}, "approver"),
         ({"case": ""}, "case"),

@@ -89,3 +89,6 @@ def test_the_command_prints_them(
     status, out, _ = lineup(monkeypatch, capsys, "node", "statistics", "--dir", router, "--year", YEAR)
     assert status == 0
     assert out.count(f"fewer than {SMALLEST}") == 3
+    monkeypatch.setattr("nodes.operator.statistics.statistics", lambda *_: ())
+    status, out, _ = lineup(monkeypatch, capsys, "node", "statistics", "--dir", router, "--year", YEAR)
+    assert (status, out) == (0, f"no queries in {YEAR}\n")

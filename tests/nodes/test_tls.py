@@ -266,6 +266,64 @@ def test_who_trickles_is_cut_off(
     serving(federation, body)
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding : chunked\r\ncontent-length: 0\r\n\r\n",
+        b"GET /health HTTP/1.1\nhost: es\n\n",
+        HEAD + b"a: b\nc: d\r\n\r\n",
+        HEAD + b"a: b\rc: d\r\n\r\n",
+        HEAD + b"a: b\r\n c\r\n\r\n",
+        HEAD + b"a: b\r\n\tc\r\n\r\n",
+        HEAD + b"\r\n" + HEAD + b"a: b\r\n c\r\n\r\n",
+    ],
+    ids=[
+        "two lengths",
+        "two lengths, a space",
+        "bare LF",
+        "one bare LF",
+        "bare CR",
+        "folded",
+        "folded, a tab",
+        "behind",
+    ],
+)
+def test_a_head_that_two_programs_may_read_differently_ends_the_connection(
+    first: bytes, federation: Federation
+) -> None:
+    async def body(network: TlsNetwork) -> None:
+        reader, writer = await connect(federation)
+        writer.write(first + HEAD + b"\r\n")  # what comes behind must not be answered
+        answer = await asyncio.wait_for(reader.read(-1), 20)
+        assert b"HTTP/1.1 400" in answer
+        assert b"connection: close" in answer.lower()
+        assert answer.count(b"HTTP/1.1") == first.count(b"\r\n\r\nGET") + 1
+        writer.close()
+        reader, writer = await connect(federation)  # control: a plain head, in two pieces
+        writer.write(HEAD + b"a: b\r")
+        await asyncio.sleep(0.05)
+        writer.write(b"\nc: d\r\n\r\n")
+        assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+
+    serving(federation, body)
+
+
+def test_no_answer_repeats_the_host_that_was_asked_for(federation: Federation) -> None:
+    async def body(network: TlsNetwork) -> None:
+        for path in (b"/health/", b"/metrics/", b"/operator/v1/status/", b"/health"):
+            reader, writer = await connect(federation)
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(-1), 20)
+            assert b"evil.example" not in answer
+            assert b"location" not in answer.lower()
+            assert (b" 200 " if path == b"/health" else b" 404 ") in answer.split(b"\r\n")[0]
+            writer.close()
+
+    serving(federation, body)
+
+
 def test_a_body_that_is_too_slow_gets_a_408(federation: Federation) -> None:
     federation.configure(ES, read_timeout_seconds=1)
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -58,7 +58,7 @@ class ExchangeMissing(ExchangeError):
 class FaceRecord:
     """One Type-10 face. `image`: JPEG or PNG bytes. `taken`: None if it is not told. `reference`: may be empty."""
 
-    image: bytes
+    image: bytes = field(repr=False)
     taken: date | None
     source: str
     reference: str
