@@ -170,6 +170,8 @@ def make_app(node: Node) -> Starlette:
     async def metrics(request: Request) -> Response:
         if _peer(request) != operator_name(node.name):  # counts and times tell a peer of queries that are not its own
             return _refusal(403, "state")
+        ending = await asyncio.to_thread(running_out, node.config.tls, datetime.now(timezone.utc))
+        node.metrics.running_out(len(ending))
         return Response(node.metrics.render(), media_type=CONTENT_TYPE)
 
     def guarded(handler: Handler, *, explain: bool = False) -> Handler:

@@ -327,6 +327,8 @@ def test_what_ends_within_a_week_is_told_to_the_operator(
         (line,) = await told(network)
         assert line.startswith(f"revocation list {own.crl} ends on ")
         assert "`lineup node revoke --authority FOLDER` signs a fresh one" in line
+        metrics = await get(federation, load_config(federation.folder(ES)).operator_tls, "/metrics")
+        assert 'lineup_running_out{node="ES",role="holder"} 1.0' in metrics.text
         assert "running_out" not in (await get(federation, config(federation, FR), "/health")).json()  # a peer
 
     serving(federation, body)

@@ -104,6 +104,11 @@ def test_a_face_that_fills_the_frame_and_one_lost_in_a_large_photo_are_found(
     assert model.embed(crowd).template @ face.template > 0.7
 
 
+def test_the_largest_of_several_says_of_how_many(model: FaceModel, demo: DemoPhotos) -> None:
+    assert model.embed(demo.six_faces, largest=True).faces == 6
+    assert model.embed(demo.obama, largest=True).faces == 1
+
+
 def test_a_bystander_far_behind_is_not_counted(model: FaceModel, demo: DemoPhotos) -> None:
     image = read_photo(demo.obama).copy()
     image[700:842, 20:134] = image[::8, ::8][:142, :114]  # a face of 30 pixels beside one of 242
