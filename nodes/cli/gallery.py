@@ -151,6 +151,8 @@ def enroll(
         for path, reference in result.photos.items():
             output.print(f"{reference}  {printable(path)}", highlight=False)
         output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
+        for path, faces in result.several.items():
+            errors.print(printable(f"{path}: {faces} faces, the largest was taken"), highlight=False)
         if result.skipped:
             from pets.photos import tell_skipped
 
