@@ -265,7 +265,7 @@ def test_one_bad_photo_stops_a_batch_unless_it_may_be_skipped(demo: DemoPhotos, 
     assert "left out 2 of 3" in report
     assert "6 faces" in report
     assert load_templates(output, what="templates").shape == (1, 128)
-    with pytest.raises(InputError, match="none of 1 photos gives a template"):
+    with pytest.raises(InputError, match="none of 1 photo gives a template"):
         embed([tmp_path / "bad.jpg"], tmp_path / "none.npy", skip_bad=True)
 
 
