@@ -45,7 +45,7 @@ Image = NDArray[np.uint8]
 class Embedded:
     """One face. `template`: (d,) float32 unit vector. `box`: left, top, right, bottom, and `face_side`: the shorter
     side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1. `landmarks`: (5, 2) float32,
-    pixels: eyes, nose and corners of the mouth, those on the left of the photo first.
+    pixels: eyes, nose and corners of the mouth, those on the left of the photo first. `faces`: to choose from.
     """
 
     template: NDArray[np.float32] = field(repr=False)
@@ -53,6 +53,7 @@ class Embedded:
     score: float
     face_side: float
     landmarks: NDArray[np.float32]
+    faces: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,9 @@ class FaceModel:
             image = _check_image(photo)
         if mirrored:
             image = np.ascontiguousarray(image[:, ::-1])
-        face = _choose(self._detect(image), name, largest)
-        return Embedded(self._template(image, face, name), face.box, face.score, face.side, face.landmarks)
+        face, faces = _choose(self._detect(image), name, largest)
+        template = self._template(image, face, name)
+        return Embedded(template, face.box, face.score, face.side, face.landmarks, faces)
 
     def embed_each(
         self,
@@ -206,7 +208,7 @@ def _align(image: Image, landmarks: NDArray[np.float32], side: int) -> Image:
     return aligned
 
 
-def _choose(faces: list[_Face], name: str, largest: bool) -> _Face:
+def _choose(faces: list[_Face], name: str, largest: bool) -> tuple[_Face, int]:
     if not faces:
         raise NoFace(f"{name}: no face found (detection score below {DETECTION_SCORE})")
     chosen = max(faces, key=lambda face: face.side)
@@ -217,7 +219,7 @@ def _choose(faces: list[_Face], name: str, largest: bool) -> _Face:
         raise SeveralFaces(
             f"{name}: {len(rivals)} faces found, 1 is needed; crop it, or choose the largest (--largest)"
         )
-    return chosen
+    return chosen, len(rivals)
 
 
 def _check_image(image: Image) -> Image:

@@ -56,6 +56,10 @@ def run_embed(
         console.print(left_out, highlight=False, markup=False, soft_wrap=True)
     templates = np.stack([face.template for _, face in good])
     save_templates(output, templates, model.identity, [str(path) for path, _ in good])
+    for path, face in good:
+        if face.faces > 1:
+            several = f"{path}: {face.faces} faces, the largest was taken"
+            console.print(several, highlight=False, markup=False, soft_wrap=True)
     written = f"{len(good)} template" + ("" if len(good) == 1 else "s")
     console.print(
         f"wrote {written} to {output}",

@@ -1,10 +1,11 @@
-"""The commands around a holder's gallery: `lineup enroll`, `forget`, `contest`."""
+"""The commands around a holder's gallery: `lineup enroll`, `forget`, `contest`, `gallery list` and `show`."""
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -13,14 +14,79 @@ from rich.console import Console
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
 from pets.errors import printable
 
+if TYPE_CHECKING:
+    from nodes.store import Subject
+
 output = Console(markup=False, soft_wrap=True)
 errors = Console(stderr=True, markup=False, soft_wrap=True)
+
+
+gallery = typer.Typer(help="What a holder's gallery holds, without opening a photo.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `lineup`."""
     for command in (enroll, forget, contest):
         app.command()(command)
+    app.add_typer(gallery, name="gallery")
+
+
+@gallery.command("list")
+def list_subjects(folder: Dir, as_json: Json = False) -> None:
+    """All subjects, a line each, in the order of their enrolment."""
+    from nodes.config.storage import holder_store
+
+    with holder_store(folder) as store:
+        found = store.subjects()
+    if as_json:
+        print(json.dumps([_told(subject) for subject in found]))
+        return
+    for subject in found:
+        mark = ", CONTESTED" if subject.contested else ""
+        line = f"{subject.reference}  {subject.category.value}, until {subject.retain_until}{mark}"
+        output.print(line, highlight=False)
+    output.print(f"{len(found)} subject{'' if len(found) == 1 else 's'}", highlight=False)
+
+
+@gallery.command()
+def show(
+    folder: Dir, reference: Annotated[str, typer.Argument(help="Reference number.")], as_json: Json = False
+) -> None:
+    """One subject: category, retention, quality, model, whether there is a photo, and when it was contested."""
+    from nodes.config.storage import holder_store
+
+    with holder_store(folder) as store:
+        told = _told(store.subject(reference))
+        history = [
+            f"{event.time:%Y-%m-%d %H:%M:%S} UTC: " + ("contested" if event.authority is None else "cleared")
+            for event in store.contested_history(reference)
+        ]
+    told["history"] = history
+    if as_json:
+        print(json.dumps(told))
+        return
+    for name, value in told.items():
+        for line in value if isinstance(value, list) else [value]:
+            output.print(f"{name.replace('_', ' ')}: {_in_words(line)}", highlight=False)
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not measured" if value is None else str(value)
+
+
+def _told(subject: Subject) -> dict[str, Any]:
+    return {
+        "reference": subject.reference,
+        "category": subject.category.value,
+        "status": subject.status.value,
+        "retain_until": subject.retain_until.isoformat(),
+        "contested": subject.contested,
+        "photo": subject.has_photo,
+        "quality": subject.quality,
+        "model": subject.model.hex(),
+    }
 
 
 def enroll(
@@ -85,6 +151,8 @@ def enroll(
         for path, reference in result.photos.items():
             output.print(f"{reference}  {printable(path)}", highlight=False)
         output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
+        for path, faces in result.several.items():
+            errors.print(printable(f"{path}: {faces} faces, the largest was taken"), highlight=False)
         if result.skipped:
             from pets.photos import tell_skipped
 

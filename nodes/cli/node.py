@@ -104,6 +104,8 @@ def health(folder: Dir, as_json: Json = False) -> None:
             output.print(f"contradicting logs: {contradicting} (`lineup node status` names them)", highlight=False)
         for line in report.get("release_limit", ()):
             output.print(f"release limit: {line}", highlight=False)
+        for line in report.get("running_out", ()):
+            output.print(f"running out: {line}", highlight=False)
         for alarm in report.get("alarms", ()):
             output.print(f"alarm: {alarm}", highlight=False)
     if report["status"] != "ok":

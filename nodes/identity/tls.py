@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from cryptography import x509
@@ -24,6 +24,8 @@ from cryptography.x509.oid import NameOID
 from nodes.config.schema import TlsFiles
 from nodes.private_files import check_private
 from pets.errors import InputError
+
+WARN_AHEAD = timedelta(days=7)
 
 
 class CertificateError(InputError):
@@ -85,6 +87,34 @@ def check_certificate(path: Path, name: str, now: datetime | None = None) -> Non
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not start <= (now or datetime.now(timezone.utc)) <= end:
         raise CertificateError(f"certificate {path} is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
+
+
+def running_out(files: TlsFiles, now: datetime) -> list[str]:
+    """What of certificate, authority and revocation list ends within `WARN_AHEAD`, and what to do: a line each.
+
+    A file that cannot be read is passed over: other checks tell of it.
+    """
+    renew = "the authority issues a new one"
+    ends = [(f"certificate {files.certificate}", _end(files.certificate), renew)]
+    ends.append((f"authority {files.ca}", _end(files.ca), "found a new one"))
+    if files.crl is not None:
+        sign = "`lineup node revoke --authority FOLDER` signs a fresh one, for 30 days"
+        ends.append((f"revocation list {files.crl}", _end(files.crl), sign))
+    return [
+        f"{what} ends on {end:%Y-%m-%d %H:%M} UTC: {remedy}"
+        for what, end, remedy in ends
+        if end is not None and end - now <= WARN_AHEAD
+    ]
+
+
+def _end(path: Path) -> datetime | None:
+    try:
+        content = path.read_bytes()
+        if b"X509 CRL" in content:
+            return x509.load_pem_x509_crl(content).next_update_utc
+        return x509.load_pem_x509_certificate(content).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
 
 
 def _context(protocol: ssl._SSLMethod, files: TlsFiles) -> ssl.SSLContext:

@@ -42,7 +42,7 @@ class Grouping(str, Enum):
 class Enrolled(msgspec.Struct, frozen=True):
     """What `lineup enroll` did. `references`: of the subjects added now; `photos`: of every photo, added or known.
 
-    `skipped`: files in the folders that are no photos.
+    `skipped`: files in the folders that are no photos. `several`: faces on each photo that had more than one.
     """
 
     added: int
@@ -51,6 +51,7 @@ class Enrolled(msgspec.Struct, frozen=True):
     references: tuple[str, ...]
     photos: dict[str, str] = {}
     skipped: tuple[str, ...] = ()
+    several: dict[str, int] = {}
 
 
 def enroll(
@@ -194,6 +195,7 @@ class _Enrolment:
         self._store, self._model, self._details = store, model, details
         self._largest, self._apart = largest, apart
         self._failed: dict[str, str] = {}
+        self._several: dict[str, int] = {}
         self._references: list[str] = []
         self._photos: dict[str, str] = {}
         self._known = 0
@@ -205,7 +207,14 @@ class _Enrolment:
             self._subject(group)
             done += len(group)
             progress(done, total)
-        return Enrolled(len(self._references), self._known, self._failed, tuple(self._references), self._photos)
+        return Enrolled(
+            len(self._references),
+            self._known,
+            self._failed,
+            tuple(self._references),
+            self._photos,
+            several=self._several,
+        )
 
     def _subject(self, paths: Sequence[Path]) -> None:
         read: list[tuple[str, bytes]] = []
@@ -238,6 +247,8 @@ class _Enrolment:
         try:
             image = decode_photo(content, name)
             face = self._model.embed(image, largest=self._largest, name=name)
+            if face.faces > 1:
+                self._several[name] = face.faces
             return _Face(name, content, face.template, overall(assess(image, face)))
         except PhotoError as error:
             self._failed[name] = str(error)

@@ -35,6 +35,9 @@ class Metrics:
             names,
             registry=self._registry,
         ).labels(**labels)
+        self._ending = Gauge(
+            "lineup_running_out", "Certificates and lists that end within a week.", names, registry=self._registry
+        ).labels(**labels)
         self._false_refusals = Counter(
             "lineup_false_refusals",
             "Queries in which a checked probe was refused: the holder or the router lied.",
@@ -77,6 +80,10 @@ class Metrics:
     def accused(self, logs: int) -> None:
         """So many logs have shown two histories."""
         self._accused.set(logs)
+
+    def running_out(self, files: int) -> None:
+        """So many certificates and revocation lists end within a week."""
+        self._ending.set(files)
 
     def refused_falsely(self) -> None:
         """A probe that was checked here was refused in admission."""

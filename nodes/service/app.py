@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
 
 import anyio
 import msgspec
@@ -15,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nodes.config.schema import operator_name
+from nodes.identity.tls import running_out
 from nodes.query.metrics import CONTENT_TYPE
 from nodes.service.follow_up import BODY_LIMIT as FOLLOW_UP_LIMIT
 from nodes.service.node import Node
@@ -160,12 +162,16 @@ def make_app(node: Node) -> Starlette:
         if _peer(request) == operator_name(node.name):
             answer |= {"contradicting_logs": len(node.gossip.accused), "alarms": node.alarms}
             answer |= {"release_limit": told} if (told := await asyncio.to_thread(_standing, node)) else {}
+            ending = await asyncio.to_thread(running_out, node.config.tls, datetime.now(timezone.utc))
+            answer |= {"running_out": ending} if ending else {}
             answer |= {"failing": failing} if failing else {}
         return JSONResponse(answer, 200 if status == "ok" else 503)
 
     async def metrics(request: Request) -> Response:
         if _peer(request) != operator_name(node.name):  # counts and times tell a peer of queries that are not its own
             return _refusal(403, "state")
+        ending = await asyncio.to_thread(running_out, node.config.tls, datetime.now(timezone.utc))
+        node.metrics.running_out(len(ending))
         return Response(node.metrics.render(), media_type=CONTENT_TYPE)
 
     def guarded(handler: Handler, *, explain: bool = False) -> Handler:

@@ -20,7 +20,7 @@ from nodes.casework import impact
 from nodes.config.schema import NodeConfig, Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
-from nodes.identity.tls import CertificateError, peer_name, reload_revocations, server_context
+from nodes.identity.tls import CertificateError, peer_name, reload_revocations, running_out, server_context
 from nodes.service.app import make_app
 from nodes.service.json_logs import set_up_logging
 from nodes.service.known_store import open_known_store
@@ -260,6 +260,8 @@ async def _inspect_daily(node: Node) -> None:
 
 async def _expire_daily(node: Node) -> None:
     while True:
+        for line in running_out(node.config.tls, datetime.now(timezone.utc)):
+            _log.warning(line, extra={"node": node.name})
         try:
             done = await asyncio.to_thread(node.expire)
             _log.info(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from sqlalchemy import delete, select
@@ -26,18 +26,26 @@ from nodes.store.tables import ContestedRow, DeletionRow, ModelRow, PhotoRow, Su
 AUTHORITY_LENGTH = (3, 200)
 
 
+_SUBJECTS = select(SubjectRow, ModelRow.digest, PhotoRow.subject_id).join(ModelRow).outerjoin(PhotoRow)
+
+
 def subject(session: Session, reference: str) -> Subject:
     """What is known of a subject. Raises `UnknownReference`."""
-    statement = (
-        select(SubjectRow, ModelRow.digest, PhotoRow.subject_id)
-        .join(ModelRow)
-        .outerjoin(PhotoRow)
-        .where(SubjectRow.reference == reference)
-    )
-    found = session.execute(statement).one_or_none()
+    found = session.execute(_SUBJECTS.where(SubjectRow.reference == reference)).one_or_none()
     if found is None:
         raise _unknown(reference)
-    row, digest, photo = found
+    return _subject(*found)
+
+
+def subjects(session: Session) -> Iterator[Subject]:
+    """All of them, in the order in which they were enrolled; rows of one subject are one, under its first reference."""
+    chosen = _SUBJECTS.where(SubjectRow.subject.is_(None)).order_by(SubjectRow.id)
+    for found in session.execute(chosen.execution_options(yield_per=1000)):
+        yield _subject(*found)
+
+
+def _subject(row: SubjectRow, digest: bytes, photo: int | None) -> Subject:
+    reference = row.reference
     try:
         category, status = Category(row.category), Status(row.status)
     except ValueError:

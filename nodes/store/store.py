@@ -186,6 +186,11 @@ class GalleryStore:
         with self._database.reading() as session:
             return records.subject(session, reference)
 
+    def subjects(self) -> list[Subject]:
+        """What is known of all subjects, in the order of their enrolment."""
+        with self._database.reading() as session:
+            return list(records.subjects(session))
+
     def photo(self, reference: str) -> bytes | None:
         """The photo, for release after approval (Article 24(2)); None without one. Raises `UnknownReference`.
 

@@ -194,8 +194,8 @@ def test_output_that_is_no_terminal_has_whole_lines_and_no_bar(run: Any, tmp_pat
     assert json.loads(out) == {"file": str(tmp_path / "x.npy"), "templates": 1}
     lines = error.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("1 photos, model detector ")
-    assert lines[1] == f"wrote 1 templates to {tmp_path / 'x.npy'}"
+    assert lines[0].startswith("1 photo, model detector ")
+    assert lines[1] == f"wrote 1 template to {tmp_path / 'x.npy'}"
 
 
 def test_an_interruption_while_it_loads_leaves_no_traceback(

@@ -48,6 +48,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ),
         *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
+        *(f"lineup gallery {name}" for name in ("list", "show")),
         *(f"lineup console {name}" for name in ("demo", "key", "sign")),
         *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
         *("lineup verify", "lineup audit"),
@@ -97,6 +98,29 @@ def test_every_command_and_every_option_is_explained(name: str, run: Any) -> Non
     status, out, _ = run(*name.split()[1:], "--help")
     assert status == 0
     assert "Usage" in out
+
+
+def test_the_gallery_is_listed_and_a_subject_shown(run: Any, folder: Path) -> None:
+    first, second, third = enrol(run, folder)
+    assert run("contest", "--dir", folder, second)[0] == 0
+    listed = as_json(run("gallery", "list", "--dir", folder, "--json"))
+    assert [one["reference"] for one in listed] == [first, second, third]
+    assert [one["contested"] for one in listed] == [False, True, False]
+    status, out, _ = run("gallery", "list", "--dir", folder)
+    assert status == 0
+    assert out.splitlines()[1] == f"{second}  suspect, until {listed[1]['retain_until']}, CONTESTED"
+    assert out.splitlines()[-1] == "3 subjects"
+    shown = as_json(run("gallery", "show", "--dir", folder, second, "--json"))
+    (event,) = shown.pop("history")
+    assert event.endswith("UTC: contested")
+    assert shown == listed[1]
+    status, out, _ = run("gallery", "show", "--dir", folder, first)
+    assert status == 0
+    assert {"contested: no", "photo: no", "quality: not measured"} < set(out.splitlines())
+    assert run("forget", "--dir", folder, first)[0] == 0
+    status, _, error = run("gallery", "show", "--dir", folder, first)
+    assert status == 1
+    assert first in error
 
 
 def test_a_backup_is_restored_and_the_key_changed_from_the_command_line(run: Any, folder: Path) -> None:

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nodes.config.schema import TlsFiles, load_config, operator_name
 from nodes.identity.authority import Authority, Issued
 from nodes.identity.identity import load_identity, load_peers
-from nodes.identity.tls import client_context, server_name
+from nodes.identity.tls import client_context, running_out, server_name
 from nodes.private_files import write_private, write_public
 from nodes.service import server as serve
 from nodes.transport import units as transfer
@@ -308,6 +308,32 @@ def test_a_head_that_two_programs_may_read_differently_ends_the_connection(
         writer.close()
 
     serving(federation, body)
+
+
+def test_what_ends_within_a_week_is_told_to_the_operator(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = config(federation, ES)
+    now = datetime.now(timezone.utc)
+
+    async def told(network: TlsNetwork) -> list[str]:
+        tls = load_config(federation.folder(ES)).operator_tls
+        answer: list[str] = (await get(federation, tls, "/health")).json().get("running_out", [])
+        return answer
+
+    async def body(network: TlsNetwork) -> None:
+        assert await told(network) == []  # control
+        monkeypatch.setattr("nodes.identity.tls.WARN_AHEAD", timedelta(days=31))
+        (line,) = await told(network)
+        assert line.startswith(f"revocation list {own.crl} ends on ")
+        assert "`lineup node revoke --authority FOLDER` signs a fresh one" in line
+        metrics = await get(federation, load_config(federation.folder(ES)).operator_tls, "/metrics")
+        assert 'lineup_running_out{node="ES",role="holder"} 1.0' in metrics.text
+        assert "running_out" not in (await get(federation, config(federation, FR), "/health")).json()  # a peer
+
+    serving(federation, body)
+    later = running_out(own, now + timedelta(days=800))
+    assert [line.split(" ")[0] for line in later][:1] == ["certificate"]
 
 
 def test_no_answer_repeats_the_host_that_was_asked_for(federation: Federation) -> None:

@@ -104,6 +104,11 @@ def test_a_face_that_fills_the_frame_and_one_lost_in_a_large_photo_are_found(
     assert model.embed(crowd).template @ face.template > 0.7
 
 
+def test_the_largest_of_several_says_of_how_many(model: FaceModel, demo: DemoPhotos) -> None:
+    assert model.embed(demo.six_faces, largest=True).faces == 6
+    assert model.embed(demo.obama, largest=True).faces == 1
+
+
 def test_a_bystander_far_behind_is_not_counted(model: FaceModel, demo: DemoPhotos) -> None:
     image = read_photo(demo.obama).copy()
     image[700:842, 20:134] = image[::8, ::8][:142, :114]  # a face of 30 pixels beside one of 242
@@ -260,7 +265,7 @@ def test_one_bad_photo_stops_a_batch_unless_it_may_be_skipped(demo: DemoPhotos, 
     assert "left out 2 of 3" in report
     assert "6 faces" in report
     assert load_templates(output, what="templates").shape == (1, 128)
-    with pytest.raises(InputError, match="none of 1 photos gives a template"):
+    with pytest.raises(InputError, match="none of 1 photo gives a template"):
         embed([tmp_path / "bad.jpg"], tmp_path / "none.npy", skip_bad=True)
 
 
