@@ -126,7 +126,8 @@ def open_case(
 
     probe = prepare_probe((photo,), models, provider.value, largest)
     draft = Draft(
-        template=probe.template, model=probe.model, holders=split_names(holders), case=case_number, offence=offence,
+        template=probe.template, model=probe.model, holders=split_names(holders.upper()), case=case_number,
+        offence=offence,
         maximum_penalty_years=max_penalty_years, threshold=threshold, purpose=purpose, subject=subject, aim=aim,  # type: ignore[arg-type]
         cap=max_candidates, ladder=ladder, photo=probe.photo, quality=probe.quality, authorisation=authorisation,
     )  # fmt: skip

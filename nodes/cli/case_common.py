@@ -81,8 +81,8 @@ def plain(value: Any) -> Any:
 
 
 def split_names(listed: str) -> tuple[str, ...]:
-    """The names of a list such as ES,DE or es, de."""
-    return tuple(name.strip().upper() for name in listed.split(",") if name.strip())
+    """The names of a list such as ES,DE or ES, DE."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def write_image(path: Path, content: bytes | None) -> None:
