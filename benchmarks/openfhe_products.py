@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from nodes.bench.openfhe_threshold import joint_keys
 from pets import keys, openfhe_keys, sampling
 from pets.keys import JointKey, ZeroPool
 from pets.openfhe_keys import OpenFheKeys
@@ -153,25 +154,6 @@ def ckks(openfhe: Any, degree: int, depth: int, threshold: float = 0.4) -> Json:
         "wrong_decisions": int(np.count_nonzero(error >= 0.5)),
         "graded_values_0.1_to_0.9": int(np.count_nonzero((graded > 0.1) & (graded < 0.9))),
     }
-
-
-def joint_keys(context: Any, parties: int = 3) -> list[Any]:
-    """Key pairs in a chain, the last public key being the joint one; the joint evaluation key goes to `context`."""
-    pairs = [context.KeyGen()]
-    for _ in range(1, parties):
-        pairs.append(context.MultipartyKeyGen(pairs[-1].publicKey))
-    tag = pairs[-1].publicKey.GetKeyTag()
-    first = context.KeySwitchGen(pairs[0].secretKey, pairs[0].secretKey)
-    total = first
-    for pair in pairs[1:]:
-        part = context.MultiKeySwitchGen(pair.secretKey, pair.secretKey, first)
-        total = context.MultiAddEvalKeys(total, part, pair.publicKey.GetKeyTag())
-    products = [context.MultiMultEvalKey(pair.secretKey, total, tag) for pair in pairs]
-    joint = products[0]
-    for part in products[1:]:
-        joint = context.MultiAddEvalMultKeys(joint, part, tag)
-    context.InsertEvalMultKey([joint])
-    return pairs
 
 
 def key_sources(threads: int, count: int = 64) -> Json:

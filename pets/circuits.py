@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-from pets.bits import Bits, Planes, concatenate, join_words, plain_bits
+from pets.bits import Bits, concatenate, join_words, plain_bits
 
 T = TypeVar("T")
 Circuit = Generator[tuple[Bits, Bits], Bits, T]
@@ -82,11 +82,11 @@ def sign_of_sum(x: Bits, y: Bits, z: Bits) -> Circuit[Bits]:
     left, right = s[1:top], c[0 : top - 1]
     propagate = left ^ right
     generate = yield left, right
-    carry = yield from _carry(generate, propagate)
+    carry = yield from carry_into_top(generate, propagate)
     return s[top:] ^ c[top - 1 :] ^ carry
 
 
-def _carry(generate: Bits, propagate: Bits) -> Circuit[Bits]:
+def carry_into_top(generate: Bits, propagate: Bits) -> Circuit[Bits]:
     """The carry out of the highest position; plane k is position k. A tree of ceil(log2 planes) rounds.
 
     Plane 0 of `propagate` is never read: a placeholder keeps the indices of both lists equal.
@@ -108,46 +108,13 @@ def _carry(generate: Bits, propagate: Bits) -> Circuit[Bits]:
     return generate
 
 
-def subtract(x: Bits, y: Bits) -> Circuit[Bits]:
-    """x - y modulo 2^width by a ripple of borrows: width - 1 ANDs, the fewest there can be, in as many rounds."""
-    differ = x ^ y
-    same = ~differ
-    borrows = [x.constant(0, 1)]
-    for k in range(len(x) - 1):
-        own = y[k : k + 1]
-        # The majority of ~x, y and the borrow, like in `carry_save`.
-        borrows.append(own ^ (yield same[k : k + 1], own ^ borrows[-1]))
-    return differ ^ concatenate(borrows)
-
-
 def adjacent_products(z: Bits) -> Circuit[Bits]:
-    """z_0·z_1, z_2·z_3, … of the planes below the top one: what `sign_of_public_sum` wants to know before. One round.
+    """z_0·z_1, z_2·z_3, … of the planes below the top one, which `pets.public_sum` asks for. One round.
 
     Returns floor((width - 1)/2) planes.
     """
     end = (len(z) - 1) // 2 * 2
     return (yield z[0:end:2], z[1:end:2])
-
-
-def sign_of_public_sum(e: Planes, z: Bits, products: Bits) -> Circuit[Bits]:
-    """The top bit of e + z, e public: a prefix tree whose lowest level is local.
-
-    `e`: uint64 (width, words). `products`: `adjacent_products` of z. A position generates g = e·z and propagates
-    p = e ^ z, and two of them together generate g_1 ^ p_1·g_0 and propagate p_1·p_0: linear in z_0, z_1 and z_0·z_1. So
-    ceil(log2(pairs)) rounds are left, 4 with 18 planes at 24 bits. Returns one plane.
-    """
-    top = len(z) - 1
-    end = top // 2 * 2
-    low, high = slice(0, end, 2), slice(1, end, 2)
-    e_low, e_high = e[low], e[high]
-    generate = z[high].times(e_high) ^ z[low].times(e_low & e_high) ^ products.times(e_low)
-    propagate = (z[high].times(e_low) ^ z[low].times(e_high) ^ products).plus(e_low & e_high)
-    if top % 2:
-        last = slice(end, top)
-        generate = concatenate([generate, z[last].times(e[last])])
-        propagate = concatenate([propagate, z[last].plus(e[last])])
-    carry = yield from _carry(generate, propagate)
-    return z[top:].plus(e[top:]) ^ carry
 
 
 def add(x: Bits, y: Bits) -> Circuit[Bits]:

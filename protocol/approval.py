@@ -24,7 +24,7 @@ from pets.prf import labelled_hash
 from protocol.messages import Name
 
 if TYPE_CHECKING:
-    from protocol.steps import Notary
+    from protocol.steps import Checker
 
 PersonRole = Literal["officer", "approver", "reviewer", "releaser", "data-protection", "supervisor", "admin"]
 Decision = Literal["launch", "confirm", "request-core-data", "release-core-data", "refuse-core-data"]
@@ -104,7 +104,7 @@ def decision_digest(decision: Decision, node: str, query: bytes, content: bytes)
 
 
 def check_approval(
-    approval: Approval, decision: Decision, node: str, digest: bytes, notary: Notary, now: float
+    approval: Approval, decision: Decision, node: str, digest: bytes, notary: Checker, now: float
 ) -> bytes:
     """Return the person's fingerprint if the approval holds. `now`: seconds since 1970, when it was given.
 

@@ -213,13 +213,17 @@ def check_phase(phase: str, peers: Sequence[str]) -> Step[None]:
             yield Verify(peer, phase, message)
 
 
-class Notary(Protocol):
+class Checker(Protocol):
+    """Knows the keys of others."""
+
+    def check(self, peer: str, message: bytes, signature: bytes) -> None:
+        """Raise unless `signature` is `peer`'s over `message`."""
+        ...
+
+
+class Notary(Checker, Protocol):
     """A party's identity: it signs, and knows the keys of the others."""
 
     def sign(self, message: bytes) -> bytes:
         """Sign."""
-        ...
-
-    def check(self, peer: str, message: bytes, signature: bytes) -> None:
-        """Raise unless `signature` is `peer`'s over `message`."""
         ...

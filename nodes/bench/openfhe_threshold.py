@@ -35,7 +35,7 @@ class OpenfheThreshold:
         features = ("PKE", "KEYSWITCH", "LEVELEDSHE", "ADVANCEDSHE", "MULTIPARTY")
         for feature in features:
             self.context.Enable(getattr(openfhe, feature))
-        self.pairs = _joint_keys(self.context)
+        self.pairs = joint_keys(self.context)
         self.squared = scale(dim) ** 2
 
     def enrol(self, templates: Rows) -> None:
@@ -63,7 +63,7 @@ class OpenfheThreshold:
         return [int(row) for row in np.flatnonzero(decided[: len(scores)] >= 0.5)]
 
 
-def _joint_keys(context: Any) -> list[Any]:
+def joint_keys(context: Any) -> list[Any]:
     """Key pairs in a chain, the last public key being the joint one; the joint evaluation key goes to `context`."""
     pairs = [context.KeyGen()]
     for _ in range(1, PARTIES):

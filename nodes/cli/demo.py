@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -149,14 +149,19 @@ def serving(root: Path, output: Console) -> Iterator[None]:
             output.print(f"{COUNTRIES[name]} ({name}), {ROLES[name].value}: serving {address}", highlight=False)
         yield
     finally:
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(processes.values())
+
+
+def stop(processes: Collection[subprocess.Popen[bytes]]) -> None:
+    """End processes that were started here; who does not end in time is killed."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(root: Path, name: str, process: subprocess.Popen[bytes]) -> None:

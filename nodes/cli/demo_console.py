@@ -23,13 +23,13 @@ from nodes.cli.demo import (
     HOLDERS,
     ROLES,
     START_SECONDS,
-    STOP_SECONDS,
     DemoFailed,
     enrol,
     found_nodes,
     free_ports,
     lineup,
     serving,
+    stop,
 )
 from nodes.cli.demo_photos import DemoPhotos, demo_photos
 from nodes.config.console import ConsoleConfig
@@ -165,14 +165,7 @@ def consoles(staged: Staged) -> Iterator[None]:
             _wait_until_ready(staged, name, process)
         yield
     finally:
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(processes.values())
 
 
 def _wait_until_ready(staged: Staged, name: str, process: subprocess.Popen[bytes]) -> None:

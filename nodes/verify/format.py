@@ -46,7 +46,7 @@ from protocol.messages import (
 
 FORMAT: Final = "blind-lineup/evidence"
 VERSION = 3
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 CONTEXT = "evidence"
 BUNDLE_LIMIT = 1 << 28
 

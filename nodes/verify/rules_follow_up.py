@@ -40,14 +40,10 @@ PROTOCOL_CONTEXT = "protocol"
 
 
 @dataclass(frozen=True)
-class _Notary:
+class _TrustedKeys:
     """The keys that the supervisor trusts, for `check_approval`."""
 
     case: Case
-
-    def sign(self, message: bytes) -> bytes:
-        """A verifier signs nothing."""
-        raise NotImplementedError
 
     def check(self, peer: str, message: bytes, signature: bytes) -> None:
         """Raise `SignatureError` unless it is the peer's."""
@@ -147,7 +143,7 @@ def _persons(case: Case, statement: Statement) -> set[bytes]:
     content: Any = statement.content
     digest = digest_to_sign(content, statement.sender, statement.query)
     return {
-        check_approval(approval, DECISIONS[type(content)], statement.sender, digest, _Notary(case),
+        check_approval(approval, DECISIONS[type(content)], statement.sender, digest, _TrustedKeys(case),
                        statement.time / 1000)
         for approval in content.approvals
     }  # fmt: skip

@@ -16,9 +16,10 @@ from pets.errors import CryptoError
 from pets.planes import from_planes, to_planes, unpack_bits
 from pets.prf import Keystream
 from pets.replicated import Masks, and_local
+from tests.kit import plain_circuits
 from tests.kit.planes import planes_of
 
-WAYS = [circuits, public_sum]
+WAYS = [plain_circuits, public_sum]
 
 
 def sign_of_difference(
@@ -118,7 +119,7 @@ def test_on_shares_of_three_parties_both_ways_are_the_same(words: int, threads: 
     y = [party_bits(0, m_0, m_1), party_bits(1, m_1, zero), party_bits(2, zero, m_0)]
     results = []
     for subtract, sign_of_sum in (
-        (circuits.subtract, circuits.sign_of_public_sum),
+        (plain_circuits.subtract, plain_circuits.sign_of_public_sum),
         (partial(public_sum.subtract, threads=threads), partial(public_sum.sign_of_public_sum, threads=threads)),
     ):
         masks = streams()

@@ -338,7 +338,7 @@ def pack(value: Any) -> bytes:
 
 
 def frame(sequence: int, tag: int, *fields: Any, session: str = "ES", sender: str = "ES", receiver: str = "EU") -> str:
-    return pack([1, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
+    return pack([2, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
 
 
 def wire_vectors() -> dict[str, str]:
