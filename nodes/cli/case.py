@@ -108,7 +108,9 @@ def open_case(
     case_number: Annotated[str, typer.Option("--case", help="Case number; stays at this node.")],
     offence: Annotated[str, typer.Option(help="Offence; stays at this node.")],
     max_penalty_years: Annotated[float, typer.Option(help="Maximum penalty of the offence, at least 1.")],
-    threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit.")] = "0.55",
+    threshold: Annotated[
+        str | None, typer.Option(help="Smallest cosine of a hit. Default: the model's, 0.55 for SFace.")
+    ] = None,
     max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
     purpose: Annotated[str, typer.Option(help="As of `lineup query`.")] = "INVESTIGATION",
@@ -123,12 +125,14 @@ def open_case(
     """Put a search up for a second person's approval. An image of poor quality is refused at once (R 38)."""
     from nodes.casework.contents import Draft
     from nodes.operator.probe import prepare_probe
+    from pets.thresholds import default_threshold
 
     probe = prepare_probe((photo,), models, provider.value, largest)
+    chosen = f"{default_threshold(probe.identity):f}" if threshold is None else threshold
     draft = Draft(
         template=probe.template, model=probe.model, holders=split_names(holders.upper()), case=case_number,
         offence=offence,
-        maximum_penalty_years=max_penalty_years, threshold=threshold, purpose=purpose, subject=subject, aim=aim,  # type: ignore[arg-type]
+        maximum_penalty_years=max_penalty_years, threshold=chosen, purpose=purpose, subject=subject, aim=aim,  # type: ignore[arg-type]
         cap=max_candidates, ladder=ladder, photo=probe.photo, quality=probe.quality, authorisation=authorisation,
     )  # fmt: skip
     with at_desk(folder, key) as (desk, acting):
