@@ -51,17 +51,25 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
     """
     if kept(session, statement.digest) is not None:
         return
-    sender, content = office.peers.get(statement.sender), statement.content
-    if sender is None or SAID_BY.get(type(content)) != sender.role.value or type(content) not in _HANDLERS:
+    check_sender(office, statement)
+    content = statement.content
+    if type(content) not in _HANDLERS:
         raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
-    if statement.time > 1000 * office.now() + SKEW_MS:  # an old one is late, but says what was said
-        raise StatementRefused("a statement from the future", "clock")
     _check_persons(office, statement)
     try:
         _HANDLERS[type(content)](office, session, statement, payload)
     except (*MALFORMED, WrongSchema) as error:
         raise StatementRefused(f"{statement.kind}: {error}", "bad-frame") from None
     office.keep(session, statement, "received", "received")
+
+
+def check_sender(office: Office, statement: Statement) -> None:
+    """Raise `StatementRefused` for what a node of this role may not state, and for a statement from the future."""
+    sender = office.peers.get(statement.sender)
+    if sender is None or SAID_BY.get(type(statement.content)) != sender.role.value:
+        raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
+    if statement.time > 1000 * office.now() + SKEW_MS:  # an old one is late, but says what was said
+        raise StatementRefused("a statement from the future", "clock")
 
 
 def kept(session: Session, digest: bytes) -> StatementRow | None:

@@ -74,7 +74,7 @@ GET, POST, DELETE = "GET", "POST", "DELETE"
 ENDPOINTS = (
     Endpoint(GET, "/me", "Who is signed in", None, c.Me, _operation("me")),
     Endpoint(GET, "/holders", "Whom this node can ask", None, tuple[str, ...],
-             lambda site, who: site.operations.holders()),
+             lambda site, who: site.operations.person(who) and site.operations.holders()),
     Endpoint(POST, "/photos", "Upload a photo; faces and quality", bytes, c.IntakeView, _operation("upload")),
     Endpoint(POST, "/queries", "Open a query", c.QueryForm, c.Made, _operation("open_query")),
     Endpoint(GET, "/queries", "The history", None, list[QueryView], _operation("queries")),
