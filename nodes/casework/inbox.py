@@ -18,7 +18,7 @@ from nodes.casework.contents import (
 )
 from nodes.casework.errors import StatementRefused, UnknownThing, WrongSchema
 from nodes.casework.office import Office, decode_payload
-from nodes.casework.tables import CandidateRow, DisclosedRow, RequestRow, StatementRow
+from nodes.casework.tables import CandidateRow, DisclosedRow, QueryRow, RequestRow, StatementRow
 from nodes.config.names import Role
 from pets.errors import MALFORMED
 from pets.prf import labelled_hash
@@ -196,10 +196,13 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     if row is None:
         if _waits_for(office, session, statement, named.reference):
             raise StatementRefused("a recall of what was not shown yet", "capacity")  # asked again later
-        raise StatementRefused("a recall of what was not received")
+        if not session.scalar(select(QueryRow.id).where(QueryRow.attempts.contains(statement.query.hex()))):
+            raise StatementRefused("a recall of what was not received")
+        # Its holder noted what it was about to give, and that never arrived: nothing is here, and the receipt says so.
     if content.kind in ("contested", "uncontested"):
-        row.contested = content.kind == "contested"
-    elif row.deleted is None:
+        if row is not None:
+            row.contested = content.kind == "contested"
+    elif row is not None and row.deleted is None:
         deletion.delete_candidate(office, session, row, "recalled" if content.kind == "delete" else "corrected")
     else:  # gone already: the receipt may have been lost
         reason = "recalled" if content.kind == "delete" else "corrected"
@@ -209,9 +212,12 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
 def _waits_for(office: Office, session: Session, statement: Statement, reference: str) -> bool:
     """Whether the sender has released this reference and not shown it yet."""
     try:
-        held = cases.sealed_of(office, candidates.query_of_attempt(session, statement.query))
+        row = candidates.query_of_attempt(session, statement.query)
+        held = cases.sealed_of(office, row)
     except UnknownThing:
         return False
+    if row.state == "running":
+        return True  # an answer may be on its way
     found = held.found.get(statement.sender)
     return found is not None and reference in found.references
 

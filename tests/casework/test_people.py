@@ -321,6 +321,11 @@ def test_what_is_to_be_signed_is_told_only_to_who_may_sign_it(offices: Offices) 
     details = {"kind": "unidentified", "record": {"case-number": "1"}}
     with pytest.raises(NotYourRole, match="releaser"):
         offices.spanish.sign("ada", "release-core-data", request, **details)
+    with pytest.raises(NotYourRole, match="releaser"):
+        offices.es.release_core_data(offices.spanish.ada, request, {"case-number": "1"}, None, "unidentified")
+    under_review = offices.candidate()
+    with pytest.raises(NotYourRole, match="officer"):
+        offices.fr.request_core_data(offices.french.rita, under_review, ("gender",), "seen", "robbery", None)
     with pytest.raises(WrongSchema, match="as identified"):  # the control: what ada would have learnt
         offices.spanish.sign("lena", "release-core-data", request, **details)
 

@@ -99,6 +99,12 @@ def test_an_assertion_for_one_query_stands_for_no_other(house: House) -> None:
             anton.call("POST", f"/queries/{first}/launch", c.Done, signed)
 
 
+def test_a_year_of_five_thousand_digits_is_no_year(house: House) -> None:
+    with client(house, "sven") as sven, pytest.raises(ConsoleRefused, match="no such year") as refused:
+        sven.call("GET", f"/statistics/{'9' * 5000}", c.Done)
+    assert refused.value.status == 422
+
+
 def test_bad_input_is_named(house: House) -> None:
     with client(house, "olga") as olga:
         intake = olga.upload(demo_photos().six_faces.read_bytes())
