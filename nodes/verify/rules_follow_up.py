@@ -182,7 +182,7 @@ def launches(case: Case) -> Findings:
             yield Broken(where, "whoever opened the search approved it")
         elif approved != launched or not set(announce.holders) <= set(content.holders):
             yield Broken(where, "another search was approved than was announced")
-        elif statement.time > first + SKEW_MS:
+        elif _said(case, statement) > first + SKEW_MS:
             yield Broken(where, "approved after the search began")
         else:
             yield Held()

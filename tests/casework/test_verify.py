@@ -278,6 +278,7 @@ def _logged_later(told: Told, kind: type[Any], owners: set[str]) -> Callable[[st
     [
         ("core-data-clock", CoreDataReleased, ES, "hours late"),
         ("recall", Deleted, FR, "deleted more than 48 hours later"),
+        ("launch-approval", Launched, FR, "approved after the search began"),
     ],
 )
 def test_an_answer_that_is_dated_back_is_as_old_as_its_senders_log_says(
