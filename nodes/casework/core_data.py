@@ -155,6 +155,7 @@ def request_core_data(
     offence: str, assertion: Assertion | None,
 ) -> str:  # fmt: skip
     """Ask the holder; gives the request's identity. Raises as `request_content`, and `BadAssertion`."""
+    person.needs("officer")  # first: the other refusals tell how the review ended
     content, payload = request_content(office, session, candidate, fields, facts, offence)
     row = candidate_row(session, candidate, lock=True)
     under_way = select(RequestRow).where(
@@ -226,6 +227,7 @@ def release_core_data(
     assertion: Assertion | None, late: str = "",
 ) -> None:  # fmt: skip
     """A person of the holder releases core data. Raises as `release_content`, and `BadAssertion`, `NotYourRole`."""
+    person.needs("releaser")  # first: the other refusals tell what the gallery knows
     content, payload = release_content(office, session, request, kind, record, late)
     row = _at_the_desk(session, request)
     check_signed(office, person, content, row.attempt, assertion)
@@ -247,6 +249,7 @@ def refuse_core_data(
     office: Office, session: Session, person: Person, request: str, reason: RefusalReason, assertion: Assertion | None
 ) -> None:
     """A person of the holder refuses, for one of the closed reasons. Raises `BadAssertion`, `NotYourRole`."""
+    person.needs("releaser")
     content = refusal_content(session, request, reason)
     row = _at_the_desk(session, request)
     check_signed(office, person, content, row.attempt, assertion)

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -26,7 +27,7 @@ from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store, storage_key
 from nodes.identity.identity import NodeIdentity, Peer, load_identity, load_peers
 from nodes.store import GalleryStore
-from protocol.approval import Assertion, Decision, PersonKey, PersonRole
+from protocol.approval import ROLE_FOR, Assertion, Decision, PersonKey, PersonRole
 from protocol.follow_up import CoreDataField, RecallKind, RefusalReason, digest_to_sign
 
 FILE = "casework.db"
@@ -343,6 +344,7 @@ class CaseDesk:
         `offence`. release-core-data: request; `kind`, `record`, `late`. refuse-core-data: request; `reason`.
         """
         person = self._fresh(person)
+        person.needs(ROLE_FOR[decision])  # what a refusal says of a candidate or of the gallery is for nobody else
         with self.office.vault.reading() as session:
             content, attempt = _CONTENTS[decision](self.office, session, person, target, **details)
         return digest_to_sign(content, self.office.name, attempt)
@@ -444,10 +446,14 @@ def _request_of(office: Office, session: Session, request: str) -> SealedRequest
     return office.vault.unseal(row, SealedRequest)
 
 
+def _facts(office: Office, session: Session, request: str) -> SealedRequest:
+    return msgspec.structs.replace(_request_of(office, session, request), record=None)  # which has a look of its own
+
+
 _VIEWS: dict[str, tuple[tuple[PersonRole, ...], Callable[[Office, Session, str], Any]]] = {
     "probe": (("officer", "approver", "reviewer"), _probe),
     "case": (("officer", "approver", "data-protection", "supervisor"), _draft),
     "candidate": (("reviewer", "officer", "data-protection"), _candidate),
-    "facts": (("releaser", "officer", "data-protection"), _request_of),
+    "facts": (("releaser", "officer", "data-protection"), _facts),
     "core-data": (("officer", "data-protection"), _request_of),
 }

@@ -18,7 +18,7 @@ from nodes.casework.contents import (
 )
 from nodes.casework.errors import StatementRefused, UnknownThing, WrongSchema
 from nodes.casework.office import Office, decode_payload
-from nodes.casework.tables import CandidateRow, DisclosedRow, RequestRow, StatementRow
+from nodes.casework.tables import CandidateRow, DisclosedRow, QueryRow, RequestRow, StatementRow
 from nodes.config.names import Role
 from pets.errors import MALFORMED
 from pets.prf import labelled_hash
@@ -51,17 +51,25 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
     """
     if kept(session, statement.digest) is not None:
         return
-    sender, content = office.peers.get(statement.sender), statement.content
-    if sender is None or SAID_BY.get(type(content)) != sender.role.value or type(content) not in _HANDLERS:
+    check_sender(office, statement)
+    content = statement.content
+    if type(content) not in _HANDLERS:
         raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
-    if statement.time > 1000 * office.now() + SKEW_MS:  # an old one is late, but says what was said
-        raise StatementRefused("a statement from the future", "clock")
     _check_persons(office, statement)
     try:
         _HANDLERS[type(content)](office, session, statement, payload)
     except (*MALFORMED, WrongSchema) as error:
         raise StatementRefused(f"{statement.kind}: {error}", "bad-frame") from None
     office.keep(session, statement, "received", "received")
+
+
+def check_sender(office: Office, statement: Statement) -> None:
+    """Raise `StatementRefused` for what a node of this role may not state, and for a statement from the future."""
+    sender = office.peers.get(statement.sender)
+    if sender is None or SAID_BY.get(type(statement.content)) != sender.role.value:
+        raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
+    if statement.time > 1000 * office.now() + SKEW_MS:  # an old one is late, but says what was said
+        raise StatementRefused("a statement from the future", "clock")
 
 
 def kept(session: Session, digest: bytes) -> StatementRow | None:
@@ -188,10 +196,13 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     if row is None:
         if _waits_for(office, session, statement, named.reference):
             raise StatementRefused("a recall of what was not shown yet", "capacity")  # asked again later
-        raise StatementRefused("a recall of what was not received")
+        if not session.scalar(select(QueryRow.id).where(QueryRow.attempts.contains(statement.query.hex()))):
+            raise StatementRefused("a recall of what was not received")
+        # Its holder noted what it was about to give, and that never arrived: nothing is here, and the receipt says so.
     if content.kind in ("contested", "uncontested"):
-        row.contested = content.kind == "contested"
-    elif row.deleted is None:
+        if row is not None:
+            row.contested = content.kind == "contested"
+    elif row is not None and row.deleted is None:
         deletion.delete_candidate(office, session, row, "recalled" if content.kind == "delete" else "corrected")
     else:  # gone already: the receipt may have been lost
         reason = "recalled" if content.kind == "delete" else "corrected"
@@ -201,9 +212,12 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
 def _waits_for(office: Office, session: Session, statement: Statement, reference: str) -> bool:
     """Whether the sender has released this reference and not shown it yet."""
     try:
-        held = cases.sealed_of(office, candidates.query_of_attempt(session, statement.query))
+        row = candidates.query_of_attempt(session, statement.query)
+        held = cases.sealed_of(office, row)
     except UnknownThing:
         return False
+    if row.state == "running":
+        return True  # an answer may be on its way
     found = held.found.get(statement.sender)
     return found is not None and reference in found.references
 

@@ -11,13 +11,13 @@ from typing import get_args
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from nodes.casework.contents import Closed
 from nodes.casework.errors import BadAssertion, CaseRefused, NotYourRole, UnknownThing
 from nodes.casework.office import DAY, Office
-from nodes.casework.tables import PersonRow
+from nodes.casework.tables import CandidateRow, PersonRow, SignatureRow
 from nodes.private_files import read_private, write_private
 from protocol.approval import Assertion, Certificate, PersonKey, PersonRole
 
@@ -84,6 +84,10 @@ def set_key(session: Session, person: str, key: PersonKey) -> None:
     if taken is not None and taken.id != person:
         raise CaseRefused("this key is another person's: everybody signs with a key of their own")
     row = _row(session, person)
+    unfinished = select(CandidateRow.id).where(CandidateRow.outcome == "match")  # the new key signs them again
+    session.execute(
+        delete(SignatureRow).where(SignatureRow.person_id == person, SignatureRow.candidate_id.in_(unfinished))
+    )
     row.fingerprint, row.key = key.fingerprint, msgspec.msgpack.encode(key)
     session.flush()
 

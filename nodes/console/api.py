@@ -7,6 +7,7 @@ browser call it. What each endpoint takes and gives stands in the table below, w
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ from nodes.verify.page import as_data
 from pets.errors import MALFORMED, LineupError
 
 PREFIX = "/api/v1"
+YEAR = re.compile("[0-9]{4}")
 BODY_SECONDS = 60.0
 JSON_LIMIT = 256 * 1024
 
@@ -74,7 +76,7 @@ GET, POST, DELETE = "GET", "POST", "DELETE"
 ENDPOINTS = (
     Endpoint(GET, "/me", "Who is signed in", None, c.Me, _operation("me")),
     Endpoint(GET, "/holders", "Whom this node can ask", None, tuple[str, ...],
-             lambda site, who: site.operations.holders()),
+             lambda site, who: site.operations.person(who) and site.operations.holders()),
     Endpoint(POST, "/photos", "Upload a photo; faces and quality", bytes, c.IntakeView, _operation("upload")),
     Endpoint(POST, "/queries", "Open a query", c.QueryForm, c.Made, _operation("open_query")),
     Endpoint(GET, "/queries", "The history", None, list[QueryView], _operation("queries")),
@@ -124,7 +126,7 @@ ENDPOINTS = (
     Endpoint(POST, "/article-40", "The Article 40 log", c.Reason, list[o.LoggedQuery], _oversight("article_forty")),
     Endpoint(GET, "/days", "Queries by state and day", None, list[o.DayCount], _oversight("days")),
     Endpoint(GET, "/statistics/{year}", "Yearly counts", None, tuple[Count, ...],
-             lambda site, who, year: site.oversight.statistics(who, int(year) if year.isdecimal() else 0)),
+             lambda site, who, year: site.oversight.statistics(who, int(year) if YEAR.fullmatch(year) else 0)),
     Endpoint(GET, "/logs", "Logs and checkpoints", None, list[o.LogView], _oversight("logs")),
     Endpoint(GET, "/evidence", "Evidence kept", None, list[o.EvidenceView], _oversight("evidence")),
     Endpoint(GET, "/evidence/{query}", "A bundle", None, bytes, _oversight("bundle")),

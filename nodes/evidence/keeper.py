@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from pathlib import Path
@@ -63,6 +64,11 @@ class Keeper:
     def keeps(self, query: bytes) -> bool:
         """Whether there is evidence of a query."""
         return (self.folder / "evidence" / query.hex()).exists()
+
+    def newest(self, count: int) -> list[tuple[bytes, float]]:
+        """The queries whose evidence was written last, and when, seconds since 1970."""
+        kept = [(path.stat().st_mtime, path.name) for path in (self.folder / "evidence").glob("[0-9a-f]" * 32)]
+        return [(bytes.fromhex(name), time) for time, name in heapq.nlargest(count, kept)]
 
     def end(self, machine: Machine) -> None:
         """A query is over: write everything, sign checkpoints. Raises what kept any of it from being written."""

@@ -24,6 +24,12 @@ from protocol.warrant import check_announcement, warrant_claim
 log = logging.getLogger("lineup.gate")
 
 WARRANT_STEP = "warrant"
+REFERENCE_STEP = "reference"
+
+
+def reference_claim(query: bytes) -> bytes:
+    """What a node claims of a query's reference, under which it keeps evidence."""
+    return labelled_hash("query-reference", query)
 
 
 class Gate:
@@ -97,7 +103,7 @@ class Gate:
                 raise QueryRefused("replay", "there is evidence of a query of this reference")
             when = datetime.fromtimestamp(now, timezone.utc)
             used = self._store.admit_query(digest, digest, state, kind, limit, when)
-            self._store.claim_query(labelled_hash("query-reference", query), digest, when, step="reference")
+            self._store.claim_query(reference_claim(query), digest, when, step=REFERENCE_STEP)
             if self._store.has_claimed(warrant_claim(warrant)[0], WARRANT_STEP):
                 raise QueryRefused("warrant", f"warrant {warrant.request_number} was answered here before")
             return used

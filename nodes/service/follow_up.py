@@ -115,10 +115,15 @@ class FollowUp:
     def _show(self, session: Session, statement: Statement) -> tuple[Statement, bytes, int]:
         if self.desk.office.role is not Role.HOLDER:
             raise StatementRefused("only a holder shows candidates", "state")
+        inbox.check_sender(self.desk.office, statement)  # before it enters this node's evidence of the query
         if not self._node.keeper.keeps(statement.query):
             raise StatementRefused("candidates of a query that this node does not know", "state")
         if inbox.kept(session, statement.digest) is None:
-            same = StatementRow.attempt == statement.query, StatementRow.kind == statement.kind
+            same = (
+                StatementRow.attempt == statement.query,
+                StatementRow.kind == statement.kind,
+                StatementRow.peer == statement.sender,  # nobody uses up another's tries
+            )
             if len(session.scalars(select(StatementRow.id).where(*same)).all()) >= SHOWN_TIMES:
                 raise StatementRefused("candidates were asked for too often", "replay")
             self.desk.office.keep(session, statement, "received", "received")

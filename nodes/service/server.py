@@ -111,7 +111,7 @@ def build_node(folder: Path, delay_seconds: float = 0, accept_loss: bool = False
     kind = AskingNode if config.role is Role.REQUESTER else Node
     keeper = Keeper(identity, folder)
     try:
-        store = open_known_store(identity, keeper.ledger, accept_loss)
+        store = open_known_store(identity, keeper, accept_loss)
     except BaseException:
         keeper.close()
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +182,7 @@ def launches(case: Case) -> Findings:
             yield Broken(where, "whoever opened the search approved it")
         elif approved != launched or not set(announce.holders) <= set(content.holders):
             yield Broken(where, "another search was approved than was announced")
-        elif statement.time > first + SKEW_MS:
+        elif _said(case, statement) > first + SKEW_MS:
             yield Broken(where, "approved after the search began")
         else:
             yield Held()
@@ -261,6 +261,19 @@ def _field_fault(request: Statement, answer: CoreDataReleased) -> str | None:
     return None
 
 
+def _said(case: Case, statement: Statement) -> int:
+    """When it was stated: not before its sender's own log has it, for a statement alone can be dated back."""
+    logged = (one.time for view, one in _all(case)
+              if view.owner == statement.sender and one.statement.digest == statement.digest)  # fmt: skip
+    return max((statement.time, *logged))
+
+
+def _seen(case: Case, statement: Statement) -> int:
+    """The latest time at which any log has it: when it arrived, where its receiver shows that."""
+    logged = (one.time for _, one in _all(case) if one.statement.digest == statement.digest)
+    return max((statement.time, *logged))
+
+
 def core_data_clock(case: Case) -> Findings:
     """Answers within 48 hours after the request arrived, pauses for judicial authorisation apart (R 47(1)-(2))."""
     for view, stated in _of(case, CoreDataRequested):
@@ -270,23 +283,30 @@ def core_data_clock(case: Case) -> Findings:
              and other.direction == "received"),
             default=request.time,
         )  # fmt: skip
-        due, answer = arrived + CORE_DATA_MS + _paused_ms(case, request), _answer(case, request)
+        due, answer = arrived + CORE_DATA_MS + _paused_ms(case, request, _said), _answer(case, request)
         where = _place(view, request)
         if answer is not None:
-            late = answer.time - due
+            late = _said(case, answer) - due
+            seen_late = _seen(case, answer) - arrived - CORE_DATA_MS - _paused_ms(case, request, _seen)
             why = getattr(answer.content, "late", "")
             told = f"; it says why: {why}" if why else ""
-            yield Held() if late <= SKEW_MS else Broken(where, f"answered {late / 3.6e6:.1f} hours late{told}")
+            if late > SKEW_MS:
+                yield Broken(where, f"answered {late / 3.6e6:.1f} hours late{told}")
+            elif seen_late > SKEW_MS:
+                yield Open(f"{where}: dated in time, and arrived {seen_late / 3.6e6:.1f} hours late: held up, or dated "
+                           "back")  # fmt: skip
+            else:
+                yield Held()
         elif max(one.bundle.exported for one in case.views) > due:
             yield Broken(where, "no answer is shown, and the 48 hours are over")
         else:
             yield Open(f"{where}: not answered yet, and the 48 hours are not over")
 
 
-def _paused_ms(case: Case, request: Statement) -> int:
-    """How long the clock stood; a pause without an end is still on."""
+def _paused_ms(case: Case, request: Statement, when: Callable[[Case, Statement], int]) -> int:
+    """How long the clock stood, by `when` it was stopped and ran on; a pause without an end is still on."""
     events = [
-        (stated.statement.time, type(stated.statement.content))
+        (when(case, stated.statement), type(stated.statement.content))
         for kind in (ClockPaused, ClockResumed)
         for _, stated in _of(case, kind)
         if stated.statement.content.request == request.digest  # type: ignore[union-attr]
@@ -316,7 +336,7 @@ def recalls_answered(case: Case) -> Findings:
         if content.kind not in ("delete", "correct"):
             continue
         receipts = [
-            other.statement.time
+            (_said(case, other.statement), _seen(case, other.statement))
             for _, other in _of(case, Deleted)
             if isinstance(other.statement.content, Deleted)
             and other.statement.content.candidate == content.candidate
@@ -324,7 +344,13 @@ def recalls_answered(case: Case) -> Findings:
         ]
         where, due = _place(view, recall), recall.time + RECALL_MS
         if receipts:
-            yield Held() if min(receipts) <= due + SKEW_MS else Broken(where, "deleted more than 48 hours later")
+            said, seen = min(receipts)
+            if said > due + SKEW_MS:
+                yield Broken(where, "deleted more than 48 hours later")
+            elif seen > due + SKEW_MS:
+                yield Open(f"{where}: the receipt is dated in time, and arrived later: held up, or dated back")
+            else:
+                yield Held()
         elif max(one.bundle.exported for one in case.views) > due:
             yield Broken(where, "no deletion receipt, and the 48 hours are over")
         else:

@@ -67,7 +67,7 @@ def test_a_candidate_is_exported_with_the_words_that_it_is_not_identified(
     ("who", "args", "said"),
     [
         ("olga", ("onward", "CANDIDATE", "--recipient", "Interpol"), "prior authorisation"),
-        ("rita", ("approve", "QUERY"), "approved once"),
+        ("rita", ("approve", "QUERY"), "needs the role approver"),
         ("olga", ("request", "CANDIDATE", "--facts", "seen", "--offence-category", "robbery"), "confirmed match"),
         ("rita", ("confirm", "CANDIDATE"), "no match"),
         ("rita", ("view", "candidate:CANDIDATE", "--reason", " "), "for a reason"),

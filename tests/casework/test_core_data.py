@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodes.casework import inbox
-from nodes.casework.contents import FactsPayload, NamedPayload
+from nodes.casework import candidates, cases, inbox
+from nodes.casework.contents import FactsPayload, NamedPayload, Told
 from nodes.casework.errors import (
     AlreadyLocked,
     BadAssertion,
@@ -367,3 +367,32 @@ def _signed_by(offices: Offices, statement: Statement, *handles: str) -> Stateme
         for one in handles
     )
     return _restate(offices, statement, approvals=approvals)
+
+
+def test_a_recall_of_what_never_arrived_is_answered(offices: Offices) -> None:
+    """A holder notes what it gives before it leaves. If the answer is lost, nobody is blamed for a missing receipt."""
+    query, reference, attempt = offices.query(), offices.enrol(), secrets.token_bytes(16)
+    with offices.fr.office.vault.writing() as session:
+        launch = cases.take_approved(offices.fr.office, session)
+        assert launch is not None
+        cases.note_attempt(offices.fr.office, session, query, attempt, launch.approved)
+    with offices.es.office.vault.writing() as session:
+        candidates.note_disclosed(offices.es.office, session, attempt, "FR", (reference,))
+    offices.es.recall(offices.spanish.dora, reference, "another person's photo")
+    with pytest.raises(StatementRefused, match="not shown yet"):  # the answer may still come
+        offices.carry()
+    with offices.fr.office.vault.writing() as session:
+        candidates.note_found(offices.fr.office, session, query, {"ES": Told("refused", 0, None, "timeout")}, {})
+    offices.es.recall(offices.spanish.dora, reference, "another person's photo, asked again")
+    offices.carry()
+    assert [one.answered for one in offices.es.recalls(offices.spanish.dora)] == [True]
+    assert offices.es.receivers(reference) == []
+
+
+def test_a_recall_about_a_query_of_somebody_else_is_refused(offices: Offices) -> None:
+    reference = offices.enrol()
+    with offices.es.office.vault.writing() as session:
+        candidates.note_disclosed(offices.es.office, session, secrets.token_bytes(16), "FR", (reference,))
+    offices.es.recall(offices.spanish.dora, reference, "another person's photo")
+    with pytest.raises(StatementRefused, match="not received"):
+        offices.carry()

@@ -21,6 +21,7 @@ from nodes.casework.errors import (
     PurposeRefused,
     UnknownThing,
     Unsuitable,
+    WrongSchema,
 )
 from protocol.approval import Assertion
 from tests.kit.casework import Offices, draft
@@ -299,3 +300,49 @@ def _deleted_at_holder(offices: Offices) -> int:
 
     with offices.es.office.vault.reading() as session:
         return session.scalar(select(func.count()).where(DisclosedRow.deleted.is_not(None))) or 0
+
+
+def test_a_look_at_the_facts_shows_no_core_data(offices: Offices) -> None:
+    """A releaser may look at facts; what came back is for the officer who asked."""
+    request = offices.request(offices.confirmed())
+    offices.release(request, {"first-names": "Planted"})
+    offices.carry()
+    assert offices.fr.view(offices.french.lena, f"facts:{request}", "curious").record is None
+    with pytest.raises(NotYourRole):
+        offices.fr.view(offices.french.lena, f"core-data:{request}", "curious")
+    seen = offices.fr.view(offices.french.olga, f"core-data:{request}", "to go on", "core-data")  # the control
+    assert seen.record == {"first-names": "Planted"}
+
+
+def test_what_is_to_be_signed_is_told_only_to_who_may_sign_it(offices: Offices) -> None:
+    """Its refusals tell whether a candidate is a match, and whether a gallery knows a person's name."""
+    request = offices.request(offices.confirmed())
+    offices.spanish.enrol("ada", ("admin",))
+    details = {"kind": "unidentified", "record": {"case-number": "1"}}
+    with pytest.raises(NotYourRole, match="releaser"):
+        offices.spanish.sign("ada", "release-core-data", request, **details)
+    with pytest.raises(NotYourRole, match="releaser"):
+        offices.es.release_core_data(offices.spanish.ada, request, {"case-number": "1"}, None, "unidentified")
+    under_review = offices.candidate()
+    with pytest.raises(NotYourRole, match="officer"):
+        offices.fr.request_core_data(offices.french.rita, under_review, ("gender",), "seen", "robbery", None)
+    with pytest.raises(WrongSchema, match="as identified"):  # the control: what ada would have learnt
+        offices.spanish.sign("lena", "release-core-data", request, **details)
+
+
+def test_a_reviewer_with_a_new_key_signs_again(offices: Offices) -> None:
+    """A signature of the old key under a certificate of the new one would be refused by the holder, for ever."""
+    candidate = offices.candidate()
+    for who in ("rita", "remo"):
+        offices.fr.lock_decision(offices.french.people[who], candidate, "same person", "ears")
+    signed = offices.french.sign("rita", "confirm", candidate)
+    offices.fr.confirm(offices.french.rita, candidate, signed)
+    offices.french.enrol("rita", ("reviewer",))
+    second = offices.french.sign("remo", "confirm", candidate)
+    assert offices.fr.confirm(offices.french.remo, candidate, second) == "match"
+    with pytest.raises(BadAssertion):
+        offices.fr.confirm(offices.french.rita, candidate, signed)
+    again = offices.french.sign("rita", "confirm", candidate)
+    assert offices.fr.confirm(offices.french.rita, candidate, again) == "confirmed"
+    offices.carry()
+    offices.request(candidate)

@@ -7,8 +7,10 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 import pytest
+from sqlalchemy import select
 
-from nodes.casework import candidates
+from nodes.casework import candidates, inbox
+from nodes.casework.tables import StatementRow
 from nodes.identity.identity import NodeNotary
 from nodes.service.follow_up import BODY_LIMIT, PATH
 from protocol.documents import seal_document
@@ -156,5 +158,42 @@ def test_a_search_that_a_dead_process_had_started_is_not_started_again(federatio
             await network.kill(FR)
             await network.start(FR)
             assert fr.query(staff.olga, query).state == "failed"
+
+    at(federation, body)
+
+
+def test_no_other_peer_uses_up_the_requesters_tries_or_enters_the_evidence(federation: Federation) -> None:
+    """Router and other holders know a query's identity: they could make its holder refuse to show candidates."""
+
+    async def body(network: AsgiNetwork) -> None:
+        public = network.nodes[ES].identity.sealing.public
+        query = bytes.fromhex((await network.search(request(federation.people.hit, (ES,)))).queries[0])
+        await network.settle()
+        for peer in (EU, DE):
+            for slots in (1, 2, 3):
+                document = seal_document(statement(network, peer, CandidatesWanted(slots), query=query), b"", public)
+                assert await knock(network, peer, document) == (409, "state")
+        good = seal_document(statement(network, FR, CandidatesWanted(9), query=query), b"", public)
+        assert (await knock(network, FR, good))[0] == 200
+        follow_up = network.nodes[ES].follow_up
+        assert follow_up is not None
+        with follow_up.desk.office.vault.reading() as session:
+            rows = session.scalars(select(StatementRow).where(StatementRow.attempt == query))
+            assert {row.peer for row in rows} == {FR}
+
+    at(federation, body)
+
+
+def test_control_without_the_look_at_the_sender_another_holder_enters_the_evidence(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        public = network.nodes[ES].identity.sealing.public
+        query = bytes.fromhex((await network.search(request(federation.people.hit, (ES,)))).queries[0])
+        await network.settle()
+        document = seal_document(statement(network, DE, CandidatesWanted(1), query=query), b"", public)
+        with monkeypatch.context() as patch:
+            patch.setattr(inbox, "check_sender", lambda *_: None)
+            assert (await knock(network, DE, document))[0] == 200
 
     at(federation, body)

@@ -257,3 +257,43 @@ def test_a_statement_that_no_log_holds_is_found(told: Told) -> None:
 def test_every_rule_about_the_follow_up_has_a_lie() -> None:
     assert {rule for rule, _, _ in LIES} | {"follow-up-log"} == OWN
     assert {rule.id for rule in RULES} >= OWN
+
+
+def _logged_later(told: Told, kind: type[Any], owners: set[str]) -> Callable[[str, list[Stated]], list[Stated]]:
+    """The statements as their nodes signed them, dated in time; these owners' logs have them 60 hours later."""
+
+    def change(owner: str, stated: list[Stated]) -> list[Stated]:
+        return [
+            msgspec.structs.replace(one, time=one.time + 60 * 3_600_000)
+            if owner in owners and isinstance(one.statement.content, kind)
+            else one
+            for one in stated
+        ]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "sender", "said"),
+    [
+        ("core-data-clock", CoreDataReleased, ES, "hours late"),
+        ("recall", Deleted, FR, "deleted more than 48 hours later"),
+        ("launch-approval", Launched, FR, "approved after the search began"),
+    ],
+)
+def test_an_answer_that_is_dated_back_is_as_old_as_its_senders_log_says(
+    told: Told, rule: str, kind: type[Any], sender: str, said: str
+) -> None:
+    found = failures(told.verify(_logged_later(told, kind, {sender})))
+    assert said in found[rule], found
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "receiver"), [("core-data-clock", CoreDataReleased, FR), ("recall", Deleted, ES)]
+)
+def test_an_answer_that_arrived_late_though_dated_in_time_blames_nobody_and_is_no_pass(
+    told: Told, rule: str, kind: type[Any], receiver: str
+) -> None:
+    report = told.verify(_logged_later(told, kind, {receiver}))
+    assert rule not in failures(report)
+    assert [one.status for one in report.checks if one.id == rule] == ["not-checkable"]

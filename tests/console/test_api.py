@@ -57,9 +57,9 @@ def test_a_query_by_two_persons(house: House) -> None:
         intake = olga.upload(demo_photos().obama2.read_bytes())
         assert intake.faces[0].suitable
         query = olga.open_query(form(intake.id))
-        with pytest.raises(ConsoleRefused, match="FourEyes") as refused:
+        with pytest.raises(ConsoleRefused, match="NotYourRole") as refused:
             olga.approve(query)
-        assert refused.value.status == 409
+        assert refused.value.status == 403
         anton.approve(query)
         assert anton.progress(query).state == "approved"
         with pytest.raises(ConsoleRefused, match="AlreadyLocked"):
@@ -79,8 +79,9 @@ def test_whoever_opened_a_query_cannot_approve_it(house: House) -> None:
     with ConsoleClient(house.origin) as both, client(house, "anton") as anton:
         both.sign_in("both", "planted-Passw0rd-4711", key_file(house.keys["both"]))
         query = both.open_query(form(both.upload(demo_photos().obama2.read_bytes()).id))
-        with pytest.raises(ConsoleRefused, match="FourEyes"):
+        with pytest.raises(ConsoleRefused, match="FourEyes") as refused:
             both.approve(query)
+        assert refused.value.status == 409
         anton.approve(query)  # control: another person's approval stands
 
 
@@ -96,6 +97,12 @@ def test_an_assertion_for_one_query_stands_for_no_other(house: House) -> None:
         anton.call("POST", f"/queries/{first}/launch", c.Done, signed)  # control
         with pytest.raises(ConsoleRefused, match="AlreadyLocked"):
             anton.call("POST", f"/queries/{first}/launch", c.Done, signed)
+
+
+def test_a_year_of_five_thousand_digits_is_no_year(house: House) -> None:
+    with client(house, "sven") as sven, pytest.raises(ConsoleRefused, match="no such year") as refused:
+        sven.call("GET", f"/statistics/{'9' * 5000}", c.Done)
+    assert refused.value.status == 422
 
 
 def test_bad_input_is_named(house: House) -> None:

@@ -18,7 +18,7 @@ from nodes.evidence.keeper import Keeper
 from nodes.evidence.ledger import ORDER_CONTEXT, Ledger
 from nodes.identity.identity import load_identity
 from nodes.operator.database import backup, restore
-from nodes.service import self_test
+from nodes.service import known_store, self_test
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
@@ -45,7 +45,7 @@ def start(federation: Federation, accept_loss: bool = False, name: str = ES) -> 
     identity = load_identity(federation.folder(name))
     keeper = Keeper(identity, federation.folder(name))
     try:
-        with open_known_store(identity, keeper.ledger, accept_loss) as store:
+        with open_known_store(identity, keeper, accept_loss) as store:
             return store.content, keeper.ledger.last, store.claims_lost_until
     finally:
         keeper.close()
@@ -147,6 +147,42 @@ def test_an_older_copy_is_refused_and_a_restore_of_it_is_not(federation: Federat
     content, last, lost_until = start(federation)
     assert (content.rows, last.reason) == (130, "restored")
     assert lost_until is not None
+
+
+def answered_after_a_copy(federation: Federation, copy: Path) -> None:
+    """ES answers a query after its database was copied, and is then started on the copy: the same people."""
+    backup(federation.folder(ES), copy)
+
+    async def body(network: AsgiNetwork) -> None:
+        answer = (await network.search(request(federation.people.hit, (ES,)))).answers[ES]
+        assert answer.status == "candidates"
+        await network.settle()
+
+    running_node(federation, body)
+    remove(file(federation))
+    shutil.copyfile(copy, file(federation))
+
+
+def test_an_older_copy_of_the_same_people_that_forgot_a_warrant_is_refused(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Nobody was enrolled meanwhile; the claims of queries and warrants, the quotas and releases are lost."""
+    answered_after_a_copy(federation, tmp_path / "copy")
+    with pytest.raises(StoreLost, match="does not know query"):
+        start(federation)
+    enrol(federation, 2)  # a later generation hides nothing
+    with pytest.raises(StoreLost, match="does not know query"):
+        start(federation)
+    assert start(federation, accept_loss=True)[2] is not None, "warrants older than the loss are refused"
+    assert start(federation)[1].reason == "accepted-loss", "and the next start needs no order"
+
+
+def test_control_without_the_look_at_claims_such_a_copy_is_started_on(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered_after_a_copy(federation, tmp_path / "copy")
+    monkeypatch.setattr(known_store, "_check_claims", lambda *_: None)
+    assert start(federation)[2] is None, "no claim is known to be lost: the warrant could be used again"
 
 
 def test_lawful_changes_while_the_node_is_stopped_are_no_loss(federation: Federation) -> None:
