@@ -18,14 +18,14 @@ from pets.params import Parameters
 from pets.prf import labelled_hash
 from pets.product import product_share
 from pets.rounding import round_shares
-from pets.scoring import ScoringProbe, encode_gallery
+from pets.scoring import ScoringProbe
 from protocol.blocks import HolderKeys
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
 from protocol.confirmation import SLOT, Hit, SealedConfirmation, build_block, check_answers
 from protocol.errors import ConfirmationFailed
 from protocol.form import SHARE_MASK, same_from_holder
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock
-from protocol.steps import Send, Step, check_phase, receive, score_block, sign_phase
+from protocol.steps import Scored, ScoreRows, Send, Step, check_phase, receive, sign_phase
 from protocol.wire import array, residue_array
 
 
@@ -53,7 +53,8 @@ def holder_confirms(
     """
     params = keys.params
     block, factors = build_block(templates, rows, cap)
-    scored = yield from score_block(encode_gallery(block, params, ring.threads), mask.probe)
+    yield ScoreRows(block, mask.probe, 0, 1)
+    scored = yield Scored()
     blinded = residues.add(scored, keys.zeros("confirm", 1, ring.threads), params)
     c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
     own = round_shares(keys.own_addend(blinded, ring.threads), params)[0, : SLOT * cap]
