@@ -24,7 +24,7 @@ BATCH = 64  # encryptions of zero made at a time, to bound working memory
 
 @dataclass
 class KeyShare:
-    """One party's share of the query's key. `secret`: residues (2, n). Lives for one query; `erase` ends its life."""
+    """One part of a preparation's key. `secret`: residues (2, n). `erase` ends its life."""
 
     params: Parameters
     secret: Residues = field(repr=False)

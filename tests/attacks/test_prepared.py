@@ -46,7 +46,7 @@ from protocol.session import State
 from protocol.steps import Step
 from tests.kit.galleries import Templates, near, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
-from tests.kit.prepared import PreparedTrio, hold, opened
+from tests.kit.trio import Trio, hold, opened
 from tests.kit.ring import RING
 
 pytestmark = pytest.mark.ring
@@ -71,8 +71,8 @@ def gallery() -> Gallery:
     return hold(scene()[2])
 
 
-def trio(**options: Any) -> PreparedTrio:
-    return PreparedTrio(gallery(), threshold="0.7", ladder="0", **options)
+def trio(**options: Any) -> Trio:
+    return Trio(gallery(), threshold="0.7", ladder="0", **options)
 
 
 def copied(made: LocalPreparation) -> LocalPreparation:
@@ -83,7 +83,7 @@ def copied(made: LocalPreparation) -> LocalPreparation:
     )
 
 
-def differences(search: PreparedTrio) -> list[npt.NDArray[np.int64]]:
+def differences(search: Trio) -> list[npt.NDArray[np.int64]]:
     """Every u that the holders received."""
     return [
         unpack_difference(d.message, DIM, RING).astype(np.int64)  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def test_a_preparation_is_not_borrowed_by_another_state() -> None:
     assert trio_goes_on(search)
 
 
-def trio_goes_on(search: PreparedTrio) -> bool:
+def trio_goes_on(search: Trio) -> bool:
     """The rightful owner's own search still works."""
     return bool(search.search(scene()[0]).outcome().hits)
 
@@ -349,7 +349,7 @@ def test_control_without_the_comparison_the_holder_reads_planes_of_z(monkeypatch
     assert sketch.decode(sketch.combine(*sums), 200, 10) == tuple(row for row in TURNED if third[row])
 
 
-def routers_view(search: PreparedTrio) -> npt.NDArray[np.int64]:
+def routers_view(search: Trio) -> npt.NDArray[np.int64]:
     """e + z' of every row, all of which the router has, centred, in units of a score."""
     assert search.router_seed is not None  # type: ignore[attr-defined]
     identity, seed = search.router_seed  # type: ignore[attr-defined]
@@ -492,9 +492,9 @@ def test_a_holder_whose_numbers_do_not_belong_to_the_mask_is_found_before_the_fi
 # --- several holders ---
 
 
-def pair(**options: Any) -> PreparedTrio:
+def pair(**options: Any) -> Trio:
     templates = scene()[2]
-    return PreparedTrio(hold(templates), hold(templates.copy()), threshold="0.7", ladder="0", **options)
+    return Trio(hold(templates), hold(templates.copy()), threshold="0.7", ladder="0", **options)
 
 
 def other_u(monkeypatch: pytest.MonkeyPatch) -> None:

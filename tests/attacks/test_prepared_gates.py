@@ -15,7 +15,7 @@ from protocol.errors import ConfirmationFailed
 from protocol.messages import Release
 from protocol.session import State
 from tests.attacks.test_prepared import scene, trio
-from tests.kit.prepared import PreparedTrio
+from tests.kit.trio import Trio
 
 pytestmark = pytest.mark.ring
 
@@ -46,14 +46,14 @@ def believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def prepared() -> PreparedTrio:
+def prepared() -> Trio:
     """Honestly, so that only the search is lied in."""
     return trio().prepare()
 
 
 @pytest.mark.parametrize("seat", [REQUESTER, ROUTER])
 def test_a_row_turned_into_a_hit_is_not_released(
-    seat: int, prepared: PreparedTrio, monkeypatch: pytest.MonkeyPatch
+    seat: int, prepared: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turning(monkeypatch, seat, OTHER)
     search = prepared.search(scene()[1])
@@ -63,7 +63,7 @@ def test_a_row_turned_into_a_hit_is_not_released(
 
 @pytest.mark.parametrize("seat", [REQUESTER, ROUTER])
 def test_control_without_the_confirmation_it_is_released(
-    seat: int, prepared: PreparedTrio, monkeypatch: pytest.MonkeyPatch
+    seat: int, prepared: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turning(monkeypatch, seat, OTHER)
     believed(monkeypatch)
@@ -74,7 +74,7 @@ def test_control_without_the_confirmation_it_is_released(
 
 @pytest.mark.parametrize("seat", [REQUESTER, ROUTER])
 def test_limit_a_hit_turned_into_none_is_a_clean_no_hit(
-    seat: int, prepared: PreparedTrio, monkeypatch: pytest.MonkeyPatch
+    seat: int, prepared: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = scene()[0]
     assert [hit.row for hit in prepared.expected(probe).hits] == [HIT]

@@ -17,7 +17,7 @@ from protocol.messages import CapBit, ConfirmationBlock, PowerSums, Release
 from protocol.session import State
 from tests.kit.galleries import longest, unit_rows
 from tests.kit.parties import HOLDER
-from tests.kit.prepared import PreparedTrio, hold
+from tests.kit.trio import Trio, hold
 
 DIM = 72  # no whole number of words
 RNG = np.random.default_rng(8)
@@ -28,8 +28,8 @@ def gallery() -> Gallery:
     return hold(unit_rows(RNG, 50, DIM))
 
 
-def search(gallery: Gallery, probe: npt.NDArray[np.integer]) -> PreparedTrio:
-    return PreparedTrio(gallery).search(probe.astype(np.int64), unchecked=True)
+def search(gallery: Gallery, probe: npt.NDArray[np.integer]) -> Trio:
+    return Trio(gallery).search(probe.astype(np.int64), unchecked=True)
 
 
 def with_entry(value: int, place: int = 70) -> npt.NDArray[np.int64]:

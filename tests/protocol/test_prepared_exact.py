@@ -22,7 +22,7 @@ from protocol.gallery import Gallery
 from protocol.terms import Terms
 from tests.kit.galleries import Templates, longest, near, scores, unit_rows
 from tests.kit.parties import HOLDER
-from tests.kit.prepared import PreparedTrio, hold, opened
+from tests.kit.trio import Trio, hold, opened
 from tests.kit.ring import RING
 from tests.protocol.test_exact import (
     KINDS,
@@ -58,7 +58,7 @@ def check_against_twin(
     terms = Terms(Decimal(threshold), dim, params, cap, Decimal(ladder))
     thetas = tuple(terms.theta(rung) for rung in range(len(terms.rungs)))
     gallery = hold(kind(Case(rng, dim, rows, probe, thetas)), params)
-    trio = PreparedTrio(gallery, threshold=threshold, cap=cap, ladder=ladder).search(probe)
+    trio = Trio(gallery, threshold=threshold, cap=cap, ladder=ladder).search(probe)
     outcome = trio.outcome()
     assert outcome == trio.expected(probe)
     exact = scores(gallery.templates, probe)
@@ -119,7 +119,7 @@ def test_adversarial_galleries_end_as_expected(
 @pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
 def test_empty_gallery_ends_in_no_hit(params: Parameters) -> None:
     probe = unit_rows(np.random.default_rng(0), 1, 128)[0]
-    trio = PreparedTrio(hold(np.empty((0, 128), np.int8), params)).search(probe)
+    trio = Trio(hold(np.empty((0, 128), np.int8), params)).search(probe)
     assert trio.outcome() == trio.expected(probe)
     assert trio.outcome().status == "no_hit"
 
@@ -129,7 +129,7 @@ def test_one_preparation_serves_several_holders() -> None:
     probe = unit_rows(rng, 1, 64)[0]
     galleries = [unit_rows(rng, rows, 64) for rows in (50, 4200, 0)]
     galleries[1][4100:4103] = near(rng, probe, 3, np.full(3, 0.9))
-    trio = PreparedTrio(*(hold(rows) for rows in galleries), threshold="0.8").search(probe)
+    trio = Trio(*(hold(rows) for rows in galleries), threshold="0.8").search(probe)
     for name in trio.galleries:
         assert trio.outcome(name) == trio.expected(probe, name)
     assert len(trio.outcome(f"{HOLDER}-1").hits) == 3
@@ -138,7 +138,7 @@ def test_one_preparation_serves_several_holders() -> None:
 def test_a_search_may_ask_some_of_the_holders_that_prepared() -> None:
     rng = np.random.default_rng(6)
     probe = unit_rows(rng, 1, 64)[0]
-    trio = PreparedTrio(*(hold(unit_rows(rng, 50, 64)) for _ in range(3))).prepare()
+    trio = Trio(*(hold(unit_rows(rng, 50, 64)) for _ in range(3))).prepare()
     del trio.galleries[f"{HOLDER}-1"]
     trio.search(probe)
     for name in trio.galleries:
@@ -167,7 +167,7 @@ def test_rows_may_be_mapped_from_a_file(tmp_path: Any) -> None:
     rng = np.random.default_rng(3)
     np.save(tmp_path / "rows.npy", unit_rows(rng, 4200, 64))
     rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    trio = PreparedTrio(hold(rows)).search(np.array(rows[4150]))
+    trio = Trio(hold(rows)).search(np.array(rows[4150]))
     assert trio.outcome() == trio.expected(np.array(rows[4150]))
     assert trio.outcome().hits[0].row == 4150
 
@@ -182,7 +182,7 @@ def distance(total: np.ndarray, exact: np.ndarray, t: int) -> list[float]:
     return [min(gap, period - gap) / t for gap in gaps]
 
 
-def prepared_totals(trio: PreparedTrio) -> tuple[np.ndarray, np.ndarray]:
+def prepared_totals(trio: Trio) -> tuple[np.ndarray, np.ndarray]:
     """e' + m + z of every row of one chunk, which nobody ever puts together, and the mask r."""
     assert trio.made is not None
     requester = trio.made.requester
@@ -201,7 +201,7 @@ def test_what_is_prepared_is_the_masks_product_within_one(dim: int, params: Para
     rng = np.random.default_rng(dim)
     rows = unit_rows(rng, params.n + 100, dim)
     rows[0], rows[1] = longest(rng, dim), -longest(rng, dim)
-    trio = PreparedTrio(hold(rows, params)).prepare()
+    trio = Trio(hold(rows, params)).prepare()
     total, mask = prepared_totals(trio)
     gaps = distance(total[: len(rows)], rows.astype(np.int64) @ mask % params.t, params.t)
     assert max(gaps) <= 1.01
@@ -241,5 +241,5 @@ def test_products_of_the_mask_that_wrap_at_0_and_t_minus_1_are_exact(
     products = rows @ known % t
     keep = (np.abs(rows) <= 127).all(axis=1)
     assert {0, t - 1} <= set(products[keep].tolist())
-    trio = PreparedTrio(hold(rows[keep].astype(np.int8), params), threshold="0.05", cap=99).search(probe)
+    trio = Trio(hold(rows[keep].astype(np.int8), params), threshold="0.05", cap=99).search(probe)
     assert trio.outcome() == trio.expected(probe)

@@ -30,7 +30,7 @@ from protocol.blocks import HolderKeys
 from protocol.form import AMPLIFIED
 from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER
-from tests.kit.prepared import PreparedTrio, hold, opened
+from tests.kit.trio import Trio, hold, opened
 from tests.kit.ring import RING
 
 pytestmark = pytest.mark.ring
@@ -109,7 +109,7 @@ def measure(params: Parameters, gaussian: Any) -> Run:
         patch.setattr(HolderKeys, "zeros", keep_zeros)
         patch.setattr(HolderKeys, "own_addend", keep_blinded)
         patch.setattr(sampling, "gaussian", gaussian)
-        trio = PreparedTrio(hold(rows, params)).prepare()
+        trio = Trio(hold(rows, params)).prepare()
     assert not trio.failures
     assert trio.made is not None
     requester, holder = trio.made.requester, trio.made.holders[HOLDER]

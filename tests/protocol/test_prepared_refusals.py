@@ -48,7 +48,7 @@ from protocol.messages import (
 )
 from tests.kit.galleries import Templates, near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge, role
-from tests.kit.prepared import PreparedTrio, hold
+from tests.kit.trio import Trio, hold
 from tests.kit.ring import RING
 
 pytestmark = pytest.mark.ring
@@ -67,14 +67,14 @@ def scene() -> tuple[Gallery, Templates]:
     return hold(templates), probe
 
 
-def run(attack: Attack | None = None) -> PreparedTrio:
+def run(attack: Attack | None = None) -> Trio:
     """A preparation and a search with it, under attack."""
     gallery, probe = scene()
-    return PreparedTrio(gallery, threshold="0.7", ladder="0", attack=attack).search(probe)
+    return Trio(gallery, threshold="0.7", ladder="0", attack=attack).search(probe)
 
 
 @lru_cache(maxsize=1)
-def honest() -> PreparedTrio:
+def honest() -> Trio:
     trio = run()
     assert trio.outcome() == trio.expected(scene()[1])
     assert len(trio.outcome().hits) == 1
@@ -94,7 +94,7 @@ def first(link: Link, change: Callable[[Delivery], Iterable[bytes]]) -> tuple[At
     return attack, done
 
 
-def links(trio: PreparedTrio) -> list[Link]:
+def links(trio: Trio) -> list[Link]:
     found = {(type(d.message), d.sender, d.receiver): None for d in trio.deliveries}
     return list(found)
 
