@@ -150,7 +150,7 @@ def turn_the_bound(monkeypatch: pytest.MonkeyPatch, seat: int) -> None:
 
 def miscounts(monkeypatch: pytest.MonkeyPatch, seat: int, by: int, rungs: Iterable[int] = range(9)) -> None:
     """A party that shifts its share of the count."""
-    original = protocol.filtering.cap_bit
+    original = protocol.filtering.cap_bit  # type: ignore[attr-defined]
 
     def lying(ring: Ring, share: int, cap: int, rung: int) -> Step[Bits]:
         return (yield from original(ring, share + by * (ring.index == seat and rung in rungs), cap, rung))
@@ -226,12 +226,12 @@ class SketchReader:
         bound = 3 * scale(128) ** 2 // 10  # where scores of random rows lie
         self.low: npt.NDArray[np.int64] = np.full(len(self.solver.rows), -bound, np.int64)
         self.high: npt.NDArray[np.int64] = np.full(len(self.solver.rows), bound, np.int64)
-        self._publishing = protocol.filtering.public_sums
+        self._publishing = protocol.filtering.public_sums  # type: ignore[attr-defined]
 
     def publish(
         self, masked: Residues, values: Residues, offset: int, params: Parameters, threads: int = 1
     ) -> Residues:
-        """In place of the agreed threshold."""
+        """In place of the agreed threshold. `values`: D·u."""
         asked = np.full(len(masked), threshold_offset(scale(128) ** 2, params), np.int64)
         asked[: len(self.low)] = threshold_offset(self.first, params)
         honest = self._publishing(masked, values, offset, params, threads).astype(np.int64)

@@ -46,7 +46,7 @@ def scene(hits: int = 1, rows: int = ROWS) -> tuple[Gallery, Templates]:
 @lru_cache(maxsize=1)
 def stranger() -> Templates:
     """A probe that nobody in `scene` resembles."""
-    probe = unit_rows(np.random.default_rng(20), 1, DIM)[0]
+    probe: Templates = unit_rows(np.random.default_rng(20), 1, DIM)[0]
     assert scores(scene()[0].templates, probe).max() < 0.6 * 176**2
     return probe
 
@@ -100,7 +100,7 @@ def copied(made: LocalPreparation) -> LocalPreparation:
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, ciphertexts: Iterable[int], polynomial: dict[int, int]) -> None:
     """A requester that adds a polynomial (coefficient -> value, modulo Q) to some ciphertexts, and keeps quiet."""
-    original = protocol.preparing.encrypt_mask
+    original = protocol.preparing.encrypt_mask  # type: ignore[attr-defined]
 
     def spoil(*given: Any) -> Residues:
         mask = original(*given)
@@ -120,7 +120,8 @@ def monomial(exponent: int, value: int) -> Residues:
     unit[0, exponent] = 1
     primes = np.array(RING.primes, np.uint64)[:, None]
     factors = np.array([value % p for p in RING.primes], np.uint64)[:, None]
-    return (ntt.forward(unit, RING)[0] * factors % primes).astype(np.uint32)
+    form: Residues = (ntt.forward(unit, RING)[0] * factors % primes).astype(np.uint32)
+    return form
 
 
 DELTA = RING.delta
