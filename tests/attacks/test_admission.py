@@ -19,13 +19,12 @@ from pets.mask_encryption import draw_mask
 from pets.params import SHARE_BITS, norm_bound, scale
 from pets.prf import Keystream, derive_key
 from protocol.compute import REQUESTER as REQUESTER_SEAT
-from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.difference import unpack_difference
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.form import SUMS
 from protocol.messages import AdmissionBit, CapBit, Difference, FormBlock, MaskPart, PreparedBlocks, Release
 from protocol.session import State
-from tests.kit.attacks import Gate, crowd, doubled, one_row, turn_gates, turn_the_bound
+from tests.kit.attacks import Gate, asks_signs, crowd, doubled, one_row, turn_gates, turn_the_bound
 from tests.kit.galleries import Templates, near, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
 from tests.kit.ring import RING
@@ -171,23 +170,6 @@ def test_the_requester_learns_the_coins_but_only_when_its_mask_is_gone() -> None
 # --- the bit as an oracle ---
 
 
-def sign_asker(monkeypatch: pytest.MonkeyPatch, coordinate: int) -> None:
-    """A router that turns the product of bits 6 and 7 of a coordinate, of weight -2^14, which is 1 where q_j < 0.
-
-    (For |q_j| <= 64.) Turned, it adds 2^14 to the norm of a probe in which it was 1, and takes it off where it was 0.
-    """
-    at = protocol.admitting._PAIRS.index((6, 7))
-
-    def flips(gate: Gate) -> Planes | None:
-        if gate.seat != ROUTER_SEAT or gate.purpose != ("admission",) or len(gate.x) != 32:
-            return None
-        out = np.zeros(gate.x.shape, np.uint64)
-        out[at, coordinate // 64] = np.uint64(1 << coordinate % 64)
-        return out
-
-    turn_gates(monkeypatch, flips)
-
-
 @pytest.mark.parametrize("negative", [False, True])
 def test_known_limit_admission_tells_a_cheating_router_the_sign_of_one_coordinate(
     negative: bool, monkeypatch: pytest.MonkeyPatch
@@ -198,7 +180,7 @@ def test_known_limit_admission_tells_a_cheating_router_the_sign_of_one_coordinat
     coordinate = int(np.flatnonzero((probe < 0) == negative)[0])
     assert abs(int(probe[coordinate])) <= 64
     with monkeypatch.context() as patch:
-        sign_asker(patch, coordinate)
+        asks_signs(patch, lambda _: coordinate)
         trio = Trio(hold(unit_rows(rng, 30, 128)), threshold="0.9", ladder="0").search(probe)
     assert (trio.router.sessions[HOLDER].state is State.REFUSED) == negative
     # The control, and how the requester notices: an honest party would have let this very probe through.

@@ -52,9 +52,7 @@ def prepared() -> Trio:
 
 
 @pytest.mark.parametrize("seat", [REQUESTER, ROUTER])
-def test_a_row_turned_into_a_hit_is_not_released(
-    seat: int, prepared: Trio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_turned_into_a_hit_is_not_released(seat: int, prepared: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
     turning(monkeypatch, seat, OTHER)
     search = prepared.search(scene()[1])
     search.assert_stopped(ConfirmationFailed)

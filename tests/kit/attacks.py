@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import protocol.admitting
 import protocol.compute
 import protocol.filtering
 from pets import gf32, sketch
@@ -20,6 +21,7 @@ from pets.replicated import Masks
 from protocol.compare import threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
+from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
 from protocol.filter import CLIMB, CONFIRM
 from protocol.messages import PowerSums
@@ -141,6 +143,27 @@ def turn_the_bound(monkeypatch: pytest.MonkeyPatch, seat: int) -> None:
     def flips(gate: Gate) -> Planes | None:
         last = gate.purpose == ("admission bound",) and gate.turn == BOUND_TURNS - 1
         return one_row(gate.x, 0) if gate.seat == seat and last else None
+
+    turn_gates(monkeypatch, flips)
+
+
+PRODUCTS_TURN = 5  # of the admission: products of two bits of each coordinate
+
+
+def asks_signs(monkeypatch: pytest.MonkeyPatch, coordinate: Callable[[str], int]) -> None:
+    """A router that has the admission bit of each holder's ring say whether a coordinate is negative: refused if so.
+
+    It turns the product of bits 6 and 7, of weight -2^14, which is 1 where -64 <= q_j < 0: that adds 2^14 to the norm
+    where it was 1, and takes as much off where it was 0.
+    """
+    at = protocol.admitting._PAIRS.index((6, 7))
+
+    def flips(gate: Gate) -> Planes | None:
+        if gate.seat != ROUTER_SEAT or gate.purpose != ("admission",) or gate.turn != PRODUCTS_TURN:
+            return None
+        j, out = coordinate(gate.holder), np.zeros(gate.x.shape, np.uint64)
+        out[at, j // 64] = np.uint64(1 << j % 64)
+        return out
 
     turn_gates(monkeypatch, flips)
 

@@ -17,6 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pets.key_source import KeySource, NativeKeys
+from protocol.holder import Holder
+from protocol.requester import Requester
+from protocol.router import Router
 
 from nodes.config.schema import Role
 from nodes.config.storage import holder_store
@@ -26,13 +30,9 @@ from nodes.identity.identity import NodeIdentity, NodeNotary, init_node, load_id
 from nodes.store import Category, Status
 from nodes.verify import Report
 from nodes.verify.trust import Party, load_trust
-from pets.key_source import KeySource, NativeKeys
 from protocol.gallery import Gallery
-from protocol.holder import Holder
 from protocol.memory import MemoryNetwork
 from protocol.messages import ConfirmationAnswer
-from protocol.requester import Requester
-from protocol.router import Router
 from protocol.steps import Send
 from protocol.terms import SYNTHETIC_MODEL, Terms
 from protocol.warrant import Justification, Request, issue_warrant
