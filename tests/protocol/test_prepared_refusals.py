@@ -49,8 +49,8 @@ from protocol.messages import (
 )
 from tests.kit.galleries import Templates, near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge, role
-from tests.kit.trio import Trio, hold
 from tests.kit.ring import RING
+from tests.kit.trio import Trio, hold
 
 pytestmark = pytest.mark.ring
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import protocol.admission
 import pytest
 
-import protocol.admission
 from pets.errors import TemplateError
 from pets.params import norm_bound
 from protocol.errors import OutOfTurn

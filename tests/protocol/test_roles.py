@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from protocol.probe import component_digests, probe_parts
+from protocol.router import Router
 
 from pets.errors import CryptoError, ParameterError
 from pets.keys import sample_key_share
@@ -12,8 +14,6 @@ from pets.sampling import common_polynomial
 from protocol import wire
 from protocol.errors import MalformedFrame, PeerAborted, UnexpectedMessage
 from protocol.messages import Abort, Announce, ProbePart, Rung
-from protocol.probe import component_digests, probe_parts
-from protocol.router import Router
 from protocol.session import State
 from protocol.terms import Terms
 from tests.kit.galleries import unit_rows
