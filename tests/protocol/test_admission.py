@@ -1,4 +1,4 @@
-"""Admission of a prepared search: what is no quantised unit vector is refused before anything about hits is opened."""
+"""Admission: what is no quantised unit vector is refused before anything about hits is opened."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import pytest
 import protocol.admitting
 from pets.bits import plain_bits
 from pets.circuits import evaluate_plain
+from pets.errors import TemplateError
 from pets.params import SHARE_BITS, norm_bound
 from pets.planes import to_planes, unpack_bits
-from protocol.errors import FalseRefusal, ProbeRefused
+from protocol.errors import OutOfTurn
 from protocol.gallery import Gallery
-from protocol.messages import CapBit, ConfirmationBlock, PowerSums, Release
-from protocol.session import State
+from protocol.local import LocalSearch
 from tests.kit.galleries import longest, unit_rows
-from tests.kit.parties import HOLDER
+from tests.kit.scene import assert_refused, scene
 from tests.kit.trio import Trio, hold
+
+pytestmark = pytest.mark.ring
 
 DIM = 72  # no whole number of words
 RNG = np.random.default_rng(8)
@@ -30,6 +32,11 @@ def gallery() -> Gallery:
 
 def search(gallery: Gallery, probe: npt.NDArray[np.integer]) -> Trio:
     return Trio(gallery).search(probe.astype(np.int64), unchecked=True)
+
+
+def fitting(gallery: Gallery, probe: npt.NDArray[np.integer]) -> Gallery:
+    """The gallery, or one of the probe's dimension."""
+    return gallery if len(probe) == DIM else hold(unit_rows(np.random.default_rng(1), 30, len(probe)))
 
 
 def with_entry(value: int, place: int = 70) -> npt.NDArray[np.int64]:
@@ -50,42 +57,61 @@ def one_longer() -> npt.NDArray[np.int64]:
     raise AssertionError("no entry is zero")
 
 
+def scaled(factor: float) -> npt.NDArray[np.int64]:
+    return np.rint(factor * unit_rows(np.random.default_rng(0), 1, 128)[0]).clip(-127, 127).astype(np.int64)
+
+
+def entries(dim: int, **values: int) -> npt.NDArray[np.int64]:
+    probe = np.zeros(dim, np.int64)
+    for name, value in values.items():
+        probe[int(name[1:])] = value
+    return probe
+
+
 BAD = {
     "scaled by 2": 2 * unit_rows(RNG, 1, DIM)[0].astype(np.int64).clip(-63, 63),
+    "scaled by 1.05": scaled(1.05),
+    "scaled by 1.02": scaled(1.02),
     "one above the bound": one_longer(),
+    "a coordinate beyond the norm": entries(8, e3=127),
+    "two coordinates beyond the norm": entries(64, e0=127, e9=-127, e10=30),
+    "a coordinate beyond the range": entries(128, e3=250),
     "128": with_entry(128),
     "-128": with_entry(-128),
     "-128 in the first lane": with_entry(-128, 0),
+    "129": with_entry(129),
+    "256, zero in its low byte": with_entry(256),
     "1000": with_entry(1000),
     "-40000": with_entry(-40000),
+    "half of t": with_entry(524286),
     "all at 127": np.full(DIM, 127),
+    "all at -128": np.full(DIM, -128),
 }
 GOOD = {
     "a unit vector": unit_rows(RNG, 1, DIM)[0],
     "the longest there is": longest(RNG, DIM),
     "127 and -127": with_entry(-127) + with_entry(127, 71) - with_entry(0),
+    "a coordinate within the norm": entries(128, e3=127),
+    "a negative coordinate within the norm": entries(128, e3=-127),
+    "short": scaled(0.3),
     "zero": np.zeros(DIM),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_probe_that_is_no_unit_template_is_refused_before_anything_is_opened(gallery: Gallery, kind: str) -> None:
-    trio = search(gallery, BAD[kind])
-    assert trio.searching is not None
-    assert any(isinstance(failure, FalseRefusal) for failure in trio.failures), "the requester knew it to be bad"
-    for machine in (trio.searching.router, trio.searching.holders[HOLDER]):
-        assert machine.sessions[HOLDER].state is State.REFUSED
-        assert isinstance(machine.sessions[HOLDER].failure, ProbeRefused)
-    assert not any(trio.sent(sent) for sent in (CapBit, PowerSums, ConfirmationBlock, Release))
+def test_a_probe_that_is_no_unit_template_is_refused_before_anything_is_opened(
+    gallery: Gallery, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol.admitting, "check_lanes", lambda *_: None)  # the cheating requester's own look
+    assert_refused(search(fitting(gallery, BAD[kind]), BAD[kind]))
 
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_what_is_in_range_and_no_longer_than_the_bound_is_admitted(gallery: Gallery, kind: str) -> None:
-    assert int(GOOD[kind].astype(np.int64) @ GOOD[kind].astype(np.int64)) <= norm_bound(DIM)
-    trio = search(gallery, GOOD[kind])
-    assert not trio.failures
-    assert trio.searching is not None
-    assert HOLDER in trio.searching.requester.answers
+    probe = GOOD[kind].astype(np.int64)
+    assert int(probe @ probe) <= norm_bound(len(probe))
+    trio = search(fitting(gallery, probe), probe)
+    assert trio.outcome() == trio.expected(probe.astype(np.int8))
 
 
 def test_control_without_the_norm_a_scaled_probe_is_admitted(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,3 +169,28 @@ def test_noise_beside_a_coordinate_may_be_as_large_as_rounding_makes_it(
     monkeypatch.setattr(protocol.admitting, "check_lanes", lambda *_: None)
     trio = search(gallery, GOOD["a unit vector"])
     assert bool(trio.failures) == (abs(2 * off) > 4)
+
+
+@pytest.mark.parametrize("kind", ["scaled by 1.02", "all at 127", "-128"])
+def test_requester_refuses_such_a_probe_itself(kind: str) -> None:
+    probe = BAD[kind]
+    trio = Trio(hold(unit_rows(np.random.default_rng(1), 3, len(probe)))).accept()
+    with pytest.raises(TemplateError):
+        trio.requester.submit(probe.astype(np.int8))
+    with pytest.raises(TemplateError, match="int8"):
+        trio.requester.submit(probe)  # type: ignore[arg-type]
+    trio.search(np.zeros(len(probe), np.int8))  # nothing was used up
+    assert trio.outcome().status == "no_hit"
+
+
+def test_probe_is_submitted_once_and_only_when_ready() -> None:
+    gallery, probe = scene()
+    trio = Trio(gallery, threshold="0.7", ladder="0").prepare()
+    assert trio.made is not None
+    early = LocalSearch.start(trio.made, trio.galleries, trio.terms)
+    with pytest.raises(OutOfTurn):
+        early.requester.submit(probe)
+    trio.search(probe)
+    with pytest.raises(OutOfTurn):
+        trio.requester.submit(probe)
+    assert trio.outcome().status == "released"
