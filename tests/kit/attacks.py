@@ -118,13 +118,19 @@ def one_row(x: Bits, *rows: int) -> Planes:
     return out
 
 
-def turn_rows(monkeypatch: pytest.MonkeyPatch, seat: int, rows: Iterable[int], rungs: Iterable[int] = range(9)) -> None:
+def turn_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    seat: int,
+    rows: Iterable[int],
+    rungs: Iterable[int] = range(9),
+    turn: int = TREE - 1,
+) -> None:
     """A party that turns the last gate of the comparison for some rows: what hits does not, what does not hits."""
     chosen, wanted = tuple(rows), set(rungs)
 
     def flips(gate: Gate) -> Planes | None:
         compares = gate.purpose[0] == "compare" and gate.purpose[1] in wanted
-        return one_row(gate.x, *chosen) if gate.seat == seat and compares and gate.turn == TREE - 1 else None
+        return one_row(gate.x, *chosen) if gate.seat == seat and compares and gate.turn == turn else None
 
     turn_gates(monkeypatch, flips)
 
