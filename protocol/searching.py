@@ -389,7 +389,7 @@ class SearchingHolder(_Searching):
         found = yield from holder_confirms(
             ring, self._keys, rows, hit_rows, terms.theta(rung), terms.cap, Mask(self._probe, values), self._keep
         )
-        references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # several rows of one subject
+        references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # once a subject
         if self.context.release is not None:
             self.context.release(references)
         yield Send(parties.requester, pack_release(references, terms.cap))
