@@ -367,6 +367,8 @@ class SearchingHolder(_Searching):
         ring, prepared = self._ring(HOLDER, holder, self._identity)
         message = yield from receive(parties.requester, Difference)
         check_same_query(message, self._identity, parties.requester)
+        if self.context.answer is not None:
+            self.context.answer()
         yield Send(parties.router, difference_digest(message))
         values = unpack_difference(message, terms.dim, params)
         filtering = Filter(ring, terms, prepared)
@@ -387,7 +389,7 @@ class SearchingHolder(_Searching):
         found = yield from holder_confirms(
             ring, self._keys, rows, hit_rows, terms.theta(rung), terms.cap, Mask(self._probe, values), self._keep
         )
-        references = tuple(self.gallery.reference(hit.row) for hit in found)
+        references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # several rows of one subject
         if self.context.release is not None:
             self.context.release(references)
         yield Send(parties.requester, pack_release(references, terms.cap))
