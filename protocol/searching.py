@@ -375,6 +375,8 @@ class SearchingHolder(_Searching):
         ring, prepared = self._ring(HOLDER, holder, self._identity)
         message = yield from receive(parties.requester, Difference)
         check_same_query(message, self._identity, parties.requester)
+        if self.context.answer is not None:
+            self.context.answer()
         yield Send(parties.router, difference_digest(message))
         values = unpack_difference(message, terms.dim, params)
         filtering = Filter(ring, terms, prepared)
@@ -397,7 +399,7 @@ class SearchingHolder(_Searching):
             ring, self._keys, rows, standing, terms.theta(rung), terms.cap, mask, self._keep
         )
         self.live.check_opened(hit_rows)
-        references = tuple(self.gallery.reference(hit.row) for hit in found)
+        references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # once a subject
         if self.context.release is not None:
             self.context.release(references)
         yield Send(parties.requester, pack_release(references, terms.cap))

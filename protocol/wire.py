@@ -44,7 +44,7 @@ from protocol.messages import (
     Signature,
 )
 
-VERSION = 2
+VERSION = 3
 CHUNK_ROWS = 262144  # rows of gallery that are compared at a time; bounds memory at every party
 PROBE_PART = 64  # ciphertexts in one ProbePart
 ADMISSION_POLYNOMIALS = 41  # the identity block and 40 constancy sums
