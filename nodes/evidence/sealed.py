@@ -16,8 +16,7 @@ import msgspec
 from nodes.private_files import replace_private, write_private
 from nodes.store.errors import StoreCorrupted
 from nodes.store.keys import StorageKey
-from protocol.holder import Holder
-from protocol.requester import Requester
+from protocol.searching import SearchingHolder, SearchingRequester
 from protocol.shown import kind_only
 from protocol.warrant import Justification
 
@@ -100,16 +99,16 @@ def reseal(folder: Path, old: StorageKey, new: StorageKey) -> int:
     return len(paths)
 
 
-def of_requester(machine: Requester, template: bytes, justification: Justification) -> SealedProbe:
+def of_requester(machine: SearchingRequester, template: bytes, justification: Justification) -> SealedProbe:
     """What a requester keeps."""
-    return SealedProbe(template, machine.keys.seed, justification)
+    return SealedProbe(template, machine.preparation.seed, justification)
 
 
-def of_holder(machine: Holder) -> SealedGallery:
+def of_holder(machine: SearchingHolder) -> SealedGallery:
     """What a holder keeps: after the set-up, as the search begins, with its block, and when that was answered."""
-    made = machine.sealed
+    made, prepared, gallery = machine.sealed, machine.preparation, machine.gallery
     block = None
     if made is not None:
         arrays = (made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
         block = SealedBlock(made.salt, made.rows, *arrays, made.answers)
-    return SealedGallery(machine.keys.seed or b"", machine.salt, machine.gallery.digest, machine.pair_secret, block)
+    return SealedGallery(prepared.seed, gallery.salt_seed, gallery.root, prepared.rings[machine.name].own, block)
