@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nodes.config.storage import storage_key
-from nodes.evidence import followed_up, sealed
+from nodes.evidence import followed_up, links, sealed
 from nodes.evidence.ledger import Ledger
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
@@ -20,12 +21,13 @@ from nodes.logs.log import TamperEvidentLog
 from nodes.logs.of_node import open_log
 from nodes.verify.format import Direction
 from protocol.follow_up import Statement
-from protocol.holder import Holder
-from protocol.machine import Machine
-from protocol.requester import Requester
-from protocol.router import Router
-from protocol.session import State
+from protocol.party import Party
+from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
+from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
+from protocol.session import Event, State
 from protocol.warrant import Justification
+
+Preparing = PreparingRequester | PreparingRouter | PreparingHolder
 
 
 class Keeper:
@@ -45,21 +47,23 @@ class Keeper:
         self._recorder = Recorder(folder / "evidence", self.transcript, self.writing)
         self._started: dict[bytes, int] = {}
 
-    def attach(self, machine: Machine) -> None:
-        """Record a machine from its start."""
-        self._started[machine.query] = _now()
-        self._recorder.attach(machine)
-        if isinstance(machine, Holder):
-            machine.keeper = self._keep_holder
+    def begin(self, conversation: bytes) -> Callable[[Event], None]:
+        """What a machine's context records with, from its start."""
+        self._started[conversation] = _now()
+        return self._recorder.begin(conversation)
 
-    def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
+    def keep_probe(self, machine: SearchingRequester, template: bytes, justification: Justification) -> None:
         """Seal probe and seed before they are used."""
         content = sealed.of_requester(machine, template, justification)
         sealed.keep(self.folder / "sealed", self._key, machine.query, content)
 
-    def _keep_holder(self, machine: Holder) -> None:
+    def keep_holder(self, machine: SearchingHolder) -> None:
         """Seal the seed before it is used, and what made the confirmation block before the block leaves."""
         sealed.keep(self.folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
+
+    def keep_preparation(self, machine: Preparing) -> None:
+        """A preparation is done and not yet used: evidence of a search with it will find it."""
+        links.note(self.folder, machine.identity, machine.query)
 
     def keeps(self, query: bytes) -> bool:
         """Whether there is evidence of a query."""
@@ -70,8 +74,8 @@ class Keeper:
         kept = [(path.stat().st_mtime, path.name) for path in (self.folder / "evidence").glob("[0-9a-f]" * 32)]
         return [(bytes.fromhex(name), time) for time, name in heapq.nlargest(count, kept)]
 
-    def end(self, machine: Machine) -> None:
-        """A query is over: write everything, sign checkpoints. Raises what kept any of it from being written."""
+    def end(self, machine: Party) -> None:
+        """A conversation is over: write everything, sign checkpoints. Raises what kept any of it from being written."""
         with self.writing:
             try:
                 if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
@@ -106,18 +110,14 @@ class Keeper:
             self._gallery.close()
 
 
-def article_forty(machine: Machine, started: int, ended: int) -> ArticleForty | None:
-    """The Article 40(1) entry of a query: its five fields and no other. None where no query was announced."""
-    if isinstance(machine, Requester):
-        requester, asked = machine.name, machine.announce.holders
-    elif isinstance(machine, Router):
-        requester, asked = machine.requester, machine.holders
-    elif isinstance(machine, Holder):
-        requester, asked = machine.requester, (machine.name, *machine.others)
-    else:
+def article_forty(machine: Party, started: int, ended: int) -> ArticleForty | None:
+    """The Article 40(1) entry of a search: its five fields and no other. None for a preparation, which asks nobody."""
+    if not isinstance(machine, (SearchingRequester, SearchingRouter, SearchingHolder)):
         return None
+    asked = machine.parties.holders
     replied = [name for name in asked if name in machine.sessions and _replied(machine.sessions[name].state)]
     replied_at = max(started, ended) if replied else None  # a clock may have been set back
+    requester = machine.parties.requester
     return ArticleForty(requester, started, replied_at, tuple(sorted(asked)), tuple(sorted(replied)))
 
 

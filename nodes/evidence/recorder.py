@@ -86,7 +86,9 @@ class Recorder:
         now = int(time.time() * 1000)
         message, kind = event.message, type(event.message).__name__
         kept = message if isinstance(message, HARMLESS) else None
-        signature = message.signature if isinstance(message, (Signature, Prepare, Search)) and message.signature else None
+        signature = (
+            message.signature if isinstance(message, (Signature, Prepare, Search)) and message.signature else None
+        )
         record = Record(
             event.session, event.direction, event.peer, event.sequence, kind, event.content, event.size, now, kept
         )
