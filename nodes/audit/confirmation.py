@@ -46,7 +46,7 @@ class BlockAudit:
         yield from self._with_block(self._rows)
 
     def block(self) -> Findings:
-        """Score the sealed rows again, add the encryption of zero that the seed gives; compare c1, shares, commitment."""
+        """Score the sealed rows again, add the encryption of zero of the seed; compare c1, shares, commitment."""
         yield from self._with_block(self._block)
 
     def scores(self) -> Findings:
@@ -68,7 +68,7 @@ class BlockAudit:
             return
         scores, n = plain_scores(audit.rows.templates, probe), audit.params.n
         for rung, (item, message) in enumerate(self._verdicts()):
-            hits = set(np.flatnonzero(scores >= query.terms.theta(rung)).tolist())
+            hits = set(np.flatnonzero((scores >= query.terms.theta(rung)) & audit.rows.found).tolist())
             fault = self._difference(hits) if message.verdict == "confirm" else self._room(len(hits))
             if fault is not None and message.verdict != "confirm" and audit.rows.missing:
                 yield Open("whether a rung was climbed without need: rows were changed or forgotten since")

@@ -5,7 +5,7 @@ What it sent in the search is the business of `nodes.audit.published` and `nodes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from hashlib import sha256
 
 import numpy as np
@@ -13,17 +13,15 @@ import numpy.typing as npt
 
 from nodes.audit.handover import Sent
 from nodes.audit.query import Query, same
-from nodes.audit.rows import Rows, Templates, as_searched
+from nodes.audit.rows import Rows, Stored, as_searched
 from nodes.evidence.block_hashes import block_hash, root_of
 from nodes.evidence.sealed import SealedGallery
-from nodes.store import StoreError
-from nodes.verify.format import content_digest
 from nodes.verify.report import Broken, Finding, Findings, Held, Open
 from pets import ntt, residues
 from pets.errors import LineupError
 from pets.mask_encryption import expand_public
-from pets.planes import from_planes, to_planes
 from pets.params import SHARE_BITS
+from pets.planes import from_planes, to_planes
 from pets.prf import derive_key, labelled_hash
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe, prepare_probe, score_rows
@@ -56,12 +54,10 @@ NO_SENT = "needs what the requester sent, which its audit writes (--sent)"
 class HolderAudit:
     """Rules in the order of a report: later ones use what earlier ones found right.
 
-    `stored`: the rows that the holder has now, int8 (rows, d), in the choices that there are. `sent`: not yet trusted.
+    `stored`: reads the rows that the holder has now. `sent`: not yet trusted.
     """
 
-    def __init__(
-        self, query: Query, content: SealedGallery, sent: Sent | None, stored: Callable[[], Iterable[Templates]]
-    ) -> None:
+    def __init__(self, query: Query, content: SealedGallery, sent: Sent | None, stored: Callable[[], Stored]) -> None:
         self.query, self.content, self.params, self.holder = query, content, query.params, query.owner
         self._sent, self._stored = sent, stored
         self.rows: Rows | None = None
@@ -219,17 +215,16 @@ class HolderAudit:
     def _compare_rows(self, split: list[bytes], root: bytes) -> Findings:
         content, n = self.content, self.params.n
         try:
-            stored = list(self._stored())
-        except (StoreError, LineupError) as error:
+            stored = self._stored()
+        except LineupError as error:
             self.why_no_rows = f"the gallery cannot be read: {error}"
             yield Open(self.why_no_rows)
             return
-        for rows in stored if not split else ():  # none were sealed: all rows are as they were, or nothing can be said
-            mine = [block_hash(rows[b * n : min(b * n + n, content.rows)], content.salt_seed, b)
+        if not split:  # none were sealed: all rows are as they were, or nothing can be said
+            mine = [block_hash(stored.templates[b * n : min(b * n + n, content.rows)], content.salt_seed, b)
                     for b in range(len(content.versions))]  # fmt: skip
-            if root_of(mine) == root:
-                split = mine
-        found = as_searched(stored, content.rows, self.query.dim, n, split, content.salt_seed)
+            split = mine if root_of(mine) == root else []
+        found = as_searched(stored, content.rows, n, split, content.salt_seed)
         if len(split) != len(content.versions) or (split and len(found.missing) == len(split)):
             self.why_no_rows = "the gallery has changed since (or is not the one searched)"
             yield Open(f"{self.why_no_rows}: rows cannot be compared with it")

@@ -74,7 +74,7 @@ class PublishedAudit:
                 yield same(view, item, message, "rows, mask and threshold give other numbers in the comparison")
 
     def live(self) -> Findings:
-        """Every row that is still held could be found."""
+        """Every row that is still held, and that the purpose of the warrant looks at, could be found."""
         audit, view, query = self._audit, self._audit.query.search, self._audit.query
         if audit.rows is None or audit.keys is None:
             yield Open(audit.why_no_rows or audit.cannot() or "")
@@ -85,10 +85,10 @@ class PublishedAudit:
             if not audit.rows.whole(first, count):
                 yield Open(CHANGED.format(first, first + count - 1))
                 continue
-            bits = np.zeros(count * n, np.uint8)
-            bits[: audit.content.rows - first * n] = 1
+            bits, found = np.zeros(count * n, np.uint8), audit.rows.found[first * n : (first + count) * n]
+            bits[: len(found)] = found
             masked = pack_bits(bits)[None] ^ ring.masks("live", index).following.words(1, len(bits) // 64)
-            yield same(view, item, LiveRows(as_bytes(masked)), "a row that is held was kept from being found")
+            yield same(view, item, LiveRows(as_bytes(masked)), "other rows were let be found than the purpose looks at")
 
     def _published(self, masked: Values, values: Values, offset: int) -> Planes:
         """masked + round(values·2^K/t) - offset, uint64 (24, words); no values for the rows that fill up a block."""

@@ -38,7 +38,9 @@ class Query:
             raise AuditRefused(f"the {search.name} shows no search with its preparation: nothing else is sealed")
         announce, prepare = announced[0], prepared[0]
         joined = {search.ends(item.record)[0]: message for item, message in search.messages(Joined)}
-        answers = {preparation.ends(item.record)[0]: message for item, message in preparation.messages(JoinedPreparation)}
+        answers = {
+            preparation.ends(item.record)[0]: message for item, message in preparation.messages(JoinedPreparation)
+        }
         asked = ({announce.router, *announce.holders}, {prepare.router, *prepare.holders})
         if (set(joined), set(answers)) != asked:
             raise AuditRefused(f"the {search.name} does not show every party's answer to both announcements")

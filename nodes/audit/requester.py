@@ -72,7 +72,9 @@ class RequesterAudit:
             for item in view.find("KeySeed", direction="sent", peer=holder):
                 yield same(view, item, KeySeed(content.holder_seed), "another seed of s1 was sealed")
             for item in view.find("PublicPart", direction="sent", peer=holder):
-                yield same(view, item, PublicPart(self._part.public.tobytes()), "the sealed seed of s2 gives another b2")
+                yield same(
+                    view, item, PublicPart(self._part.public.tobytes()), "the sealed seed of s2 gives another b2"
+                )
         for item in view.find("KeySeed", direction="sent", peer=query.prepare.router):
             yield same(view, item, KeySeed(content.router_seed), "another seed of s2 was sealed")
 

@@ -6,7 +6,7 @@ what it was if its salted hash is. Of a block that is not, nothing can be recomp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nodes.config.schema import Purpose, load_config
+from nodes.config.names import Purpose
+from nodes.config.schema import load_config
 from nodes.config.storage import holder_store
 from nodes.evidence.block_hashes import block_hash
 from nodes.store import EmptyStore
@@ -25,10 +26,19 @@ TRIES = 20_000  # hashes of a block, about a millisecond each at d = 512
 
 
 @dataclass(frozen=True)
-class Rows:
-    """`templates`: int8 (rows, d), zero in the blocks that are `missing`."""
+class Stored:
+    """What a node holds now. `templates`: int8 (rows, d). `found`: bool (rows,), who may be found for this purpose."""
 
     templates: Templates = field(repr=False)
+    found: npt.NDArray[np.bool_] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`templates`: int8 (rows, d), zero in the blocks that are `missing`. `found`: as in `Stored`."""
+
+    templates: Templates = field(repr=False)
+    found: npt.NDArray[np.bool_] = field(repr=False)
     missing: frozenset[int]
 
     def whole(self, first: int, count: int) -> bool:
@@ -36,42 +46,37 @@ class Rows:
         return self.missing.isdisjoint(range(first, first + count))
 
 
-def stored_rows(folder: Path, announce: Search) -> Iterator[Templates]:
-    """What a node would search now: all that it holds, then what it holds for the purpose of the warrant.
-
-    Raises `StoreError` and as the configuration does.
-    """
-    policy = load_config(folder).policy
-    purpose = None if announce.warrant is None else Purpose(announce.warrant.purpose)
-    choices = [None] if purpose is None else [None, policy.searched(purpose)]
+def stored_rows(folder: Path, announce: Search) -> Stored:
+    """The gallery of a holder's folder. Raises `StoreError` and as the configuration does."""
+    policy, now = load_config(folder).policy, datetime.now(timezone.utc)
     with holder_store(folder) as store:
-        for categories in choices:
-            try:
-                yield store.snapshot(datetime.now(timezone.utc), categories=categories).templates
-            except EmptyStore:
-                yield np.empty((0, announce.dim), np.int8)
+        searched = store.categories if announce.warrant is None else policy.searched(Purpose(announce.warrant.purpose))
+        try:
+            snapshot = store.snapshot(now)
+        except EmptyStore:
+            return Stored(np.empty((0, announce.dim), np.int8), np.empty(0, np.bool_))
+        _, references = store.standing(now, searched)
+    found = np.fromiter((reference in references for reference in snapshot.references), np.bool_)
+    return Stored(snapshot.templates, found)
 
 
-def as_searched(
-    stored: Iterable[Templates], rows: int, dim: int, n: int, hashes: Sequence[bytes], salt_seed: bytes
-) -> Rows:
+def as_searched(stored: Stored, rows: int, n: int, hashes: Sequence[bytes], salt_seed: bytes) -> Rows:
     """The `rows` rows under these hashes, one for each block of n, as far as `stored` still has them."""
-    best = Rows(np.zeros((rows, dim), np.int8), frozenset(range(len(hashes))))
-    for templates in stored:
-        if templates.shape[1] != dim:
-            continue
-        starts = _starts(templates, rows, n, hashes, salt_seed)
-        missing = frozenset(block for block, start in enumerate(starts) if start is None)
-        if not missing and len(templates) >= rows:
-            return Rows(templates[:rows], missing)
-        if len(missing) < len(best.missing):
-            best = Rows(_gathered(templates, rows, n, starts), missing)
-    return best
+    starts = _starts(stored.templates, rows, n, hashes, salt_seed)
+    missing = frozenset(block for block, start in enumerate(starts) if start is None)
+    if not missing:
+        return Rows(stored.templates[:rows], stored.found[:rows], missing)
+    templates = np.zeros((rows, stored.templates.shape[1]), np.int8)
+    found = np.zeros(rows, np.bool_)
+    for block, start in enumerate(starts):
+        if start is not None:
+            stop = min((block + 1) * n, rows)
+            templates[block * n : stop] = stored.templates[start : start + stop - block * n]
+            found[block * n : stop] = stored.found[start : start + stop - block * n]
+    return Rows(templates, found, missing)
 
 
-def _starts(
-    templates: Templates, rows: int, n: int, hashes: Sequence[bytes], salt_seed: bytes
-) -> list[int | None]:
+def _starts(templates: Templates, rows: int, n: int, hashes: Sequence[bytes], salt_seed: bytes) -> list[int | None]:
     """Where each block begins now, None if it is not there as it was."""
     found: list[int | None] = []
     shift, reach, tries = 0, 0, TRIES  # rows known to be gone before a block, and how many more may be
@@ -90,12 +95,3 @@ def _starts(
             reach = reach + n if tries > 0 else 0
         found.append(start)
     return found
-
-
-def _gathered(templates: Templates, rows: int, n: int, starts: Sequence[int | None]) -> Templates:
-    out = np.zeros((rows, templates.shape[1]), np.int8)
-    for block, start in enumerate(starts):
-        if start is not None:
-            part = out[block * n : (block + 1) * n]
-            part[:] = templates[start : start + len(part)]
-    return out
