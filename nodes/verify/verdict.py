@@ -128,9 +128,9 @@ RULES = (
 NOT_SHOWN = (
     "No pass shows what is in messages that are kept as hashes, hence whether mask, probe, gallery and scores were "
     "honest (`lineup audit` on site does, but for gates changed inside the comparison); nor a message that both its "
-    "ends leave out or what was said outside the protocol; nor the offence behind the warrant (R 20(1)), nor how carefully "
-    "a person reviewed a candidate (R 20(2)), nor that two keys are two persons', which only their node vouches for; "
-    "nor what the logs of Article 40(1) hold."
+    "ends leave out or what was said outside the protocol; nor the offence behind the warrant (R 20(1)), nor how "
+    "carefully a person reviewed a candidate (R 20(2)), nor that two keys are two persons', which only their node "
+    "vouches for; nor what the logs of Article 40(1) hold."
 )
 
 
