@@ -62,7 +62,8 @@ class Keeper:
         sealed.keep(self.folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
 
     def keep_preparation(self, machine: Preparing) -> None:
-        """A preparation is done and not yet used: evidence of a search with it will find it."""
+        """A preparation is done and not yet used: what led to it is in the log, and evidence of a search finds it."""
+        self._recorder.flush(machine.query)
         links.note(self.folder, machine.identity, machine.query)
 
     def keeps(self, query: bytes) -> bool:
