@@ -3,8 +3,8 @@
 The requester: the probe and all seeds of its preparation, from which the mask r, its encryption and u = q - r follow.
 (r and u give the probe away too; but the probe itself lies beside them.) The holder: what opens its commitments to
 gallery and seed, the seed of s1, b2, its secrets with requester and router, and what made its confirmation block.
-Together with what requester and router had, that shows what they sent; alone it says who hit, and no more of the probe. Not
-the encrypted mask, 16.8 MB at d = 512, nor u: a supervisor brings both from the requester's audit.
+Together with what requester and router had, that shows what they sent; alone it says who hit, and no more of the
+probe. Not the encrypted mask, 16.8 MB at d = 512, nor u: a supervisor brings both from the requester's audit.
 
 Files lie in `sealed/CONVERSATION` of the *search*, encrypted under the node's storage key, and are written when the
 preparation is used, before u leaves or anything that depends on it. Nothing is sealed while a preparation waits, so
@@ -63,8 +63,9 @@ class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fi
 
     `seed`: its own, `holder_seed`: that of s1. `public`: b2, uint32 (2, n). `rows`: of the gallery; `salt_seed`: of the
     salts under its root; `hashes`: the salted hashes of its blocks, 32 bytes each, one after the other, empty where
-    rows were forgotten before they were asked for. `versions`: of the blocks as prepared. `own`, `following`: the secrets with
-    router and requester, out of which the masks come. `confirmation`: None for a query that never came to one.
+    rows were forgotten before they were asked for. `versions`: of the blocks as prepared. `own`, `following`: the
+    secrets with router and requester, out of which the masks come. `confirmation`: None for a query that never came to
+    one.
     """
 
     seed: Digest

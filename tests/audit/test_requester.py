@@ -19,6 +19,7 @@ from nodes.config.storage import storage_key
 from nodes.evidence import sealed
 from nodes.evidence.export import export_bundle
 from nodes.verify import decode_bundle
+from pets import mask_encryption
 from pets.params import norm_bound
 from protocol import preparing, searching
 from protocol.local import LocalSearch
@@ -104,7 +105,7 @@ def test_a_scaled_probe_is_found(world: World, tmp_path: Path) -> None:
 
     def attack(search: LocalSearch) -> None:
         real = search.requester._submit
-        search.requester.submit = lambda _: real(scaled)  # type: ignore[method-assign]
+        search.requester.submit = lambda template: real(scaled)  # type: ignore[method-assign]
 
     query = world.query((ES,), attack=attack)
     failed = failures(audit(world, query, FR, tmp_path / "none"))
@@ -130,7 +131,7 @@ def test_a_mask_that_is_not_of_the_committed_seed_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Online nothing is wrong with it: only the seed says which probe was behind u."""
-    original = preparing.draw_mask
+    original = mask_encryption.draw_mask
 
     def other(seed: bytes, *arguments: Any) -> Any:
         return original(bytes(31) + b"\x01", *arguments)
