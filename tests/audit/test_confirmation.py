@@ -17,7 +17,7 @@ from protocol.compute import Ring
 from protocol.confirmation import SLOT
 from protocol.engine import plain_scores
 from protocol.messages import ConfirmationBlock, Search
-from protocol.steps import Step
+from protocol.steps import Send, Step
 from tests.kit.audits import audit, audit_both, reblocked, resealed, sealed_block, sealed_of
 from tests.kit.evidence import ES, FR, World, failures, sends_instead, wrong_answer
 from tests.kit.ring import RING
@@ -69,7 +69,13 @@ def test_a_chosen_c1_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp
     """Not a product of anything: a constant, with which the answers show coefficients of s2."""
     constant = np.array([[RING.q // 4 % p] for p in RING.primes], np.uint32)
     chosen = np.broadcast_to(constant, (2, RING.n)).tobytes()
-    monkeypatch.setattr(confirming, "ConfirmationBlock", lambda commitment, _: ConfirmationBlock(commitment, chosen))
+
+    def instead(effect: Send) -> Send:
+        if not isinstance(effect.message, ConfirmationBlock):
+            return effect
+        return Send(effect.to, ConfirmationBlock(effect.message.commitment, chosen))
+
+    monkeypatch.setattr(searching, "holder_confirms", sends_instead(confirming.holder_confirms, instead))
     query = world.query((ES,))
     monkeypatch.undo()
     seeds, identity = sealed_of(world, query, FR), decode_bundle(world.bundles(query, (FR,))[FR])[1].records[0].message
