@@ -123,7 +123,7 @@ class World:
                 if machine.preparation is not None:
                     keepers[machine.name].keep_preparation(machine)
                 keepers[machine.name].end(machine)
-        if preparing.requester.preparation is not None:
+        if all(machine.preparation is not None and machine.preparation.rings for machine in preparing.parties):  # type: ignore[attr-defined]
             made.preparation = preparing.result
         return made
 
@@ -253,6 +253,17 @@ def sends_instead(part: Callable[..., Any], change: Callable[[Send], Send]) -> C
             value = yield change(effect) if isinstance(effect, Send) else effect
 
     return lying
+
+
+def at_seat(seat: int, part: Callable[..., Any], change: Callable[[Send], Send]) -> Callable[..., Any]:
+    """The same for one seat of a ring, where all seats run `part`; its first argument is the ring or the filter."""
+    lying = sends_instead(part, change)
+
+    def chosen(first: Any, *arguments: Any) -> Any:
+        ring = getattr(first, "ring", first)
+        return (lying if ring.index == seat else part)(first, *arguments)
+
+    return chosen
 
 
 def wrong_answer(effect: Send) -> Send:

@@ -260,7 +260,7 @@ def _relogged(
 ) -> Bundle:
     """What an owner who rewrites its log can show: one log of both, with a fresh checkpoint."""
     parts = [(part.query, part.records) for part in (inside, bundle) if part is not None]
-    end = max([bundle.log.checkpoint.time, *(record.time for _, records in parts for record in records)])
+    end = max([bundle.exported, *(record.time for _, records in parts for record in records)])
     *first, log = logs_of(identity, header, parts, end, filler)
     if inside is None:
         return msgspec.structs.replace(bundle, log=log, preparation=None)
