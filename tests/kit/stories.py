@@ -299,7 +299,7 @@ def logs_of(
     ]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1 << 16)
 def _logged(header: LogHeader, query: bytes, index: int, created: int, record: Record) -> tuple[bytes, bytes]:
     """A record as an entry of a log, and the entry's secret."""
     ends = (header.owner, record.peer) if record.direction == "sent" else (record.peer, header.owner)
