@@ -136,6 +136,12 @@ class QueryDriver:
         """All sessions are over."""
         return all(session.state.over for session in self.machine.sessions.values())
 
+    async def until_finished(self) -> None:
+        """Wait until it is over, and its node has put away what is left of it."""
+        while not self.finished:
+            self.changed.clear()
+            await self.changed.wait()
+
     async def close(self) -> None:
         """Stop at once, without a word to anybody."""
         self.task.cancel()
