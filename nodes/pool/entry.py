@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class Entry:
     preset: str
     dim: int
     model: bytes
-    roots: frozenset[bytes]
+    roots: frozenset[bytes] = field(repr=False)
     preparation: Resting | None
     reserved: bool = False
 
