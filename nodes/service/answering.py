@@ -19,7 +19,7 @@ from protocol.errors import QueryRefused
 from protocol.messages import Prepare, Search
 from protocol.party import Context, Party
 from protocol.preparation import HolderPreparation, Preparation, RouterPreparation
-from protocol.preparing import PreparingHolder, PreparingRouter
+from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.searching import SearchingHolder, SearchingRouter
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Answering:
 
         Raises OSError where it cannot be noted what made it: it is erased then too.
         """
-        if isinstance(machine, (PreparingRouter, PreparingHolder)):
+        if isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder)):
             self._keep(machine, recorded)
         elif isinstance(machine, (SearchingRouter, SearchingHolder)):
             if isinstance(machine, SearchingHolder):
@@ -66,22 +66,28 @@ class Answering:
             if not machine.preparation.spent:
                 self._give_up(machine.preparation)
 
-    def _keep(self, machine: PreparingRouter | PreparingHolder, recorded: bool) -> None:
-        pool, made = self._node.pool, machine.preparation
-        if made is None or not made.rings or not recorded:
-            if made is not None:
-                made.erase()
-            pool.release(machine.parties.requester)
-            return
+    def _keep(self, machine: PreparingRequester | PreparingRouter | PreparingHolder, recorded: bool) -> None:
+        made = machine.preparation
         try:
-            self._node.keeper.keep_preparation(machine)
+            if made is not None and made.rings and recorded:
+                self._node.keeper.keep_preparation(machine)
         except BaseException:
-            made.erase()
-            pool.release(machine.parties.requester)
+            recorded = False
             raise
+        finally:
+            if made is not None and not recorded:
+                made.erase()
+            if not isinstance(machine, PreparingRequester):  # which may use it now, and puts it by itself
+                self._put_by(machine)
+
+    def _put_by(self, machine: PreparingRouter | PreparingHolder) -> None:
+        made = machine.preparation
+        if made is None or not made.rings:
+            self._node.pool.release(machine.parties.requester)
+            return
         if isinstance(machine, PreparingHolder):
             self._roots[made.identity] = machine.gallery.root
-        pool.add(machine.query, made, time.time())
+        self._node.pool.add(machine.query, made, time.time())
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
         self._gate.admit_preparation(announce, conversation)

@@ -1,4 +1,4 @@
-"""A node: one process that serves its role in many conversations at once. Knows nothing of HTTP: see `nodes.service.app`."""
+"""A node: one process that serves its role in many conversations. Knows nothing of HTTP: see `nodes.service.app`."""
 
 from __future__ import annotations
 
