@@ -44,6 +44,7 @@ log = logging.getLogger("lineup.node")
 
 HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
+REQUESTER_PATIENCE = 2  # times that of the nodes it asks
 REMEMBERED = 10_000  # conversations that are over and whose late frames are passed over
 
 
@@ -182,15 +183,19 @@ class Node:
         """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
         machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
         preparing = isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder))
+        seconds = self.config.limits.read_timeout_seconds
+        # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
+        patience = seconds * REQUESTER_PATIENCE if machine.role == "requester" else seconds
         driver = QueryDriver(
             machine,
             self._credentials,
             self.transport,
             self._preparing_scorer if preparing else self._scorer,
             self._preparing_compute if preparing else self._compute,
-            self.config.limits.read_timeout_seconds,
+            patience,
             self.config.limits.query_timeout_seconds,
             self._ended,
+            seconds,
         )
         self.drivers[machine.query] = driver
         self._live.add(driver)
