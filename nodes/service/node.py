@@ -298,13 +298,13 @@ class Node:
             self._over.popitem(last=False)
         if machine.query not in self.preparers:
             self._precedence.end()
+        self._leave_place(machine.query)
         self.metrics.finished()
         try:
             await asyncio.to_thread(self._put_away, machine)
         except Exception as error:  # a disk that is full must not take the node down with it
             log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
         self.drivers.pop(machine.query, None)
-        self._leave_place(machine.query)
         self.gossip.meet_soon({peer for session in machine.sessions.values() for peer in session.peers})
         for session in machine.sessions.values():
             if not session.whole or session.state.value == "aborted":
