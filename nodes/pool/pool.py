@@ -26,6 +26,7 @@ from protocol.preparation import Preparation
 
 log = logging.getLogger("lineup.pool")
 
+FOLDER = "pool"  # in the node's folder
 STEP = "preparation"
 CLOCK_SECONDS = 600  # made later than this from now: the clock was set back, and no age can be told
 
@@ -201,6 +202,13 @@ class Pool:
         with self._lock:
             free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
         return sorted(free, key=lambda waiting: waiting.made)
+
+    @property
+    def roots(self) -> frozenset[bytes]:
+        """Of the versions of galleries that something here, or handed out, was made for."""
+        with self._lock:
+            entries = (*self._waiting.values(), *self._taken.values())
+            return frozenset[bytes]().union(*(entry.roots for entry in entries))
 
     def close(self) -> None:
         """Erase what is only in memory."""
