@@ -29,6 +29,7 @@ REFUSALS = {
     "`lineup node status` shows until when; asking again helps then, or tomorrow",
     "capacity": "it is busy or shutting down; ask again in some minutes",
     "replay": "it answered this very query before; your operator looks into why it was sent twice; ask anew",
+    "unprepared": "it has no part of what was prepared any more, perhaps after a restart; ask again",
     "timeout": "it did not answer in time; your operator and its operator look at the line; asking again may help",
     "internal": "it failed at something of its own, such as a full disk; its operator finds it in its log; "
     "ask again when that is mended",
@@ -101,7 +102,8 @@ class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers by holder. `queries`: identities of the attempts (a retry is a fresh query), hexadecimal.
 
-    `answered_in`: the attempt in which each holder answered, if it did.
+    `answered_in`: the attempt in which each holder answered, if it did. `prepared`: whether a preparation that waited
+    was used, or one had to be made now, which took `seconds_preparing` of `seconds_offline`.
     """
 
     request_number: str
@@ -110,6 +112,16 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds_offline: float
     seconds_online: float
     answered_in: dict[str, str] = {}
+    prepared: Literal["waiting", "now"] = "waiting"
+    seconds_preparing: float = 0.0
+
+
+class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a search is. `rows`: of all holders, scored for a preparation so far, `of` how many; 0: not known yet."""
+
+    phase: Literal["preparing", "searching"]
+    rows: int = 0
+    of: int = 0
 
 
 def explained(holder: str, answer: HolderAnswer) -> str:
