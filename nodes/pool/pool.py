@@ -116,6 +116,13 @@ class Pool:
                     return entry.waiting.identity
         return None
 
+    def ready(self, holders: Collection[str], dim: int, preset: str, model: bytes, now: float) -> int:
+        """How many `find` could give."""
+        wanted = frozenset(holders)
+        with self._lock:
+            free = [entry for entry in self._waiting.values() if not entry.reserved and _is_fresh(entry.waiting, now)]
+            return sum(entry.serves(wanted, dim, preset, model) for entry in free)
+
     def take(self, identity: bytes, now: float, requester: str | None = None) -> Preparation:
         """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
 
@@ -202,6 +209,12 @@ class Pool:
         with self._lock:
             free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
         return sorted(free, key=lambda waiting: waiting.made)
+
+    def identities(self, requester: str) -> frozenset[bytes]:
+        """Of what waits for a requester, or was handed out and not used so far."""
+        with self._lock:
+            entries = (*self._waiting.values(), *self._taken.values())
+            return frozenset(entry.waiting.identity for entry in entries if entry.waiting.requester == requester)
 
     @property
     def roots(self) -> frozenset[bytes]:
