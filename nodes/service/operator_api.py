@@ -27,7 +27,7 @@ REFUSALS = {
     "warrant": "the warrant is not valid there, too old or used before; ask anew, with a new warrant",
     "quota": "this state's quota of the day is used up there, or one person was released to it too often; "
     "`lineup node status` shows until when; asking again helps then, or tomorrow",
-    "capacity": "it is busy or shutting down; ask again in some minutes",
+    "capacity": "it is busy, shutting down, or as many preparations wait there as may; ask again in some minutes",
     "replay": "it answered this very query before; your operator looks into why it was sent twice; ask anew",
     "unprepared": "it has no part of what was prepared any more, perhaps after a restart; ask again",
     "timeout": "it did not answer in time; your operator and its operator look at the line; asking again may help",
