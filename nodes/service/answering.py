@@ -106,9 +106,11 @@ class Answering:
 
     def _search(self, announce: Search, conversation: bytes) -> Party:
         self._gate.check(announce, conversation)
+        if not self._waits(announce):
+            raise UnknownPreparation(announce.preparation, f"of {announce.requester} does not wait here")
+        self._gate.admit(announce, conversation)
         made = self._node.pool.take(announce.preparation, time.time(), announce.requester)
         try:
-            self._gate.admit(announce, conversation)
             if self._node.config.role is Role.HOLDER:
                 return self._searching_holder(announce, conversation, made)
             if not isinstance(made, RouterPreparation):
@@ -117,6 +119,11 @@ class Answering:
         except BaseException:
             self._give_up(made)
             raise
+
+    def _waits(self, announce: Search) -> bool:
+        """Looked at first: what was not prepared uses up no quota, and a quota that is used up no preparation."""
+        wanted = announce.preparation, announce.requester
+        return any((item.identity, item.requester) == wanted for item in self._node.pool.standing())
 
     def _searching_holder(self, announce: Search, conversation: bytes, made: Preparation) -> SearchingHolder:
         ring = made.rings.get(self._node.name)

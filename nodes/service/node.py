@@ -45,6 +45,7 @@ log = logging.getLogger("lineup.node")
 
 HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
+REQUESTER_PATIENCE = 2  # times that of the nodes it asks
 REMEMBERED = 10_000  # conversations that are over and whose late frames are passed over
 
 
@@ -185,15 +186,19 @@ class Node:
         """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
         machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
         preparing = isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder))
+        seconds = self.config.limits.read_timeout_seconds
+        # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
+        patience = seconds * REQUESTER_PATIENCE if machine.role == "requester" else seconds
         driver = QueryDriver(
             machine,
             self._credentials,
             self.transport,
             self._preparing_scorer if preparing else self._scorer,
             self._preparing_compute if preparing else self._compute,
-            self.config.limits.read_timeout_seconds,
+            patience,
             self.config.limits.query_timeout_seconds,
             self._ended,
+            seconds,
         )
         self.drivers[machine.query] = driver
         self._live.add(driver)
@@ -301,13 +306,13 @@ class Node:
                 self.metrics.prepared(seconds)
         else:
             self._precedence.end()
+        self._leave_place(machine.query)
         self.metrics.finished()
         try:
             await asyncio.to_thread(self._put_away, machine)
         except Exception as error:  # a disk that is full must not take the node down with it
             log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
         self.drivers.pop(machine.query, None)
-        self._leave_place(machine.query)
         self.gossip.meet_soon({peer for session in machine.sessions.values() for peer in session.peers})
         for session in machine.sessions.values():
             if not session.whole or session.state.value == "aborted":
