@@ -6,6 +6,7 @@ in the node's store, written before it is used: a crash between costs a preparat
 
 from nodes.pool.entry import Waiting
 from nodes.pool.errors import UnknownPreparation
-from nodes.pool.pool import Counts, Pool
+from nodes.pool.files import reseal
+from nodes.pool.pool import FOLDER, Counts, Pool
 
-__all__ = ["Counts", "Pool", "UnknownPreparation", "Waiting"]
+__all__ = ["FOLDER", "Counts", "Pool", "UnknownPreparation", "Waiting", "reseal"]

@@ -126,6 +126,17 @@ class SealedFiles:
             yield conversation, made, preparation, size
 
 
+def reseal(folder: Path, old: StorageKey, new: StorageKey) -> int:
+    """Encrypt every file anew; gives how many. May be interrupted and called again. What opens under neither stays."""
+    done = 0
+    for identity in SealedFiles(folder, new).listed():
+        path, name = folder / identity.hex(), identity.hex()
+        with suppress(StoreCorrupted):
+            replace_private(path, new.seal(old.unseal(path.read_bytes(), _COLUMN, name), _COLUMN, name))
+            done += 1
+    return done
+
+
 def fields(identity: bytes, error: Exception | None = None) -> dict[str, str | None]:
     """What the log says of a preparation (`nodes.service.json_logs`)."""
     return {"preparation": identity.hex(), "error": None if error is None else type(error).__name__}

@@ -26,6 +26,7 @@ from protocol.preparation import Preparation
 
 log = logging.getLogger("lineup.pool")
 
+FOLDER = "pool"  # in the node's folder
 STEP = "preparation"
 CLOCK_SECONDS = 600  # made later than this from now: the clock was set back, and no age can be told
 
@@ -115,6 +116,13 @@ class Pool:
                     return entry.waiting.identity
         return None
 
+    def ready(self, holders: Collection[str], dim: int, preset: str, model: bytes, now: float) -> int:
+        """How many `find` could give."""
+        wanted = frozenset(holders)
+        with self._lock:
+            free = [entry for entry in self._waiting.values() if not entry.reserved and _is_fresh(entry.waiting, now)]
+            return sum(entry.serves(wanted, dim, preset, model) for entry in free)
+
     def take(self, identity: bytes, now: float, requester: str | None = None) -> Preparation:
         """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
 
@@ -201,6 +209,19 @@ class Pool:
         with self._lock:
             free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
         return sorted(free, key=lambda waiting: waiting.made)
+
+    def identities(self, requester: str) -> frozenset[bytes]:
+        """Of what waits for a requester, or was handed out and not used so far."""
+        with self._lock:
+            entries = (*self._waiting.values(), *self._taken.values())
+            return frozenset(entry.waiting.identity for entry in entries if entry.waiting.requester == requester)
+
+    @property
+    def roots(self) -> frozenset[bytes]:
+        """Of the versions of galleries that something here, or handed out, was made for."""
+        with self._lock:
+            entries = (*self._waiting.values(), *self._taken.values())
+            return frozenset[bytes]().union(*(entry.roots for entry in entries))
 
     def close(self) -> None:
         """Erase what is only in memory."""

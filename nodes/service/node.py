@@ -15,7 +15,7 @@ import anyio
 from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
-from nodes.pool import Pool
+from nodes.pool import FOLDER, Pool
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
 from nodes.query.early import EarlyUnits
 from nodes.query.gate import Gate, has_room
@@ -28,6 +28,7 @@ from nodes.service.galleries import Galleries
 from nodes.service.gossip import Gossip
 from nodes.service.guard import Guard
 from nodes.service.health import failing
+from nodes.service.pace import Pace
 from nodes.store import EmptyStore, GalleryStore
 from nodes.transport.outbox import PeerRefused, Transport
 from pets.errors import LineupError
@@ -73,7 +74,9 @@ class Node:
         self.metrics = Metrics(config.name, config.role.value)
         self.threads = config.limits.threads or default_threads()
         self.preparing_threads = max(1, int(self.threads * config.preparations.cpu_share))
-        self.pool = Pool(keeper.folder / "pool", keeper.key, store, config.preparations)
+        self.pool = Pool(keeper.folder / FOLDER, keeper.key, store, config.preparations)
+        self.pace = Pace()
+        self.metrics.watch(self.pool)
         self.drivers: dict[bytes, QueryDriver] = {}
         self.draining = False
         self._guard = Guard(config.name, keeper.ledger)
@@ -202,6 +205,7 @@ class Node:
         driver.task.add_done_callback(lambda _: self._live.discard(driver))
         if preparing:
             self.preparers.setdefault(machine.query, self.name)
+            self.pace.begin(machine.query)
         else:
             self._precedence.begin()
         self.metrics.started()
@@ -296,7 +300,11 @@ class Node:
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
-        if machine.query not in self.preparers:
+        if isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder)):
+            made = machine.preparation is not None and bool(machine.preparation.rings)
+            if (seconds := self.pace.end(machine.query, made)) is not None:
+                self.metrics.prepared(seconds)
+        else:
             self._precedence.end()
         self._leave_place(machine.query)
         self.metrics.finished()

@@ -19,8 +19,17 @@ import numpy as np
 from nodes.config.schema import Role
 from nodes.query.driver import QueryDriver, Silence
 from nodes.service.node import Node
-from nodes.service.operator_api import STANDING, HolderAnswer, Progress, SearchReport, SearchRequest, Standing
-from nodes.service.preparer import Preparer, Told
+from nodes.service.operator_api import (
+    STANDING,
+    HolderAnswer,
+    PrepareRequest,
+    Progress,
+    SearchReport,
+    SearchRequest,
+    Standing,
+)
+from nodes.service.preparer import Making, Preparer, Told
+from nodes.service.supply import Supply
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from pets.errors import MALFORMED, InputError, LineupError
 from pets.params import norm_bound, preset
@@ -84,6 +93,7 @@ class AskingNode(Node):
         super().__init__(*given)
         self._refused_until: dict[str, date | None] = {}  # by holders, for the limit of releases
         self._preparer = Preparer(self)
+        self.supply = Supply(self, self._preparer, _not_prepared)
 
     @property
     def idle(self) -> bool:
@@ -107,6 +117,8 @@ class AskingNode(Node):
             return await self._search(request, approved or self._unapproved(request), told)
         finally:
             self._searches -= 1
+            wanted = PrepareRequest(request.holders, 1, len(request.template), request.model, request.preset)
+            await asyncio.to_thread(self.supply.want, wanted)
 
     def _unapproved(self, request: SearchRequest) -> Approved:
         return Approved(f"{self.name}-{secrets.token_hex(8)}", _justification(request), lambda query: None)
@@ -265,17 +277,21 @@ class AskingNode(Node):
             raise InputError(f"{self.name} needs exactly one router among its peers, found {len(routers)}")
         return routers[0]
 
-    def _check(self, request: SearchRequest) -> None:
-        if self.config.role is not Role.REQUESTER:
-            raise InputError(f"{self.name} is a {self.config.role.value}; only a requester can ask")
-        if len(set(request.holders)) != len(request.holders):
-            raise InputError(f"a holder is named twice: {', '.join(request.holders)}")
-        for name in request.holders:
+    def check_holders(self, holders: Sequence[str]) -> None:
+        """Raise `InputError` unless these are holders among the peers, each named once, and there is one router."""
+        if len(set(holders)) != len(holders):
+            raise InputError(f"a holder is named twice: {', '.join(holders)}")
+        for name in holders:
             if name not in self.peers or self.peers[name].role is not Role.HOLDER:
                 known = sorted(peer.name for peer in self.peers.values() if peer.role is Role.HOLDER)
                 raise InputError(f"{name} is no holder among the peers of {self.name}: {', '.join(known)}")
-        terms_of(request)
         _ = self.router
+
+    def _check(self, request: SearchRequest) -> None:
+        if self.config.role is not Role.REQUESTER:
+            raise InputError(f"{self.name} is a {self.config.role.value}; only a requester can ask")
+        self.check_holders(request.holders)
+        terms_of(request)
         template = np.frombuffer(request.template, np.int8).astype(np.int64)
         if int(template @ template) > norm_bound(len(template)) or int(template.min()) < -127:
             raise InputError("the probe is no quantised unit vector")
@@ -317,6 +333,17 @@ async def _until(driver: QueryDriver, condition: Callable[[], bool]) -> None:
     while not condition() and not driver.finished:
         driver.changed.clear()
         await driver.changed.wait()
+
+
+def _not_prepared(making: Making, asked: Sequence[str]) -> dict[str, HolderAnswer]:
+    """Of the holders that a preparation was tried with, those that have no ring in it, and why."""
+    driver, machine = making.driver, making.machine
+    rings = making.made.rings if making.made is not None else {}
+    missing = [name for name in asked if name not in rings]
+    if machine.whole.state is State.FINISHED:
+        return {name: _answer(driver, machine, None, name) for name in missing}
+    failed = _culprits(driver, machine, asked)
+    return failed or {name: _failure(machine.whole.failure, machine.name) for name in missing}
 
 
 def _culprits(driver: QueryDriver, machine: Asking, asked: Sequence[str]) -> dict[str, HolderAnswer]:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from nodes.config.preparations import Preparations
-from nodes.pool import Pool
+from nodes.pool import FOLDER, Pool
 from nodes.store import GalleryStore, StorageKey
 from protocol.local import LocalPreparation
 from protocol.preparation import HolderPreparation, Preparation, RequesterPreparation, RouterPreparation, pack, unpack
@@ -72,7 +72,7 @@ class PoolAtNode:
 
     def start(self) -> None:
         self.store: GalleryStore = open_store(self.url)
-        self.pool = Pool(self.folder / "preparations", self.key, self.store, self.policy)
+        self.pool = Pool(self.folder / FOLDER, self.key, self.store, self.policy)
 
     def stop(self) -> None:
         self.pool.close()
@@ -93,5 +93,5 @@ class PoolAtNode:
 
     @property
     def files(self) -> list[Path]:
-        folder = self.folder / "preparations"
+        folder = self.folder / FOLDER
         return sorted(folder.iterdir()) if folder.is_dir() else []

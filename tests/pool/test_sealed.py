@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nodes.pool import UnknownPreparation
+from nodes.pool import FOLDER, Pool, UnknownPreparation, reseal
 from nodes.pool.files import SealedFiles
-from nodes.store import StorageKey
+from nodes.store import StorageKey, StoreCorrupted
 from protocol.errors import PreparationSpent
 from protocol.preparation import HolderPreparation, Preparation, RequesterPreparation, RouterPreparation, pack
 from tests.kit.parties import HOLDER
 from tests.kit.pools import HOUR, WANTED, PoolAtNode, fresh
-from tests.kit.stores import KEY
+from tests.kit.stores import KEY, open_store
 
 KINDS = (RequesterPreparation, RouterPreparation, HolderPreparation)
 
@@ -129,7 +129,7 @@ def test_a_file_that_does_not_open_is_dropped_with_a_line_and_stops_nobody(
     disk: PoolAtNode, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     good, bad = disk.filled(), disk.filled()
-    file = disk.folder / "preparations" / bad.hex()
+    file = disk.folder / FOLDER / bad.hex()
     file.write_bytes(BROKEN[how](file))
     with caplog.at_level(logging.WARNING, "lineup.pool"):
         pool = disk.restart()
@@ -148,7 +148,7 @@ def test_a_file_that_breaks_while_the_node_runs_is_dropped_when_it_is_wanted(dis
 
 def test_one_under_the_name_of_another_does_not_open(disk: PoolAtNode) -> None:
     disk.filled()
-    disk.files[0].rename(disk.folder / "preparations" / secrets.token_hex(32))
+    disk.files[0].rename(disk.folder / FOLDER / secrets.token_hex(32))
     assert disk.restart().standing() == []
 
 
@@ -156,7 +156,7 @@ def test_what_is_no_preparation_is_passed_over_and_half_written_ones_are_deleted
     disk: PoolAtNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     identity = disk.filled()
-    folder = disk.folder / "preparations"
+    folder = disk.folder / FOLDER
     (folder / f".{secrets.token_hex(32)}").write_bytes(b"half")
     (folder / "notes.txt").write_text("of somebody")
     (folder / secrets.token_hex(32)).mkdir()
@@ -169,9 +169,24 @@ def test_what_is_no_preparation_is_passed_over_and_half_written_ones_are_deleted
 
 
 def test_a_folder_that_cannot_be_read_stops_nobody(disk: PoolAtNode, caplog: pytest.LogCaptureFixture) -> None:
-    (disk.folder / "preparations").write_text("not a folder")
+    (disk.folder / FOLDER).write_text("not a folder")
     with caplog.at_level(logging.WARNING, "lineup.pool"):
         pool = disk.restart()
         identity = disk.filled()
     assert "waits in memory" in caplog.text
     assert pool.take(identity, now()).identity == identity
+
+
+def test_a_new_storage_key_opens_what_waited_and_the_old_one_does_not(disk: PoolAtNode) -> None:
+    identity, broken = disk.filled(), disk.filled()
+    (disk.folder / FOLDER / broken.hex()).write_bytes(b"neither")
+    disk.stop()
+    new = StorageKey(b"n" * 32)
+    assert reseal(disk.folder / FOLDER, KEY, new) == 1
+    assert reseal(disk.folder / FOLDER, KEY, new) == 0
+    disk.store = open_store(disk.url)
+    disk.pool = Pool(disk.folder / FOLDER, new, disk.store, disk.policy)
+    assert [waiting.identity for waiting in disk.pool.standing()] == [identity]
+    data = (disk.folder / FOLDER / identity.hex()).read_bytes()
+    with pytest.raises(StoreCorrupted):
+        KEY.unseal(data, "preparation", identity.hex())
