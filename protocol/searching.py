@@ -399,7 +399,7 @@ class SearchingHolder(_Searching):
             ring, self._keys, rows, standing, terms.theta(rung), terms.cap, mask, self._keep
         )
         self.live.check_opened(hit_rows)
-        references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # several rows of one subject
+        references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # once a subject
         if self.context.release is not None:
             self.context.release(references)
         yield Send(parties.requester, pack_release(references, terms.cap))
