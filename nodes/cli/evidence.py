@@ -42,7 +42,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write what this node can show of a query and its preparation: records, log entries, proofs. No face, score, key."""
+    """Write what this node can show of a query and its preparation, signed. No face, score or key is in it."""
     from nodes.evidence.export import export_bundle
 
     data = export_bundle(folder, query, [_read(path)[1] for path in since or ()])

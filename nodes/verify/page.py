@@ -133,7 +133,8 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
         f"<h2>Rules that were broken</h2><ul class='failed'>{failed}</ul>" if failed else "",
         "<h2>What the bundles tell</h2><p class='note'>Whether it is true, the checks say. No bundle shows "
         f"whether a candidate was released.</p><table>{facts}</table>" if facts else "",
-        "<h2>Bundles</h2><table><tr><th>Party</th><th>Role</th><th>Query or preparation</th><th>Fingerprint of its key</th></tr>"
+        "<h2>Bundles</h2><table><tr><th>Party</th><th>Role</th><th>Query or preparation</th>"
+        "<th>Fingerprint of its key</th></tr>"
         f"{bundles}</table>" if bundles else "",
         "<h2>Checks</h2><table><tr><th>Check</th><th>Status</th><th>Rule</th><th>Details</th></tr>"
         f"{checks}</table>"

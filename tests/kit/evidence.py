@@ -119,11 +119,13 @@ class World:
             )
             attack(preparing)
             self._run(preparing.machines)
+            ready = []
             for machine in (preparing.requester, preparing.router, *preparing.holders.values()):
-                if machine.preparation is not None:
-                    keepers[machine.name].keep_preparation(machine)
                 keepers[machine.name].end(machine)
-        if all(machine.preparation is not None and machine.preparation.rings for machine in preparing.parties):  # type: ignore[attr-defined]
+                if machine.preparation is not None and machine.preparation.rings:
+                    keepers[machine.name].keep_preparation(machine)
+                    ready.append(machine.name)
+        if len(ready) == len(contexts):
             made.preparation = preparing.result
         return made
 
