@@ -64,6 +64,7 @@ class Made:
     preparation: LocalPreparation | None = None
 
 
+Preparing = PreparingRequester | PreparingRouter | PreparingHolder
 Prepares = Callable[[LocalPreparing], None]
 Searches = Callable[[LocalSearch], None]
 
@@ -120,7 +121,8 @@ class World:
             attack(preparing)
             self._run(preparing.machines)
             ready = []
-            for machine in (preparing.requester, preparing.router, *preparing.holders.values()):
+            machines: list[Preparing] = [preparing.requester, preparing.router, *preparing.holders.values()]
+            for machine in machines:
                 keepers[machine.name].end(machine)
                 if machine.preparation is not None and machine.preparation.rings:
                     keepers[machine.name].keep_preparation(machine)
