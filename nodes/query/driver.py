@@ -60,8 +60,8 @@ class RecordFailed(Exception):
 class QueryDriver:
     """Runs `machine` until all its sessions are over: `changed` is set after every step, `ended` called at the end.
 
-    `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all. All
-    machine code runs in worker threads, one step at a time; `compute` bounds how many queries of the node compute at
+    `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all; `reach`:
+    seconds for which a peer is tried that cannot be reached, None for as many as `patience`. All machine code runs in worker threads, one step at a time; `compute` bounds how many queries of the node compute at
     once. `failed_peers`: who was given up, and why; `awaited`: whom each session last waited for.
     """
 
@@ -75,6 +75,7 @@ class QueryDriver:
         patience: float,
         lifetime: float,
         ended: Callable[[QueryDriver], Awaitable[None]],
+        reach: float | None = None,
     ) -> None:
         self.machine = machine
         self.failed_peers: dict[str, LineupError] = {}
@@ -86,6 +87,7 @@ class QueryDriver:
         self._scorer = scorer
         self._compute = compute
         self._patience = patience
+        self._reach = patience if reach is None else reach
         self._lifetime = lifetime
         self._ended = ended
         self._sending: dict[str, SendingChannel] = {}
@@ -135,6 +137,12 @@ class QueryDriver:
     def over(self) -> bool:
         """All sessions are over."""
         return all(session.state.over for session in self.machine.sessions.values())
+
+    async def until_finished(self) -> None:
+        """Wait until it is over, and its node has put away what is left of it."""
+        while not self.finished:
+            self.changed.clear()
+            await self.changed.wait()
 
     async def close(self) -> None:
         """Stop at once, without a word to anybody."""
@@ -187,7 +195,7 @@ class QueryDriver:
         for peer, units in sealed.items():
             if peer not in self._outboxes:
                 self._outboxes[peer] = Outbox(
-                    self._transport, peer, self.machine.query, self._patience, self._peer_failed
+                    self._transport, peer, self.machine.query, self._reach, self._peer_failed
                 )
             self._outboxes[peer].put(units)
         while self.machine.wanted:

@@ -1,4 +1,4 @@
-"""Work on a gallery for all conversations of a node: those that want the same blocks at the same time share one pass."""
+"""Work on a gallery for all conversations of a node: those that want the same blocks at once share one pass."""
 
 from __future__ import annotations
 

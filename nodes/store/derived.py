@@ -2,7 +2,7 @@
 
 A preparation is made for one version, whose Merkle root it holds. The gallery may change before it is used: a search
 then uses the rows of that version, and a bit a row says who may still be found. Who was forgotten is not found from
-that moment, and the template is overwritten as soon as no search reads it.
+that moment, and the template is overwritten as soon as no search reads it (`erase_gone`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -35,11 +35,11 @@ Live = npt.NDArray[np.bool_]
 
 @dataclass(eq=False)
 class Version:
-    """One state of the gallery. `readers`: searches that read its rows now."""
+    """One state of the gallery. `lent`: who may be found, bool (rows,), of each search that reads its rows now."""
 
     snapshot: Snapshot
     gallery: Gallery
-    readers: int = 0
+    lent: list[tuple[Live, frozenset[Category]]] = field(default_factory=list)
 
 
 class DerivedGallery:
@@ -95,63 +95,63 @@ class DerivedGallery:
         """The same rows, read from the store once more."""
         return self._store.snapshot(now, model=self._model, categories=self._categories)
 
-    def lend(self, root: bytes) -> Gallery | None:
-        """The version with this root, None if it is not here. Its rows stay as they are until `give_back`."""
+    def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Live] | None:
+        """The version with this root, and who of it may be found: bool (rows,), True for subjects of these categories
+        that are held and within retention. None if it is not here.
+
+        The rows stay as they are until `give_back`; the bits do not: who is forgotten meanwhile is cleared.
+        """
         with self._lock:
             version = self._version(root)
             if version is None:
                 return None
-            version.readers += 1
-            return version.gallery
+            wanted = frozenset(categories) & self._categories
+            live = self._live(version, now, wanted)
+            version.lent.append((live, wanted))
+            return version.gallery, live
 
-    def give_back(self, gallery: Gallery) -> None:
-        """A search is over, and reads the rows no more."""
+    def give_back(self, live: Live) -> None:
+        """The search that was lent these bits is over, and reads the rows no more."""
         with self._lock:
-            for version in (self._held, *self._earlier.values()):
-                if version is not None and version.gallery is gallery:
-                    version.readers -= 1
-
-    def live(self, gallery: Gallery, now: datetime, categories: Collection[Category]) -> Live:
-        """Who of a version may be found now, bool (rows,): held in the store, within retention, of these categories."""
-        found = self._references(now, frozenset(categories) & self._categories)
-        references = gallery.references or ()
-        return np.fromiter((reference in found for reference in references), np.bool_, len(references))
+            for version in self._versions:
+                version.lent = [lent for lent in version.lent if lent[0] is not live]
 
     def erase_gone(self, now: datetime) -> int:
-        """Overwrite the rows of earlier versions whose subject is held no more; gives how many.
+        """Let who was forgotten or expired go from all versions: at once from the bits that were lent, and from the
+        rows; gives how many were overwritten now.
 
-        A version that a search reads is left for the next time: to half a search the row would be another.
+        Rows that a search reads are left for the next time: to half a search they would be others.
         """
         gone = 0
         with self._lock:
             if self._held is not None and not self._fresh(self._held.snapshot, now):
                 self._earlier[self._held.gallery.root], self._held = self._held, None
             for version in self._earlier.values():
-                if version.readers:
-                    continue
-                rows = np.flatnonzero(~self.live(version.gallery, now, self._categories))
-                templates = version.gallery.templates
-                rows = rows[templates[rows].any(axis=1)]
-                if len(rows):
-                    templates.flags.writeable = True
-                    templates[rows] = 0
-                    templates.flags.writeable = False
-                    gone += len(rows)
+                for live, categories in version.lent:
+                    live &= self._live(version, now, categories)
+                if not version.lent:
+                    gone += _overwrite(version.gallery.templates, ~self._live(version, now, self._categories))
         return gone
 
     def keep_only(self, roots: Collection[bytes]) -> None:
         """Give up earlier versions, but for those with these roots and those that a search reads."""
         with self._lock:
-            self._earlier = {
-                root: version for root, version in self._earlier.items() if root in roots or version.readers
-            }
+            kept = {root: version for root, version in self._earlier.items() if root in roots or version.lent}
+            self._earlier = kept
 
     @property
     def roots(self) -> frozenset[bytes]:
         """Of all versions that are here."""
         with self._lock:
-            held = () if self._held is None else (self._held.gallery.root,)
-            return frozenset((*held, *self._earlier))
+            return frozenset(version.gallery.root for version in self._versions)
+
+    @property
+    def _versions(self) -> list[Version]:
+        return [*self._earlier.values(), *(() if self._held is None else (self._held,))]
+
+    def _live(self, version: Version, now: datetime, categories: frozenset[Category]) -> Live:
+        found, references = self._references(now, categories), version.snapshot.references
+        return np.fromiter((reference in found for reference in references), np.bool_, len(references))
 
     def _version(self, root: bytes) -> Version | None:
         held = self._held
@@ -170,6 +170,17 @@ class DerivedGallery:
     def _fresh(self, snapshot: Snapshot, now: datetime) -> bool:
         in_time = snapshot.valid_through is None or utc_day(now) <= snapshot.valid_through
         return in_time and snapshot.generation == self._store.generation
+
+
+def _overwrite(templates: npt.NDArray[np.int8], which: Live) -> int:
+    """Zero some rows that are not zero yet; gives how many."""
+    rows = np.flatnonzero(which)
+    rows = rows[templates[rows].any(axis=1)]
+    if len(rows):
+        templates.flags.writeable = True  # nobody else may
+        templates[rows] = 0
+        templates.flags.writeable = False
+    return len(rows)
 
 
 def salt_seed(folder: Path, key: StorageKey) -> bytes:

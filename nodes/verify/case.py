@@ -175,6 +175,11 @@ class Case:
         return self.announce if isinstance(self.announce, Search) else None
 
     @property
+    def name(self) -> str:
+        """The conversation, in a finding about several."""
+        return f"{'query' if self.kind == 'search' else 'preparation'} {self.query.hex()[:8]}"
+
+    @property
     def label(self) -> str:
         """How findings name it."""
         return self.views[0].label

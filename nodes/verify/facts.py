@@ -49,8 +49,8 @@ def _search(case: Case, announce: Search) -> list[Fact]:
 def _preparation(case: Case, announce: Prepare) -> list[Fact]:
     return [
         ("preparation", case.query.hex()),
-        ("prepared", f"by {announce.requester} through {announce.router}, {_made(case)}"),
         ("parameters", f"d {announce.dim}, {announce.preset}"),
+        ("prepared", f"by {announce.requester} through {announce.router}, {_made(case)}"),
         *((holder, _readiness(case, holder)) for holder in announce.holders),
     ]
 
@@ -71,9 +71,8 @@ def _readiness(case: Case, holder: str) -> str:
     signed = {message.phase for view in case.views for _, message in view.messages(Signature, holder)}
     if "prepared" in signed:
         return "ready"
-    if opened(case, FormBit, holder) is False:
-        return "the form check refused the mask"
-    return "; ".join(_stops(case, holder)) or "no end is shown"
+    refused = ["the form check refused the mask"] if opened(case, FormBit, holder) is False else []
+    return "; ".join([*refused, *_stops(case, holder)]) or "no end is shown"
 
 
 def _stops(case: Case, holder: str) -> list[str]:
@@ -101,10 +100,11 @@ def _ending(case: Case, holder: str) -> str:
     if any(view.find("Release", holder) for view in case.views):
         used = rungs[min(len(verdicts), len(rungs)) - 1]
         return "; ".join([*climbs, f"answered at {used}, with {case.search.cap} candidates or fewer, or none"])
-    if stops := _stops(case, holder):
+    stops = _stops(case, holder)
+    if not verdicts and admitted(case, holder) is False:
+        return "; ".join(["ended with admission: the probe was refused", *stops])
+    if stops:
         return "; ".join([*climbs, *stops])
     if verdicts[-1:] == ["exhausted"]:
         return f"more than {case.search.cap} hits on every rung: nothing was released"
-    if not verdicts and admitted(case, holder) is False:
-        return "ended with admission: the probe was refused"
     return "; ".join([*climbs, "no end is shown"])

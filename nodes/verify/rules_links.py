@@ -205,7 +205,7 @@ def answered_once(cases: Sequence[Case]) -> Findings:
         owners: dict[bytes, Case] = {}
         for value, case in values:
             if owners.setdefault(value, case) is not case:
-                yield Broken(f"query {case.query.hex()[:8]}", f"{what} of query {owners[value].query.hex()[:8]} again")
+                yield Broken(case.name, f"{what} of {owners[value].name} again")
             else:
                 yield Held()
 

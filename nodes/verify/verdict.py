@@ -184,7 +184,6 @@ Given = tuple[SignedBundle, Bundle, bool]
 def _case(query: bytes, given: Sequence[Given], trust: Trust | None, several: bool) -> Case:
     """`several`: whether findings must say which conversation they are about."""
     once = list({signed: (signed, bundle, inside) for signed, bundle, inside in reversed(given)}.values())[::-1]
-    what = Case(query, [View(signed, bundle, "", inside) for signed, bundle, inside in once], trust).kind
-    number = f"{what if what == 'preparation' else 'query'} {query.hex()[:8]}, "
-    label = number if several else "preparation, " if what == "preparation" else ""
+    unnamed = Case(query, [View(signed, bundle, "", inside) for signed, bundle, inside in once], trust)
+    label = f"{unnamed.name}, " if several else "preparation, " if unnamed.kind == "preparation" else ""
     return Case(query, [View(signed, bundle, label, inside) for signed, bundle, inside in once], trust)

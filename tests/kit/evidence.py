@@ -64,6 +64,7 @@ class Made:
     preparation: LocalPreparation | None = None
 
 
+Preparing = PreparingRequester | PreparingRouter | PreparingHolder
 Prepares = Callable[[LocalPreparing], None]
 Searches = Callable[[LocalSearch], None]
 
@@ -119,11 +120,14 @@ class World:
             )
             attack(preparing)
             self._run(preparing.machines)
-            for machine in (preparing.requester, preparing.router, *preparing.holders.values()):
-                if machine.preparation is not None:
-                    keepers[machine.name].keep_preparation(machine)
+            ready = []
+            machines: list[Preparing] = [preparing.requester, preparing.router, *preparing.holders.values()]
+            for machine in machines:
                 keepers[machine.name].end(machine)
-        if preparing.requester.preparation is not None:
+                if machine.preparation is not None and machine.preparation.rings:
+                    keepers[machine.name].keep_preparation(machine)
+                    ready.append(machine.name)
+        if len(ready) == len(contexts):
             made.preparation = preparing.result
         return made
 
@@ -253,6 +257,17 @@ def sends_instead(part: Callable[..., Any], change: Callable[[Send], Send]) -> C
             value = yield change(effect) if isinstance(effect, Send) else effect
 
     return lying
+
+
+def at_seat(seat: int, part: Callable[..., Any], change: Callable[[Send], Send]) -> Callable[..., Any]:
+    """The same for one seat of a ring, where all seats run `part`; its first argument is the ring or the filter."""
+    lying = sends_instead(part, change)
+
+    def chosen(first: Any, *arguments: Any) -> Any:
+        ring = getattr(first, "ring", first)
+        return (lying if ring.index == seat else part)(first, *arguments)
+
+    return chosen
 
 
 def wrong_answer(effect: Send) -> Send:
