@@ -10,8 +10,8 @@ import msgspec
 
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from protocol.machine import Machine
-from protocol.session import Session
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
+from protocol.session import Session
 from protocol.steps import Receive, ReceiveAny
 
 if TYPE_CHECKING:
@@ -73,6 +73,6 @@ def _told(node: Node, machine: Machine) -> UnderWay:
 
 def _part(session: Session) -> Part:
     waiting = session.waiting
-    awaited = (waiting.sender,) if isinstance(waiting, Receive) else ()
+    awaited: tuple[str, ...] = (waiting.sender,) if isinstance(waiting, Receive) else ()
     awaited = waiting.senders if isinstance(waiting, ReceiveAny) else awaited
     return Part("" if session.whole else session.name, session.state.value, session.phase, ", ".join(awaited))
