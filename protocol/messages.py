@@ -20,7 +20,7 @@ Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[
 ABORT_CODES = (
     "bad-frame", "out-of-turn", "wrong-size", "disagreement", "crypto", "confirmation", "peer", "timeout", "internal",
     "warrant", "purpose", "threshold", "cap", "state", "clock", "parameters", "quota", "replay", "capacity",
-    "version",
+    "version", "unprepared",
 )  # fmt: skip
 
 

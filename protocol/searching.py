@@ -375,6 +375,8 @@ class SearchingHolder(_Searching):
         ring, prepared = self._ring(HOLDER, holder, self._identity)
         message = yield from receive(parties.requester, Difference)
         check_same_query(message, self._identity, parties.requester)
+        if self.context.answer is not None:
+            self.context.answer()
         yield Send(parties.router, difference_digest(message))
         values = unpack_difference(message, terms.dim, params)
         filtering = Filter(ring, terms, prepared)

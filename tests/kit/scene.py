@@ -15,9 +15,7 @@ import protocol.preparing
 from pets import ntt, residues
 from protocol.errors import FalseRefusal, ProbeRefused
 from protocol.gallery import Gallery
-from protocol.local import LocalPreparation
 from protocol.messages import CapBit, ConfirmationBlock, Message, PowerSums, Release
-from protocol.preparation import HolderPreparation, RequesterPreparation, RouterPreparation, pack, unpack
 from protocol.session import State
 from tests.kit.galleries import Templates, near, scores, unit_rows
 from tests.kit.parties import HOLDER, Attack, Delivery
@@ -85,14 +83,6 @@ def assert_refused(trio: Trio) -> None:
         assert isinstance(machine.sessions[HOLDER].failure, ProbeRefused)
     assert not any(trio.sent(kind) for kind in (CapBit, PowerSums, ConfirmationBlock, Release))
     assert not trio.requester.answers
-
-
-def copied(made: LocalPreparation) -> LocalPreparation:
-    """As after a restore from a backup."""
-    holders = {name: unpack(pack(part), HolderPreparation) for name, part in made.holders.items()}
-    return LocalPreparation(
-        unpack(pack(made.requester), RequesterPreparation), unpack(pack(made.router), RouterPreparation), holders
-    )
 
 
 # --- a mask that is not what it should be ---
