@@ -43,7 +43,7 @@ from protocol.messages import (
     PublicPart,
 )
 from protocol.preparing import holder_keys
-from protocol.wire import PROBE_PART, as_bytes, residue_array
+from protocol.wire import MASK_PART, as_bytes, residue_array
 
 Residues = npt.NDArray[np.uint32]
 Values = npt.NDArray[np.uint32]
@@ -129,7 +129,7 @@ class HolderAudit:
         mask = residue_array(self._sent.mask, (query.dim,), params, "mask")
         findings: list[Finding] = []
         for index, item in enumerate(made.find("MaskPart", self.holder, "received")):
-            part = MaskPart(as_bytes(mask[index * PROBE_PART : (index + 1) * PROBE_PART]))
+            part = MaskPart(as_bytes(mask[index * MASK_PART : (index + 1) * MASK_PART]))
             findings.append(same(made, item, part, "the mask that was brought is not this"))
         message = Difference(query.query_id, self._sent.difference)
         arrived = search.find("Difference", self.holder, "received")

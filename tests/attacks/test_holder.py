@@ -63,7 +63,7 @@ def key_from_answer(answer: npt.NDArray[np.int64], params: Parameters) -> npt.ND
 
 @pytest.mark.parametrize("cap", [10, 49])
 def test_known_limit_a_holder_reads_the_key_by_a_chosen_c1(cap: int) -> None:
-    """84 coefficients of s2 a slot: 840 of 4096 at the default cap, the whole key from cap 49; then r, and q = u + r."""
+    """84 coefficients of s2 a slot: 840 of 4096 at cap 10, the whole key from cap 49; then r, and q = u + r."""
     c1 = key_reading_c1(SLOT * cap, RING)
 
     def attack(d: Delivery) -> list[bytes] | None:

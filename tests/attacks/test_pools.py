@@ -28,9 +28,9 @@ from protocol.preparation import HolderPreparation, RequesterPreparation, Router
 from tests.kit.galleries import Templates, near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery
 from tests.kit.pools import HOUR, PoolAtNode, fresh, secrets_of
-from tests.kit.trio import Trio, hold
 from tests.kit.ring import RING
 from tests.kit.stores import KEY
+from tests.kit.trio import Trio, hold
 
 DIM = 64
 Residues = npt.NDArray[np.int64]

@@ -46,8 +46,8 @@ from protocol.session import State
 from protocol.steps import Step
 from tests.kit.galleries import Templates, near, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
-from tests.kit.trio import Trio, hold, opened
 from tests.kit.ring import RING
+from tests.kit.trio import Trio, hold, opened
 
 pytestmark = pytest.mark.ring
 

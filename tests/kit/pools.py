@@ -19,9 +19,9 @@ from protocol.preparation import HolderPreparation, Preparation, RequesterPrepar
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER
-from tests.kit.trio import Trio, hold
 from tests.kit.ring import RING
 from tests.kit.stores import KEY, open_store
+from tests.kit.trio import Trio, hold
 
 P = TypeVar("P", RequesterPreparation, RouterPreparation, HolderPreparation)
 DIM = 8

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from protocol.keyring import QueryKey
 
 import nodes
 import pets
@@ -21,7 +22,6 @@ from pets.params import N4096
 from pets.sampling import common_polynomial
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring
-from protocol.keyring import QueryKey
 from protocol.messages import KeySeed, PairSecret
 from protocol.preparation import PreparedRing
 
