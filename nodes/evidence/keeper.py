@@ -66,6 +66,7 @@ class Keeper:
     def keep_preparation(self, machine: PreparingRequester | PreparingRouter | PreparingHolder) -> None:
         """Note which conversation made a preparation, once it is made and before it waits: evidence of a search needs
         it. Nothing is sealed while it waits."""
+        self._recorder.flush(machine.query)
         if isinstance(machine, PreparingHolder):
             block_hashes(machine.gallery)  # else the first search would wait for them
         links.note(self.folder, machine.identity, machine.query)

@@ -25,7 +25,7 @@ import msgspec
 from nodes.logs.entries import TranscriptEntry
 from nodes.logs.log import TamperEvidentLog
 from nodes.private_files import append_private
-from nodes.verify.format import HARMLESS, WHOLE, Record
+from nodes.verify.format import HARMLESS, WHOLE, Record, signature_in
 from protocol.messages import Abort, Prepare, Release, Search, Signature
 from protocol.session import Event
 
@@ -86,13 +86,12 @@ class Recorder:
         now = int(time.time() * 1000)
         message, kind = event.message, type(event.message).__name__
         kept = message if isinstance(message, HARMLESS) else None
-        signature = message.signature if isinstance(message, (Signature, Prepare, Search)) and message.signature else None
         record = Record(
             event.session, event.direction, event.peer, event.sequence, kind, event.content, event.size, now, kept
         )
         entry = TranscriptEntry(
             conversation, "whole" if event.session == WHOLE else "session", event.direction, event.peer, kind,
-            event.sequence, event.digest, signature, now,
+            event.sequence, event.digest, signature_in(message), now,
         )  # fmt: skip
         with self._lock:
             self._waiting[conversation].append((record, entry))
@@ -109,7 +108,7 @@ class Recorder:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of one conversation; a record that was cut off by a crash is left out. Raises `pets.errors.MALFORMED`."""
+    """The records of one conversation, without one that a crash cut off. Raises `pets.errors.MALFORMED`."""
     data, records, position = path.read_bytes(), [], 0
     decoder = msgspec.msgpack.Decoder(Record)
     while position + _LENGTH.size <= len(data):

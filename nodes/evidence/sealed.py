@@ -3,8 +3,8 @@
 The requester: the probe and all seeds of its preparation, from which the mask r, its encryption and u = q - r follow.
 (r and u give the probe away too; but the probe itself lies beside them.) The holder: what opens its commitments to
 gallery and seed, the seed of s1, b2, its secrets with requester and router, and what made its confirmation block.
-Together with what requester and router had, that shows what they sent; alone it says nothing about the probe. Not the
-encrypted mask, 16.8 MB at d = 512, nor u: a supervisor brings both from the requester's audit.
+Together with what requester and router had, that shows what they sent; alone it says who hit, and no more of the
+probe. Not the encrypted mask, 16.8 MB at d = 512, nor u: a supervisor brings both from the requester's audit.
 
 Files lie in `sealed/CONVERSATION` of the *search*, encrypted under the node's storage key, and are written when the
 preparation is used, before u leaves or anything that depends on it. Nothing is sealed while a preparation waits, so
@@ -61,15 +61,17 @@ class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
     """The holder's part.
 
-    `seed`: its own, `holder_seed`: that of s1. `public`: b2, uint32 (2, n). `salt_seed`: of the salts under the root of
-    the gallery; `hashes`: the salted hashes of its blocks, 32 bytes each, one after the other, empty where rows were
-    forgotten before they were asked for. `versions`: of the blocks as prepared. `own`, `following`: the secrets with
-    router and requester, out of which the masks come. `confirmation`: None for a query that never came to one.
+    `seed`: its own, `holder_seed`: that of s1. `public`: b2, uint32 (2, n). `rows`: of the gallery; `salt_seed`: of the
+    salts under its root; `hashes`: the salted hashes of its blocks, 32 bytes each, one after the other, empty where
+    rows were forgotten before they were asked for. `versions`: of the blocks as prepared. `own`, `following`: the
+    secrets with router and requester, out of which the masks come. `confirmation`: None for a query that never came to
+    one.
     """
 
     seed: Digest
     holder_seed: Digest
     public: bytes
+    rows: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     salt_seed: Digest
     hashes: Annotated[bytes, msgspec.Meta(max_length=32 * 2**18)]
     versions: tuple[Version, ...]
@@ -143,6 +145,7 @@ def of_holder(machine: SearchingHolder) -> SealedGallery:
         seed=made.seed,
         holder_seed=made.holder_seed,
         public=made.public.tobytes(),
+        rows=len(gallery.templates),
         salt_seed=gallery.salt_seed,
         hashes=b"".join(block_hashes(gallery)),
         versions=ring.versions,

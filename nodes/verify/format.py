@@ -207,6 +207,11 @@ def frame_digest(query: bytes, session: str, sender: str, receiver: str, sequenc
     return labelled_hash("frame", WIRE_VERSION, query, session, sender, receiver, sequence, content)
 
 
+def signature_in(message: object) -> bytes | None:
+    """The signature that a message carries, which its log entry repeats."""
+    return (message.signature or None) if isinstance(message, (Signature, Prepare, Search)) else None
+
+
 def encode_bundle(bundle: Bundle) -> bytes:
     """The content that is signed."""
     return msgspec.msgpack.encode(bundle)

@@ -18,6 +18,7 @@ from protocol.local import LocalPreparation, LocalPreparing, LocalSearch
 from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.messages import Message, Release
+from protocol.preparation import HolderPreparation, RequesterPreparation, RouterPreparation, pack, unpack
 from protocol.roles import Parties
 from protocol.session import State
 from protocol.terms import Terms
@@ -29,6 +30,14 @@ from tests.kit.ring import RING
 def hold(templates: Templates, params: Parameters = RING) -> Gallery:
     """A gallery whose reference numbers name the rows."""
     return Gallery.hold(templates, params, tuple(f"row-{row}" for row in range(len(templates))))
+
+
+def copied(made: LocalPreparation) -> LocalPreparation:
+    """As after a restore from a backup."""
+    holders = {name: unpack(pack(part), HolderPreparation) for name, part in made.holders.items()}
+    return LocalPreparation(
+        unpack(pack(made.requester), RequesterPreparation), unpack(pack(made.router), RouterPreparation), holders
+    )
 
 
 class PreparedTrio:
