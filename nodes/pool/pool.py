@@ -123,6 +123,14 @@ class Pool:
             free = [entry for entry in self._waiting.values() if not entry.reserved and _is_fresh(entry.waiting, now)]
             return sum(entry.serves(wanted, dim, preset, model) for entry in free)
 
+    def oldest_besides(self, holders: Collection[str], dim: int, preset: str, model: bytes) -> bytes | None:
+        """The oldest that waits and does not serve such a search; None: all do."""
+        wanted = frozenset(holders)
+        with self._lock:
+            others = [e for e in self._waiting.values() if not (e.reserved or e.serves(wanted, dim, preset, model))]
+        oldest = min(others, key=lambda entry: entry.waiting.made, default=None)
+        return None if oldest is None else oldest.waiting.identity
+
     def take(self, identity: bytes, now: float, requester: str | None = None) -> Preparation:
         """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
 

@@ -141,10 +141,19 @@ class Supply:
         wanted = await asyncio.to_thread(lambda: self.wanted if self.missing else None)
         if wanted is None:
             return True
+        await asyncio.to_thread(self._make_room, wanted)
         making = await self._make(wanted)
         for name, answer in self._why(making, wanted.holders).items():
             log.warning("not prepared", extra={"peer": name, "code": answer.reason, "by": answer.by})
         return await asyncio.to_thread(self._preparer.put_by, making)
+
+    def _make_room(self, wanted: PrepareRequest) -> None:
+        """Of what was made for other searches keep no more than as many again; the peers hear of it."""
+        pool, ready = self._node.pool, self._node.config.preparations.ready
+        other = pool.oldest_besides(wanted.holders, wanted.dim, wanted.preset, wanted.model)
+        if other is not None and len(pool.standing()) >= 2 * ready:
+            pool.drop(other)
+            self._compared = -COMPARE_SECONDS
 
     async def compare(self, at_once: bool = False) -> None:
         """Tell every peer which preparations this node has, now and then: each drops what the other lost or outgrew.

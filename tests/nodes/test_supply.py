@@ -253,6 +253,24 @@ def test_what_a_search_used_is_made_again_when_nothing_is_under_way(federation: 
     asyncio.run(body())
 
 
+def test_what_other_searches_wanted_is_not_kept_without_end(federation: Federation) -> None:
+    federation.configure(FR, ready=1)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            supply = supply_of(network)
+            assert (await supply.prepare(wanted(2, (ES,)))).made == 2
+            supply.want(wanted(1, (DE,)))
+            for _ in range(2):
+                await network.settle()
+                assert await supply.round()
+            await network.settle()
+            await supply.compare(at_once=True)
+            assert waiting(network) == {FR: 2, ES: 1, DE: 1, EU: 2}
+
+    asyncio.run(body())
+
+
 def test_a_holder_that_is_gone_is_named_and_nothing_of_it_is_kept(federation: Federation) -> None:
     for name in (FR, DE, EU):
         federation.configure(name, read_timeout_seconds=2)
