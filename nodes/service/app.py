@@ -137,7 +137,7 @@ def make_app(node: Node) -> Starlette:
         if peer is None or peer not in node.peers or node.peers[peer].role is not Role.REQUESTER:
             return _refusal(403, "state")
         body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
-        lost = await asyncio.to_thread(compare, node.pool, peer, body)
+        lost = await asyncio.to_thread(compare, node, peer, body)
         return Response(lost, media_type="application/msgpack")
 
     async def hold(request: Request) -> Response:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from nodes.pool import Pool
+from nodes.config.schema import Role
 from nodes.private_files import replace_private
 from nodes.service.operator_api import HolderAnswer, PrepareReport, PrepareRequest, Progress
 from nodes.service.preparer import Making, Preparer, Told
@@ -25,6 +25,7 @@ from protocol.announcing import Plan
 from protocol.messages import Digest
 
 if TYPE_CHECKING:
+    from nodes.service.node import Node
     from nodes.service.requester import AskingNode
 
 log = logging.getLogger("lineup.supply")
@@ -76,7 +77,8 @@ class Supply:
                 index, begun = begun, begun + 1
                 making = await self._make(request, partial(tell, index))
                 refused.update(self._why(making, request.holders))
-                made += await asyncio.to_thread(self._preparer.put_by, making)
+                waits = await asyncio.to_thread(self._preparer.put_by, making)
+                made += waits  # not in one line: `made` would be read before the others have added theirs
 
         await asyncio.gather(*(work() for _ in range(min(SIDE_BY_SIDE, request.count))))
         if made:
@@ -139,13 +141,22 @@ class Supply:
         wanted = await asyncio.to_thread(lambda: self.wanted if self.missing else None)
         if wanted is None:
             return True
+        await asyncio.to_thread(self._make_room, wanted)
         making = await self._make(wanted)
         for name, answer in self._why(making, wanted.holders).items():
             log.warning("not prepared", extra={"peer": name, "code": answer.reason, "by": answer.by})
         return await asyncio.to_thread(self._preparer.put_by, making)
 
+    def _make_room(self, wanted: PrepareRequest) -> None:
+        """Of what was made for other searches keep no more than as many again; the peers hear of it."""
+        pool, ready = self._node.pool, self._node.config.preparations.ready
+        other = pool.oldest_besides(wanted.holders, wanted.dim, wanted.preset, wanted.model)
+        if other is not None and len(pool.standing()) >= 2 * ready:
+            pool.drop(other)
+            self._compared = -COMPARE_SECONDS
+
     async def compare(self, at_once: bool = False) -> None:
-        """Tell every peer which preparations this node has, now and then: each drops what the other lost.
+        """Tell every peer which preparations this node has, now and then: each drops what the other lost or outgrew.
 
         Not while one is being made: it may be there at one side and not yet at the other.
         """
@@ -169,22 +180,27 @@ class Supply:
         settled = time.time() - SETTLED_SECONDS
         for one in node.pool.standing():
             if one.identity in lost and one.made < settled and peer in (node.router, *one.holders):
-                log.info("dropped: its peer lost its part", extra={"peer": peer, "preparation": one.identity.hex()})
+                log.info(
+                    "dropped: its peer lost its part, or has another gallery now",
+                    extra={"peer": peer, "preparation": one.identity.hex()},
+                )
                 await asyncio.to_thread(node.pool.drop, one.identity)
 
     async def _make(self, request: PrepareRequest, told: Told | None = None) -> Making:
         return await self._preparer.make(self._node.router, request.holders, plan_of(request), told)
 
 
-def compare(pool: Pool, requester: str, listed: bytes) -> bytes:
-    """At holder and router: drop what a requester has no more; tells which of its preparations are not here.
+def compare(node: Node, requester: str, listed: bytes) -> bytes:
+    """At holder and router: drop what a requester has no more; tells which of its preparations it had better not use.
 
-    Raises what msgspec raises for a list that is none.
+    Those are the ones that are not here, and those for an earlier version of the gallery: they would not find who was
+    enrolled since. Raises what msgspec raises for a list that is none.
     """
     theirs = msgspec.msgpack.decode(listed, type=Identities)
-    pool.retain(requester, theirs)
-    mine = pool.identities(requester)
-    return msgspec.msgpack.encode([identity for identity in theirs if identity not in mine])
+    node.pool.retain(requester, theirs)
+    roots = node.galleries.roots() if node.config.role is Role.HOLDER else None
+    good = node.pool.identities(requester, roots)
+    return msgspec.msgpack.encode([identity for identity in theirs if identity not in good])
 
 
 def plan_of(request: PrepareRequest) -> Plan:
