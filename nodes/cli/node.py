@@ -17,7 +17,7 @@ from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
 from nodes.cli.supply import supply_lines
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
-from nodes.service.operator_api import TOO_MANY, Aim, SearchReport, Subject, Supplies, explained
+from nodes.service.operator_api import TOO_MANY, Aim, Progress, SearchReport, Subject, Supplies, explained
 from pets.errors import ParameterError
 from pets.params import N4096
 
@@ -245,8 +245,13 @@ def query(
         cap=max_candidates,
         ladder=ladder,
     )
-    with progress_bar(errors, "searching", None):
-        report = search(folder, request)
+    with progress_bar(errors, "searching", None) as moves:
+
+        def told(progress: Progress) -> None:
+            preparing = progress.phase == "preparing"
+            moves(progress.rows, progress.of or None, what="preparing (rows)" if preparing else "searching")
+
+        report = search(folder, request, told)
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
@@ -290,4 +295,6 @@ def print_report(report: SearchReport, probe: str, console: Console) -> None:
         elif answer.status != "candidates":
             say(f"{answer.status.upper():<8} {holder}  {explained(holder, answer)}")
     say(f"query {report.queries[-1]}: its evidence is exported under this number")
+    now = f"nothing fitting waited: prepared now, in {report.seconds_preparing:.2f} s"
+    say("a preparation waited and was used" if report.prepared == "waiting" else now)
     say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")

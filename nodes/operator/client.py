@@ -31,10 +31,13 @@ def check_asks(folder: Path) -> None:
         raise InputError(f"{config.name} is a {config.role.value}; only a requester can ask")
 
 
-def search(folder: Path, request: SearchRequest) -> SearchReport:
-    """Have the running requester node search. Raises `NodeNotRunning`, `InputError` with the node's reason."""
-    response = _call(load_config(folder), "POST", "/operator/v1/search", msgspec.json.encode(request))
-    return msgspec.json.decode(response.content, type=SearchReport)
+def search(folder: Path, request: SearchRequest, told: Callable[[Progress], object] = lambda _: None) -> SearchReport:
+    """Have the running requester node search; `told` hears how far it is.
+
+    Raises `NodeNotRunning`, `InputError` with the node's reason.
+    """
+    content = _stream(load_config(folder), "/operator/v1/search", msgspec.json.encode(request), told)
+    return msgspec.json.decode(content, type=SearchReport)
 
 
 def prepare(folder: Path, request: PrepareRequest, told: Callable[[Progress], object]) -> PrepareReport:
@@ -104,7 +107,13 @@ def _stream(config: NodeConfig, path: str, content: bytes, told: Callable[[Progr
     with (
         _client(config, SEARCH_SECONDS) as client,
         _reached(config),
-        client.stream("POST", config.address + path, content=content, extensions=_extensions(config)) as response,
+        client.stream(
+            "POST",
+            config.address + path,
+            content=content,
+            headers={"accept": "application/x-ndjson"},
+            extensions=_extensions(config),
+        ) as response,
     ):
         if response.status_code != 200:
             response.read()

@@ -61,8 +61,9 @@ class QueryDriver:
     """Runs `machine` until all its sessions are over: `changed` is set after every step, `ended` called at the end.
 
     `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all; `reach`:
-    seconds for which a peer is tried that cannot be reached, None for as many as `patience`. All machine code runs in worker threads, one step at a time; `compute` bounds how many queries of the node compute at
-    once. `failed_peers`: who was given up, and why; `awaited`: whom each session last waited for.
+    seconds for which a peer is tried that cannot be reached, None for as many as `patience`. All machine code runs in
+    worker threads, one step at a time; `compute` bounds how many queries of the node compute at once. `failed_peers`:
+    who was given up, and why; `awaited`: whom each session last waited for.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class QueryDriver:
     ) -> None:
         self.machine = machine
         self.failed_peers: dict[str, LineupError] = {}
-        self.awaited: dict[str, str] = {}
+        self.awaited: dict[str, tuple[str, ...]] = {}
         self.changed = asyncio.Event()
         self.finished = False
         self._credentials = credentials
@@ -194,9 +195,7 @@ class QueryDriver:
             sealed = await asyncio.to_thread(self._act, actions)
         for peer, units in sealed.items():
             if peer not in self._outboxes:
-                self._outboxes[peer] = Outbox(
-                    self._transport, peer, self.machine.query, self._reach, self._peer_failed
-                )
+                self._outboxes[peer] = Outbox(self._transport, peer, self.machine.query, self._reach, self._peer_failed)
             self._outboxes[peer].put(units)
         while self.machine.wanted:
             task = asyncio.create_task(self._score(*self.machine.wanted.popleft()))
@@ -204,7 +203,7 @@ class QueryDriver:
             task.add_done_callback(self._scoring.discard)
         for session in self.machine.sessions.values():
             if awaited := _awaited(session):
-                self.awaited[session.name] = ", ".join(awaited)
+                self.awaited[session.name] = awaited
         self.changed.set()
 
     def _act(self, actions: list[Action]) -> dict[str, list[bytes]]:

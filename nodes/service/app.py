@@ -22,7 +22,7 @@ from nodes.service.follow_up import BODY_LIMIT as FOLLOW_UP_LIMIT
 from nodes.service.node import Node
 from nodes.service.operator_api import STANDING, PrepareRequest, SearchRequest, Standing
 from nodes.service.requester import AskingNode
-from nodes.service.streams import streamed
+from nodes.service.streams import LINES, streamed
 from nodes.service.supplies import supplies
 from nodes.service.supply import PREPARED, compare
 from nodes.service.under_way import peers_up, under_way
@@ -119,8 +119,10 @@ def make_app(node: Node) -> Starlette:
                 "a second person approves a search here: `lineup case open`, then `lineup case approve`"
             )
         body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
-        report = await node.search(msgspec.json.decode(body, type=SearchRequest))
-        return Response(msgspec.json.encode(report), media_type="application/json")
+        asked = msgspec.json.decode(body, type=SearchRequest)
+        if request.headers.get("accept") == LINES:
+            return streamed(lambda told, _: node.search(asked, told=told))  # who has asked is answered, heard or not
+        return Response(msgspec.json.encode(await node.search(asked)), media_type="application/json")
 
     async def prepare(request: Request) -> Response:
         if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):

@@ -43,7 +43,7 @@ from protocol.preparation import RequesterPreparation
 from protocol.preparing import PreparingRequester
 from protocol.roles import Parties
 from protocol.searching import SearchingRequester
-from protocol.session import State
+from protocol.session import Session, State
 from protocol.terms import Terms, parse_decimal
 from protocol.warrant import Justification, Request, issue_warrant
 
@@ -213,7 +213,7 @@ class AskingNode(Node):
         elif len(rest) > 1:
             await self._ask_each(search, rest)
         else:
-            search.answers.update({name: _failure(machine.whole.failure, self.name) for name in rest})
+            search.answers.update({name: _failure(_reason(driver, machine, machine.whole), self.name) for name in rest})
 
     async def _ask_each(self, search: _Search, holders: Sequence[str]) -> None:
         """Each alone, some side by side."""
@@ -343,7 +343,7 @@ def _not_prepared(making: Making, asked: Sequence[str]) -> dict[str, HolderAnswe
     if machine.whole.state is State.FINISHED:
         return {name: _answer(driver, machine, None, name) for name in missing}
     failed = _culprits(driver, machine, asked)
-    return failed or {name: _failure(machine.whole.failure, machine.name) for name in missing}
+    return failed or {name: _failure(_reason(driver, machine, machine.whole), machine.name) for name in missing}
 
 
 def _culprits(driver: QueryDriver, machine: Asking, asked: Sequence[str]) -> dict[str, HolderAnswer]:
@@ -398,7 +398,17 @@ def _answer(driver: QueryDriver, machine: Asking, answer: Answer | None, holder:
     router = driver.failed_peers.get(machine.parties.router)
     if holder not in driver.failed_peers and isinstance(router, (PeerRefused, PeerUnreachable)):
         return _failure(router, machine.parties.router)
-    return _failure(driver.failed_peers.get(holder, session.failure), holder)
+    return _failure(driver.failed_peers.get(holder) or _reason(driver, machine, session), holder)
+
+
+def _reason(driver: QueryDriver, machine: Asking, session: Session) -> LineupError | None:
+    """Why a session ended. A peer that waited for this node in vain waited for whom this node waited for."""
+    failure = session.failure
+    if isinstance(failure, PeerAborted) and failure.code == "timeout" and failure.by == machine.name:
+        awaited = [name for name in driver.awaited.get(session.name, ()) if name != failure.peer]
+        if len(awaited) == 1:
+            return Silence(f"{awaited[0]} said nothing", awaited[0])
+    return failure
 
 
 def _failure(error: LineupError | None, whose: str) -> HolderAnswer:

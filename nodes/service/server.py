@@ -34,6 +34,7 @@ HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to it
 CLOSE_SECONDS = 0.5
 REVOCATION_SECONDS = 60.0  # how often revocation lists are read again
 PREPARATION_SECONDS = 60
+FOLLOW_SECONDS = 5.0  # how often the gallery's changes are looked for
 EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
 EXPIRY_RETRY_SECONDS = 3600.0
 INSPECTION_DELAY_SECONDS = 600.0
@@ -217,6 +218,7 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
             _expire_daily(node),
             _inspect_daily(node),
             _expire_preparations(node),
+            _follow_gallery(node),
             node.gossip.meet_for_ever(),
         )
     ]
@@ -267,6 +269,16 @@ async def _expire_preparations(node: Node) -> None:
     while True:
         await asyncio.sleep(PREPARATION_SECONDS)
         await asyncio.to_thread(node.pool.expire, time.time())
+
+
+async def _follow_gallery(node: Node) -> None:
+    """Who is forgotten, by whatever process, is let go of soon after by all that is in memory."""
+    while True:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        try:
+            await asyncio.to_thread(node.follow_gallery)
+        except Exception as error:  # a database that is locked, say, is looked at again
+            _log.error("gallery not followed", extra={"node": node.name, "error": type(error).__name__})
 
 
 async def _expire_daily(node: Node) -> None:

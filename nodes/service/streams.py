@@ -15,6 +15,7 @@ from pets.errors import InputError, LineupError
 
 log = logging.getLogger("lineup.service")
 
+LINES = "application/x-ndjson"
 TELL_SECONDS = 0.25
 SILENT_SECONDS = 10.0  # the longest without a line, so that neither side takes the other for gone
 Run = Callable[[Callable[[Progress], None], asyncio.Event], Awaitable[Any]]
@@ -27,7 +28,7 @@ def streamed(run: Run) -> StreamingResponse:
 
     What is half done when the listener goes is not broken off: its peers would wait in vain.
     """
-    return StreamingResponse(_lines(run), media_type="application/x-ndjson")
+    return StreamingResponse(_lines(run), media_type=LINES)
 
 
 async def _lines(run: Run) -> AsyncIterator[bytes]:

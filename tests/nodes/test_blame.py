@@ -153,9 +153,8 @@ async def seen_by_operator(network: AsgiNetwork) -> tuple[dict[str, Any], str]:
 
 
 def test_a_false_refusal_raises_an_alarm(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    lies_in_admission(monkeypatch)
-
     async def body(network: AsgiNetwork) -> None:
+        lies_in_admission(monkeypatch)  # once every node is warm
         report = await network.search(request(federation.people.hit))
         assert set(report.answers.values()) == {HolderAnswer("refused", reason="false-refusal")}
         assert len(report.queries) == 1, "nobody is asked again with the same probe"
