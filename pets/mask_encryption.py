@@ -42,7 +42,8 @@ def draw_mask(seed: bytes, preparation: bytes, dim: int, params: Parameters) -> 
 def expand_public(preparation: bytes, dim: int, params: Parameters, threads: int = 1) -> Residues:
     """a_j for j < d, uint32 (d, 2, n), NTT form: an AES-CTR stream whose key follows from the preparation's id.
 
-    Uniform by rejection, n + 64 numbers of 30 bits for each prime of each j. Everybody may know the key: nobody chose it.
+    Uniform by rejection, from n + 64 numbers of 30 bits for each prime of each j. The key is public, but nobody's
+    choice: FrodoKEM makes its matrix like this ("FrodoKEM", 2021, section 2.2.6; AES as an ideal cipher).
     """
     stream = Keystream(labelled_hash("mask-polynomials", params.digest_input(), preparation))
     drawn = stream.words(dim, 2, (params.n + _SPARE) // 2).view("<u4")
