@@ -16,9 +16,10 @@ from numba.extending import intrinsic
 
 from pets import ntt
 from pets.errors import GalleryError
+from pets.interleaving import TILE
 from pets.jit import kernel
 from pets.residues import Residues, check_shape, prime_row
-from pets.scoring import TILE, ScoringProbe
+from pets.scoring import ScoringProbe
 from pets.threads import check_threads, parallel_ranges
 
 LIMB_BITS = 15  # of a residue, which has two
