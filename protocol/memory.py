@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import LineupError
+from pets.threads import short_turns
 from protocol.machine import Machine
 from protocol.session import Session
 from protocol.steps import Work
@@ -45,7 +46,7 @@ class MemoryNetwork:
         for machine in self.machines:
             queries[machine.query][machine.name] = machine
         # Queries share nothing but the pass over the gallery, so each may have a thread of its own until then.
-        with ThreadPoolExecutor(min(self.threads, len(queries) or 1)) as pool:
+        with ThreadPoolExecutor(min(self.threads, len(queries) or 1)) as pool, short_turns():
             settle = map if len(queries) == 1 else pool.map
             scored: dict[bytes, list[Result]] = {}
             while True:
