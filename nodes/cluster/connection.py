@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def connect(config: ClusterConfig) -> Any:
 
     if not ray.is_initialized():
         try:
-            ray.init(address=config.address, logging_level="ERROR", log_to_driver=False, namespace="lineup")
+            ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False, namespace="lineup")
         except Exception as error:  # whatever Ray raises, it means the same
             raise ClusterError(f"no cluster at {config.address}: {str(error).splitlines()[0]}") from None
     return ray

@@ -90,9 +90,8 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         raise ClusterError(f"Ray did not answer within {COMMAND_SECONDS} s") from None
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise ClusterError(
-            f"Ray refused: {' '.join(line.strip() for line in said[-3:]) or f'status {done.returncode}'}"
-        )
+        reason = " ".join(line.strip() for line in said[-3:])
+        raise ClusterError(f"Ray refused: {reason or f'status {done.returncode}'}")
 
 
 __all__ = ["Calls", "make_token", "start", "status", "stop"]

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -58,7 +59,7 @@ class ClusterRows(RowsElsewhere):
         wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
         out = np.empty((len(wanted), self.shape[1]), np.int8)
         for part, inside, mine in self._owners(wanted):
-            out[inside] = self._ask(part, lambda copy, mine=mine: copy.take.remote(mine))
+            out[inside] = self._ask(part, partial(_take, mine))
         return out
 
     def forget(self, rows: Iterable[int]) -> None:
@@ -91,7 +92,7 @@ class ClusterRows(RowsElsewhere):
             low, high = part.range.first // self._unit, -(-(part.range.first + part.range.rows) // self._unit)
             begin, end = max(start, low), min(stop, high)
             if begin < end:
-                asked.append((part, lambda copy, at=begin - low, count=end - begin: ask(copy, at, count)))
+                asked.append((part, partial(_of_blocks, ask, begin - low, end - begin)))
         begun = [(part, one, one(part.copies[0])) for part, one in asked]
         return [self._answer(part, one, reference) for part, one, reference in begun]
 
@@ -137,3 +138,11 @@ class ClusterRows(RowsElsewhere):
             if len(inside):
                 found.append((part, inside, rows[inside] - part.range.first))
         return found
+
+
+def _take(rows: npt.NDArray[np.int64], copy: Any) -> Any:
+    return copy.take.remote(rows)
+
+
+def _of_blocks(ask: Callable[[Any, int, int], Any], first: int, count: int, copy: Any) -> Any:
+    return ask(copy, first, count)

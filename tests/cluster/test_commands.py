@@ -13,7 +13,13 @@ from nodes.config.schema import Role
 from nodes.config.values import ConfigError
 from nodes.identity.identity import init_node
 
-WITHOUT_RAY = "import sys; sys.modules['ray'] = None; sys.argv = ['lineup', *{arguments!r}]; from nodes.cli.app import main; main()"
+WITHOUT_RAY = """
+import sys
+sys.modules["ray"] = None
+sys.argv = ["lineup", *{arguments!r}]
+from nodes.cli.app import main
+main()
+"""
 
 
 def without_ray(*arguments: str) -> subprocess.CompletedProcess[str]:
