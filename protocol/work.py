@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,21 @@ from pets.scoring import score_rows
 from protocol.steps import Product, ScoreRows, Work
 
 T = TypeVar("T")
+
+
+class RowsElsewhere(ABC):
+    """Rows of a gallery that are not in this process, in the place of an int8 array (rows, d): they do their own work.
+
+    A few of them can be fetched by index.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    ndim = 2
+
+    @abstractmethod
+    def perform(self, works: Sequence[Work], threads: int) -> npt.NDArray[np.uint32]:
+        """As `perform`, below."""
 
 
 def passes(items: Iterable[T], work_of: Callable[[T], Work]) -> list[list[T]]:
@@ -27,6 +43,8 @@ def passes(items: Iterable[T], work_of: Callable[[T], Work]) -> list[list[T]]:
 def perform(works: Sequence[Work], threads: int) -> npt.NDArray[np.uint32]:
     """The results of works that share a pass, one after the other along the first axis."""
     first = works[0]
+    if isinstance(first.rows, RowsElsewhere):
+        return first.rows.perform(works, threads)
     if isinstance(first, ScoreRows):
         probes = [work.probe for work in works if isinstance(work, ScoreRows)]
         params = first.probe.params

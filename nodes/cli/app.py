@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nodes.cli import bench, calibrate, case, console, evidence, gallery, node, store
+from nodes.cli import bench, calibrate, case, cluster, console, evidence, gallery, node, store
 from nodes.cli.extras import install_hint
 from nodes.cli.options import Json, Largest, Models, Provider, ProviderName
 from pets.allocator import keep_freed_memory
@@ -199,6 +199,7 @@ evidence.register(app)
 calibrate.register(app)
 bench.register(app)
 case.register(app)
+cluster.register(app)
 
 
 def _fail(error: BaseException, status: int) -> None:

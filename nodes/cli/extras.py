@@ -10,6 +10,7 @@ LIBRARIES = {
     ),
     "console": ("argon2", "jinja2", "multipart", "python_multipart"),
     "exchange": ("nistitl",),
+    "cluster": ("ray",),
 }  # fmt: skip
 EXTRA_OF = {library: extra for extra, libraries in LIBRARIES.items() for library in libraries}
 

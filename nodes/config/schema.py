@@ -21,6 +21,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from nodes.config.casework import CaseworkConfig
+from nodes.config.cluster import ClusterConfig
 from nodes.config.console import ConsoleConfig
 from nodes.config.names import NAME_PATTERN, Purpose, Role, check_name, check_node, operator_name, split_address
 from nodes.config.policy import (
@@ -170,6 +171,7 @@ class NodeConfig(Section, frozen=True):
     preparations: Preparations = msgspec.field(default_factory=Preparations)
     casework: CaseworkConfig = msgspec.field(default_factory=CaseworkConfig)
     console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
+    cluster: ClusterConfig = msgspec.field(default_factory=ClusterConfig)
     peer_fingerprints: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:

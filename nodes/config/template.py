@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from nodes.config.casework import CaseworkConfig
+from nodes.config.cluster import ClusterConfig
 from nodes.config.console import ConsoleConfig
 from nodes.config.preparations import MAX_AGE_HOURS, MAX_BYTES, MAX_READY, MIN_BYTES, Preparations
 from nodes.config.schema import (
@@ -51,7 +52,7 @@ def write_default(
     preparations = Preparations(ready=Preparations().ready // 2) if role is Role.REQUESTER else Preparations()
     content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention())
     content += _preparations(preparations, role)
-    content += _casework(CaseworkConfig()) + _console(ConsoleConfig()) + _policy(policy)
+    content += _casework(CaseworkConfig()) + _console(ConsoleConfig()) + _cluster(ClusterConfig()) + _policy(policy)
     path = folder / FILE
     write_public(path, content.encode(), overwrite=False)
     return path
@@ -145,6 +146,20 @@ def _console(console: ConsoleConfig) -> str:
 # session_hours = {console.session_hours}  # 1 to 24, in all
 # lock_after = {console.lock_after}  # 3 to 20 failed log-ins in a row shut an account
 # lock_minutes = {console.lock_minutes}  # 1 to 1440
+
+"""
+
+
+def _cluster(cluster: ClusterConfig) -> str:
+    return f"""\
+# Machines that hold the gallery together, where one is not enough (README: A cluster). Needs the extra [cluster].
+# [cluster]
+# address = "10.0.0.1:6379"  # of the first machine, in a network of the holder's own: Ray's ports run code
+# token_file = "cluster.token"  # written by the first `lineup cluster start`; every machine needs it
+# shards = {cluster.shards}  # ranges of rows, 1 to 4096
+# copies = {cluster.copies}  # of each range, 1 or 2, on different machines where there are two
+# threads = {cluster.threads}  # of each range, 1 to 256
+# patience_seconds = {cluster.patience_seconds}  # 1 to 3600, for one piece of work, over all tries
 
 """
 

@@ -45,6 +45,7 @@ class StorageKey:
             raise StorageKeyError(f"a storage key has {SECRET_BYTES} bytes, got {len(secret)}")
         self._duplicates = derive_key(secret, "storage", "duplicates")
         self._cipher = AESGCM(derive_key(secret, "storage", "records"))
+        self.blocks = AESGCM(derive_key(secret, "storage", "blocks"))  # of a gallery in block files (`nodes.blocks`)
         self.fingerprint = derive_key(secret, "storage", "fingerprint")[:8].hex()
 
     def __repr__(self) -> str:

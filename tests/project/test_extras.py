@@ -112,7 +112,7 @@ def test_a_library_of_no_extra_gives_no_hint() -> None:
 
 @pytest.mark.parametrize(
     ("lock", "extras"),
-    [("requirements.lock", ("verify", "faces", "node", "console", "exchange", "dev")),
+    [("requirements.lock", ("verify", "faces", "node", "console", "exchange", "cluster", "dev")),
      ("nodes/requirements.lock", ("node", "faces"))],
 )  # fmt: skip
 def test_the_lock_names_all_that_is_asked_for_with_hashes_and_no_place(lock: str, extras: tuple[str, ...]) -> None:

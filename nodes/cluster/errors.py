@@ -1,0 +1,13 @@
+"""What can be wrong with a cluster."""
+
+from __future__ import annotations
+
+from pets.errors import LineupError
+
+
+class ClusterError(LineupError):
+    """The cluster cannot be used as it is: not started, another token, a shard that does not hold what it must."""
+
+
+class ClusterUnavailable(ClusterError):
+    """A shard gave no answer for as long as this node waits, from any machine that has it."""

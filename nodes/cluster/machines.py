@@ -1,0 +1,97 @@
+"""Machines of a cluster: Ray started, looked at and stopped, always with a token and on an address that is named."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nodes.cluster.connection import Calls, authenticated, connect
+from nodes.cluster.errors import ClusterError
+from nodes.config.cluster import ClusterConfig
+from nodes.private_files import write_private
+
+COMMAND_SECONDS = 120
+STORE_BYTES = 2 * 2**30  # for masks and results on their way; no rows
+
+
+def make_token(path: Path) -> bool:
+    """Write a random token, mode 0600, unless there is one. Whoever has it can run code on every machine."""
+    if path.exists():
+        return False
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(path, secrets.token_hex(32).encode())
+    return True
+
+
+def start(config: ClusterConfig, host: str, processors: int | None = None, store_bytes: int = STORE_BYTES) -> str:
+    """Start Ray on this machine, listening on `host`: the head if it is the configured address, else a worker.
+
+    Returns "head" or "worker". Raises `ClusterError` with what Ray said.
+    """
+    head, port = config.address.rsplit(":", 1)
+    options = ["start", "--node-ip-address", host, "--object-store-memory", str(store_bytes), "--disable-usage-stats"]
+    options += ["--num-cpus", str(processors)] if processors else []
+    if host == head:
+        options += ["--head", "--port", port, "--include-dashboard=false"]
+    else:
+        options += ["--address", config.address]
+    _ray(config, options)
+    return "head" if host == head else "worker"
+
+
+def stop() -> None:
+    """Stop Ray on this machine: shards on it go, and the others do their work if there are copies."""
+    _run([*_program(), "stop"], dict(os.environ))
+
+
+def status(config: ClusterConfig) -> list[dict[str, Any]]:
+    """Every machine: address, whether it is alive, processors, and the shards (actors) on it."""
+    ray = connect(config)
+    from ray.util.state import list_actors
+
+    try:
+        actors = [actor for actor in list_actors(limit=10_000) if actor.class_name == "Shard"]
+    except Exception:  # the list comes from the dashboard, which need not run
+        actors = []
+    machines = []
+    for node in ray.nodes():
+        machines.append(
+            {
+                "machine": node["NodeManagerAddress"],
+                "alive": bool(node["Alive"]),
+                "processors": int(node["Resources"].get("CPU", 0)),
+                "shards": sum(actor.node_id == node["NodeID"] and actor.state == "ALIVE" for actor in actors),
+            }
+        )
+    return machines
+
+
+def _ray(config: ClusterConfig, options: list[str]) -> None:
+    _run([*_program(), *options], {**os.environ, **authenticated(config)})
+
+
+def _program() -> list[str]:
+    if find_spec("ray") is None:
+        raise ModuleNotFoundError("ray is not installed", name="ray")
+    return [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - the program is this Python, the arguments are ours
+            command, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"Ray did not answer within {COMMAND_SECONDS} s") from None
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason = " ".join(line.strip() for line in said[-3:])
+        raise ClusterError(f"Ray refused: {reason or f'status {done.returncode}'}")
+
+
+__all__ = ["Calls", "make_token", "start", "status", "stop"]
