@@ -11,7 +11,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
+from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from pets.errors import printable
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def enroll(
         for path, reference in result.photos.items():
             output.print(f"{reference}  {printable(path)}", highlight=False)
         output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
-        for path, faces in result.several.items():
-            errors.print(printable(f"{path}: {faces} faces, the largest was taken"), highlight=False)
+        tell_several(result.several)
         if result.skipped:
             from pets.photos import tell_skipped
 

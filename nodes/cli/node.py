@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nodes.cli.impact import impact
-from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
+from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
 from nodes.service.operator_api import TOO_MANY, Aim, SearchReport, Subject, explained
@@ -224,6 +224,7 @@ def query(
     given, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
     check_asks(folder)
     probe = prepare_probe(photos, models, provider.value, largest)
+    tell_several(probe.several)
     check_quality(probe.quality, load_config(folder).casework.minimum_quality)
     request = SearchRequest(
         template=probe.template,
