@@ -140,9 +140,11 @@ class Node:
         try:
             announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
             driver = self.drive(await asyncio.to_thread(self._machine, announce, query))
-        except BaseException:
+        except BaseException as error:
             del self.askers[query]
             self._early.take(query)
+            if isinstance(error, LineupError) and getattr(error, "code", "") == "clock":
+                self.gossip.meet_soon({peer})  # so that this node's operator is told by how much
             raise
         driver.accept(peer, 0, units)
         for sender, (first, held) in self._early.take(query):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import ssl
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,16 @@ import pytest
 from nodes.config.schema import load_config
 from nodes.identity.identity import IdentityError, Peer, load_identity, load_peers
 from nodes.identity.peers import Peers, read_again
+from nodes.identity.renewal import renew_certificates
 from nodes.identity.tls import client_context, server_name
+from nodes.operator.client import health, metrics, search, status
+from nodes.operator.peers import add_peer, own_identity, remove_peer
 from nodes.service.reload import Reload
 from pets.errors import InputError
 from pets.signatures import SigningKey
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.network import TlsNetwork, assert_clear
+from tests.kit.processes import processes
 
 pytestmark = pytest.mark.slow
 
@@ -235,3 +241,70 @@ def test_the_operator_is_told_of_a_key_that_changed(federation: Federation) -> N
         assert node.all_alarms == []
 
     serving(federation, body, FR)
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(federation: Federation) -> None:
+    async def shown(federation: Federation) -> bytes:
+        context = client_context(load_config(federation.folder(FR)).tls)
+        port = int(load_config(federation.folder(ES)).address.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=server_name(ES))
+        certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        return certificate
+
+    async def body(network: TlsNetwork) -> None:
+        reload, path = reload_of(network, ES), load_config(federation.folder(ES)).tls.certificate
+        before = await shown(federation)
+        await asyncio.to_thread(renew_certificates, federation.folder(ES), federation.root / "authority", 30)
+        assert await shown(federation) == before  # control: nothing was read yet
+        reload.certificates()
+        after = await shown(federation)
+        assert after == ssl.PEM_cert_to_DER_cert(path.read_text()) != before
+        path.write_text("no certificate")
+        reload.certificates()
+        assert await shown(federation) == after
+
+    serving(federation, body, ES)
+
+
+# --- as processes ---
+
+
+@pytest.mark.parametrize("ahead", [300, -300, 60], ids=["ahead", "behind", "control"])
+def test_a_clock_is_noticed_on_both_sides_whichever_way_it_is_wrong(ahead: int, federation: Federation) -> None:
+    odd = f"import time\nreal = time.time\ntime.time = lambda: real() + {ahead}"
+    with processes(federation, FR, EU) as group:
+        group.start(ES, before=odd)
+        search(federation.folder(FR), request(federation.people.hit, (ES,)))
+        agrees = abs(ahead) < 100
+        deadline = time.monotonic() + (3 if agrees else 30)  # they meet after a query
+        alarms: dict[str, list[str]] = {}
+        while time.monotonic() < deadline and not (alarms and all(alarms.values())):
+            time.sleep(0.5)
+            alarms = {name: health(federation.folder(name))["alarms"] for name in (FR, ES)}
+        if agrees:
+            assert alarms == {FR: [], ES: []}
+            return
+        way = ("ahead of", "behind") if ahead > 0 else ("behind", "ahead of")
+        for name, peer, word in ((FR, ES, way[0]), (ES, FR, way[1])):
+            (line,) = (line for line in alarms[name] if peer in line)
+            assert re.match(rf"the clock of {peer} is (29[6-9]|30[01]) s {word} this node's, limit 120 s", line), line
+            assert "a clock differs" in group.log(name)
+            assert "lineup_clocks_differ{" in metrics(federation.folder(name))
+
+
+def test_the_command_cuts_a_peer_off_a_running_node_at_once(federation: Federation) -> None:
+    with processes(federation, FR, ES, EU) as group:
+        wanted = request(federation.people.hit, (ES,))
+        assert search(federation.folder(FR), wanted).answers == federation.expected(wanted)
+        done = remove_peer(federation.folder(ES), FR)
+        assert done.running
+        assert done.refused == ()
+        assert FR not in status(federation.folder(ES))["peers"]
+        assert "peer cut off" in group.log(ES)
+        answer = search(federation.folder(FR), wanted).answers[ES]
+        assert (answer.status, answer.reason, answer.by) == ("refused", "state", ES)
+        own = federation.root / "FR.json"
+        own.write_bytes(own_identity(federation.folder(FR))[1])
+        assert add_peer(federation.folder(ES), own, None).running
+        assert search(federation.folder(FR), wanted).answers == federation.expected(wanted)
