@@ -57,11 +57,15 @@ class Told(Mapping[str, Value], Generic[Value]):
 
 @dataclass(frozen=True)
 class Reread:
-    """`peers`: from now on. `gone`: removed, or under another key than before. `refused`: why, by file."""
+    """`peers`: from now on. `gone`: removed, or under another key than before. `refused`: why, by file.
+
+    `states`: those that may ask, as node.toml says now.
+    """
 
     peers: dict[str, Peer]
     gone: frozenset[str]
     refused: dict[Path, str]
+    states: tuple[str, ...]
 
 
 def read_again(folder: Path, known: Mapping[str, Peer]) -> Reread:
@@ -86,7 +90,7 @@ def read_again(folder: Path, known: Mapping[str, Peer]) -> Reread:
     if config.name in was:  # whatever stands there of this node itself
         peers[config.name] = was[config.name]
     gone = {name for name, peer in was.items() if name not in peers or peers[name].fingerprint != peer.fingerprint}
-    return Reread(peers, frozenset(gone), refused)
+    return Reread(peers, frozenset(gone), refused, config.policy.states)
 
 
 def _check(config: NodeConfig, peer: Peer, before: Peer | None, others: Mapping[str, Peer]) -> None:

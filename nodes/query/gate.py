@@ -7,6 +7,8 @@ import time
 from collections.abc import Collection, Mapping
 from datetime import date, datetime, timezone
 
+import msgspec
+
 from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
@@ -47,6 +49,10 @@ class Gate:
         self._name, self._metrics = identity.config.name, metrics
         self._identity, self._peers, self._store, self._keeper, self._notary = identity, peers, store, keeper, notary
         self._policy = Policy(identity.config.policy, store.take_quota, store.take_releases)
+
+    def serve(self, states: tuple[str, ...]) -> None:
+        """From now on these states may ask; the rest of the policy stays as it was at the start."""
+        self._policy.config = msgspec.structs.replace(self._policy.config, states=states)
 
     def announcement(self, peer: str, query: bytes, units: list[bytes]) -> Announce:
         """The announcement inside a requester's first units. Raises `ProtocolError`, `QueryRefused`, `CryptoError`."""

@@ -175,6 +175,10 @@ class Node:
         self.metrics.started()
         return driver
 
+    def serve(self, states: tuple[str, ...]) -> None:
+        """From now on these states may ask."""
+        self._gate.serve(states)
+
     def part_with(self, peer: str, error: LineupError) -> None:
         """Stop every query that a peer takes part in; it is none any more."""
         for driver in list(self.drivers.values()):

@@ -1,4 +1,4 @@
-"""What a running node reads again: its revocation list, its certificate, its peers. Now and then, and when it is told.
+"""What a running node reads again, now and then and when it is told: revocation list, certificate, peers, states.
 
 A peer that is gone is cut off at once: its connections are aborted, in both directions and in the middle of whatever
 they carry, and the queries it takes part in are stopped. What does not hold is not believed, and stands among the
@@ -78,6 +78,7 @@ class Reload:
                 self._tell([f"the peers were not read again: {error}"])
                 raise
             node.peers.replace(found.peers)
+            node.serve(found.states)
             for name in sorted(found.gone):
                 log.warning("peer cut off", extra={"node": node.name, "peer": name})
                 self._server.cut({name})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import ssl
@@ -265,6 +266,28 @@ def test_a_renewed_certificate_is_shown_without_a_restart(federation: Federation
         assert await shown(federation) == after
 
     serving(federation, body, ES)
+
+
+def test_a_state_that_may_ask_is_read_again_too(federation: Federation) -> None:
+    wanted = request(federation.people.hit, (ES,))
+
+    def allow(*states: str) -> None:
+        for name in (ES, EU):
+            toml = federation.folder(name) / "node.toml"
+            toml.write_text(re.sub(r"(?m)^states = \[.*?\]", f"states = {json.dumps(states)}", toml.read_text()))
+
+    allow("IT")
+
+    async def body(network: TlsNetwork) -> None:
+        answer = (await network.search(wanted)).answers[ES]
+        assert (answer.status, answer.reason) == ("refused", "state")
+        allow("IT", "FR")
+        for name in (ES, EU):
+            await reload_of(network, name).peers()
+        assert (await network.search(wanted)).answers == federation.expected(wanted)
+        await network.settle()
+
+    serving(federation, body, FR, ES, EU)
 
 
 # --- as processes ---
