@@ -1,8 +1,9 @@
 """The filter of a prepared query: publish masked scores, compare, open the hits if they are few enough, else climb.
 
 e + z is 16 times the score less the threshold, within 2: e is published by the holder and uniform to whoever reads it,
-z was prepared as shared bits. Requester and router compare the hash of e before the first gate. A higher rung takes a
-public constant off e: no new message, only the tree again, under fresh streams.
+z was prepared as shared bits. Requester and router compare the hash of e before the first gate. A hit is a row
+that is live, too (`protocol.live`). A higher rung takes a public constant off e: no new message, only the tree again,
+under fresh streams.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.bits import Bits, Planes
+from pets.circuits import Circuit
 from pets.params import SHARE_BITS, Parameters
 from pets.planes import to_planes
 from pets.prf import labelled_hash
@@ -28,6 +30,7 @@ from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit
 from protocol.errors import Disagreement
 from protocol.filter import CLIMB, verdict_on
 from protocol.form import same_from_holder
+from protocol.live import Live, holder_shares_live, key_owner_shares_live
 from protocol.messages import AdmissionScores, CapBit, MaskedScores, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
 from protocol.preparation import Chunk, PreparedRing
@@ -38,23 +41,32 @@ from protocol.wire import array, as_bytes
 
 @dataclass
 class Filter:
-    """One party's filter of one ring. `public`: e of the chunks so far, uint64 (24, words) each, at the first rung."""
+    """One party's filter of one ring, and what came of the chunks so far, at the first rung.
+
+    `public`: e, uint64 (24, words) each. `live`: the shared bits of `protocol.live`.
+    """
 
     ring: Ring
     terms: Terms
     prepared: PreparedRing
     public: list[Planes] = field(default_factory=list)
+    live: list[Bits] = field(default_factory=list, repr=False)
 
     def hits(self, rung: int, index: int) -> Step[Bits]:
-        """One shared bit a row of a chunk: whether its score reaches the threshold of a rung. Four rounds."""
+        """One shared bit a row of a chunk: whether it is live and its score reaches a rung's threshold. Five rounds."""
         yield Phase("compare")
         chunk, params = self.prepared.chunks[index], self.terms.params
         rise = threshold_offset(self.terms.theta(rung), params) - threshold_offset(self.terms.theta(0), params)
         public = subtract_constant(self.public[index], rise) if rise else self.public[index]
         z, pairs = (own_bits(self.ring, parts) for parts in (chunk.z, chunk.pairs))
         masks = self.ring.masks("compare", rung, index)
-        negative = yield from evaluate(self.ring, masks, sign_of_public_sum(public, z, pairs, self.ring.threads))
-        return ~negative
+        negative = sign_of_public_sum(public, z, pairs, self.ring.threads)
+        return (yield from evaluate(self.ring, masks, _live_and_not(negative, self.live[index])))
+
+
+def _live_and_not(negative: Circuit[Bits], live: Bits) -> Circuit[Bits]:
+    below = yield from negative
+    return (yield ~below, live)
 
 
 def product_of(rows: npt.NDArray[np.int8], values: npt.NDArray[np.int32], params: Parameters, chunk: Chunk) -> Product:
@@ -62,7 +74,7 @@ def product_of(rows: npt.NDArray[np.int8], values: npt.NDArray[np.int32], params
     return Product(rows, values, params, chunk.first, chunk.count)
 
 
-def holder_publishes(filtering: Filter, work: Sequence[Product], index: int) -> Step[None]:
+def holder_publishes(filtering: Filter, live: Live, work: Sequence[Product], index: int) -> Step[None]:
     """The holder sends e of a chunk to both; its product is being computed, that of the next one is begun."""
     ring, terms, chunk = filtering.ring, filtering.terms, filtering.prepared.chunks[index]
     yield Phase("score")
@@ -78,6 +90,9 @@ def holder_publishes(filtering: Filter, work: Sequence[Product], index: int) -> 
     message = MaskedScores(as_bytes(filtering.public[index]))
     for seat in (REQUESTER, ROUTER):
         yield Send(ring.names[seat], message)
+    # Only now: a row that was cleared while the product read it, or before, is not found.
+    first, lanes = chunk.first * terms.params.n, len(chunk.masked)
+    filtering.live.append((yield from holder_shares_live(ring, live, first, lanes, index)))
 
 
 def key_owner_reads(filtering: Filter, index: int, *earlier: AdmissionScores) -> Step[None]:
@@ -87,6 +102,7 @@ def key_owner_reads(filtering: Filter, index: int, *earlier: AdmissionScores) ->
     yield Phase("share")
     shape = filtering.prepared.chunks[index].z.shape[1:]
     filtering.public.append(array(message.data, shape, np.uint64, "masked scores"))
+    filtering.live.append((yield from key_owner_shares_live(ring, 64 * shape[1], index)))
     yield from same_from_holder(ring, scores_digest(*earlier, message))
 
 
@@ -140,7 +156,7 @@ def _rung(filtering: Filter, rung: int, ahead: Ahead, publish: Callable[[int], S
 
 
 def holder_filters(
-    filtering: Filter, rows: int, work: Sequence[Product], ahead: Ahead
+    filtering: Filter, live: Live, work: Sequence[Product], ahead: Ahead
 ) -> Step[tuple[int, tuple[int, ...] | None]]:
     """The holder's part, after the admission.
 
@@ -148,8 +164,8 @@ def holder_filters(
     """
     ring, terms = filtering.ring, filtering.terms
     for rung in range(len(terms.rungs)):
-        ahead, few = yield from _rung(filtering, rung, ahead, partial(holder_publishes, filtering, work))
-        hit_rows = (yield from open_hits(ring, ahead.running, rows, terms.cap)) if few else None
+        ahead, few = yield from _rung(filtering, rung, ahead, partial(holder_publishes, filtering, live, work))
+        hit_rows = (yield from open_hits(ring, ahead.running, len(live.now), terms.cap)) if few else None
         verdict = verdict_on(few, rung, terms)
         for seat in (REQUESTER, ROUTER):
             yield Send(ring.names[seat], Rung(verdict))

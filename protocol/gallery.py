@@ -87,6 +87,23 @@ class Gallery:
         none = np.empty((0, templates.shape[1]), np.int8)
         return cls(templates, encode_gallery(none, params), None, model)
 
+    def forget_rows(self, rows: npt.ArrayLike) -> None:
+        """Overwrite the templates of some rows, in place, for good. The root stays that of the rows as they were.
+
+        They are not found any more only where searches are told so first (`protocol.live`): with what was prepared of a
+        row, another template scores at random. Raises `GalleryError` for a row that there is not, and for templates
+        that are read-only (mapped from a file: forget them where they are kept) or in NTT form too.
+        """
+        numbers = np.asarray(rows, np.int64)
+        if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(self.templates):
+            raise GalleryError(f"rows {int(numbers.min())} to {int(numbers.max())} of {len(self.templates)}")
+        if not self.templates.flags.writeable:
+            raise GalleryError("the templates are read-only: they must be forgotten where they are kept")
+        if self.encoded.blocks:
+            raise GalleryError("the templates are kept in NTT form too, which cannot be overwritten by rows")
+        _ = self.root  # of the rows as they were
+        self.templates[numbers] = 0
+
     def salted(self, salt_seed: bytes) -> Gallery:
         """The same rows under the root that another seed gives."""
         return replace(self, salt_seed=salt_seed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from protocol.announcing import Plan
 from protocol.gallery import Gallery
+from protocol.live import Rows
 from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.party import Context, Hook, Party
@@ -118,9 +119,11 @@ class LocalSearch:
         terms: Terms,
         threads: int = 1,
         spend: Hook | None = None,
+        live: Mapping[str, Rows] | None = None,
     ) -> LocalSearch:
         """Machines for every party; the requester has announced. `galleries`: of the holders that are asked.
 
+        `live`: of holders, which rows may still be found (`protocol.live`); of all others all rows.
         Raises `Disagreement` for terms or holders that the preparation does not serve; it is not spent then.
         """
         made = preparation.requester
@@ -130,7 +133,9 @@ class LocalSearch:
             SearchingRequester(context, terms, made),
             SearchingRouter(replace(context, name=made.router), preparation.router),
             {
-                name: SearchingHolder(replace(context, name=name), gallery, preparation.holders[name])
+                name: SearchingHolder(
+                    replace(context, name=name), gallery, preparation.holders[name], (live or {}).get(name)
+                )
                 for name, gallery in galleries.items()
             },
         )

@@ -20,7 +20,7 @@ Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[
 ABORT_CODES = (
     "bad-frame", "out-of-turn", "wrong-size", "disagreement", "crypto", "confirmation", "peer", "timeout", "internal",
     "warrant", "purpose", "threshold", "cap", "state", "clock", "parameters", "quota", "replay", "capacity",
-    "version",
+    "version", "unprepared",
 )  # fmt: skip
 
 
@@ -353,6 +353,12 @@ class AdmissionInput(Message, tag=41, frozen=True):
     data: memoryview
 
 
+class LiveRows(Message, tag=42, frozen=True):
+    """Filter: which rows of a chunk may be found, masked: uint64 (1, words)."""
+
+    data: memoryview
+
+
 AnyMessage = (
     Announce
     | Joined
@@ -395,6 +401,7 @@ AnyMessage = (
     | AdmissionGates
     | AdmissionCount
     | AdmissionInput
+    | LiveRows
 )
 
 # Section 6a as data: message type -> allowed (sender role, receiver role). Tests walk every message against it.
@@ -444,5 +451,6 @@ ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
         AdmissionGates: "holder>router requester>holder router>requester",
         AdmissionCount: "holder>router",
         AdmissionInput: "holder>router requester>holder router>requester",
+        LiveRows: "holder>router",
     }.items()
 }

@@ -24,8 +24,9 @@ class Context:
     `conversation`: the 16 bytes that address its frames. `admitted`: digest of the announcement that a policy has
     admitted; None admits any. Hooks refuse by raising. `spend` (at the requester before u is made) and `accept` (at
     router and holder before they accept a search) are called with the preparation's id. `keep` is given the machine
-    while it has secrets that an audit needs: the requester's before u is made, the holder's at each new one. `release`
-    is told of the references that are about to be released.
+    while it has secrets that an audit needs: the requester's before u is made, the holder's at each new one. `answer`
+    (at a holder) is called once u is there, before anything that depends on it leaves. `release` is told of the
+    references that are about to be released.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Context:
     spend: Hook | None = None
     accept: Hook | None = None
     keep: Callable[[Any], None] | None = None
+    answer: Callable[[], None] | None = None
     release: Callable[[tuple[str, ...]], None] | None = None
 
 

@@ -53,6 +53,7 @@ class PreparingRequester(Party):
     def __init__(self, context: Context, plan: Plan) -> None:
         super().__init__(context)
         self.plan = plan
+        self.identity = b""  # of the preparation, once everybody has answered
         self.preparation: RequesterPreparation | None = None
         self._seed, self._holder_seed, self._router_seed = (secrets.token_bytes(32) for _ in range(3))
         self._joined: dict[str, JoinedPreparation] = {}
@@ -70,7 +71,7 @@ class PreparingRequester(Party):
         for other in parties.others(self.name):
             yield Send(other, announce)
         self._joined = yield from gather(announce, self.name, None, JoinedPreparation)
-        identity = identity_of(announce, self._joined)
+        self.identity = identity = identity_of(announce, self._joined)
         common = common_polynomial(params, identity)
         for name in parties.holders:
             yield Send(name, KeySeed(self._holder_seed))
@@ -132,6 +133,7 @@ class PreparingRouter(Party):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.plan: Plan | None = None
+        self.identity = b""  # of the preparation, once everybody has answered
         self.preparation: RouterPreparation | None = None
         self._joined: dict[str, JoinedPreparation] = {}
         self._stated: MaskDigest | None = None
@@ -147,7 +149,7 @@ class PreparingRouter(Party):
         self.plan = plan = _agreed(self, announce)
         own = JoinedPreparation(digest_of(announce), secrets.token_bytes(32))
         self._joined = yield from gather(announce, self.name, own, JoinedPreparation)
-        identity = identity_of(announce, self._joined)
+        self.identity = identity = identity_of(announce, self._joined)
         seed = (yield from receive(self.parties.requester, KeySeed)).seed
         self._part = sample_key_share(plan.params, common_polynomial(plan.params, identity), seed, identity)
         for holder in self.parties.holders:
@@ -190,6 +192,7 @@ class PreparingHolder(Party):
         super().__init__(context)
         self.gallery = gallery
         self.plan: Plan | None = None
+        self.identity = b""  # of the preparation, once everybody has answered
         self.preparation: HolderPreparation | None = None
         self._seed = secrets.token_bytes(32)
         self._received: tuple[bytes, bytes, Residues] | None = None  # identity, seed of s1, b2
@@ -211,7 +214,7 @@ class PreparingHolder(Party):
             commit_seed(self._seed, self.name),
         )
         joined = yield from gather(announce, self.name, own, JoinedPreparation)
-        identity = identity_of(announce, joined)
+        self.identity = identity = identity_of(announce, joined)
         seed = (yield from receive(requester, KeySeed)).seed
         stated = []
         for name in (requester, self.parties.router):

@@ -41,6 +41,7 @@ from protocol.filtering import (
 )
 from protocol.form import same_from_holder
 from protocol.gallery import Gallery
+from protocol.live import Live, Rows
 from protocol.messages import (
     AdmissionBit,
     AdmissionScores,
@@ -323,11 +324,18 @@ class SearchingRouter(_Searching):
 
 
 class SearchingHolder(_Searching):
-    """Answers one search from its gallery, with what was prepared."""
+    """Answers one search from its gallery, with what was prepared.
 
-    def __init__(self, context: Context, gallery: Gallery, preparation: HolderPreparation) -> None:
+    `live`: bool (rows,), who may be found; None: all. Clear a row in place and it is not found from then on, unless its
+    hit is being released already. Raises `GalleryError` for bits that do not fit the gallery.
+    """
+
+    def __init__(
+        self, context: Context, gallery: Gallery, preparation: HolderPreparation, live: Rows | None = None
+    ) -> None:
         super().__init__(context)
         self.gallery = gallery
+        self.live = Live.of(len(gallery.templates), live)
         self.preparation: HolderPreparation = preparation
         self.terms: Terms | None = None
         self.result: HolderResult | None = None
@@ -367,6 +375,8 @@ class SearchingHolder(_Searching):
         ring, prepared = self._ring(HOLDER, holder, self._identity)
         message = yield from receive(parties.requester, Difference)
         check_same_query(message, self._identity, parties.requester)
+        if self.context.answer is not None:
+            self.context.answer()
         yield Send(parties.router, difference_digest(message))
         values = unpack_difference(message, terms.dim, params)
         filtering = Filter(ring, terms, prepared)
@@ -377,17 +387,19 @@ class SearchingHolder(_Searching):
         for name in (parties.requester, parties.router):
             yield Send(name, scores)
         if work:
-            yield from holder_publishes(filtering, work, 0)
+            yield from holder_publishes(filtering, self.live, work, 0)
         admitted, ahead = yield from self._admit(filtering, public, scores.seed)
         refuse_unless(admitted)
-        rung, hit_rows = yield from holder_filters(filtering, len(rows), work, ahead)
+        rung, hit_rows = yield from holder_filters(filtering, self.live, work, ahead)
         if hit_rows is None:
             return HolderResult(status_of(EXHAUSTED, 0), terms.rungs[rung])
         yield Phase("confirm")
+        standing, mask = self.live.standing(hit_rows), Mask(self._probe, values)
         found = yield from holder_confirms(
-            ring, self._keys, rows, hit_rows, terms.theta(rung), terms.cap, Mask(self._probe, values), self._keep
+            ring, self._keys, rows, standing, terms.theta(rung), terms.cap, mask, self._keep
         )
-        references = tuple(self.gallery.reference(hit.row) for hit in found)
+        self.live.check_opened(hit_rows)
+        references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # once a subject
         if self.context.release is not None:
             self.context.release(references)
         yield Send(parties.requester, pack_release(references, terms.cap))

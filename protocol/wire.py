@@ -29,6 +29,7 @@ from protocol.messages import (
     Gates,
     InputShare,
     KeyPair,
+    LiveRows,
     MaskedScores,
     MaskPart,
     Message,
@@ -43,7 +44,7 @@ from protocol.messages import (
     Signature,
 )
 
-VERSION = 2
+VERSION = 3
 CHUNK_ROWS = 262144  # rows of gallery that are compared at a time; bounds memory at every party
 PROBE_PART = 64  # ciphertexts in one ProbePart
 ADMISSION_POLYNOMIALS = 41  # the identity block and 40 constancy sums
@@ -72,6 +73,7 @@ LIMITS: dict[type[Message], int] = {
     FormBlock: SHARE_BITS * 8 * 128,
     PreparedBlocks: 8 * CHUNK_ROWS,
     MaskedScores: SHARE_BITS * _PLANE,
+    LiveRows: _PLANE,
     AdmissionScores: 8192,
     AdmissionGates: 8192,
     AdmissionCount: 4 * 64 * (36 * 16 + 1),

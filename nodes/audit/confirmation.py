@@ -12,38 +12,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from nodes.audit.handover import CarriedProbe
 from nodes.audit.holder import HolderAudit
 from nodes.evidence.sealed import SealedBlock
-from nodes.verify import table
+from nodes.verify.case import Item
 from nodes.verify.format import content_digest
 from nodes.verify.report import Broken, Findings, Held, Open
 from pets import residues
 from pets.params import norm_bound
-from pets.scoring import encode_gallery, score
-from protocol.confirmation import FACTOR_BITS, SLOT, SealedConfirmation, add_answers, check_answers
-from protocol.decryption import flat_shares, own_coefficients
+from pets.product import product_share
+from pets.rounding import round_shares
+from pets.scoring import score_rows
+from protocol.confirmation import FACTOR_BITS, SLOT, SealedConfirmation, check_answers
 from protocol.engine import plain_scores
 from protocol.errors import ConfirmationFailed
+from protocol.form import SHARE_MASK
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Rung
+from protocol.wire import array
 
-Templates = npt.NDArray[np.int8]
 NO_PROBE = "needs the probe that the audit of the requester writes (--probe)"
 
 
 class BlockAudit:
-    """`sealed`: None where nothing was confirmed. `probe`: int8 (d,), None if the supervisor did not bring it."""
+    """`sealed`: None where nothing was confirmed. `probe`: None if the supervisor did not bring it."""
 
-    def __init__(self, audit: HolderAudit, sealed: SealedBlock | None, probe: Templates | None) -> None:
+    def __init__(self, audit: HolderAudit, sealed: SealedBlock | None, probe: CarriedProbe | None) -> None:
         self._audit, self._sealed, self._probe = audit, sealed, probe
+        self._view, self._query, self._cap = audit.query.search, audit.query, audit.query.terms.cap
 
     def rows(self) -> Findings:
         """Slot by slot: a template, times 1 and times five factors; the templates are the gallery's."""
         yield from self._with_block(self._rows)
 
     def block(self) -> Findings:
-        """Score the sealed rows again, add the last encryption of zero of the pool; compare c1, shares, commitment."""
+        """Score the sealed rows again, add the encryption of zero of the seed; compare c1, shares, commitment."""
         yield from self._with_block(self._block)
 
     def scores(self) -> Findings:
@@ -55,33 +58,40 @@ class BlockAudit:
 
         Findings are counts: no row, score or reference is shown.
         """
-        audit, case = self._audit, self._audit.case
-        if self._probe is None:
-            yield Open(NO_PROBE)
+        audit, query = self._audit, self._query
+        if self._probe is None or audit.rows is None:
+            yield Open(NO_PROBE if self._probe is None else audit.why_no_rows)
             return
-        if (reason := audit.cannot()) is not None or audit.templates is None or case.terms is None:
-            yield Open(reason or audit.why_no_templates)
+        probe = np.frombuffer(self._probe.template, np.int8)
+        if probe.shape != (query.dim,):
+            yield Broken("probe", f"{len(probe)} entries, announced were {query.dim}")
             return
-        if self._probe.shape != (audit.dim,):
-            yield Broken("probe", f"{self._probe.shape[0]} entries, announced were {audit.dim}")
-            return
-        scores = plain_scores(audit.templates, self._probe)
-        told = audit.view.messages(Rung, audit.holder, "sent", audit.announce.requester)
-        for (item, message), threshold in zip(told, case.terms.rungs, strict=False):
-            hits = set(np.flatnonzero(scores >= table.theta(threshold, audit.dim)).tolist())
+        scores, n = plain_scores(audit.rows.templates, probe), audit.params.n
+        for rung, (item, message) in enumerate(self._verdicts()):
+            hits = set(np.flatnonzero((scores >= query.terms.theta(rung)) & audit.rows.found).tolist())
             fault = self._difference(hits) if message.verdict == "confirm" else self._room(len(hits))
-            yield Held() if fault is None else Broken(audit.view.place(item.record), fault)
+            if fault is not None and message.verdict != "confirm" and audit.rows.missing:
+                yield Open("whether a rung was climbed without need: rows were changed or forgotten since")
+            else:
+                yield Held() if fault is None else Broken(self._view.place(item.record), fault)
+        if audit.rows.missing:
+            yield Open(f"whether any of {len(audit.rows.missing) * n} rows hit, of which one or more changed since")
+
+    def _verdicts(self) -> list[tuple[Item, Rung]]:
+        told = self._view.messages(Rung, self._audit.holder, "sent", self._query.announce.requester)
+        return list(told)[: len(self._query.terms.rungs)]
 
     def _room(self, hits: int) -> str | None:
-        if hits > self._audit.cap:
+        if hits > self._cap:
             return None
         return (
-            f"{hits} rows hit, which the cap of {self._audit.cap} has room for: somebody made others seem to hit, or "
+            f"{hits} rows hit, which the cap of {self._cap} has room for: somebody made others seem to hit, or "
             "the holder said so without reason"
         )
 
     def _difference(self, hits: set[int]) -> str | None:
-        rows = set(self._sealed.rows) if self._sealed is not None else set()
+        missing_blocks, n = self._audit.rows.missing if self._audit.rows else (), self._audit.params.n
+        rows = {row for row in (self._sealed.rows if self._sealed else ()) if row // n not in missing_blocks}
         faults = []
         if extra := len(rows - hits):
             faults.append(f"{extra} of {len(rows)} rows in the block did not hit: their exact scores were read")
@@ -93,20 +103,21 @@ class BlockAudit:
         if self._sealed is not None:
             yield from rule(self._sealed)
             return
-        signed = list(self._audit.view.messages(ConfirmationBlock, self._audit.holder, "sent"))
+        signed = list(self._view.messages(ConfirmationBlock, self._audit.holder, "sent"))
         if signed:
-            yield Broken(self._audit.view.place(signed[0][0].record), "signed, and nothing was sealed that opens it")
+            yield Broken(self._view.place(signed[0][0].record), "signed, and nothing was sealed that opens it")
         else:
             yield Open("the query never came to a confirmation")
 
     def _rows(self, sealed: SealedBlock) -> Findings:
-        audit, used = self._audit, len(sealed.rows)
-        factors = np.frombuffer(sealed.factors, "<i4").reshape(audit.cap, SLOT).astype(np.int64)
-        block = np.frombuffer(sealed.block, "<i4").reshape(audit.cap, SLOT, audit.dim).astype(np.int64)
-        if used > audit.cap or len(set(sealed.rows)) != used:
-            yield Broken("sealed rows", f"{used} rows for {audit.cap} slots, or one of them twice")
+        cap, dim, used, known = self._cap, self._query.dim, len(sealed.rows), self._audit.rows
+        factors = np.frombuffer(sealed.factors, "<i4").reshape(cap, SLOT).astype(np.int64)
+        block = np.frombuffer(sealed.block, "<i4").reshape(cap, SLOT, dim).astype(np.int64)
+        if used > cap or len(set(sealed.rows)) != used:
+            yield Broken("sealed rows", f"{used} rows for {cap} slots, or one of them twice")
             return
-        for slot in range(audit.cap):
+        unknown = 0
+        for slot in range(cap):
             where, first = f"slot {slot} of the confirmation block", block[slot, 0]
             if slot >= used:
                 fault = None if not block[slot].any() and not factors[slot].any() else "unused, and not zero"
@@ -114,66 +125,73 @@ class BlockAudit:
                 fault = f"factors {factors[slot].tolist()}, allowed are 1, then 1 to {2**FACTOR_BITS}"
             elif not (block[slot] == factors[slot, :, None] * first).all():
                 fault = "not one row times its factors: chosen numbers"
-            elif int(np.abs(first).max()) > 127 or int(first @ first) > norm_bound(audit.dim):
+            elif int(np.abs(first).max()) > 127 or int(first @ first) > norm_bound(dim):
                 fault = "not a template: longer than any that a gallery may hold"
-            elif audit.templates is not None and not (
-                0 <= sealed.rows[slot] < len(audit.templates) and (first == audit.templates[sealed.rows[slot]]).all()
-            ):
+            elif not 0 <= sealed.rows[slot] < self._audit.content.rows:
+                fault = f"not row {sealed.rows[slot]} of the gallery"
+            elif known is None or sealed.rows[slot] // self._audit.params.n in known.missing:
+                fault, unknown = None, unknown + 1
+            elif not (first == known.templates[sealed.rows[slot]]).all():
                 fault = f"not row {sealed.rows[slot]} of the gallery"
             else:
                 fault = None
             yield Held() if fault is None else Broken(where, fault)
-        if audit.templates is None:
-            yield Open(f"whether the rows are the gallery's: {audit.why_no_templates}")
+        if unknown:
+            reason = "theirs were changed or forgotten since" if known else self._audit.why_no_rows
+            yield Open(f"whether {unknown} rows are the gallery's: {reason}")
 
     def _block(self, sealed: SealedBlock) -> Findings:
-        audit = self._audit
+        audit, cap, dim = self._audit, self._cap, self._query.dim
         if (reason := audit.cannot()) is not None:
             yield Open(reason)
             return
-        params, threads = audit.params, audit.threads
-        rows = np.frombuffer(sealed.block, "<i4").reshape(audit.cap * SLOT, audit.dim).astype(np.int32)
-        scored = score(encode_gallery(rows, params, threads), audit.probe(), 0, 1, threads)
-        zeros = audit.zeros()
-        zeros.take(zeros.left - 1)
-        blinded = residues.add(scored, zeros.take(1), params)
+        assert audit.keys is not None
+        assert audit.values is not None
+        params, threads = audit.params, self._query.threads
+        rows = np.frombuffer(sealed.block, "<i4").reshape(cap * SLOT, dim).astype(np.int32)
+        scored = score_rows(rows, [audit.probe()], params, threads)[0]
+        blinded = residues.add(scored, audit.keys.zeros("confirm", 1, threads), params)
         c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
-        own = flat_shares(own_coefficients(blinded[:, 0], params, threads), params, threads)
+        own = round_shares(audit.keys.own_addend(blinded, threads), params)[0, : SLOT * cap]
+        product = (rows.astype(np.int64) @ audit.values.astype(np.int64) % params.t).astype(np.uint32)
         shares = np.frombuffer(sealed.shares, "<u4").astype(np.uint32)
-        if not np.array_equal(own[: SLOT * audit.cap], shares):
-            yield Broken("sealed shares", "rows and seed give other shares than those sealed")
-        factors = np.frombuffer(sealed.factors, "<i4").reshape(audit.cap, SLOT).astype(np.int32)
+        if not np.array_equal(own + product_share(product, params) & SHARE_MASK, shares):
+            yield Broken("sealed shares", "rows, seed and u give other shares than those sealed")
+        factors = np.frombuffer(sealed.factors, "<i4").reshape(cap, SLOT).astype(np.int32)
         opened = SealedConfirmation(sealed.salt, sealed.rows, factors, rows, shares, audit.content.seed)
-        for item, message in audit.view.messages(ConfirmationBlock, audit.holder, "sent"):
+        for item, message in self._view.messages(ConfirmationBlock, audit.holder, "sent"):
             if message.data != c1:
-                yield Broken(audit.view.place(item.record), "rows, factors and seed give another block than the signed")
+                yield Broken(self._view.place(item.record), "rows, factors and seed give another block than the signed")
             elif message.commitment != opened.commitment(c1):
-                yield Broken(audit.view.place(item.record), "what was sealed does not open its commitment")
+                yield Broken(self._view.place(item.record), "what was sealed does not open its commitment")
             else:
                 yield Held()
 
     def _scores(self, sealed: SealedBlock) -> Findings:
-        audit, case = self._audit, self._audit.case
-        received = audit.view.find("ConfirmationAnswer", audit.holder, "received")
-        if len(received) < 2 or case.terms is None:
+        query, view = self._query, self._view
+        received = view.find("ConfirmationAnswer", self._audit.holder, "received")
+        verdicts = self._verdicts()
+        if len(received) < 2 or not verdicts:
             yield Open("the query ended before the confirmation was answered")
             return
         if len(sealed.answers) != len(received):
-            yield Broken(audit.view.place(received[0].record), "nothing was sealed that opens it")
+            yield Broken(view.place(received[0].record), "nothing was sealed that opens it")
             return
         for item, answer in zip(received, sealed.answers, strict=True):
             if content_digest(ConfirmationAnswer(answer)) != item.record.content:
-                yield Broken(audit.view.place(item.record), "another answer was sealed")
+                yield Broken(view.place(item.record), "another answer was sealed")
                 return
-        rung = len(list(audit.view.messages(Rung, audit.holder, "sent", audit.announce.requester))) - 1
-        theta = table.theta(case.terms.rungs[rung], audit.dim)
-        factors = np.frombuffer(sealed.factors, "<i4").reshape(audit.cap, SLOT).astype(np.int32)
-        sums = add_answers(np.frombuffer(sealed.shares, "<u4").astype(np.uint32), sealed.answers)
+        factors = np.frombuffer(sealed.factors, "<i4").reshape(self._cap, SLOT).astype(np.int32)
+        shares = np.frombuffer(sealed.shares, "<u4").astype(np.uint32)
+        first, second = (array(answer, shares.shape, np.uint32, "confirmation answer") for answer in sealed.answers)
         try:
-            check_answers(sums, factors, len(sealed.rows), theta, audit.params)
+            if not np.array_equal(first, second):
+                raise ConfirmationFailed("requester and router answered differently")
+            theta = query.terms.theta(len(verdicts) - 1)
+            check_answers(shares + first & SHARE_MASK, factors, len(sealed.rows), theta, query.params)
         except ConfirmationFailed as error:
-            released = audit.view.find("Release", audit.holder, "sent")
+            released = view.find("Release", self._audit.holder, "sent")
             then = "something was released all the same" if released else "somebody lied, and nothing was released"
-            yield Broken(audit.view.place(received[-1].record), f"{error}; {then}")
+            yield Broken(view.place(received[-1].record), f"{error}; {then}")
         else:
             yield Held(f"{len(sealed.rows)} rows")

@@ -1,179 +1,240 @@
-"""A holder's part of the audit: gallery, admission and filter, computed once more (`nodes.audit.audit`).
+"""A holder's part of the audit: gallery, keys, form and blocks of the preparation (`nodes.audit.audit`).
 
-Its confirmation block is the business of `nodes.audit.confirmation`.
+What it sent in the search is the business of `nodes.audit.published` and `nodes.audit.confirmation`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from datetime import datetime, timezone
-from pathlib import Path
+from collections.abc import Callable
+from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
 
-from nodes.config.storage import holder_store
+from nodes.audit.handover import Sent
+from nodes.audit.query import Query, same
+from nodes.audit.rows import Rows, Stored, as_searched
+from nodes.evidence.block_hashes import block_hash, root_of
 from nodes.evidence.sealed import SealedGallery
-from nodes.store import StoreError
-from nodes.verify.case import Case, Item, View
-from nodes.verify.format import content_digest
-from nodes.verify.report import Broken, Findings, Held, Open
-from pets import residues
+from nodes.verify.report import Broken, Finding, Findings, Held, Open
+from pets import ntt, residues
 from pets.errors import LineupError
-from pets.keys import JointKey, ZeroPool
-from pets.params import Parameters
-from pets.prf import Label
-from pets.scoring import ScoringProbe, encode_gallery, prepare_probe, score
-from pets.threads import default_threads
-from protocol.admission import admission_block, admission_values, identity_gallery
-from protocol.compute import HOLDER
-from protocol.decryption import flat_shares, own_coefficients
+from pets.mask_encryption import expand_public
+from pets.params import SHARE_BITS
+from pets.planes import from_planes, to_planes
+from pets.prf import derive_key, labelled_hash
+from pets.rounding import round_shares
+from pets.scoring import ScoringProbe, prepare_probe, score_rows
+from protocol.announcing import commit_seed
+from protocol.blocks import HolderKeys
+from protocol.compute import HOLDER, Ring
+from protocol.difference import unpack_difference
 from protocol.filter import chunks
-from protocol.gallery import gallery_commitment
-from protocol.messages import AnyMessage, FilterBlock, Joined, ProbePart
-from protocol.wire import PROBE_PART, as_bytes
+from protocol.form import SHARE_MASK, SLACK, form_lanes, form_polynomials, form_values
+from protocol.messages import (
+    Difference,
+    FormBlock,
+    Joined,
+    JoinedPreparation,
+    KeySeed,
+    MaskPart,
+    PairSecret,
+    PreparedBlocks,
+    PublicPart,
+)
+from protocol.preparing import holder_keys
+from protocol.wire import PROBE_PART, as_bytes, residue_array
 
 Residues = npt.NDArray[np.uint32]
-Templates = npt.NDArray[np.int8]
+Values = npt.NDArray[np.uint32]
 
-CANNOT = "OpenFHE encrypted, whose generator cannot be seeded: this query cannot be audited by recomputation"
-NO_CIPHERTEXTS = "needs the ciphertexts that the audit of the requester writes (--ciphertexts)"
+NO_SENT = "needs what the requester sent, which its audit writes (--sent)"
 
 
 class HolderAudit:
-    """`ciphertexts`: uint32 (d, 2, 2, n), not yet trusted. Rules in the order of a report: later ones use earlier ones.
+    """Rules in the order of a report: later ones use what earlier ones found right.
 
-    `templates`: int8 (rows, d), None with `why_no_templates` unless they are those committed to. `inputs`: purpose and
-    values of admission, then purpose and shares of each chunk, as far as what was sent of them holds.
+    `stored`: reads the rows that the holder has now. `sent`: not yet trusted.
     """
 
-    def __init__(
-        self,
-        case: Case,
-        view: View,
-        content: SealedGallery,
-        params: Parameters,
-        joint: JointKey,
-        ciphertexts: Residues | None,
-        folder: Path,
-    ) -> None:
-        assert case.announce is not None
-        self.case, self.view, self.content, self.params, self.joint = case, view, content, params, joint
-        self.announce, self.dim, self.cap, self.holder = case.announce, case.announce.dim, case.announce.cap, view.owner
-        self.threads = default_threads()
-        self.templates: Templates | None = None
-        self.why_no_templates = ""
-        self._ciphertexts, self._folder = ciphertexts, folder
-        self.inputs: list[tuple[tuple[Label, ...], npt.NDArray[np.uint32]]] = []
-        self._trusted = False
+    def __init__(self, query: Query, content: SealedGallery, sent: Sent | None, stored: Callable[[], Stored]) -> None:
+        self.query, self.content, self.params, self.holder = query, content, query.params, query.owner
+        self._sent, self._stored = sent, stored
+        self.rows: Rows | None = None
+        self.why_no_rows = ""
+        self.mask: Residues | None = None  # once it is found to be what was received
+        self.values: npt.NDArray[np.int32] | None = None  # u, the same
+        self.shares: dict[int, Values] = {}  # e' of chunks whose c1 was found right
+        self.known: Values | None = None  # e' + m of the identity rows, once the form block was found right
+        self.keys: HolderKeys | None = None
 
-    def gallery(self) -> Findings:
-        """Salt, digest and seed open the commitment; the gallery as it is now, where it has not changed since."""
-        content = self.content
-        stated = gallery_commitment(content.gallery_salt, content.gallery_digest, content.seed)
-        for item, joined in self.view.messages(Joined, "", "sent"):
-            if joined.gallery == stated:
+    @property
+    def chunks(self) -> list[tuple[int, int]]:
+        """(first block, number of blocks), as they were prepared."""
+        return chunks(len(self.content.versions), self.params)
+
+    def ring(self, query_id: bytes) -> Ring:
+        """The holder's seat, from the secrets that it sealed: of the preparation's streams, or of the search's."""
+        names = (self.holder, self.query.announce.requester, self.query.announce.router)
+        return Ring(HOLDER, names, query_id, self.content.own, self.content.following, self.query.threads)
+
+    def committed(self) -> Findings:
+        """Seed, block hashes and versions open what was committed to; the rows as they are now, as far as they are."""
+        content, made, search = self.content, self.query.preparation, self.query.search
+        split = [content.hashes[at : at + 32] for at in range(0, len(content.hashes), 32)]
+        root = b""
+        for item, joined in made.messages(JoinedPreparation, direction="sent"):
+            root = joined.gallery or b""
+            if commit_seed(content.seed, self.holder) != joined.seed:
+                yield Broken(made.place(item.record), "the sealed seed does not open the commitment to it")
+            elif (split and root_of(split) != root) or joined.blocks != len(content.versions):
+                yield Broken(made.place(item.record), "the sealed hashes of blocks do not open the gallery's root")
+            else:
+                yield Held()
+        listed = b"".join(version.attempt.to_bytes(8, "big") + version.digest for version in content.versions)
+        agreed = labelled_hash("versions", root, len(content.versions), listed)
+        for item, answer in search.messages(Joined, direction="sent"):
+            if answer.gallery == agreed:
                 yield Held()
             else:
-                yield Broken(self.view.place(item.record), "salt, digest and seed do not open the gallery's commitment")
-        try:
-            with holder_store(self._folder) as store:
-                templates = store.snapshot(datetime.now(timezone.utc)).templates
-        except (StoreError, LineupError) as error:
-            self.why_no_templates = f"the gallery cannot be read: {error}"
-            yield Open(self.why_no_templates)
-            return
-        if hashlib.sha256(np.ascontiguousarray(templates).data).digest() == content.gallery_digest:
-            self.templates = templates
-            yield Held(f"{len(templates)} rows, unchanged since the query")
-        else:
-            self.why_no_templates = "the gallery has changed since the query (or is not the one searched)"
-            yield Open(f"{self.why_no_templates}: rows cannot be compared with it")
+                yield Broken(search.place(item.record), "the sealed list of blocks is not the one that all agreed on")
+        yield from self._compare_rows(split, root)
+
+    def keyed(self) -> Findings:
+        """The seed of s1, b2 and the secrets of the streams are those that were received and sent."""
+        content, view = self.content, self.query.preparation
+        due = (
+            ("KeySeed", "received", self.query.prepare.requester, KeySeed(content.holder_seed), "seed of s1"),
+            ("PublicPart", "received", None, PublicPart(content.public), "b2"),
+            ("PairSecret", "sent", self.query.prepare.router, PairSecret(content.own), "secret"),
+            ("PairSecret", "received", self.query.prepare.requester, PairSecret(content.following), "secret"),
+        )
+        findings: list[Finding] = []
+        for kind, direction, peer, message, what in due:
+            for item in view.find(kind, direction=direction, peer=peer):  # type: ignore[arg-type]
+                findings.append(same(view, item, message, f"another {what} was sealed"))
+        yield from findings
+        if not any(isinstance(finding, Broken) for finding in findings):
+            public = residue_array(content.public, (), self.params, "b2")
+            self.keys = holder_keys(self.params, self.query.identity, content.holder_seed, public, content.seed)
 
     def received(self) -> Findings:
-        """The requester's recomputed ciphertexts are those that this holder received."""
-        if self._ciphertexts is None:
-            yield Open(NO_CIPHERTEXTS)
+        """The mask and u that the supervisor brings are those that this holder received."""
+        if self._sent is None:
+            yield Open(NO_SENT)
             return
-        shape = (self.dim, 2, 2, self.params.n)
-        if self._ciphertexts.shape != shape or self._ciphertexts.dtype != np.uint32:
-            yield Broken("ciphertexts", f"{self._ciphertexts.dtype} {self._ciphertexts.shape}, expected uint32 {shape}")
-            return
-        fits = True
-        parts = self.view.find("ProbePart", self.holder, "received")
-        for index, item in enumerate(parts):
-            part = ProbePart(memoryview(self._ciphertexts[index * PROBE_PART : (index + 1) * PROBE_PART].tobytes()))
-            if content_digest(part) == item.record.content:
-                yield Held()
-            else:
-                fits = False
-                yield Broken(self.view.place(item.record), "the requester's recomputed ciphertexts are not these")
-        self._trusted = fits and bool(parts)
-        if not parts:
-            yield Open("the query ended before a probe arrived")
+        query, params, made, search = self.query, self.params, self.query.preparation, self.query.search
+        mask = residue_array(self._sent.mask, (query.dim,), params, "mask")
+        findings: list[Finding] = []
+        for index, item in enumerate(made.find("MaskPart", self.holder, "received")):
+            part = MaskPart(as_bytes(mask[index * PROBE_PART : (index + 1) * PROBE_PART]))
+            findings.append(same(made, item, part, "the mask that was brought is not this"))
+        message = Difference(query.query_id, self._sent.difference)
+        arrived = search.find("Difference", self.holder, "received")
+        findings += [same(search, item, message, "the u that was brought is not this") for item in arrived]
+        yield from findings
+        if not arrived:
+            yield Open("the search ended before u arrived")
+        elif not any(isinstance(finding, Broken) for finding in findings):
+            self.mask, self.values = mask, unpack_difference(message, query.dim, params)
 
-    def admission(self) -> Findings:
-        """Draw the coins again from the seed, and compare what was sent to requester and router."""
+    def formed(self) -> Findings:
+        """The coins of the form check come from the seed, and what was published is the holder's addend under them."""
         if (reason := self.cannot()) is not None:
             yield Open(reason)
             return
-        assert self._ciphertexts is not None
-        identity = score(identity_gallery(self.dim, self.params), self.probe(), 0, 1, self.threads)
-        block, message = admission_block(
-            identity, self._ciphertexts, self.content.seed, self.joint.query_id, self.params, self.threads
-        )
-        own = own_coefficients(block[:, 0], self.params, self.threads)
-        values = admission_values(HOLDER, own, self.dim, message.seed, self.params)
+        assert self.mask is not None
+        assert self.keys is not None
+        query, params, threads, view = self.query, self.params, self.query.threads, self.query.preparation
+        seed = derive_key(self.content.seed, "form", query.identity)
+        public = expand_public(query.identity, query.dim, params, threads)
+        own = residues.add(self.mask, residues.multiply(public, self.keys.secret, params, threads), params, threads)
+        polynomials = ntt.inverse(form_polynomials(own, seed, params, threads), params, threads)
+        zeros, probe = form_values(polynomials, query.dim, seed, params)
+        words = (form_lanes(query.dim) + len(probe)) // 64
+        lanes = from_planes(self.ring(query.identity).masks("form mask").following.words(SHARE_BITS, words).copy())
+        planes = to_planes(zeros + lanes[: len(zeros)] + np.uint32(SLACK) & SHARE_MASK, SHARE_BITS)
+        message = FormBlock(seed, planes.tobytes())
         found = [
-            self._same(item, message, "seed and ciphertexts give another admission block")
-            for item in self.view.find("AdmissionBlock", self.holder, "sent")
+            same(view, item, message, "seed and mask give another form block")
+            for item in view.find("FormBlock", self.holder, "sent")
         ]
         yield from found
-        if all(isinstance(finding, Held) for finding in found):
-            self.inputs.append((("admission",), values))
+        if found and not any(isinstance(finding, Broken) for finding in found):
+            self.known = probe + lanes[len(zeros) :] & SHARE_MASK
 
-    def filter(self) -> Findings:
-        """Score the whole gallery again and compare every filter block."""
-        if (reason := self.cannot()) is not None or self.templates is None:
-            yield Open(reason or self.why_no_templates)
+    def prepared(self) -> Findings:
+        """Score the rows again and compare every block that was sent; those that changed since are named."""
+        if (reason := self.cannot()) is not None or self.rows is None:
+            yield Open(reason or self.why_no_rows)
             return
-        gallery = encode_gallery(self.templates, self.params, self.threads)
-        probe, zeros = self.probe(), self.zeros()
-        owners = (self.announce.requester, self.announce.router)
-        sent = [self.view.find("FilterBlock", self.holder, "sent", peer) for peer in owners]
-        for index, (first, count) in enumerate(chunks(gallery.blocks, self.params)):
-            scored = score(gallery, probe, first, count, self.threads)
-            blinded = residues.add(scored, zeros.take(count), self.params, self.threads)
-            message = FilterBlock(as_bytes(blinded[:, 1]))
-            own = own_coefficients(blinded[:, 0], self.params, self.threads)
-            found = [
-                self._same(items[index], message, "the committed gallery gives another block")
-                for items in sent
-                if index < len(items)
-            ]
+        view, rows, probe = self.query.preparation, self.rows, self.probe()
+        owners = (self.query.prepare.requester, self.query.prepare.router)
+        sent = [view.find("PreparedBlocks", self.holder, "sent", peer) for peer in owners]
+        for index, (first, count) in enumerate(self.chunks):
+            blinded = self._blinded(rows, probe, first, count)
+            c1 = np.ascontiguousarray(blinded[:, 1])
+            found: list[Finding] = []
+            for block in range(first, first + count):
+                fits = sha256(c1[block - first].tobytes()).digest() == self.content.versions[block].digest
+                if block not in rows.missing:
+                    found.append(Held() if fits else Broken(f"block {block}", "the committed rows give another c1"))
+            if rows.whole(first, count):
+                message = PreparedBlocks(as_bytes(c1))
+                items = [records[index] for records in sent if index < len(records)]
+                found += [same(view, item, message, "the committed rows give other blocks") for item in items]
             yield from found
-            if all(isinstance(finding, Held) for finding in found):
-                self.inputs.append((("compare", index), flat_shares(own, self.params, self.threads)))
+            if not any(isinstance(finding, Broken) for finding in found):
+                assert self.keys is not None
+                addend = self.keys.own_addend(blinded, self.query.threads)
+                self.shares[index] = round_shares(addend, self.params, self.query.threads).reshape(-1)
+        yield from self._named_missing()
 
     def cannot(self) -> str | None:
         """Why nothing can be recomputed, None if it can."""
-        if not self.content.seed:
-            return CANNOT
-        if self._ciphertexts is None:
-            return NO_CIPHERTEXTS
-        return None if self._trusted else "the ciphertexts given are not those that the holder received"
+        if self.keys is None:
+            return "needs the keys of the preparation, and what was sealed of them is not what was used"
+        if self._sent is None:
+            return NO_SENT
+        return None if self.mask is not None else "what was brought is not what the holder received"
 
     def probe(self) -> ScoringProbe:
-        """The ciphertexts, ready to score with."""
-        assert self._ciphertexts is not None
-        return prepare_probe(self._ciphertexts, self.params, self.threads)
+        """The encrypted mask, ready to score with."""
+        assert self.mask is not None
+        second = expand_public(self.query.identity, self.query.dim, self.params, self.query.threads)
+        return prepare_probe(np.stack([self.mask, second], axis=1), self.params, self.query.threads)
 
-    def zeros(self) -> ZeroPool:
-        """The pool as the holder made it: one for each block of the gallery, and one for the confirmation block."""
-        joined = self.case.joined.get(self.holder)
-        blocks = joined.blocks if joined is not None and joined.blocks is not None else 0
-        return ZeroPool.make(self.joint, self.content.seed, "rerandomise", blocks + 1, self.threads)
+    def _blinded(self, rows: Rows, probe: ScoringProbe, first: int, count: int) -> Residues:
+        assert self.keys is not None
+        n, threads, attempt = self.params.n, self.query.threads, self.content.versions[first].attempt
+        part = rows.templates[first * n : (first + count) * n]
+        scored = score_rows(part, [probe], self.params, threads)[0]
+        zeros = self.keys.zeros(f"rerandomise {first} {count} {attempt}", count, threads)
+        return residues.add(scored, zeros, self.params, threads)
 
-    def _same(self, item: Item, message: AnyMessage, otherwise: str) -> Held | Broken:
-        same = content_digest(message) == item.record.content
-        return Held() if same else Broken(self.view.place(item.record), otherwise)
+    def _compare_rows(self, split: list[bytes], root: bytes) -> Findings:
+        content, n = self.content, self.params.n
+        try:
+            stored = self._stored()
+        except LineupError as error:
+            self.why_no_rows = f"the gallery cannot be read: {error}"
+            yield Open(self.why_no_rows)
+            return
+        if not split:  # none were sealed: all rows are as they were, or nothing can be said
+            mine = [block_hash(stored.templates[b * n : min(b * n + n, content.rows)], content.salt_seed, b)
+                    for b in range(len(content.versions))]  # fmt: skip
+            split = mine if root_of(mine) == root else []
+        found = as_searched(stored, content.rows, n, split, content.salt_seed)
+        if len(split) != len(content.versions) or (split and len(found.missing) == len(split)):
+            self.why_no_rows = "the gallery has changed since (or is not the one searched)"
+            yield Open(f"{self.why_no_rows}: rows cannot be compared with it")
+            return
+        self.rows = found
+        yield Held(f"{content.rows} rows" + ("" if found.missing else ", unchanged since the preparation"))
+        yield from self._named_missing()
+
+    def _named_missing(self) -> Findings:
+        assert self.rows is not None
+        for block in sorted(self.rows.missing):
+            last = min((block + 1) * self.params.n, self.content.rows) - 1
+            yield Open(f"rows {block * self.params.n} to {last}: one of them was changed or forgotten since")

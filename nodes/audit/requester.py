@@ -1,4 +1,4 @@
-"""A requester's part of the audit: reason, seed, probe and ciphertexts (`nodes.audit.audit`)."""
+"""A requester's part of the audit: reason, probe, seeds, encrypted mask and u (`nodes.audit.audit`)."""
 
 from __future__ import annotations
 
@@ -6,41 +6,35 @@ from pathlib import Path
 
 import numpy as np
 
-from nodes.audit.holder import CANNOT
+from nodes.audit.handover import CarriedProbe, Sent, write
+from nodes.audit.query import Query, same
 from nodes.evidence.sealed import SealedProbe
-from nodes.verify.case import Case, View
-from nodes.verify.format import content_digest
 from nodes.verify.report import Broken, Findings, Held, Open
-from pets.keys import JointKey, ZeroPool, encrypt_constants
-from pets.params import Parameters, norm_bound
-from pets.prf import labelled_hash
-from pets.threads import default_threads
-from protocol.messages import ProbeDigest
-from protocol.probe import component_digests, probe_parts
+from pets.keys import expand_secret, sample_key_share
+from pets.mask_encryption import draw_mask, encrypt_mask, expand_public
+from pets.params import norm_bound
+from pets.sampling import common_polynomial
+from protocol.announcing import commit_seed
+from protocol.difference import difference, difference_digest, pack_difference
+from protocol.mask import mask_digest, mask_parts
+from protocol.messages import KeySeed, PublicPart
 from protocol.warrant import JustificationError
 
 
 class RequesterAudit:
-    """`ciphertexts`, `probe`: files to write what a holder's audit reads, if it is what was signed."""
+    """Rules in the order of a report. `sent`, `probe`: files to write what a holder's audit reads, if all was right."""
 
-    def __init__(
-        self,
-        case: Case,
-        view: View,
-        content: SealedProbe,
-        params: Parameters,
-        joint: JointKey,
-        ciphertexts: Path | None,
-        probe: Path | None,
-    ) -> None:
-        assert case.announce is not None
-        self._case, self._view, self._content, self._params, self._joint = case, view, content, params, joint
-        self._announce, self._ciphertexts, self._probe = case.announce, ciphertexts, probe
+    def __init__(self, query: Query, content: SealedProbe, sent: Path | None, probe: Path | None) -> None:
+        self._query, self._content, self._sent, self._probe = query, content, sent, probe
         self._template = np.frombuffer(content.template, np.int8)
+        self._part = sample_key_share(
+            query.params, common_polynomial(query.params, query.identity), content.router_seed, query.identity
+        )
+        self._mask: bytes | None = None  # as it was sent, once that is found right
 
     def justified(self) -> Findings:
         """The record behind the warrant is lawful as far as its fields say, and the one that the warrant names."""
-        reason, warrant = self._content.justification, self._announce.warrant
+        reason, warrant = self._content.justification, self._query.announce.warrant
         if reason is None or warrant is None:
             yield Broken("", "there is no justification, or no warrant")
             return
@@ -55,8 +49,8 @@ class RequesterAudit:
             yield Broken("justification", "it is not the one whose hash the warrant carries")
 
     def warranted(self) -> Findings:
-        """The warrant is for the probe that was encrypted (`recomputed` says that it was this one)."""
-        reason, warrant = self._content.justification, self._announce.warrant
+        """The warrant is for the sealed probe (`searched` says that it was this one)."""
+        reason, warrant = self._content.justification, self._query.announce.warrant
         if reason is None or warrant is None:
             yield Broken("", "there is no justification, or no warrant")
         elif reason.probe(self._content.template) != warrant.probe:
@@ -65,18 +59,28 @@ class RequesterAudit:
             yield Held(f"warrant {warrant.request_number}")
 
     def seeded(self) -> Findings:
-        """The seed is the one whose hash was announced."""
-        seed, announced = self._content.seed, self._announce.seed_digest
-        if seed is None and announced is None:
-            yield Open(CANNOT)
-        elif seed is None or labelled_hash("probe-seed", seed) != announced:
-            yield Broken("seed", "it is not the one whose hash was announced")
-        else:
+        """The seed of the mask is the announced one."""
+        if commit_seed(self._content.seed, self._query.owner) == self._query.prepare.seed_digest:
             yield Held()
+        else:
+            yield Broken("seed", "it is not the one whose hash was announced")
+
+    def keyed(self) -> Findings:
+        """The seeds of s1 and s2 are those handed out, and b2 follows from the latter."""
+        query, content, view = self._query, self._content, self._query.preparation
+        for holder in query.prepare.holders:
+            for item in view.find("KeySeed", direction="sent", peer=holder):
+                yield same(view, item, KeySeed(content.holder_seed), "another seed of s1 was sealed")
+            for item in view.find("PublicPart", direction="sent", peer=holder):
+                yield same(
+                    view, item, PublicPart(self._part.public.tobytes()), "the sealed seed of s2 gives another b2"
+                )
+        for item in view.find("KeySeed", direction="sent", peer=query.prepare.router):
+            yield same(view, item, KeySeed(content.router_seed), "another seed of s2 was sealed")
 
     def template(self) -> Findings:
         """The probe is a quantised unit vector."""
-        template, dim = self._template, self._announce.dim
+        template, dim = self._template, self._query.dim
         squared, bound = int(np.dot(template.astype(np.int64), template.astype(np.int64))), norm_bound(dim)
         if len(template) != dim:
             yield Broken("probe", f"{len(template)} entries, announced were {dim}")
@@ -85,41 +89,61 @@ class RequesterAudit:
         else:
             yield Held(f"squared norm {squared}, the limit is {bound}")
 
-    def recomputed(self) -> Findings:
-        """Probe and seed give the ciphertexts whose hash was signed, and that every holder was sent."""
-        if self._content.seed is None:
-            yield Open(CANNOT)
-            return
-        case, view, dim = self._case, self._view, self._announce.dim
-        zeros = ZeroPool.make(self._joint, self._content.seed, "probe", dim, default_threads())
-        ciphertexts = encrypt_constants(self._template, zeros.take(dim), self._params)
-        parts, digest = probe_parts(ciphertexts, component_digests(ciphertexts, 1))
-        digests = list(view.messages(ProbeDigest))
+    def masked(self) -> Findings:
+        """The seeds give the encrypted mask whose hash was signed, and that every holder was sent."""
+        query, content, view = self._query, self._content, self._query.preparation
+        params, identity, dim = query.params, query.identity, query.dim
+        parts = mask_parts(
+            encrypt_mask(
+                draw_mask(content.seed, identity, dim, params),
+                expand_public(identity, dim, params, query.threads),
+                (expand_secret(params, content.holder_seed, identity), self._part.secret),
+                content.seed,
+                identity,
+                params,
+                query.threads,
+            )
+        )
+        stated = mask_digest(content.holder_seed, parts)
         findings = [
-            Held() if message.digest == digest
-            else Broken(view.place(item.record), "probe and seed give other ciphertexts than those signed")
-            for item, message in digests
-        ]  # fmt: skip
-        contents = [content_digest(part) for part in parts]
-        for holder in case.holders:
-            for content, item in zip(contents, view.find("ProbePart", holder, "sent", holder), strict=False):
-                findings.append(
-                    Held() if content == item.record.content
-                    else Broken(view.place(item.record), "probe and seed give other ciphertexts than those sent")
-                )  # fmt: skip
+            same(view, item, stated, "the seeds give another mask than that signed")
+            for item in view.find("MaskDigest", direction="sent", peer=query.prepare.router)
+        ]
+        for holder in query.prepare.holders:
+            for item, part in zip(view.find("MaskPart", holder, "sent", holder), parts, strict=False):
+                findings.append(same(view, item, part, "the seeds give another mask than that sent"))
         yield from findings
-        if not digests:
-            yield Open("the query ended before a probe was sent")
-        elif all(isinstance(finding, Held) for finding in findings):
-            if self._ciphertexts is not None:
-                with self._ciphertexts.open("wb") as file:
-                    np.save(file, ciphertexts)
-                yield Held(f"ciphertexts written to {self._ciphertexts}")
-            if self._probe is not None:
-                self._probe.unlink(missing_ok=True)  # whoever may read what lies there must not read this
-                self._probe.touch(mode=0o600)
-                with self._probe.open("wb") as file:
-                    np.savez(file, probe=self._template, ciphertexts=np.frombuffer(digest, np.uint8))
-                yield Held(
-                    f"the probe itself written to {self._probe}: for the audit of a holder, then to be destroyed"
-                )
+        if findings and not any(isinstance(finding, Broken) for finding in findings):
+            self._mask = b"".join(part.data for part in parts)
+
+    def searched(self) -> Findings:
+        """u = q - r of the sealed probe is what was signed, and what every holder was sent."""
+        query, view, template = self._query, self._query.search, self._template
+        if len(template) != query.dim:
+            yield Broken("probe", f"{len(template)} entries, announced were {query.dim}")
+            return
+        mask = draw_mask(self._content.seed, query.identity, query.dim, query.params)
+        message = pack_difference(difference(template, mask, query.params), query.params, query.query_id)
+        stated = difference_digest(message)
+        findings = [
+            same(view, item, message, "probe and mask give another u than that sent")
+            for holder in query.announce.holders
+            for item in view.find("Difference", holder, "sent", holder)
+        ] + [
+            same(view, item, stated, "probe and mask give another u than that signed")
+            for item in view.find("DifferenceDigest", direction="sent", peer=query.announce.router)
+        ]
+        yield from findings
+        if not findings:
+            yield Open("the search ended before u was sent")
+        elif not any(isinstance(finding, Broken) for finding in findings) and self._mask is not None:
+            yield from self._hand_over(message.data)
+
+    def _hand_over(self, u: bytes) -> Findings:
+        if self._sent is not None:
+            assert self._mask is not None
+            write(self._sent, Sent(self._mask, u))
+            yield Held(f"what the holders were sent, written to {self._sent}")
+        if self._probe is not None:
+            write(self._probe, CarriedProbe(self._content.template, self._query.query_id))
+            yield Held(f"the probe itself written to {self._probe}: for the audit of a holder, then to be destroyed")

@@ -127,23 +127,60 @@ def match(
 
 @app.command()
 def prepare(
-    gallery: Annotated[Path, typer.Option(help=GALLERY_HELP)],
-    out: Annotated[Path, typer.Option("--output", "-o", help="File to write, mode 0600: secret, serves one search.")],
+    gallery: Annotated[Path | None, typer.Option(help=GALLERY_HELP, show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="With --gallery: file to write, mode 0600. It is secret and serves one search."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="A requester node's folder, to prepare for its `lineup query`.")
+    ] = None,
+    holders: Annotated[str, typer.Option(help="With --dir: holders that will be asked, such as ES,DE.")] = "",
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="With --dir: how many.")] = 1,
+    dim: Annotated[
+        int | None,
+        typer.Option(help="With --dir: length of templates given as .npy files, in place of a face model's."),
+    ] = None,
+    models: Models = None,
+    provider: Provider = ProviderName.auto,
     params: Annotated[
         str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
     ] = N4096.preset,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Prepare a search of a gallery before there is a probe, for `lineup match --prepared`."""
-    from nodes.cli.match import run_prepare
+    """Prepare searches before there is a probe: at a running node, or of a gallery file for `lineup match --prepared`.
 
+    At a node a preparation waits, there and at router and holders, until a query of these holders or some of them uses
+    it. Each serves one search.
+    """
     try:
-        count = check_threads(default_threads() if threads is None else threads)
+        count_of_threads = check_threads(default_threads() if threads is None else threads)
         parameters = preset(params)
     except ParameterError as error:
         _fail(error, 2)
-    run_prepare(gallery, out, parameters, count, output, errors, as_json)
+    if (folder is None) == (gallery is None):
+        raise typer.BadParameter("give either --gallery with -o, or --dir with --holders")
+    if gallery is not None:
+        if out is None:
+            raise typer.BadParameter("say with -o where to write the preparation", param_hint="--output")
+        from nodes.cli.match import run_prepare
+
+        run_prepare(gallery, out, parameters, count_of_threads, output, errors, as_json)
+        return
+    from nodes.cli.supply import run_prepare_at_node
+
+    names = node.names_of(holders)
+    if not names:
+        raise typer.BadParameter("name those who will be asked, such as ES,DE", param_hint="--holders")
+    assert folder is not None
+    status = run_prepare_at_node(
+        folder, names, count, parameters, dim=dim, models=models, provider=provider,
+        console=output, errors=errors, as_json=as_json,
+    )  # fmt: skip
+    raise typer.Exit(status)
 
 
 @app.command()

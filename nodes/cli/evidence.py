@@ -71,11 +71,13 @@ def verify(
 
 
 def audit(
-    bundle: Annotated[Path, typer.Argument(help="The party's evidence bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="The party's evidence bundle of the query.")],
     sealed: Annotated[Path, typer.Option(help="The folder of the party's node, on site: what it sealed and its key.")],
-    ciphertexts: Annotated[
+    sent: Annotated[
         Path | None,
-        typer.Option(help="Recomputed ciphertexts: written in a requester's audit, read in a holder's."),
+        typer.Option(
+            help="What the requester sent, mask and u: written in its audit, read in a holder's, which keeps neither."
+        ),
     ] = None,
     probe: Annotated[
         Path | None,
@@ -87,10 +89,15 @@ def audit(
     as_json: Json = False,
     html: Html = None,
 ) -> None:
-    """Recompute, on site, what a party sent from what it sealed: the probe's ciphertexts, or the confirmation block."""
+    """Recompute on site what a party sent in a query and its preparation, from what it sealed.
+
+    First the requester's, with `--sent FILE`: its encrypted mask, and u from probe and mask. Then each holder's, with
+    the same file: blocks, published numbers and confirmation block, from its rows and seeds. What no audit shows stands
+    in the report, above all gates that were changed inside the comparison.
+    """
     from nodes.audit.audit import audit_party
 
-    report = audit_party(_read(bundle), sealed, ciphertexts, probe)
+    report = audit_party(_read(bundle), sealed, sent, probe)
     _show(report, [], as_json, html)
     if not report.holds:
         raise typer.Exit(1)

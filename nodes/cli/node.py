@@ -15,9 +15,10 @@ from rich.table import Table
 from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from nodes.cli.peers import peers
+from nodes.cli.supply import supply_lines
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
-from nodes.service.operator_api import TOO_MANY, Aim, SearchReport, Subject, explained
+from nodes.service.operator_api import TOO_MANY, Aim, Progress, SearchReport, Subject, Supplies, explained
 from pets.errors import ParameterError
 from pets.params import N4096
 
@@ -52,7 +53,7 @@ def init(
         kind = Role(role)
     except ValueError:
         raise typer.BadParameter(f"must be requester, holder or router, got {role!r}", param_hint="--role") from None
-    accepted = _names(states)
+    accepted = names_of(states)
     config = init_node(folder, name=name, role=kind, address=address, authority=authority, states=accepted)
     fingerprint = load_identity(folder).peer.fingerprint
     if as_json:
@@ -86,10 +87,13 @@ def status(folder: Dir, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(report))
         return
+    supplies = report.pop("preparations", None)
     for key, value in report.items():  # no table: it would cut a log's identity, which `evidence hold` needs whole
         lines = (value or ["none"]) if isinstance(value, list) else [str(value)]
         for line in lines:
             output.print(f"{key.replace('_', ' '):<19} {line}", highlight=False)
+    for line in supply_lines(msgspec.convert(supplies, Supplies)) if supplies else ():
+        output.print(f"{'preparations':<19} {line}", highlight=False)
 
 
 @node.command()
@@ -249,7 +253,7 @@ def query(
     request = SearchRequest(
         template=probe.template,
         model=probe.model,
-        holders=_names(holders),
+        holders=names_of(holders),
         threshold=given or f"{default_threshold(probe.identity):f}",
         case=case,
         offence=offence,
@@ -262,8 +266,13 @@ def query(
         cap=max_candidates,
         ladder=ladder,
     )
-    with progress_bar(errors, "searching", None):
-        report = search(folder, request)
+    with progress_bar(errors, "searching", None) as moves:
+
+        def told(progress: Progress) -> None:
+            preparing = progress.phase == "preparing"
+            moves(progress.rows, progress.of or None, what="preparing (rows)" if preparing else "searching")
+
+        report = search(folder, request, told)
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
@@ -285,7 +294,7 @@ def _checked_terms(threshold: str | None, cap: int, ladder: str) -> tuple[str | 
     return None if threshold is None else f"{terms.threshold:f}", f"{terms.ladder:f}"
 
 
-def _names(listed: str) -> tuple[str, ...]:
+def names_of(listed: str) -> tuple[str, ...]:
     """The names of a list such as ES,DE or es, de."""
     return tuple(name.strip().upper() for name in listed.split(",") if name.strip())
 
@@ -307,4 +316,6 @@ def print_report(report: SearchReport, probe: str, console: Console) -> None:
         elif answer.status != "candidates":
             say(f"{answer.status.upper():<8} {holder}  {explained(holder, answer)}")
     say(f"query {report.queries[-1]}: its evidence is exported under this number")
+    now = f"nothing fitting waited: prepared now, in {report.seconds_preparing:.2f} s"
+    say("a preparation waited and was used" if report.prepared == "waiting" else now)
     say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")

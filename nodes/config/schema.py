@@ -35,6 +35,7 @@ from nodes.config.policy import (
     NationalLaw,
     PolicyConfig,
 )
+from nodes.config.preparations import Preparations
 from nodes.config.values import ConfigError, Section, within
 from pets.errors import InputError
 
@@ -46,8 +47,8 @@ else:
 __all__ = [
     "FILE", "LAW_MINIMUM_THRESHOLD", "MAX_CANDIDATES", "MAX_RELEASES", "MAX_RUNGS", "MAX_SEALED_DAYS",
     "MAX_SKEW_SECONDS", "MAX_WARRANT_SECONDS", "MAX_WINDOW_DAYS", "NAME_PATTERN", "NATIONAL_LAW_PURPOSES",
-    "ConfigError", "Limits", "Listen", "NationalLaw", "NodeConfig", "Paths", "PolicyConfig", "Purpose",
-    "Retention", "Role", "Storage", "TlsFiles", "check_name", "check_node", "load_config", "operator_name",
+    "ConfigError", "Limits", "Listen", "NationalLaw", "NodeConfig", "Paths", "PolicyConfig", "Preparations",
+    "Purpose", "Retention", "Role", "Storage", "TlsFiles", "check_name", "check_node", "load_config", "operator_name",
     "split_address",
 ]  # fmt: skip
 
@@ -166,6 +167,7 @@ class NodeConfig(Section, frozen=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     policy: PolicyConfig = msgspec.field(default_factory=PolicyConfig)
     retention: Retention = msgspec.field(default_factory=Retention)
+    preparations: Preparations = msgspec.field(default_factory=Preparations)
     casework: CaseworkConfig = msgspec.field(default_factory=CaseworkConfig)
     console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
     peer_fingerprints: dict[str, str] = msgspec.field(default_factory=dict)
@@ -177,6 +179,7 @@ class NodeConfig(Section, frozen=True):
             check_name(name, "peer_fingerprints")
             if not re.fullmatch("[0-9a-f]{64}", fingerprint):
                 raise ConfigError(f"peer_fingerprints.{name}", fingerprint, "must be 64 lower-case hexadecimal digits")
+        self.preparations.check(self.role)
         if self.role is Role.HOLDER:
             self._check_searched()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nodes.config.casework import CaseworkConfig
 from nodes.config.console import ConsoleConfig
+from nodes.config.preparations import MAX_AGE_HOURS, MAX_BYTES, MAX_READY, MIN_BYTES, Preparations
 from nodes.config.schema import (
     FILE,
     LAW_MINIMUM_THRESHOLD,
@@ -46,7 +47,10 @@ def write_default(
     """Write FOLDER/node.toml, which must not exist. Raises `ConfigError`, FileExistsError."""
     check_node(name, role)
     policy = PolicyConfig(states=tuple(states))
+    # others let more wait for a requester than it keeps ready: a search that finds none ready prepares one beside them
+    preparations = Preparations(ready=Preparations().ready // 2) if role is Role.REQUESTER else Preparations()
     content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention())
+    content += _preparations(preparations, role)
     content += _casework(CaseworkConfig()) + _console(ConsoleConfig()) + _policy(policy)
     path = folder / FILE
     write_public(path, content.encode(), overwrite=False)
@@ -107,6 +111,22 @@ def _retention(retention: Retention) -> str:
 # years, and after these days what was sealed for audits on site: at a requester the probe, at a holder its block.
 [retention]
 sealed_days = {retention.sealed_days}  # 1 to {MAX_SEALED_DAYS}
+
+"""
+
+
+def _preparations(preparations: Preparations, role: Role) -> str:
+    ready = f"0 to {MAX_READY}: kept ready for this node's searches"
+    if role is not Role.REQUESTER:
+        ready = f"1 to {MAX_READY}: the most that wait for one requester"
+    return f"""\
+# What is made before there is a probe, at low priority, so that a search only has to use it. Each serves one search.
+[preparations]
+ready = {preparations.ready}  # {ready}
+max_age_hours = {preparations.max_age_hours}  # 1 to {MAX_AGE_HOURS}: what is older is erased unused
+max_bytes = {preparations.max_bytes}  # {MIN_BYTES} to {MAX_BYTES}: of all that waits for one requester
+on_disk = {_toml(preparations.on_disk)}  # true: sealed to files under the storage key, so that they outlive a restart
+cpu_share = {preparations.cpu_share}  # above 0, at most 1: of limits.threads, what making them may use
 
 """
 

@@ -1,4 +1,6 @@
-"""Evidence bundles: one party's records of one query, exported for a supervisor (R 55, 58; protocol/DESIGN.md, 2.8).
+"""Evidence bundles: one party's records of one conversation, exported for a supervisor (R 55, 58; DESIGN, 2.8).
+
+A search is exported with the preparation that it used, in one file; a preparation also alone, by its own number.
 
 What goes in is what the node kept (`nodes.evidence.recorder`), one disclosed entry of its transcript log for each
 record, and the proofs that tie them to signed checkpoints. No key of the node leaves it, except the per-entry secrets
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.evidence import followed_up
+from nodes.evidence import followed_up, links
 from nodes.evidence.recorder import Record, read_records
 from nodes.evidence.witnesses import WITNESSED, Witnesses
 from nodes.identity.identity import NodeIdentity, load_identity
@@ -44,6 +46,7 @@ from nodes.verify.format import (
 )
 from pets.errors import MALFORMED, InputError
 from pets.signatures import SigningKey
+from protocol.messages import Search
 
 COPY_ATTEMPTS = 5
 RECENT = 16  # checkpoints of its own log that a bundle extends unasked: those that others were shown last
@@ -53,40 +56,65 @@ class EvidenceError(InputError):
     """Nothing can be exported."""
 
 
-def export_bundle(folder: Path, query_hex: str, since: Sequence[Bundle] = ()) -> bytes:
-    """The bundle of one query from a node's folder, whether or not the node is running.
+def export_bundle(folder: Path, conversation_hex: str, since: Sequence[Bundle] = ()) -> bytes:
+    """The bundle of one search or preparation from a node's folder, whether or not the node is running.
 
     `since`: bundles that show a checkpoint of this node's transcript log, its own or others'; the new one then proves
-    that the log only grew since. Raises `EvidenceError`, `IdentityError`, `WitnessDamaged`, and as a damaged log does.
+    that the log only grew since. Raises `EvidenceError`, `IdentityError`, `WitnessDamaged`, `LinkDamaged`, and as a
+    damaged log does.
     """
     try:
-        query = bytes.fromhex(query_hex)
+        conversation = bytes.fromhex(conversation_hex)
     except ValueError:
-        raise EvidenceError(f"a query is 32 hexadecimal digits, got {query_hex!r:.80}") from None
+        raise EvidenceError(f"a query is 32 hexadecimal digits, got {conversation_hex!r:.80}") from None
     if not folder.is_dir():
         raise EvidenceError(f"{folder} is not a node's folder: it does not exist")
-    path = folder / "evidence" / query.hex()
-    if len(query) != 16 or not path.is_file():
-        raise EvidenceError(f"{folder} keeps nothing of query {query_hex}")
+    if len(conversation) != 16 or not (folder / "evidence" / conversation.hex()).is_file():
+        raise EvidenceError(f"{folder} keeps nothing of query {conversation_hex}")
     identity = load_identity(folder)
+    records = _records(folder, conversation)
+    with open_for_reading(identity, folder, "transcript") as log:
+        made = _preparation_of(folder, records)
+        preparation = None if made is None else _bundle(identity, log, folder, made, _records(folder, made))
+        bundle = _bundle(identity, log, folder, conversation, records, since)
+    inside = None if preparation is None else sign_bundle(preparation, identity.signing)
+    return sign_bundle(msgspec.structs.replace(bundle, preparation=inside), identity.signing)
+
+
+def _records(folder: Path, conversation: bytes) -> list[Record]:
+    path = folder / "evidence" / conversation.hex()
     try:
-        records = read_records(path)
+        return read_records(path)
     except MALFORMED as error:
         raise EvidenceError(f"{path} is damaged: {error}") from None
-    with open_for_reading(identity, folder, "transcript") as log:
-        proof = _prove(log, query, records, since)
-        stated = _stated(log, folder, query)
+
+
+def _preparation_of(folder: Path, records: Sequence[Record]) -> bytes | None:
+    """The conversation of the preparation that a search names, None where this node keeps none of it."""
+    named = [record.message.preparation for record in records if isinstance(record.message, Search)]
+    made = links.conversation_of(folder, named[0]) if named else None
+    return made if made is not None and (folder / "evidence" / made.hex()).is_file() else None
+
+
+def _bundle(
+    identity: NodeIdentity,
+    log: LogReader,
+    folder: Path,
+    conversation: bytes,
+    records: Sequence[Record],
+    since: Sequence[Bundle] = (),
+) -> Bundle:
+    proof = _prove(log, conversation, records, since)
     config = identity.config
-    bundle = Bundle(
-        query,
+    return Bundle(
+        conversation,
         Owner(config.name, config.role.value, identity.signing.verify_key.to_bytes()),
         max(int(time.time() * 1000), proof.checkpoint.time),
         tuple(records),
         proof,
         _witnessed(folder, records),
-        stated,
+        _stated(log, folder, conversation),
     )
-    return sign_bundle(bundle, identity.signing)
 
 
 def sign_bundle(bundle: Bundle, key: SigningKey) -> bytes:
@@ -136,7 +164,7 @@ def _copy(place: Path, temporary: Path, identity: NodeIdentity, folder: Path) ->
 
 
 def _witnessed(folder: Path, records: Sequence[Record]) -> tuple[Witnessed, ...]:
-    """Checkpoints of the transcript logs of the query's parties, and of every log that showed two histories."""
+    """Checkpoints of the transcript logs of the parties, and of every log that showed two histories."""
     witnesses = Witnesses(folder / WITNESSED)
     wanted = {(record.peer, "transcript") for record in records} | set(witnesses.accused)
     return tuple(shown for shown in witnesses.all() if (shown.header.owner, shown.header.kind) in wanted)

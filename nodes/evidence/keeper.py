@@ -1,14 +1,16 @@
-"""Everything a node keeps of queries: transcript, evidence, the Article 40 log, what is sealed for audits."""
+"""Everything a node keeps of conversations: transcript, evidence, the Article 40 log, what is sealed for audits."""
 
 from __future__ import annotations
 
 import heapq
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nodes.config.storage import storage_key
-from nodes.evidence import followed_up, sealed
+from nodes.evidence import followed_up, links, sealed
+from nodes.evidence.block_hashes import block_hashes
 from nodes.evidence.ledger import Ledger
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
@@ -20,22 +22,24 @@ from nodes.logs.log import TamperEvidentLog
 from nodes.logs.of_node import open_log
 from nodes.verify.format import Direction
 from protocol.follow_up import Statement
-from protocol.holder import Holder
-from protocol.machine import Machine
-from protocol.requester import Requester
-from protocol.router import Router
-from protocol.session import State
+from protocol.party import Party
+from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
+from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
+from protocol.session import Event, State
 from protocol.warrant import Justification
 
 
 class Keeper:
-    """Opens the logs of a node's folder, verifying them, and keeps each query. Raises what a damaged log raises."""
+    """Opens the logs of a node's folder, verifying them, and keeps each conversation, preparation or search.
+
+    Raises what a damaged log raises.
+    """
 
     def __init__(self, identity: NodeIdentity, folder: Path) -> None:
         self.folder = folder
         # A checkpoint over a log that another query is just being added to would look like tampering.
         self.writing = threading.RLock()
-        self._key = storage_key(identity.config)
+        self.key = storage_key(identity.config)
         self.transcript = open_log(identity, folder, "transcript")
         self.article_forty = open_log(identity, folder, "article-40")
         self.logs: dict[Kind, TamperEvidentLog] = {"transcript": self.transcript, "article-40": self.article_forty}
@@ -45,37 +49,44 @@ class Keeper:
         self._recorder = Recorder(folder / "evidence", self.transcript, self.writing)
         self._started: dict[bytes, int] = {}
 
-    def attach(self, machine: Machine) -> None:
-        """Record a machine from its start."""
-        self._started[machine.query] = _now()
-        self._recorder.attach(machine)
-        if isinstance(machine, Holder):
-            machine.keeper = self._keep_holder
+    def begin(self, conversation: bytes) -> Callable[[Event], None]:
+        """What a machine tells of all that it sends and takes, from its start. `end` then ends it."""
+        self._started[conversation] = _now()
+        return self._recorder.begin(conversation)
 
-    def keep_probe(self, machine: Requester, template: bytes, justification: Justification) -> None:
-        """Seal probe and seed before they are used."""
+    def keep_probe(self, machine: SearchingRequester, template: bytes, justification: Justification) -> None:
+        """Seal probe and seeds before they are used."""
         content = sealed.of_requester(machine, template, justification)
-        sealed.keep(self.folder / "sealed", self._key, machine.query, content)
+        sealed.keep(self.folder / "sealed", self.key, machine.query, content)
 
-    def _keep_holder(self, machine: Holder) -> None:
-        """Seal the seed before it is used, and what made the confirmation block before the block leaves."""
-        sealed.keep(self.folder / "sealed", self._key, machine.query, sealed.of_holder(machine))
+    def keep_holder(self, machine: SearchingHolder) -> None:
+        """Seal the seeds before they are used, and what made the confirmation block before the block leaves."""
+        sealed.keep(self.folder / "sealed", self.key, machine.query, sealed.of_holder(machine))
+
+    def keep_preparation(self, machine: PreparingRequester | PreparingRouter | PreparingHolder) -> None:
+        """Note which conversation made a preparation, once it is made and before it waits: evidence of a search needs
+        it. Nothing is sealed while it waits."""
+        self._recorder.flush(machine.query)
+        if isinstance(machine, PreparingHolder):
+            block_hashes(machine.gallery)  # else the first search would wait for them
+        links.note(self.folder, machine.identity, machine.query)
 
     def keeps(self, query: bytes) -> bool:
-        """Whether there is evidence of a query."""
+        """Whether there is evidence of a conversation."""
         return (self.folder / "evidence" / query.hex()).exists()
 
     def newest(self, count: int) -> list[tuple[bytes, float]]:
-        """The queries whose evidence was written last, and when, seconds since 1970."""
+        """The conversations whose evidence was written last, and when, seconds since 1970."""
         kept = [(path.stat().st_mtime, path.name) for path in (self.folder / "evidence").glob("[0-9a-f]" * 32)]
         return [(bytes.fromhex(name), time) for time, name in heapq.nlargest(count, kept)]
 
-    def end(self, machine: Machine) -> None:
-        """A query is over: write everything, sign checkpoints. Raises what kept any of it from being written."""
+    def end(self, machine: Party) -> None:
+        """A conversation is over: write everything, sign checkpoints. Raises what kept any of it from being written."""
+        started = self._started.pop(machine.query)
         with self.writing:
             try:
-                if (entry := article_forty(machine, self._started.pop(machine.query), _now())) is not None:
-                    self.article_forty.append([entry], _now())
+                if isinstance(machine, (SearchingRequester, SearchingRouter, SearchingHolder)):
+                    self.article_forty.append([article_forty(machine, started, _now())], _now())
                     self.article_forty.checkpoint(_now())
             finally:
                 self._recorder.end(machine.query)
@@ -106,19 +117,12 @@ class Keeper:
             self._gallery.close()
 
 
-def article_forty(machine: Machine, started: int, ended: int) -> ArticleForty | None:
-    """The Article 40(1) entry of a query: its five fields and no other. None where no query was announced."""
-    if isinstance(machine, Requester):
-        requester, asked = machine.name, machine.announce.holders
-    elif isinstance(machine, Router):
-        requester, asked = machine.requester, machine.holders
-    elif isinstance(machine, Holder):
-        requester, asked = machine.requester, (machine.name, *machine.others)
-    else:
-        return None
+def article_forty(machine: Party, started: int, ended: int) -> ArticleForty:
+    """The Article 40(1) entry of a query: its five fields and no other."""
+    asked = machine.parties.holders
     replied = [name for name in asked if name in machine.sessions and _replied(machine.sessions[name].state)]
     replied_at = max(started, ended) if replied else None  # a clock may have been set back
-    return ArticleForty(requester, started, replied_at, tuple(sorted(asked)), tuple(sorted(replied)))
+    return ArticleForty(machine.parties.requester, started, replied_at, tuple(sorted(asked)), tuple(sorted(replied)))
 
 
 def _replied(state: State) -> bool:

@@ -1,7 +1,14 @@
 """What a party keeps under its own key for an audit on site (protocol/DESIGN.md, 2.8), and shows nobody else.
 
-The requester: probe and seed, from which every ciphertext can be recomputed. The holder: the seed behind its
-randomness, and what made its confirmation block. Files lie in `sealed/QUERY`, encrypted under the node's storage key.
+The requester: the probe and all seeds of its preparation, from which the mask r, its encryption and u = q - r follow.
+(r and u give the probe away too; but the probe itself lies beside them.) The holder: what opens its commitments to
+gallery and seed, the seed of s1, b2, its secrets with requester and router, and what made its confirmation block.
+Together with what requester and router had, that shows what they sent; alone it says who hit, and no more of the
+probe. Not the encrypted mask, 16.8 MB at d = 512, nor u: a supervisor brings both from the requester's audit.
+
+Files lie in `sealed/CONVERSATION` of the *search*, encrypted under the node's storage key, and are written when the
+preparation is used, before u leaves or anything that depends on it. Nothing is sealed while a preparation waits, so
+of one that is never used nothing stays.
 """
 
 from __future__ import annotations
@@ -13,11 +20,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from nodes.evidence.block_hashes import block_hashes
 from nodes.private_files import replace_private, write_private
 from nodes.store.errors import StoreCorrupted
 from nodes.store.keys import StorageKey
-from protocol.holder import Holder
-from protocol.requester import Requester
+from protocol.messages import Digest
+from protocol.preparation import Version
+from protocol.searching import SearchingHolder, SearchingRequester
 from protocol.shown import kind_only
 from protocol.warrant import Justification
 
@@ -25,10 +34,12 @@ _COLUMN = "sealed"
 
 
 class SealedProbe(msgspec.Struct, frozen=True, tag="requester", forbid_unknown_fields=True):
-    """The requester's part. `template`: int8 (d,). `seed`: None where OpenFHE encrypted."""
+    """The requester's part. `template`: int8 (d,). `seed`: of mask and errors. The others: of s1 and s2."""
 
     template: bytes
-    seed: bytes | None
+    seed: Digest
+    holder_seed: Digest
+    router_seed: Digest
     justification: Justification | None = None
 
     __repr__ = kind_only
@@ -48,16 +59,24 @@ class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
-    """The holder's part: what opens its commitment to gallery and seed. `seed`: empty where OpenFHE encrypted.
+    """The holder's part.
 
-    `pair_secret`: what masked its inputs to the comparison; empty before the search began. `confirmation`: None for a
-    query that never came to one.
+    `seed`: its own, `holder_seed`: that of s1. `public`: b2, uint32 (2, n). `rows`: of the gallery; `salt_seed`: of the
+    salts under its root; `hashes`: the salted hashes of its blocks, 32 bytes each, one after the other, empty where
+    rows were forgotten before they were asked for. `versions`: of the blocks as prepared. `own`, `following`: the
+    secrets with router and requester, out of which the masks come. `confirmation`: None for a query that never came to
+    one.
     """
 
-    seed: bytes
-    gallery_salt: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    gallery_digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    pair_secret: Annotated[bytes, msgspec.Meta(max_length=32)]
+    seed: Digest
+    holder_seed: Digest
+    public: bytes
+    rows: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    salt_seed: Digest
+    hashes: Annotated[bytes, msgspec.Meta(max_length=32 * 2**18)]
+    versions: tuple[Version, ...]
+    own: Digest
+    following: Digest
     confirmation: SealedBlock | None = None
 
     __repr__ = kind_only
@@ -67,16 +86,16 @@ Sealed = SealedProbe | SealedGallery
 Part = Literal["requester", "holder"]
 
 
-def keep(folder: Path, key: StorageKey, query: bytes, content: Sealed) -> None:
-    """Write what belongs to a query, in place of what was there."""
+def keep(folder: Path, key: StorageKey, conversation: bytes, content: Sealed) -> None:
+    """Write what belongs to a search, in place of what was there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data = key.seal(msgspec.msgpack.encode(content), _COLUMN, query.hex())
-    replace_private(folder / query.hex(), data)  # never half of it: a holder writes several times
+    data = key.seal(msgspec.msgpack.encode(content), _COLUMN, conversation.hex())
+    replace_private(folder / conversation.hex(), data)  # never half of it: a holder writes several times
 
 
-def open_kept(folder: Path, key: StorageKey, query: bytes) -> Sealed:
+def open_kept(folder: Path, key: StorageKey, conversation: bytes) -> Sealed:
     """Read it again. Raises `FileNotFoundError`, and the store's errors for another key or changed bytes."""
-    data = key.unseal((folder / query.hex()).read_bytes(), _COLUMN, query.hex())
+    data = key.unseal((folder / conversation.hex()).read_bytes(), _COLUMN, conversation.hex())
     content: Sealed = msgspec.msgpack.decode(data, type=Sealed)
     return content
 
@@ -100,16 +119,37 @@ def reseal(folder: Path, old: StorageKey, new: StorageKey) -> int:
     return len(paths)
 
 
-def of_requester(machine: Requester, template: bytes, justification: Justification) -> SealedProbe:
-    """What a requester keeps."""
-    return SealedProbe(template, machine.keys.seed, justification)
+def of_requester(machine: SearchingRequester, template: bytes, justification: Justification) -> SealedProbe:
+    """What a requester keeps: the hook `Context.keep` asks for it while the machine still has the seed of r.
+
+    Raises `ValueError` when it is asked later.
+    """
+    made = machine.preparation
+    if made.seed == bytes(32):
+        raise ValueError(f"the seed of the mask of query {machine.query.hex()} is erased: nothing can be sealed of it")
+    return SealedProbe(template, made.seed, made.holder_seed, made.router_seed, justification)
 
 
-def of_holder(machine: Holder) -> SealedGallery:
-    """What a holder keeps: after the set-up, as the search begins, with its block, and when that was answered."""
-    made = machine.sealed
+def of_holder(machine: SearchingHolder) -> SealedGallery:
+    """What a holder keeps, each time the hook `Context.keep` is called.
+
+    As the search begins, with its confirmation block, and when that was answered.
+    """
+    made, confirmed, gallery = machine.preparation, machine.sealed, machine.gallery
+    ring = made.rings[machine.name]
     block = None
-    if made is not None:
-        arrays = (made.factors.tobytes(), made.block.tobytes(), made.shares.tobytes())
-        block = SealedBlock(made.salt, made.rows, *arrays, made.answers)
-    return SealedGallery(machine.keys.seed or b"", machine.salt, machine.gallery.digest, machine.pair_secret, block)
+    if confirmed is not None:
+        arrays = (confirmed.factors.tobytes(), confirmed.block.tobytes(), confirmed.shares.tobytes())
+        block = SealedBlock(confirmed.salt, confirmed.rows, *arrays, confirmed.answers)
+    return SealedGallery(
+        seed=made.seed,
+        holder_seed=made.holder_seed,
+        public=made.public.tobytes(),
+        rows=len(gallery.templates),
+        salt_seed=gallery.salt_seed,
+        hashes=b"".join(block_hashes(gallery)),
+        versions=ring.versions,
+        own=ring.own,
+        following=ring.following,
+        confirmation=block,
+    )

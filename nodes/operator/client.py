@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import msgspec
 
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.identity.tls import client_context, server_name
-from nodes.service.operator_api import SearchReport, SearchRequest
+from nodes.service.operator_api import Line, PrepareReport, PrepareRequest, Progress, SearchReport, SearchRequest
 from nodes.service.under_way import UnderWay
 from pets.errors import InputError, LineupError
 
@@ -29,10 +31,19 @@ def check_asks(folder: Path) -> None:
         raise InputError(f"{config.name} is a {config.role.value}; only a requester can ask")
 
 
-def search(folder: Path, request: SearchRequest) -> SearchReport:
-    """Have the running requester node search. Raises `NodeNotRunning`, `InputError` with the node's reason."""
-    response = _call(load_config(folder), "POST", "/operator/v1/search", msgspec.json.encode(request))
-    return msgspec.json.decode(response.content, type=SearchReport)
+def search(folder: Path, request: SearchRequest, told: Callable[[Progress], object] = lambda _: None) -> SearchReport:
+    """Have the running requester node search; `told` hears how far it is.
+
+    Raises `NodeNotRunning`, `InputError` with the node's reason.
+    """
+    content = _stream(load_config(folder), "/operator/v1/search", msgspec.json.encode(request), told)
+    return msgspec.json.decode(content, type=SearchReport)
+
+
+def prepare(folder: Path, request: PrepareRequest, told: Callable[[Progress], object]) -> PrepareReport:
+    """Have the running requester node prepare. Raises `NodeNotRunning`, `InputError` with the node's reason."""
+    content = _stream(load_config(folder), "/operator/v1/prepare", msgspec.json.encode(request), told)
+    return msgspec.json.decode(content, type=PrepareReport)
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -85,24 +96,66 @@ def _call(
 ) -> httpx.Response:
     response = _ask(config, method, path, content, seconds)
     if response.status_code != 200:
-        try:
-            body = response.json()
-        except ValueError:
-            body = {}
-        raise InputError(body.get("message") or f"{config.name} refused: {body.get('code', response.status_code)}")
+        raise _refused(config, response)
     return response
+
+
+def _refused(config: NodeConfig, response: httpx.Response) -> InputError:
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    return InputError(body.get("message") or f"{config.name} refused: {body.get('code', response.status_code)}")
+
+
+def _stream(config: NodeConfig, path: str, content: bytes, told: Callable[[Progress], object]) -> bytes:
+    """The report at the end of an answer in lines (`nodes.service.streams`); `told` hears how far it is."""
+    with (
+        _client(config, SEARCH_SECONDS) as client,
+        _reached(config),
+        client.stream(
+            "POST",
+            config.address + path,
+            content=content,
+            headers={"accept": "application/x-ndjson"},
+            extensions=_extensions(config),
+        ) as response,
+    ):
+        if response.status_code != 200:
+            response.read()
+            raise _refused(config, response)
+        for text in response.iter_lines():
+            line = msgspec.json.decode(text, type=Line)
+            if line.progress is not None:
+                told(line.progress)
+            if line.code is not None:
+                raise InputError(line.message or f"{config.name} refused: {line.code}")
+            if bytes(line.report):
+                return bytes(line.report)
+    raise NodeNotRunning(f"{config.name} broke off its answer; is it being stopped?")
 
 
 def _ask(
     config: NodeConfig, method: str, path: str, content: bytes | None = None, seconds: float = SEARCH_SECONDS
 ) -> httpx.Response:
+    with _client(config, seconds) as client, _reached(config):
+        return client.request(method, config.address + path, content=content, extensions=_extensions(config))
+
+
+def _client(config: NodeConfig, seconds: float) -> httpx.Client:
     timeout = httpx.Timeout(seconds, connect=config.limits.connect_timeout_seconds)
-    with httpx.Client(verify=client_context(config.operator_tls), timeout=timeout, trust_env=False) as client:
-        try:
-            return client.request(
-                method, config.address + path, content=content, extensions={"sni_hostname": server_name(config.name)}
-            )
-        except httpx.TransportError as error:
-            # a refused certificate explains itself
-            hint = "" if "SSL" in str(error) else "; is `lineup node serve` running, and past its line `ready`?"
-            raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}{hint}") from error
+    return httpx.Client(verify=client_context(config.operator_tls), timeout=timeout, trust_env=False)
+
+
+def _extensions(config: NodeConfig) -> dict[str, str]:
+    return {"sni_hostname": server_name(config.name)}
+
+
+@contextmanager
+def _reached(config: NodeConfig) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        # a refused certificate explains itself
+        hint = "" if "SSL" in str(error) else "; is `lineup node serve` running, and past its line `ready`?"
+        raise NodeNotRunning(f"{config.name} does not answer at {config.address}: {error}{hint}") from error

@@ -29,6 +29,7 @@ from nodes.service.expiry import Expired
 from nodes.service.expiry import expire as expire_at
 from nodes.store import GalleryStore, StorageKey, StoreError
 from nodes.store.backup import CarriedOver, carry_over, copy_database, replace_database
+from nodes.store.derived import reseal_salt
 from pets.errors import InputError
 
 
@@ -185,6 +186,7 @@ def _rekey(
     cases = desk.database_url(config, folder)
     if config.casework.url is not None or (folder / desk.FILE).is_file():
         vault.rekey(cases, old, new)
+    reseal_salt(folder, old, new)
     return subjects, sealed.reseal(folder / "sealed", old, new)
 
 

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Moves(Protocol):
     """Is told how many are done, and of how many once that is known."""
 
-    def __call__(self, done: int, total: int | None = None, /) -> None:
-        """Move on to `done`."""
+    def __call__(self, done: int, total: int | None = None, /, what: str | None = None) -> None:
+        """Move on to `done`. `what`: where something else is done from now on."""
 
 
 @contextmanager
@@ -31,4 +31,4 @@ def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Mov
     )
     with bar:
         task = bar.add_task(what, total=total)
-        yield lambda done, total=None, /: bar.update(task, completed=done, total=total)
+        yield lambda done, total=None, /, what=None: bar.update(task, completed=done, total=total, description=what)

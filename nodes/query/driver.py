@@ -1,4 +1,4 @@
-"""Drives one party of one query: frames in and out of end-to-end channels, scoring, silence, the end."""
+"""Drives one party of one conversation: frames in and out of end-to-end channels, scoring, silence, the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from protocol.channel import ReceivingChannel, SendingChannel
 from protocol.errors import MissingMessage, PeerAborted, QueryRefused
 from protocol.machine import Machine
 from protocol.session import Session
-from protocol.steps import Notary, Receive, Score
+from protocol.steps import Notary, Receive, ReceiveAny, Work
 
 log = logging.getLogger("lineup.driver")
 
@@ -32,7 +32,7 @@ INBOUND_BYTES = 16 * 2**20  # what of one query may wait to be worked on before 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a node brings to a query. `sealing_keys`: the peers' public keys."""
+    """What a node brings to a conversation. `sealing_keys`: the peers' public keys."""
 
     notary: Notary
     sealing_key: SealingKey
@@ -60,9 +60,10 @@ class RecordFailed(Exception):
 class QueryDriver:
     """Runs `machine` until all its sessions are over: `changed` is set after every step, `ended` called at the end.
 
-    `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all. All
-    machine code runs in worker threads, one step at a time; `compute` bounds how many queries of the node compute at
-    once. `failed_peers`: who was given up, and why; `awaited`: whom each session last waited for.
+    `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all; `reach`:
+    seconds for which a peer is tried that cannot be reached, None for as many as `patience`. All machine code runs in
+    worker threads, one step at a time; `compute` bounds how many queries of the node compute at once. `failed_peers`:
+    who was given up, and why; `awaited`: whom each session last waited for.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class QueryDriver:
         patience: float,
         lifetime: float,
         ended: Callable[[QueryDriver], Awaitable[None]],
+        reach: float | None = None,
     ) -> None:
         self.machine = machine
         self.failed_peers: dict[str, LineupError] = {}
-        self.awaited: dict[str, str] = {}
+        self.awaited: dict[str, tuple[str, ...]] = {}
         self.changed = asyncio.Event()
         self.finished = False
         self._credentials = credentials
@@ -86,6 +88,7 @@ class QueryDriver:
         self._scorer = scorer
         self._compute = compute
         self._patience = patience
+        self._reach = patience if reach is None else reach
         self._lifetime = lifetime
         self._ended = ended
         self._sending: dict[str, SendingChannel] = {}
@@ -135,6 +138,12 @@ class QueryDriver:
     def over(self) -> bool:
         """All sessions are over."""
         return all(session.state.over for session in self.machine.sessions.values())
+
+    async def until_finished(self) -> None:
+        """Wait until it is over, and its node has put away what is left of it."""
+        while not self.finished:
+            self.changed.clear()
+            await self.changed.wait()
 
     async def close(self) -> None:
         """Stop at once, without a word to anybody."""
@@ -186,17 +195,15 @@ class QueryDriver:
             sealed = await asyncio.to_thread(self._act, actions)
         for peer, units in sealed.items():
             if peer not in self._outboxes:
-                self._outboxes[peer] = Outbox(
-                    self._transport, peer, self.machine.query, self._patience, self._peer_failed
-                )
+                self._outboxes[peer] = Outbox(self._transport, peer, self.machine.query, self._reach, self._peer_failed)
             self._outboxes[peer].put(units)
         while self.machine.wanted:
             task = asyncio.create_task(self._score(*self.machine.wanted.popleft()))
             self._scoring.add(task)
             task.add_done_callback(self._scoring.discard)
         for session in self.machine.sessions.values():
-            if isinstance(session.waiting, Receive):
-                self.awaited[session.name] = session.waiting.sender
+            if awaited := _awaited(session):
+                self.awaited[session.name] = awaited
         self.changed.set()
 
     def _act(self, actions: list[Action]) -> dict[str, list[bytes]]:
@@ -243,7 +250,7 @@ class QueryDriver:
             raise
         self.machine.handle(frame, peer)
 
-    async def _score(self, session: Session, want: Score) -> None:
+    async def _score(self, session: Session, want: Work) -> None:
         try:
             scored = await self._scorer.score(want)
         except Exception as error:  # whatever it is, the session must not wait for ever
@@ -269,8 +276,17 @@ class QueryDriver:
         """Nothing came for too long: name the peer each session waits for, and stop."""
         for session in list(self.machine.sessions.values()):
             if not session.state.over:
-                sender = session.waiting.sender if isinstance(session.waiting, Receive) else None
-                error = Silence(f"{sender or 'nobody'} said nothing for {self._patience:g} s", sender or "")
-                if sender is not None:
-                    self.failed_peers.setdefault(sender, error)
+                awaited = _awaited(session)
+                told = f"{' and '.join(awaited) or 'nobody'} said nothing for {self._patience:g} s"
+                # Of two it may be that one only waits for the other: then nobody is named.
+                error = Silence(told, awaited[0] if len(awaited) == 1 else "")
+                if error.by:
+                    self.failed_peers.setdefault(error.by, error)
                 self.machine.abort(session, error)
+
+
+def _awaited(session: Session) -> tuple[str, ...]:
+    """Whose message a session waits for; of two sub-protocols side by side each may wait for another."""
+    if isinstance(session.waiting, Receive):
+        return (session.waiting.sender,)
+    return session.waiting.senders if isinstance(session.waiting, ReceiveAny) else ()

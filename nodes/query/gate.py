@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime, timezone
 
 import msgspec
@@ -15,12 +16,16 @@ from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.query.metrics import Metrics
 from nodes.query.policy import Policy, PolicyRefused
 from nodes.store import GalleryStore, QueryReplayed, Status, StoreUnavailable
+from pets.errors import ParameterError
 from pets.prf import labelled_hash
 from protocol import wire
+from protocol.announcing import digest_of, parties_of, prepare_statement
 from protocol.channel import ReceivingChannel
 from protocol.errors import OutOfTurn, QueryRefused, UnexpectedMessage
-from protocol.messages import Announce
-from protocol.terms import announce_digest, parse_decimal
+from protocol.messages import Prepare, Search
+from protocol.roles import Parties
+from protocol.session import WHOLE
+from protocol.terms import parse_decimal
 from protocol.warrant import check_announcement, warrant_claim
 
 log = logging.getLogger("lineup.gate")
@@ -49,40 +54,58 @@ class Gate:
         self._name, self._metrics = identity.config.name, metrics
         self._identity, self._peers, self._store, self._keeper, self._notary = identity, peers, store, keeper, notary
         self._policy = Policy(identity.config.policy, store.take_quota, store.take_releases)
+        self._clock_skew = identity.config.policy.clock_skew_seconds
 
     def serve(self, states: tuple[str, ...]) -> None:
         """From now on these states may ask; the rest of the policy stays as it was at the start."""
         self._policy.config = msgspec.structs.replace(self._policy.config, states=states)
 
-    def announcement(self, peer: str, query: bytes, units: list[bytes]) -> Announce:
+    def announcement(self, peer: str, conversation: bytes, units: list[bytes]) -> Prepare | Search:
         """The announcement inside a requester's first units. Raises `ProtocolError`, `QueryRefused`, `CryptoError`."""
         if len(units) < 2:
-            raise OutOfTurn(f"{peer} opens a query without an announcement")
-        channel = ReceivingChannel(query, peer, self._name, units[0], self._identity.sealing, self._notary)
+            raise OutOfTurn(f"{peer} opens a conversation without an announcement")
+        channel = ReceivingChannel(conversation, peer, self._name, units[0], self._identity.sealing, self._notary)
         envelope = wire.decode(channel.open(units[1]))
         message = envelope.message
         # Exactly the place where the machine will look for it: otherwise another announcement could stand there.
         if (envelope.query, envelope.session, envelope.sender, envelope.receiver, envelope.sequence) != (
-            query, "", peer, self._name, 0,
+            conversation, WHOLE, peer, self._name, 0,
         ):  # fmt: skip
-            raise OutOfTurn(f"{peer} opens a query with a message that is not its first")
-        if not isinstance(message, Announce):
-            raise UnexpectedMessage(f"{peer} opens a query with {type(message).__name__}")
-        if message.requester != peer:
-            raise QueryRefused("warrant", f"{peer} opens a query with the announcement of {message.requester}")
-        if unknown := {message.router, *message.holders} - set(self._peers):
-            raise QueryRefused("disagreement", f"the query names unknown parties {sorted(unknown)}")
-        roles = [(message.router, Role.ROUTER), *((holder, Role.HOLDER) for holder in message.holders)]
+            raise OutOfTurn(f"{peer} opens a conversation with a message that is not its first")
+        if not isinstance(message, (Prepare, Search)):
+            raise UnexpectedMessage(f"{peer} opens a conversation with {type(message).__name__}")
+        try:
+            self._check_parties(peer, parties_of(message))
+        except ParameterError as error:
+            raise QueryRefused("disagreement", str(error)) from None
+        return message
+
+    def _check_parties(self, peer: str, parties: Parties) -> None:
+        if parties.requester != peer:
+            raise QueryRefused("warrant", f"{peer} opens a conversation with the announcement of {parties.requester}")
+        if unknown := {parties.router, *parties.holders} - set(self._peers):
+            raise QueryRefused("disagreement", f"the announcement names unknown parties {sorted(unknown)}")
+        roles = [(parties.router, Role.ROUTER), *((holder, Role.HOLDER) for holder in parties.holders)]
         for name, role in roles:
             if self._peers[name].role is not role:
                 raise QueryRefused("disagreement", f"{name} is no {role.value}: it is a {self._peers[name].role.value}")
-        return message
 
-    def admit(self, announce: Announce, query: bytes) -> None:
-        """Warrant, policy, replay, quota: in this order, before any work. Raises `QueryRefused`."""
+    def admit_preparation(self, prepare: Prepare, conversation: bytes) -> None:
+        """Who asks, and the policy. No warrant and no quota: there is no probe yet. Raises `QueryRefused`."""
+        if not prepare.signature:
+            raise QueryRefused("warrant", f"{prepare.requester} asks for a preparation without a signature")
+        self._notary.check(prepare.requester, prepare_statement(prepare), prepare.signature)
+        self._policy.check_preparation(requester_state=prepare.requester[:2], preset=prepare.preset)
+        with self._claiming():
+            self._check_fresh(conversation)
+            self._store.claim_query(
+                reference_claim(conversation), digest_of(prepare), datetime.now(timezone.utc), step=REFERENCE_STEP
+            )
+
+    def check(self, announce: Search, conversation: bytes) -> None:
+        """Warrant, policy, replay: whatever can be refused before anything is used up. Raises `QueryRefused`."""
         now = time.time()
-        policy = self._identity.config.policy
-        warrant = check_announcement(announce, self._notary, now, policy.clock_skew_seconds)
+        warrant = check_announcement(announce, self._notary, now, self._clock_skew)
         self._policy.check_query(
             requester_state=warrant.state,
             purpose=warrant.purpose,
@@ -90,41 +113,57 @@ class Gate:
             cap=announce.cap,
             ladder=parse_decimal(announce.ladder, "ladder step"),
             preset=announce.preset,
-            seed_digest=announce.seed_digest,
             issued=warrant.issued,
             expires=warrant.expires,
             now=now,
         )
-        digest = announce_digest(announce)
-
-        def claim(state: str, kind: Status, _: date, limit: int) -> int:
-            """Neither the announcement nor its reference ever comes again: evidence is kept under the reference.
-
-            Claim and quota together first: a query refused for its quota is refused for its quota when it comes again.
-            """
+        with self._claiming():
             lost = self._store.claims_lost_until
-            if lost is not None and warrant.issued <= lost + policy.clock_skew_seconds:
+            if lost is not None and warrant.issued <= lost + self._clock_skew:
                 raise QueryRefused("replay", "the warrant is older than a restore in which answered queries were lost")
-            if self._keeper.keeps(query):
-                raise QueryRefused("replay", "there is evidence of a query of this reference")
-            when = datetime.fromtimestamp(now, timezone.utc)
-            used = self._store.admit_query(digest, digest, state, kind, limit, when)
-            self._store.claim_query(reference_claim(query), digest, when, step=REFERENCE_STEP)
+            self._check_fresh(conversation)
             if self._store.has_claimed(warrant_claim(warrant)[0], WARRANT_STEP):
                 raise QueryRefused("warrant", f"warrant {warrant.request_number} was answered here before")
+            self._policy.take_releases(warrant.state, (), now)
+
+    def admit(self, announce: Search, conversation: bytes) -> None:
+        """Claim and count a query that `check` passed, before any work. Raises `QueryRefused`.
+
+        Neither the announcement nor its reference ever comes again: evidence is kept under the reference. Claim and
+        quota together first: a query refused for its quota is refused for its quota when it comes again.
+        """
+        now, digest, warrant = time.time(), digest_of(announce), announce.warrant
+        assert warrant is not None  # `check` has seen it
+
+        def claim(state: str, kind: Status, _: date, limit: int) -> int:
+            when = datetime.fromtimestamp(now, timezone.utc)
+            used = self._store.admit_query(digest, digest, state, kind, limit, when)
+            self._store.claim_query(reference_claim(conversation), digest, when, step=REFERENCE_STEP)
             return used
 
         status = Status.IDENTIFIED if warrant.identified else Status.UNIDENTIFIED
+        with self._claiming():
+            Policy(self._policy.config, claim, self._store.take_releases).take_quota(warrant.state, status, now)
+
+    def _check_fresh(self, conversation: bytes) -> None:
+        """Raise `QueryRefused` (replay) for a reference that was used before."""
+        if self._keeper.keeps(conversation):
+            raise QueryRefused("replay", "there is evidence of a query of this reference")
+        if self._store.has_claimed(reference_claim(conversation), REFERENCE_STEP):
+            raise QueryRefused("replay", "this reference was used before")
+
+    @contextmanager
+    def _claiming(self) -> Iterator[None]:
+        """What the store says, as a refusal. It is final: asked again, it would look like a replay."""
         try:
-            self._policy.take_releases(warrant.state, (), now)
-            Policy(policy, claim, self._store.take_releases).take_quota(warrant.state, status, now)
+            yield
         except QueryReplayed as error:
             raise QueryRefused("replay", str(error)) from error
-        except StoreUnavailable as error:  # a refusal is final: asked again, it would look like a replay
+        except StoreUnavailable as error:
             log.error("the store cannot be used", extra={"error": type(error).__name__})
             raise QueryRefused("internal", str(error)) from error
 
-    def answer(self, announce: Announce) -> None:
+    def answer(self, announce: Search) -> None:
         """Claim the warrant, once and for all, before anything that depends on the probe leaves. Raises `QueryRefused`.
 
         Not when the query is admitted: one that fails before it is answered is asked again with the same warrant.
@@ -140,7 +179,7 @@ class Gate:
             log.error("the store cannot be used", extra={"error": type(error).__name__})
             raise QueryRefused("internal", str(error)) from error
 
-    def release(self, announce: Announce, references: tuple[str, ...]) -> None:
+    def release(self, announce: Search, references: tuple[str, ...]) -> None:
         """Count what is about to be released. Raises `QueryRefused`, and then nothing of it leaves."""
         assert announce.warrant is not None  # `admit` has checked it
         state = announce.warrant.state

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from nodes.pool import Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -58,7 +64,22 @@ class Metrics:
             registry=self._registry,
             buckets=(0.25, 0.5, 1, 2, 4, 8, 16, 32, 64),
         ).labels(**labels)
+        self._preparing = Histogram(
+            "lineup_preparation_seconds",
+            "Time of a preparation, from its announcement until it waits.",
+            names,
+            registry=self._registry,
+            buckets=(0.5, 1, 2, 4, 8, 16, 32, 64, 128),
+        ).labels(**labels)
         self._labels = labels
+
+    def watch(self, pool: Pool) -> None:
+        """Tell what waits in the node's pool, and what became of it, whenever somebody asks."""
+        self._registry.register(_Preparations(pool, self._labels))
+
+    def prepared(self, seconds: float) -> None:
+        """A preparation took so long."""
+        self._preparing.observe(seconds)
 
     def started(self) -> None:
         """A query began."""
@@ -111,3 +132,34 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition format."""
         return generate_latest(self._registry)
+
+
+class _Preparations(Collector):
+    """Reads a pool when the metrics are asked for."""
+
+    def __init__(self, pool: Pool, labels: Mapping[str, str]) -> None:
+        self._pool = pool
+        self._names, self._values = tuple(labels), tuple(labels.values())
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        waiting, counts = self._pool.standing(), self._pool.counts
+        oldest = min((one.made for one in waiting), default=0.0)
+        for name, text, value in (
+            ("waiting", "Preparations that wait for a search.", len(waiting)),
+            ("waiting_bytes", "What they take, in memory or on disk.", sum(one.bytes for one in waiting)),
+            ("oldest_timestamp_seconds", "When the oldest of them was made; 0: none waits.", oldest),
+        ):
+            gauge = GaugeMetricFamily(f"lineup_preparations_{name}", text, labels=self._names)
+            gauge.add_metric(self._values, value)
+            yield gauge
+        for name, text, value in (
+            ("made", "Preparations that were made.", counts.made),
+            ("spent", "Preparations that a search used.", counts.spent),
+            ("expired", "Preparations that grew too old.", counts.expired),
+            ("dropped", "Preparations that were erased unused, for another reason.", counts.dropped),
+            ("refused", "Preparations refused because as many wait as may.", counts.refused),
+        ):
+            counter = CounterMetricFamily(f"lineup_preparations_{name}", text, labels=self._names)
+            counter.add_metric(self._values, value)
+            yield counter

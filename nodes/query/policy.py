@@ -63,7 +63,6 @@ class Policy:
         cap: int,
         ladder: Decimal,
         preset: str,
-        seed_digest: bytes | None,
         issued: float,
         expires: float,
         now: float,
@@ -74,7 +73,7 @@ class Policy:
         nothing: see `take_quota`.
         """
         config = self.config
-        _require(requester_state in config.states, Reason.STATE, f"state {requester_state!r:.20} may not ask here")
+        self._check_state(requester_state)
         accepted = [item.value for item in config.purposes]
         _require(
             purpose in accepted, Reason.PURPOSE, f"purpose {purpose!r:.40} is not accepted here: {', '.join(accepted)}"
@@ -87,16 +86,12 @@ class Policy:
         )
         _require(1 <= cap <= config.max_candidates, Reason.CAP, f"cap {cap} must be from 1 to {config.max_candidates}")
         self._check_ladder(threshold, ladder)
-        _require(
-            preset in config.presets,
-            Reason.PARAMETERS,
-            f"preset {preset!r:.40} is not accepted here: {', '.join(config.presets)}",
-        )
-        _require(
-            seed_digest is not None or not config.require_seed,
-            Reason.PARAMETERS,
-            "the query announces no seed, so no audit could recompute its ciphertexts",
-        )
+        self._check_preset(preset)
+
+    def check_preparation(self, *, requester_state: str, preset: str) -> None:
+        """Raise `PolicyRefused` unless this node prepares so for such a state."""
+        self._check_state(requester_state)
+        self._check_preset(preset)
 
     def take_quota(self, requester_state: str, status: Status, now: float) -> int:
         """Count a query against its state's quota of the UTC day; gives the number used, this one included.
@@ -126,6 +121,15 @@ class Policy:
             count <= limit,
             Reason.QUOTA,
             f"{requester_state} asked {count} times in {days} days for the release of one reference, limit {limit}",
+        )
+
+    def _check_state(self, state: str) -> None:
+        _require(state in self.config.states, Reason.STATE, f"state {state!r:.20} may not ask here")
+
+    def _check_preset(self, preset: str) -> None:
+        accepted = self.config.presets
+        _require(
+            preset in accepted, Reason.PARAMETERS, f"preset {preset!r:.40} is not accepted here: {', '.join(accepted)}"
         )
 
     def _check_time(self, issued: float, expires: float, now: float) -> None:

@@ -1,44 +1,52 @@
-"""Scoring for all queries of a node: those that want the same blocks at the same time share one pass."""
+"""Work on a gallery for all conversations of a node: those that want the same blocks at once share one pass."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from pets.scoring import score_many
-from protocol.engine import BATCH
-from protocol.steps import Score
+from protocol.steps import Work
+from protocol.work import passes, perform
 
-Scored = npt.NDArray[np.uint32]
+Result = npt.NDArray[np.uint32]
+
+BATCH = 16  # that share one pass; bounds memory at 100 MB each (d = 512)
+GIVE_WAY_SECONDS = 5.0  # the longest that a preparation waits for searches before each pass: its peers wait with it
 
 
 class Scorer:
-    """One pass over a gallery runs at a time; wants that arrive meanwhile wait and are served together."""
+    """One pass runs at a time; works that arrive meanwhile wait and are done together.
 
-    def __init__(self, threads: int) -> None:
+    `threads`: of a pass. `turn`: waited for before each pass.
+    """
+
+    def __init__(self, threads: int, turn: Callable[[], Awaitable[None]] | None = None) -> None:
         self._threads = threads
-        self._waiting: list[tuple[Score, asyncio.Future[Scored]]] = []
+        self._turn = turn
+        self._waiting: list[tuple[Work, asyncio.Future[Result]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def score(self, want: Score) -> Scored:
-        """uint32 (count, 2, 2, n) of `want`."""
-        future: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
-        self._waiting.append((want, future))
+    async def score(self, work: Work) -> Result:
+        """The result of `work` (`protocol.steps`)."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, future))
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+            self._worker = asyncio.create_task(self._serve())
         return await future
 
-    async def _work(self) -> None:
+    async def _serve(self) -> None:
         while self._waiting:
-            first = self._waiting[0][0]
-            batch = [item for item in self._waiting if _same_blocks(item[0], first)][:BATCH]
-            self._waiting = [item for item in self._waiting if item not in batch]
+            if self._turn is not None:
+                await self._turn()
+            batch = passes(self._waiting, lambda item: item[0])[0][:BATCH]
+            taken = {id(future) for _, future in batch}
+            self._waiting = [item for item in self._waiting if id(item[1]) not in taken]
             try:
-                results = await asyncio.to_thread(self._score, [want for want, _ in batch])
-            except Exception as error:  # whatever it is, the queries that wait must hear of it
+                results = await asyncio.to_thread(perform, [work for work, _ in batch], self._threads)
+            except Exception as error:  # whatever it is, the conversations that wait must hear of it
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -47,11 +55,30 @@ class Scorer:
                 if not future.done():
                     future.set_result(result)
 
-    def _score(self, wants: Sequence[Score]) -> Scored:
-        first = wants[0]
-        probes = [want.probe for want in wants]
-        return score_many(first.gallery, probes, first.first, first.count, self._threads)
 
+class Precedence:
+    """Searches before preparations. `seconds`: the longest that anybody gives way. `searches`: under way now."""
 
-def _same_blocks(a: Score, b: Score) -> bool:
-    return a.gallery is b.gallery and (a.first, a.count) == (b.first, b.count)
+    def __init__(self, seconds: float = GIVE_WAY_SECONDS) -> None:
+        self.searches = 0
+        self._seconds = seconds
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def begin(self) -> None:
+        """A search begins."""
+        self.searches += 1
+        self._quiet.clear()
+
+    def end(self) -> None:
+        """A search is over."""
+        self.searches -= 1
+        if not self.searches:
+            self._quiet.set()
+
+    async def give_way(self) -> None:
+        """Wait until no search is under way, but not for ever: an officer may wait for this very preparation."""
+        try:
+            await asyncio.wait_for(self._quiet.wait(), self._seconds)
+        except asyncio.TimeoutError:
+            return

@@ -15,13 +15,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nodes.config.schema import operator_name
+from nodes.config.schema import Role, operator_name
 from nodes.identity.tls import running_out
 from nodes.query.metrics import CONTENT_TYPE
 from nodes.service.follow_up import BODY_LIMIT as FOLLOW_UP_LIMIT
 from nodes.service.node import Node
-from nodes.service.operator_api import STANDING, SearchRequest, Standing
+from nodes.service.operator_api import STANDING, PrepareRequest, SearchRequest, Standing
 from nodes.service.requester import AskingNode
+from nodes.service.streams import LINES, streamed
+from nodes.service.supplies import supplies
+from nodes.service.supply import PREPARED, compare
 from nodes.service.under_way import peers_up, under_way
 from nodes.store import StoreError
 from nodes.transport import units as transfer
@@ -116,8 +119,26 @@ def make_app(node: Node) -> Starlette:
                 "a second person approves a search here: `lineup case open`, then `lineup case approve`"
             )
         body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
-        report = await node.search(msgspec.json.decode(body, type=SearchRequest))
-        return Response(msgspec.json.encode(report), media_type="application/json")
+        asked = msgspec.json.decode(body, type=SearchRequest)
+        if request.headers.get("accept") == LINES:
+            return streamed(lambda told, _: node.search(asked, told=told))  # who has asked is answered, heard or not
+        return Response(msgspec.json.encode(await node.search(asked)), media_type="application/json")
+
+    async def prepare(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
+            return _refusal(403, "state")
+        body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
+        supply, wanted = node.supply, msgspec.json.decode(body, type=PrepareRequest)
+        supply.check(wanted)  # before the first line: a refusal has a status
+        return streamed(lambda told, stop: supply.prepare(wanted, told, stop))
+
+    async def prepared(request: Request) -> Response:
+        peer = _peer(request)
+        if peer is None or peer not in node.peers or node.peers[peer].role is not Role.REQUESTER:
+            return _refusal(403, "state")
+        body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
+        lost = await asyncio.to_thread(compare, node.pool, peer, body)
+        return Response(lost, media_type="application/msgpack")
 
     async def hold(request: Request) -> Response:
         if _peer(request) != operator_name(node.name):
@@ -142,6 +163,7 @@ def make_app(node: Node) -> Starlette:
                 "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
                 "alarms": node.all_alarms,
                 "release_limit": await asyncio.to_thread(node.standing),
+                "preparations": msgspec.to_builtins(await asyncio.to_thread(supplies, node)),
             }
         )
 
@@ -201,6 +223,8 @@ def make_app(node: Node) -> Starlette:
             Route("/v1/consistency", guarded(consistency), methods=["GET"]),
             Route("/v1/follow-up", guarded(follow_up), methods=["POST"]),
             Route("/operator/v1/search", guarded(search, explain=True), methods=["POST"]),
+            Route(PREPARED, guarded(prepared), methods=["POST"]),
+            Route("/operator/v1/prepare", guarded(prepare, explain=True), methods=["POST"]),
             Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),
             Route("/operator/v1/peers", guarded(peers, explain=True), methods=["GET"]),

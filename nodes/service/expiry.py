@@ -2,7 +2,9 @@
 
 - Subjects whose retention date is past.
 - Log entries of both logs at three years, by destroying their keys, unless the supervisor holds them.
-- A query's evidence with its log entries: files first, so that an interruption leaves nothing that is never met again.
+- Evidence of searches and preparations with their log entries, and which preparation a conversation made: files first,
+  so that an interruption leaves nothing that is never met again. Whoever holds a search and wants its preparation too
+  holds the entries of both.
 - What was sealed for audits after `retention.sealed_days`; both kinds of files stay while a query's entry is held.
 - Counts of releases past `policy.release_window_days`.
 - Claims on queries answered, three years after: as long as there is evidence that another query could be added to.
@@ -21,7 +23,7 @@ from typing import Any
 import msgspec
 
 from nodes.config.schema import NodeConfig
-from nodes.evidence import followed_up
+from nodes.evidence import followed_up, links
 from nodes.evidence.keeper import Keeper
 from nodes.logs.entries import TranscriptEntry, retention_end
 from nodes.logs.log import TamperEvidentLog
@@ -70,7 +72,8 @@ def expire(
     evidence = [path for path, at in _files(keeper.folder / "evidence", held) if path.name in over or is_old(at)]
     sealed = [path for path, at in _files(keeper.folder / "sealed", held) if is_sealed_long_enough(at)]
     told = [path for path, at in _files(keeper.folder / followed_up.FOLDER, held) if is_old(at)]
-    for path in (*evidence, *sealed, *told):
+    made = [path for path, at in _files(keeper.folder / links.FOLDER, set()) if is_old(at)]
+    for path in (*evidence, *sealed, *told, *made):
         path.unlink()
     with writing:
         erased = len(log.erase_due(moment)) + len(keeper.article_forty.erase_due(moment))

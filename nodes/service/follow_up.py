@@ -179,7 +179,7 @@ class FollowUp:
             task.add_done_callback(self._searches.discard)
 
     async def _search(self, launch: cases.Launch) -> None:
-        from nodes.service.requester import AskingNode, Prepared
+        from nodes.service.requester import Approved, AskingNode
 
         office, node = self.desk.office, self._node
         assert isinstance(node, AskingNode)
@@ -190,9 +190,9 @@ class FollowUp:
 
         report: SearchReport | None = None
         try:
-            prepared = Prepared(launch.number, launch.justification, begins)
+            approved = Approved(launch.number, launch.justification, begins)
             report = await node.search(_request(launch.draft, launch.justification.officer,
-                                                launch.justification.approver), prepared)  # fmt: skip
+                                                launch.justification.approver), approved)  # fmt: skip
         except LineupError as error:
             log.error("search failed", extra={"error": type(error).__name__})
         finally:

@@ -9,7 +9,7 @@ import logging
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and the closed list of fields below."""
 
-    FIELDS = ("node", "query", "session", "state", "error", "code", "peer", "by", "seconds")
+    FIELDS = ("node", "query", "preparation", "session", "state", "error", "code", "peer", "by", "seconds")
 
     def format(self, record: logging.LogRecord) -> str:
         """One line. Exception texts are left out: they may quote input; their type stays."""

@@ -1,4 +1,4 @@
-"""A node: one process that serves its role in many queries at once. Knows nothing of HTTP: see `nodes.service.app`."""
+"""A node: one process that serves its role in many conversations. Knows nothing of HTTP: see `nodes.service.app`."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timezone
-from functools import partial
 
-import numpy as np
+import anyio
 
-from nodes.config.schema import Purpose, Role
+from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.identity.peers import Told
+from nodes.pool import FOLDER, Pool
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
 from nodes.query.early import EarlyUnits
 from nodes.query.gate import Gate, has_room
 from nodes.query.metrics import Metrics
-from nodes.query.scorer import Scorer
+from nodes.query.scorer import GIVE_WAY_SECONDS, Precedence, Scorer
+from nodes.service.answering import Answering
 from nodes.service.clocks import Clocks
 from nodes.service.expiry import Expired, expire
 from nodes.service.follow_up import FollowUp
+from nodes.service.galleries import Galleries
 from nodes.service.gossip import Gossip
 from nodes.service.guard import Guard
 from nodes.service.health import failing
-from nodes.store import Category, EmptyStore, GalleryStore, StoreError
-from nodes.store.derived import DerivedGallery
+from nodes.service.pace import Pace
+from nodes.store import EmptyStore, GalleryStore
 from nodes.transport.outbox import PeerRefused, Transport
 from pets.errors import LineupError
 from pets.params import preset
 from pets.threads import default_threads
 from protocol.engine import warm_up
 from protocol.errors import QueryRefused
-from protocol.gallery import Gallery
-from protocol.holder import Holder
-from protocol.machine import Machine
-from protocol.messages import Announce
-from protocol.router import Router
+from protocol.messages import Prepare
+from protocol.party import Party
+from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.session import Event
-from protocol.terms import announce_digest
 
 log = logging.getLogger("lineup.node")
 
 HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
-REMEMBERED = 10_000  # queries that are over and whose late frames are passed over
+REQUESTER_PATIENCE = 2  # times that of the nodes it asks
+REMEMBERED = 10_000  # conversations that are over and whose late frames are passed over
 
 
 class Node:
-    """Holder or router in the queries of others; `nodes.service.requester.AskingNode` adds the requester's part.
+    """Holder or router in the conversations of others; `nodes.service.requester.AskingNode` adds the requester's part.
 
     `peers`: by name. `keeper`: logs and evidence. `store`: gallery, quotas and the claims on queries answered; the
     router has one without subjects.
@@ -75,6 +75,10 @@ class Node:
         self.keeper = keeper
         self.metrics = Metrics(config.name, config.role.value)
         self.threads = config.limits.threads or default_threads()
+        self.preparing_threads = max(1, int(self.threads * config.preparations.cpu_share))
+        self.pool = Pool(keeper.folder / FOLDER, keeper.key, store, config.preparations)
+        self.pace = Pace()
+        self.metrics.watch(self.pool)
         self.drivers: dict[bytes, QueryDriver] = {}
         self.draining = False
         self._guard = Guard(config.name, keeper.ledger)
@@ -86,13 +90,19 @@ class Node:
         self.notary = NodeNotary(identity, peers)
         self._credentials = Credentials(self.notary, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
         self._gate = Gate(identity, peers, store, keeper, self.notary, self.metrics)
+        self.galleries = Galleries(config, store, keeper, self._guard, self.threads)
+        self.answering = Answering(self, self._gate)
+        # Searches before preparations, which have a worker of their own and a part of the threads.
+        self._precedence = Precedence(min(GIVE_WAY_SECONDS, config.limits.read_timeout_seconds / 3))
         self._scorer = Scorer(self.threads)
         self._compute = asyncio.Semaphore(max(2, self.threads))
-        self._galleries: dict[tuple[str, frozenset[Category]], DerivedGallery] = {}
+        self._preparing_scorer = Scorer(self.preparing_threads, self._precedence.give_way)
+        self._preparing_compute = asyncio.Semaphore(1)
         self._early = EarlyUnits()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         self.askers: dict[bytes, str] = {}  # who asked each query that is under way
+        self.preparers: dict[bytes, str] = {}  # and each preparation
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
         keys = Told(peers, lambda peer: peer.verify_key)
@@ -133,15 +143,20 @@ class Node:
         self._early.keep(self.name, peer, query, offset, units)
 
     async def _first_contact(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
-        """A query this node has not met: check its announcement, then work on it."""
-        if self.draining or not has_room(peer, self.askers.values(), self.config.limits.concurrent_queries):
+        """A conversation this node has not met: check its announcement, then take part in it."""
+        if self.draining:
             raise PeerRefused(self.name, "capacity")
-        self.askers[query] = peer
         try:
+            self._take_place(self.askers, peer, query)
             announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
-            driver = self.drive(await asyncio.to_thread(self._machine, announce, query))
+            if isinstance(announce, Prepare):
+                del self.askers[query]
+                self._take_place(self.preparers, peer, query)
+            else:
+                await self._until_made(announce.preparation)
+            driver = self.drive(await asyncio.to_thread(self.answering.machine, announce, query))
         except BaseException as error:
-            del self.askers[query]
+            self._leave_place(query)
             self._early.take(query)
             if isinstance(error, LineupError) and getattr(error, "code", "") == "clock":
                 self.gossip.meet_soon({peer})  # so that this node's operator is told by how much
@@ -154,24 +169,50 @@ class Node:
                 driver.blame(sender, error)
         return driver
 
-    def drive(self, machine: Machine) -> QueryDriver:
-        """Run a machine of this node."""
-        machine.notary = self.notary
-        self.keeper.attach(machine)
-        machine.recorder = self._strict(machine.recorder)
+    def _take_place(self, places: dict[bytes, str], peer: str, query: bytes) -> None:
+        """Searches and preparations have as many places each, so that neither shuts out the other."""
+        if not has_room(peer, places.values(), self.config.limits.concurrent_queries):
+            raise PeerRefused(self.name, "capacity")
+        places[query] = peer
+
+    def _leave_place(self, query: bytes) -> None:
+        self.askers.pop(query, None)
+        self.preparers.pop(query, None)
+
+    async def _until_made(self, identity: bytes) -> None:
+        """The requester may be done with a preparation, and name it, while this node still puts it away."""
+        for driver in list(self.drivers.values()):
+            machine = driver.machine
+            if isinstance(machine, (PreparingRouter, PreparingHolder)) and machine.identity == identity:
+                with anyio.move_on_after(self.config.limits.read_timeout_seconds):
+                    await driver.until_finished()
+
+    def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
+        """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
+        machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
+        preparing = isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder))
+        seconds = self.config.limits.read_timeout_seconds
+        # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
+        patience = seconds * REQUESTER_PATIENCE if machine.role == "requester" else seconds
         driver = QueryDriver(
             machine,
             self._credentials,
             self.transport,
-            self._scorer,
-            self._compute,
-            self.config.limits.read_timeout_seconds,
+            self._preparing_scorer if preparing else self._scorer,
+            self._preparing_compute if preparing else self._compute,
+            patience,
             self.config.limits.query_timeout_seconds,
             self._ended,
+            seconds,
         )
         self.drivers[machine.query] = driver
         self._live.add(driver)
         driver.task.add_done_callback(lambda _: self._live.discard(driver))
+        if preparing:
+            self.preparers.setdefault(machine.query, self.name)
+            self.pace.begin(machine.query)
+        else:
+            self._precedence.begin()
         self.metrics.started()
         return driver
 
@@ -208,10 +249,13 @@ class Node:
         """Stop at once and close everything."""
         self.draining = True
         await self.gossip.close()
-        for driver in list(self._live):
-            await driver.close()
+        while self._live:  # a search may begin its next attempt meanwhile
+            for driver in list(self._live):
+                await driver.close()
+                self._live.discard(driver)
         if self.follow_up is not None:
             self.follow_up.close()
+        self.pool.close()
         self.store.close()
         self.keeper.close()
 
@@ -220,63 +264,27 @@ class Node:
         while not self.idle and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
-    def _machine(self, announce: Announce, query: bytes) -> Machine:
-        if self.config.role is Role.REQUESTER:
-            raise QueryRefused("state", f"{self.name} is a requester and answers no queries")
-        self._gate.admit(announce, query)
-        machine: Machine
-        if self.config.role is Role.ROUTER:
-            machine = Router(self.name, announce.requester, announce.holders, query, self.threads)
-        else:
-            others = tuple(name for name in announce.holders if name != self.name)
-            gallery = self._gallery(announce)
-            machine = Holder(self.name, announce.requester, announce.router, gallery, query, others, self.threads)
-            machine.answering = partial(self._gate.answer, announce)
-            machine.releasing = partial(self._release, announce, query)
-        machine.admitted = announce_digest(announce)
-        return machine
-
-    def _release(self, announce: Announce, query: bytes, references: tuple[str, ...]) -> None:
-        """Count and note what is about to be released; refused, or not written down, nothing of it leaves."""
-        self._gate.release(announce, references)
-        assert self.follow_up is not None
-        try:
-            self.follow_up.disclosed(query, announce.requester, references)
-        except StoreError as error:
-            raise QueryRefused("internal", str(error)) from error
-
-    def _gallery(self, announce: Announce) -> Gallery:
-        assert announce.warrant is not None  # the gate has checked it
-        try:
-            self._guard.meet(self.store)
-            return self._derived(announce.preset, Purpose(announce.warrant.purpose)).current(datetime.now(timezone.utc))
-        except EmptyStore:
-            return Gallery.enrol(np.empty((0, announce.dim), np.int8), preset(announce.preset), (), announce.model)
-        except LineupError as error:  # the query is claimed: it is not answered differently another time
-            log.error("no gallery", extra={"error": type(error).__name__})
-            raise QueryRefused("internal", "the gallery cannot be used") from error
-
-    def _derived(self, name: str, purpose: Purpose) -> DerivedGallery:
-        """What a query of this purpose searches. Purposes that look at the same categories share one gallery."""
-        categories = self.config.policy.searched(purpose)
-        made = self._galleries.get((name, categories))
-        if made is None:
-            made = DerivedGallery(self.store, preset(name), categories=categories, threads=self.threads)
-        return self._galleries.setdefault((name, categories), made)
-
     def warm(self) -> None:
-        """Compile or load every kernel, and derive the gallery, before the first query needs them."""
+        """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
         policy = self.config.policy
         warm_up(preset(policy.presets[0]), self.threads)
         if self.config.role is Role.HOLDER and policy.purposes:
             try:
-                self._derived(policy.presets[0], policy.purposes[0]).current(datetime.now(timezone.utc))
+                root = self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
             except EmptyStore:
                 log.info("the gallery is empty")
+            else:
+                dropped = self.pool.drop_where(gallery_root_is_not=root)
+                log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
+
+    def follow_gallery(self) -> None:
+        """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
+        if gone := self.galleries.follow(self.answering.roots):
+            log.info(f"{gone} rows of earlier versions overwritten", extra={"node": self.name})
 
     def inspect(self) -> None:
         """The daily look at the database and the galleries made of it (`nodes.service.guard`)."""
-        self._guard.inspect(self.store, list(self._galleries.values()))
+        self._guard.inspect(self.store, self.galleries.all)
 
     def shut_out(self) -> dict[str, date]:
         """States that this node refuses for their limit of releases, and the first day on which it does no more."""
@@ -290,11 +298,13 @@ class Node:
     def expire(self) -> Expired:
         """Delete what is past its time (`nodes.service.expiry`)."""
         now = datetime.now(timezone.utc)
+        self.pool.expire(now.timestamp())
         done = expire(self.store, self.keeper, self.config, now, self.keeper.writing)
         if self.follow_up is not None:
             self.follow_up.desk.expire()
         if done.subjects:
-            self.warm()  # so that no query waits for the new gallery
+            self.follow_gallery()
+            self.warm()  # so that no preparation waits for the new gallery
         return done
 
     def failing(self) -> tuple[str, ...]:
@@ -308,20 +318,27 @@ class Node:
 
     async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine
-        self.drivers.pop(machine.query, None)
-        self.askers.pop(machine.query, None)
+        assert isinstance(machine, Party)
         self._early.take(machine.query)
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
+        if isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder)):
+            made = machine.preparation is not None and bool(machine.preparation.rings)
+            if (seconds := self.pace.end(machine.query, made)) is not None:
+                self.metrics.prepared(seconds)
+        else:
+            self._precedence.end()
+        self._leave_place(machine.query)
         self.metrics.finished()
         try:
-            await asyncio.to_thread(self.keeper.end, machine)
+            await asyncio.to_thread(self._put_away, machine)
         except Exception as error:  # a disk that is full must not take the node down with it
             log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
+        self.drivers.pop(machine.query, None)
         self.gossip.meet_soon({peer for session in machine.sessions.values() for peer in session.peers})
         for session in machine.sessions.values():
-            if session.name or session.state.value == "aborted":
+            if not session.whole or session.state.value == "aborted":
                 self.metrics.ended(session.state.value)
                 log.info(
                     "session over",
@@ -335,14 +352,26 @@ class Node:
                     },
                 )
 
-    def _strict(self, recorder: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    def _put_away(self, machine: Party) -> None:
+        """The records of a conversation that is over, and then what it made."""
+        recorded = False
+        try:
+            self.keeper.end(machine)
+            recorded = True
+        finally:
+            self.answering.ended(machine, recorded)
+
+    def _strict(
+        self, recorder: Callable[[Event], None], watch: Callable[[Event], None] | None
+    ) -> Callable[[Event], None]:
         """A recorder whose failure is this node's fault and stops the query, not a fault of the protocol."""
 
         def record(event: Event) -> None:
-            assert recorder is not None
             try:
                 recorder(event)
             except Exception as error:
                 raise RecordFailed(type(error).__name__) from error
+            if watch is not None:
+                watch(event)
 
         return record

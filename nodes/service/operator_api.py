@@ -28,9 +28,10 @@ REFUSALS = {
     "warrant": "the warrant is not valid there, too old or used before; ask anew, with a new warrant",
     "quota": "this state's quota of the day is used up there, or one person was released to it too often; "
     "`lineup node status` shows until when; asking again helps then, or tomorrow",
-    "capacity": "it is busy or shutting down; ask again in some minutes",
+    "capacity": "it is busy, shutting down, or as many preparations wait there as may; ask again in some minutes",
     "replay": "it answered this very query before, or lost its database and cannot know; ask anew in some minutes; if "
     "it stays, your operator asks its operator",
+    "unprepared": "it has no part of what was prepared any more, perhaps after a restart; ask again",
     "timeout": "it did not answer in time; your operator and its operator look at the line; asking again may help",
     "internal": "it failed at something of its own, such as a full disk; its operator finds it in its log; "
     "ask again when that is mended",
@@ -103,7 +104,8 @@ class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers by holder. `queries`: identities of the attempts (a retry is a fresh query), hexadecimal.
 
-    `answered_in`: the attempt in which each holder answered, if it did.
+    `answered_in`: the attempt in which each holder answered, if it did. `prepared`: whether a preparation that waited
+    was used, or one had to be made now, which took `seconds_preparing` of `seconds_offline`.
     """
 
     request_number: str
@@ -112,6 +114,83 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds_offline: float
     seconds_online: float
     answered_in: dict[str, str] = {}
+    prepared: Literal["waiting", "now"] = "waiting"
+    seconds_preparing: float = 0.0
+
+
+class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a search is. `rows`: of all holders, scored for a preparation so far, `of` how many; 0: not known yet.
+
+    Where several are prepared, `made` of `count` are done, and rows are those of all.
+    """
+
+    phase: Literal["preparing", "searching"]
+    rows: int = 0
+    of: int = 0
+    made: int = 0
+    count: int = 1
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One line of an answer that takes long: how far it is; in the end a report, or a `code` that refuses."""
+
+    progress: Progress | None = None
+    report: msgspec.Raw = msgspec.Raw()  # empty: not yet
+    code: str | None = None
+    message: str | None = None
+
+
+MAX_PREPARED = 1000
+
+
+class PrepareRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Preparations to make before there is a probe. `dim`, `model`: of the probes to come."""
+
+    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_PREPARED)]
+    dim: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    model: Digest
+    preset: str = "n4096_q60_t20"
+
+
+class PrepareReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many were made, of how many, in how many seconds. `refused`: by holder, why it is in none, or not in all."""
+
+    made: int
+    asked: int
+    seconds: float
+    refused: dict[str, HolderAnswer] = {}
+
+
+class WaitingTold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A preparation that waits. `preparation`: the number of its evidence. `made`, `expires`: UTC, ISO 8601."""
+
+    preparation: str
+    requester: str
+    holders: tuple[str, ...]
+    made: str
+    expires: str
+    age_seconds: float
+    size_bytes: int
+    on_disk: bool
+
+
+class Supplies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What waits at a node, and what happened since it was started.
+
+    `per_day`: how many it could make in a day at the pace of the last ones, None before the first. `quota_per_day`:
+    searches that its policy grants all its states together; None at a requester.
+    """
+
+    waiting: tuple[WaitingTold, ...]
+    being_made: int
+    made: int
+    spent: int
+    expired: int
+    dropped: int
+    refused: int
+    per_day: int | None
+    quota_per_day: int | None
 
 
 def explained(holder: str, answer: HolderAnswer) -> str:

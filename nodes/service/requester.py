@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,18 +19,35 @@ import numpy as np
 from nodes.config.schema import Role
 from nodes.query.driver import QueryDriver, Silence
 from nodes.service.node import Node
-from nodes.service.operator_api import STANDING, HolderAnswer, SearchReport, SearchRequest, Standing
+from nodes.service.operator_api import (
+    STANDING,
+    HolderAnswer,
+    PrepareRequest,
+    Progress,
+    SearchReport,
+    SearchRequest,
+    Standing,
+)
+from nodes.service.preparer import Making, Preparer, Told
+from nodes.service.supply import Supply
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from pets.errors import MALFORMED, InputError, LineupError
 from pets.params import norm_bound, preset
-from protocol.errors import FalseRefusal, PeerAborted, QueryRefused
+from protocol.announcing import Plan
+from protocol.errors import FalseRefusal, PeerAborted, PreparationSpent, QueryRefused
 from protocol.machine import abort_code
 from protocol.messages import Warrant
 from protocol.outcome import Answer
-from protocol.requester import Requester
+from protocol.party import Context
+from protocol.preparation import RequesterPreparation
+from protocol.preparing import PreparingRequester
+from protocol.roles import Parties
+from protocol.searching import SearchingRequester
 from protocol.session import Session, State
 from protocol.terms import Terms, parse_decimal
 from protocol.warrant import Justification, Request, issue_warrant
+
+Asking = PreparingRequester | SearchingRequester
 
 log = logging.getLogger("lineup.requester")
 
@@ -39,7 +56,7 @@ SIDE_BY_SIDE = 4  # attempts with one holder each, after one with all of them fa
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Approved:
     """A search that persons approved: its number, its justification, and who is told of each query before it begins."""
 
     number: str
@@ -56,91 +73,156 @@ class _Search:
     justification: Justification
     warrant: Warrant  # of every attempt: it names the one probe and all holders
     begins: Callable[[bytes], None]
+    told: Told
     answers: dict[str, HolderAnswer] = field(default_factory=dict)
     answered_in: dict[str, str] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
+    prepared: Literal["waiting", "now"] = "waiting"  # until something had to be prepared for it
+    preparing: float = 0.0
     offline: float = 0.0
     online: float = 0.0
     side_by_side: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SIDE_BY_SIDE))
 
 
 class AskingNode(Node):
-    """Adds `search` to a node."""
+    """Adds `search` and `prepare` to a node."""
 
     _searches = 0
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._refused_until: dict[str, date | None] = {}  # by holders, for the limit of releases
+        self._preparer = Preparer(self)
+        self.supply = Supply(self, self._preparer, _not_prepared)
 
     @property
     def idle(self) -> bool:
         """As `Node.idle`; no search waits for its next attempt either."""
         return super().idle and not self._searches
 
-    async def search(self, request: SearchRequest, prepared: Prepared | None = None) -> SearchReport:
-        """Ask all holders; ask again without those that refuse or cannot be reached. `prepared`: by the casework.
+    async def search(
+        self, request: SearchRequest, approved: Approved | None = None, told: Told = lambda _: None
+    ) -> SearchReport:
+        """Ask all holders; ask again without those that refuse or cannot be reached. `approved`: by the casework.
 
-        Raises `InputError`, and `PeerRefused` (capacity) from a node that is shutting down. Every attempt is a fresh
-        query: new identity, key and randomness. When an attempt fails and no holder is to blame, each is asked alone.
+        Uses a preparation that waits, or makes one: `told` hears how far that is. Raises `InputError`, and
+        `PeerRefused` (capacity) from a node that is shutting down. Every attempt is a fresh query: new identity, key
+        and randomness. When an attempt fails and no holder is to blame, each is asked alone.
         """
         self._check(request)
         if self.draining:
             raise PeerRefused(self.name, "capacity")
         self._searches += 1
         try:
-            return await self._search(request, prepared or self._unprepared(request))
+            return await self._search(request, approved or self._unapproved(request), told)
         finally:
             self._searches -= 1
+            wanted = PrepareRequest(request.holders, 1, len(request.template), request.model, request.preset)
+            await asyncio.to_thread(self.supply.want, wanted)
 
-    def _unprepared(self, request: SearchRequest) -> Prepared:
-        return Prepared(f"{self.name}-{secrets.token_hex(8)}", _justification(request), lambda query: None)
+    def _unapproved(self, request: SearchRequest) -> Approved:
+        return Approved(f"{self.name}-{secrets.token_hex(8)}", _justification(request), lambda query: None)
 
-    async def _search(self, request: SearchRequest, prepared: Prepared) -> SearchReport:
-        number, justification = prepared.number, prepared.justification
+    async def _search(self, request: SearchRequest, approved: Approved, told: Told) -> SearchReport:
+        number, justification = approved.number, approved.justification
         warrant = self._warrant(request, number, justification)
-        search = _Search(request, number, justification, warrant, prepared.begins)
+        search = _Search(request, number, justification, warrant, approved.begins, told)
         await self._ask(search, request.holders)
         await self._ask_standing(search.answers)
-        ordered = {name: search.answers[name] for name in request.holders}
         return SearchReport(
-            search.number, tuple(search.queries), ordered, search.offline, search.online, search.answered_in
+            request_number=search.number,
+            queries=tuple(search.queries),
+            answers={name: search.answers[name] for name in request.holders},
+            seconds_offline=search.offline,
+            seconds_online=search.online,
+            answered_in=search.answered_in,
+            prepared=search.prepared,
+            seconds_preparing=search.preparing,
         )
 
-    async def _ask(self, search: _Search, asked: Sequence[str]) -> None:
-        """One attempt; then others with those that are still without an answer."""
-        started = time.perf_counter()
-        machine = self._machine_for(search, asked)
-        search.queries.append(machine.query.hex())
-        await asyncio.to_thread(search.begins, machine.query)
-        driver = self.drive(machine)
-        await _until(driver, partial(_set_up_ended, machine))
-        search.offline += time.perf_counter() - started
-        if machine.sessions[""].state is not State.FINISHED:
-            failed = _culprits(driver, machine, asked)
-            rest = [name for name in asked if name not in failed]
-            search.answers.update(failed)
-            if failed and rest:
-                await self._ask(search, rest)
-            elif len(rest) > 1:
-                await asyncio.gather(*(self._ask_alone(search, name) for name in rest))
-            else:
-                search.answers.update({name: _failure(machine.sessions[""].failure, self.name) for name in rest})
+    async def _ask(self, search: _Search, asked: Sequence[str], fresh: bool = False) -> None:
+        """One attempt; then others with those that are still without an answer. `fresh`: nothing that waited."""
+        plan = plan_of(search.request)
+        made = None if fresh else await asyncio.to_thread(self._preparer.waiting, asked, plan)
+        if made is not None:
+            await self._ask_with(search, asked, made, waited=True)
             return
+        search.prepared = "now"
         started = time.perf_counter()
-        self.keeper.keep_probe(machine, search.request.template, search.justification)
-        driver.call(partial(machine.submit, np.frombuffer(search.request.template, np.int8)))
-        await _until(driver, lambda: False)
-        search.online += time.perf_counter() - started
-        self.metrics.searched(time.perf_counter() - started)
-        search.answers.update({name: _answer(driver, machine, name) for name in asked})
-        if machine.false_refusal is not None:
-            self._alarm(machine.false_refusal, machine.query)
+        making = await self._preparer.make(self.router, asked, plan, search.told)
+        search.preparing += time.perf_counter() - started
+        search.offline += time.perf_counter() - started
+        driver, machine, made = making.driver, making.machine, making.made
+        self._look_for_lies(machine)
+        if machine.whole.state is not State.FINISHED:
+            await self._ask_others(search, driver, machine, asked)
+            return
+        able = [name for name in asked if made is not None and name in made.rings]
+        missing = [name for name in asked if name not in able]
+        search.answers.update({name: _answer(driver, machine, None, name) for name in missing})
+        if made is not None:
+            await self._ask_with(search, able, made, waited=False)
+        if len(asked) > 1:
+            await self._ask_each(search, [name for name in missing if _waited_in_vain(driver, machine, name)])
+
+    async def _ask_with(self, search: _Search, asked: Sequence[str], made: RequesterPreparation, waited: bool) -> None:
+        """One query with a preparation, which serves no other whatever comes of it."""
+        try:
+            driver, machine = await self._query(search, asked, made)
+        finally:
+            await asyncio.to_thread(self._preparer.give_up, made)
+        self._look_for_lies(machine)
+        if machine.whole.state is not State.FINISHED:
+            if waited and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
+                await self._ask(search, asked, fresh=True)
+            else:
+                await self._ask_others(search, driver, machine, asked)
+            return
+        search.answers.update({name: _answer(driver, machine, machine.answers.get(name), name) for name in asked})
         search.answered_in.update(dict.fromkeys(asked, machine.query.hex()))
         if len(asked) > 1:
             # A holder that waited in vain for another one is there, and is asked alone.
-            unclear = [name for name in asked if _waited_in_vain(driver.failed_peers.get(name), machine.sessions[name])]
-            await asyncio.gather(*(self._ask_alone(search, name) for name in unclear))
+            await self._ask_each(search, [name for name in asked if _waited_in_vain(driver, machine, name)])
+
+    async def _query(
+        self, search: _Search, asked: Sequence[str], made: RequesterPreparation
+    ) -> tuple[QueryDriver, SearchingRequester]:
+        started = time.perf_counter()
+        machine = self._machine_for(search, asked, made)
+        search.queries.append(machine.query.hex())
+        await asyncio.to_thread(search.begins, machine.query)
+        search.told(Progress("searching"))
+        driver = self.drive(machine)
+        await _until(driver, lambda: machine.ready or machine.whole.state.over)
+        search.offline += time.perf_counter() - started
+        started = time.perf_counter()
+        if machine.ready:
+            driver.call(partial(machine.submit, np.frombuffer(search.request.template, np.int8)))
+            await driver.until_finished()
+            search.online += time.perf_counter() - started
+            self.metrics.searched(time.perf_counter() - started)
+        return driver, machine
+
+    async def _ask_others(self, search: _Search, driver: QueryDriver, machine: Asking, asked: Sequence[str]) -> None:
+        """An attempt that failed before anything was asked: once more without who is to blame."""
+        failed = _culprits(driver, machine, asked)
+        rest = [name for name in asked if name not in failed]
+        search.answers.update(failed)
+        if failed and rest:
+            await self._ask(search, rest)
+        elif len(rest) > 1:
+            await self._ask_each(search, rest)
+        else:
+            search.answers.update({name: _failure(_reason(driver, machine, machine.whole), self.name) for name in rest})
+
+    async def _ask_each(self, search: _Search, holders: Sequence[str]) -> None:
+        """Each alone, some side by side."""
+
+        async def ask(holder: str) -> None:
+            async with search.side_by_side:
+                await self._ask(search, (holder,))
+
+        await asyncio.gather(*map(ask, holders))
 
     async def _ask_standing(self, answers: Mapping[str, HolderAnswer]) -> None:
         """Of those that refused for a quota: is it the limit of releases, and when does it end? For `standing`."""
@@ -158,20 +240,26 @@ class AskingNode(Node):
         refused = {name: day for name, day in self._refused_until.items() if day is not None and day > today}
         return [*super().standing(), *(f"{name} refuses {self.name} until {day}" for name, day in refused.items())]
 
-    def _alarm(self, lie: FalseRefusal, query: bytes) -> None:
-        """Tell the operator that somebody lied about a probe."""
-        self.metrics.refused_falsely()
-        log.error("false refusal", extra={"query": query.hex(), "peer": lie.holder, "error": type(lie).__name__})
-        self.alarms.append(f"query {query.hex()}: {lie}")
+    def _look_for_lies(self, machine: Asking) -> None:
+        """Tell the operator where somebody lied about a mask or a probe that was checked here."""
+        lies = [session.failure for session in machine.sessions.values() if isinstance(session.failure, FalseRefusal)]
+        if lies:
+            self.metrics.refused_falsely()
+            query, lie = machine.query.hex(), lies[0]
+            log.error("false refusal", extra={"query": query, "peer": lie.holder, "error": type(lie).__name__})
+            self.alarms.append(f"query {query}: {lie}")
 
-    async def _ask_alone(self, search: _Search, holder: str) -> None:
-        async with search.side_by_side:
-            await self._ask(search, (holder,))
-
-    def _machine_for(self, search: _Search, asked: Sequence[str]) -> Requester:
+    def _machine_for(self, search: _Search, asked: Sequence[str], made: RequesterPreparation) -> SearchingRequester:
         """One attempt, not yet begun."""
-        terms = _terms(search.request)
-        return Requester(self.name, self._router(), asked, terms, None, self.threads, search.warrant, self.notary)
+
+        def keep(machine: SearchingRequester) -> None:
+            self.keeper.keep_probe(machine, search.request.template, search.justification)
+
+        context = Context(
+            self.name, secrets.token_bytes(16), Parties(self.name, self.router, tuple(asked)), self.threads,
+            notary=self.notary, spend=self.pool.spend, keep=keep,
+        )  # fmt: skip
+        return SearchingRequester(context, terms_of(search.request), made, search.warrant)
 
     def _warrant(self, request: SearchRequest, number: str, justification: Justification) -> Warrant:
         now = int(time.time())
@@ -181,28 +269,36 @@ class AskingNode(Node):
         )  # fmt: skip
         return issue_warrant(asked, justification, request.template)
 
-    def _router(self) -> str:
+    @property
+    def router(self) -> str:
+        """The one router among the peers. Raises `InputError`."""
         routers = [name for name, peer in self.peers.items() if peer.role is Role.ROUTER]
         if len(routers) != 1:
             raise InputError(f"{self.name} needs exactly one router among its peers, found {len(routers)}")
         return routers[0]
 
-    def _check(self, request: SearchRequest) -> None:
-        if self.config.role is not Role.REQUESTER:
-            raise InputError(f"{self.name} is a {self.config.role.value}; only a requester can ask")
-        if len(set(request.holders)) != len(request.holders):
-            raise InputError(f"a holder is named twice: {', '.join(request.holders)}")
-        for name in request.holders:
+    def check_holders(self, holders: Sequence[str]) -> None:
+        """Raise `InputError` unless these are holders among the peers, each named once, and there is one router."""
+        if len(set(holders)) != len(holders):
+            raise InputError(f"a holder is named twice: {', '.join(holders)}")
+        for name in holders:
             if name not in self.peers or self.peers[name].role is not Role.HOLDER:
                 known = sorted(peer.name for peer in self.peers.values() if peer.role is Role.HOLDER)
                 raise InputError(f"{name} is no holder among the peers of {self.name}: {', '.join(known)}")
-        _terms(request)
+        _ = self.router
+
+    def _check(self, request: SearchRequest) -> None:
+        if self.config.role is not Role.REQUESTER:
+            raise InputError(f"{self.name} is a {self.config.role.value}; only a requester can ask")
+        self.check_holders(request.holders)
+        terms_of(request)
         template = np.frombuffer(request.template, np.int8).astype(np.int64)
         if int(template @ template) > norm_bound(len(template)) or int(template.min()) < -127:
             raise InputError("the probe is no quantised unit vector")
 
 
-def _terms(request: SearchRequest) -> Terms:
+def terms_of(request: SearchRequest) -> Terms:
+    """The terms that an operator asks for. Raises `ParameterError`."""
     return Terms(
         parse_decimal(request.threshold, "threshold"),
         len(request.template),
@@ -211,6 +307,11 @@ def _terms(request: SearchRequest) -> Terms:
         parse_decimal(request.ladder, "ladder step"),
         request.model,
     )
+
+
+def plan_of(request: SearchRequest) -> Plan:
+    """What must be prepared for a search. Raises `ParameterError`."""
+    return Plan(preset(request.preset), len(request.template), request.model)
 
 
 def _justification(request: SearchRequest) -> Justification:
@@ -228,18 +329,24 @@ def _justification(request: SearchRequest) -> Justification:
     return justification
 
 
-def _set_up_ended(machine: Requester) -> bool:
-    state = machine.sessions[""].state
-    return machine.ready if state is State.FINISHED else state.over
-
-
 async def _until(driver: QueryDriver, condition: Callable[[], bool]) -> None:
     while not condition() and not driver.finished:
         driver.changed.clear()
         await driver.changed.wait()
 
 
-def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> dict[str, HolderAnswer]:
+def _not_prepared(making: Making, asked: Sequence[str]) -> dict[str, HolderAnswer]:
+    """Of the holders that a preparation was tried with, those that have no ring in it, and why."""
+    driver, machine = making.driver, making.machine
+    rings = making.made.rings if making.made is not None else {}
+    missing = [name for name in asked if name not in rings]
+    if machine.whole.state is State.FINISHED:
+        return {name: _answer(driver, machine, None, name) for name in missing}
+    failed = _culprits(driver, machine, asked)
+    return failed or {name: _failure(_reason(driver, machine, machine.whole), machine.name) for name in missing}
+
+
+def _culprits(driver: QueryDriver, machine: Asking, asked: Sequence[str]) -> dict[str, HolderAnswer]:
     """Why the set-up failed, by holder; all of them if it was the router; nobody if that cannot be told."""
     # Whoever is silent may be waiting for another holder that is: among several, silence says nothing of anybody.
     alone = len(asked) == 1
@@ -248,25 +355,32 @@ def _culprits(driver: QueryDriver, machine: Requester, asked: Sequence[str]) -> 
         for name, error in driver.failed_peers.items()
         if name in asked and (alone or not isinstance(error, Silence))
     }
-    error = machine.sessions[""].failure
+    error = machine.whole.failure
     if failed:
         return failed
-    router = driver.failed_peers.get(machine.router)
+    router = driver.failed_peers.get(machine.parties.router)
     if isinstance(router, (PeerRefused, PeerUnreachable)):
-        return {name: _failure(router, machine.router) for name in asked}
+        return {name: _failure(router, machine.parties.router) for name in asked}
     if isinstance(error, PeerAborted) and error.code != "timeout":
         # Whom a holder names is its word: on it nobody loses a turn, and each is asked alone.
         return {error.peer: _failure(error, error.peer)} if error.peer in asked and error.by == error.peer else {}
     return {}
 
 
-def _waited_in_vain(given_up: LineupError | None, session: Session) -> bool:
+def _lost_half(driver: QueryDriver, machine: SearchingRequester) -> bool:
+    """Whether a party has its part of the preparation no more, or this node has used it, as a restore forgot."""
+    errors = [*driver.failed_peers.values(), *(session.failure for session in machine.sessions.values())]
+    return any(isinstance(error, PreparationSpent) or getattr(error, "code", None) == "unprepared" for error in errors)
+
+
+def _waited_in_vain(driver: QueryDriver, machine: Asking, holder: str) -> bool:
     """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line.
 
-    Never once the holder has begun to answer: it waits for no other holder then, and who stops after it was given
-    numbers (or the router, after a guess) would have the same probe asked a second time.
+    In a search never once the holder has begun to answer: it waits for no other holder then, and who stops after it was
+    given numbers (or the router, after a guess) would have the same probe asked a second time.
     """
-    if session.received[session.name]:
+    session, given_up = machine.sessions[holder], driver.failed_peers.get(holder)
+    if isinstance(machine, SearchingRequester) and session.received[holder]:
         return False
     if given_up is not None:
         return isinstance(given_up, Silence)
@@ -274,19 +388,27 @@ def _waited_in_vain(given_up: LineupError | None, session: Session) -> bool:
     return isinstance(failure, Silence) or (isinstance(failure, PeerAborted) and failure.code in ("timeout", "peer"))
 
 
-def _answer(driver: QueryDriver, machine: Requester, holder: str) -> HolderAnswer:
-    answer: Answer | None = machine.answers.get(holder)
-    session: Session = machine.sessions[holder]
-    if answer is not None and session.state in (State.FINISHED, State.REFUSED):
+def _answer(driver: QueryDriver, machine: Asking, answer: Answer | None, holder: str) -> HolderAnswer:
+    """How a holder's part ended. `answer`: what it answered; None if it did not."""
+    session = machine.sessions[holder]
+    if answer is not None and session.state is State.FINISHED:
         used: Decimal = answer.threshold_used
-        if answer.status == "probe_refused":
-            return _failure(machine.false_refusal, machine.name)
         status = {"released": "candidates", "no_hit": "no hit", "too_many_candidates": "too many candidates"}
         return HolderAnswer(status[answer.status], answer.references, f"{used:f}")  # type: ignore[arg-type]
-    router = driver.failed_peers.get(machine.router)
+    router = driver.failed_peers.get(machine.parties.router)
     if holder not in driver.failed_peers and isinstance(router, (PeerRefused, PeerUnreachable)):
-        return _failure(router, machine.router)
-    return _failure(driver.failed_peers.get(holder, session.failure), holder)
+        return _failure(router, machine.parties.router)
+    return _failure(driver.failed_peers.get(holder) or _reason(driver, machine, session), holder)
+
+
+def _reason(driver: QueryDriver, machine: Asking, session: Session) -> LineupError | None:
+    """Why a session ended. A peer that waited for this node in vain waited for whom this node waited for."""
+    failure = session.failure
+    if isinstance(failure, PeerAborted) and failure.code == "timeout" and failure.by == machine.name:
+        awaited = [name for name in driver.awaited.get(session.name, ()) if name != failure.peer]
+        if len(awaited) == 1:
+            return Silence(f"{awaited[0]} said nothing", awaited[0])
+    return failure
 
 
 def _failure(error: LineupError | None, whose: str) -> HolderAnswer:

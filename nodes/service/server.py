@@ -35,6 +35,8 @@ from pets.errors import LineupError
 
 HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
 CLOSE_SECONDS = 0.5
+PREPARATION_SECONDS = 60
+FOLLOW_SECONDS = 5.0  # how often the gallery's changes are looked for
 EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
 EXPIRY_RETRY_SECONDS = 3600.0
 INSPECTION_DELAY_SECONDS = 600.0
@@ -226,11 +228,15 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
             Reload(server, transport).run_for_ever(),
             _expire_daily(node),
             _inspect_daily(node),
+            _expire_preparations(node),
+            _follow_gallery(node),
             node.gossip.meet_for_ever(),
         )
     ]
     if node.follow_up is not None:
         chores.append(asyncio.create_task(node.follow_up.run_for_ever()))
+    if isinstance(node, AskingNode):
+        chores.append(asyncio.create_task(node.supply.run_for_ever()))
     try:
         await server.serve()
     finally:
@@ -252,6 +258,23 @@ async def _inspect_daily(node: Node) -> None:
         except Exception as error:  # a database that is locked, say, is looked at again
             _log.error("inspection failed", extra={"node": node.name, "error": type(error).__name__})
             pause = EXPIRY_RETRY_SECONDS
+
+
+async def _expire_preparations(node: Node) -> None:
+    """Erase what grew too old soon after, so that no secret stays longer in memory than its policy says."""
+    while True:
+        await asyncio.sleep(PREPARATION_SECONDS)
+        await asyncio.to_thread(node.pool.expire, time.time())
+
+
+async def _follow_gallery(node: Node) -> None:
+    """Who is forgotten, by whatever process, is let go of soon after by all that is in memory."""
+    while True:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        try:
+            await asyncio.to_thread(node.follow_gallery)
+        except Exception as error:  # a database that is locked, say, is looked at again
+            _log.error("gallery not followed", extra={"node": node.name, "error": type(error).__name__})
 
 
 async def _expire_daily(node: Node) -> None:

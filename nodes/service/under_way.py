@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from protocol.machine import Machine
+from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 from protocol.session import Session
-from protocol.steps import Receive
+from protocol.steps import Receive, ReceiveAny
 
 if TYPE_CHECKING:
     from nodes.service.node import Node
@@ -21,9 +22,9 @@ PEER_SECONDS = 5.0
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One conversation of a query. `name`: the holder; empty for the preparation with all of them.
+    """One part of a conversation. `name`: the holder; empty for what is said with all of them first.
 
-    `state`: idle, running, finished, refused, frozen, aborted. `phase`: offline until the probe is sent, then online.
+    `state`: idle, running, finished, refused, frozen, aborted. `phase`: of the protocol, such as score or compare.
     """
 
     name: str
@@ -33,16 +34,17 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class UnderWay(msgspec.Struct, frozen=True):
-    """A query. `asked_by`: the node that asks; `parties`: the others."""
+    """A query, or a preparation. `asked_by`: the node that asks; `parties`: the others."""
 
     query: str
     asked_by: str
     parties: tuple[str, ...]
     parts: tuple[Part, ...]
+    kind: Literal["preparation", "search"] = "search"
 
 
 def under_way(node: Node) -> Sequence[UnderWay]:
-    """Every query that this node takes part in now."""
+    """Every conversation that this node takes part in now."""
     return [_told(node, driver.machine) for driver in list(node.drivers.values())]
 
 
@@ -63,10 +65,14 @@ async def peers_up(node: Node) -> dict[str, bool]:
 def _told(node: Node, machine: Machine) -> UnderWay:
     sessions: dict[str, Session] = dict(machine.sessions)
     parties = sorted({peer for session in sessions.values() for peer in session.peers})
-    asked_by: Any = node.askers.get(machine.query, node.name)
-    return UnderWay(machine.query.hex(), asked_by, tuple(parties), tuple(map(_part, sessions.values())))
+    asked_by = node.askers.get(machine.query) or node.preparers.get(machine.query, node.name)
+    searching = isinstance(machine, (SearchingRequester, SearchingRouter, SearchingHolder))
+    parts = tuple(map(_part, sessions.values()))
+    return UnderWay(machine.query.hex(), asked_by, tuple(parties), parts, "search" if searching else "preparation")
 
 
 def _part(session: Session) -> Part:
-    waits_for = session.waiting.sender if isinstance(session.waiting, Receive) else ""
-    return Part(session.name, session.state.value, session.phase, waits_for)
+    waiting = session.waiting
+    awaited: tuple[str, ...] = (waiting.sender,) if isinstance(waiting, Receive) else ()
+    awaited = waiting.senders if isinstance(waiting, ReceiveAny) else awaited
+    return Part("" if session.whole else session.name, session.state.value, session.phase, ", ".join(awaited))

@@ -79,6 +79,13 @@ def snapshot(
     return Snapshot(templates, tuple(references), chosen.digest, generation(session), valid_through)
 
 
+def standing(session: Session, day: date, categories: frozenset[Category]) -> tuple[int, frozenset[str]]:
+    """The generation, and the references that are searched for on a day in some categories, of all models."""
+    wanted = (SubjectRow.retain_until >= day) & SubjectRow.category.in_([category.value for category in categories])
+    found = session.execute(select(SubjectRow.reference, SubjectRow.subject).where(wanted))
+    return generation(session), frozenset(first or reference for reference, first in found)
+
+
 def _open_templates(
     rows: Iterable[Row[tuple[str, int, bytes, str | None]]], keys: KeyRing, model: ModelRow
 ) -> Iterator[bytes]:

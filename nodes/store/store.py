@@ -306,6 +306,11 @@ class GalleryStore:
         with self._database.reading() as session:
             return gallery.snapshot(session, self._keys, utc_day(now), wanted, model)
 
+    def standing(self, now: datetime, categories: Iterable[Category]) -> tuple[int, frozenset[str]]:
+        """The generation, and the references of subjects of some categories that are held and within retention."""
+        with self._database.reading() as session:
+            return gallery.standing(session, utc_day(now), frozenset(categories))
+
     # Answers
 
     def take_quota(self, peer_state: str, kind: Status, day: date, limit: int) -> int:

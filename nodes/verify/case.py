@@ -1,4 +1,4 @@
-"""The bundles of one query, made ready for the rules to read."""
+"""The bundles of one conversation, a preparation or a search, made ready for the rules to read."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
 from nodes.verify import table
-from nodes.verify.format import Bundle, Direction, Record, SignedBundle, frame_digest
+from nodes.verify.format import WHOLE, Bundle, Direction, Record, SignedBundle, frame_digest
 from nodes.verify.trust import Trust
 from pets.prf import labelled_hash
 from pets.signatures import VerifyKey
-from protocol.messages import Announce, Joined, Message
+from protocol.messages import Joined, JoinedPreparation, Message, Prepare, Search
 
 M = TypeVar("M", bound=Message)
+Announcement = Prepare | Search
+Kind = Literal["preparation", "search"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,15 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One bundle. `label`: how findings name the query; empty where only one was given."""
+    """One bundle. `label`: how findings name the conversation; empty where it goes without saying.
+
+    `inside`: whether it came in the bundle of a search.
+    """
 
     signed: SignedBundle
     bundle: Bundle
     label: str = ""
+    inside: bool = False
 
     @property
     def owner(self) -> str:
@@ -96,6 +102,14 @@ class View:
             if isinstance(item.record.message, kind):
                 yield item, item.record.message
 
+    def announcements(self) -> list[tuple[Item, Announcement]]:
+        """Records that announce a preparation or a search."""
+        return [*self.messages(Prepare), *self.messages(Search)]
+
+    def answers(self) -> list[tuple[Item, Joined | JoinedPreparation]]:
+        """Records that answer an announcement."""
+        return [*self.messages(JoinedPreparation), *self.messages(Joined)]
+
     def frame(self, record: Record) -> bytes:
         """The hash of a record's frame, from its place and content."""
         return frame_digest(self.bundle.query, record.session, *self.ends(record), record.sequence, record.content)
@@ -103,7 +117,7 @@ class View:
     def place(self, record: Record) -> str:
         """A record, in a finding: session, sender → receiver, number, type, and who says so."""
         sender, receiver = self.ends(record)
-        about = f"session {record.session}" if record.session else "the query"
+        about = "the whole" if record.session == WHOLE else f"session {record.session}"
         return (
             f"{self.label}{about}, {sender} → {receiver}, message {record.sequence} ({record.kind}), "
             f"in the bundle of {self.owner}"
@@ -116,7 +130,7 @@ class View:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an announcement states, read by the verifier."""
+    """What the announcement of a search states, read by the verifier."""
 
     threshold: Decimal
     step: Decimal
@@ -129,22 +143,46 @@ class Terms:
 
 
 class Case:
-    """All bundles of one query. `trust`: None where the supervisor gave no list."""
+    """All bundles of one conversation. `trust`: None where the supervisor gave no list.
+
+    `prepared`: of a search, the preparation that it names, None where no bundle shows it.
+    """
 
     def __init__(self, query: bytes, views: Sequence[View], trust: Trust | None) -> None:
         self.query = query
         self.views = tuple(views)
         self.trust = trust
+        self.prepared: Case | None = None
 
     @cached_property
-    def announce(self) -> Announce | None:
+    def announce(self) -> Announcement | None:
         """The announcement: the requester's own record of it if there is one, else the first."""
         found = [
-            (item.record.direction != "sent", message)
-            for view in self.views
-            for item, message in view.messages(Announce)
+            (item.record.direction != "sent", message) for view in self.views for item, message in view.announcements()
         ]
         return min(found, key=lambda pair: pair[0])[1] if found else None
+
+    @property
+    def kind(self) -> Kind:
+        """What was announced; where nothing was, what the bundles were given as."""
+        if self.announce is None:
+            return "preparation" if all(view.inside for view in self.views) else "search"
+        return "search" if isinstance(self.announce, Search) else "preparation"
+
+    @property
+    def search(self) -> Search | None:
+        """The announcement, if it is of a search."""
+        return self.announce if isinstance(self.announce, Search) else None
+
+    @property
+    def name(self) -> str:
+        """The conversation, in a finding about several."""
+        return f"{'query' if self.kind == 'search' else 'preparation'} {self.query.hex()[:8]}"
+
+    @property
+    def label(self) -> str:
+        """How findings name it."""
+        return self.views[0].label
 
     @cached_property
     def roles(self) -> dict[str, str]:
@@ -159,35 +197,54 @@ class Case:
         """Those who were asked; each has a session of its name."""
         return self.announce.holders if self.announce else ()
 
+    def ring(self, holder: str) -> tuple[str, str, str]:
+        """Who takes part in the session of a holder, in the order of the ring: holder, requester, router."""
+        assert self.announce is not None
+        return holder, self.announce.requester, self.announce.router
+
+    def seats(self) -> Iterator[tuple[str, View, tuple[str, str, str]]]:
+        """(holder, bundle, ring) for every session that a bundle's owner had a part in."""
+        for holder in self.holders:
+            ring = self.ring(holder)
+            for view in self.views:
+                if view.owner in ring:
+                    yield holder, view, ring
+
+    @property
+    def preset(self) -> table.Preset | None:
+        """The announced parameters, None for unknown ones."""
+        return table.PRESETS.get(self.announce.preset) if self.announce else None
+
     @cached_property
     def terms(self) -> Terms | None:
         """Threshold, step and preset, None where they cannot be read."""
-        announce = self.announce
-        if announce is None or announce.preset not in table.PRESETS:
+        search, preset = self.search, self.preset
+        if search is None or preset is None:
             return None
         try:
-            return Terms(Decimal(announce.threshold), Decimal(announce.ladder), table.PRESETS[announce.preset])
+            return Terms(Decimal(search.threshold), Decimal(search.ladder), preset)
         except InvalidOperation:
             return None
 
     @cached_property
-    def joined(self) -> dict[str, Joined]:
+    def joined(self) -> dict[str, Joined | JoinedPreparation]:
         """Each party's answer to the announcement, as the first bundle that has it shows it."""
-        joined: dict[str, Joined] = {}
+        joined: dict[str, Joined | JoinedPreparation] = {}
         for view in self.views:
-            for item, message in view.messages(Joined, session=""):
-                joined.setdefault(view.ends(item.record)[0], message)
+            for item, message in view.answers():
+                if item.record.session == WHOLE:
+                    joined.setdefault(view.ends(item.record)[0], message)
         return joined
 
     @cached_property
-    def query_id(self) -> bytes | None:
-        """Hash of the announcement and of every party's nonce, None where a nonce is missing."""
+    def identity(self) -> bytes | None:
+        """Hash of the announcement and of every party's answer, 32 bytes; None where an answer is missing."""
         announce = self.announce
         if announce is None or not {announce.router, *announce.holders} <= set(self.joined):
             return None
         names = sorted({announce.router, *announce.holders})
-        nonces = [item for name in names for item in (name, self.joined[name].nonce)]
-        return labelled_hash("query-id", announce_digest(announce), *nonces)
+        answers = [item for name in names for item in (name, msgspec.msgpack.encode(self.joined[name]))]
+        return labelled_hash("identity", announce_digest(announce), *answers)
 
     @cached_property
     def unseen(self) -> tuple[str, ...]:
@@ -196,21 +253,23 @@ class Case:
             return ()
         given, others = {view.owner for view in self.views}, {self.announce.requester, self.announce.router}
         return tuple(
-            f"{self.views[0].label}session {holder}: needs the bundle of {holder}, or those of both others"
+            f"{self.label}session {holder}: needs the bundle of {holder}, or those of both others"
             for holder in self.holders
             if holder not in given and not others <= given
         )
 
-    def shape(self, holder: str) -> table.Shape | None:
+    def shape(self, session: str) -> table.Shape | None:
         """What the sizes of a session depend on."""
-        joined, announce, terms = self.joined.get(holder), self.announce, self.terms
-        if joined is None or joined.blocks is None or announce is None or terms is None:
+        announce, preset, joined = self.announce, self.preset, self.joined.get(session)
+        blocks = 0 if session == WHOLE else None if joined is None else joined.blocks
+        if announce is None or preset is None or blocks is None:
             return None
-        return table.Shape(terms.preset.n, announce.dim, announce.cap, joined.blocks)
+        cap = announce.cap if isinstance(announce, Search) else 0
+        return table.Shape(preset.n, announce.dim, cap, blocks)
 
     def stopped(self, session: str) -> bool:
-        """Whether anyone aborted this session, or the query as a whole: then messages may have stayed on their way."""
-        return any(view.find("Abort", place) for view in self.views for place in ("", session))
+        """Whether anyone aborted this session, or the whole: then messages may have stayed on their way."""
+        return any(view.find("Abort", place) for view in self.views for place in (WHOLE, session))
 
     def views_of(self, name: str) -> list[View]:
         """The bundles of one party."""
@@ -224,11 +283,12 @@ class Case:
         return views[0].key if views else None
 
 
-def announce_digest(announce: Announce) -> bytes:
+def announce_digest(announce: Announcement) -> bytes:
     """Hash of every field of an announcement."""
     return labelled_hash("announce", msgspec.msgpack.encode(announce))
 
 
-def announce_statement(announce: Announce) -> bytes:
+def announce_statement(announce: Announcement) -> bytes:
     """What the requester signs: everything but the signature."""
-    return labelled_hash("announcement", msgspec.msgpack.encode(msgspec.structs.replace(announce, signature=b"")))
+    label = "announcement" if isinstance(announce, Search) else "prepare"
+    return labelled_hash(label, msgspec.msgpack.encode(msgspec.structs.replace(announce, signature=b"")))

@@ -1,4 +1,6 @@
-"""Evidence bundles: one party's records of one query, published as threat_model/evidence-format.md, version 3.
+"""Evidence bundles: one party's records of one conversation, published as threat_model/evidence-format.md, version 4.
+
+A conversation is a preparation or a search. The bundle of a search carries that of its preparation inside.
 
 ::
 
@@ -6,8 +8,8 @@
     content  = MessagePack map, the fields of `Bundle`, in exactly the bytes that encoding them again gives
     signature: the owner's, over labelled_hash("evidence", version, content), context "evidence"
 
-Messages that say nothing about faces (`HARMLESS`) are in the records in full; of all others only place, type, size and
-hash: two parties' copies of the comparison together would rebuild every score.
+Messages that say nothing about faces or keys (`HARMLESS`) are in the records in full; of all others only place, type,
+size and hash: two parties' copies of the comparison together would rebuild every score.
 
 `EvidenceRefused` (a pets.errors.InputError): bytes that are no bundle of this version.
 """
@@ -27,41 +29,47 @@ from protocol.follow_up import Statement
 from protocol.messages import (
     Abort,
     AdmissionBit,
-    Announce,
     AnyMessage,
     CapBit,
     ConfirmationBlock,
-    ConfirmationDigest,
+    DifferenceDigest,
     Digest,
+    Echo,
+    FormBit,
     Joined,
-    KeyCommitment,
-    KeyPair,
+    JoinedPreparation,
+    MaskDigest,
     Message,
     Name,
-    ProbeDigest,
-    PublicShare,
+    Prepare,
     Rung,
+    Search,
     Signature,
 )
 
 FORMAT: Final = "blind-lineup/evidence"
-VERSION = 3
-WIRE_VERSION = 2
+VERSION = 4
+WIRE_VERSION = 3
 CONTEXT = "evidence"
 BUNDLE_LIMIT = 1 << 28
 
+WHOLE = "*"  # the session of a conversation as a whole; all others are named after a holder
+
+# Announcements and the answers to them, hashes of secrets of 32 random bytes or more, bits that all open, verdicts,
+# signatures. c1 of a confirmation block is an RLWE sample without its key, which two parties are told anyway.
 HARMLESS: tuple[type[Message], ...] = (
-    Announce,
+    Prepare,
+    JoinedPreparation,
+    MaskDigest,
+    FormBit,
+    Search,
     Joined,
-    KeyCommitment,
-    PublicShare,
-    KeyPair,
-    ProbeDigest,
+    DifferenceDigest,
+    Echo,
     AdmissionBit,
     CapBit,
     Rung,
     ConfirmationBlock,
-    ConfirmationDigest,
     Signature,
     Abort,
 )
@@ -78,7 +86,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """One frame that the owner sent or consumed, in the order in which it did.
 
     `content`: SHA-256 of the message, the same whoever it is sent to. `size`: bytes of the frame. `time`: milliseconds
-    since 1970, UTC. `message`: only harmless types. `session`: the holder it is about, empty for the query as a whole.
+    since 1970, UTC. `message`: only harmless types. `session`: the holder it is about, or `WHOLE`.
     """
 
     session: Annotated[str, msgspec.Meta(max_length=16)]
@@ -137,7 +145,10 @@ class Stated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one party shows of one query. `exported`: milliseconds since 1970, UTC."""
+    """What one party shows of one conversation, which `query` addresses. `exported`: milliseconds since 1970, UTC.
+
+    `preparation`: of a search, the file of the same party's bundle of the preparation that the search used.
+    """
 
     query: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     owner: Owner
@@ -146,6 +157,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: TranscriptProof
     witnessed: Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=4096)]
     follow_up: Annotated[tuple[Stated, ...], msgspec.Meta(max_length=4096)] = ()
+    preparation: Annotated[bytes, msgspec.Meta(max_length=BUNDLE_LIMIT)] | None = None
 
 
 class SignedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,6 +207,11 @@ def frame_digest(query: bytes, session: str, sender: str, receiver: str, sequenc
     return labelled_hash("frame", WIRE_VERSION, query, session, sender, receiver, sequence, content)
 
 
+def signature_in(message: object) -> bytes | None:
+    """The signature that a message carries, which its log entry repeats."""
+    return (message.signature or None) if isinstance(message, (Signature, Prepare, Search)) else None
+
+
 def encode_bundle(bundle: Bundle) -> bytes:
     """The content that is signed."""
     return msgspec.msgpack.encode(bundle)
@@ -202,6 +219,19 @@ def encode_bundle(bundle: Bundle) -> bytes:
 
 def decode_bundle(data: bytes) -> tuple[SignedBundle, Bundle]:
     """A bundle file; its signature is `verify_bundles`' business. Raises `EvidenceRefused`."""
+    signed, bundle = _decode(data)
+    inside = preparation_inside(bundle)
+    if inside is not None and inside[1].preparation is not None:
+        raise EvidenceRefused("not an evidence bundle: a preparation inside a preparation")
+    return signed, bundle
+
+
+def preparation_inside(bundle: Bundle) -> tuple[SignedBundle, Bundle] | None:
+    """The bundle of the preparation that a search used; None where there is none. Raises `EvidenceRefused`."""
+    return None if bundle.preparation is None else _decode(bundle.preparation)
+
+
+def _decode(data: bytes) -> tuple[SignedBundle, Bundle]:
     if len(data) > BUNDLE_LIMIT:
         raise EvidenceRefused(f"a bundle of {len(data)} bytes, the limit is {BUNDLE_LIMIT}")
     try:

@@ -13,6 +13,8 @@ Per session, with R agreed rungs of which r were compared, cap c and a gallery o
     requester   about the gallery   log2 Σ_{k≤c} C(m, k)    which rows were released, at most c reference numbers
     router      about the gallery   log2(R + 1), and 1      the same verdicts, the same freeze
 
+A preparation reveals nothing: there is no probe yet, and its one bit is about the mask.
+
 An upper bound on information, whatever a party does with it; honest parties learn less (a holder its own hits). Not
 counted: what everybody is told of a gallery, its number of blocks and its salted commitment; times; messages that the
 bundles given do not show, so a ledger without a bundle of each party bounds less than what was learnt.
@@ -66,7 +68,7 @@ def totals(leaks: Iterable[Leak]) -> dict[tuple[str, str], tuple[float, float, i
 
 
 def _session(case: Case, holder: str) -> list[Leak]:
-    announce, shape, terms = case.announce, case.shape(holder), case.terms
+    announce, shape, terms = case.search, case.shape(holder), case.terms
     if announce is None or shape is None or terms is None:
         return []
     query, cap = case.query.hex(), announce.cap

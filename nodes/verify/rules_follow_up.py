@@ -151,7 +151,7 @@ def _persons(case: Case, statement: Statement) -> set[bytes]:
 
 def launches(case: Case) -> Findings:
     """A second person approved exactly this search, before it began."""
-    announce = case.announce
+    announce = case.search
     found = _of(case, Launched)
     if announce is None or announce.warrant is None or not case.views_of(announce.requester):
         yield Open("approval of the launch: needs the requester's bundle")

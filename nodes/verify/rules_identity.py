@@ -49,14 +49,12 @@ def identities(case: Case) -> Findings:
         if case.views_of(name):
             continue
         if case.trust is not None and name not in case.trust:
-            yield Broken(f"{case.views[0].label}announcement", f"{name} is announced and not in the trust list")
+            yield Broken(f"{case.label}announcement", f"{name} is announced and not in the trust list")
         elif case.trust is not None and case.trust[name].role != role:
             told = case.trust[name].role
-            yield Broken(
-                f"{case.views[0].label}announcement", f"{name} is announced as {role}, the trust list says {told}"
-            )
+            yield Broken(f"{case.label}announcement", f"{name} is announced as {role}, the trust list says {told}")
         else:
-            yield Open(f"{case.views[0].label}no bundle of {name} was given")
+            yield Open(f"{case.label}no bundle of {name} was given")
 
 
 def phase_signatures(case: Case) -> Findings:

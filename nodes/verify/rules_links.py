@@ -8,10 +8,10 @@ from itertools import combinations
 
 from nodes.verify import grammar
 from nodes.verify.case import Case, Item, View, announce_digest
-from nodes.verify.format import HARMLESS, Record, content_digest, encode_frame, envelope_bytes
+from nodes.verify.format import HARMLESS, WHOLE, Record, content_digest, encode_frame, envelope_bytes
 from nodes.verify.report import Broken, Findings, Held, Open
 from protocol import messages
-from protocol.messages import ALLOWED, KeyPair
+from protocol.messages import ALLOWED, JoinedPreparation, Prepare
 
 KINDS = {kind.__name__: kind for kind in ALLOWED}
 _HARMLESS = frozenset(kind.__name__ for kind in HARMLESS)
@@ -42,7 +42,7 @@ def _schema_fault(view: View, record: Record) -> str | None:
 
 
 def allowed_order(case: Case) -> Findings:
-    """Each link carries only what section 6a allows, numbered without a gap, in the order of the protocol."""
+    """Each link carries only what is allowed, numbered without a gap, in the order of the protocol."""
     if case.announce is None:
         yield Open("without an announcement nobody has a role")
         return
@@ -58,7 +58,8 @@ def allowed_order(case: Case) -> Findings:
 
 def _order_fault(case: Case, session: str, sender: str, receiver: str, items: list[Item]) -> tuple[Item, str] | None:
     roles = case.roles.get(sender, ""), case.roles.get(receiver, "")
-    if session not in ("", *case.holders) or (session and "holder" in roles and session not in (sender, receiver)):
+    whole = session == WHOLE
+    if session not in (WHOLE, *case.holders) or (not whole and "holder" in roles and session not in (sender, receiver)):
         return items[0], f"{sender} and {receiver} have no part in such a session"
     for expected, item in enumerate(items):
         record = item.record
@@ -68,7 +69,7 @@ def _order_fault(case: Case, session: str, sender: str, receiver: str, items: li
         if record.sequence != expected and not (record.kind == "Abort" and record.sequence > expected):
             return item, f"message {expected} was due"
     try:
-        grammar.follow(items, *roles, bool(session), case.shape(session))
+        grammar.follow(case.kind, items, *roles, not whole, case.shape(session))
     except grammar.Unexpected as error:
         return error.item, f"out of order: {error}"
     return None
@@ -79,10 +80,9 @@ def sizes(case: Case) -> Findings:
     yield from map(Open, case.unseen)
     for view in case.views:
         for (session, _, _), items in view.links.items():
-            shape = case.shape(session) if session else None
+            shape = case.shape(session)
             if shape is None:
-                if session:
-                    yield Open(f"{view.label}session {session}: the holder's number of blocks is not known")
+                yield Open(f"{view.label}session {session}: parameters or the holder's number of blocks are not known")
                 continue
             seen: dict[str, int] = {}
             for item in items:
@@ -107,11 +107,11 @@ def both_ends(case: Case) -> Findings:
             continue
         pairs.add(frozenset((left.owner, right.owner)))
         for sender, receiver in ((left, right), (right, left)):
-            for session in ("", *case.holders):
+            for session in (WHOLE, *case.holders):
                 yield from _compare(case, session, sender, receiver)
     for one, other in combinations(sorted(case.roles), 2):
         if frozenset((one, other)) not in pairs:
-            yield Open(f"{case.views[0].label}{one} and {other}: both bundles are needed")
+            yield Open(f"{case.label}{one} and {other}: both bundles are needed")
 
 
 def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings:
@@ -144,24 +144,36 @@ def _content(record: Record) -> str:
     return f"{record.kind}, {record.size} bytes, hash {record.content.hex()[:16]}"
 
 
-# What a holder sends to requester and router alike, what these two must find alike, and the probe to all holders.
-_ALIKE = ("AdmissionBlock", "FilterBlock", "PowerSums", "ProbePart")
+# What a holder sends to requester and router alike, and what these two must send it alike.
+_ALIKE = (
+    "FormBlock", "PreparedBlocks", "AdmissionScores", "MaskedScores", "PowerSums", "ConfirmationAnswer"
+)  # fmt: skip
 
 
 def same_content(case: Case) -> Findings:
-    """What must be the same for several has the same content: c1 to requester and router, their power sums, the probe.
+    """What must be the same for two has the same content: what a holder publishes, power sums, confirmation answers.
 
-    The confirmation block is the business of `rules_search.confirmation`. Contents are part of the frames that their
-    sender signed, so a difference in what one party sent is proof against it. Of two different power sums the bundles
-    do not tell which is the wrong one.
+    Mask, key and u, which all holders get, are the business of `rules_preparation`, the confirmation block is that of
+    `rules_search.confirmation`. Contents are part of the frames that their sender signed, so a difference in what one
+    party sent is proof against it. Of two different sums or answers the bundles do not tell which is the wrong one.
+    """
+    yield from alike(case, _ALIKE)
+    yield from map(Open, case.unseen)
+
+
+def alike(case: Case, kinds: Sequence[str], of_all: bool = False) -> Findings:
+    """The n-th message of a kind has one content on all links of a session; `of_all`: of the whole conversation.
+
+    In a conversation as a whole, what holders are told; what the requester tells the router is another thing.
     """
     found: dict[tuple[str, str, int], tuple[bytes, str]] = {}
     for view in case.views:
         for (session, _, _), items in view.links.items():
             numbers: Counter[str] = Counter()
-            for record in (item.record for item in items if item.record.kind in _ALIKE):
-                about = "" if record.kind == "ProbePart" else session
-                place = (record.kind, about, numbers[record.kind])
+            for record in (item.record for item in items if item.record.kind in kinds):
+                if session == WHOLE and case.roles.get(view.ends(record)[1]) != "holder":
+                    continue
+                place = (record.kind, "" if of_all else session, numbers[record.kind])
                 numbers[record.kind] += 1
                 content, where = found.setdefault(place, (record.content, view.place(record)))
                 if content == record.content:
@@ -169,17 +181,16 @@ def same_content(case: Case) -> Findings:
                 else:
                     yield Broken(view.place(record), f"another content than in {where}, hash {content.hex()[:16]}; it "
                                  f"must be the same, and has {record.content.hex()[:16]}")  # fmt: skip
-    yield from map(Open, case.unseen)
 
 
 def _parties(case: Case, session: str) -> set[str]:
     assert case.announce is not None
-    asked = {session} if session else set(case.holders)
+    asked = set(case.holders) if session == WHOLE else {session}
     return {case.announce.requester, case.announce.router, *asked}
 
 
 def answered_once(cases: Sequence[Case]) -> Findings:
-    """Nobody said two different things in one place, and nothing that must be fresh served two queries."""
+    """Nobody said two different things in one place, and nothing that must be fresh served two conversations."""
     for case in cases:
         # Two parties that differ are the business of `both_ends`; here one party contradicts itself.
         places: dict[tuple[str, str, str, str, int], bytes] = {}
@@ -194,22 +205,22 @@ def answered_once(cases: Sequence[Case]) -> Findings:
         owners: dict[bytes, Case] = {}
         for value, case in values:
             if owners.setdefault(value, case) is not case:
-                yield Broken(f"query {case.query.hex()[:8]}", f"{what} of query {owners[value].query.hex()[:8]} again")
+                yield Broken(case.name, f"{what} of {owners[value].name} again")
             else:
                 yield Held()
 
 
 def _fresh(cases: Sequence[Case]) -> dict[str, list[tuple[bytes, Case]]]:
-    """What may serve one query only. A seed used twice is a pool of encryptions of zero used twice."""
-    fresh: dict[str, list[tuple[bytes, Case]]] = {"announcement": [], "nonce": [], "seed of the probe": [],
-                                                  "public key share": []}  # fmt: skip
+    """What may serve one conversation only. A seed used twice is every stream of it used twice."""
+    fresh: dict[str, list[tuple[bytes, Case]]] = {"announcement": [], "nonce": [], "seed": []}
     for case in cases:
         if case.announce is None:
             continue
         fresh["announcement"].append((announce_digest(case.announce), case))
         fresh["nonce"] += [(case.announce.nonce, case), *((joined.nonce, case) for joined in case.joined.values())]
-        if case.announce.seed_digest is not None:
-            fresh["seed of the probe"].append((case.announce.seed_digest, case))
-        for pair in {pair for view in case.views for _, pair in view.messages(KeyPair)}:
-            fresh["public key share"] += [(pair.requester, case), (pair.router, case)]
+        if isinstance(case.announce, Prepare):
+            fresh["seed"].append((case.announce.seed_digest, case))
+        for joined in case.joined.values():
+            if isinstance(joined, JoinedPreparation) and joined.seed is not None:
+                fresh["seed"].append((joined.seed, case))
     return fresh

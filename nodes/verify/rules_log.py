@@ -19,12 +19,11 @@ from nodes.logs.entries import TranscriptEntry
 from nodes.logs.errors import LogError
 from nodes.verify import table
 from nodes.verify.case import Case, View
-from nodes.verify.format import Record
+from nodes.verify.format import WHOLE, Record, signature_in
 from nodes.verify.report import Broken, Findings, Held, Open
 from pets.errors import LineupError
 from pets.merkle import hash_leaf
 from pets.signatures import VerifyKey
-from protocol.messages import Announce, Signature
 
 LOG_CONTEXT = "log"
 STEP_MS = 1000  # how far a node's own clock may be set back between two records
@@ -59,11 +58,9 @@ def inclusion(case: Case) -> Findings:
 
 
 def _difference(view: View, record: Record, logged: object) -> str | None:
-    message = record.message
-    signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
     expected = TranscriptEntry(
-        view.bundle.query, "session" if record.session else "query", record.direction, record.peer, record.kind,
-        record.sequence, view.frame(record), signature, record.time,
+        view.bundle.query, "whole" if record.session == WHOLE else "session", record.direction, record.peer,
+        record.kind, record.sequence, view.frame(record), signature_in(record.message), record.time,
     )  # fmt: skip
     return None if logged == expected else "the log has another entry for it"
 
@@ -236,4 +233,4 @@ def clocks(case: Case) -> Findings:
                 else:
                     yield Held()
     if not compared:
-        yield Open(f"{case.views[0].label}whether clocks agree: no message is shown by both its ends")
+        yield Open(f"{case.label}whether clocks agree: no message is shown by both its ends")

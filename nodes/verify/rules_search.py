@@ -3,80 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 from nodes.verify.case import Case, Item, View
 from nodes.verify.format import Direction
 from nodes.verify.report import Broken, Finding, Findings, Held, Open
+from nodes.verify.rules_opening import component, opened, opened_before, unsigned
+from nodes.verify.rules_preparation import echoed
 from pets.prf import labelled_hash
-from protocol.messages import AdmissionBit, CapBit, ConfirmationBlock, ConfirmationDigest, Rung, Signature
+from protocol.messages import AdmissionBit, CapBit, ConfirmationBlock, Echo, Rung, Signature
 
 # What may only happen to a probe that was admitted.
-_AFTER_ADMISSION = (
-    "CapBit", "PowerSums", "Rung", "ConfirmationBlock", "ConfirmationDigest", "ConfirmationAnswer", "Release"
-)  # fmt: skip
-
-
-def _seats(case: Case) -> Iterator[tuple[str, View, tuple[str, str, str]]]:
-    """(holder, bundle, ring) for every session that a bundle's owner had a part in. The ring: holder, requester,
-    router."""
-    assert case.announce is not None
-    for holder in case.holders:
-        ring = (holder, case.announce.requester, case.announce.router)
-        for view in case.views:
-            if view.owner in ring:
-                yield holder, view, ring
+_AFTER_ADMISSION = ("CapBit", "PowerSums", "Rung", "ConfirmationBlock", "ConfirmationAnswer", "Release")
 
 
 def admission(case: Case) -> Findings:
     """All parties opened the same admission bit, it said yes, and it came before anything about hits."""
-    if case.announce is None:
-        yield Open("there is no announcement")
-        return
-    yield from map(Open, case.unseen)
-    components: dict[tuple[str, int], bool] = {}
-    for holder, view, ring in _seats(case):
-        later = [item for kind in _AFTER_ADMISSION for item in view.find(kind, holder)]
-        first = min(later, key=lambda item: item.position) if later else None
-        index = ring.index(view.owner)
-        known: dict[int, bool] = {}
-        for item, bit in view.messages(AdmissionBit, holder):
-            which = _component(index, ring, item)
-            if which is None:
-                continue
-            if components.setdefault((holder, which), bit.component) != bit.component:
-                yield Broken(view.place(item.record), "another component of the admission bit than the others show")
-            if first is None or item.position < first.position:
-                known[which] = bit.component
-        if first is None:
-            yield Held()
-        elif len(view.find("AdmissionBit", holder)) < 4 or len(known) < 3:
-            yield Broken(view.place(first.record), "before admission was opened: four components go over the links")
-        elif not known[0] ^ known[1] ^ known[2]:
-            yield Broken(view.place(first.record), "though admission refused the probe")
-        elif missing := _unsigned(view, holder, "admission", ring, first.position):
-            yield Broken(view.place(first.record), f"before the admission phase was signed by {missing}")
-        else:
-            yield Held()
-
-
-def _component(index: int, ring: tuple[str, str, str], item: Item) -> int | None:
-    """Which component of the bit a message carries: party i holds i and i+1, and is sent i+2."""
-    if item.record.direction == "received":
-        return (index + 2) % 3
-    if item.record.peer == ring[(index - 1) % 3]:
-        return (index + 1) % 3
-    return index if item.record.peer == ring[(index + 1) % 3] else None
+    yield from opened_before(case, AdmissionBit, _AFTER_ADMISSION, "admission", "probe", signed="admission")
 
 
 def admitted(case: Case, holder: str) -> bool | None:
     """The admission bit, put together from all bundles; None where they do not show all three components."""
-    bits: dict[int, bool] = {}
-    for name, view, ring in _seats(case):
-        for item, bit in view.messages(AdmissionBit, holder) if name == holder else ():
-            if (which := _component(ring.index(view.owner), ring, item)) is not None:
-                bits[which] = bit.component
-    return bits[0] ^ bits[1] ^ bits[2] if len(bits) == 3 else None
+    return opened(case, AdmissionBit, holder)
 
 
 def openings(case: Case) -> Findings:
@@ -85,7 +32,7 @@ def openings(case: Case) -> Findings:
         yield Open("there is no announcement")
         return
     yield from map(Open, case.unseen)
-    for holder, view, ring in _seats(case):
+    for holder, view, ring in case.seats():
         others = ring[1:] if view.owner == holder else (holder,)
         for peer in others:
             opened, over, rung = 0, False, 0
@@ -132,11 +79,11 @@ def rungs(case: Case) -> Findings:
 
 def _cap_bits(case: Case, components: dict[tuple[str, int, int], bool]) -> Findings:
     """Collect what was opened by (holder, rung, component); all who show a component must show the same."""
-    for holder, view, ring in _seats(case):
+    for holder, view, ring in case.seats():
         rungs: Counter[tuple[str, str]] = Counter()
         for item, bit in view.messages(CapBit, holder):
             link = (item.record.direction, item.record.peer)
-            which, rung = _component(ring.index(view.owner), ring, item), rungs[link]
+            which, rung = component(ring.index(view.owner), ring, item), rungs[link]
             rungs[link] += 1
             if which is not None and components.setdefault((holder, rung, which), bit.component) != bit.component:
                 where = view.place(item.record)
@@ -145,7 +92,7 @@ def _cap_bits(case: Case, components: dict[tuple[str, int, int], bool]) -> Findi
 
 def _sums_against_the_bit(case: Case, components: dict[tuple[str, int, int], bool]) -> Findings:
     """Sums may leave only where all opened that there are no more hits than the cap, also if nobody says a verdict."""
-    for holder, view, ring in _seats(case):
+    for holder, view, ring in case.seats():
         for peer in ring[1:] if view.owner == holder else (holder,):
             rung = -1
             said = [*view.find("CapBit", holder, peer=peer), *view.find("PowerSums", holder, peer=peer)]
@@ -193,17 +140,32 @@ def confirmation(case: Case) -> Findings:
     for holder in case.holders:
         blocks = {message for view in case.views for _, message in view.messages(ConfirmationBlock, holder)}
         if len(blocks) > 1:
-            yield Broken(f"{case.views[0].label}session {holder}", f"{holder} sent two different confirmation blocks")
-        expected = {labelled_hash("confirmation-block", block.commitment, block.data) for block in blocks}
-        for view in case.views:
-            for item, digest in view.messages(ConfirmationDigest, holder):
-                if blocks and expected != {digest.digest}:
-                    yield Broken(view.place(item.record), "not the hash of the confirmation block")
-    for holder, view, ring in _seats(case):
-        yield from _confirmed(view, holder, ring)
+            yield Broken(f"{case.label}session {holder}", f"{holder} sent two different confirmation blocks")
+        about = _confirmation_echo(case, holder)
+        if about is None or case.identity is None:
+            continue
+        for block in blocks:
+            expected = echoed(case, holder, labelled_hash("confirmation-block", block.commitment, block.data))
+            for view in case.views:
+                for peer in case.ring(holder)[1:]:
+                    for direction in ("sent", "received"):
+                        said = list(view.messages(Echo, holder, direction, peer))[about : about + 1]
+                        for item, echo in said:
+                            if echo.digest != expected:
+                                yield Broken(view.place(item.record), "not the hash of the confirmation block")
+                            else:
+                                yield Held()
+    for holder, view, ring in case.seats():
+        yield from _confirmed(case, view, holder, ring)
 
 
-def _confirmed(view: View, holder: str, ring: tuple[str, str, str]) -> Findings:
+def _confirmation_echo(case: Case, holder: str) -> int | None:
+    """Which of the hashes between requester and router is that of the confirmation block, from 0."""
+    shape = case.shape(holder)
+    return None if shape is None else max(1, len(shape.chunks))
+
+
+def _confirmed(case: Case, view: View, holder: str, ring: tuple[str, str, str]) -> Findings:
     for peer in ring:
         blocks = view.find("ConfirmationBlock", holder, peer=peer)
         answers = view.find("ConfirmationAnswer", holder, peer=peer)
@@ -213,10 +175,10 @@ def _confirmed(view: View, holder: str, ring: tuple[str, str, str]) -> Findings:
             if _last_verdict(view, holder, peer, item.position) != "confirm":
                 yield Broken(view.place(item.record), "no verdict 'confirm' came before it")
         for item in answers[:1]:
-            yield _answered(view, holder, item)
+            yield _answered(case, view, holder, item)
 
 
-def _answered(view: View, holder: str, answer: Item) -> Finding:
+def _answered(case: Case, view: View, holder: str, answer: Item) -> Finding:
     signed = [
         other.position
         for other, message in view.messages(Signature, holder)
@@ -224,7 +186,9 @@ def _answered(view: View, holder: str, answer: Item) -> Finding:
     ]
     if len(signed) < (2 if view.owner == holder else 1):
         return Broken(view.place(answer.record), "an answer to a confirmation block that was not signed before")
-    if view.owner != holder and len(_before(view, "ConfirmationDigest", holder, answer)) < 2:
+    about = _confirmation_echo(case, holder)
+    due = 2 * (1 if about is None else about + 1)
+    if view.owner != holder and len(_before(view, "Echo", holder, answer)) < due:
         return Broken(view.place(answer.record), "before requester and router compared the confirmation block")
     return Held()
 
@@ -236,7 +200,7 @@ def releases(case: Case) -> Findings:
         return
     yield from map(Open, case.unseen)
     requester, router = case.announce.requester, case.announce.router
-    for holder, view, ring in _seats(case):
+    for holder, view, ring in case.seats():
         items = view.find("Release", holder)
         for item in items[1:]:
             yield Broken(view.place(item.record), "a second release")
@@ -248,7 +212,7 @@ def releases(case: Case) -> Findings:
             elif missing := needed - answers:
                 yield Broken(view.place(item.record), f"without the confirmation of {', '.join(sorted(missing))}"
                              if view.owner == holder else "before this party had confirmed anything")  # fmt: skip
-            elif view.owner == holder and (who := _unsigned(view, holder, "confirmation", ring, item.position, False)):
+            elif view.owner == holder and (who := unsigned(view, holder, "confirmation", ring, item.position, False)):
                 yield Broken(view.place(item.record), f"before {who} had signed its confirmation")
             else:
                 yield Held()
@@ -258,7 +222,7 @@ def releases(case: Case) -> Findings:
             if not view.find("ConfirmationAnswer", holder, "sent"):
                 yield Broken(view.name, f"session {holder} ended with a release that {router} did not confirm")
         if not (released or _ended_without(case, holder)) and (case.views_of(holder) or case.views_of(requester)):
-            yield Open(f"{case.views[0].label}session {holder}: neither a release nor another end is shown")
+            yield Open(f"{case.label}session {holder}: neither a release nor another end is shown")
 
 
 def _ended_without(case: Case, holder: str) -> bool:
@@ -275,22 +239,3 @@ def _last_verdict(view: View, holder: str, peer: str, position: int) -> str | No
     """The holder's last word to, or from, `peer` before a position."""
     said = [message.verdict for item, message in _verdicts(view, holder, peer) if item.position < position]
     return said[-1] if said else None
-
-
-def _unsigned(
-    view: View, holder: str, phase: str, ring: tuple[str, str, str], position: int, sent_too: bool = True
-) -> str | None:
-    """A party whose signature of a phase is missing before a position; None if all are there."""
-    signed = {
-        (item.record.direction, item.record.peer)
-        for item, message in view.messages(Signature, holder)
-        if message.phase == phase and item.position < position
-    }
-    for peer in ring:
-        if peer == view.owner:
-            continue
-        if ("received", peer) not in signed:
-            return peer
-        if sent_too and ("sent", peer) not in signed:
-            return view.owner
-    return None

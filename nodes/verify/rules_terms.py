@@ -1,4 +1,4 @@
-"""What was agreed before anything was encrypted: announcement, warrant, parameters, thresholds, keys."""
+"""What was agreed before anything was encrypted: announcement, warrant, parameters, thresholds, identities."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from decimal import Decimal, InvalidOperation
 
 from nodes.verify import table
 from nodes.verify.case import Case, announce_digest, announce_statement
+from nodes.verify.format import WHOLE
 from nodes.verify.report import Broken, Findings, Held, Open
 from nodes.verify.rules_identity import PROTOCOL_CONTEXT
-from pets.prf import labelled_hash
 from pets.signatures import SignatureError
-from protocol.messages import Announce, Joined, KeyCommitment, KeyPair, PublicShare
 
 
 def announcement(case: Case) -> Findings:
     """One announcement, the same at every party, signed by the requester."""
     announce = case.announce
     for view in case.views:
-        if not any(True for _ in view.messages(Announce)):
+        shown = view.announcements()
+        if not shown:
             yield Broken(view.name, "it shows no announcement")
-        for item, message in view.messages(Announce):
+        for item, message in shown:
             if message != announce:
                 yield Broken(view.place(item.record), "another announcement than the other parties were shown")
             elif view.ends(item.record)[0] != message.requester:
@@ -33,7 +33,7 @@ def announcement(case: Case) -> Findings:
         yield Broken(_of(case), f"a party is named twice: {', '.join(parties)}")
     key = case.key_of(announce.requester)
     if key is None:
-        yield Open(f"{case.views[0].label}the announcement's signature: the key of {announce.requester} is not known")
+        yield Open(f"{case.label}the announcement's signature: the key of {announce.requester} is not known")
         return
     try:
         key.verify(announce.signature, announce_statement(announce), PROTOCOL_CONTEXT)
@@ -46,7 +46,7 @@ def announcement(case: Case) -> Findings:
 def warrant(case: Case) -> Findings:
     """A warrant of the requesting state, for a lawful purpose, of at most 24 hours, valid when the announcement was
     sent and received."""
-    announce = case.announce
+    announce = case.search
     if announce is None or announce.warrant is None or not announce.signature:
         yield Broken(_of(case), "there is no signed warrant")
         return
@@ -61,7 +61,7 @@ def warrant(case: Case) -> Findings:
     if not 0 < lifetime <= table.WARRANT_SECONDS:
         yield Broken(_of(case), f"the warrant lasts {lifetime} s, allowed are 1 to {table.WARRANT_SECONDS}")
     for view in case.views:
-        for item, _ in view.messages(Announce):
+        for item, _ in view.announcements():
             now = item.record.time / 1000
             if now < held.issued - table.SKEW_SECONDS:
                 yield Broken(view.place(item.record), f"{held.issued - now:.0f} s before the warrant was issued")
@@ -72,12 +72,11 @@ def warrant(case: Case) -> Findings:
 
 
 def parameters(case: Case) -> Findings:
-    """The announced preset is in the verifier's own security table, and the keys have its size."""
-    announce = case.announce
+    """The announced preset is in the verifier's own security table."""
+    announce, preset = case.announce, case.preset
     if announce is None:
         yield Open("there is no announcement")
         return
-    preset = table.PRESETS.get(announce.preset)
     if preset is None:
         yield Broken(_of(case), f"parameters {announce.preset!r} are not in the security table")
         return
@@ -86,20 +85,11 @@ def parameters(case: Case) -> Findings:
     if announce.dim % 8:
         yield Broken(_of(case), f"d = {announce.dim} is no multiple of 8")
     yield Held(f"{announce.preset}: n = {preset.n}, log2 Q = {preset.log2_q}, t = {preset.t}")
-    if announce.seed_digest is None:
-        yield Open(f"{case.views[0].label}no seed was announced: no audit can recompute the ciphertexts")
-    for view in case.views:
-        for item, share in view.messages(PublicShare):
-            if len(share.data) != 8 * preset.n:
-                yield Broken(view.place(item.record), f"a key of {len(share.data)} bytes, expected {8 * preset.n}")
-        for item, pair in view.messages(KeyPair):
-            if {len(pair.requester), len(pair.router)} != {8 * preset.n}:
-                yield Broken(view.place(item.record), f"keys of another size than {8 * preset.n} bytes")
 
 
 def thresholds(case: Case) -> Findings:
     """Threshold, step and cap are within their limits; theta and the rungs recomputed in exact decimals."""
-    announce = case.announce
+    announce = case.search
     if announce is None:
         yield Open("there is no announcement")
         return
@@ -117,8 +107,7 @@ def thresholds(case: Case) -> Findings:
         faults.append(f"more than {table.MAX_DECIMALS} decimals")
     if not 1 <= announce.cap <= table.MAX_CAP:
         faults.append(f"cap {announce.cap}, allowed are 1 to {table.MAX_CAP}")
-    preset = table.PRESETS.get(announce.preset)
-    theta = table.theta(threshold, announce.dim)
+    preset, theta = case.preset, table.theta(threshold, announce.dim)
     if preset is not None and 2 * (table.norm_bound(announce.dim) + theta) >= preset.t:
         faults.append(f"theta {theta} is so high that a strongly negative score wraps into a hit")
     if faults:
@@ -127,20 +116,25 @@ def thresholds(case: Case) -> Findings:
         return
     rungs = table.rungs(threshold, step)
     shown = ", ".join(f"{rung:f} (theta {table.theta(rung, announce.dim)})" for rung in rungs)
-    yield Held(f"{case.views[0].label}cap {announce.cap}, rungs {shown}")
+    yield Held(f"{case.label}cap {announce.cap}, rungs {shown}")
 
 
-def query_identity(case: Case) -> Findings:
-    """The query id is the hash of this announcement and of every party's nonce, and all derived the same."""
+def identities(case: Case) -> Findings:
+    """The identity of a preparation or search is the hash of this announcement and of every party's answer to it.
+
+    What is said later is bound to it: see `rules_preparation` and `rules_search.confirmation`.
+    """
     if case.announce is None:
         yield Open("there is no announcement")
         return
     digest = announce_digest(case.announce)
     for view in case.views:
-        for item, joined in view.messages(Joined):
+        for item, joined in view.answers():
             sender = view.ends(item.record)[0]
             holder = case.roles.get(sender) == "holder"
-            if joined.announce != digest:
+            if item.record.session != WHOLE:
+                yield Broken(view.place(item.record), "an answer to no announcement")
+            elif joined.announce != digest:
                 yield Broken(view.place(item.record), "it answers another announcement")
             elif joined != case.joined.get(sender):
                 yield Broken(view.place(item.record), f"{sender} told another party something else")
@@ -148,65 +142,8 @@ def query_identity(case: Case) -> Findings:
                 yield Broken(view.place(item.record), "a holder states blocks and gallery, and nobody else does")
             else:
                 yield Held()
-    if case.query_id is None:
-        yield Open(f"{case.views[0].label}the query id: a party's nonce is in no bundle given")
-        return
-    for view in case.views:
-        stated = [(item, message.query_id) for item, message in view.messages(KeyCommitment)]
-        stated += [(item, message.query_id) for item, message in view.messages(KeyPair)]
-        for item, query_id in stated:
-            if query_id != case.query_id:
-                yield Broken(view.place(item.record), "another query id than the nonces give")
-            else:
-                yield Held()
-
-
-def key_commitment(case: Case) -> Findings:
-    """The router committed to its share before it saw the requester's; all holders were told the same two shares."""
-    announce = case.announce
-    if announce is None:
-        yield Open("there is no announcement")
-        return
-    shares: dict[str, set[bytes]] = {announce.requester: set(), announce.router: set()}
-    for view in case.views:
-        for item, share in view.messages(PublicShare):
-            shares.setdefault(view.ends(item.record)[0], set()).add(share.data)
-        for _, pair in view.messages(KeyPair):
-            shares[announce.requester].add(pair.requester)
-            shares[announce.router].add(pair.router)
-        yield from _commit_first(case, view.owner)
-    for name, values in shares.items():
-        if len(values) > 1:
-            yield Broken(_of(case), f"two different public key shares of {name} were shown")
-        elif values:
-            yield Held()
-    commitments = [found for view in case.views for found in ((view, *pair) for pair in view.messages(KeyCommitment))]
-    if not commitments:
-        yield Open(f"{case.views[0].label}the commitment: only requester and router have it")
-    elif case.query_id is not None and len(shares[announce.router]) == 1:
-        (opened,) = shares[announce.router]
-        expected = labelled_hash("public-share", case.query_id, announce.router, opened)
-        for view, item, commitment in commitments:
-            if commitment.digest == expected:
-                yield Held()
-            else:
-                yield Broken(view.place(item.record), f"{announce.router} opened another share than it committed to")
-
-
-def _commit_first(case: Case, owner: str) -> Findings:
-    """Order at one party: commitment, the requester's share, the router's share."""
-    assert case.announce is not None
-    for view in case.views_of(owner):
-        order = [item for kind in ("KeyCommitment", "PublicShare") for item in view.find(kind)]
-        senders = [(item.record.kind, view.ends(item.record)[0]) for item in sorted(order, key=lambda i: i.position)]
-        due = [
-            ("KeyCommitment", case.announce.router),
-            ("PublicShare", case.announce.requester),
-            ("PublicShare", case.announce.router),
-        ]
-        if senders != due[: len(senders)]:
-            late = max(order, key=lambda item: item.position)
-            yield Broken(view.place(late.record), "the order must be commitment, requester's share, router's share")
+    if case.identity is None:
+        yield Open(f"{case.label}its identity: a party's answer is in no bundle given")
 
 
 def _decimals(value: Decimal) -> int:
@@ -215,4 +152,4 @@ def _decimals(value: Decimal) -> int:
 
 
 def _of(case: Case) -> str:
-    return f"{case.views[0].label}announcement"
+    return f"{case.label}announcement"

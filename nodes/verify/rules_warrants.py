@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from nodes.verify.case import Case
+from nodes.verify.case import Case, View
 from nodes.verify.report import Broken, Findings, Held
 from protocol.messages import Warrant
 
@@ -44,12 +44,18 @@ def uses(cases: Sequence[Case]) -> list[Fact]:
 
 def answering(case: Case) -> list[str]:
     """The holders that sent anything that depends on the probe."""
-    return [name for name in case.holders if any(view.find("AdmissionBlock", name) for view in case.views)]
+    return [name for name in case.holders if any(_answers(view, name) for view in case.views)]
+
+
+def _answers(view: View, holder: str) -> bool:
+    """Whether a bundle shows that a holder sent the hash of u, or what comes of it."""
+    said = (*view.find("DifferenceDigest", holder), *view.find("AdmissionScores", holder))
+    return any(view.ends(item.record)[0] == holder for item in said)
 
 
 def _by_number(cases: Sequence[Case]) -> dict[Number, list[tuple[Warrant, Case]]]:
     served: dict[Number, list[tuple[Warrant, Case]]] = defaultdict(list)
     for case in cases:
-        if case.announce is not None and (warrant := case.announce.warrant) is not None:
+        if case.search is not None and (warrant := case.search.warrant) is not None:
             served[warrant.state, warrant.request_number].append((warrant, case))
     return served

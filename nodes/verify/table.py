@@ -20,13 +20,16 @@ MAX_CAP = 99
 MAX_DECIMALS = 12
 WARRANT_SECONDS = 24 * 3600
 PURPOSES = ("PREVENTION", "DETECTION", "INVESTIGATION", "MISSING-PERSON", "REMAINS")  # R 20(1), 29
+PREPARATION_SECONDS = 7 * 24 * 3600  # the longest that any node may be configured to keep a preparation
+NO_MODEL = bytes(32)  # the model of templates that no model made, which fits any
 SKEW_SECONDS = 600  # the largest difference of clocks that any node may be configured to accept
 CHUNK_ROWS = 262144
-PROBE_PART = 64
-ADMISSION_POLYNOMIALS = 41
-CONSTANCY_VALUES = 3200  # 40 subsets of 40 sums, as they are and amplified
+MASK_PART = 64  # first components in one message
+FORM_VALUES = 3200  # 40 subsets of 40 sums, as they are and amplified
 SHARE_BITS = 24
 COUNT_BITS = 32
+DIFFERENCE_BITS = 20
+PROBE_BITS = 8
 SLOT_BYTES = 64
 
 _HEAD = 2  # of a message in MessagePack: an array of few entries, and a small tag
@@ -89,7 +92,10 @@ def rungs(threshold: Decimal, step: Decimal) -> tuple[Decimal, ...]:
 
 @dataclass(frozen=True)
 class Shape:
-    """What sizes depend on, and nothing else does: ring dimension, d, cap, and the holder's blocks."""
+    """What sizes depend on, and nothing else does: ring dimension, d, cap, and the holder's blocks.
+
+    `cap`: 0 in a preparation, `blocks`: 0 of the whole, where no message depends on them.
+    """
 
     n: int
     dim: int
@@ -103,9 +109,9 @@ class Shape:
         return tuple(min(size, self.blocks - first) for first in range(0, self.blocks, size))
 
     @property
-    def probe_parts(self) -> tuple[int, ...]:
-        """Ciphertexts of each part of the probe."""
-        return tuple(min(PROBE_PART, self.dim - first) for first in range(0, self.dim, PROBE_PART))
+    def mask_parts(self) -> tuple[int, ...]:
+        """First components in each part of the mask."""
+        return tuple(min(MASK_PART, self.dim - first) for first in range(0, self.dim, MASK_PART))
 
     def message_bytes(self, kind: str, index: int) -> int | None:
         """Bytes of the `index`-th message of its kind on a link, None where sizes are not laid down."""
@@ -113,16 +119,36 @@ class Shape:
         return None if fields is None else _HEAD + sum(fields)
 
     def _fields(self, kind: str, index: int) -> tuple[int, ...] | None:
-        if kind == "PairSecret":
+        return self._prepared(kind, index) or self._searched(kind, index)
+
+    def _prepared(self, kind: str, index: int) -> tuple[int, ...] | None:
+        if kind in ("PairSecret", "KeySeed"):
             return (_binary(32),)
-        if kind == "ProbePart":
-            return (_binary(16 * self.n * _at(self.probe_parts, index)),)
-        if kind == "AdmissionBlock":
-            return _binary(32), _binary(8 * self.n * ADMISSION_POLYNOMIALS)
-        if kind == "FilterBlock":
+        if kind == "PublicPart":
+            return (_binary(8 * self.n),)
+        if kind == "MaskPart":
+            return (_binary(8 * self.n * _at(self.mask_parts, index)),)
+        if kind == "FormBlock":
+            return _binary(32), _binary(8 * SHARE_BITS * _words(FORM_VALUES + self.dim))
+        if kind == "PreparedBlocks":
             return (_binary(8 * self.n * _at(self.chunks, index)),)
-        if kind == "InputShare":
-            return (_binary(8 * self._input_words(index)),)
+        return None
+
+    def _searched(self, kind: str, index: int) -> tuple[int, ...] | None:
+        rows = self.n * _at(self.chunks, index)
+        if kind == "Difference":
+            return _binary(32), _binary(DIFFERENCE_BITS * self.dim // 8)
+        if kind == "AdmissionScores":
+            return _binary(32), _binary(8 * SHARE_BITS * _words(self.dim))
+        if kind == "MaskedScores":
+            return (_binary(SHARE_BITS * rows // 8),)
+        if kind == "LiveRows":
+            return (_binary(rows // 8),)
+        if kind == "AdmissionCount":  # bits, products of two of them, and a word of parities
+            lines = PROBE_BITS + PROBE_BITS * (PROBE_BITS - 1) // 2
+            return (_binary(4 * 64 * (lines * _words(self.dim) + 1)),)
+        if kind in ("AdmissionInput", "InputShare"):
+            return (_binary(8 * COUNT_BITS),)
         if kind == "CountShare":
             return (_binary(4 * self.n * _at(self.chunks, index % max(1, len(self.chunks)))),)
         if kind == "PowerSums":
@@ -133,16 +159,13 @@ class Shape:
             return (1 if self.cap < 16 else 3), self.cap * _binary(SLOT_BYTES), _binary(32)
         return None
 
-    def _input_words(self, index: int) -> int:
-        """Planes times words of 64 rows: admission first, then at every rung the chunks and the count."""
-        if index == 0:
-            return SHARE_BITS * (-(-self.dim // 64) + -(-(CONSTANCY_VALUES + self.dim) // 64))
-        chunk = (index - 1) % (len(self.chunks) + 1)
-        return SHARE_BITS * self.chunks[chunk] * self.n // 64 if chunk < len(self.chunks) else COUNT_BITS
-
 
 def _at(counts: tuple[int, ...], index: int) -> int:
     return counts[index] if index < len(counts) else 0
+
+
+def _words(lanes: int) -> int:
+    return -(-lanes // 64)
 
 
 def _binary(length: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.kit.audits import ciphertexts, kept, probe
+from tests.kit.audits import kept, probe, sent
 from tests.kit.evidence import query, world
 
-__all__ = ["ciphertexts", "kept", "probe", "query", "world"]
+__all__ = ["kept", "probe", "query", "sent", "world"]

@@ -2,87 +2,79 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from pathlib import Path
 
-import numpy as np
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from nodes.audit import audit
-from nodes.audit.audit import AuditRefused, audit_party
+from nodes.audit import handover
+from nodes.audit.audit import audit_party
+from nodes.audit.errors import AuditRefused
+from nodes.audit.handover import CarriedProbe, Sent
 from nodes.cli import evidence as cli_evidence
 from nodes.verify.format import decode_bundle
 from pets.errors import InputError
-from tests.kit.evidence import ES, World, shared_world
+from tests.kit.evidence import ES, World
+
+FILES = [
+    b"",
+    b"nothing",
+    b"\xdb\xff\xff\xff\xff",
+    msgspec.msgpack.encode({"type": "sent", "mask": b"", "difference": b"", "more": 1}),
+    b"\x91" * 10000,
+]
+IDS = ["empty", "text", "more than there is", "a field more", "deep"]
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
+def bundle(world: World, query: bytes) -> bytes:
+    return world.bundles(query, (ES,))[ES]
 
 
-@pytest.fixture(scope="module")
-def bundle(world: World) -> bytes:
-    return world.bundles(world.query((ES,)), (ES,))[ES]
-
-
-def header(shape: tuple[int, ...], kind: str) -> bytes:
-    """The beginning of a .npy file that promises an array."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
-    return stream.getvalue()
-
-
-def packed(probe: bytes) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("probe.npy", probe)
-        file.writestr("ciphertexts.npy", header((32,), "|u1") + bytes(32))
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"nothing", header((2**40, 2, 2, 4096), "<u4"), header((-1, 2, 2, 8), "<u4"), packed(b"")],
-    ids=["empty", "text", "more than memory", "negative", "another kind of file"],
-)
-def test_what_holds_no_ciphertexts_is_refused_by_name(data: bytes, world: World, bundle: bytes, tmp_path: Path) -> None:
-    file = tmp_path / "ciphertexts.npy"
+@pytest.mark.parametrize("data", [*FILES, msgspec.msgpack.encode(CarriedProbe(b"", bytes(32)))], ids=[*IDS, "a probe"])
+def test_what_a_requester_did_not_send_is_refused_by_name(
+    data: bytes, world: World, bundle: bytes, tmp_path: Path
+) -> None:
+    file = tmp_path / "fr.sent"
     file.write_bytes(data)
-    with pytest.raises(AuditRefused, match=f"{file} holds no ciphertexts"):
+    with pytest.raises(AuditRefused, match=f"{file} does not hold what a requester sent"):
         audit_party(decode_bundle(bundle), world.root / ES, file)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"nothing", packed(header((2**50,), "|i1")), packed(header((10**8,), "|i1") + bytes(10**8))],
-    ids=["empty", "text", "more than memory", "a bomb"],
-)
+@pytest.mark.parametrize("data", [*FILES, msgspec.msgpack.encode(Sent(b"", b""))], ids=[*IDS, "what was sent"])
 def test_what_holds_no_probe_is_refused_by_name(data: bytes, world: World, bundle: bytes, tmp_path: Path) -> None:
-    ciphertexts, file = tmp_path / "ciphertexts.npy", tmp_path / "probe.npz"
-    np.save(ciphertexts, np.zeros((1, 2, 2, 8), np.uint32))
+    file = tmp_path / "fr.probe"
     file.write_bytes(data)
-    with pytest.raises(AuditRefused, match=f"{file} holds no probe of an audit"):
-        audit_party(decode_bundle(bundle), world.root / ES, ciphertexts, file)
+    with pytest.raises(AuditRefused, match=f"{file} does not hold the probe of an audit"):
+        audit_party(decode_bundle(bundle), world.root / ES, None, file)
+
+
+@pytest.mark.parametrize("limit", ["SENT_LIMIT", "PROBE_LIMIT"])
+def test_more_than_a_query_can_have_is_not_read(
+    limit: str, world: World, bundle: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "long"
+    file.write_bytes(bytes(128))
+    monkeypatch.setattr(handover, limit, 127)
+    files = (file, None) if limit == "SENT_LIMIT" else (None, file)
+    with pytest.raises(AuditRefused, match="more than 127 bytes"):
+        audit_party(decode_bundle(bundle), world.root / ES, *files)
+
+
+def test_files_that_are_not_there_or_cannot_be_written_are_named(tmp_path: Path) -> None:
+    with pytest.raises(AuditRefused, match="none cannot be read: No such file"):
+        handover.read(tmp_path / "none", Sent)
+    with pytest.raises(AuditRefused, match="cannot be written: No such file"):
+        handover.write(tmp_path / "none" / "fr.sent", Sent(b"", b""))
 
 
 def test_an_audit_says_whose_bundle_it_was_and_what_no_pass_shows(world: World, bundle: bytes) -> None:
     report = audit_party(decode_bundle(bundle), world.root / ES)
     assert world.identities[ES].peer.fingerprint in dict(report.facts)["audited"]
     assert "lineup verify" in report.not_shown
-
-
-def test_more_ciphertexts_than_a_query_can_have_are_not_read(
-    world: World, bundle: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "ciphertexts.npy"
-    np.save(file, np.zeros((1, 2, 2, 8), np.uint32))
-    monkeypatch.setattr(audit, "CIPHERTEXTS_LIMIT", 127)
-    with pytest.raises(AuditRefused, match="holds 128 bytes of ciphertexts, the limit is 127"):
-        audit_party(decode_bundle(bundle), world.root / ES, file)
+    assert "gates" in report.not_shown
 
 
 def test_a_report_that_cannot_be_written_is_named(bundle: bytes, tmp_path: Path) -> None:

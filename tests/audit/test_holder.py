@@ -1,265 +1,204 @@
-"""The audit on site finds a holder that cheated: in its block, its gallery, its coins, or the rows it confirmed."""
+"""The audit on site finds a holder that cheated: in what it committed to, its rows, its coins, or its numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from nodes.audit.audit import AuditRefused
-from nodes.config.storage import storage_key
-from nodes.evidence import sealed
+from nodes.audit import handover
+from nodes.audit.handover import Sent
 from nodes.evidence.sealed import SealedProbe
-from pets import subsets
-from protocol import confirmation, holder, router
-from protocol.compute import ROUTER as ROUTER_SEAT
-from protocol.engine import plain_scores
+from pets.params import theta
+from pets.product import public_sums
+from protocol import admitting, filtering, preparing, searching
+from protocol.compare import threshold_offset
 from protocol.gallery import Gallery
-from tests.kit.attacks import miscounts
-from tests.kit.audits import audit, audit_both, reblocked, resealed, sealed_block
-from tests.kit.evidence import DIM, ES, FR, World, failures, sends_instead, wrong_answer
+from protocol.local import LocalSearch
+from tests.kit.audits import audit, audit_both, resealed, sealed_of
+from tests.kit.evidence import DIM, ES, FR, World, failures
+from tests.kit.ring import RING
 
 
-def chosen_numbers(real: Any) -> Any:
-    """Instead of a hit and its multiples: 1000 times single coordinates, which read the probe."""
-
-    def build(templates: Any, rows: Any, cap: int) -> Any:
-        block, factors = real(templates, rows, cap)
-        block = block.copy()
-        for slot in range(len(rows)):
-            for m in range(confirmation.SLOT):
-                block[confirmation.SLOT * slot + m] = 0
-                block[confirmation.SLOT * slot + m, 6 * slot + m] = 1000
-        return block, factors
-
-    return build
+def planted(honest: Gallery) -> Gallery:
+    """Another gallery that says it is the committed one: row 0 is turned round."""
+    rows = honest.templates.copy()
+    rows[0] = rows[0][::-1]
+    swapped = Gallery.hold(rows, RING, honest.references, salt_seed=honest.salt_seed)
+    swapped.__dict__["root"] = honest.root
+    return swapped
 
 
-def test_a_holder_that_asks_for_chosen_numbers_is_found(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """It lets its own check pass, releases what it decoded of its hits, and seals what it did."""
-    real_build, real_check = confirmation.build_block, confirmation.check_answers
-    monkeypatch.setattr(confirmation, "build_block", chosen_numbers(real_build))
-    monkeypatch.setattr(confirmation, "check_answers", lambda sums, factors, used, theta, params: [theta] * used)
-    query = world.query((ES,))
-    monkeypatch.setattr(confirmation, "check_answers", real_check)
-    path = tmp_path / "ciphertexts.npy"
-    assert failures(audit(world, query, FR, path)) == {}
-    failed = failures(audit(world, query, ES, path))
-    assert list(failed) == ["audit-rows", "audit-scores"]
-    assert "chosen numbers" in failed["audit-rows"]
-
-
-def test_a_holder_that_asks_for_chosen_numbers_and_seals_its_rows_is_found(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """It seals the decent block: then the block that was signed is not the one recomputed."""
-    real_build = confirmation.build_block
-    monkeypatch.setattr(confirmation, "build_block", chosen_numbers(real_build))
-    monkeypatch.setattr(confirmation, "check_answers", lambda sums, factors, used, theta, params: [theta] * used)
-    query = world.query((ES,))
-    monkeypatch.undo()
-    block, factors = real_build(world.galleries[ES].templates, sealed_block(world, query).rows, 10)
-    reblocked(world, query, block=block.tobytes(), factors=factors.tobytes())
-    path = tmp_path / "ciphertexts.npy"
-    assert failures(audit(world, query, FR, path)) == {}
-    failed = failures(audit(world, query, ES, path))
-    assert "audit-rows" not in failed
-    assert "give another block than the signed" in failed["audit-block"]
-    assert "(ConfirmationBlock)" in failed["audit-block"]
-
-
-def test_a_row_that_is_not_in_the_gallery_is_found(world: World, query: bytes, ciphertexts: Path, kept: Any) -> None:
-    rows = (7, *sealed_block(world, query).rows[1:])
-    reblocked(world, query, rows=rows)
-    assert f"not row {rows[0]} of the gallery" in failures(audit(world, query, ES, ciphertexts))["audit-rows"]
-
-
-@pytest.mark.parametrize("field", ["salt", "shares", "factors", "block"])
-def test_whatever_else_was_sealed_is_found(
-    world: World, query: bytes, ciphertexts: Path, kept: Any, field: str
-) -> None:
-    value = bytearray(getattr(sealed_block(world, query), field))
-    value[-1] ^= 1
-    reblocked(world, query, **{field: bytes(value)})
-    failed = failures(audit(world, query, ES, ciphertexts))
-    assert set(failed) & {"audit-block", "audit-rows"}
-    reblocked(world, query, **{field: bytes(value[:-1])})
-    assert failures(audit(world, query, ES, ciphertexts))
+# What was prepared.
 
 
 def test_a_swapped_gallery_is_found(world: World, tmp_path: Path) -> None:
-    """Planted rows: the holder searches another gallery than its store holds, and commits to the store's."""
+    """Planted rows: the holder prepares and searches other rows than its store holds, and commits to the store's."""
     honest = world.galleries[ES]
-    planted = honest.templates.copy()
-    planted[0] = planted[0][::-1]
-    swapped = Gallery.enrol(planted, honest.encoded.params, honest.references)
-    swapped.__dict__["digest"] = honest.digest  # commits to what it should have searched
-    world.galleries[ES] = swapped
+    world.galleries[ES] = planted(honest)
     try:
         query = world.query((ES,))
     finally:
         world.galleries[ES] = honest
-    path = tmp_path / "ciphertexts.npy"
-    assert failures(audit(world, query, FR, path)) == {}
-    failed = failures(audit(world, query, ES, path))
-    assert list(failed) == ["audit-filter"]
-    assert "(FilterBlock)" in failed["audit-filter"]
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-blocks"]
+    assert "(PreparedBlocks)" in failed["audit-blocks"]
+    assert "block 0" in failed["audit-blocks"]
 
 
-def test_other_ciphertexts_than_those_received_are_refused(
-    world: World, query: bytes, ciphertexts: Path, tmp_path: Path
+def test_a_gallery_that_is_swapped_for_the_search_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    other = np.load(ciphertexts)
-    other[3, 0, 0, 0] ^= 1
-    np.save(tmp_path / "other.npy", other)
-    report = audit(world, query, ES, tmp_path / "other.npy")
-    assert list(failures(report)) == ["audit-received"]
-    np.save(tmp_path / "short.npy", other[:8])
-    assert "expected uint32" in failures(audit(world, query, ES, tmp_path / "short.npy"))["audit-received"]
-    (tmp_path / "text.npy").write_text("no")
-    with pytest.raises(AuditRefused, match="holds no ciphertexts"):
-        audit(world, query, ES, tmp_path / "text.npy")
+    """It was prepared as it should be; u meets other rows."""
+    real, rows = filtering.product_of, planted(world.galleries[ES]).templates
+    monkeypatch.setattr(searching, "product_of", lambda _, *arguments: real(rows, *arguments))
+    query = world.query((ES,))
+    monkeypatch.undo()
+    failed = failures(audit_both(world, query, tmp_path))
+    assert next(iter(failed)) == "audit-published", "and a row that was not prepared scores at random: it may even hit"
+    assert "(MaskedScores)" in failed["audit-published"]
+
+
+def test_chosen_coins_in_the_form_check_are_found(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Coins of the holder's choice could single out one ciphertext."""
+    monkeypatch.setattr(preparing, "derive_key", lambda *_: bytes(32))
+    query = world.query((ES,))
+    monkeypatch.undo()
+    failed = failures(audit_both(world, query, tmp_path))
+    assert list(failed) == ["audit-form"]
+    assert "(FormBlock)" in failed["audit-form"]
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "broken"),
+    [
+        ("seed", lambda value: bytes(32), {"audit-gallery", "audit-form", "audit-blocks", "audit-block"}),
+        ("holder_seed", lambda value: bytes(32), {"audit-keys"}),
+        ("public", lambda value: bytes(len(value)), {"audit-keys"}),
+        ("own", lambda value: bytes(32), {"audit-keys"}),
+        ("following", lambda value: bytes(32), {"audit-keys"}),
+        ("hashes", lambda value: bytes(len(value)), {"audit-gallery"}),
+        ("versions", lambda value: value[:-1], {"audit-gallery"}),
+        ("versions", lambda value: (msgspec.structs.replace(value[0], attempt=1),), {"audit-gallery", "audit-blocks"}),
+    ],
+)
+def test_another_secret_than_the_one_used_is_found(
+    world: World, query: bytes, sent: Path, kept: Any, field: str, change: Callable[[Any], Any], broken: set[str]
+) -> None:
+    resealed(world, query, ES, **{field: change(getattr(sealed_of(world, query, ES), field))})
+    report = audit(world, query, ES, sent)
+    assert broken <= set(failures(report))
+    if broken == {"audit-keys"}:
+        unknown = {check.id for check in report.checks if check.status == "not-checkable"}
+        assert {"audit-form", "audit-blocks", "audit-admission", "audit-published", "audit-block"} <= unknown
+
+
+def test_hashes_that_were_not_sealed_cost_nothing_while_the_gallery_is_whole(
+    world: World, query: bytes, sent: Path, kept: Any
+) -> None:
+    resealed(world, query, ES, hashes=b"")
+    assert failures(audit(world, query, ES, sent)) == {}
+
+
+def test_other_salts_leave_the_rest_checkable(world: World, query: bytes, sent: Path, kept: Any) -> None:
+    """The rows under them are not those of the root: as if another gallery were shown."""
+    resealed(world, query, ES, salt_seed=bytes(32))
+    report = audit(world, query, ES, sent)
+    assert failures(report) == {}
+    unknown = {check.id for check in report.checks if check.status == "not-checkable"}
+    assert {"audit-gallery", "audit-blocks", "audit-published", "audit-live", "audit-rows", "audit-hits"} == unknown
+
+
+def test_what_others_were_sent_is_refused(world: World, query: bytes, sent: Path, tmp_path: Path) -> None:
+    content = handover.read(sent, Sent)
+    turned = bytes([content.mask[0] ^ 1]) + content.mask[1:]
+    for changed in (
+        msgspec.structs.replace(content, mask=turned),
+        msgspec.structs.replace(content, mask=content.mask[:-8]),
+        msgspec.structs.replace(content, mask=b"\xff" * len(content.mask)),
+        msgspec.structs.replace(content, difference=bytes(len(content.difference))),
+        msgspec.structs.replace(content, difference=b""),
+    ):
+        handover.write(tmp_path / "other", changed)
+        assert list(failures(audit(world, query, ES, tmp_path / "other"))) == ["audit-received"]
 
 
 def test_a_holder_that_sealed_nothing_is_found(world: World, query: bytes, kept: Any) -> None:
     (world.root / ES / "sealed" / query.hex()).unlink()
     failed = failures(audit(world, query, ES))
     assert "nothing was sealed" in failed["audit-sealed"]
-    assert isinstance(
-        sealed.open_kept(world.root / FR / "sealed", storage_key(world.identities[FR].config), query), SealedProbe
-    )
+    assert isinstance(sealed_of(world, query, FR), SealedProbe)
 
 
-def test_a_holder_that_sealed_no_block_is_found(world: World, query: bytes, kept: Any) -> None:
-    resealed(world, query, ES, confirmation=None)
-    assert "nothing was sealed that opens it" in failures(audit(world, query, ES))["audit-rows"]
-
-
-def test_another_seed_than_the_one_committed_to_is_found(
-    world: World, query: bytes, ciphertexts: Path, kept: Any
-) -> None:
-    resealed(world, query, ES, seed=bytes(32))
-    assert set(failures(audit(world, query, ES, ciphertexts))) == {
-        "audit-gallery", "audit-admission", "audit-block", "audit-filter",
-    }  # fmt: skip
+# What was published in the search.
 
 
 def test_chosen_coins_in_admission_are_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Sums of the holder's choice: here each tests one ciphertext alone, where the coins should have chosen many."""
-    real = subsets.subset_sums
-
-    def chosen(values: Any, coins: Any, *rest: Any) -> Any:
-        mine = np.eye(*coins.shape, dtype=np.uint8) if coins.shape == (40, DIM) else coins
-        return real(values, mine, *rest)
-
-    monkeypatch.setattr(subsets, "subset_sums", chosen)
+    """With parities of its choice a soiled lane passes."""
+    monkeypatch.setattr(searching, "derive_key", lambda *_: bytes(32))
     query = world.query((ES,))
     monkeypatch.undo()
     failed = failures(audit_both(world, query, tmp_path))
     assert list(failed) == ["audit-admission"]
-    assert "(AdmissionBlock)" in failed["audit-admission"]
+    assert "(AdmissionScores)" in failed["audit-admission"]
 
 
-# Whether the rows in the block hit.
-
-
-def more_rows(real: Any, more: tuple[int, ...]) -> Any:
-    """A holder that goes into the confirmation with other rows than those that hit."""
-
-    def filters(*arguments: Any) -> Any:
-        rung, rows = yield from real(*arguments)
-        return rung, tuple(sorted({*rows} ^ {*more}))
-
-    return filters
-
-
-def read_scores(world: World, monkeypatch: pytest.MonkeyPatch, more: tuple[int, ...]) -> tuple[bytes, list[int]]:
-    """A query in which ES also confirms rows `more` (or leaves them out), and what it decoded: slot by slot."""
-    decoded: list[int] = []
-
-    def lenient(sums: Any, factors: Any, used: int, theta: int, params: Any) -> list[int]:
-        decoded.extend(real_check(sums, factors, used, -(10**6), params))
-        return decoded
-
-    real_check = confirmation.check_answers
-    monkeypatch.setattr(holder, "holder_filters", more_rows(holder.holder_filters, more))
-    monkeypatch.setattr(confirmation, "check_answers", lenient)
-    query = world.query((ES,))
-    monkeypatch.undo()
-    return query, decoded
-
-
-def test_rows_that_did_not_hit_are_found_in_the_block(
+def test_a_number_of_the_admission_moved_by_a_little_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It reads the exact scores of three people of its choice. All else it did is right; the signed answers tell."""
-    rows = (3, 4, 5)
-    query, decoded = read_scores(world, monkeypatch, rows)
-    scores = plain_scores(world.galleries[ES].templates, world.probe)
-    assert decoded[:3] == scores[list(rows)].tolist(), "the attack works"
-    path = tmp_path / "ciphertexts.npy"
-    assert failures(audit(world, query, FR, path)) == {}
-    failed = failures(audit(world, query, ES, path))
-    assert list(failed) == ["audit-scores"], "and without this rule nobody would know"
-    assert (
-        "slot 0 of the confirmation block is not a hit; something was released all the same" in failed["audit-scores"]
-    )
-    assert "(ConfirmationAnswer)" in failed["audit-scores"]
-    failed = failures(audit_both(world, query, tmp_path))
-    assert list(failed) == ["audit-scores", "audit-hits"]
-    assert "3 of 5 rows in the block did not hit" in failed["audit-hits"]
+    """By so little that the requester's own look at it lets it pass."""
+    real = admitting.admission_scores
 
+    def moved(ring: Any, *arguments: Any) -> Any:
+        ring.known[3] += np.uint32(1)
+        return real(ring, *arguments)
 
-def test_other_answers_than_those_signed_are_found(world: World, query: bytes, kept: Any) -> None:
-    """As if the holder sealed answers that would have made its rows hits."""
-    answers = sealed_block(world, query).answers
-    reblocked(world, query, answers=(answers[0], bytes(len(answers[1]))))
-    failed = failures(audit(world, query, ES))
-    assert list(failed) == ["audit-scores"]
-    assert "another answer was sealed" in failed["audit-scores"]
-    reblocked(world, query, answers=())
-    assert "nothing was sealed that opens it" in failures(audit(world, query, ES))["audit-scores"]
-
-
-def test_a_frozen_query_shows_in_the_audit_why_it_froze(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The router's answers are shifted. The holder stopped rightly, and its audit says so."""
-    monkeypatch.setattr(router, "key_owner_confirms", sends_instead(router.key_owner_confirms, wrong_answer))
+    monkeypatch.setattr(searching, "admission_scores", moved)
     query = world.query((ES,))
     monkeypatch.undo()
-    failed = failures(audit_both(world, query, tmp_path))
-    assert list(failed) == ["audit-scores"]
-    assert "somebody lied, and nothing was released" in failed["audit-scores"]
+    assert list(failures(audit_both(world, query, tmp_path))) == ["audit-admission"]
 
 
-def test_a_hit_that_was_left_out_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    query, decoded = read_scores(world, monkeypatch, (200,))
-    assert len(decoded) == 1
-    assert "1 rows hit and are not in the block" in failures(audit_both(world, query, tmp_path))["audit-hits"]
+def test_thresholds_of_its_own_are_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It asks of three lawful rows whether their score is at least 0, and confirms only those that hit by right."""
+    rows, opened = [3, 4, 5], list[int]()
+    publish, filters = public_sums, filtering.holder_filters
 
+    def own_threshold(masked: Any, values: Any, offset: int, *rest: Any) -> Any:
+        published = publish(masked, values, offset, *rest)
+        published[rows] += np.uint32(offset - threshold_offset(0, RING))
+        return published & np.uint32(2**24 - 1)
 
-def test_a_climb_without_need_is_found(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The router adds to the count: on the second rung two rows hit, and the cap is ten."""
-    miscounts(monkeypatch, ROUTER_SEAT, 9)
-    query = world.query((ES,))
+    def keeps_quiet(*arguments: Any) -> Any:
+        rung, hits = yield from filters(*arguments)
+        opened.extend(row for row in hits or () if row in rows)
+        return rung, tuple(row for row in hits or () if row not in rows)
+
+    monkeypatch.setattr(filtering, "public_sums", own_threshold)
+    monkeypatch.setattr(searching, "holder_filters", keeps_quiet)
+    query = world.query((ES,), threshold="0.8")
     monkeypatch.undo()
-    report = audit_both(world, query, tmp_path)
-    assert list(failures(report)) == ["audit-hits"]
-    assert "2 rows hit, which the cap of 10 has room for" in failures(report)["audit-hits"]
-
-
-def test_a_query_that_never_came_to_a_confirmation_is_audited_too(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The router adds to the count on every rung."""
-    miscounts(monkeypatch, ROUTER_SEAT, 1000)
-    query = world.query((ES,))
-    monkeypatch.undo()
-    assert query.hex() in {path.name for path in (world.root / ES / "sealed").iterdir()}
+    truth = world.galleries[ES].templates[rows].astype(np.int64) @ world.probe.astype(np.int64)
+    assert opened == [row for row, score in zip(rows, truth, strict=True) if score >= 0], "it did read"
+    assert theta(Decimal("0.8"), DIM, RING) > truth.max(), "what was none of its business"
     failed = failures(audit_both(world, query, tmp_path))
-    assert list(failed) == ["audit-hits"], "the rest was recomputed, and is as it should be"
+    assert list(failed) == ["audit-published"]
+
+
+def test_a_row_that_is_kept_from_being_found_is_found(world: World, tmp_path: Path) -> None:
+    """Who is not live is not found; here somebody was not who is held all the same."""
+
+    def attack(search: LocalSearch) -> None:
+        search.holders[ES].live.now[200] = False
+
+    failed = failures(audit_both(world, world.query((ES,), attack=attack), tmp_path))
+    assert list(failed) == ["audit-live", "audit-hits"]
+    assert "(LiveRows)" in failed["audit-live"]
+    assert "1 rows hit and are not in the block" in failed["audit-hits"]

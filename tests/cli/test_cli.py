@@ -12,7 +12,7 @@ import pytest
 
 from nodes.cli.case_common import split_names
 from nodes.cli.embed import photo_count
-from nodes.cli.node import _names
+from nodes.cli.node import names_of
 from pets.synthetic import synthetic_templates
 from pets.templates import ModelIdentity, save_templates
 
@@ -75,7 +75,7 @@ def test_the_version_is_told(run) -> None:
 
 def test_one_photo_is_one_photo_and_names_of_holders_may_be_small() -> None:
     assert [photo_count(count) for count in (0, 1, 2)] == ["0 photos", "1 photo", "2 photos"]
-    assert _names("es, DE") == ("ES", "DE")
+    assert names_of("es, DE") == ("ES", "DE")
     assert split_names("officer, reviewer") == ("officer", "reviewer")  # roles and fields stay as they are
 
 

@@ -18,41 +18,46 @@ from tests.kit.evidence import ES, FR, World, failures
 
 
 @pytest.fixture(scope="module")
-def ciphertexts(world: World, query: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written by the requester's audit."""
-    path = tmp_path_factory.mktemp("audit") / "ciphertexts.npy"
+def sent(world: World, query: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the requester sent, written by its audit."""
+    path = tmp_path_factory.mktemp("audit") / "fr.sent"
     assert failures(audit(world, query, FR, path)) == {}
     return path
 
 
 @pytest.fixture(scope="module")
-def probe(world: World, query: bytes, ciphertexts: Path) -> Path:
+def probe(world: World, query: bytes, sent: Path) -> Path:
     """The file that a supervisor may carry besides."""
-    path = ciphertexts.with_name("probe.npz")
+    path = sent.with_name("fr.probe")
     assert failures(audit(world, query, FR, None, path)) == {}
     return path
 
 
-def audit(world: World, query: bytes, name: str, path: Path | None = None, probe: Path | None = None) -> Report:
+def audit(world: World, query: bytes, name: str, sent: Path | None = None, probe: Path | None = None) -> Report:
     bundle = decode_bundle(export_bundle(world.root / name, query.hex()))
-    return audit_party(bundle, world.root / name, path, probe)
+    return audit_party(bundle, world.root / name, sent, probe)
 
 
 def audit_both(world: World, query: bytes, folder: Path) -> Report:
     """The requester's audit, which finds nothing, then the holder's with all that it needs."""
-    files = folder / "ciphertexts.npy", folder / "probe.npz"
+    files = folder / "fr.sent", folder / "fr.probe"
     assert failures(audit(world, query, FR, *files)) == {}
     return audit(world, query, ES, *files)
 
 
+def sealed_of(world: World, query: bytes, name: str) -> Any:
+    """What a node sealed."""
+    return sealed.open_kept(world.root / name / "sealed", storage_key(world.identities[name].config), query)
+
+
 def resealed(world: World, query: bytes, name: str, **changes: Any) -> None:
     """Change what a node sealed, as whoever holds its storage key can."""
-    key, folder = storage_key(world.identities[name].config), world.root / name / "sealed"
-    sealed.keep(folder, key, query, msgspec.structs.replace(sealed.open_kept(folder, key, query), **changes))
+    content = msgspec.structs.replace(sealed_of(world, query, name), **changes)
+    sealed.keep(world.root / name / "sealed", storage_key(world.identities[name].config), query, content)
 
 
 def sealed_block(world: World, query: bytes) -> SealedBlock:
-    content = sealed.open_kept(world.root / ES / "sealed", storage_key(world.identities[ES].config), query)
+    content = sealed_of(world, query, ES)
     assert isinstance(content, SealedGallery)
     assert content.confirmation is not None
     return content.confirmation

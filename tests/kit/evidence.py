@@ -1,4 +1,4 @@
-"""A small query with real identities, its folders and its evidence: what tests of evidence start from."""
+"""A small preparation and search with real identities, folders and evidence: what tests of evidence start from."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ from nodes.identity.identity import NodeIdentity, NodeNotary, init_node, load_id
 from nodes.store import Category, Status
 from nodes.verify import Report
 from nodes.verify.trust import Party, load_trust
-from pets.key_source import KeySource, NativeKeys
+from protocol.announcing import Plan
 from protocol.gallery import Gallery
-from protocol.holder import Holder
+from protocol.local import LocalPreparation, LocalPreparing, LocalSearch
+from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.messages import ConfirmationAnswer
-from protocol.requester import Requester
-from protocol.router import Router
+from protocol.party import Context
+from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
+from protocol.roles import Parties
+from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 from protocol.steps import Send
 from protocol.terms import SYNTHETIC_MODEL, Terms
 from protocol.warrant import Justification, Request, issue_warrant
@@ -50,6 +54,26 @@ def justification() -> Justification:
         case="4711/26", offence="robbery", maximum_penalty_years=5.0, subject="suspect", aim="identify",
         officer="officer", approver="approver", salt=os.urandom(32),
     )  # fmt: skip
+
+
+@dataclass
+class Made:
+    """A preparation: its conversation, and what all parties keep of it, None where it came to nothing."""
+
+    conversation: bytes
+    preparation: LocalPreparation | None = None
+
+
+Prepares = Callable[[LocalPreparing], None]
+Searches = Callable[[LocalSearch], None]
+
+
+def _honest(_: object) -> None:
+    """Changes nothing."""
+
+
+def _keep_probe(keeper: Keeper, template: bytes, reason: Justification, machine: SearchingRequester) -> None:
+    keeper.keep_probe(machine, template, reason)
 
 
 @dataclass
@@ -82,52 +106,101 @@ class World:
     def trust(self) -> dict[str, Party]:
         return load_trust(self.root / "authority" / "peers")
 
+    def prepare(self, holders: Sequence[str] = (ES, DE), attack: Prepares = _honest) -> Made:
+        """Everything before there is a probe. `attack` changes the machines before they start."""
+        made = Made(os.urandom(16))
+        parties = Parties(FR, EU, tuple(holders))
+        with self._keepers(parties) as keepers:
+            contexts = self._contexts(parties, made.conversation, keepers)
+            preparing = LocalPreparing(
+                PreparingRequester(contexts[FR], Plan(RING, DIM)),
+                PreparingRouter(contexts[EU]),
+                {name: PreparingHolder(contexts[name], self.galleries[name]) for name in holders},
+            )
+            attack(preparing)
+            self._run(preparing.machines)
+            for machine in (preparing.requester, preparing.router, *preparing.holders.values()):
+                if machine.preparation is not None:
+                    keepers[machine.name].keep_preparation(machine)
+                keepers[machine.name].end(machine)
+        if all(machine.preparation is not None and machine.preparation.rings for machine in preparing.parties):  # type: ignore[attr-defined]
+            made.preparation = preparing.result
+        return made
+
     def query(
         self,
         holders: Sequence[str] = (ES, DE),
         template: Any = None,
-        attack: Callable[[Requester, dict[str, Holder]], None] = lambda requester, holders: None,
-        keys: Callable[[], KeySource] = NativeKeys,
+        attack: Searches = _honest,
+        made: Made | None = None,
         cap: int = 10,
         threshold: str = "0.7",
+        unchecked: bool = False,
     ) -> bytes:
-        """Run a query to its end. `attack` changes the machines between the offline and the online part."""
-        notaries = {
-            name: NodeNotary(identity, load_peers(identity.config)) for name, identity in self.identities.items()
-        }
-        reason = justification()
-        now = int(time.time())
+        """Run a search to its end, with `made` or a preparation of its own.
+
+        `attack` changes the machines between the announcement and the probe. `unchecked`: past the requester's own look
+        at its template.
+        """
+        made = self.prepare(holders) if made is None else made
+        assert made.preparation is not None
+        reason, now, conversation = justification(), int(time.time()), os.urandom(16)
         probe = self.probe if template is None else template
-        number = f"FR-{os.urandom(8).hex()}"
-        asked = Request(FR, number, "INVESTIGATION", False, now, now + 3600, tuple(holders))
+        asked = Request(FR, f"FR-{os.urandom(8).hex()}", "INVESTIGATION", False, now, now + 3600, tuple(holders))
         warrant = issue_warrant(asked, reason, probe.tobytes())
         terms = Terms(Decimal(threshold), DIM, RING, cap, Decimal("0.1"))
-        asking = Requester(FR, EU, tuple(holders), terms, None, 1, warrant, notaries[FR], keys())
-        answering = {
-            name: Holder(name, FR, EU, self.galleries[name], asking.query, tuple(o for o in holders if o != name), 1)
-            for name in holders
-        }
-        machines = [Router(EU, FR, tuple(holders), asking.query), *answering.values(), asking]
-        keepers = {
-            machine.name: Keeper(self.identities[machine.name], self.root / machine.name) for machine in machines
-        }
-        try:
-            for machine in machines:
-                machine.notary = notaries[machine.name]
-                keepers[machine.name].attach(machine)
-                machine.start()
-            network = MemoryNetwork(machines)
-            network.run_or_raise()
-            keepers[FR].keep_probe(asking, probe.tobytes(), reason)
-            attack(asking, answering)
-            asking.submit(probe)
-            network.run()
-            for machine in machines:
+        parties, ready = Parties(FR, EU, tuple(holders)), made.preparation
+        with self._keepers(parties) as keepers:
+            contexts = self._contexts(parties, conversation, keepers)
+            keep_probe = partial(_keep_probe, keepers[FR], probe.tobytes(), reason)
+            searching = LocalSearch(
+                SearchingRequester(replace(contexts[FR], keep=keep_probe), terms, ready.requester, warrant),
+                SearchingRouter(contexts[EU], ready.router),
+                {
+                    name: SearchingHolder(
+                        replace(contexts[name], keep=keepers[name].keep_holder),
+                        self.galleries[name],
+                        ready.holders[name],
+                    )
+                    for name in holders
+                },
+            )
+            self._run(searching.machines)
+            if searching.requester.ready:
+                attack(searching)
+                (searching.requester._submit if unchecked else searching.requester.submit)(probe)
+                MemoryNetwork(searching.machines).run()
+            for machine in searching.parties:
                 keepers[machine.name].end(machine)
-        finally:  # else the logs stay locked, and one test that fails takes all others with it
-            for keeper in keepers.values():
-                keeper.close()
-        return asking.query
+        return conversation
+
+    @contextmanager
+    def _keepers(self, parties: Parties) -> Iterator[dict[str, Keeper]]:
+        """Closed in any case: else the logs stay locked, and one test that fails takes all others with it."""
+        with ExitStack() as stack:
+            keepers = {}
+            for name in (parties.requester, parties.router, *parties.holders):
+                keepers[name] = Keeper(self.identities[name], self.root / name)
+                stack.callback(keepers[name].close)
+            yield keepers
+
+    def _contexts(self, parties: Parties, conversation: bytes, keepers: dict[str, Keeper]) -> dict[str, Context]:
+        return {
+            name: Context(
+                name,
+                conversation,
+                parties,
+                notary=NodeNotary(self.identities[name], load_peers(self.identities[name].config)),
+                recorder=keeper.begin(conversation),
+            )
+            for name, keeper in keepers.items()
+        }
+
+    @staticmethod
+    def _run(machines: Sequence[Machine]) -> None:
+        for machine in machines:
+            machine.start()
+        MemoryNetwork(machines).run()
 
     def bundles(self, query: bytes, names: Iterable[str] = (FR, EU, ES, DE)) -> dict[str, bytes]:
         return {name: export_bundle(self.root / name, query.hex()) for name in names}
@@ -141,7 +214,7 @@ def _enrol(folder: Path, rows: Any) -> Gallery:
             rows, category=Category.SUSPECT, status=Status.IDENTIFIED, retain_until=until, model=SYNTHETIC_MODEL
         )
         snapshot = store.snapshot(datetime.now(timezone.utc))
-    return Gallery.enrol(snapshot.templates, RING, snapshot.references)
+    return Gallery.hold(snapshot.templates, RING, snapshot.references)
 
 
 @lru_cache(maxsize=1)
@@ -180,6 +253,17 @@ def sends_instead(part: Callable[..., Any], change: Callable[[Send], Send]) -> C
             value = yield change(effect) if isinstance(effect, Send) else effect
 
     return lying
+
+
+def at_seat(seat: int, part: Callable[..., Any], change: Callable[[Send], Send]) -> Callable[..., Any]:
+    """The same for one seat of a ring, where all seats run `part`; its first argument is the ring or the filter."""
+    lying = sends_instead(part, change)
+
+    def chosen(first: Any, *arguments: Any) -> Any:
+        ring = getattr(first, "ring", first)
+        return (lying if ring.index == seat else part)(first, *arguments)
+
+    return chosen
 
 
 def wrong_answer(effect: Send) -> Send:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 from nodes.transport.outbox import PeerUnreachable, Transport
 from nodes.transport.units import Units
+from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 
 if TYPE_CHECKING:
     from tests.kit.network import Network
 
+During = Literal["preparing", "searching"]
 Kind = Literal[
     "kill", "restart", "cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"
 ]
+SEARCHING = (SearchingRequester, SearchingRouter, SearchingHolder)
 KINDS: tuple[Kind, ...] = ("cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt")
 # Those after which the answers must be complete: the sender notices, or nothing is lost.
 HARMLESS: frozenset[Kind] = frozenset({"cut", "drop", "lose-answer", "delay", "duplicate"})
@@ -29,6 +32,7 @@ class Fault:
     twice. reorder: it comes after the next one. truncate, corrupt: it is changed. cut: just before it every connection
     of the receiver breaks, in the middle of whatever body (`TlsNetwork` only). kill, restart: the sender dies just
     before its `step`-th unit to anybody (`receiver` is None), and restart starts it again at once.
+    `during`: only units of preparations, or of searches, are counted and broken.
     """
 
     kind: Kind
@@ -36,6 +40,7 @@ class Fault:
     step: int
     receiver: str | None = None
     fired: bool = False
+    during: During | None = None
 
 
 class Faults:
@@ -48,7 +53,13 @@ class Faults:
 
     async def deliver(self, peer: str, query: bytes, offset: int, units: Units) -> None:
         fault = self._network.fault
-        if fault is None or fault.sender != self._sender or fault.fired or fault.receiver not in (None, peer):
+        if (
+            fault is None
+            or fault.sender != self._sender
+            or fault.fired
+            or fault.receiver not in (None, peer)
+            or fault.during not in (None, self._kind(query))
+        ):
             await self._inner.deliver(peer, query, offset, self._kept(peer, query, offset, units))
             return
         said: list[list[bytes]] = []
@@ -57,6 +68,14 @@ class Faults:
             await self._inner.deliver(peer, query, offset, in_turn(*said))
         if fault.fired and fault.kind == "lose-answer":
             raise PeerUnreachable("answer dropped")
+
+    def _kind(self, query: bytes) -> During | None:
+        """What kind of conversation this is, as long as it is under way."""
+        node = self._network.nodes.get(self._sender)
+        driver = None if node is None else node.drivers.get(query)
+        if driver is None:
+            return None
+        return "searching" if isinstance(driver.machine, SEARCHING) else "preparing"
 
     async def _kept(self, peer: str, query: bytes, offset: int, units: Units) -> Units:
         async for some in units:

@@ -153,7 +153,8 @@ def found(root: Path, who: People | None = None, **limits: object) -> Federation
         assess(root / name)
         many = {f"quota_{kind}_per_day": 1000 for kind in ("identified", "unidentified")}
         figures = {"read_timeout_seconds": 60, "shutdown_timeout_seconds": 10, "releases_per_reference": 1000, **many}
-        federation.configure(name, **figures | limits)
+        ready = 0 if ROLES[name] is Role.REQUESTER else 100  # nothing is made that a test did not ask for
+        federation.configure(name, **figures | {"ready": ready} | limits)
         path = root / name / "node.toml"
         presets = sorted(PRESETS, key=lambda preset: preset != RING.preset)  # the first one is derived at the start
         path.write_text(re.sub(r"(?m)^presets = \[.*?\]", f"presets = {json.dumps(presets)}", path.read_text()))

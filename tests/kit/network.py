@@ -23,7 +23,7 @@ from nodes.service.operator_api import SearchReport, SearchRequest
 from nodes.service.requester import AskingNode
 from nodes.service.server import NodeServer
 from nodes.transport.client import HttpTransport
-from protocol.machine import Machine
+from protocol.party import Party
 from tests.kit.faults import Fault, Faults
 from tests.kit.federation import FR, ROLES, Answers, Federation
 
@@ -110,8 +110,8 @@ class Network:
     def _watch(self, node: Node) -> None:
         drive = node.drive
 
-        def watched(machine: Machine) -> QueryDriver:
-            driver = drive(machine)
+        def watched(machine: Party, *watch: Any) -> QueryDriver:
+            driver = drive(machine, *watch)
             self.drivers.append((node.name, driver))
             return driver
 

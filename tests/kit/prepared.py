@@ -18,6 +18,7 @@ from protocol.local import LocalPreparation, LocalPreparing, LocalSearch
 from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.messages import Message, Release
+from protocol.preparation import HolderPreparation, RequesterPreparation, RouterPreparation, pack, unpack
 from protocol.roles import Parties
 from protocol.session import State
 from protocol.terms import Terms
@@ -29,6 +30,14 @@ from tests.kit.ring import RING
 def hold(templates: Templates, params: Parameters = RING) -> Gallery:
     """A gallery whose reference numbers name the rows."""
     return Gallery.hold(templates, params, tuple(f"row-{row}" for row in range(len(templates))))
+
+
+def copied(made: LocalPreparation) -> LocalPreparation:
+    """As after a restore from a backup."""
+    holders = {name: unpack(pack(part), HolderPreparation) for name, part in made.holders.items()}
+    return LocalPreparation(
+        unpack(pack(made.requester), RequesterPreparation), unpack(pack(made.router), RouterPreparation), holders
+    )
 
 
 class PreparedTrio:
@@ -45,11 +54,13 @@ class PreparedTrio:
         ladder: str = "0.02",
         attack: Attack | None = None,
         threads: int = 1,
+        live: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         first = galleries[0]
         self.terms = Terms(Decimal(threshold), first.templates.shape[1], first.params, cap, Decimal(ladder))
         names = [HOLDER] if len(galleries) == 1 else [f"{HOLDER}-{i}" for i in range(len(galleries))]
         self.galleries = dict(zip(names, galleries, strict=True))
+        self.live = {} if live is None else dict.fromkeys(names, live)  # bool (rows,): who may be found
         self.attack = attack
         self.threads = threads
         self.deliveries: list[Delivery] = []
@@ -73,7 +84,7 @@ class PreparedTrio:
         if self.made is None:
             self.prepare()
         if self.made is not None:
-            self.searching = LocalSearch.start(self.made, self.galleries, self.terms, self.threads)
+            self.searching = LocalSearch.start(self.made, self.galleries, self.terms, self.threads, live=self.live)
             self._run(self.searching.machines)
         return self
 
@@ -105,8 +116,11 @@ class PreparedTrio:
         return Outcome(result.status, result.threshold_used, result.hits)
 
     def expected(self, probe: Templates, holder: str = HOLDER) -> Outcome:
-        """What the plaintext twin finds."""
-        return PlainEngine().search(self.galleries[holder], probe[None], self.terms)[0]
+        """What the plaintext twin finds among the rows that are live."""
+        rows = self.galleries[holder].templates
+        if holder in self.live:
+            rows = np.where(self.live[holder][:, None], rows, np.int8(0))
+        return PlainEngine().search(Gallery.plain(rows, self.terms.params), probe[None], self.terms)[0]
 
     def sent(self, kind: type[Message], sender: str | None = None, receiver: str | None = None) -> list[Delivery]:
         """All frames of a kind that left, whether or not an attack let them arrive."""

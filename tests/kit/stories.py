@@ -18,8 +18,9 @@ from nodes.identity.identity import NodeIdentity
 from nodes.logs.checkpoints import Checkpoint, Disclosure, checkpoint_message
 from nodes.logs.entries import LogHeader, TranscriptEntry, encode_entry, encrypt_entry
 from nodes.verify import Report, verify_bundles
-from nodes.verify.case import announce_statement
+from nodes.verify.case import announce_digest, announce_statement
 from nodes.verify.format import (
+    WHOLE,
     Bundle,
     Direction,
     Record,
@@ -28,11 +29,13 @@ from nodes.verify.format import (
     decode_bundle,
     encode_frame,
     frame_digest,
+    preparation_inside,
+    signature_in,
 )
 from nodes.verify.trust import Party
 from pets.merkle import MerkleTree, hash_leaf
 from pets.prf import labelled_hash
-from protocol.messages import Announce, Signature
+from protocol.messages import Prepare, Search, Signature
 from tests.kit.evidence import ES, EU, FR, World
 
 Files = dict[str, bytes]
@@ -62,19 +65,21 @@ class Placed:
 
 @dataclass
 class Story:
-    """All bundles of a query as one story that can be retold: who said what, and each party's order and clock.
+    """All bundles of a search as one story that can be retold: who said what, and each party's order and clock.
 
-    `tell` signs again what must be signed: phases by their senders, logs and bundles by their owners. What the liars
-    could not sign themselves in reality is for the test to know.
+    `preparation`: that of the preparation inside them. `tell` signs again what must be signed: phases by their senders,
+    logs and bundles by their owners. What the liars could not sign themselves in reality is for the test to know.
     """
 
     world: World
     originals: dict[str, Bundle]
     timelines: dict[str, list[tuple[Said, Direction, int]]]  # owner -> (message, direction, time)
+    preparation: Story | None = None
 
     @classmethod
     def read(cls, world: World, files: dict[str, bytes]) -> Story:
         originals = {name: decode_bundle(data)[1] for name, data in files.items()}
+        inside = {name: bundle.preparation for name, bundle in originals.items() if bundle.preparation is not None}
         known: dict[tuple[str, str, str, int], Said] = {}
         timelines: dict[str, list[tuple[Said, Direction, int]]] = {}
         for name, bundle in originals.items():
@@ -85,7 +90,13 @@ class Story:
                     (r.session, *ends, r.sequence), Said(r.session, *ends, r.kind, r.message, r.content, r.size)
                 )
                 timelines[name].append((said, r.direction, r.time))
-        return cls(world, originals, timelines)
+        return cls(world, originals, timelines, cls.read(world, inside) if inside else None)
+
+    @property
+    def made(self) -> Story:
+        """The story of the preparation."""
+        assert self.preparation is not None
+        return self.preparation
 
     @property
     def query(self) -> bytes:
@@ -148,17 +159,36 @@ class Story:
 
     def announce(self, sign: bool = True, **changes: Any) -> None:
         """Change the announcement for everybody; the requester signs it again."""
-        found = self.find("Announce")
+        found = [*self.find("Search"), *self.find("Prepare")]
         message = msgspec.structs.replace(found[0].message, **changes)
-        assert isinstance(message, Announce)
+        assert isinstance(message, (Search, Prepare))
         if sign:
             key = self.world.identities[message.requester].signing
             message = msgspec.structs.replace(message, signature=key.sign(announce_statement(message), "protocol"))
         for said in found:
             said.message = message
 
+    def rebind(self) -> None:
+        """After a change to what the preparation's parties announced or answered: the search names it as it is now."""
+        announce = self.made.find("Prepare")[0].message
+        answers = self._answered(self.made.find("JoinedPreparation"), announce)
+        self.announce(preparation=labelled_hash("identity", announce_digest(announce), *answers))
+        self._answered(self.find("Joined"), self.find("Search")[0].message)
+
+    @staticmethod
+    def _answered(joined: list[Said], announce: Any) -> list[Any]:
+        for said in joined:
+            said.message = msgspec.structs.replace(said.message, announce=announce_digest(announce))
+        answers = {said.sender: msgspec.msgpack.encode(said.message) for said in joined}
+        return [item for pair in sorted(answers.items()) for item in pair]
+
     def tell(self) -> dict[str, bytes]:
         """Bundles of this story: numbers, hash chains and phase signatures follow the order of each sender."""
+        before = {} if self.preparation is None else self.preparation.told()
+        return {owner: self.seal(owner, records, before.get(owner)) for owner, records in self.told().items()}
+
+    def told(self) -> dict[str, list[Record]]:
+        """The records of each party, without those of the preparation."""
         placed: dict[int, Placed] = {}
         numbers: dict[tuple[str, str, str], int] = defaultdict(int)
         heads: dict[tuple[str, str, str], bytes] = defaultdict(lambda: bytes(32))
@@ -172,7 +202,7 @@ class Story:
                     numbers[link] += 1
                     frame = frame_digest(self.query, *link, done.number, done.content)
                     heads[link] = hashlib.sha256(heads[link] + frame).digest()
-        return {owner: self.seal(owner, self._records(owner, placed)) for owner in self.timelines}
+        return {owner: self._records(owner, placed) for owner in self.timelines}
 
     def _records(self, owner: str, placed: dict[int, Placed]) -> list[Record]:
         numbers: dict[tuple[str, str, str], int] = defaultdict(int)
@@ -187,12 +217,22 @@ class Story:
             )
         return records
 
-    def seal(self, owner: str, records: Sequence[Record], **changes: Any) -> bytes:
-        """A bundle with these records, their log written anew, signed by its owner."""
-        original = self.originals[owner]
-        log = rewritten_log(self.world.identities[owner], original, records)
-        changed = msgspec.structs.replace(original, records=tuple(records), log=log, **changes)
-        return sign_bundle(changed, self.world.identities[owner].signing)
+    def seal(
+        self, owner: str, records: Sequence[Record], before: Sequence[Record] | None = None, **changes: Any
+    ) -> bytes:
+        """A bundle with these records, the log written anew, signed by its owner.
+
+        `before`: records of the preparation, None for those it had.
+        """
+        original, identity = self.originals[owner], self.world.identities[owner]
+        inside = None if self.preparation is None else self.preparation.originals.get(owner)
+        if inside is not None:
+            inside = msgspec.structs.replace(inside, records=tuple(inside.records if before is None else before))
+        bundle = msgspec.structs.replace(original, records=tuple(records))
+        header = msgspec.structs.replace(original.log.header, nonce=bytes(32))
+        return sign_bundle(
+            msgspec.structs.replace(_relogged(identity, header, bundle, inside), **changes), identity.signing
+        )
 
     def _encode(self, said: Said, number: int) -> Placed:
         if said.message is None:
@@ -209,46 +249,64 @@ def _sign(world: World, query: bytes, link: tuple[str, str, str], message: Signa
     return Signature(message.phase, head, world.identities[sender].signing.sign(statement, "protocol"))
 
 
-def rewritten_log(identity: NodeIdentity, bundle: Bundle, records: Sequence[Record]) -> TranscriptProof:
-    """A transcript log of these records alone, with a fresh checkpoint: what an owner who rewrites its log can show."""
-    header = msgspec.structs.replace(bundle.log.header, nonce=bytes(32))
-    end = max([bundle.log.checkpoint.time, *(record.time for record in records)])
-    return log_of(identity, header, bundle.query, records, end)
+def relogged(world: World, name: str, bundle: Bundle, filler: Sequence[bytes] = ()) -> Bundle:
+    """A bundle and its preparation in a log under the same header that holds nothing else but, first, `filler`."""
+    inside = preparation_inside(bundle)
+    return _relogged(world.identities[name], bundle.log.header, bundle, None if inside is None else inside[1], filler)
 
 
-def log_of(
+def _relogged(
+    identity: NodeIdentity, header: LogHeader, bundle: Bundle, inside: Bundle | None, filler: Sequence[bytes] = ()
+) -> Bundle:
+    """What an owner who rewrites its log can show: one log of both, with a fresh checkpoint."""
+    parts = [(part.query, part.records) for part in (inside, bundle) if part is not None]
+    end = max([bundle.exported, *(record.time for _, records in parts for record in records)])
+    *first, log = logs_of(identity, header, parts, end, filler)
+    if inside is None:
+        return msgspec.structs.replace(bundle, log=log, preparation=None)
+    signed = sign_bundle(msgspec.structs.replace(inside, log=first[0]), identity.signing)
+    return msgspec.structs.replace(bundle, log=log, preparation=signed)
+
+
+def logs_of(
     identity: NodeIdentity,
     header: LogHeader,
-    query: bytes,
-    records: Sequence[Record],
+    conversations: Sequence[tuple[bytes, Sequence[Record]]],
     end: int,
     filler: Sequence[bytes] = (),
-) -> TranscriptProof:
-    """A log under `header`: leaves of something else, then these records."""
-    tree, parts = MerkleTree(), []
+) -> list[TranscriptProof]:
+    """A log under `header`: leaves of something else, then the records of these conversations; a proof of each."""
+    tree = MerkleTree()
     for other in filler:
         tree.append(hash_leaf(other))
-    latest = 0
-    for index, record in enumerate(records, len(filler)):
-        latest = max(latest, record.time)
-        data, secret = _logged(header, query, index, latest, record)
-        tree.append(hash_leaf(data))
-        parts.append((index, latest, data, secret))
+    latest, parts = 0, []
+    for query, records in conversations:
+        parts.append([])
+        for record in records:
+            latest = max(latest, record.time)
+            data, secret = _logged(header, query, tree.size, latest, record)
+            parts[-1].append((tree.size, latest, data, secret))
+            tree.append(hash_leaf(data))
     checkpoint = signed_checkpoint(identity, header.log, tree, end)
-    entries = tuple(Disclosure(*part, tree.size, tuple(tree.inclusion_proof(part[0]))) for part in parts)
-    return TranscriptProof(header, checkpoint, entries, ())
+    return [
+        TranscriptProof(
+            header,
+            checkpoint,
+            tuple(Disclosure(*one, tree.size, tuple(tree.inclusion_proof(one[0]))) for one in part),
+            (),
+        )
+        for part in parts
+    ]
 
 
 @lru_cache(maxsize=8192)
 def _logged(header: LogHeader, query: bytes, index: int, created: int, record: Record) -> tuple[bytes, bytes]:
     """A record as an entry of a log, and the entry's secret."""
     ends = (header.owner, record.peer) if record.direction == "sent" else (record.peer, header.owner)
-    message = record.message
-    signature = message.signature if isinstance(message, (Signature, Announce)) and message.signature else None
     entry = TranscriptEntry(
-        query, "session" if record.session else "query", record.direction, record.peer, record.kind,
-        record.sequence, frame_digest(query, record.session, *ends, record.sequence, record.content), signature,
-        record.time,
+        query, "whole" if record.session == WHOLE else "session", record.direction, record.peer, record.kind,
+        record.sequence, frame_digest(query, record.session, *ends, record.sequence, record.content),
+        signature_in(record.message), record.time,
     )  # fmt: skip
     secret = os.urandom(32)
     return encrypt_entry(encode_entry(entry, "transcript"), secret, header, index, created), secret
@@ -261,7 +319,7 @@ def signed_checkpoint(identity: NodeIdentity, log: bytes, tree: MerkleTree, at: 
 
 @pytest.fixture(scope="module")
 def files(world: World) -> Files:
-    """All bundles of one query: ES releases two candidates after a climb."""
+    """All bundles of one query, each with its preparation: ES releases two candidates after a climb."""
     return world.bundles(world.query((ES,)), (FR, EU, ES))
 
 

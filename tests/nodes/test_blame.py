@@ -11,13 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-import protocol.admission
+import protocol.admitting
 from nodes.config.schema import operator_name
 from nodes.service.operator_api import REFUSALS, HolderAnswer, explained
 from protocol.compute import ROUTER, Ring
 from protocol.errors import PeerAborted
 from protocol.messages import ABORT_CODES
-from protocol.steps import Step
 from tests.kit.federation import DE, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, TlsNetwork, running
@@ -67,7 +66,7 @@ def test_control_the_holders_quota_is_the_holders(federation: Federation) -> Non
 @pytest.mark.parametrize(
     ("holders", "again"), [((ES,), False), ((ES,), True), (HOLDERS, False)], ids=["dies", "restarts", "joint"]
 )
-@pytest.mark.parametrize("kind", ["KeyCommitment", "FilterBlock"])
+@pytest.mark.parametrize("kind", ["PublicPart", "PreparedBlocks", "MaskedScores"])
 def test_the_routers_death_is_the_routers(
     holders: tuple[str, ...], again: bool, kind: str, federation: Federation
 ) -> None:
@@ -100,9 +99,8 @@ def test_a_holder_that_names_another_does_not_silence_it(federation: Federation)
 
         def lying(machine: Any) -> Any:
             driver = drive(machine)
-            if machine.others:
-                query = machine.sessions[""]
-                driver.call(lambda: machine.abort(query, PeerAborted(DE, "quota")))
+            if len(machine.parties.holders) > 1:
+                driver.call(lambda: machine.abort(machine.whole, PeerAborted(DE, "quota")))
             return driver
 
         node.drive = lying  # type: ignore[method-assign]
@@ -136,15 +134,16 @@ def watch_router(network: Any, told: Callable[[str, str], None]) -> None:
 
 
 def lies_in_admission(monkeypatch: pytest.MonkeyPatch) -> None:
-    deciding = protocol.admission._decide
+    """The router adds 2^31 to its input of the comparison with the bound: the probe then looks too long."""
+    sharing = protocol.admitting.share_inputs
 
-    def lying(ring: Ring, params: Any, dim: int, coefficients: Any, seed: bytes) -> Step[bool]:
+    def lying(ring: Ring, masks: Any, planes: Any, kind: Any) -> Any:
         if ring.index == ROUTER:
-            for index, p in enumerate(params.primes):
-                coefficients[0, index, 0] = (int(coefficients[0, index, 0]) + 300 * params.delta) % p
-        return (yield from deciding(ring, params, dim, coefficients, seed))
+            planes = planes.copy()
+            planes[-1] ^= 1
+        return (yield from sharing(ring, masks, planes, kind))
 
-    monkeypatch.setattr(protocol.admission, "_decide", lying)
+    monkeypatch.setattr(protocol.admitting, "share_inputs", lying)
 
 
 async def seen_by_operator(network: AsgiNetwork) -> tuple[dict[str, Any], str]:
@@ -154,9 +153,8 @@ async def seen_by_operator(network: AsgiNetwork) -> tuple[dict[str, Any], str]:
 
 
 def test_a_false_refusal_raises_an_alarm(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    lies_in_admission(monkeypatch)
-
     async def body(network: AsgiNetwork) -> None:
+        lies_in_admission(monkeypatch)  # once every node is warm
         report = await network.search(request(federation.people.hit))
         assert set(report.answers.values()) == {HolderAnswer("refused", reason="false-refusal")}
         assert len(report.queries) == 1, "nobody is asked again with the same probe"

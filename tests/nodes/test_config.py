@@ -12,6 +12,7 @@ from nodes.config.schema import (
     ConfigError,
     Limits,
     PolicyConfig,
+    Preparations,
     Purpose,
     Role,
     load_config,
@@ -57,6 +58,7 @@ def test_the_default_file_gives_the_defaults(folder: Path) -> None:
     assert (config.listen.host, config.listen.port) == ("es.example", 8443)
     assert config.policy == PolicyConfig(states=("FR", "DE"))
     assert config.limits == Limits()
+    assert config.preparations == Preparations()
     assert str(config.policy.minimum_threshold) == "0.30"
     assert config.paths.signing_key == folder / "signing.key"
     assert config.paths.tls_crl == Path("/authority/crl.pem")
@@ -92,6 +94,14 @@ def test_every_role_has_a_default_file_without_a_revocation_list(tmp_path: Path)
         assert config.paths.tls_crl is None
         assert config.paths.peers == Path('/a "b"\\c\x7f')
         assert config.policy.states == ()
+        assert config.preparations.ready == (4 if role is Role.REQUESTER else 8)
+
+
+def test_a_requester_may_keep_none_ready(folder: Path) -> None:
+    """It prepares when an officer asks. A holder at which none may wait would answer nobody."""
+    change(folder, 'role = "holder"', 'role = "requester"')
+    change(folder, "\nready = 8", "\nready = 0")
+    assert load_config(folder).preparations.ready == 0
 
 
 def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
@@ -131,6 +141,14 @@ def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
         ("max_rungs = 9", "max_rungs = 0", "policy.max_rungs", "0: must be from 1 to 9"),
         ("ladder_step = 0.02", "ladder_step = 0", "policy.minimum_ladder_step", "0: must be from 0.001 to below 1"),
         ("sealed_days = 180", "sealed_days = 1096", "retention.sealed_days", "1096: must be from 1 to 1095"),
+        ("ready = 8", "ready = 0", "preparations.ready", "0: must be at least 1 at a holder"),
+        ("ready = 8", "ready = 1001", "preparations.ready", "1001: must be from 0 to 1000"),
+        ("max_age_hours = 24", "max_age_hours = 169", "preparations.max_age_hours", "169: must be from 1 to 168"),
+        ("max_bytes = 1073741824", "max_bytes = 1024", "preparations.max_bytes", "1024: must be from 16777216 to"),
+        ("on_disk = false", 'on_disk = "no"', "preparations.on_disk", "'no': Expected `bool`"),
+        ("cpu_share = 0.5", "cpu_share = 0", "preparations.cpu_share", "0: must be above 0 and at most 1"),
+        ("cpu_share = 0.5", "cpu_share = 1.01", "preparations.cpu_share", "1.01: must be above 0 and at most 1"),
+        ("cpu_share = 0.5", "cpu_share = nan", "preparations.cpu_share", "must be above 0 and at most 1"),
         ("require_seed = true", "require_seed = 1", "policy.require_seed", "1: Expected `bool`"),
         ("presets = [", 'presets = ["n1024", ', "policy.presets", "'n1024': each must be one of n4096_q60_t20"),
         ("unidentified_per_day = 25", "unidentified_per_day = -1", "policy.quota_unidentified_per_day", "-1: must"),

@@ -19,7 +19,10 @@ from nodes.logs.checkpoints import Checkpoint
 from nodes.logs.entries import ArticleForty, LogHeader
 from nodes.verify.format import Witnessed
 from protocol.messages import Gates, Message
-from protocol.router import Router
+from protocol.party import Context
+from protocol.preparing import PreparingRouter
+from protocol.roles import Parties
+from protocol.searching import SearchingRouter
 from protocol.session import Event, State
 from tests.kit.evidence import EU, World
 
@@ -38,15 +41,14 @@ class Log:
 
 
 def recorded(folder: Path) -> tuple[Recorder, Any, Log]:
-    """A recorder with a machine attached; call the second with a number to record an event."""
+    """A recorder of one conversation; call the second with a number to record an event."""
     log = Log(folder / QUERY.hex())
     recorder = Recorder(folder, log, nullcontext())  # type: ignore[arg-type]
-    machine: Any = SimpleNamespace(query=QUERY)
-    recorder.attach(machine)
+    record = recorder.begin(QUERY)
     message: Message = Gates(memoryview(b""))
 
     def say(number: int) -> None:
-        machine.recorder(Event("ES", "sent", "ES", number, message, bytes(32), bytes(32), 10))  # type: ignore[arg-type]
+        record(Event("ES", "sent", "ES", number, message, bytes(32), bytes(32), 10))  # type: ignore[arg-type]
 
     return recorder, say, log
 
@@ -91,8 +93,8 @@ def test_the_log_is_written_before_the_evidence(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / QUERY.hex()).stat().st_mode) == 0o600
 
 
-def router(state: State = State.FINISHED) -> Router:
-    machine = Router("EU", "FR", ("ES",), QUERY)
+def router(state: State = State.FINISHED) -> SearchingRouter:
+    machine = SearchingRouter(Context("EU", QUERY, Parties("FR", "EU", ("ES",))), SimpleNamespace())  # type: ignore
     machine.sessions["ES"].state = state
     return machine
 
@@ -109,7 +111,7 @@ def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_s
     world = World.make(tmp_path_factory.mktemp("keeper"))
     keeper = Keeper(world.identities[EU], world.root / EU)
     machine = router()
-    keeper.attach(machine)
+    keeper.begin(machine.query)
 
     def fails(query: bytes) -> None:
         raise OSError("no space left")
@@ -119,6 +121,17 @@ def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_s
         keeper.end(machine)
     assert keeper.article_forty.size == keeper.article_forty.last_checkpoint.size == 1
     assert not keeper._started
+    keeper.close()
+
+
+def test_a_preparation_is_no_query_and_has_no_article_40_entry(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nobody is searched for, and there is no warrant yet."""
+    world = World.make(tmp_path_factory.mktemp("keeper"))
+    keeper = Keeper(world.identities[EU], world.root / EU)
+    machine = PreparingRouter(Context("EU", QUERY, Parties("FR", "EU", ("ES",))))
+    keeper.begin(machine.query)
+    keeper.end(machine)
+    assert keeper.article_forty.size == 0
     keeper.close()
 
 

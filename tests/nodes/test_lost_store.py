@@ -271,8 +271,8 @@ QUIET = {"contradicting_logs": 0, "alarms": []}
 
 
 def swap(node: Node, store: GalleryStore) -> None:
-    node.store = node._gate._store = store
-    node._galleries.clear()
+    node.store = node._gate._store = node.galleries._store = store
+    node.galleries._derived.clear()
 
 
 def test_control_where_it_does_not_look_an_exchanged_database_is_a_no_hit(
@@ -316,9 +316,9 @@ def test_the_daily_look_finds_a_damaged_row_and_the_node_answers_no_more(federat
 def test_the_self_test_finds_a_gallery_in_memory_that_is_not_the_stored_one(federation: Federation) -> None:
     async def body(network: AsgiNetwork) -> None:
         node = network.nodes[ES]
-        (derived,) = node._galleries.values()
+        (derived,) = node.galleries.all
         assert derived._held is not None
-        gallery = derived._held[1]
+        gallery = derived._held.gallery
         object.__setattr__(gallery, "templates", np.zeros_like(gallery.templates))
         await asyncio.to_thread(node.inspect)
         assert await health(network) == (503, {"status": "degraded", "failing": ["self-test"], **QUIET})

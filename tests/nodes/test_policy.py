@@ -29,7 +29,6 @@ QUERY: dict[str, Any] = {
     "cap": 10,
     "ladder": Decimal("0.02"),
     "preset": "n4096_q60_t20",
-    "seed_digest": bytes(32),
     "issued": NOW - 60,
     "expires": NOW + 3600,
     "now": NOW,
@@ -72,7 +71,6 @@ def test_a_query_within_the_policy_is_served() -> None:
         ({"ladder": Decimal("-0.02")}, Reason.PARAMETERS),
         ({"ladder": Decimal("nan")}, Reason.PARAMETERS),
         ({"preset": "n1024"}, Reason.PARAMETERS),
-        ({"seed_digest": None}, Reason.PARAMETERS),
         ({"issued": NOW + 121}, Reason.CLOCK),
         ({"issued": float("nan")}, Reason.CLOCK),
         ({"expires": NOW - 121, "issued": NOW - 600}, Reason.WARRANT_EXPIRED),
@@ -121,8 +119,17 @@ def test_missing_persons_are_served_where_national_law_says_so() -> None:
         lawful.check_query(**QUERY)
 
 
-def test_a_query_without_a_seed_is_served_only_where_the_policy_says_so() -> None:
-    policy(require_seed=False).check_query(**{**QUERY, "seed_digest": None})
+@pytest.mark.parametrize(
+    ("change", "reason"), [({"requester_state": "DE"}, Reason.STATE), ({"preset": "n1024"}, Reason.PARAMETERS)]
+)
+def test_a_preparation_is_for_a_state_that_may_ask_and_a_ring_that_is_accepted(
+    change: dict[str, str], reason: Reason
+) -> None:
+    asked = {"requester_state": "FR", "preset": "n4096_q60_t20"}
+    policy().check_preparation(**asked)
+    with pytest.raises(PolicyRefused) as caught:
+        policy().check_preparation(**asked | change)
+    assert caught.value.reason is reason
 
 
 ALL = frozenset(Category)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import date
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +54,16 @@ def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def found_for(federation: Federation, *purposes: str) -> tuple[list[set[str]], int]:
-    """References that ES gives for each purpose, and how many galleries it had to derive."""
+def found_for(federation: Federation, *purposes: str) -> list[set[str]]:
+    """References that ES gives for each purpose."""
 
-    async def body() -> tuple[list[set[str]], int]:
+    async def body() -> list[set[str]]:
         async with running(AsgiNetwork(federation)) as network:
             given = []
             for purpose in purposes:
                 report = await network.search(request(federation.people.hit, (ES,), purpose=purpose))
                 given.append(set(report.answers[ES].references))
-            return given, len(network.nodes[ES]._galleries)
+            return given
 
     return asyncio.run(body())
 
@@ -71,18 +71,43 @@ def found_for(federation: Federation, *purposes: str) -> tuple[list[set[str]], i
 def test_each_purpose_finds_only_its_categories(federation: Federation) -> None:
     suspect = {federation.references[ES][17]}
     missing, remains = (set(federation.references[name]) for name in ("missing", "remains"))
-    given, galleries = found_for(federation, "INVESTIGATION", "MISSING-PERSON", "REMAINS", "DETECTION")
+    given = found_for(federation, "INVESTIGATION", "MISSING-PERSON", "REMAINS", "DETECTION")
     assert given == [suspect, missing, missing | remains, suspect]
-    assert galleries == 3  # ordinary purposes share theirs
 
 
-def test_a_gallery_of_the_missing_is_derived_only_where_they_are_asked_for(federation: Federation) -> None:
-    assert found_for(federation, "INVESTIGATION", "PREVENTION")[1] == 1
+@pytest.mark.parametrize("asked", [False, True], ids=["nobody asks for them", "control"])
+def test_the_missing_are_prepared_only_where_they_may_be_asked_for(
+    asked: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A preparation knows no purpose: it holds everybody whom any purpose served here may find, and no others."""
+    federation = found(tmp_path_factory.mktemp("categories"))
+    path = federation.folder(ES) / "node.toml"
+    _replace(path, '"unidentified"]', '"unidentified", "missing"]')
+    _replace(path, '# missing = ""', 'missing = "Act 5/2026"')
+    if asked:
+        _replace(path, '"INVESTIGATION"]', '"INVESTIGATION", "MISSING-PERSON"]')
+    with holder_store(federation.folder(ES)) as store:
+        rows = len(store.snapshot(datetime.now(timezone.utc)).templates)
+        store.enrol(
+            None,
+            near(np.random.default_rng(3), federation.people.hit, 1, np.array([0.9]))[0],
+            category=Category.MISSING,
+            status=Status.IDENTIFIED,
+            retain_until=date(2099, 1, 1),
+            model=SYNTHETIC_MODEL,
+        )
+
+    async def body() -> int:
+        async with running(AsgiNetwork(federation)) as network:
+            (derived,) = network.nodes[ES].galleries.all
+            return len(derived.current(datetime.now(timezone.utc)).templates)
+
+    assert asyncio.run(body()) == rows + asked
 
 
 def test_control_without_the_choice_an_investigation_finds_the_missing_too(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PolicyConfig, "searched", lambda policy, _: frozenset(policy.categories))
-    given, _ = found_for(federation, "INVESTIGATION")
+    given = found_for(federation, "INVESTIGATION")
     assert given[0] >= set(federation.references["missing"])

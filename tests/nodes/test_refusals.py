@@ -16,14 +16,20 @@ import msgspec
 import pytest
 
 from nodes.config.schema import Role
-from nodes.identity.identity import NodeNotary, init_node
+from nodes.identity.identity import NodeNotary, init_node, load_identity, load_peers
+from nodes.service.answering import Answering
+from nodes.service.galleries import Galleries
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
+from nodes.service.requester import AskingNode
 from nodes.store import Status
 from nodes.transport.units import pack_units
 from protocol import wire
+from protocol.announcing import Plan
 from protocol.channel import SendingChannel
-from protocol.messages import Announce, Warrant
+from protocol.messages import Prepare, Search, Warrant
+from protocol.roles import Parties
+from protocol.session import WHOLE
 from protocol.terms import Terms
 from protocol.warrant import JustificationError, sign_announcement
 from tests.kit.federation import DE, DIM, ES, EU, FR, Federation, found, request
@@ -49,17 +55,22 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 @pytest.fixture
-def galleries_asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Announce]]:
-    """The work that an accepted announcement begins with."""
-    asked: list[Announce] = []
-    real = Node._gallery
+def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What an accepted announcement begins with: what waits is looked through, or the gallery asked for."""
+    begun: list[str] = []
+    waits, current = Answering._waits, Galleries.current
 
-    def gallery(node: Node, announce: Announce) -> Any:
-        asked.append(announce)
-        return real(node, announce)
+    def looked(answering: Answering, *given: Any) -> Any:
+        begun.append("look")
+        return waits(answering, *given)
 
-    monkeypatch.setattr(Node, "_gallery", gallery)
-    return asked
+    def asked(galleries: Galleries, *given: Any) -> Any:
+        begun.append("prepare")
+        return current(galleries, *given)
+
+    monkeypatch.setattr(Answering, "_waits", looked)
+    monkeypatch.setattr(Galleries, "current", asked)
+    return begun
 
 
 def warrant(**changes: Any) -> Warrant:
@@ -80,18 +91,32 @@ def warrant(**changes: Any) -> Warrant:
     return Warrant(**values | changes)
 
 
-def announcement(given: Warrant | None, requester: str = FR, seed_digest: bytes | None = bytes(32)) -> Announce:
+def announcement(given: Warrant | None, requester: str = FR, preparation: bytes = bytes(32)) -> Search:
     terms = Terms(Decimal("0.55"), DIM, RING)
-    return terms.announce(requester, EU, (ES,), seed_digest, given)
+    asked = terms.announce(requester, EU, (ES,), None, given)
+    return Search(**msgspec.structs.asdict(asked), preparation=preparation)
+
+
+def preparing(network: AsgiNetwork, requester: str = FR, notary: NodeNotary | None = None) -> Prepare:
+    """A signed announcement of a preparation."""
+    parties = Parties(requester, EU, (ES,))
+    return Plan(RING, DIM).announce(parties, bytes(32), notary or network.nodes[FR].notary)
 
 
 def units(
-    notary: NodeNotary, node: Node, sender: str, announce: Announce, **envelope: Any
+    notary: NodeNotary, node: Node, sender: str, announce: Prepare | Search, **envelope: Any
 ) -> tuple[bytes, list[bytes]]:
     """What `sender` would post to ES: query id and units."""
     query = secrets.token_bytes(16)
     channel = SendingChannel(query, sender, ES, node.peers[ES].sealing_key, notary)
-    values = {"version": wire.VERSION, "query": query, "session": "", "sender": sender, "receiver": ES, "sequence": 0}
+    values = {
+        "version": wire.VERSION,
+        "query": query,
+        "session": WHOLE,
+        "sender": sender,
+        "receiver": ES,
+        "sequence": 0,
+    }
     frame = wire.encode(wire.Envelope(**values | envelope, message=announce))
     return query, [channel.hello, channel.seal(frame)]
 
@@ -118,7 +143,7 @@ def refuse(federation: Federation, make: Any, caller: str = FR) -> tuple[int, st
     return asyncio.run(body())
 
 
-def own(network: AsgiNetwork, announce: Announce, **envelope: Any) -> tuple[bytes, list[bytes]]:
+def own(network: AsgiNetwork, announce: Prepare | Search, **envelope: Any) -> tuple[bytes, list[bytes]]:
     """FR's announcement in FR's channel."""
     node = network.nodes[FR]
     return units(node.notary, node, FR, announce, **envelope)
@@ -146,83 +171,74 @@ def own(network: AsgiNetwork, announce: Announce, **envelope: Any) -> tuple[byte
     ],
 )
 def test_a_bad_warrant_is_refused_before_any_work(
-    given: Any, code: str, federation: Federation, galleries_asked_for: list[Announce]
+    given: Any, code: str, federation: Federation, work: list[str]
 ) -> None:
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
         return own(network, sign_announcement(announcement(given()), network.nodes[FR].notary))
 
     assert refuse(federation, make) == (409, code)
-    assert not galleries_asked_for
+    assert not work
 
 
-def test_a_good_warrant_is_accepted_by_the_same_helper(
-    federation: Federation, galleries_asked_for: list[Announce]
+def test_a_good_warrant_is_accepted_by_the_same_helper(federation: Federation, work: list[str]) -> None:
+    """The control: without the fault, the tests above and below would begin to work. Nothing was prepared here."""
+
+    def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+        return own(network, sign_announcement(announcement(warrant()), network.nodes[FR].notary))
+
+    assert refuse(federation, make) == (409, "unprepared")
+    assert work == ["look"]
+
+
+def test_a_preparation_needs_no_warrant_but_a_signature_and_a_state_that_is_served(
+    federation: Federation, work: list[str]
 ) -> None:
-    """The control: without the fault, the tests above and below would begin to work."""
+    identity = load_identity(federation.folder(IT))
+    notary = NodeNotary(identity, load_peers(identity.config))
 
+    def unsigned(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+        return own(network, msgspec.structs.replace(preparing(network), signature=b""))
+
+    def changed(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+        return own(network, msgspec.structs.replace(preparing(network), nonce=bytes(32)))
+
+    def borrowed(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+        return units(notary, network.nodes[FR], IT, preparing(network))
+
+    def of_italy(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
+        return units(notary, network.nodes[FR], IT, preparing(network, IT, notary))
+
+    assert refuse(federation, unsigned) == (409, "warrant")
+    assert refuse(federation, changed) == (400, "crypto")
+    assert refuse(federation, borrowed, IT) == (409, "warrant")
+    assert refuse(federation, of_italy, IT) == (409, "state")
+    assert not work
+
+
+def test_control_a_preparation_that_is_sound_is_begun(federation: Federation, work: list[str]) -> None:
     async def body() -> None:
         network = AsgiNetwork(federation)
         try:
             await network.start(FR, ES, EU)
-            announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
-            assert (await post(network, FR, *own(network, announce))).status_code == 202
+            assert (await post(network, FR, *own(network, preparing(network)))).status_code == 202
         finally:
             await network.close()
 
     asyncio.run(body())
-    assert len(galleries_asked_for) == 1
+    assert work == ["prepare"]
 
 
-def seedless(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-    announce = announcement(warrant(), seed_digest=None)
-    return own(network, sign_announcement(announce, network.nodes[FR].notary))
-
-
-def test_a_query_without_a_seed_is_refused_before_any_work(
-    federation: Federation, galleries_asked_for: list[Announce]
-) -> None:
-    """It would escape the audit, which recomputes the ciphertexts from the seed."""
-    assert refuse(federation, seedless) == (409, "parameters")
-    assert not galleries_asked_for
-
-
-def test_control_where_the_policy_asks_for_no_seed_it_is_worked_on(
-    federation: Federation, galleries_asked_for: list[Announce]
-) -> None:
-    federation.configure(ES, require_seed="false")
-
-    async def body() -> None:
-        network = AsgiNetwork(federation)
-        try:
-            await network.start(FR, ES, EU)
-            assert (await post(network, FR, *seedless(network))).status_code == 202
-        finally:
-            await network.close()
-
-    try:
-        asyncio.run(body())
-        assert len(galleries_asked_for) == 1
-    finally:
-        federation.configure(ES, require_seed="true")
-
-
-def test_a_forged_signature_is_refused_before_any_work(
-    federation: Federation, galleries_asked_for: list[Announce]
-) -> None:
+def test_a_forged_signature_is_refused_before_any_work(federation: Federation, work: list[str]) -> None:
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
         announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
         return own(network, msgspec.structs.replace(announce, threshold="0.31"))
 
     assert refuse(federation, make) == (400, "crypto")
-    assert not galleries_asked_for
+    assert not work
 
 
-def test_another_states_announcement_cannot_be_borrowed(
-    federation: Federation, galleries_asked_for: list[Announce]
-) -> None:
+def test_another_states_announcement_cannot_be_borrowed(federation: Federation, work: list[str]) -> None:
     """IT passes on what FR signed: neither FR's quota nor FR's claim is touched."""
-    from nodes.identity.identity import load_identity, load_peers
-
     identity = load_identity(federation.folder(IT))
     notary = NodeNotary(identity, load_peers(identity.config))
 
@@ -241,34 +257,34 @@ def test_another_states_announcement_cannot_be_borrowed(
         return units(notary, network.nodes[FR], IT, sign_announcement(announcement(warrant(state=IT), IT), notary))
 
     assert refuse(federation, state_that_may_not_ask, IT) == (409, "state")
-    assert not galleries_asked_for
+    assert not work
 
 
-def test_a_channel_of_another_node_is_refused(federation: Federation, galleries_asked_for: list[Announce]) -> None:
+def test_a_channel_of_another_node_is_refused(federation: Federation, work: list[str]) -> None:
     """IT posts bytes that FR sealed: the channel names its sender."""
 
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
         return own(network, sign_announcement(announcement(warrant()), network.nodes[FR].notary))
 
     assert refuse(federation, make, IT)[0] == 400
-    assert not galleries_asked_for
+    assert not work
 
 
-def test_another_wire_version_is_refused(federation: Federation, galleries_asked_for: list[Announce]) -> None:
+def test_another_wire_version_is_refused(federation: Federation, work: list[str]) -> None:
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
         announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
         return own(network, announce, version=wire.VERSION + 1)
 
     assert refuse(federation, make) == (400, "version")
-    assert not galleries_asked_for
+    assert not work
 
 
 @pytest.mark.parametrize("sent", [[], [b""], [bytes(10)], [bytes(10), bytes(10)]])
 def test_rubbish_instead_of_an_announcement_is_refused(
-    sent: list[bytes], federation: Federation, galleries_asked_for: list[Announce]
+    sent: list[bytes], federation: Federation, work: list[str]
 ) -> None:
     assert refuse(federation, lambda _: (secrets.token_bytes(16), sent))[0] in (400, 409)
-    assert not galleries_asked_for
+    assert not work
 
 
 def test_a_query_that_comes_again_is_refused_as_a_replay_also_after_a_restart(federation: Federation) -> None:
@@ -304,7 +320,7 @@ def test_a_query_that_comes_again_is_refused_as_a_replay_also_after_a_restart(fe
 
 
 def test_a_query_of_which_there_is_evidence_is_refused_even_if_its_claim_is_lost(
-    federation: Federation, galleries_asked_for: list[Announce]
+    federation: Federation, work: list[str]
 ) -> None:
     """Else, after a restore, a requester could add a second query to the evidence of the first."""
 
@@ -314,7 +330,7 @@ def test_a_query_of_which_there_is_evidence_is_refused_even_if_its_claim_is_lost
         return query, sent
 
     assert refuse(federation, make) == (409, "replay")
-    assert not galleries_asked_for
+    assert not work
 
 
 def test_a_first_delivery_that_is_repeated_gets_the_same_answer(federation: Federation) -> None:
@@ -326,8 +342,13 @@ def test_a_first_delivery_that_is_repeated_gets_the_same_answer(federation: Fede
             network = AsgiNetwork(federation)
             try:
                 await network.start(FR, ES, EU)
-                announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
-                query, sent = own(network, announce)
+                node = network.nodes[FR]
+                assert isinstance(node, AskingNode)
+                made = (await node._preparer.make(EU, (ES,), Plan(RING, DIM))).made
+                assert made is not None
+                await network.settle()
+                announce = announcement(warrant(), preparation=made.identity)
+                query, sent = own(network, sign_announcement(announce, node.notary))
                 answers = await asyncio.gather(*(post(network, FR, query, sent) for _ in range(3)))
                 answers += [await post(network, FR, query, sent)]
                 assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(409, "quota")}
@@ -441,7 +462,7 @@ def test_control_an_offence_of_exactly_one_year_is_launched(federation: Federati
 
 
 def test_control_without_claims_a_replayed_query_is_begun_again_after_a_restart(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch, galleries_asked_for: list[Announce]
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, work: list[str]
 ) -> None:
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
@@ -455,13 +476,13 @@ def test_control_without_claims_a_replayed_query_is_begun_again_after_a_restart(
             await network.start(ES)
             sender, _, query, offset, sent = first
             assert (await post(network, sender, query, sent, offset)).json() == {"code": "replay"}
-            galleries_asked_for.clear()
+            work.clear()
             monkeypatch.setattr("nodes.store.answers.claim_query", lambda *_: None)
             monkeypatch.setattr("nodes.evidence.keeper.Keeper.keeps", lambda *_: False)  # the second line of defence
             monkeypatch.setattr("nodes.store.answers.has_claimed", lambda *_: False)  # the third, the warrant's
             await network.kill(ES)
             await network.start(ES)
             assert (await post(network, sender, query, sent, offset)).status_code == 202
-            assert len(galleries_asked_for) == 1
+            assert len(work) == 1
 
     asyncio.run(body())

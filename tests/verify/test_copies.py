@@ -10,9 +10,10 @@ from decimal import Decimal
 import pytest
 
 from nodes.verify import table as own_table
+from nodes.verify.format import WHOLE, WIRE_VERSION
 from pets import params
-from protocol import wire
-from protocol.terms import Terms
+from protocol import session, wire
+from protocol.terms import SYNTHETIC_MODEL, Terms
 from tests.kit.evidence import World, failures
 from tests.kit.ring import RING
 from tests.kit.stories import Files, Story, verified
@@ -27,7 +28,9 @@ def test_the_security_table_is_the_same_twice() -> None:
         assert own_table.weakness(preset) is None
     assert own_table.weakness(own_table.Preset(1024, (1073692673, 1073668097), 1048573)) is not None
     assert own_table.weakness(own_table.Preset(512, (1073692673, 1073668097), 1048573)) is not None
-    assert (own_table.CHUNK_ROWS, own_table.PROBE_PART) == (wire.CHUNK_ROWS, wire.PROBE_PART)
+    assert (own_table.CHUNK_ROWS, own_table.MASK_PART) == (wire.CHUNK_ROWS, wire.PROBE_PART)
+    assert own_table.NO_MODEL == SYNTHETIC_MODEL
+    assert (WHOLE, WIRE_VERSION) == (session.WHOLE, wire.VERSION)
 
 
 def test_theta_rungs_and_norms_are_the_same_twice() -> None:

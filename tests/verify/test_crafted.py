@@ -24,7 +24,7 @@ from nodes.verify.page import as_data, as_page, print_report
 from pets.errors import printable
 from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
-from protocol.messages import KeyCommitment
+from protocol.messages import Echo
 from tests.kit.evidence import DE, ES, EU, FR, World, failures
 from tests.kit.stories import Files, Story, signed_checkpoint
 
@@ -56,7 +56,7 @@ def test_no_text_in_a_bundle_steers_the_terminal_that_shows_it(
 ) -> None:
     """A free text of the warrant and the type of a message: what holds, and what is broken."""
     story = Story.read(world, files)
-    (said, *_) = story.find("Announce")
+    (said, *_) = story.find("Search")
     story.announce(warrant=msgspec.structs.replace(said.message.warrant, request_number=STEERING))  # type: ignore[union-attr]
     told = story.tell()
     records = list(decode_bundle(told[ES])[1].records)
@@ -120,7 +120,7 @@ def test_a_party_that_the_trust_list_gives_another_role_is_found_without_its_bun
 
 def test_a_purpose_that_the_law_does_not_know_is_found(world: World, files: Files) -> None:
     story = Story.read(world, files)
-    (said, *_) = story.find("Announce")
+    (said, *_) = story.find("Search")
     for purpose in ("CURIOSITY", *own_table.PURPOSES):
         story.announce(warrant=msgspec.structs.replace(said.message.warrant, purpose=purpose))  # type: ignore[union-attr]
         failed = failures(verify_bundles(list(story.tell().values()), world.trust))
@@ -128,14 +128,6 @@ def test_a_purpose_that_the_law_does_not_know_is_found(world: World, files: File
             assert "warrant" not in failed
         else:
             assert "CURIOSITY" in failed["warrant"]
-
-
-def test_a_query_without_a_seed_is_said_to_be_beyond_any_audit(world: World, files: Files) -> None:
-    story = Story.read(world, files)
-    story.announce(seed_digest=None)
-    report = verify_bundles(list(story.tell().values()), world.trust)
-    said = [check for check in report.checks if check.id == "parameters" and check.status == "not-checkable"]
-    assert "no seed" in said[0].details[0]
 
 
 def test_what_is_no_bundle_does_not_steer_the_terminal_either(tmp_path: Path) -> None:
@@ -154,25 +146,22 @@ def test_known_limit_all_parties_together_can_tell_of_another_day_and_of_work_th
     """A year ago, with gates of no size: nothing dates a log but whoever else was shown its checkpoints then."""
     year = 365 * 24 * 3600
     story = Story.read(world, files)
-    (said, *_) = story.find("Announce")
+    (said, *_) = story.find("Search")
     held = said.message.warrant  # type: ignore[union-attr]
     story.announce(
         warrant=msgspec.structs.replace(held, issued=held.issued - year, expires=held.expires - year, identified=True)
     )
-    announce, joined = story.find("Announce")[0].message, story.find("Joined")
-    for said in joined:
-        said.message = msgspec.structs.replace(said.message, announce=announce_digest(announce))  # type: ignore[arg-type]
-    nonces = {said.sender: said.message.nonce for said in joined}  # type: ignore[union-attr]
-    query_id = labelled_hash(
-        "query-id", announce_digest(announce), *(x for pair in sorted(nonces.items()) for x in pair)
-    )  # type: ignore[arg-type]
-    share = story.find("PublicShare", EU)[0].message.data  # type: ignore[union-attr]
-    for said in story.find("KeyCommitment"):
-        said.message = KeyCommitment(query_id, labelled_hash("public-share", query_id, EU, share))
-    for said in story.find("KeyPair"):
-        said.message = msgspec.structs.replace(said.message, query_id=query_id)
-    for gates in story.find("Gates"):
-        gates.size = 0
-    for owner, timeline in story.timelines.items():
-        story.timelines[owner] = [(said, direction, at - 1000 * year) for said, direction, at in timeline]
+    story.rebind()
+    answers = {said.sender: msgspec.msgpack.encode(said.message) for said in story.find("Joined")}
+    digest = announce_digest(story.find("Search")[0].message)  # type: ignore[arg-type]
+    identity = labelled_hash("identity", digest, *(item for pair in sorted(answers.items()) for item in pair))
+    block = story.find("ConfirmationBlock")[0].message
+    about = labelled_hash("confirmation-block", block.commitment, block.data)  # type: ignore[union-attr]
+    for said in (story.find("Echo", FR, EU)[-1], story.find("Echo", EU, FR)[-1]):
+        said.message = Echo(labelled_hash("echo", identity, ES, about))
+    for part in (story, story.made):
+        for gates in (*part.find("Gates"), *part.find("AdmissionGates")):
+            gates.size = 0
+        for owner, timeline in part.timelines.items():
+            part.timelines[owner] = [(said, direction, at - 1000 * year) for said, direction, at in timeline]
     assert failures(verify_bundles(list(story.tell().values()), world.trust)) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nodes.verify.format import decode_bundle
 from nodes.verify.ledger import leakage, totals
 from nodes.verify.verdict import RULES, make_cases
 from protocol import filter as filtering
-from protocol import router
+from protocol import form, preparing, searching
 from protocol.gallery import Gallery
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World, failures, sends_instead, wrong_answer
 from tests.kit.galleries import unit_rows
@@ -51,14 +52,12 @@ def test_without_a_trust_list_the_report_shows_fingerprints_to_compare(files: Fi
     assert any(world.identities[ES].peer.fingerprint in line for line in check.details)
 
 
+LONG = np.full(DIM, 30, np.int8)  # no unit vector
+
+
 def test_a_refused_probe_holds(world: World) -> None:
     """Admission says no: nothing was opened, and the evidence is whole."""
-    bad = np.full(DIM, 30, np.int8)  # far too long
-
-    def attack(requester: object, holders: object) -> None:
-        requester.submit = lambda template: requester._submit(bad)  # type: ignore[attr-defined]
-
-    query = world.query((ES,), attack=attack)
+    query = world.query((ES,), LONG, unchecked=True)
     report = verified(world, world.bundles(query, (FR, EU, ES)))
     assert failures(report) == {}
     assert not any(record.kind == "PowerSums" for record in decode_bundle(world.bundles(query, (EU,))[EU])[1].records)
@@ -66,13 +65,54 @@ def test_a_refused_probe_holds(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The router answers the confirmation wrongly: the holder stops, nothing is released, and the evidence is whole."""
-    monkeypatch.setattr(router, "key_owner_confirms", sends_instead(router.key_owner_confirms, wrong_answer))
+    """Requester and router confirm wrongly, and alike: the holder stops, nothing is released, the evidence is whole."""
+    monkeypatch.setattr(searching, "key_owner_confirms", sends_instead(searching.key_owner_confirms, wrong_answer))
     files = world.bundles(world.query((ES,)), (FR, EU, ES))
     assert failures(verified(world, files)) == {}
     assert [record.kind for record in decode_bundle(files[ES])[1].records][-2:] == ["Abort", "Abort"]
     assert told(files)[ES] == "more than 10 hits at 0.7; ES stopped it (confirmation)"
     assert not any(record.kind == "Release" for record in decode_bundle(files[FR])[1].records)
+
+
+def test_a_preparation_that_no_search_used_holds_by_itself(world: World) -> None:
+    made = world.prepare((ES, DE))
+    files = world.bundles(made.conversation)
+    report = verified(world, files)
+    assert failures(report) == {}
+    facts = dict(report.facts)
+    assert facts["prepared"].startswith("by FR through EU, with ES, DE, 20")
+    assert (facts[ES], facts[DE]) == ("ready", "ready")
+    assert all(decode_bundle(data)[1].preparation is None for data in files.values())
+    assert leakage(make_cases(list(files.values()))) == []
+
+
+def test_a_search_that_asks_fewer_than_were_prepared_holds(world: World) -> None:
+    query = world.query((ES,), made=world.prepare((ES, DE)))
+    report = verified(world, world.bundles(query, (FR, EU, ES)))
+    assert failures(report) == {}
+    assert dict(report.facts)["prepared"].startswith("with ES, DE, 20")
+    unshown = {check.id: check.details for check in report.checks if check.status == "not-checkable"}
+    assert "preparation, no bundle of DE was given" in unshown["identity"]
+
+
+def test_a_refused_mask_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A requester stuffs noise into its mask: the check says no, no row is scored, and the evidence is whole."""
+    encrypt = preparing.encrypt_mask
+
+    def noisy(*given: Any) -> Any:
+        mask = encrypt(*given)
+        mask[3, :, 0] = 1  # one point of the transform: noise in every coefficient
+        return mask
+
+    monkeypatch.setattr(preparing, "encrypt_mask", noisy)
+    monkeypatch.setattr(form, "check_lanes", lambda *_: None)
+    made = world.prepare((ES,))
+    assert made.preparation is None
+    files = world.bundles(made.conversation, (FR, EU, ES))
+    report = verified(world, files)
+    assert failures(report) == {}
+    assert dict(report.facts)[ES] == "the form check refused the mask; FR stopped it (disagreement)"
+    assert not any(record.kind == "PreparedBlocks" for record in decode_bundle(files[ES])[1].records)
 
 
 def told(files: Files) -> dict[str, str]:
@@ -90,18 +130,16 @@ def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
     (used,) = [text for subject, text in facts.items() if subject == f"warrant {number}"]
     assert used.startswith("of FR, used for 1 query; began to answer: ")
     assert used.endswith("…: ES, DE")
+    assert facts["prepared"].startswith("with ES, DE, 20")
     assert facts["terms"].startswith("threshold 0.7, step 0.1, at most 10 candidates a holder")
     assert facts[ES] == "more than 10 hits at 0.7; answered at 0.8, with 10 candidates or fewer, or none"
     assert facts[DE] == "answered at 0.7, with 10 candidates or fewer, or none", "it found nobody"
     assert told({EU: joint[EU]})[ES] == "more than 10 hits at 0.7; no end is shown", "releases do not pass the router"
 
-    def refused(requester: object, holders: object) -> None:
-        requester.submit = lambda template: requester._submit(np.full(DIM, 30, np.int8))  # type: ignore[attr-defined]
-
-    stopped = world.bundles(world.query((ES,), attack=refused), (FR, EU, ES))
-    assert told(stopped)[ES] == "ended with admission: the probe was refused"
+    stopped = world.bundles(world.query((ES,), LONG, unchecked=True), (FR, EU, ES))
+    assert told(stopped)[ES] == "ended with admission: the probe was refused; FR stopped it (disagreement)"
     story = Story.read(world, files)
-    for said in story.find("Announce"):
+    for said in story.find("Search"):
         story.drop(said)
     assert "no bundle shows an announcement" in told(story.tell())["query"]
 
@@ -115,10 +153,10 @@ def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.Mon
     rows = np.concatenate(
         [small.templates, unit_rows(np.random.default_rng(2), 2 * RING.n - len(small.templates) + 1, DIM)]
     )
-    monkeypatch.setitem(world.galleries, ES, Gallery.enrol(rows, RING))
+    monkeypatch.setitem(world.galleries, ES, Gallery.hold(rows, RING))
     files = world.bundles(world.query((ES,)), (FR, EU, ES))
     assert failures(verified(world, files)) == {}
-    assert len([r for r in decode_bundle(files[EU])[1].records if r.kind == "FilterBlock"]) == 3
+    assert len([r for r in decode_bundle(files[EU])[1].records if r.kind == "MaskedScores"]) == 3
 
 
 # The ledger.

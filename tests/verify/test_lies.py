@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from nodes.verify.case import announce_statement
+from nodes.verify.format import WHOLE
 from nodes.verify.verdict import RULES
-from protocol.messages import AdmissionBit, Announce, CapBit, Joined, PowerSums, Warrant
+from protocol.messages import AdmissionBit, CapBit, FormBit, Joined, PowerSums, Search, Warrant
 from tests.kit.evidence import DE, ES, EU, FR, World, failures
 from tests.kit.stories import Said, Story, first, verified
 
@@ -46,18 +47,30 @@ def score_in_the_bundle(story: Story) -> Said:
 
 
 def two_tales_of_one_message(story: Story) -> Said:
-    return story.differ(first(story, "FilterBlock", ES, EU), EU)
+    return story.differ(first(story, "MaskedScores", ES, EU), EU)
 
 
-def other_block_to_the_router(story: Story) -> Said:
-    """Another c1 to the router than to the requester, and everybody says so."""
-    said = first(story, "FilterBlock", ES, EU)
+def other_scores_to_the_router(story: Story) -> Said:
+    """Another e to the router than to the requester, and everybody says so."""
+    said = first(story, "MaskedScores", ES, EU)
     said.content = os.urandom(32)
     return said
 
 
 def other_sums_from_the_router(story: Story) -> Said:
     said = first(story, "PowerSums", EU, ES)
+    said.content = os.urandom(32)
+    return said
+
+
+def other_answer_from_the_router(story: Story) -> Said:
+    said = first(story, "ConfirmationAnswer", EU, ES)
+    said.content = os.urandom(32)
+    return said
+
+
+def other_c1_to_the_router(story: Story) -> Said:
+    said = first(story.made, "PreparedBlocks", ES, EU)
     said.content = os.urandom(32)
     return said
 
@@ -76,11 +89,11 @@ def never_sent(story: Story) -> Said:
 
 def changed_threshold(story: Story) -> Said:
     """The requester tells ES another threshold than everybody else, well signed."""
-    told = first(story, "Announce", FR, ES, "")
+    told = first(story, "Search", FR, ES, WHOLE)
     message = msgspec.structs.replace(told.message, threshold="0.4")
     signature = story.world.identities[FR].signing.sign(announce_statement(message), "protocol")
     for owner in (FR, ES):
-        other = story.differ(first(story, "Announce", FR, ES, ""), owner, message={"threshold": "0.4"})
+        other = story.differ(first(story, "Search", FR, ES, WHOLE), owner, message={"threshold": "0.4"})
         other.message = msgspec.structs.replace(message, signature=signature)
     return told
 
@@ -94,8 +107,8 @@ def no_warrant(story: Story) -> None:
 
 
 def _warrant(story: Story, **changes: object) -> None:
-    announce = story.find("Announce")[0].message
-    assert isinstance(announce, Announce)
+    announce = story.find("Search")[0].message
+    assert isinstance(announce, Search)
     assert isinstance(announce.warrant, Warrant)
     story.announce(warrant=msgspec.structs.replace(announce.warrant, **changes))
 
@@ -112,13 +125,13 @@ def eternal_warrant(story: Story) -> None:
 def expired_warrant(story: Story) -> Said:
     at = story.timelines[FR][0][2] // 1000
     _warrant(story, issued=at - 7200, expires=at - 3600)
-    return first(story, "Announce", FR, ES, "")
+    return first(story, "Search", FR, ES, WHOLE)
 
 
 def future_warrant(story: Story) -> Said:
     at = story.timelines[FR][0][2] // 1000
     _warrant(story, issued=at + 3600, expires=at + 7200)
-    return first(story, "Announce", FR, ES, "")
+    return first(story, "Search", FR, ES, WHOLE)
 
 
 def weak_parameters(story: Story) -> None:
@@ -130,38 +143,147 @@ def low_threshold(story: Story) -> None:
 
 
 def swapped_nonce(story: Story) -> Said:
-    said = first(story, "Joined", EU, ES, "")
+    said = first(story, "Joined", EU, ES, WHOLE)
     assert isinstance(said.message, Joined)
     said.message = msgspec.structs.replace(said.message, nonce=os.urandom(32))
     return said
 
 
-def another_query_id(story: Story) -> Said:
-    for said in story.find("KeyPair"):
-        said.message = msgspec.structs.replace(said.message, query_id=bytes(32))
-    return story.find("KeyPair")[0]
+def swapped_nonce_of_the_preparation(story: Story) -> Said:
+    said = first(story.made, "JoinedPreparation", EU, ES, WHOLE)
+    said.message = msgspec.structs.replace(said.message, nonce=os.urandom(32))
+    return said
 
 
-def rogue_key(story: Story) -> Said:
-    """The router opens another share than it committed to, and everybody is told that one."""
-    rogue = os.urandom(4).ljust(32768, b"\0")
-    story.find("PublicShare", EU, FR)[0].message = msgspec.structs.replace(
-        story.find("PublicShare", EU, FR)[0].message, data=rogue
-    )
-    for said in story.find("KeyPair"):
-        said.message = msgspec.structs.replace(said.message, router=rogue)
-    return story.find("KeyCommitment")[0]
+# The preparation.
 
 
-def commitment_after_the_share(story: Story) -> Said:
-    share = story.find("PublicShare", FR, EU)[0]
-    story.move(share, story.find("KeyCommitment")[0])
-    return story.find("PublicShare", EU, FR)[0]
+def forged_preparation(story: Story) -> None:
+    story.made.announce(sign=False, signature=os.urandom(3373))
 
 
-def two_keys(story: Story) -> None:
-    said = first(story, "KeyPair", EU, ES, "")
-    said.message = msgspec.structs.replace(said.message, requester=bytes(32768))
+def weak_preparation(story: Story) -> None:
+    story.made.announce(preset="n1024_q60_t20")
+
+
+def another_key_from_the_router(story: Story) -> Said:
+    said = first(story.made, "PublicPart", EU, ES, WHOLE)
+    said.content = os.urandom(32)
+    return said
+
+
+def key_from_one_mouth(story: Story) -> Said:
+    """The holder begins before the router has said anything of the key."""
+    told = first(story.made, "PublicPart", EU, ES, WHOLE)
+    begun = first(story.made, "PairSecret", ES, EU)
+    story.made.move(begun, told, ES)
+    return begun
+
+
+def another_mask_at_the_holder(story: Story) -> Said:
+    said = first(story.made, "MaskDigest", ES, EU)
+    said.message = msgspec.structs.replace(said.message, mask=bytes(32))
+    return said
+
+
+def mask_compared_too_late(story: Story) -> Said:
+    told, begun = first(story.made, "MaskDigest", ES, EU), first(story.made, "Echo", EU, FR)
+    story.made.move(begun, told, EU)
+    return begun
+
+
+def no_form_check(story: Story) -> Said:
+    for said in story.made.find("FormBit", session=ES):
+        story.made.drop(said)
+    return first(story.made, "PreparedBlocks", ES, FR)
+
+
+def refused_mask(story: Story) -> Said:
+    for sender in (FR, EU):
+        said = first(story.made, "FormBit", sender, ES)
+        assert isinstance(said.message, FormBit)
+        said.message = FormBit(not said.message.component)
+    return first(story.made, "PreparedBlocks", ES, FR)
+
+
+def scored_before_the_form_check(story: Story) -> Said:
+    blocks = first(story.made, "PreparedBlocks", ES, EU)
+    story.made.move(blocks, first(story.made, "FormBit", EU, ES), ES)
+    return blocks
+
+
+def another_list_at_the_router(story: Story) -> Said:
+    """Requester and router end with different lists of what the holder sent, and go on."""
+    said = first(story.made, "Echo", EU, FR, number=-1)
+    said.message = msgspec.structs.replace(said.message, digest=bytes(32))
+    return said
+
+
+def gates_before_the_comparison(story: Story) -> Said:
+    gate = first(story, "AdmissionGates", FR, ES)
+    story.move(gate, first(story, "Echo", EU, FR), FR)
+    return gate
+
+
+def preparation_not_shown(story: Story) -> None:
+    del story.made.originals[EU]
+
+
+def preparation_of_another_state(story: Story) -> None:
+    story.made.announce(requester=DE)
+    story.rebind()
+
+
+def preparation_of_another_dimension(story: Story) -> None:
+    story.made.announce(dim=256)
+    story.rebind()
+
+
+def preparation_for_another_model(story: Story) -> None:
+    story.made.announce(model=b"one".ljust(32))
+    story.announce(model=b"another".ljust(32))
+    story.rebind()
+
+
+def preparation_without_the_holder(story: Story) -> None:
+    story.announce(holders=(ES, DE))
+
+
+def unfinished_preparation(story: Story) -> None:
+    said = first(story.made, "Signature", EU, ES, number=-1)
+    story.made.drop(said)
+
+
+def stale_preparation(story: Story) -> Said:
+    week = 7 * 24 * 3600 * 1000
+    for owner, timeline in story.made.timelines.items():
+        story.made.timelines[owner] = [(said, direction, at - week - 3_600_000) for said, direction, at in timeline]
+    return first(story, "Search", FR, ES, WHOLE)
+
+
+def another_gallery(story: Story) -> None:
+    for said in story.find("Joined", ES):
+        said.message = msgspec.structs.replace(said.message, gallery=bytes(32))
+
+
+def another_number_of_blocks(story: Story) -> None:
+    for said in story.find("Joined", ES):
+        said.message = msgspec.structs.replace(said.message, blocks=2)
+
+
+def another_probe_at_the_holder(story: Story) -> Said:
+    said = first(story, "DifferenceDigest", ES, EU)
+    said.message = msgspec.structs.replace(said.message, digest=bytes(32))
+    return said
+
+
+def probe_compared_too_late(story: Story) -> Said:
+    told, begun = first(story, "DifferenceDigest", ES, EU), first(story, "Echo", EU, FR)
+    story.move(begun, told, EU)
+    return begun
+
+
+# The search.
 
 
 def no_admission(story: Story) -> Said:
@@ -258,7 +380,13 @@ def unsigned_block(story: Story) -> Said:
 def two_blocks(story: Story) -> Said:
     said = first(story, "ConfirmationBlock", ES, EU)
     said.message = msgspec.structs.replace(said.message, commitment=bytes(32))
-    return first(story, "ConfirmationDigest", EU, FR)
+    return first(story, "Echo", EU, FR, number=-1)
+
+
+def answered_before_the_comparison(story: Story) -> Said:
+    answer = first(story, "ConfirmationAnswer", EU, ES)
+    story.move(answer, first(story, "Echo", FR, EU, number=-1), EU)
+    return answer
 
 
 def second_answer(story: Story) -> Said:
@@ -299,6 +427,12 @@ def too_many_sums(story: Story) -> Said:
     return sums
 
 
+def too_long_a_difference(story: Story) -> Said:
+    said = first(story, "Difference", FR, ES)
+    said.size += 20
+    return said
+
+
 def clock_set_back(story: Story) -> Said:
     timeline = story.timelines[EU]
     said, direction, at = timeline[40]
@@ -308,7 +442,7 @@ def clock_set_back(story: Story) -> Said:
 
 def received_before_sent(story: Story) -> Said:
     story.timelines[ES] = [(said, direction, at - 700_000) for said, direction, at in story.timelines[ES]]
-    return first(story, "Announce", FR, ES, "")
+    return first(story, "Search", FR, ES, WHOLE)
 
 
 LIES: list[tuple[Lie, str, str]] = [
@@ -317,7 +451,9 @@ LIES: list[tuple[Lie, str, str]] = [
     (release_to_the_router, "order", "a holder may not send this to a router"),
     (score_in_the_bundle, "schema", "shown in full though it may not be kept"),
     (two_tales_of_one_message, "both-ends", "shows another message in this place"),
-    (other_block_to_the_router, "same-content", "another content than"),
+    (other_scores_to_the_router, "same-content", "another content than"),
+    (other_answer_from_the_router, "same-content", "another content than"),
+    (other_c1_to_the_router, "same-content", "another content than"),
     (other_sums_from_the_router, "same-content", "another content than"),
     (unknown_to_the_receiver, "both-ends", "does not show that it received this"),
     (never_sent, "both-ends", "does not show that it sent this"),
@@ -331,10 +467,29 @@ LIES: list[tuple[Lie, str, str]] = [
     (weak_parameters, "parameters", "not in the security table"),
     (low_threshold, "threshold", "threshold 0.05, allowed are 0.30"),
     (swapped_nonce, "query-id", "EU told another party something else"),
-    (another_query_id, "query-id", "another query id than the nonces give"),
-    (rogue_key, "key-commitment", "opened another share than it committed to"),
-    (commitment_after_the_share, "key-commitment", "the order must be commitment"),
-    (two_keys, "key-commitment", "two different public key shares of FR"),
+    (swapped_nonce_of_the_preparation, "query-id", "EU told another party something else"),
+    (forged_preparation, "announcement", "preparation, announcement: FR did not sign it"),
+    (weak_preparation, "parameters", "preparation, announcement: parameters"),
+    (another_key_from_the_router, "one-key", "another public part of the key than in"),
+    (key_from_one_mouth, "one-key", "before EU told it the public part of the key"),
+    (another_mask_at_the_holder, "one-mask", "another hash than in"),
+    (mask_compared_too_late, "one-mask", "before ES told the router its hash"),
+    (no_form_check, "form", "before the form check was opened"),
+    (refused_mask, "form", "though the form check refused the mask"),
+    (scored_before_the_form_check, "form", "before the form check was opened"),
+    (another_list_at_the_router, "compared", "ES did not send the same to FR and EU"),
+    (gates_before_the_comparison, "compared", "before it was compared what ES had sent to both"),
+    (preparation_not_shown, "preparation", "bundle of EU: it does not show preparation"),
+    (preparation_of_another_state, "preparation", "FR and EU use a preparation of DE and EU"),
+    (preparation_of_another_dimension, "preparation", "prepared was d 256"),
+    (preparation_for_another_model, "preparation", "prepared for another model"),
+    (preparation_without_the_holder, "preparation", "nothing was prepared at DE"),
+    (unfinished_preparation, "preparation", "session ES was never signed as prepared by both others"),
+    (stale_preparation, "preparation-age", "hours old, the limit is 168"),
+    (another_gallery, "version", "another gallery or version than was prepared"),
+    (another_number_of_blocks, "version", "2 block(s), prepared were 1"),
+    (another_probe_at_the_holder, "one-probe", "another hash than in"),
+    (probe_compared_too_late, "one-probe", "before ES told the router its hash"),
     (no_admission, "admission", "before admission was opened"),
     (refused_probe, "admission", "though admission refused the probe"),
     (opened_before_admission, "admission", "before admission was opened"),
@@ -351,12 +506,14 @@ LIES: list[tuple[Lie, str, str]] = [
     (unsigned_block, "confirmation", "was not signed before"),
     (two_blocks, "confirmation", "not the hash of the confirmation block"),
     (second_answer, "confirmation", "a second one"),
+    (answered_before_the_comparison, "confirmation", "before requester and router compared the confirmation block"),
     (release_without_the_router, "release", "without the confirmation of EU"),
     (release_before_the_answers, "release", "without the confirmation of"),
     (release_without_a_verdict, "release", "no verdict 'confirm' came before it"),
     (second_release, "release", "a second release"),
     (too_many_candidates, "cap", "cap 10"),
     (too_many_sums, "cap", "cap 10"),
+    (too_long_a_difference, "cap", "d 128"),
     (clock_set_back, "clock", "ms before the message before it"),
     (received_before_sent, "clock", "before it was sent"),
 ]  # fmt: skip
@@ -389,6 +546,7 @@ def test_every_rule_has_a_lie_that_breaks_it() -> None:
         "identity",
         "answered-once",
         "warrant-once",
+        "preparation-once",
         "log-inclusion",
         "log-checkpoint",
         "log-consistency",

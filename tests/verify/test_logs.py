@@ -11,7 +11,7 @@ from nodes.verify.format import Witnessed, decode_bundle
 from pets.merkle import MerkleTree
 from pets.prf import labelled_hash
 from tests.kit.evidence import DE, ES, EU, FR, World, failures
-from tests.kit.stories import Files, Story, log_of, signed_checkpoint, verified
+from tests.kit.stories import Files, Story, relogged, signed_checkpoint, verified
 
 
 @pytest.mark.slow
@@ -68,8 +68,7 @@ def test_a_split_view_is_found(world: World, files: Files) -> None:
     bundle = decode_bundle(files[ES])[1]
     two = []
     for filler in (b"one", b"another"):
-        log = log_of(world.identities[ES], bundle.log.header, bundle.query, bundle.records, bundle.exported, [filler])
-        two.append(_resealed(world, ES, msgspec.structs.replace(bundle, log=log)))
+        two.append(_resealed(world, ES, relogged(world, ES, bundle, [filler])))
     for data in two:
         assert failures(verify_bundles([data], world.trust)) == {}
     failed = failures(verify_bundles(two, world.trust))
@@ -79,8 +78,7 @@ def test_a_split_view_is_found(world: World, files: Files) -> None:
 
 def test_a_rewritten_log_is_found_by_whoever_saw_its_checkpoint(world: World, files: Files) -> None:
     bundle, witness = decode_bundle(files[ES])[1], decode_bundle(files[EU])[1]
-    log = log_of(world.identities[ES], bundle.log.header, bundle.query, bundle.records, bundle.exported)
-    rewritten = _resealed(world, ES, msgspec.structs.replace(bundle, log=log))
+    rewritten = _resealed(world, ES, relogged(world, ES, bundle))
     seen = msgspec.structs.replace(witness, witnessed=(Witnessed(bundle.log.header, bundle.log.checkpoint),))
     witnessing = _resealed(world, EU, seen)
     assert failures(verified(world, files | {EU: witnessing})) == {}
@@ -93,17 +91,11 @@ def test_a_truncated_log_is_found(world: World, files: Files) -> None:
     """Fewer entries than the log had signed before: the tail was cut off."""
     bundle = decode_bundle(files[EU])[1]
     tree = MerkleTree()
-    for index in range(len(bundle.records) + 50):
+    for index in range(2 * bundle.log.checkpoint.size):
         tree.append(labelled_hash("entry", index))
     longer = signed_checkpoint(world.identities[EU], bundle.log.header.log, tree, bundle.log.checkpoint.time - 5)
     seen = msgspec.structs.replace(decode_bundle(files[FR])[1], witnessed=(Witnessed(bundle.log.header, longer),))
-    log = log_of(world.identities[EU], bundle.log.header, bundle.query, bundle.records, bundle.log.checkpoint.time)
-    failed = failures(
-        verified(
-            world,
-            files
-            | {FR: _resealed(world, FR, seen), EU: _resealed(world, EU, msgspec.structs.replace(bundle, log=log))},
-        )
-    )
+    cut = _resealed(world, EU, relogged(world, EU, bundle))
+    failed = failures(verified(world, files | {FR: _resealed(world, FR, seen), EU: cut}))
     assert "before" in failed["log-consistency"]
     assert "two histories of one log" in failed["log-consistency"]

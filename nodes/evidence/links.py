@@ -1,0 +1,39 @@
+"""Which conversation made a preparation, so that evidence of a search finds it: `evidence/preparations/IDENTITY`.
+
+`LinkDamaged` (a pets.errors.InputError): a file there names no conversation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nodes.private_files import replace_private
+from pets.errors import InputError
+
+FOLDER = Path("evidence", "preparations")
+CONVERSATION_BYTES = 16
+
+
+class LinkDamaged(InputError):
+    """A file that should name a conversation does not."""
+
+
+def note(folder: Path, identity: bytes, conversation: bytes) -> None:
+    """Write down, on disk before it returns, that a preparation was made in a conversation. Raises OSError.
+
+    `folder`: the node's. `identity`: 32 bytes. `conversation`: 16 bytes.
+    """
+    links = folder / FOLDER
+    links.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_private(links / identity.hex(), conversation)
+
+
+def conversation_of(folder: Path, identity: bytes) -> bytes | None:
+    """The conversation of a preparation, None if this node noted none. Raises `LinkDamaged`, OSError."""
+    path = folder / FOLDER / identity.hex()
+    if not path.is_file():
+        return None
+    conversation = path.read_bytes()
+    if len(conversation) != CONVERSATION_BYTES:
+        raise LinkDamaged(f"{path} is damaged: {len(conversation)} bytes, a conversation has {CONVERSATION_BYTES}")
+    return conversation

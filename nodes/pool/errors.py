@@ -1,0 +1,16 @@
+"""What a pool refuses.
+
+`UnknownPreparation` (a protocol.errors.QueryRefused): what a search names does not wait here.
+"""
+
+from __future__ import annotations
+
+from protocol.errors import QueryRefused
+
+
+class UnknownPreparation(QueryRefused):
+    """A preparation that is not here, or not any more: used, expired, lost with a restart, made for somebody else."""
+
+    def __init__(self, identity: bytes, why: str) -> None:
+        super().__init__("unprepared", f"preparation {identity.hex()[:16]} {why}")
+        self.identity = identity

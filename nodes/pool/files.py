@@ -1,0 +1,142 @@
+"""Preparations sealed on disk: one file each, named by its identity, encrypted under the node's storage key.
+
+A file under another name, under another key or with a changed byte does not open. Deleting a file does not overwrite
+it: what is left of it on the disk is as encrypted as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from nodes.private_files import PRIVATE_FOLDER, replace_private
+from nodes.store import StorageKey, StoreCorrupted
+from pets.errors import MALFORMED, LineupError
+from protocol.preparation import (
+    HolderPreparation,
+    Preparation,
+    RequesterPreparation,
+    RouterPreparation,
+    pack,
+    unpack,
+)
+from protocol.shown import kind_only
+
+log = logging.getLogger("lineup.pool")
+
+_COLUMN = "preparation"
+_NAME = "[0-9a-f]" * 64
+_KINDS: dict[str, type[Any]] = {
+    "requester": RequesterPreparation,
+    "router": RouterPreparation,
+    "holder": HolderPreparation,
+}
+
+
+class Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a file holds. `made`: seconds since 1970. `packed`: of `protocol.preparation.pack`."""
+
+    conversation: bytes
+    made: float
+    role: Literal["requester", "router", "holder"]
+    packed: bytes
+
+    __repr__ = kind_only
+
+
+class SealedFiles:
+    """The folder of them, made when it is first needed."""
+
+    def __init__(self, folder: Path, key: StorageKey) -> None:
+        self._folder = folder
+        self._key = key
+
+    def write(self, conversation: bytes, preparation: Preparation, made: float) -> int:
+        """Seal a preparation, whole and on disk before this returns; gives the bytes of its file.
+
+        Raises OSError for a disk that is full, OverflowError above 2 GB; there is no file then.
+        """
+        role = next(role for role, kind in _KINDS.items() if isinstance(preparation, kind))
+        content = Sealed(conversation, made, role, pack(preparation))  # type: ignore[arg-type]
+        name = preparation.identity.hex()
+        data = self._key.seal(msgspec.msgpack.encode(content), _COLUMN, name)
+        self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        try:
+            replace_private(self._folder / name, data)
+        except OSError:
+            with suppress(OSError):
+                (self._folder / f".{name}").unlink(missing_ok=True)
+            raise
+        return len(data)
+
+    def read(self, identity: bytes) -> tuple[bytes, float, Preparation]:
+        """Conversation, time and preparation of a file. Raises OSError, `StoreCorrupted`, `PreparationError`."""
+        name = identity.hex()
+        data = self._key.unseal((self._folder / name).read_bytes(), _COLUMN, name)
+        try:
+            content = msgspec.msgpack.decode(data, type=Sealed)
+        except MALFORMED:
+            raise StoreCorrupted(f"the {_COLUMN} of {name} was written by another version") from None
+        preparation: Preparation = unpack(content.packed, _KINDS[content.role])
+        if preparation.identity != identity:
+            raise StoreCorrupted(f"the {_COLUMN} of {name} is another one's")
+        return content.conversation, content.made, preparation
+
+    def size(self, identity: bytes) -> int:
+        """Bytes of a file."""
+        return (self._folder / identity.hex()).stat().st_size
+
+    def remove(self, identity: bytes) -> None:
+        """Delete a file, if there is one. What cannot be deleted is said in the log."""
+        try:
+            (self._folder / identity.hex()).unlink(missing_ok=True)
+        except OSError as error:
+            log.error(
+                "a preparation's file stays", extra={"preparation": identity.hex(), "error": type(error).__name__}
+            )
+
+    def listed(self) -> list[bytes]:
+        """Identities of all files. What writing left half done is deleted, what is none of these passed over."""
+        found = []
+        for path in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+            if path.match(_NAME) and path.is_file():
+                found.append(bytes.fromhex(path.name))
+            elif path.match(f".{_NAME}"):
+                with suppress(OSError):
+                    path.unlink()
+            else:
+                log.warning("passed over %a, which is no preparation's file", path.name[:80])
+        return found
+
+    def opened(self) -> Iterator[tuple[bytes, float, Preparation, int]]:
+        """Every file that opens, one at a time. One that does not is dropped with a line in the log."""
+        for identity in self.listed():
+            try:
+                conversation, made, preparation = self.read(identity)
+                size = self.size(identity)
+            except (OSError, LineupError) as error:
+                log.warning("a preparation that cannot be read is dropped", extra=fields(identity, error))
+                self.remove(identity)
+                continue
+            yield conversation, made, preparation, size
+
+
+def reseal(folder: Path, old: StorageKey, new: StorageKey) -> int:
+    """Encrypt every file anew; gives how many. May be interrupted and called again. What opens under neither stays."""
+    done = 0
+    for identity in SealedFiles(folder, new).listed():
+        path, name = folder / identity.hex(), identity.hex()
+        with suppress(StoreCorrupted):
+            replace_private(path, new.seal(old.unseal(path.read_bytes(), _COLUMN, name), _COLUMN, name))
+            done += 1
+    return done
+
+
+def fields(identity: bytes, error: Exception | None = None) -> dict[str, str | None]:
+    """What the log says of a preparation (`nodes.service.json_logs`)."""
+    return {"preparation": identity.hex(), "error": None if error is None else type(error).__name__}

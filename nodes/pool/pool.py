@@ -1,0 +1,310 @@
+"""`Pool`: what waits at a node, whatever its role; thread-safe.
+
+Where one goes: made (`admit`, `add` or `release`) -> waiting -> handed out (`take`) -> used (`spend`). `drop`, `expire`
+and `close` erase what waits. Used means claimed in the store, and the claim is there before anything else happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from nodes.config.preparations import Preparations
+from nodes.pool.entry import Entry, Waiting
+from nodes.pool.errors import UnknownPreparation
+from nodes.pool.files import SealedFiles, fields
+from nodes.store import GalleryStore, QueryReplayed, StorageKey, StoreError
+from pets.errors import LineupError
+from protocol.errors import PreparationSpent, QueryRefused
+from protocol.preparation import Preparation
+
+log = logging.getLogger("lineup.pool")
+
+FOLDER = "pool"  # in the node's folder
+STEP = "preparation"
+CLOCK_SECONDS = 600  # made later than this from now: the clock was set back, and no age can be told
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Since this node was started. `expired`: grew too old; `dropped`: erased unused otherwise; `refused`: no room."""
+
+    made: int = 0
+    spent: int = 0
+    expired: int = 0
+    dropped: int = 0
+    refused: int = 0
+
+
+class Pool:
+    """What waits at a node. `folder`: of sealed files, made when needed. `store`: has the claims of what was used.
+
+    Opening it reads what an earlier run sealed; what was used, grew too old or cannot be read is deleted.
+    """
+
+    def __init__(self, folder: Path, key: StorageKey, store: GalleryStore, policy: Preparations) -> None:
+        self._files = SealedFiles(folder, key)
+        self._store = store
+        self._policy = policy
+        self._lock = threading.RLock()
+        self._waiting: dict[bytes, Entry] = {}
+        self._taken: dict[bytes, Entry] = {}
+        self._making: dict[str, list[int]] = defaultdict(list)  # bytes of what is being made for a requester
+        self.counts = Counts()
+        self._load()
+
+    def admit(self, requester: str, size: int, now: float) -> None:
+        """Keep a place for one that is about to be made, of about `size` bytes; then call `add` or `release`.
+
+        Raises `QueryRefused` (capacity) if as many wait for this requester, or are being made, as may.
+        """
+        with self._lock:
+            self.expire(now)
+            waiting = [entry.waiting for entry in self._waiting.values() if entry.waiting.requester == requester]
+            making = self._making[requester]
+            number, limit = len(waiting) + len(making), self._policy.ready
+            total, most = sum(item.bytes for item in waiting) + sum(making) + size, self._policy.max_bytes
+            if number < limit and total <= most:
+                making.append(size)
+                return
+            self._count(refused=1)
+            if number >= limit:
+                raise QueryRefused("capacity", f"{number} preparations wait for {requester}, limit {limit}")
+            raise QueryRefused("capacity", f"preparations for {requester} would take {total} bytes, limit {most}")
+
+    def release(self, requester: str) -> None:
+        """One that was being made failed: its place is free again."""
+        with self._lock:
+            if self._making[requester]:
+                self._making[requester].pop(0)
+            if not self._making[requester]:
+                del self._making[requester]
+
+    def add(self, conversation: bytes, preparation: Preparation, now: float) -> None:
+        """Let one wait that was just made. The pool owns it now, and frees its memory where it goes to disk.
+
+        With a disk that is full it waits in memory. `PreparationSpent` if it was used here before; it is erased then.
+        """
+        identity = preparation.identity
+        expires = now + self._policy.max_age_hours * 3600
+        self.release(preparation.requester)
+        if preparation.spent or self._claimed(identity):
+            preparation.erase()
+            raise PreparationSpent(f"preparation {identity.hex()[:16]} was used already; it does not wait again")
+        size = self._seal(conversation, preparation, now) if self._policy.on_disk else None
+        entry = Entry.of(conversation, preparation, now, expires, size)
+        if size is not None:
+            preparation.erase()
+        with self._lock:
+            self._taken.pop(identity, None)
+            self._waiting[identity] = entry
+            self._count(made=1)
+
+    def find(self, holders: Collection[str], dim: int, preset: str, model: bytes, now: float) -> bytes | None:
+        """The oldest that serves a search of these holders; nobody else finds it any more. None: prepare one."""
+        wanted = frozenset(holders)
+        with self._lock:
+            for entry in sorted(self._waiting.values(), key=lambda entry: entry.waiting.made):
+                if not entry.reserved and _is_fresh(entry.waiting, now) and entry.serves(wanted, dim, preset, model):
+                    entry.reserved = True
+                    return entry.waiting.identity
+        return None
+
+    def ready(self, holders: Collection[str], dim: int, preset: str, model: bytes, now: float) -> int:
+        """How many `find` could give."""
+        wanted = frozenset(holders)
+        with self._lock:
+            free = [entry for entry in self._waiting.values() if not entry.reserved and _is_fresh(entry.waiting, now)]
+            return sum(entry.serves(wanted, dim, preset, model) for entry in free)
+
+    def take(self, identity: bytes, now: float, requester: str | None = None) -> Preparation:
+        """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
+
+        `requester`: who names it; another's stays where it is. Raises `UnknownPreparation` for what is not here, too
+        old, used before, made for somebody else, or made before a restore in which claims were lost.
+        """
+        with self._lock:
+            entry = self._waiting.get(identity)
+        if entry is None:
+            raise UnknownPreparation(identity, "does not wait here")
+        if requester is not None and requester != entry.waiting.requester:
+            raise UnknownPreparation(identity, f"was not made for {requester}")
+        why = self._unusable(entry.waiting, now)
+        with self._lock:
+            if self._waiting.pop(identity, None) is not entry:
+                raise UnknownPreparation(identity, "does not wait here any more")
+            self._taken[identity] = entry
+        if why is not None:
+            self._forget(entry)
+            raise UnknownPreparation(identity, why)
+        if entry.preparation is not None:
+            resting, entry.preparation = entry.preparation, None
+            return resting.wake()
+        try:
+            return self._files.read(identity)[2]
+        except (OSError, LineupError) as error:
+            log.warning("a sealed preparation is lost", extra=fields(identity, error))
+            self.drop(identity)
+            raise UnknownPreparation(identity, "cannot be read any more") from None
+
+    def spend(self, identity: bytes) -> None:
+        """Mark as used, once and for all; call it before anything that follows from it leaves.
+
+        The mark is on disk when this returns. Raises `PreparationSpent` the second time, by any process and after any
+        restart, and `QueryRefused` (internal) if the mark cannot be written: then it must not be used.
+        """
+        try:
+            self._claim(identity)
+        except QueryReplayed:
+            raise PreparationSpent(
+                f"preparation {identity.hex()[:16]} was used already; it serves one search"
+            ) from None
+        except StoreError as error:
+            log.error("the store cannot be used", extra=fields(identity, error))
+            raise QueryRefused("internal", str(error)) from error
+        finally:
+            self._remove(identity)
+        with self._lock:
+            self._count(spent=1)
+
+    def drop(self, identity: bytes) -> None:
+        """Give up one that was not used: it never is. Nothing happens if it is not here."""
+        try:
+            self._claim(identity)
+        except QueryReplayed:
+            pass
+        except StoreError as error:  # whoever has a copy of its file could put it back until it is too old
+            log.error("a preparation was erased, but not marked", extra=fields(identity, error))
+        if self._remove(identity):
+            with self._lock:
+                self._count(dropped=1)
+
+    def drop_where(self, gallery_root_is_not: bytes) -> int:
+        """Drop what was made for another version of the gallery; gives how many."""
+        return self._drop_all(lambda entry: entry.roots != {gallery_root_is_not})
+
+    def retain(self, requester: str, identities: Collection[bytes]) -> int:
+        """Drop what waits for a requester that says it has only these, after it lost its own; gives how many."""
+        kept = frozenset(identities)
+        return self._drop_all(lambda entry: entry.waiting.requester == requester and entry.waiting.identity not in kept)
+
+    def expire(self, now: float) -> int:
+        """Erase what is too old; gives how many."""
+        with self._lock:
+            entries = (*self._waiting.values(), *self._taken.values())
+            old = [entry for entry in entries if not _is_fresh(entry.waiting, now)]
+            for entry in old:
+                self._forget(entry)
+            self._count(expired=len(old))
+        return len(old)
+
+    def standing(self) -> list[Waiting]:
+        """What waits and nobody has found, the oldest first."""
+        with self._lock:
+            free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
+        return sorted(free, key=lambda waiting: waiting.made)
+
+    def identities(self, requester: str) -> frozenset[bytes]:
+        """Of what waits for a requester, or was handed out and not used so far."""
+        with self._lock:
+            entries = (*self._waiting.values(), *self._taken.values())
+            return frozenset(entry.waiting.identity for entry in entries if entry.waiting.requester == requester)
+
+    @property
+    def roots(self) -> frozenset[bytes]:
+        """Of the versions of galleries that something here, or handed out, was made for."""
+        with self._lock:
+            entries = (*self._waiting.values(), *self._taken.values())
+            return frozenset[bytes]().union(*(entry.roots for entry in entries))
+
+    def close(self) -> None:
+        """Erase what is only in memory."""
+        with self._lock:
+            for entry in self._waiting.values():
+                if entry.preparation is not None:
+                    entry.preparation.erase()
+            self._waiting.clear()
+
+    def _load(self) -> None:
+        now = time.time()
+        for conversation, made, preparation, size in self._files.opened():
+            expires = made + self._policy.max_age_hours * 3600
+            entry = Entry.of(conversation, preparation, made, expires, size)
+            preparation.erase()
+            why = self._unusable(entry.waiting, now)
+            if why is not None:
+                log.info("a sealed preparation %s and is deleted", why, extra=fields(entry.waiting.identity))
+                self._forget(entry)
+                continue
+            self._waiting[entry.waiting.identity] = entry
+
+    def _seal(self, conversation: bytes, preparation: Preparation, now: float) -> int | None:
+        try:
+            return self._files.write(conversation, preparation, now)
+        except (OSError, OverflowError) as error:
+            log.warning(
+                "a preparation could not be sealed and waits in memory", extra=fields(preparation.identity, error)
+            )
+            return None
+
+    def _unusable(self, waiting: Waiting, now: float) -> str | None:
+        """Why it must not be used; None if it may. Raises `QueryRefused` (internal) if the store does not say."""
+        if not _is_fresh(waiting, now):
+            return f"expired: it was made {now - waiting.made:.0f} s ago, limit {waiting.expires - waiting.made:.0f}"
+        try:
+            claimed, lost = self._claimed(waiting.identity), self._store.claims_lost_until
+        except StoreError as error:
+            log.error("the store cannot be used", extra=fields(waiting.identity, error))
+            raise QueryRefused("internal", str(error)) from error
+        if claimed:
+            return "was used already"
+        if lost is not None and waiting.made < lost + 1:  # the store counts whole seconds
+            return "was made before a restore that lost what was used"
+        return None
+
+    def _claimed(self, identity: bytes) -> bool:
+        return self._store.has_claimed(identity, STEP)
+
+    def _claim(self, identity: bytes) -> None:
+        self._store.claim_query(identity, identity, datetime.now(timezone.utc), step=STEP)
+
+    def _remove(self, identity: bytes) -> bool:
+        """Erase it here; whether it was here. What was handed out is its owner's to erase, but for the file."""
+        with self._lock:
+            entry = self._waiting.get(identity) or self._taken.get(identity)
+            if entry is not None:
+                self._forget(entry)
+        if entry is None:
+            self._files.remove(identity)
+        return entry is not None
+
+    def _forget(self, entry: Entry) -> None:
+        identity = entry.waiting.identity
+        with self._lock:
+            self._waiting.pop(identity, None)
+            self._taken.pop(identity, None)
+        if entry.preparation is not None:
+            entry.preparation.erase()
+        if entry.waiting.on_disk:
+            self._files.remove(identity)
+
+    def _drop_all(self, which: Callable[[Entry], bool]) -> int:
+        with self._lock:
+            found = [entry.waiting.identity for entry in self._waiting.values() if which(entry)]
+        for identity in found:
+            self.drop(identity)
+        return len(found)
+
+    def _count(self, **more: int) -> None:
+        changed = {name: getattr(self.counts, name) + number for name, number in more.items()}
+        self.counts = replace(self.counts, **changed)
+
+
+def _is_fresh(waiting: Waiting, now: float) -> bool:
+    return waiting.made - CLOCK_SECONDS <= now < waiting.expires

@@ -1,0 +1,175 @@
+"""What holder and router do when a requester opens a conversation: they prepare, or search with what was prepared."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nodes.config.names import Purpose
+from nodes.config.schema import Role
+from nodes.pool import UnknownPreparation
+from nodes.query.gate import Gate
+from nodes.store import StoreError
+from pets.errors import ParameterError
+from protocol.announcing import Plan, digest_of, parties_of
+from protocol.errors import QueryRefused
+from protocol.messages import Prepare, Search
+from protocol.party import Context, Party
+from protocol.preparation import HolderPreparation, Preparation, RouterPreparation
+from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
+from protocol.searching import SearchingHolder, SearchingRouter
+
+if TYPE_CHECKING:
+    from nodes.service.node import Node
+
+log = logging.getLogger("lineup.node")
+
+ROW_BYTES = 12  # what a holder keeps of each row in a preparation that waits
+
+
+class Answering:
+    """`machine` is asked before anything is done, `ended` when it is over: what was made then waits in the pool."""
+
+    def __init__(self, node: Node, gate: Gate) -> None:
+        self._node = node
+        self._gate = gate
+        self._roots: dict[bytes, bytes] = {}  # of the galleries that preparations were made for, by their identities
+
+    @property
+    def roots(self) -> frozenset[bytes]:
+        """Of the versions of the gallery that preparations wait for."""
+        waiting = {item.identity for item in self._node.pool.standing()}
+        self._roots = {identity: root for identity, root in self._roots.items() if identity in waiting}
+        return frozenset(self._roots.values())
+
+    def machine(self, announce: Prepare | Search, conversation: bytes) -> Party:
+        """The party that this node is in a conversation. Raises `QueryRefused`, and what the gate raises."""
+        if self._node.config.role is Role.REQUESTER:
+            raise QueryRefused("state", f"{self._node.name} is a requester and answers no queries")
+        if isinstance(announce, Prepare):
+            return self._prepare(announce, conversation)
+        return self._search(announce, conversation)
+
+    def ended(self, machine: Party, recorded: bool) -> None:
+        """A conversation is over. What was made waits from now on; without records it is erased.
+
+        Raises OSError where it cannot be noted what made it: it is erased then too.
+        """
+        if isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder)):
+            self._keep(machine, recorded)
+        elif isinstance(machine, (SearchingRouter, SearchingHolder)):
+            if isinstance(machine, SearchingHolder):
+                self._node.galleries.give_back(machine.live.now)
+            if not machine.preparation.spent:
+                self._give_up(machine.preparation)
+
+    def _keep(self, machine: PreparingRequester | PreparingRouter | PreparingHolder, recorded: bool) -> None:
+        made = machine.preparation
+        try:
+            if made is not None and made.rings and recorded:
+                self._node.keeper.keep_preparation(machine)
+        except BaseException:
+            recorded = False
+            raise
+        finally:
+            if made is not None and not recorded:
+                made.erase()
+            if not isinstance(machine, PreparingRequester):  # which may use it now, and puts it by itself
+                self._put_by(machine)
+
+    def _put_by(self, machine: PreparingRouter | PreparingHolder) -> None:
+        made = machine.preparation
+        if made is None or not made.rings:
+            self._node.pool.release(machine.parties.requester)
+            return
+        if isinstance(machine, PreparingHolder):
+            self._roots[made.identity] = machine.gallery.root
+        self._node.pool.add(machine.query, made, time.time())
+
+    def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
+        self._gate.admit_preparation(announce, conversation)
+        try:
+            plan = Plan.announced(announce)
+        except ParameterError as error:
+            raise QueryRefused("parameters", str(error)) from None
+        context = self._context(announce, conversation)
+        if self._node.config.role is Role.ROUTER:
+            self._node.pool.admit(announce.requester, 0, time.time())  # it learns how many rows from the holders
+            return PreparingRouter(context)
+        gallery = self._node.galleries.current(announce.preset, plan.dim, plan.model)
+        size = ROW_BYTES * gallery.blocks * plan.params.n + 8 * plan.params.n * plan.dim
+        self._node.pool.admit(announce.requester, size, time.time())
+        return PreparingHolder(context, gallery)
+
+    def _search(self, announce: Search, conversation: bytes) -> Party:
+        self._gate.check(announce, conversation)
+        if not self._waits(announce):
+            raise UnknownPreparation(announce.preparation, f"of {announce.requester} does not wait here")
+        self._gate.admit(announce, conversation)
+        made = self._node.pool.take(announce.preparation, time.time(), announce.requester)
+        try:
+            if self._node.config.role is Role.HOLDER:
+                return self._searching_holder(announce, conversation, made)
+            if not isinstance(made, RouterPreparation):
+                raise UnknownPreparation(made.identity, "was not made by a router")
+            return SearchingRouter(self._context(announce, conversation), made)
+        except BaseException:
+            self._give_up(made)
+            raise
+
+    def _waits(self, announce: Search) -> bool:
+        """Looked at first: what was not prepared uses up no quota, and a quota that is used up no preparation."""
+        wanted = announce.preparation, announce.requester
+        return any((item.identity, item.requester) == wanted for item in self._node.pool.standing())
+
+    def _searching_holder(self, announce: Search, conversation: bytes, made: Preparation) -> SearchingHolder:
+        ring = made.rings.get(self._node.name)
+        if ring is None or not isinstance(made, HolderPreparation):
+            raise UnknownPreparation(made.identity, "was not made by this holder")
+        context = self._answering(announce, conversation)
+        assert announce.warrant is not None  # the gate has checked it
+        purpose, empty = Purpose(announce.warrant.purpose), (made.dim, made.model)
+        lent = self._node.galleries.lend(made.preset, ring.root, empty, purpose)
+        if lent is None:
+            raise UnknownPreparation(made.identity, "is for a version of the gallery that is gone")
+        gallery, live = lent
+        try:
+            return SearchingHolder(context, gallery, made, live)
+        except BaseException:
+            self._node.galleries.give_back(live)
+            raise
+
+    def _context(self, announce: Prepare | Search, conversation: bytes) -> Context:
+        """What a party of any role and conversation is told."""
+        node = self._node
+        threads = node.threads if isinstance(announce, Search) else node.preparing_threads
+        parties = parties_of(announce)
+        return Context(
+            node.name, conversation, parties, threads, notary=node.notary, admitted=digest_of(announce),
+            accept=node.pool.spend,
+        )  # fmt: skip
+
+    def _answering(self, announce: Search, conversation: bytes) -> Context:
+        """And a holder in a search."""
+        return replace(
+            self._context(announce, conversation),
+            keep=self._node.keeper.keep_holder,
+            answer=partial(self._gate.answer, announce),
+            release=partial(self._release, announce, conversation),
+        )
+
+    def _release(self, announce: Search, query: bytes, references: tuple[str, ...]) -> None:
+        """Count and note what is about to be released; refused, or not written down, nothing of it leaves."""
+        self._gate.release(announce, references)
+        assert self._node.follow_up is not None
+        try:
+            self._node.follow_up.disclosed(query, announce.requester, references)
+        except StoreError as error:
+            raise QueryRefused("internal", str(error)) from error
+
+    def _give_up(self, made: Preparation) -> None:
+        self._node.pool.drop(made.identity)
+        made.erase()

@@ -1,0 +1,106 @@
+"""The galleries that a holder prepares with and searches, one for each preset, and who of them a purpose may find."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from datetime import datetime, timezone
+
+import numpy as np
+
+from nodes.config.names import Purpose
+from nodes.config.schema import NodeConfig
+from nodes.evidence.keeper import Keeper
+from nodes.service.guard import Guard
+from nodes.store import EmptyStore, GalleryStore
+from nodes.store.derived import DerivedGallery, Live, salt_seed
+from pets.errors import LineupError
+from pets.params import preset
+from protocol.errors import QueryRefused
+from protocol.gallery import Gallery
+
+log = logging.getLogger("lineup.node")
+
+
+class Galleries:
+    """A preparation knows no purpose, so a gallery holds everybody whom any purpose served here may find.
+
+    A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29).
+    """
+
+    def __init__(self, config: NodeConfig, store: GalleryStore, keeper: Keeper, guard: Guard, threads: int) -> None:
+        self._policy = config.policy
+        self._store, self._guard, self._threads = store, guard, threads
+        self._salt_seed = salt_seed(keeper.folder, keeper.key)
+        self._derived: dict[str, DerivedGallery] = {}
+
+    def current(self, name: str, dim: int, model: bytes) -> Gallery:
+        """What is prepared now, for a preset. Raises `QueryRefused` (internal) if the gallery cannot be used."""
+        try:
+            self._guard.meet(self._store)
+            return self.of(name).current(_now())
+        except EmptyStore:
+            return self._nobody(name, dim, model)
+        except LineupError as error:
+            raise _unusable(error) from error
+
+    def lend(self, name: str, root: bytes, empty: tuple[int, bytes], purpose: Purpose) -> tuple[Gallery, Live] | None:
+        """The version that was prepared, and who of it may be found, until `give_back`; None if it is not here.
+
+        `empty`: dimension and model, for the version of a holder that held nobody. Raises `QueryRefused` (internal).
+        """
+        nobody = self._nobody(name, *empty)
+        if root == nobody.root:
+            return nobody, np.zeros(0, np.bool_)
+        try:
+            self._guard.meet(self._store)
+            return self.of(name).lend(root, _now(), self._policy.searched(purpose))
+        except LineupError as error:
+            raise _unusable(error) from error
+
+    def give_back(self, live: Live) -> None:
+        """The search that was lent these bits is over."""
+        for derived in self.all:
+            derived.give_back(live)
+
+    def follow(self, roots: Collection[bytes]) -> int:
+        """Let go of whoever was forgotten, and of versions that nobody needs; gives how many rows were overwritten.
+
+        `roots`: of the versions that preparations wait for.
+        """
+        gone = 0
+        for derived in self.all:
+            gone += derived.erase_gone(_now())
+            derived.keep_only(roots)
+        return gone
+
+    def of(self, name: str) -> DerivedGallery:
+        """The gallery of a preset."""
+        made = self._derived.get(name)
+        if made is None:
+            found = (self._policy.searched(purpose) for purpose in self._policy.purposes)
+            made = DerivedGallery(
+                self._store,
+                preset(name),
+                categories=frozenset().union(*found),
+                salt_seed=self._salt_seed,
+                threads=self._threads,
+            )
+        return self._derived.setdefault(name, made)
+
+    @property
+    def all(self) -> list[DerivedGallery]:
+        """Of all presets that were asked for."""
+        return list(self._derived.values())
+
+    def _nobody(self, name: str, dim: int, model: bytes) -> Gallery:
+        return Gallery.hold(np.empty((0, dim), np.int8), preset(name), (), model, self._salt_seed)
+
+
+def _unusable(error: LineupError) -> QueryRefused:
+    log.error("no gallery", extra={"error": type(error).__name__})
+    return QueryRefused("internal", "the gallery cannot be used")
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,112 @@
+"""Preparations at the requester's node: found among those that wait, or made now."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nodes.query.driver import QueryDriver
+from nodes.service.operator_api import Progress
+from protocol.announcing import Plan
+from protocol.errors import PreparationSpent, QueryRefused
+from protocol.messages import JoinedPreparation, PreparedBlocks
+from protocol.party import Context
+from protocol.preparation import Preparation, RequesterPreparation
+from protocol.preparing import PreparingRequester
+from protocol.roles import Parties
+from protocol.session import Event
+
+if TYPE_CHECKING:
+    from nodes.service.node import Node
+
+Told = Callable[[Progress], None]
+
+
+class Tally:
+    """Rows that holders have scored for a preparation, of how many: read off its frames, in any thread."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.rows = 0
+        self.of = 0
+        self._block_bytes = 8 * plan.params.n
+        self._n = plan.params.n
+
+    def __call__(self, event: Event) -> None:
+        """Take a frame into account."""
+        if event.direction != "received":
+            return
+        if isinstance(event.message, JoinedPreparation):
+            self.of += self._n * (event.message.blocks or 0)
+        elif isinstance(event.message, PreparedBlocks):
+            self.rows += self._n * (len(event.message.data) // self._block_bytes)
+
+
+@dataclass(frozen=True)
+class Making:
+    """A preparation that was tried: its machine tells what came of it."""
+
+    driver: QueryDriver
+    machine: PreparingRequester
+
+    @property
+    def made(self) -> RequesterPreparation | None:
+        """What was made, with the rings that were finished; None if none was."""
+        made = self.machine.preparation
+        return made if made is not None and made.rings else None
+
+
+class Preparer:
+    """Takes and makes preparations for a requester's node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def waiting(self, holders: Collection[str], plan: Plan) -> RequesterPreparation | None:
+        """One that waits and serves these holders; the caller owns it. None: there is none."""
+        pool = self._node.pool
+        while True:
+            now = time.time()
+            identity = pool.find(holders, plan.dim, plan.params.preset, plan.model, now)
+            if identity is None:
+                return None
+            try:
+                made = pool.take(identity, now)
+            except (QueryRefused, PreparationSpent):  # it cannot be read any more, or was used
+                continue
+            if isinstance(made, RequesterPreparation):
+                return made
+            self.give_up(made)
+
+    async def make(self, router: str, holders: Sequence[str], plan: Plan, told: Told | None = None) -> Making:
+        """Try to make one, and wait until that is over."""
+        node = self._node
+        parties = Parties(node.name, router, tuple(holders))
+        conversation = secrets.token_bytes(16)
+        machine = PreparingRequester(
+            Context(node.name, conversation, parties, node.preparing_threads, notary=node.notary), plan
+        )
+        tally = Tally(plan)
+        driver = node.drive(machine, tally)
+        while not driver.finished:
+            if told is not None:
+                told(Progress("preparing", tally.rows, tally.of))
+            driver.changed.clear()
+            await driver.changed.wait()
+        return Making(driver, machine)
+
+    def put_by(self, making: Making) -> bool:
+        """Let what was made wait; False if nothing was. Raises OSError if it cannot be kept: it is erased then."""
+        made = making.made
+        if made is None:
+            return False
+        self._node.pool.add(making.machine.query, made, time.time())
+        return True
+
+    def give_up(self, made: Preparation) -> None:
+        """Not to be used any more. Nothing happens to one that was."""
+        if not made.spent:
+            self._node.pool.drop(made.identity)
+        made.erase()

@@ -1,0 +1,192 @@
+"""Keeps a requester's node supplied with preparations, and both sides agreed on which there are.
+
+What its last search or `lineup prepare` wanted is made again, when nothing else is under way, until `ready` wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from nodes.pool import Pool
+from nodes.private_files import replace_private
+from nodes.service.operator_api import HolderAnswer, PrepareReport, PrepareRequest, Progress
+from nodes.service.preparer import Making, Preparer, Told
+from nodes.transport.outbox import PeerRefused
+from pets.errors import MALFORMED, LineupError
+from pets.params import preset
+from protocol.announcing import Plan
+from protocol.messages import Digest
+
+if TYPE_CHECKING:
+    from nodes.service.requester import AskingNode
+
+log = logging.getLogger("lineup.supply")
+
+PREPARED = "/v1/prepared"  # where a peer takes the list of what a requester has
+FILE = "wanted.json"
+SIDE_BY_SIDE = 4  # they share passes over the galleries
+LOOK_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 900.0  # after failures
+COMPARE_SECONDS = 600.0
+SETTLED_SECONDS = 60.0  # a peer may put one away a little later than this node
+
+Why = Callable[[Making, Sequence[str]], Mapping[str, HolderAnswer]]
+Identities = Annotated[list[Digest], msgspec.Meta(max_length=1000)]
+
+
+class Supply:
+    """Of one requester's node. `why`: by holder, why a preparation that was tried has no ring of it."""
+
+    def __init__(self, node: AskingNode, preparer: Preparer, why: Why) -> None:
+        self._node = node
+        self._preparer = preparer
+        self._why = why
+        self._file = node.keeper.folder / FILE
+        self._compared = -COMPARE_SECONDS
+
+    async def prepare(
+        self, request: PrepareRequest, told: Told = lambda _: None, stop: asyncio.Event | None = None
+    ) -> PrepareReport:
+        """Make some, a few side by side; begins no more once a holder refuses or is silent, or `stop` is set.
+
+        Raises `InputError` for holders or parameters that this node does not know.
+        """
+        self.check(request)
+        started = time.perf_counter()
+        await self.compare(at_once=True)
+        rows = [Progress("preparing")] * request.count
+        refused: dict[str, HolderAnswer] = {}
+        made, begun = 0, 0
+
+        def tell(index: int, progress: Progress) -> None:
+            rows[index] = progress
+            each = max(one.of for one in rows)
+            told(Progress("preparing", sum(one.rows for one in rows), each * request.count, made, request.count))
+
+        async def work() -> None:
+            nonlocal made, begun
+            while begun < request.count and not refused and not (stop is not None and stop.is_set()):
+                index, begun = begun, begun + 1
+                making = await self._make(request, partial(tell, index))
+                refused.update(self._why(making, request.holders))
+                made += await asyncio.to_thread(self._preparer.put_by, making)
+
+        await asyncio.gather(*(work() for _ in range(min(SIDE_BY_SIDE, request.count))))
+        if made:
+            await asyncio.to_thread(self.want, request)
+        return PrepareReport(made, request.count, time.perf_counter() - started, refused)
+
+    def check(self, request: PrepareRequest) -> None:
+        """Raise `InputError` unless this node can ask for it, `PeerRefused` (capacity) while it shuts down."""
+        self._node.check_holders(request.holders)
+        plan_of(request)
+        if self._node.draining:
+            raise PeerRefused(self._node.name, "capacity")
+
+    def want(self, request: PrepareRequest) -> None:
+        """Note what is to be kept ready from now on, also after a restart. It says nothing of any probe."""
+        wanted = msgspec.structs.replace(request, count=1)
+        if wanted == self.wanted:
+            return
+        try:
+            replace_private(self._file, msgspec.json.encode(wanted))
+        except OSError as error:
+            log.warning("not noted what to keep ready", extra={"error": type(error).__name__})
+
+    @property
+    def wanted(self) -> PrepareRequest | None:
+        """What is to be kept ready; None before anything was asked for."""
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=PrepareRequest)
+        except (OSError, *MALFORMED):
+            return None
+
+    @property
+    def missing(self) -> int:
+        """How many of what is wanted do not wait so far."""
+        wanted = self.wanted
+        if wanted is None:
+            return 0
+        ready = self._node.pool.ready(wanted.holders, wanted.dim, wanted.preset, wanted.model, time.time())
+        return max(0, self._node.config.preparations.ready - ready)
+
+    async def run_for_ever(self) -> None:
+        """Refill and compare, as long as the node runs. Failures only make the pauses longer."""
+        pause = LOOK_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                well = await self.round()
+            except Exception as error:  # whatever it is, the next round may work
+                log.warning("preparing failed", extra={"error": type(error).__name__})
+                well = False
+            pause = LOOK_SECONDS if well else min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def round(self) -> bool:
+        """Make one that is missing, if nothing else is under way. False if that failed."""
+        node = self._node
+        await asyncio.to_thread(node.pool.expire, time.time())
+        if node.draining or node.drivers:
+            return True
+        await self.compare()
+        wanted = await asyncio.to_thread(lambda: self.wanted if self.missing else None)
+        if wanted is None:
+            return True
+        making = await self._make(wanted)
+        for name, answer in self._why(making, wanted.holders).items():
+            log.warning("not prepared", extra={"peer": name, "code": answer.reason, "by": answer.by})
+        return await asyncio.to_thread(self._preparer.put_by, making)
+
+    async def compare(self, at_once: bool = False) -> None:
+        """Tell every peer which preparations this node has, now and then: each drops what the other lost.
+
+        Not while one is being made: it may be there at one side and not yet at the other.
+        """
+        late = time.monotonic() - self._compared >= COMPARE_SECONDS
+        if self._node.preparers or not (late or at_once):
+            return
+        self._compared = time.monotonic()
+        waiting = await asyncio.to_thread(self._node.pool.standing)
+        asked = {self._node.router}.union(*(one.holders for one in waiting), self.wanted.holders if self.wanted else ())
+        await asyncio.gather(*(self._compare_with(peer) for peer in sorted(asked)))
+
+    async def _compare_with(self, peer: str) -> None:
+        node = self._node
+        mine = await asyncio.to_thread(node.pool.identities, node.name)
+        try:
+            told = await node.transport.tell(peer, PREPARED, msgspec.msgpack.encode(sorted(mine)))
+            lost = set(msgspec.msgpack.decode(told, type=Identities)) & mine
+        except (LineupError, *MALFORMED) as error:
+            log.info("preparations not compared", extra={"peer": peer, "error": type(error).__name__})
+            return
+        settled = time.time() - SETTLED_SECONDS
+        for one in node.pool.standing():
+            if one.identity in lost and one.made < settled and peer in (node.router, *one.holders):
+                log.info("dropped: its peer lost its part", extra={"peer": peer, "preparation": one.identity.hex()})
+                await asyncio.to_thread(node.pool.drop, one.identity)
+
+    async def _make(self, request: PrepareRequest, told: Told | None = None) -> Making:
+        return await self._preparer.make(self._node.router, request.holders, plan_of(request), told)
+
+
+def compare(pool: Pool, requester: str, listed: bytes) -> bytes:
+    """At holder and router: drop what a requester has no more; tells which of its preparations are not here.
+
+    Raises what msgspec raises for a list that is none.
+    """
+    theirs = msgspec.msgpack.decode(listed, type=Identities)
+    pool.retain(requester, theirs)
+    mine = pool.identities(requester)
+    return msgspec.msgpack.encode([identity for identity in theirs if identity not in mine])
+
+
+def plan_of(request: PrepareRequest) -> Plan:
+    """What is to be prepared. Raises `ParameterError`."""
+    return Plan(preset(request.preset), request.dim, request.model)

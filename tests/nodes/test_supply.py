@@ -1,0 +1,252 @@
+"""Nodes prepare before there is a probe: for the operator, by themselves, within bounds, and both sides know which."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodes.config.schema import operator_name
+from nodes.pool import Pool
+from nodes.service import supply as supplying
+from nodes.service.operator_api import HolderAnswer, Line, PrepareReport, PrepareRequest
+from nodes.service.requester import AskingNode
+from nodes.service.supply import PREPARED, Supply
+from protocol.terms import SYNTHETIC_MODEL
+from tests.kit.federation import DE, DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
+from tests.kit.network import AsgiNetwork, Network, running
+from tests.kit.ring import RING
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return found(tmp_path, people(rows=130))
+
+
+def wanted(count: int = 1, holders: tuple[str, ...] = HOLDERS, **changes: Any) -> PrepareRequest:
+    return PrepareRequest(
+        **{"holders": holders, "count": count, "dim": DIM, "model": SYNTHETIC_MODEL, "preset": RING.preset, **changes}
+    )
+
+
+def supply_of(network: Network) -> Supply:
+    node = network.nodes[FR]
+    assert isinstance(node, AskingNode)
+    return node.supply
+
+
+def waiting(network: Network) -> dict[str, int]:
+    return {name: len(node.pool.standing()) for name, node in network.nodes.items()}
+
+
+async def ask(network: AsgiNetwork, body: PrepareRequest, caller: str = operator_name(FR)) -> tuple[int, list[Line]]:
+    async with network.client(caller, FR) as client:
+        answer = await client.post("/operator/v1/prepare", content=msgspec.json.encode(body), timeout=60)
+        if answer.status_code != 200:
+            return answer.status_code, [msgspec.json.decode(answer.content, type=Line)]
+        return 200, [msgspec.json.decode(line, type=Line) for line in answer.content.splitlines()]
+
+
+async def status(network: AsgiNetwork, name: str) -> Any:
+    async with network.client(operator_name(name), name) as client:
+        return (await client.get("/operator/v1/status")).json()["preparations"]
+
+
+def test_what_was_prepared_waits_everywhere_and_a_search_uses_it(federation: Federation) -> None:
+    hit = request(federation.people.hit)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            code, lines = await ask(network, wanted(2))
+            assert code == 200
+            assert bytes(lines[-1].report)
+            report = msgspec.json.decode(lines[-1].report, type=PrepareReport)
+            assert (report.made, report.asked, report.refused) == (2, 2, {})
+            assert all(line.progress is not None for line in lines[:-1])
+            await network.settle()
+            assert waiting(network) == dict.fromkeys((FR, ES, DE, EU), 2)
+            for name in (FR, ES, DE, EU):
+                told = await status(network, name)
+                assert (told["made"], told["spent"], told["being_made"]) == (2, 0, 0)
+                assert {one["requester"] for one in told["waiting"]} == {FR}
+                assert told["per_day"] > 0
+            assert {tuple(one["holders"]) for one in (await status(network, FR))["waiting"]} == {tuple(sorted(HOLDERS))}
+            assert (await status(network, FR))["quota_per_day"] is None
+            assert (await status(network, ES))["quota_per_day"] == 2000
+            searched = await network.search(hit)
+            assert searched.prepared == "waiting"
+            assert searched.answers == federation.expected(hit)
+            await network.settle()
+            assert waiting(network) == dict.fromkeys((FR, ES, DE, EU), 1)
+            metrics = network.nodes[ES].metrics.render().decode()
+            labels = '{node="ES",role="holder"}'
+            for name, value in (("waiting", 1), ("made_total", 2), ("spent_total", 1), ("expired_total", 0)):
+                assert f"lineup_preparations_{name}{labels} {value}.0" in metrics
+            assert f"lineup_preparation_seconds_count{labels} 2.0" in metrics
+
+    asyncio.run(body())
+
+
+def test_only_the_operator_may_prepare_and_a_wrong_wish_is_refused_by_name(federation: Federation) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            for caller in (ES, EU, operator_name(ES)):
+                assert (await ask(network, wanted(), caller))[0] == 403
+            code, (line,) = await ask(network, wanted(holders=(ES, "XX")))
+            assert code == 422
+            assert line.message == "XX is no holder among the peers of FR: DE, ES"
+            code, (line,) = await ask(network, wanted(holders=(ES, ES)))
+            assert line.message == "a holder is named twice: ES, ES"
+            code, (line,) = await ask(network, wanted(dim=9))
+            assert code == 422
+            assert "9" in (line.message or "")
+            async with network.client(operator_name(ES), ES) as client:
+                answer = await client.post("/operator/v1/prepare", content=msgspec.json.encode(wanted()))
+                assert answer.status_code == 403
+
+    asyncio.run(body())
+
+
+def test_a_holder_lets_no_more_wait_than_its_policy_says_and_the_rest_is_told(federation: Federation) -> None:
+    federation.configure(ES, ready=2)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            report = await supply_of(network).prepare(wanted(6))
+            await network.settle()
+            assert (report.made, report.asked) == (2, 6)
+            assert report.refused == {ES: HolderAnswer("refused", reason="capacity", by=ES)}
+            assert waiting(network)[ES] == 2
+            assert network.nodes[ES].pool.counts.refused > 0
+            # what failed there is no longer counted anywhere
+            assert waiting(network)[FR] == 2
+            assert (await supply_of(network).prepare(wanted(1, (DE,)))).made == 1
+
+    asyncio.run(body())
+
+
+def test_what_a_restarted_requester_lost_takes_no_places_at_the_others(federation: Federation) -> None:
+    for name in (ES, DE, EU):
+        federation.configure(name, ready=2)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert (await supply_of(network).prepare(wanted(2))).made == 2
+            await network.settle()
+            await network.restart(FR)
+            assert waiting(network) == {FR: 0, ES: 2, DE: 2, EU: 2}
+            assert (await supply_of(network).prepare(wanted(2))).made == 2
+            await network.settle()
+            assert waiting(network) == dict.fromkeys((FR, ES, DE, EU), 2)
+
+    asyncio.run(body())
+
+
+def test_what_a_restarted_holder_lost_is_dropped_here_before_anybody_asks(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supplying, "SETTLED_SECONDS", 0.0)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
+            assert (await supply_of(network).prepare(wanted(1, (DE,)))).made == 1
+            await network.settle()
+            await network.restart(ES)
+            await supply_of(network).compare(at_once=True)
+            (left,) = network.nodes[FR].pool.standing()
+            assert left.holders == (DE,)
+
+    asyncio.run(body())
+
+
+def test_a_peer_learns_and_drops_nothing_of_another_requester(federation: Federation) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert (await supply_of(network).prepare(wanted(1))).made == 1
+            await network.settle()
+            (mine,) = network.nodes[FR].pool.standing()
+            pool: Pool = network.nodes[ES].pool
+            assert msgspec.msgpack.decode(supplying.compare(pool, "IT", msgspec.msgpack.encode([mine.identity])))
+            assert supplying.compare(pool, "IT", msgspec.msgpack.encode([])) == msgspec.msgpack.encode([])
+            assert waiting(network)[ES] == 1
+            for caller in (DE, EU, operator_name(FR)):  # holder, router, and no node at all
+                async with network.client(caller, ES) as client:
+                    assert (await client.post(PREPARED, content=msgspec.msgpack.encode([]))).status_code == 403
+            async with network.client(FR, ES) as client:
+                for bad in (
+                    b"",
+                    b"\xff",
+                    msgspec.msgpack.encode([b"short"]),
+                    msgspec.msgpack.encode([bytes(32)] * 1001),
+                ):
+                    assert (await client.post(PREPARED, content=bad)).status_code == 400
+            assert waiting(network)[ES] == 1
+
+    asyncio.run(body())
+
+
+def test_what_a_search_used_is_made_again_when_nothing_is_under_way(federation: Federation) -> None:
+    federation.configure(FR, ready=2)
+    nobody = request(federation.people.nobody)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            supply = supply_of(network)
+            assert supply.missing == 0, "nobody has asked for anything"
+            assert await supply.round()
+            assert (await network.search(nobody)).prepared == "now"
+            await network.settle()
+            for left in (2, 1, 0, 0):
+                assert supply.missing == left
+                assert await supply.round()
+                await network.settle()
+            assert waiting(network) == dict.fromkeys((FR, ES, DE, EU), 2)
+            assert (await network.search(nobody)).prepared == "waiting"
+            await network.restart(FR)
+            assert supply_of(network).missing == 2, "what is wanted outlives a restart"
+
+    asyncio.run(body())
+
+
+def test_a_holder_that_is_gone_is_named_and_nothing_of_it_is_kept(federation: Federation) -> None:
+    for name in (FR, DE, EU):
+        federation.configure(name, read_timeout_seconds=2)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            await network.kill(ES)
+            started = time.monotonic()
+            report = await supply_of(network).prepare(wanted(3))
+            assert report.made == 0
+            assert report.refused[ES].status == "unreachable"
+            assert time.monotonic() - started < 30
+
+    asyncio.run(body())
+
+
+def test_pools_on_disk_outlive_a_restart_of_every_node(federation: Federation) -> None:
+    for name in (FR, ES, DE, EU):
+        federation.configure(name, on_disk="true")
+    hit = request(federation.people.hit)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert (await supply_of(network).prepare(wanted(1))).made == 1
+            await network.settle()
+            for name in (FR, ES, DE, EU):
+                await network.restart(name)
+            assert waiting(network) == dict.fromkeys((FR, ES, DE, EU), 1)
+            searched = await network.search(hit)
+            assert searched.prepared == "waiting"
+            assert searched.answers == federation.expected(hit)
+            await network.settle()
+            assert not [path for name in (FR, ES, DE, EU) for path in (federation.folder(name) / "pool").iterdir()]
+
+    asyncio.run(body())
