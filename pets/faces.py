@@ -33,6 +33,10 @@ MIN_FACE_SIDE = 40  # pixels; below it the 112-pixel input of the embedder is mo
 DETECTION_SCORE = 0.6
 # Tried in turn until a face is found: ordinary photos, a face that fills the frame, a small face in a large photo.
 DETECTION_SIDES = (640, 128, 1280)
+# A detector finds many a face that lies on its side or stands on its head, and puts the landmarks where they would be
+# upright: the template is then of nobody. Of 134 photos of LFW the score was highest in the right position every time,
+# 0.900 to 0.957 there and at most 0.918 in the others: from this score on the others are not tried.
+UPRIGHT_SCORE = 0.93
 # Version of everything between the photo and the embedder's input that changes the template; part of the identity.
 ALIGNMENT = "similarity-5-landmarks-112-v1"
 
@@ -45,7 +49,8 @@ Image = NDArray[np.uint8]
 class Embedded:
     """One face. `template`: (d,) float32 unit vector. `box`: left, top, right, bottom, and `face_side`: the shorter
     side of the box, in pixels of the photo. `score`: the detector's confidence, 0 to 1. `landmarks`: (5, 2) float32,
-    pixels: eyes, nose and corners of the mouth, those on the left of the photo first. `faces`: to choose from.
+    pixels: eyes, nose and corners of the mouth, those on the left of the upright face first. `faces`: to choose from.
+    `turned`: quarter turns clockwise by which the photo is off; 0 to 3.
     """
 
     template: NDArray[np.float32] = field(repr=False)
@@ -54,6 +59,7 @@ class Embedded:
     face_side: float
     landmarks: NDArray[np.float32]
     faces: int = 1
+    turned: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class _Face:
     box: tuple[float, float, float, float]
     score: float
     landmarks: NDArray[np.float32]  # (5, 2), pixels
+    turned: int = 0
 
     @property
     def side(self) -> float:
@@ -126,7 +133,8 @@ class FaceModel:
 
         `photo`: a file, or (height, width, 3) uint8 in BGR order, which errors call `name`. With
         `largest`, the largest of several faces.
-        Faces under 40 pixels are not counted beside one that is more than twice as large.
+        Faces under 40 pixels are not counted beside one that is more than twice as large. A photo that lies on its side
+        or stands on its head is found out by trying all four positions.
         Raises `UnreadablePhoto`, `NoFace`, `SeveralFaces` or `FaceTooSmall`.
         """
         if isinstance(photo, Path):
@@ -139,7 +147,7 @@ class FaceModel:
             image = np.ascontiguousarray(image[:, ::-1])
         face, faces = _choose(self._detect(image), name, largest)
         template = self._template(image, face, name)
-        return Embedded(template, face.box, face.score, face.side, face.landmarks, faces)
+        return Embedded(template, face.box, face.score, face.side, face.landmarks, faces, face.turned)
 
     def embed_each(
         self,
@@ -166,13 +174,34 @@ class FaceModel:
         """
         found = sorted(self._detect(_check_image(image)), key=lambda face: -face.side)
         return [
-            Embedded(self._template(image, face, "the photo"), face.box, face.score, face.side, face.landmarks)
+            Embedded(
+                self._template(image, face, "the photo"),
+                face.box,
+                face.score,
+                face.side,
+                face.landmarks,
+                len(found),
+                face.turned,
+            )
             for face in found
             if face.side >= MIN_FACE_SIDE
         ]
 
     def _detect(self, image: Image) -> list[_Face]:
-        for side in DETECTION_SIDES:
+        """The faces in the position of the photo in which the detector is surest of one."""
+        found = self._detect_at(image, DETECTION_SIDES)
+        if max((face.score for face in found), default=0) >= UPRIGHT_SCORE:
+            return found
+        sides = DETECTION_SIDES[:2] if found else DETECTION_SIDES  # the last one is slow
+        for turns in (1, 2, 3):
+            upright = np.ascontiguousarray(np.rot90(image, turns))
+            faces = self._detect_at(upright, sides)
+            if max((face.score for face in faces), default=0) > max((face.score for face in found), default=0):
+                found = [_turned_back(face, turns, image.shape) for face in faces]
+        return found
+
+    def _detect_at(self, image: Image, sides: Iterable[int]) -> list[_Face]:
+        for side in sides:
             if side > 640 >= max(image.shape[:2]):
                 continue  # nothing to gain from enlarging further
             boxes, landmarks = self._detector.detect(image, input_size=(side, side), det_thresh=DETECTION_SCORE)
@@ -191,6 +220,24 @@ class FaceModel:
             raise UnreadablePhoto(f"{name}: the embedder gave a vector of norm {norm}, it must be finite and not 0")
         unit = raw / norm
         return (unit if self._centre is None else centred(unit, self._centre)).astype(np.float32)
+
+
+def _turned_back(face: _Face, turns: int, shape: tuple[int, ...]) -> _Face:
+    """A face found on a photo that was turned `turns` times by 90° anticlockwise, where it lies on the photo itself.
+
+    `shape`: of the photo, (height, width, 3).
+    """
+    height, width = shape[:2]
+
+    def back(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        x, y = points[:, 0], points[:, 1]
+        turned = {1: (width - 1 - y, x), 2: (width - 1 - x, height - 1 - y), 3: (y, height - 1 - x)}[turns]
+        return np.stack(turned, axis=1)
+
+    left, top, right, bottom = face.box
+    corners = back(np.array([[left, top], [right, bottom]], np.float32))
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    return _Face((float(left), float(top), float(right), float(bottom)), face.score, back(face.landmarks), turns)
 
 
 def aligned_face(image: Image, face: Embedded) -> Image:

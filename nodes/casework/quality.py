@@ -31,6 +31,7 @@ def assess(image: NDArray[np.uint8], face: Embedded) -> dict[str, int]:
     """Scores of one face. `image`: (height, width, 3) uint8, BGR, from which `face` was embedded."""
     grey = _grey(aligned_face(image, face))
     roll, yaw, pitch = head_pose(face.landmarks)
+    roll -= face.turned * math.pi / 2  # of the head, not of the scanner
     left, right = face.landmarks[0], face.landmarks[1]
     scores = {
         "inter-eye distance": (float(np.hypot(*(right - left))) - 12) / 78,

@@ -31,7 +31,7 @@ from nodes.cli.case_common import (
     tell,
     write_image,
 )
-from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
+from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from pets.errors import printable
 
 
@@ -128,6 +128,7 @@ def open_case(
     from pets.thresholds import default_threshold
 
     probe = prepare_probe((photo,), models, provider.value, largest)
+    tell_several(probe.several)
     chosen = f"{default_threshold(probe.identity):f}" if threshold is None else threshold
     draft = Draft(
         template=probe.template, model=probe.model, holders=split_names(holders.upper()), case=case_number,

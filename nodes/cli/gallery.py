@@ -11,7 +11,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
+from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from pets.errors import printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def list_subjects(folder: Dir, as_json: Json = False) -> None:
         return
     for subject in found:
         mark = ", CONTESTED" if subject.contested else ""
-        line = f"{subject.reference}  {subject.category.value}, until {subject.retain_until}{mark}"
+        since = f", enrolled {subject.enrolled:%Y-%m-%d}" if subject.enrolled else ""
+        line = f"{subject.reference}  {subject.category.value}{since}, until {subject.retain_until}{mark}"
         output.print(line, highlight=False)
     output.print(f"{len(found)} subject{'' if len(found) == 1 else 's'}", highlight=False)
 
@@ -52,11 +53,12 @@ def list_subjects(folder: Dir, as_json: Json = False) -> None:
 def show(
     folder: Dir, reference: Annotated[str, typer.Argument(help="Reference number.")], as_json: Json = False
 ) -> None:
-    """One subject: category, retention, quality, model, whether there is a photo, and when it was contested."""
+    """One subject: category, retention, quality, model, photos, when it was enrolled and when contested."""
     from nodes.config.storage import holder_store
 
     with holder_store(folder) as store:
         told = _told(store.subject(reference))
+        told["photo_names"] = list(store.photo_names(reference))
         history = [
             f"{event.time:%Y-%m-%d %H:%M:%S} UTC: " + ("contested" if event.authority is None else "cleared")
             for event in store.contested_history(reference)
@@ -73,7 +75,7 @@ def show(
 def _in_words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "not measured" if value is None else str(value)
+    return "not known" if value is None else str(value)
 
 
 def _told(subject: Subject) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def _told(subject: Subject) -> dict[str, Any]:
         "photo": subject.has_photo,
         "quality": subject.quality,
         "model": subject.model.hex(),
+        "enrolled": subject.enrolled.isoformat(timespec="seconds") if subject.enrolled else None,
     }
 
 
@@ -151,8 +154,7 @@ def enroll(
         for path, reference in result.photos.items():
             output.print(f"{reference}  {printable(path)}", highlight=False)
         output.print(f"added {result.added}, enrolled already {result.already_enrolled}, failed {len(result.failed)}")
-        for path, faces in result.several.items():
-            errors.print(printable(f"{path}: {faces} faces, the largest was taken"), highlight=False)
+        tell_several(result.several)
         if result.skipped:
             from pets.photos import tell_skipped
 
@@ -204,7 +206,7 @@ def contest(
     authority: Annotated[str, typer.Option(help="The decision that clears the mark; kept encrypted.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Mark a subject's accuracy as contested; only a decision that is named clears the mark. Queries still find it."""
+    """Mark a subject's accuracy as contested; only a named decision clears the mark. Hits on it carry the mark."""
     from nodes.operator.enrolment import contest as run
 
     if bool(authority) != clear:

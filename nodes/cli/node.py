@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nodes.cli.impact import impact
-from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName
+from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
+from nodes.cli.peers import peers
 from nodes.cli.supply import supply_lines
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
@@ -29,6 +30,7 @@ errors = Console(stderr=True, markup=False, soft_wrap=True)
 def register(app: typer.Typer) -> None:
     """Add these commands to `lineup`."""
     node.add_typer(impact, name="impact")
+    node.add_typer(peers, name="peers")
     app.add_typer(node, name="node")
     app.command()(query)
 
@@ -192,6 +194,24 @@ def revoke(
         output.print(f"{len(serials)} certificates revoked; list: {issuer.crl_file}", highlight=False)
 
 
+@node.command()
+def renew(
+    folder: Dir,
+    authority: Annotated[Path, typer.Option(help="Folder of the certificate authority.")],
+    days: Annotated[int, typer.Option(min=1, max=825, help="How long the new ones are valid.")] = 365,
+    as_json: Json = False,
+) -> None:
+    """New certificates for a node and its operator, of the same keys. A running node follows within a minute."""
+    from nodes.identity.renewal import renew_certificates
+
+    ends = renew_certificates(folder, authority, days)
+    if as_json:
+        print(json.dumps({str(path): end.isoformat() for path, end in ends.items()}))
+        return
+    for path, end in ends.items():
+        output.print(f"{path} is valid until {end:%Y-%m-%d %H:%M} UTC", highlight=False)
+
+
 def query(
     folder: Dir,
     photos: Annotated[
@@ -228,6 +248,7 @@ def query(
     given, ladder = _checked_terms(threshold, max_candidates, ladder)  # before the photo is read
     check_asks(folder)
     probe = prepare_probe(photos, models, provider.value, largest)
+    tell_several(probe.several)
     check_quality(probe.quality, load_config(folder).casework.minimum_quality)
     request = SearchRequest(
         template=probe.template,

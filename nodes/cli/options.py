@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+
+from pets.errors import printable
 
 
 class ProviderName(str, Enum):
@@ -24,3 +28,10 @@ Provider = Annotated[ProviderName, typer.Option(help="Where the models run. auto
 Dir = Annotated[Path, typer.Option("--dir", help="The node's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Largest = Annotated[bool, typer.Option("--largest", help="With several faces, take the largest.")]
+
+
+def tell_several(several: Mapping[str, int]) -> None:
+    """Name on standard error the photos that had several faces, of which the largest was taken."""
+    errors = Console(stderr=True, markup=False, soft_wrap=True)
+    for name, faces in several.items():
+        errors.print(printable(f"{name}: {faces} faces, the largest was taken"), highlight=False)

@@ -75,7 +75,7 @@ def restore(
         errors.print(f"lost: {what}", highlight=False)
     if result.refuses_until is not None:
         errors.print(
-            f"queries with a warrant up to {result.refuses_until:%Y-%m-%d %H:%M:%S} UTC are refused; "
+            f"queries asked until {result.refuses_until:%Y-%m-%d %H:%M:%S} UTC are refused; "
             "forget again what was forgotten since the backup: lineup forget",
             highlight=False,
         )

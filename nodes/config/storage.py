@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodes.config.schema import NodeConfig, Role, load_config
-from nodes.store import GalleryStore, StorageKey
+from nodes.store import GalleryStore, StorageKey, StoreUnavailable
 from pets.errors import InputError
 
 
@@ -24,16 +24,21 @@ def open_store(
 ) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas.
 
-    `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`).
+    `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`). Raises as
+    `GalleryStore`; `StoreUnavailable` names the database.
     """
-    return GalleryStore(
-        url or config.storage.database_url,
-        key or storage_key(config),
-        state=config.state or "EU",
-        categories=config.policy.categories,
-        national_law=config.policy.national_law.citations,
-        retired=retired,
-    )
+    where = url or config.storage.database_url
+    try:
+        return GalleryStore(
+            where,
+            key or storage_key(config),
+            state=config.state or "EU",
+            categories=config.policy.categories,
+            national_law=config.policy.national_law.citations,
+            retired=retired,
+        )
+    except StoreUnavailable as error:  # a configured URL holds no password
+        raise StoreUnavailable(f"{where} cannot be opened, look at [storage] in node.toml: {error}") from None
 
 
 @contextmanager

@@ -25,7 +25,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -136,6 +138,27 @@ class Authority:
         """A certificate by which the operator of node `name` talks to it; it cannot serve. Raises as `issue`."""
         return self._issue(operator_name(check_name(name)), [], (_CLIENT,), days, now)
 
+    def renew(self, old: bytes, *, days: int = NODE_DAYS, now: datetime | None = None) -> bytes:
+        """A new certificate, PEM, for the name, key and uses of one that this authority issued, run out or not.
+
+        Raises `AuthorityError` for one of another authority, and for one that was revoked.
+        """
+        try:
+            known = x509.load_pem_x509_certificate(old)
+            known.verify_directly_issued_by(self.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            raise AuthorityError(f"not a certificate of the authority in {self.folder}") from None
+        revoked = x509.load_pem_x509_crl(self.crl_file.read_bytes())
+        if revoked.get_revoked_certificate_by_serial_number(known.serial_number) is not None:
+            raise AuthorityError(f"certificate {known.serial_number:x} was revoked, it is not renewed")
+        (name,) = known.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        try:
+            alternatives = list(known.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        except x509.ExtensionNotFound:
+            alternatives = []
+        usages = list(known.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        return self._certify(str(name.value), known.public_key(), alternatives, usages, days, now)
+
     def revoke(self, *names: str, now: datetime | None = None) -> tuple[int, ...]:
         """Revoke every certificate issued to these nodes (or `operator_name(node)`), and sign a new revocation list.
 
@@ -164,9 +187,21 @@ class Authority:
         days: int,
         now: datetime | None,
     ) -> Issued:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._certify(common_name, key.public_key(), alternatives, usages, days, now)
+        return Issued(_key_pem(key), certificate)
+
+    def _certify(
+        self,
+        common_name: str,
+        key: CertificatePublicKeyTypes,
+        alternatives: Sequence[x509.GeneralName],
+        usages: Sequence[x509.ObjectIdentifier],
+        days: int,
+        now: datetime | None,
+    ) -> bytes:
         if not 1 <= days <= MAX_DAYS:
             raise AuthorityError(f"a certificate is valid for 1 to {MAX_DAYS} days, got {days}")
-        key = ec.generate_private_key(ec.SECP256R1())
         start = now or _now()
         builder = (
             _builder(common_name, key, start, days)
@@ -181,7 +216,7 @@ class Authority:
         certificate = builder.sign(self._key, SHA256())
         content = certificate.public_bytes(Encoding.PEM)
         write_public(self.folder / "issued" / f"{certificate.serial_number:040x}.pem", content, overwrite=False)
-        return Issued(_key_pem(key), content)
+        return content
 
 
 def _fill(folder: Path) -> None:
@@ -189,7 +224,7 @@ def _fill(folder: Path) -> None:
     for name in ("issued", "peers"):
         (folder / name).mkdir()
     key, now = ec.generate_private_key(ec.SECP256R1()), _now()
-    builder = _builder("Blind Lineup demo authority", key, now, CA_DAYS)
+    builder = _builder("Blind Lineup demo authority", key.public_key(), now, CA_DAYS)
     certificate = (
         builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Blind Lineup demo authority")]))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -229,15 +264,15 @@ def _crl(
     return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
 
 
-def _builder(common_name: str, key: ec.EllipticCurvePrivateKey, now: datetime, days: int) -> x509.CertificateBuilder:
+def _builder(common_name: str, key: CertificatePublicKeyTypes, now: datetime, days: int) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _CLOCK_SLACK)
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 

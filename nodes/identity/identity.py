@@ -221,18 +221,23 @@ def load_peers(config: NodeConfig) -> dict[str, Peer]:
     Raises `PeerRefused` for a file that does not hold, for a key under two names, and for a peer that is not the one
     in `peer_fingerprints`.
     """
-    folder = config.paths.peers
-    if not folder.is_dir():
-        raise IdentityError(f"the folder of peers {folder} does not exist")
     peers: dict[str, Peer] = {}
     owners: dict[str, str] = {}
-    for path in sorted(folder.glob("[!.]*.json")):
+    for path in peer_files(config):
         peer = Peer.read(path)
         if owners.setdefault(peer.fingerprint, peer.name) != peer.name:
             raise PeerRefused(f"{path} has the same key as {owners[peer.fingerprint]}")
         _check_pin(config, peer)
         peers[peer.name] = peer
     return peers
+
+
+def peer_files(config: NodeConfig) -> list[Path]:
+    """The files in the folder of peers, sorted. Raises `IdentityError` if it cannot be read."""
+    folder = config.paths.peers
+    if not folder.is_dir():
+        raise IdentityError(f"the folder of peers {folder} does not exist")
+    return sorted(folder.glob("[!.]*.json"))
 
 
 def _check_pin(config: NodeConfig, peer: Peer) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from nodes.config.schema import TlsFiles
+from nodes.config.schema import NodeConfig, TlsFiles
 from nodes.private_files import check_private
 from pets.errors import InputError
 
@@ -59,6 +59,18 @@ def reload_revocations(context: ssl.SSLContext, files: TlsFiles) -> None:
         raise CertificateError(f"revocation list {files.crl} cannot be used: {error}") from error
 
 
+def reload_certificate(context: ssl.SSLContext, files: TlsFiles, name: str) -> None:
+    """Present the certificate as it is on disk now, in every later handshake of `context`.
+
+    Raises `CertificateError` unless it is valid, `name`'s, and of the key in its file; then the old one stays.
+    """
+    check_certificate(files.certificate, name)
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateError(f"certificate {files.certificate} with key {files.key}: {error}") from error
+
+
 def server_name(name: str) -> str:
     """The host name that stands for a node whatever its address: ES -> es.node.lineup.internal."""
     return f"{name.lower()}.node.lineup.internal"
@@ -76,32 +88,48 @@ def peer_name(certificate: Mapping[str, object] | None) -> str:
 
 def check_certificate(path: Path, name: str, now: datetime | None = None) -> None:
     """Raise `CertificateError` unless a certificate file is valid today and its common name is `name`."""
-    try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CertificateError(f"certificate {path} cannot be used: {error}") from error
-    common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    found = _one_name([str(part.value) for part in common], str(path))
+    certificate = _certificate(path)
+    found = certified_name(path)
     if found != name:
         raise CertificateError(f"certificate {path} is for {found!r}, expected {name!r}")
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not start <= (now or datetime.now(timezone.utc)) <= end:
-        raise CertificateError(f"certificate {path} is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
+        raise CertificateError(
+            f"certificate {path} is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC; "
+            "`lineup node renew` makes a new one"
+        )
 
 
-def running_out(files: TlsFiles, now: datetime) -> list[str]:
-    """What of certificate, authority and revocation list ends within `WARN_AHEAD`, and what to do: a line each.
+def certified_name(path: Path) -> str:
+    """The one common name in a certificate file. Raises `CertificateError`."""
+    common = _certificate(path).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return _one_name([str(part.value) for part in common], str(path))
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"certificate {path} cannot be used: {error}") from error
+
+
+def running_out(config: NodeConfig, now: datetime) -> list[str]:
+    """What of a node's certificates, authority and revocation list ends within `WARN_AHEAD`, a line each; what to do.
 
     A file that cannot be read is passed over: other checks tell of it.
     """
-    renew = "the authority issues a new one"
-    ends = [(f"certificate {files.certificate}", _end(files.certificate), renew)]
-    ends.append((f"authority {files.ca}", _end(files.ca), "found a new one"))
+    files = config.tls
+    renew = f"`lineup node renew --dir DIR --authority FOLDER` renews both certificates of {config.name}"
+    ends = [
+        (f"certificate {files.certificate}", _end(files.certificate), renew),
+        (f"operator's certificate {config.paths.operator_certificate}", _end(config.paths.operator_certificate), renew),
+        (f"authority {files.ca}", _end(files.ca), "found a new one: all nodes need certificates of it"),
+    ]
     if files.crl is not None:
-        sign = "`lineup node revoke --authority FOLDER` signs a fresh one, for 30 days"
+        sign = "`lineup node revoke --authority FOLDER`, without a name, signs a fresh one for 30 days"
         ends.append((f"revocation list {files.crl}", _end(files.crl), sign))
     return [
-        f"{what} ends on {end:%Y-%m-%d %H:%M} UTC: {remedy}"
+        f"{what} {'ends' if end > now else 'ended'} on {end:%Y-%m-%d %H:%M} UTC: {remedy}"
         for what, end, remedy in ends
         if end is not None and end - now <= WARN_AHEAD
     ]

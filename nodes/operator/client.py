@@ -70,6 +70,12 @@ def peers(folder: Path) -> dict[str, bool]:
     return msgspec.json.decode(response.content, type=dict[str, bool])
 
 
+def reread_peers(folder: Path) -> dict[str, Any]:
+    """Have the running node read its peers again. Raises `NodeNotRunning`, `InputError` with the node's reason."""
+    report: dict[str, Any] = _call(load_config(folder), "POST", "/operator/v1/peers", seconds=HEALTH_SECONDS).json()
+    return report
+
+
 def metrics(folder: Path) -> str:
     """The running node's counters, in the exposition format. Raises `NodeNotRunning`."""
     return _call(load_config(folder), "GET", "/metrics", seconds=HEALTH_SECONDS).text

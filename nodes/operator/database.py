@@ -108,7 +108,7 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
         with open_store(config, url=f"sqlite:///{copy}") as fresh:
             if carried is None:
                 fresh.note_loss(now)
-            result = _restored(fresh, now, 0 if carried is None else carried.forgotten, lost)
+            result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
         replace_database(place, copy)
         return result
     finally:
@@ -140,12 +140,15 @@ def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, ye
         raise LossRefused(f"after pg_restore the store has lost {lost[0]}: give --yes to go on")
     with open_store(config) as store:
         store.note_loss(now)
-        return _restored(store, now, 0, lost)
+        return _restored(config, store, now, 0, lost)
 
 
-def _restored(store: GalleryStore, now: datetime, forgotten: int, lost: tuple[str, ...]) -> Restored:
+def _restored(
+    config: NodeConfig, store: GalleryStore, now: datetime, forgotten: int, lost: tuple[str, ...]
+) -> Restored:
     expired, until = len(store.expire(now)), store.claims_lost_until
-    moment = None if until is None else datetime.fromtimestamp(until, now.tzinfo)
+    skew = config.policy.clock_skew_seconds  # by so much a warrant may be dated ahead
+    moment = None if until is None else datetime.fromtimestamp(until + skew, now.tzinfo)
     return Restored(store.count(), forgotten, expired, lost, moment)
 
 

@@ -266,6 +266,7 @@ class _Enrolment:
                 retain_until=self._details.retain_until,
                 model=self._details.model,
                 quality=min(face.quality for face in faces),
+                names=[Path(name).name for name in names],
             )
         except StoreRefusal as error:
             if isinstance(error, DuplicatePhoto) and len(names) == 1:  # another process was faster

@@ -22,13 +22,15 @@ from protocol.terms import SYNTHETIC_MODEL
 class PreparedProbe:
     """`template`: int8 (d,) as bytes. `identity`: of its model, None if unknown. `quality`: 0 to 100 each.
 
-    `photo`: as it was given, the first of several, None for a template.
+    `photo`: as it was given, the first of several, None for a template. `several`: faces on each photo that had more
+    than one, of which the largest was taken.
     """
 
     template: bytes = field(repr=False)
     identity: ModelIdentity | None
     photo: bytes | None = field(repr=False)
     quality: dict[str, int]
+    several: dict[str, int] = field(default_factory=dict)
 
     @property
     def model(self) -> bytes:
@@ -62,13 +64,15 @@ def prepare_probe(photos: Sequence[Path], models: Path | None, provider: Provide
     seen = [_embedded(data, name, faces, largest) for name, data in read]
     fused = fuse(np.stack([face.template for face, _ in seen]), [name for name, _ in read])
     quality = {component: min(measured[component] for _, measured in seen) for component in seen[0][1]}
-    return PreparedProbe(quantise(fused).tobytes(), faces.identity, read[0][1], quality)
+    several = {name: face.faces for (name, _), (face, _) in zip(read, seen, strict=True) if face.faces > 1}
+    return PreparedProbe(quantise(fused).tobytes(), faces.identity, read[0][1], quality, several)
 
 
 def prepare_photo(data: bytes, name: str, faces: FaceModel, largest: bool = False) -> PreparedProbe:
     """A photo that is here already; `name`: what errors call it. Raises `PhotoError`."""
     face, quality = _embedded(data, name, faces, largest)
-    return PreparedProbe(quantise(face.template, name=name).tobytes(), faces.identity, data, quality)
+    several = {name: face.faces} if face.faces > 1 else {}
+    return PreparedProbe(quantise(face.template, name=name).tobytes(), faces.identity, data, quality, several)
 
 
 def _embedded(data: bytes, name: str, faces: FaceModel, largest: bool) -> tuple[Embedded, dict[str, int]]:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 
+import msgspec
+
 from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
@@ -53,6 +55,10 @@ class Gate:
         self._identity, self._peers, self._store, self._keeper, self._notary = identity, peers, store, keeper, notary
         self._policy = Policy(identity.config.policy, store.take_quota, store.take_releases)
         self._clock_skew = identity.config.policy.clock_skew_seconds
+
+    def serve(self, states: tuple[str, ...]) -> None:
+        """From now on these states may ask; the rest of the policy stays as it was at the start."""
+        self._policy.config = msgspec.structs.replace(self._policy.config, states=states)
 
     def announcement(self, peer: str, conversation: bytes, units: list[bytes]) -> Prepare | Search:
         """The announcement inside a requester's first units. Raises `ProtocolError`, `QueryRefused`, `CryptoError`."""

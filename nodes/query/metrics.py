@@ -44,6 +44,13 @@ class Metrics:
         self._ending = Gauge(
             "lineup_running_out", "Certificates and lists that end within a week.", names, registry=self._registry
         ).labels(**labels)
+        self._refused_peers = Gauge(
+            "lineup_refused_peers", "Public identities of peers that do not hold.", names, registry=self._registry
+        ).labels(**labels)
+        self._clocks = Gauge(
+            "lineup_clocks_differ", "Peers whose clock differs by more than the policy allows.", names,
+            registry=self._registry,
+        ).labels(**labels)  # fmt: skip
         self._false_refusals = Counter(
             "lineup_false_refusals",
             "Queries in which a checked probe was refused: the holder or the router lied.",
@@ -105,6 +112,14 @@ class Metrics:
     def running_out(self, files: int) -> None:
         """So many certificates and revocation lists end within a week."""
         self._ending.set(files)
+
+    def refused_peers(self, files: int) -> None:
+        """So many public identities were refused when they were read again."""
+        self._refused_peers.set(files)
+
+    def clocks_differ(self, peers: int) -> None:
+        """So many peers' clocks differ by too much."""
+        self._clocks.set(peers)
 
     def refused_falsely(self) -> None:
         """A probe that was checked here was refused in admission."""

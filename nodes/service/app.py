@@ -161,7 +161,7 @@ def make_app(node: Node) -> Starlette:
                 "peers": sorted(node.peers),
                 "logs": [f"{kind} {journal.header.log.hex()}" for kind, journal in node.keeper.logs.items()],
                 "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
-                "alarms": node.alarms,
+                "alarms": node.all_alarms,
                 "release_limit": await asyncio.to_thread(node.standing),
                 "preparations": msgspec.to_builtins(await asyncio.to_thread(supplies, node)),
             }
@@ -177,14 +177,20 @@ def make_app(node: Node) -> Starlette:
             return _refusal(403, "state")
         return JSONResponse(await peers_up(node))
 
+    async def reread(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name) or node.reread is None:
+            return _refusal(403, "state")
+        await node.reread()
+        return JSONResponse({"peers": sorted(node.peers), "refused": node.peer_faults})
+
     async def health(request: Request) -> Response:
         failing = await asyncio.to_thread(node.failing)
         status = "degraded" if failing else "draining" if node.draining else "ok"
         answer: dict[str, object] = {"status": status}
         if _peer(request) == operator_name(node.name):
-            answer |= {"contradicting_logs": len(node.gossip.accused), "alarms": node.alarms}
+            answer |= {"contradicting_logs": len(node.gossip.accused), "alarms": node.all_alarms}
             answer |= {"release_limit": told} if (told := await asyncio.to_thread(_standing, node)) else {}
-            ending = await asyncio.to_thread(running_out, node.config.tls, datetime.now(timezone.utc))
+            ending = await asyncio.to_thread(running_out, node.config, datetime.now(timezone.utc))
             answer |= {"running_out": ending} if ending else {}
             answer |= {"failing": failing} if failing else {}
         return JSONResponse(answer, 200 if status == "ok" else 503)
@@ -192,7 +198,7 @@ def make_app(node: Node) -> Starlette:
     async def metrics(request: Request) -> Response:
         if _peer(request) != operator_name(node.name):  # counts and times tell a peer of queries that are not its own
             return _refusal(403, "state")
-        ending = await asyncio.to_thread(running_out, node.config.tls, datetime.now(timezone.utc))
+        ending = await asyncio.to_thread(running_out, node.config, datetime.now(timezone.utc))
         node.metrics.running_out(len(ending))
         return Response(node.metrics.render(), media_type=CONTENT_TYPE)
 
@@ -222,6 +228,7 @@ def make_app(node: Node) -> Starlette:
             Route("/operator/v1/hold", guarded(hold, explain=True), methods=["POST"]),
             Route("/operator/v1/status", guarded(status, explain=True), methods=["GET"]),
             Route("/operator/v1/peers", guarded(peers, explain=True), methods=["GET"]),
+            Route("/operator/v1/peers", guarded(reread, explain=True), methods=["POST"]),
             Route("/operator/v1/queries", guarded(queries, explain=True), methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),

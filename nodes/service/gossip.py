@@ -53,17 +53,18 @@ Told = Annotated[tuple[Witnessed, ...], msgspec.Meta(max_length=256)]
 
 
 class Gossip:
-    """One node's part. `keys`: of this node and of its peers."""
+    """One node's part. `own`: its key, `keys`: those of its peers, which may change."""
 
     def __init__(
         self,
         name: str,
+        own: VerifyKey,
         keys: Mapping[str, VerifyKey],
         keeper: Keeper,
         transport: Transport,
         metrics: Metrics,
     ) -> None:
-        self._name, self._keys, self._keeper = name, keys, keeper
+        self._name, self._own, self._keys, self._keeper = name, own, keys, keeper
         self._transport, self._metrics = transport, metrics
         self._proven: set[tuple[bytes, int, bytes]] = set()
         self._due: set[str] = set()
@@ -140,9 +141,9 @@ class Gossip:
         witnesses, owner, kind = self._keeper.witnesses, shown.header.owner, shown.header.kind
         checkpoint = shown.checkpoint
         tree = checkpoint.log, checkpoint.size, checkpoint.root
-        if owner not in self._keys or (owner, kind) in self.accused or tree in self._proven:
+        key = self._own if owner == self._name else self._keys.get(owner)
+        if key is None or (owner, kind) in self.accused or tree in self._proven:
             return
-        key = self._keys[owner]
         try:
             check_checkpoint(checkpoint, shown.header.log, lambda signature, said: key.verify(signature, said, CONTEXT))
         except BadCheckpoint:

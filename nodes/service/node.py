@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timezone
 
@@ -15,6 +15,7 @@ import anyio
 from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
+from nodes.identity.peers import Told
 from nodes.pool import FOLDER, Pool
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
 from nodes.query.early import EarlyUnits
@@ -22,6 +23,7 @@ from nodes.query.gate import Gate, has_room
 from nodes.query.metrics import Metrics
 from nodes.query.scorer import GIVE_WAY_SECONDS, Precedence, Scorer
 from nodes.service.answering import Answering
+from nodes.service.clocks import Clocks
 from nodes.service.expiry import Expired, expire
 from nodes.service.follow_up import FollowUp
 from nodes.service.galleries import Galleries
@@ -81,11 +83,12 @@ class Node:
         self.draining = False
         self._guard = Guard(config.name, keeper.ledger)
         self.alarms: list[str] = []  # since this node was started: for its operator, and stopping nothing
+        self.peer_faults: list[str] = []  # what was refused when the peers were read again (`nodes.service.reload`)
+        self.reread: Callable[[], Awaitable[None]] | None = None  # reads the peers again, in a node that serves
+        self.clocks = Clocks(config.policy.clock_skew_seconds, self.metrics.clocks_differ)
         self.transport = transport
         self.notary = NodeNotary(identity, peers)
-        self._credentials = Credentials(
-            self.notary, identity.sealing, {name: peer.sealing_key for name, peer in peers.items()}
-        )
+        self._credentials = Credentials(self.notary, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
         self._gate = Gate(identity, peers, store, keeper, self.notary, self.metrics)
         self.galleries = Galleries(config, store, keeper, self._guard, self.threads)
         self.answering = Answering(self, self._gate)
@@ -102,8 +105,8 @@ class Node:
         self.preparers: dict[bytes, str] = {}  # and each preparation
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
-        keys = {name: peer.verify_key for name, peer in {**peers, self.name: identity.peer}.items()}
-        self.gossip = Gossip(self.name, keys, keeper, transport, self.metrics)
+        keys = Told(peers, lambda peer: peer.verify_key)
+        self.gossip = Gossip(self.name, identity.peer.verify_key, keys, keeper, transport, self.metrics)
         self.follow_up = FollowUp(self) if config.role is not Role.ROUTER else None  # no person decides at the router
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
@@ -152,9 +155,11 @@ class Node:
             else:
                 await self._until_made(announce.preparation)
             driver = self.drive(await asyncio.to_thread(self.answering.machine, announce, query))
-        except BaseException:
+        except BaseException as error:
             self._leave_place(query)
             self._early.take(query)
+            if isinstance(error, LineupError) and getattr(error, "code", "") == "clock":
+                self.gossip.meet_soon({peer})  # so that this node's operator is told by how much
             raise
         driver.accept(peer, 0, units)
         for sender, (first, held) in self._early.take(query):
@@ -210,6 +215,22 @@ class Node:
             self._precedence.begin()
         self.metrics.started()
         return driver
+
+    def serve(self, states: tuple[str, ...]) -> None:
+        """From now on these states may ask."""
+        self._gate.serve(states)
+
+    def part_with(self, peer: str, error: LineupError) -> None:
+        """Stop every query that a peer takes part in; it is none any more."""
+        for driver in list(self.drivers.values()):
+            driver.failed_peers.setdefault(peer, error)
+            driver.blame(peer, error)
+        self.clocks.forget(peer)
+
+    @property
+    def all_alarms(self) -> list[str]:
+        """What the operator should look at: `alarms`, peers that were refused, clocks that differ."""
+        return [*self.alarms, *self.peer_faults, *self.clocks.alarms]
 
     @property
     def idle(self) -> bool:

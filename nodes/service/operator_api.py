@@ -20,7 +20,8 @@ REFUSALS = {
     "purpose": "its policy does not serve this purpose; choose another (--purpose); the same again does not help",
     "threshold": "its policy asks for a higher threshold (--threshold); asking again the same does not help",
     "cap": "its policy releases fewer candidates than asked for; ask again with fewer (--max-candidates)",
-    "state": "its policy does not serve this state; its operator can; asking again does not help",
+    "state": "its policy does not serve this state, or your node is not among its peers; its operator can change both; "
+    "asking again does not help",
     "clock": "the clocks of the two nodes differ by too much; the operators compare them; then ask again",
     "parameters": "its policy does not accept the ladder (--ladder), the preset or the missing seed; "
     "asking again the same does not help",
@@ -28,7 +29,8 @@ REFUSALS = {
     "quota": "this state's quota of the day is used up there, or one person was released to it too often; "
     "`lineup node status` shows until when; asking again helps then, or tomorrow",
     "capacity": "it is busy, shutting down, or as many preparations wait there as may; ask again in some minutes",
-    "replay": "it answered this very query before; your operator looks into why it was sent twice; ask anew",
+    "replay": "it answered this very query before, or lost its database and cannot know; ask anew in some minutes; if "
+    "it stays, your operator asks its operator",
     "unprepared": "it has no part of what was prepared any more, perhaps after a restart; ask again",
     "timeout": "it did not answer in time; your operator and its operator look at the line; asking again may help",
     "internal": "it failed at something of its own, such as a full disk; its operator finds it in its log; "

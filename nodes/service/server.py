@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,14 +18,16 @@ import uvicorn
 import uvloop
 
 from nodes.casework import impact
-from nodes.config.schema import NodeConfig, Role
+from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
-from nodes.identity.tls import CertificateError, peer_name, reload_revocations, running_out, server_context
+from nodes.identity.peers import Peers
+from nodes.identity.tls import CertificateError, peer_name, running_out, server_context
 from nodes.service.app import make_app
 from nodes.service.json_logs import set_up_logging
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
+from nodes.service.reload import Reload
 from nodes.service.requester import AskingNode
 from nodes.service.strict_http import StrictProtocol
 from nodes.transport.client import HttpTransport
@@ -32,7 +35,6 @@ from pets.errors import LineupError
 
 HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to its first complete request head
 CLOSE_SECONDS = 0.5
-REVOCATION_SECONDS = 60.0  # how often revocation lists are read again
 PREPARATION_SECONDS = 60
 FOLLOW_SECONDS = 5.0  # how often the gallery's changes are looked for
 EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
@@ -50,6 +52,7 @@ class CannotListen(LineupError):
 class PeerProtocol(StrictProtocol):
     """Tells the application whom the certificate names, and cuts connections whose request head trickles."""
 
+    peer = ""  # whom the certificate names
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -57,7 +60,7 @@ class PeerProtocol(StrictProtocol):
         super().connection_made(transport)
         connection = transport.get_extra_info("ssl_object")
         try:
-            peer = peer_name(connection.getpeercert() if connection is not None else None)
+            peer = self.peer = peer_name(connection.getpeercert() if connection is not None else None)
         except CertificateError:
             transport.close()
             return
@@ -105,7 +108,7 @@ def build_node(folder: Path, delay_seconds: float = 0, accept_loss: bool = False
     """
     identity = load_identity(folder)
     config = identity.config
-    peers = load_peers(config)
+    peers = Peers(load_peers(config))
     limits = config.limits
     transport = HttpTransport(
         config.name, peers, config.tls, limits.connect_timeout_seconds, limits.read_timeout_seconds, delay_seconds
@@ -117,7 +120,9 @@ def build_node(folder: Path, delay_seconds: float = 0, accept_loss: bool = False
     except BaseException:
         keeper.close()
         raise
-    return kind(identity, peers, store, transport, keeper), transport
+    node = kind(identity, peers, store, transport, keeper)
+    transport.heard = node.clocks.heard
+    return node, transport
 
 
 class NodeServer(uvicorn.Server):
@@ -149,13 +154,13 @@ class NodeServer(uvicorn.Server):
         )
         self.config.load()
         self.config.ssl = self.context = server_context(config.tls)
-        self._node = node
+        self.node = node
         self._made = time.perf_counter()
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, and say so. Raises `CannotListen`; uvicorn, which logs the reason, would end the process."""
-        config = self._node.config
+        config = self.node.config
         try:
             await super().startup(sockets)
         except SystemExit:
@@ -190,8 +195,14 @@ class NodeServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
+    def cut(self, peers: AbstractSet[str]) -> None:
+        """Abort every connection of these peers, in the middle of whatever it carries."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, PeerProtocol) and connection.peer in peers:
+                connection.transport.abort()
+
     async def _drain(self) -> None:
-        await self._node.drain(self._node.config.limits.shutdown_timeout_seconds)
+        await self.node.drain(self.node.config.limits.shutdown_timeout_seconds)
         self.should_exit = True
 
 
@@ -214,7 +225,7 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
     chores = [
         asyncio.create_task(chore)
         for chore in (
-            _reload(server, transport, node.config),
+            Reload(server, transport).run_for_ever(),
             _expire_daily(node),
             _inspect_daily(node),
             _expire_preparations(node),
@@ -234,21 +245,6 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
         await node.close()
         await transport.close()
         _log.info("stopped", extra={"node": node.name})
-
-
-async def _reload(server: NodeServer, transport: HttpTransport, config: NodeConfig) -> None:
-    crl = config.tls.crl
-    known = crl.read_bytes() if crl is not None else b""
-    while crl is not None:
-        await asyncio.sleep(REVOCATION_SECONDS)
-        try:
-            reload_revocations(server.context, config.tls)
-            transport.reload_revocations()
-            if (content := crl.read_bytes()) != known:
-                known = content
-                server.disconnect()
-        except (CertificateError, OSError):
-            _log.error("revocation list cannot be read", extra={"node": config.name})
 
 
 async def _inspect_daily(node: Node) -> None:
@@ -283,7 +279,7 @@ async def _follow_gallery(node: Node) -> None:
 
 async def _expire_daily(node: Node) -> None:
     while True:
-        for line in running_out(node.config.tls, datetime.now(timezone.utc)):
+        for line in running_out(node.config, datetime.now(timezone.utc)):
             _log.warning(line, extra={"node": node.name})
         try:
             done = await asyncio.to_thread(node.expire)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from nodes.store.content import account_added
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
 from nodes.store.keys import KeyRing
-from nodes.store.subjects import MAX_PHOTO_BYTES, Category, Particulars
+from nodes.store.subjects import MAX_PHOTO_BYTES, Category, Particulars, utc_seconds
 from nodes.store.tables import FurtherPhotoRow, ModelRow, PhotoRow, RunRow, SubjectRow
 from pets.errors import ModelMismatch
 
@@ -45,9 +46,13 @@ def enrol(
     state: str,
     templates: npt.NDArray[np.int8],
     particulars: Particulars,
+    now: datetime,
     photos: Sequence[bytes] = (),
+    names: Sequence[str] = (),
 ) -> list[str]:
     """Store checked templates, and the photos of the first one; gives the new references in order.
+
+    `names`: of the photos' files, one each, or none at all.
 
     Raises `DuplicatePhoto`, `ModelMismatch` if the model had another dimension before, `StoreRefusal` for a photo
     that is too large.
@@ -59,7 +64,8 @@ def enrol(
         key.seal(template.tobytes(), "template", reference, particulars.model)
         for reference, template in zip(references, templates, strict=True)
     ]
-    _insert(session, zip(references, sealed, strict=True), _shared(session, particulars, model_id, keys.current))
+    shared = _shared(session, particulars, model_id, keys.current) | {"enrolled": utc_seconds(now)}
+    _insert(session, zip(references, sealed, strict=True), shared)
     beside = particulars.category.value, particulars.status.value, particulars.retain_until, particulars.model
     account_added(session, ((reference, *beside, text) for reference, text in zip(references, sealed, strict=True)))
     for index, photo in enumerate(photos):
@@ -71,7 +77,8 @@ def enrol(
         number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == references[0])).scalar_one()
         table = FurtherPhotoRow if index else PhotoRow
         sealed_photo = key.seal(photo, "photo", references[0])
-        session.add(table(subject_id=number, mac=key.mac("photo", photo), sealed=sealed_photo))
+        name = key.seal(names[index].encode(), "photo-name", references[0]) if names else None
+        session.add(table(subject_id=number, mac=key.mac("photo", photo), sealed=sealed_photo, name=name))
         session.flush()  # so that the same photo given twice is found
     return references
 

@@ -21,7 +21,7 @@ from nodes.store.subjects import (
     utc_seconds,
     utc_time,
 )
-from nodes.store.tables import ContestedRow, DeletionRow, ModelRow, PhotoRow, SubjectRow
+from nodes.store.tables import ContestedRow, DeletionRow, FurtherPhotoRow, ModelRow, PhotoRow, SubjectRow
 
 AUTHORITY_LENGTH = (3, 200)
 
@@ -50,7 +50,11 @@ def _subject(row: SubjectRow, digest: bytes, photo: int | None) -> Subject:
         category, status = Category(row.category), Status(row.status)
     except ValueError:
         raise StoreCorrupted(f"{reference} has a category or status that was never written") from None
-    return Subject(reference, category, status, row.retain_until, row.contested, row.quality, digest, photo is not None)
+    enrolled = None if row.enrolled is None else utc_time(row.enrolled)
+    has_photo = photo is not None
+    return Subject(
+        reference, category, status, row.retain_until, row.contested, row.quality, digest, has_photo, enrolled
+    )
 
 
 def photo(session: Session, keys: KeyRing, reference: str) -> bytes | None:
@@ -58,6 +62,15 @@ def photo(session: Session, keys: KeyRing, reference: str) -> bytes | None:
     row = _row(session, reference)
     sealed = session.scalar(select(PhotoRow.sealed).where(PhotoRow.subject_id == row.id))
     return None if sealed is None else keys[row.key_id].unseal(sealed, "photo", reference)
+
+
+def photo_names(session: Session, keys: KeyRing, reference: str) -> tuple[str, ...]:
+    """What the files of a subject's photos were called, where that is known. Raises `UnknownReference`."""
+    row = _row(session, reference)
+    first = select(PhotoRow.name).where(PhotoRow.subject_id == row.id)
+    further = select(FurtherPhotoRow.name).where(FurtherPhotoRow.subject_id == row.id).order_by(FurtherPhotoRow.id)
+    sealed = [name for name in (*session.scalars(first), *session.scalars(further)) if name is not None]
+    return tuple(keys[row.key_id].unseal(name, "photo-name", reference).decode() for name in sealed)
 
 
 def flag_contested(session: Session, reference: str, now: datetime) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from nodes.store.content import account, account_gone, values_of
 from nodes.store.gallery import change
-from nodes.store.keys import KeyRing
+from nodes.store.keys import KeyRing, StorageKey
 from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
 
 BATCH_ROWS = 500
@@ -40,10 +40,12 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
             plain = old.unseal(photo.sealed, "photo", reference)
             photo.sealed = new.seal(plain, "photo", reference)
             photo.mac = new.mac("photo", plain)
+            photo.name = _name(photo, old, new, reference)
         for further in session.scalars(select(FurtherPhotoRow).where(FurtherPhotoRow.subject_id == row.id)):
             plain = old.unseal(further.sealed, "photo", reference)
             further.sealed = new.seal(plain, "photo", reference)
             further.mac = new.mac("photo", plain)
+            further.name = _name(further, old, new, reference)
         for event in session.scalars(select(ContestedRow).where(ContestedRow.subject_id == row.id)):
             if event.authority is not None:
                 plain = old.unseal(event.authority, "authority", reference)
@@ -54,6 +56,12 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
     session.flush()
     account(session, *values_of(session, which))
     return found[-1][0].id, len(found)
+
+
+def _name(photo: PhotoRow | FurtherPhotoRow, old: StorageKey, new: StorageKey, reference: str) -> bytes | None:
+    if photo.name is None:
+        return None
+    return new.seal(old.unseal(photo.name, "photo-name", reference), "photo-name", reference)
 
 
 def retire_keys(session: Session, keys: KeyRing) -> None:

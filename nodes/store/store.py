@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -122,17 +122,21 @@ class GalleryStore:
         retain_until: date,
         model: bytes,
         quality: int | None = None,
+        names: Sequence[str] = (),
     ) -> str:
         """Store one subject with several photos: as one fused template, or as up to four rows, int8 (rows, d).
 
-        Gives the reference by which the subject goes, whichever row hits. Raises as `enrol`.
+        `names`: what the photos' files are called, one each, or none at all. Gives the reference by which the subject
+        goes, whichever row hits. Raises as `enrol`.
         """
         if not 1 <= len(templates) <= MAX_ROWS_OF_SUBJECT:
             raise StoreRefusal(f"a subject has 1 to {MAX_ROWS_OF_SUBJECT} rows, got {len(templates)}")
         particulars = self._particulars(templates, category, status, retain_until, model, quality)
         with self._database.writing() as session:
             gallery.change(session)
-            references = enrolment.enrol(session, self._keys, self.state, templates, particulars, photos)
+            references = enrolment.enrol(
+                session, self._keys, self.state, templates, particulars, datetime.now(timezone.utc), photos, names
+            )
             enrolment.join_rows(session, references)
         return references[0]
 
@@ -172,7 +176,7 @@ class GalleryStore:
                     if now_done != done:
                         raise EnrolmentConflict("the same source is being enrolled by another process")
                     enrolment.set_rows_done(session, self._keys, source, done + len(part))
-                added = enrolment.enrol(session, self._keys, self.state, part, particulars)
+                added = enrolment.enrol(session, self._keys, self.state, part, particulars, datetime.now(timezone.utc))
             references += added
             done += len(part)
             if progress is not None:
@@ -198,6 +202,11 @@ class GalleryStore:
         """
         with self._database.reading() as session:
             return records.photo(session, self._keys, reference)
+
+    def photo_names(self, reference: str) -> tuple[str, ...]:
+        """What the files of its photos were called, decrypted, where that is known. Raises `UnknownReference`."""
+        with self._database.reading() as session:
+            return records.photo_names(session, self._keys, reference)
 
     def flag_contested(self, reference: str, now: datetime) -> None:
         """Mark the accuracy of a subject's data as contested (Article 51(3)). Raises `UnknownReference`."""

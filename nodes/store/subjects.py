@@ -45,7 +45,10 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is known of a subject without opening photo or template. `retain_until`: the last day it is searched."""
+    """What is known of a subject without opening photo or template. `retain_until`: the last day it is searched.
+
+    `enrolled`: when, UTC; None for one that an earlier version enrolled.
+    """
 
     reference: str
     category: Category
@@ -55,6 +58,7 @@ class Subject:
     quality: int | None
     model: bytes
     has_photo: bool
+    enrolled: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class SubjectRow(Base):
     """A person, identified or not, under a random reference number (Article 19(2)).
 
     `subject`: the reference of the person's first row, where this is a further one (photos decades apart); else none.
+    `enrolled`: when; none for what an earlier version enrolled.
     """
 
     __tablename__ = "subject"
@@ -88,25 +89,28 @@ class SubjectRow(Base):
     template: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
     contested: Mapped[bool] = mapped_column(server_default=false(), default=False)
     subject: Mapped[str | None] = mapped_column(String(64), index=True)
+    enrolled: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class PhotoRow(Base):
-    """The photo of a subject. `mac`: keyed hash of its bytes, under the subject's key."""
+    """The photo of a subject. `mac`: keyed hash of its bytes, under the subject's key. `name`: of its file."""
 
     __tablename__ = "photo"
     subject_id: Mapped[int] = mapped_column(ForeignKey("subject.id", ondelete="CASCADE"), primary_key=True)
     mac: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
+    name: Mapped[bytes | None] = mapped_column(LargeBinary)  # encrypted
 
 
 class FurtherPhotoRow(Base):
-    """Another photo of a subject. `mac`, `sealed`: as in `PhotoRow`."""
+    """Another photo of a subject. `mac`, `sealed`, `name`: as in `PhotoRow`."""
 
     __tablename__ = "further_photo"
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
     subject_id: Mapped[int] = mapped_column(ForeignKey("subject.id", ondelete="CASCADE"), index=True)
     mac: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
+    name: Mapped[bytes | None] = mapped_column(LargeBinary)  # encrypted
 
 
 class ContestedRow(Base):

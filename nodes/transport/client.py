@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from email.utils import parsedate_to_datetime
 
 import httpx
 
 from nodes.config.schema import TlsFiles
 from nodes.identity.identity import Peer
-from nodes.identity.tls import client_context, reload_revocations, server_name
+from nodes.identity.tls import client_context, reload_certificate, reload_revocations, server_name
 from nodes.transport.outbox import PeerRefused, PeerUnreachable
 from nodes.transport.units import Units, pack_units
 from pets.sealing import OVERHEAD_BYTES
@@ -24,9 +26,10 @@ TOLD_LIMIT = 1 << 20  # bytes: a checkpoint is 3.5 KB, and a peer tells two of e
 
 
 class HttpTransport:
-    """Implements `nodes.transport.outbox.Transport` with one connection pool.
+    """Implements `nodes.transport.outbox.Transport` with one connection pool a peer.
 
-    `delay_seconds`: added each way, for measurements. `transports`: by peer, replace the network in tests.
+    `peers` may change (`nodes.identity.peers`); `drop` ends what stands to one. `delay_seconds`: added each way, for
+    measurements. `transports`: by peer, replace the network in tests. `heard`: told the date of each answer.
     """
 
     def __init__(
@@ -39,31 +42,23 @@ class HttpTransport:
         delay_seconds: float = 0,
         transports: Mapping[str, httpx.AsyncBaseTransport] | None = None,
     ) -> None:
+        self.heard: Callable[[str, float, float, float], None] = lambda *_: None
         self._name = name
         self._peers = peers
         self._delay = delay_seconds
-        timeout = httpx.Timeout(read_seconds, connect=connect_seconds)
-        limits = httpx.Limits(max_connections=512, max_keepalive_connections=64)
+        self._timeout = httpx.Timeout(read_seconds, connect=connect_seconds)
+        self._transports = transports
         self._tls = tls
         self._context = client_context(tls) if tls is not None else None
         self._read_seconds = read_seconds
-        self._clients = {
-            peer: httpx.AsyncClient(
-                verify=self._context or False,
-                timeout=timeout,
-                limits=limits,
-                trust_env=False,
-                transport=None if transports is None else transports[peer],
-                headers={"user-agent": USER_AGENT, "x-lineup-sender": name, "accept-encoding": "identity"},
-            )
-            for peer in peers
-            if peer != name
-        }
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._closed = False
 
     async def deliver(self, peer: str, query: bytes, offset: int, units: Units) -> None:
         """POST units to a peer, in one request that lasts as long as there are any."""
+        client = self._client(peer)
         url = f"{self._peers[peer].address}/v1/queries/{query.hex()}/units?offset={offset}"
-        request = self._clients[peer].build_request(
+        request = client.build_request(
             "POST",
             url,
             content=_delayed(_packed(units), self._delay) if self._delay else _packed(units),
@@ -71,7 +66,7 @@ class HttpTransport:
             extensions={"sni_hostname": server_name(peer)},
         )
         try:
-            response = await self._clients[peer].send(request, stream=True)
+            response = await client.send(request, stream=True)
             try:
                 body = await asyncio.wait_for(_short_body(response), self._read_seconds)
             finally:
@@ -95,10 +90,11 @@ class HttpTransport:
         return await self._exchange(peer, "POST", path, DOCUMENT_LIMIT + OVERHEAD_BYTES, body)
 
     async def _exchange(self, peer: str, method: str, path: str, limit: int, content: bytes | None = None) -> bytes:
-        client = self._clients[peer]
+        client = self._client(peer)
         request = client.build_request(
             method, self._peers[peer].address + path, content=content, extensions={"sni_hostname": server_name(peer)}
         )
+        sent = time.time()
         try:
             response = await client.send(request, stream=True)
             try:
@@ -107,21 +103,48 @@ class HttpTransport:
                 await response.aclose()
         except (httpx.RequestError, asyncio.TimeoutError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {type(error).__name__}") from error
+        if (date := _date(response)) is not None:
+            self.heard(peer, date, sent, time.time())
         if response.status_code >= 500:
             raise PeerUnreachable(f"{peer} answered {response.status_code}")
         if response.status_code != 200:
             raise PeerRefused(peer, _code(body))
         return body
 
+    async def drop(self, peer: str) -> None:
+        """End every connection to a peer that is none any more, or has another key or address."""
+        if (client := self._clients.pop(peer, None)) is not None:
+            await client.aclose()
+
     def reload_revocations(self) -> None:
         """Read the revocation list again, for every later handshake. Raises `CertificateError`."""
         if self._context is not None and self._tls is not None:
             reload_revocations(self._context, self._tls)
 
+    def reload_certificate(self) -> None:
+        """Present this node's certificate as its file is now, in every later handshake. Raises `CertificateError`."""
+        if self._context is not None and self._tls is not None:
+            reload_certificate(self._context, self._tls, self._name)
+
     async def close(self) -> None:
         """Close all connections."""
-        for client in self._clients.values():
-            await client.aclose()
+        self._closed = True
+        for peer in list(self._clients):
+            await self.drop(peer)
+
+    def _client(self, peer: str) -> httpx.AsyncClient:
+        if self._closed or peer not in self._peers or peer == self._name:
+            raise PeerUnreachable(f"{peer} is no peer of {self._name}, or the node stops")
+        if peer not in self._clients:
+            self._clients[peer] = httpx.AsyncClient(
+                verify=self._context or False,
+                timeout=self._timeout,
+                limits=httpx.Limits(max_connections=512, max_keepalive_connections=64),
+                trust_env=False,
+                transport=None if self._transports is None else self._transports[peer],
+                headers={"user-agent": USER_AGENT, "x-lineup-sender": self._name, "accept-encoding": "identity"},
+            )
+        return self._clients[peer]
 
 
 async def _packed(units: Units) -> AsyncIterator[bytes]:
@@ -166,6 +189,14 @@ async def _short_body(response: httpx.Response, limit: int = ANSWER_LIMIT) -> by
         if len(body) > limit:
             return b""
     return body
+
+
+def _date(response: httpx.Response) -> float | None:
+    """What a peer's clock showed when it answered, seconds since 1970; None if it does not say."""
+    try:
+        return parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _code(body: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from datetime import date
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ),
         *(
             f"lineup node {name}"
-            for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "revoke")
+            for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "renew", "revoke")
         ),
+        *(f"lineup node peers {name}" for name in ("add", "export", "list", "remove")),
         *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
         *(f"lineup gallery {name}" for name in ("list", "show")),
@@ -108,15 +109,19 @@ def test_the_gallery_is_listed_and_a_subject_shown(run: Any, folder: Path) -> No
     assert [one["contested"] for one in listed] == [False, True, False]
     status, out, _ = run("gallery", "list", "--dir", folder)
     assert status == 0
-    assert out.splitlines()[1] == f"{second}  suspect, until {listed[1]['retain_until']}, CONTESTED"
+    today = datetime.now(timezone.utc).date()
+    line = f"{second}  suspect, enrolled {today}, until {listed[1]['retain_until']}, CONTESTED"
+    assert out.splitlines()[1] == line
     assert out.splitlines()[-1] == "3 subjects"
     shown = as_json(run("gallery", "show", "--dir", folder, second, "--json"))
     (event,) = shown.pop("history")
     assert event.endswith("UTC: contested")
+    assert shown.pop("photo_names") == []
     assert shown == listed[1]
+    assert shown["enrolled"].startswith(str(today))
     status, out, _ = run("gallery", "show", "--dir", folder, first)
     assert status == 0
-    assert {"contested: no", "photo: no", "quality: not measured"} < set(out.splitlines())
+    assert {"contested: no", "photo: no", "quality: not known"} < set(out.splitlines())
     assert run("forget", "--dir", folder, first)[0] == 0
     status, _, error = run("gallery", "show", "--dir", folder, first)
     assert status == 1

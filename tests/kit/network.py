@@ -15,6 +15,7 @@ from nodes.config.schema import Role, load_config
 from nodes.config.storage import open_store
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
+from nodes.identity.peers import Peers
 from nodes.query.driver import QueryDriver
 from nodes.service.app import make_app
 from nodes.service.node import Node
@@ -46,7 +47,7 @@ class Network:
         for name in names or tuple(ROLES):
             folder = self.federation.folder(name)
             identity = load_identity(folder)
-            peers = load_peers(identity.config)
+            peers = Peers(load_peers(identity.config))
             self._transports[name] = self._transport(name, peers)
             kind = AskingNode if ROLES[name] is Role.REQUESTER else Node
             node = kind(

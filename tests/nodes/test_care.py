@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nodes.config.schema import Role, load_config
+from nodes.config.schema import PolicyConfig, Role, load_config
 from nodes.config.storage import holder_store, storage_key
 from nodes.evidence import sealed
 from nodes.evidence.sealed import SealedProbe
@@ -44,6 +44,7 @@ pytestmark = pytest.mark.slow
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 YESTERDAY = NOW - timedelta(days=1)
+SKEW = timedelta(seconds=PolicyConfig().clock_skew_seconds)
 WHAT: dict[str, Any] = {
     "category": Category.SUSPECT,
     "status": Status.IDENTIFIED,
@@ -155,17 +156,17 @@ def test_without_the_present_store_older_warrants_are_refused(
     with pytest.raises(LossRefused, match="forgotten and answered since the backup"):
         restore(folder, file, NOW)
     result = restore(folder, file, NOW, yes=True)
-    assert (result.subjects, result.refuses_until) == (6, NOW)
+    assert (result.subjects, result.refuses_until) == (6, NOW + SKEW)
     with holder_store(folder) as store:
         assert store.claims_lost_until == int(NOW.timestamp())
         assert references[1] in store.snapshot(NOW).references  # for the operator to forget again: it is said
     # a second restore, with a store that is readable, keeps the note of the loss; of two losses, the later
-    assert restore(folder, file, NOW + timedelta(hours=1)).refuses_until == NOW
+    assert restore(folder, file, NOW + timedelta(hours=1)).refuses_until == NOW + SKEW
     backup(folder, tmp_path / "second.db")
     (folder / "store.db").unlink()
     later = NOW + timedelta(hours=2)
-    assert restore(folder, tmp_path / "second.db", later, yes=True).refuses_until == later
-    assert restore(folder, tmp_path / "second.db", NOW + timedelta(hours=3)).refuses_until == later
+    assert restore(folder, tmp_path / "second.db", later, yes=True).refuses_until == later + SKEW
+    assert restore(folder, tmp_path / "second.db", NOW + timedelta(hours=3)).refuses_until == later + SKEW
 
 
 def test_a_node_refuses_what_it_may_have_answered_before_a_loss(tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants
         with pytest.raises(LossRefused, match="--yes"):
             restore(folder, None, NOW)
         result = restore(folder, None, NOW, yes=True)
-        assert (result.subjects, result.refuses_until) == (3, NOW)
+        assert (result.subjects, result.refuses_until) == (3, NOW + SKEW)
         with holder_store(folder) as store:
             assert store.claims_lost_until == int(NOW.timestamp())
 

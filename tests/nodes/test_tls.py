@@ -23,6 +23,7 @@ from nodes.identity.authority import Authority, Issued
 from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.tls import client_context, running_out, server_name
 from nodes.private_files import write_private, write_public
+from nodes.service import reload
 from nodes.service import server as serve
 from nodes.transport import units as transfer
 from nodes.transport.client import HttpTransport
@@ -120,15 +121,13 @@ def test_a_node_with_another_nodes_name_is_unreachable(federation: Federation) -
 def test_a_revoked_node_is_cut_off_although_its_connection_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "REVOCATION_SECONDS", 0.2)
+    monkeypatch.setattr(reload, "RELOAD_SECONDS", 0.2)
     federation = found(tmp_path)
     tls = config(federation, DE)
 
     async def body(network: TlsNetwork) -> None:
         server = network.servers[ES][0]
-        reloading = asyncio.create_task(
-            serve._reload(server, network._transports[ES], load_config(federation.folder(ES)))
-        )
+        reloading = asyncio.create_task(reload.Reload(server, network._transports[ES]).run_for_ever())
         context = client_context(tls)
         address = load_config(federation.folder(ES)).address
         async with httpx.AsyncClient(verify=context, trust_env=False) as client:
@@ -314,7 +313,6 @@ def test_what_ends_within_a_week_is_told_to_the_operator(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = config(federation, ES)
-    now = datetime.now(timezone.utc)
 
     async def told(network: TlsNetwork) -> list[str]:
         tls = load_config(federation.folder(ES)).operator_tls
@@ -326,14 +324,23 @@ def test_what_ends_within_a_week_is_told_to_the_operator(
         monkeypatch.setattr("nodes.identity.tls.WARN_AHEAD", timedelta(days=31))
         (line,) = await told(network)
         assert line.startswith(f"revocation list {own.crl} ends on ")
-        assert "`lineup node revoke --authority FOLDER` signs a fresh one" in line
+        assert "`lineup node revoke --authority FOLDER`, without a name, signs a fresh one for 30 days" in line
         metrics = await get(federation, load_config(federation.folder(ES)).operator_tls, "/metrics")
         assert 'lineup_running_out{node="ES",role="holder"} 1.0' in metrics.text
         assert "running_out" not in (await get(federation, config(federation, FR), "/health")).json()  # a peer
 
     serving(federation, body)
-    later = running_out(own, now + timedelta(days=800))
-    assert [line.split(" ")[0] for line in later][:1] == ["certificate"]
+
+
+def test_the_operators_certificate_is_warned_of_as_the_services_is(federation: Federation) -> None:
+    """Without it the node does not start, and its operator cannot ask it anything."""
+    config, now = load_config(federation.folder(ES)), datetime.now(timezone.utc)
+    kinds = ["certificate", "operator's certificate", "revocation list"]
+    for days, told in ((1, []), (24, kinds[2:]), (357, kinds[2:]), (358.5, kinds), (366, kinds)):
+        lines = running_out(config, now + timedelta(days=days))
+        assert [line.split(" /")[0] for line in lines] == told, days
+    assert all("`lineup node renew --dir DIR --authority FOLDER`" in line for line in lines[:2])
+    assert [" ended on " in line for line in lines] == [True, True, True]
 
 
 def test_no_answer_repeats_the_host_that_was_asked_for(federation: Federation) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from nodes.casework.quality import assess
 from nodes.cli.demo_photos import DemoPhotos, demo_photos
 from nodes.cli.embed import run_embed
 from pets import photos as photo_limits
@@ -121,6 +123,33 @@ def test_exif_orientation_is_respected(model: FaceModel, demo: DemoPhotos, tmp_p
         exif[0x0112] = 6  # to be shown turned by 90° clockwise
         image.rotate(90, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert model.embed(tmp_path / "turned.jpg").template @ model.embed(demo.obama).template > 0.95
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_photo_on_its_side_or_on_its_head_gives_the_same_template(
+    turns: int, model: FaceModel, demo: DemoPhotos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the trying, the control, the face is not found, or found and somebody else's."""
+    for path in (demo.obama, demo.obama2, demo.biden, demo.tom_hanks):
+        image = read_photo(path)
+        upright, quality = model.embed(image), assess(image, model.embed(image))
+        turned = np.ascontiguousarray(np.rot90(image, -turns))
+        face = model.embed(turned)
+        assert face.turned == turns
+        assert face.template @ upright.template > 0.98
+        assert sorted(face.box)[0] >= -20
+        assert face.face_side == pytest.approx(upright.face_side, rel=0.05)
+        assert abs(assess(turned, face)["head pose roll"] - quality["head pose roll"]) <= 2
+        with monkeypatch.context() as without:
+            without.setattr("pets.faces.UPRIGHT_SCORE", 0.0)
+            with contextlib.suppress(NoFace, FaceTooSmall):
+                assert model.embed(turned, largest=True).template @ upright.template < 0.5
+
+
+def test_an_upright_photo_is_not_turned(model: FaceModel, demo: DemoPhotos) -> None:
+    for path in (demo.obama, demo.obama2, demo.obama3, demo.biden, demo.tom_hanks, demo.six_faces):
+        assert model.embed(path, largest=True).turned == 0
+    assert {face.turned for face in model.embed_all(read_photo(demo.six_faces))} == {0}
 
 
 def unreadable_files(folder: Path, photo: Path) -> list[Path]:

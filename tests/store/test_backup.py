@@ -72,6 +72,8 @@ def test_old_version_is_brought_up_with_its_data(url: str) -> None:
         assert (snapshot.templates == row).all()
         assert store.photo(reference) == b"photo"
         assert not store.subject(reference).contested
+        assert store.subject(reference).enrolled is None
+        assert store.photo_names(reference) == ()
         with pytest.raises(DuplicatePhoto):
             enrol_one(store, photo=b"photo")
         with pytest.raises(QueryReplayed):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from nodes.store import (
     EnrolmentConflict,
     GalleryStore,
     Status,
+    StorageKey,
     StoreRefusal,
+    UnknownReference,
 )
 from nodes.store import store as store_module
 from pets.errors import ModelMismatch, TemplateError
-from tests.kit.stores import DIM, LATER, LAW, MODEL, NOW, WHAT, enrol_one, enrolling, open_store, templates
+from tests.kit.stores import DIM, KEY, LATER, LAW, MODEL, NOW, WHAT, enrol_one, enrolling, open_store, sql, templates
 
 
 def test_enrolled_subject_is_in_the_next_snapshot(store: GalleryStore) -> None:
@@ -241,3 +244,28 @@ def test_bulk_enrolment_is_fast_enough(sqlite_url: str) -> None:
         store.enrol_many(rows, **WHAT)
         spent = time.process_time() - start
     assert len(rows) / spent > 10_000  # a third of what is measured; processor time, for the disk is shared
+
+
+def test_when_a_subject_was_enrolled_and_what_its_photos_are_called_is_kept(url: str) -> None:
+    """The names encrypted, and under the new key after a change of keys."""
+    names = ["planted-maria.jpg", "planted-maria 2019.jpg"]
+    with open_store(url) as store:
+        before = datetime.now(timezone.utc).replace(microsecond=0)
+        reference = store.enrol_subject([b"one", b"two"], templates(1), **WHAT, names=names)
+        nameless = store.enrol(b"three", templates(2)[1], **WHAT)
+        enrolled = store.subject(reference).enrolled
+        assert enrolled is not None
+        assert before <= enrolled <= datetime.now(timezone.utc)
+        assert store.photo_names(reference) == tuple(names)
+        assert store.photo_names(nameless) == ()
+        with pytest.raises(UnknownReference):
+            store.photo_names("ES-0")
+    stored = sql(url, "SELECT name FROM photo UNION ALL SELECT name FROM further_photo")
+    assert len([name for (name,) in stored if name is not None]) == 2
+    assert not any(b"planted" in bytes(name) for (name,) in stored if name is not None)
+    fresh = StorageKey(b"n" * 32)
+    with open_store(url, fresh, retired=[KEY]) as store:
+        store.rekey()
+    with open_store(url, fresh) as store:
+        assert store.photo_names(reference) == tuple(names)
+        assert store.subject(reference).enrolled == enrolled

@@ -1,0 +1,148 @@
+"""The README's walk through the life of nodes, word for word: what it says to type, and what its reader then reads.
+
+`walk.txt` is what is printed on SQLite, `walk-postgresql.txt` what differs on PostgreSQL. After a change that is meant,
+`python -m tests.cli.test_walk` prints the first anew.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from nodes.cli.demo_photos import demo_photos
+from tests.kit.federation import free_ports
+from tests.kit.postgres import PostgresServer
+from tests.kit.walk import README, Walk, chunks, commands
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+STORE_README = README.parent / "nodes" / "store" / "README.md"
+SECTIONS = "Running nodes", "Evidence"
+# The last block of each section is not part of the walk: it needs a year that is over, or what came before undone.
+NOT_WALKED = re.compile(r"lineup (node (statistics|renew|revoke|hold)|store rekey|evidence (key|hold))\b")
+SKEW_SECONDS = 2  # in place of 120: so long a node distrusts warrants after a loss
+
+
+def lay_out(folder: Path) -> None:
+    """Photos of two people for ES, one more of the first for DE, and the probe."""
+    photos = demo_photos()
+    for target, photo in (
+        ("people/one.jpg", photos.obama2),
+        ("people/other.jpg", photos.biden),
+        ("more/same.jpg", photos.obama3),
+        ("probe.jpg", photos.obama),
+    ):
+        (folder / target).parent.mkdir(exist_ok=True)
+        shutil.copy(photo, folder / target)
+
+
+DROPS = [
+    f"ALTER TABLE {table} DROP COLUMN {column}"
+    for table, column in (("subject", "enrolled"), ("photo", "name"), ("further_photo", "name"))
+]
+BEFORE = (*DROPS, "UPDATE alembic_version SET version_num = '0005'")  # as the version before left a database
+
+
+def age_sqlite(folder: Path) -> None:
+    """What an upgrade finds."""
+    with closing(sqlite3.connect(folder / "es" / "store.db")) as database, database:
+        for statement in BEFORE:
+            database.execute(statement)
+
+
+def set_skew(folder: Path) -> None:
+    toml = folder / "es" / "node.toml"
+    text, changed = re.subn(r"(?m)^clock_skew_seconds = \d+", f"clock_skew_seconds = {SKEW_SECONDS}", toml.read_text())
+    assert changed == 1
+    toml.write_text(text)
+
+
+def walked(walk: Walk, instead: Callable[[str], list[str]], old: Callable[[Path], None]) -> str:
+    """Run all commands of the walk; gives the transcript. `instead`: what is typed in place of a line."""
+    lay_out(walk.folder)
+    try:
+        for line in commands(*SECTIONS):
+            if NOT_WALKED.search(line):
+                continue
+            for typed in instead(line):
+                printed = walk.run(typed)
+                if "node init --dir es" in typed:
+                    set_skew(walk.folder)
+                if until := re.search(r"queries asked until (\S+ \S+) UTC are refused", printed):
+                    refused = datetime.strptime(until[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+                    time.sleep(max(0.0, refused + 1 - time.time()))
+                if "install the new version" in typed:
+                    old(walk.folder)
+        return "\n".join(walk.said) + "\n"
+    finally:
+        walk.close()
+
+
+def on_sqlite(folder: Path) -> str:
+    return walked(Walk(folder, free_ports(4)), lambda line: [line], age_sqlite)
+
+
+def test_the_walk_on_sqlite(tmp_path: Path) -> None:
+    assert on_sqlite(tmp_path) == (HERE / "walk.txt").read_text()
+
+
+def test_the_walk_on_postgresql(tmp_path: Path, postgres: PostgresServer) -> None:
+    """ES keeps its gallery there. What it prints is the same but for backup, loss and restore."""
+    shell = {"PGHOST": str(postgres.folder), "PGUSER": "lineup"}
+    walk = Walk(tmp_path, free_ports(4), shell, postgres.binaries)
+    toml = tmp_path / "es" / "node.toml"
+    backup, *restore = commands("Backup and restore", of=STORE_README)
+
+    def name_database(name: str) -> None:
+        url = f'url = "postgresql://lineup@/{name}?host={postgres.folder}"'
+        text, changed = re.subn(r'(?m)^(file = "store\.db"|url = "postgresql:)[^\n]*', url, toml.read_text())
+        assert changed == 1
+        toml.write_text(text)
+
+    def instead(line: str) -> list[str]:
+        if line.startswith("lineup enroll --dir es"):
+            postgres.run("createdb", "lineup")
+            name_database("lineup")
+        if line == "lineup store backup --dir es es.backup":
+            return [backup]
+        if line == "lineup store backup --dir es es.before-upgrade":
+            return [backup.replace("es.backup lineup", "es.before-upgrade restored")]
+        if line == "rm es/store.db":
+            return ["dropdb lineup"]
+        if line.startswith("lineup store restore"):
+            name_database("restored")
+            return restore
+        return [line]
+
+    def age(_: Path) -> None:
+        with psycopg.connect(f"host={postgres.folder} user=lineup dbname=restored") as database:
+            for statement in BEFORE:
+                database.execute(statement.encode())
+
+    known: dict[str, deque[str]] = defaultdict(deque)
+    for command, printed in chunks((HERE / "walk.txt").read_text()):
+        known[command].append(printed)
+    differs = dict(chunks((HERE / "walk-postgresql.txt").read_text()))
+    found = {}
+    for command, printed in chunks(walked(walk, instead, age).replace(str(postgres.folder), "SOCKET")):
+        if not known[command] or known[command].popleft() != printed:
+            found[command] = printed
+    assert found == differs
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        sys.stdout.write(on_sqlite(Path(made)))
