@@ -121,6 +121,7 @@ ENDPOINTS = (
     Endpoint(GET, "/under-way", "Queries in flight", None, list[UnderWay], _oversight("under_way")),
     Endpoint(GET, "/refusals", "Refusals by code", None, dict[str, int], _oversight("refusals")),
     Endpoint(GET, "/gallery", "The gallery", None, o.GalleryView, _oversight("gallery")),
+    Endpoint(GET, "/gallery/log", "Who handled whom", None, list[o.HandledView], _oversight("handled")),
     Endpoint(GET, "/policy", "The policy", None, dict[str, Any], _oversight("policy")),
     Endpoint(GET, "/quotas", "Quotas of today", None, tuple[o.QuotaView, ...], _oversight("quotas")),
     Endpoint(POST, "/article-40", "The Article 40 log", c.Reason, list[o.LoggedQuery], _oversight("article_forty")),

@@ -1,8 +1,9 @@
 """Care of a node's database from its folder: backup, restore, change of key, expiry. PostgreSQL has its own tools.
 
 A restore brings back people who were forgotten, and forgets which queries were answered. So it takes from the store
-that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases. Where
-that store is lost, it asks first, and the node then answers no query whose warrant is older than the restore.
+that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases, who
+handled whom. Where that store is lost, it asks first, and the node then answers no query whose warrant is older than
+the restore.
 """
 
 from __future__ import annotations
