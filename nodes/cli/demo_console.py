@@ -138,6 +138,7 @@ def sample(staged: Staged, provider: Provider) -> None:
                     case=number,
                     offence="armed robbery",
                     maximum_penalty_years=10,
+                    threshold=intake.threshold or "",
                     photo=intake.picture,
                     quality=face.quality,
                     authorisation="TJ Paris 26-331",

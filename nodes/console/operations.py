@@ -66,7 +66,7 @@ class Operations:
             c.FaceView(face.box, face.quality, all(score >= limit for score in face.quality.values()))
             for face in intake.faces
         )
-        return c.IntakeView(intake.id, intake.width, intake.height, faces, limit)
+        return c.IntakeView(intake.id, intake.width, intake.height, faces, limit, intake.threshold)
 
     def open_query(self, who: str, form: c.QueryForm) -> c.Made:
         """Put a query up for a second person's approval. Raises `Unsuitable` at once for a poor image (R 38)."""
@@ -77,6 +77,11 @@ class Operations:
         unknown = sorted(set(form.holders) - set(self.holders()))
         if unknown:
             raise CaseRefused(f"{', '.join(unknown)[:80]}: no holder among the peers of {self.config.name}")
+        threshold = form.threshold or intake.threshold
+        if threshold is None:
+            raise CaseRefused(
+                "there is no default threshold for this node's face model: name one, from lineup calibrate"
+            )
         face = intake.faces[form.face]
         draft = Draft(
             template=face.template,
@@ -85,7 +90,7 @@ class Operations:
             case=form.case.strip(),
             offence=form.offence.strip(),
             maximum_penalty_years=form.maximum_penalty_years,
-            threshold=form.threshold,
+            threshold=threshold,
             purpose=form.purpose,
             subject=form.subject,
             aim=form.aim,

@@ -288,6 +288,7 @@ TEXTS = {
     "field.state": "State",
     "field.subject": "Whom the probe shows",
     "field.threshold": "Threshold",
+    "field.threshold.none": "Nobody has calibrated this node's face model: name what `lineup calibrate` measured.",
     "field.threshold.hint": "Smallest cosine of a hit; holders may ask for more.",
     "field.time": "Time",
     "field.token": "One-time token",
