@@ -200,6 +200,21 @@ def recalls(session: Session) -> list[RecallView]:
     ]
 
 
+@dataclass(frozen=True)
+class DisclosureView:
+    """A candidate that was given away, unnamed. `deleted`: when its receiver said so. Times: seconds since 1970."""
+
+    peer: str
+    given: int
+    deleted: int | None
+
+
+def disclosures(session: Session) -> list[DisclosureView]:
+    """What was given to whom, the last first, and the receipts that came back (R 50(3))."""
+    rows = session.scalars(select(DisclosedRow).order_by(DisclosedRow.time.desc(), DisclosedRow.id.desc()))
+    return [DisclosureView(row.peer, row.time, row.deleted) for row in rows]
+
+
 class Reference(Closed, frozen=True):
     """What a holder keeps of a disclosure."""
 

@@ -98,11 +98,12 @@ def stage(root: Path, provider: Provider, errors: Console, people: int = PEOPLE)
         staged.ports[name] = port
         with (root / name / "node.toml").open("a") as file:
             file.write(f"\n[console]\nport = {port}\n")
-        _hire(staged, name)
     centre = model.embed(staged.photos.six_faces, largest=True).template  # a face that no sample searches for
     for seed, (state, photo) in enumerate({"ES": staged.photos.obama, "DE": staged.photos.biden}.items()):
         found = enrol(root / state, photo, seed, centre, model.identity.digest(), provider, errors, people)
         staged.references |= {state: next(iter(found))}
+    for name in COUNTRIES:
+        _hire(staged, name)
     warm_up(N4096)
     return staged
 

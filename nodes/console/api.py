@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from nodes.casework.cases import QueryView
 from nodes.casework.core_data import RequestView
-from nodes.casework.deletion import RecallView, View
+from nodes.casework.deletion import DisclosureView, RecallView, View
 from nodes.casework.outcomes import MatchView
 from nodes.casework.review import BlindCandidate
 from nodes.console import contracts as c
@@ -117,6 +117,8 @@ ENDPOINTS = (
     Endpoint(POST, "/requests/{request}/resume", "Let the clock run on", None, c.Done, _operation("resume")),
     Endpoint(POST, "/recalls", "Recall a reference", c.RecallForm, c.Done, _operation("recall")),
     Endpoint(GET, "/recalls", "Recalls", None, list[RecallView], _operation("recalls")),
+    Endpoint(GET, "/disclosures", "What was given to whom, and deleted there", None, list[DisclosureView],
+             _operation("disclosures")),
     Endpoint(GET, "/node", "The node", None, o.NodeView, _oversight("node")),
     Endpoint(GET, "/under-way", "Queries in flight", None, list[UnderWay], _oversight("under_way")),
     Endpoint(GET, "/refusals", "Refusals by code", None, dict[str, int], _oversight("refusals")),

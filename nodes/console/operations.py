@@ -11,7 +11,7 @@ from typing import Any
 from nodes.casework.cases import QueryView
 from nodes.casework.contents import Draft, SealedRequest, Shown
 from nodes.casework.core_data import RequestView
-from nodes.casework.deletion import RecallView
+from nodes.casework.deletion import DisclosureView, RecallView
 from nodes.casework.desk import CaseDesk
 from nodes.casework.errors import CaseRefused
 from nodes.casework.outcomes import MatchView
@@ -274,6 +274,12 @@ class Operations:
     def recalls(self, who: str) -> list[RecallView]:
         """Recalls, and whether they were answered."""
         return self.desk.recalls(self.person(who))
+
+    def disclosures(self, who: str) -> list[DisclosureView]:
+        """What was given to whom, and the receipts that came back; nothing for whom that is not."""
+        person = self.person(who)
+        seers = {"releaser", "data-protection", "supervisor"}
+        return self.desk.disclosures(person) if seers & set(person.roles) else []
 
     def person(self, who: str) -> Person:
         """The person as the staff list has it now. Raises `NotYourRole` for a closed account."""
