@@ -32,11 +32,10 @@ from nodes.cli.demo import (
     stop,
 )
 from nodes.cli.demo_photos import DemoPhotos, demo_photos
-from nodes.config.console import ConsoleConfig
+from nodes.config.console import FILE, ConsoleConfig
 from nodes.config.schema import Role, load_config
 from nodes.console.accounts import Accounts
 from nodes.console.intake import Intakes
-from nodes.console.server import FILE
 from pets.faces import FaceModel, Provider
 from pets.params import N4096
 from protocol.approval import PersonRole
