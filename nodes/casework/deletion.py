@@ -74,6 +74,13 @@ class _Words(Closed, frozen=True):
 
 def delete_candidate(office: Office, session: Session, row: CandidateRow, reason: DeletionReason) -> Receipt:
     """Delete what was received about a candidate, core data included, and tell its holder."""
+    wipe_candidate(office, session, row)
+    statement = office.state(session, row.attempt, row.holder, Deleted(row.digest or bytes(32), reason))
+    return Receipt(row.id, row.holder, reason, office.now(), statement.digest.hex())
+
+
+def wipe_candidate(office: Office, session: Session, row: CandidateRow) -> None:
+    """Delete what was received about a candidate, core data included."""
     for request in session.scalars(select(RequestRow).where(RequestRow.candidate_id == row.id)):
         request.sealed, request.state = None, "deleted"
     for signature in session.scalars(select(SignatureRow).where(SignatureRow.candidate_id == row.id)):
@@ -81,10 +88,7 @@ def delete_candidate(office: Office, session: Session, row: CandidateRow, reason
     for vote in session.scalars(select(VoteRow).where(VoteRow.candidate_id == row.id)):
         kept = office.vault.unseal(vote, Vote)  # the verdict is counted; the note may describe the person
         office.vault.seal(vote, Vote(kept.verdict, "(deleted)"))
-    digest = row.digest or bytes(32)
     row.sealed, row.deleted, row.mac = None, office.now(), b""
-    statement = office.state(session, row.attempt, row.holder, Deleted(digest, reason))
-    return Receipt(row.id, row.holder, reason, office.now(), statement.digest.hex())
 
 
 def expire(office: Office, session: Session) -> list[Receipt]:

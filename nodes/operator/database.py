@@ -26,6 +26,7 @@ from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import flush_folder, lock_folder
 from nodes.logs.of_node import open_log
+from nodes.operator import beside
 from nodes.service.expiry import Expired
 from nodes.service.expiry import expire as expire_at
 from nodes.store import GalleryStore, StorageKey, StoreError
@@ -59,11 +60,20 @@ class Rekeyed(msgspec.Struct, frozen=True):
     old_key: str | None
 
 
-def backup(folder: Path, target: Path) -> int:
-    """Copy a node's SQLite database to a new file, while the node runs; gives its bytes. Raises `StoreError`."""
-    with open_store(load_config(folder)) as store:
+def backup(folder: Path, target: Path) -> list[Path]:
+    """Copy a node's SQLite databases to new files, while the node runs: gallery, casework, console; gives the files.
+
+    Raises `StoreError`; then there are none.
+    """
+    config = load_config(folder)
+    beside.check_free(config, target)
+    with open_store(config) as store:
         store.backup(target)
-    return target.stat().st_size
+    try:
+        return [target, *beside.copy_beside(folder, config, target)]
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def restore(
@@ -81,7 +91,12 @@ def restore(
         elif source is None:
             raise InputError("name the backup to restore")
         else:
+            lost = beside.losses(folder, config, source)
+            if lost and not yes:
+                raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
             result = _restore(config, config.storage.file, source, now, old_key, yes)
+            beside.restore_beside(folder, config, source, [] if old_key is None else [StorageKey.from_file(old_key)])
+            result = msgspec.structs.replace(result, lost=result.lost + lost)
         _note_restored(folder)
         return result
 
