@@ -74,6 +74,13 @@ class _Words(Closed, frozen=True):
 
 def delete_candidate(office: Office, session: Session, row: CandidateRow, reason: DeletionReason) -> Receipt:
     """Delete what was received about a candidate, core data included, and tell its holder."""
+    wipe_candidate(office, session, row)
+    statement = office.state(session, row.attempt, row.holder, Deleted(row.digest or bytes(32), reason))
+    return Receipt(row.id, row.holder, reason, office.now(), statement.digest.hex())
+
+
+def wipe_candidate(office: Office, session: Session, row: CandidateRow) -> None:
+    """Delete what was received about a candidate, core data included."""
     for request in session.scalars(select(RequestRow).where(RequestRow.candidate_id == row.id)):
         request.sealed, request.state = None, "deleted"
     for signature in session.scalars(select(SignatureRow).where(SignatureRow.candidate_id == row.id)):
@@ -81,10 +88,7 @@ def delete_candidate(office: Office, session: Session, row: CandidateRow, reason
     for vote in session.scalars(select(VoteRow).where(VoteRow.candidate_id == row.id)):
         kept = office.vault.unseal(vote, Vote)  # the verdict is counted; the note may describe the person
         office.vault.seal(vote, Vote(kept.verdict, "(deleted)"))
-    digest = row.digest or bytes(32)
     row.sealed, row.deleted, row.mac = None, office.now(), b""
-    statement = office.state(session, row.attempt, row.holder, Deleted(digest, reason))
-    return Receipt(row.id, row.holder, reason, office.now(), statement.digest.hex())
 
 
 def expire(office: Office, session: Session) -> list[Receipt]:
@@ -198,6 +202,21 @@ def recalls(session: Session) -> list[RecallView]:
         RecallView(row.peer, row.recalled or 0, (row.recalled or 0) + RECALL_SECONDS, row.deleted is not None)
         for row in rows
     ]
+
+
+@dataclass(frozen=True)
+class DisclosureView:
+    """A candidate that was given away, unnamed. `deleted`: when its receiver said so. Times: seconds since 1970."""
+
+    peer: str
+    given: int
+    deleted: int | None
+
+
+def disclosures(session: Session) -> list[DisclosureView]:
+    """What was given to whom, the last first, and the receipts that came back (R 50(3))."""
+    rows = session.scalars(select(DisclosedRow).order_by(DisclosedRow.time.desc(), DisclosedRow.id.desc()))
+    return [DisclosureView(row.peer, row.time, row.deleted) for row in rows]
 
 
 class Reference(Closed, frozen=True):

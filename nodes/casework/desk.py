@@ -287,6 +287,12 @@ class CaseDesk:
         with self.office.vault.reading() as session:
             return deletion.recalls(session)
 
+    def disclosures(self, person: Person) -> list[deletion.DisclosureView]:
+        """What this holder gave to whom, and the receipts that say it was deleted there."""
+        self._fresh(person).needs("releaser", "data-protection", "supervisor")
+        with self.office.vault.reading() as session:
+            return deletion.disclosures(session)
+
     def onward_transfer(self, person: Person, candidate: str, recipient: str, authorisation: str = "") -> None:
         """Note a transfer to somebody else. Raises `OnwardTransferRefused` without a prior authorisation (R 60)."""
         self._write(person, deletion.onward_transfer, candidate, recipient, authorisation)

@@ -28,8 +28,12 @@ def serve(
     folder: Annotated[Path | None, typer.Option("--dir", help="The node's folder.")] = None,
     models: Models = None,
     provider: Provider = ProviderName.auto,
+    with_parent: Annotated[bool, typer.Option(hidden=True, help="End when the standard input does.")] = False,
 ) -> None:
-    """Serve the console of a node until interrupted; the node runs beside it. Address: [console] in node.toml."""
+    """Serve the console of a node until interrupted; the node runs beside it. Address: [console] in node.toml.
+
+    With `enabled = true` there, `lineup node serve` starts it by itself.
+    """
     if context.invoked_subcommand is not None:
         return
     if folder is None:
@@ -38,7 +42,7 @@ def serve(
         from nodes.console.server import run_console
     except ModuleNotFoundError as error:
         raise InputError(f"the console needs {error.name}: pip install 'blind-lineup[console]'") from None
-    run_console(folder, models, provider.value, output.print)
+    run_console(folder, models, provider.value, output.print, with_parent=with_parent)
 
 
 @console.command()

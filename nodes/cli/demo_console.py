@@ -32,11 +32,10 @@ from nodes.cli.demo import (
     stop,
 )
 from nodes.cli.demo_photos import DemoPhotos, demo_photos
-from nodes.config.console import ConsoleConfig
+from nodes.config.console import FILE, ConsoleConfig
 from nodes.config.schema import Role, load_config
 from nodes.console.accounts import Accounts
 from nodes.console.intake import Intakes
-from nodes.console.server import FILE
 from pets.faces import FaceModel, Provider
 from pets.params import N4096
 from protocol.approval import PersonRole
@@ -98,11 +97,12 @@ def stage(root: Path, provider: Provider, errors: Console, people: int = PEOPLE)
         staged.ports[name] = port
         with (root / name / "node.toml").open("a") as file:
             file.write(f"\n[console]\nport = {port}\n")
-        _hire(staged, name)
     centre = model.embed(staged.photos.six_faces, largest=True).template  # a face that no sample searches for
     for seed, (state, photo) in enumerate({"ES": staged.photos.obama, "DE": staged.photos.biden}.items()):
         found = enrol(root / state, photo, seed, centre, model.identity.digest(), provider, errors, people)
         staged.references |= {state: next(iter(found))}
+    for name in COUNTRIES:
+        _hire(staged, name)
     warm_up(N4096)
     return staged
 
@@ -138,6 +138,7 @@ def sample(staged: Staged, provider: Provider) -> None:
                     case=number,
                     offence="armed robbery",
                     maximum_penalty_years=10,
+                    threshold=intake.threshold or "",
                     photo=intake.picture,
                     quality=face.quality,
                     authorisation="TJ Paris 26-331",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,13 +31,22 @@ def register(app: typer.Typer) -> None:
     app.add_typer(gallery, name="gallery")
 
 
+ActingKey = Annotated[
+    Path | None, typer.Option("--key", help="Your private key file: says who acts. Needed once the node has staff.")
+]
+Why = Annotated[str, typer.Option("--reason", help="Why you do this; written down with your name and the time.")]
+
+
 @gallery.command("list")
-def list_subjects(folder: Dir, as_json: Json = False) -> None:
+def list_subjects(folder: Dir, key: ActingKey = None, reason: Why = "", as_json: Json = False) -> None:
     """All subjects, a line each, in the order of their enrolment."""
     from nodes.config.storage import holder_store
+    from nodes.operator.acting import READERS
+    from nodes.operator.enrolment import handler_at
 
-    with holder_store(folder) as store:
+    with holder_store(folder, handler_at(folder, key, reason, READERS)) as store:
         found = store.subjects()
+        store.consulted([subject.reference for subject in found])
     if as_json:
         print(json.dumps([_told(subject) for subject in found]))
         return
@@ -51,14 +60,21 @@ def list_subjects(folder: Dir, as_json: Json = False) -> None:
 
 @gallery.command()
 def show(
-    folder: Dir, reference: Annotated[str, typer.Argument(help="Reference number.")], as_json: Json = False
+    folder: Dir,
+    reference: Annotated[str, typer.Argument(help="Reference number.")],
+    key: ActingKey = None,
+    reason: Why = "",
+    as_json: Json = False,
 ) -> None:
     """One subject: category, retention, quality, model, photos, when it was enrolled and when contested."""
     from nodes.config.storage import holder_store
+    from nodes.operator.acting import READERS
+    from nodes.operator.enrolment import handler_at
 
-    with holder_store(folder) as store:
+    with holder_store(folder, handler_at(folder, key, reason, READERS)) as store:
         told = _told(store.subject(reference))
         told["photo_names"] = list(store.photo_names(reference))
+        store.consulted([reference])
         history = [
             f"{event.time:%Y-%m-%d %H:%M:%S} UTC: " + ("contested" if event.authority is None else "cleared")
             for event in store.contested_history(reference)
@@ -70,6 +86,25 @@ def show(
     for name, value in told.items():
         for line in value if isinstance(value, list) else [value]:
             output.print(f"{name.replace('_', ' ')}: {_in_words(line)}", highlight=False)
+
+
+@gallery.command()
+def log(folder: Dir, key: ActingKey = None, reason: Why = "", as_json: Json = False) -> None:
+    """Who enrolled, deleted, contested or looked up whom, when and why (Directive (EU) 2016/680, Article 25)."""
+    from nodes.config.storage import holder_store
+    from nodes.operator.acting import MONITORS
+    from nodes.operator.enrolment import handler_at
+
+    with holder_store(folder, handler_at(folder, key, reason, MONITORS)) as store:
+        handled = store.handled()
+    if as_json:
+        print(msgspec.json.encode(handled).decode())
+        return
+    for one in handled:
+        whom = one.references[0] if len(one.references) == 1 else f"{len(one.references)} subjects"
+        who = one.person or "the node"
+        line = f"{one.time:%Y-%m-%d %H:%M:%S} UTC  {who}: {one.act} {whom}{f', {one.reason}' if one.reason else ''}"
+        output.print(printable(line), highlight=False)
 
 
 def _in_words(value: object) -> str:
@@ -111,6 +146,8 @@ def enroll(
     models: Models = None,
     provider: Provider = ProviderName.auto,
     largest: Largest = False,
+    key: ActingKey = None,
+    reason: Why = "",
     as_json: Json = False,
 ) -> None:
     """Add subjects to a holder's gallery. Given again after an interruption, it goes on where it stopped.
@@ -147,6 +184,8 @@ def enroll(
             provider=provider.value,
             largest=largest,
             progress=progress,
+            key=key,
+            reason=reason,
         )
     if as_json:
         print(msgspec.json.encode(result).decode())
@@ -168,13 +207,14 @@ def enroll(
 def forget(
     folder: Dir,
     references: Annotated[list[str], typer.Argument(help="Reference numbers.")],
+    key: ActingKey = None,
+    reason: Why = "",
     as_json: Json = False,
 ) -> None:
     """Delete subjects; the next query does not find them. Prints a receipt for each; status 1 if one is unknown."""
-    from nodes.config.storage import holder_store
+    from nodes.operator.enrolment import forget as run
 
-    with holder_store(folder) as store:
-        receipts = store.forget_all(references, datetime.now(timezone.utc))
+    receipts = run(folder, references, key=key, reason=reason)
     if as_json:
         print(msgspec.json.encode(receipts).decode())
     else:
@@ -204,6 +244,8 @@ def contest(
     reference: Annotated[str, typer.Argument(help="Reference number.")],
     clear: Annotated[bool, typer.Option("--clear", help="Take the mark off; needs --authority.")] = False,
     authority: Annotated[str, typer.Option(help="The decision that clears the mark; kept encrypted.")] = "",
+    key: ActingKey = None,
+    reason: Why = "",
     as_json: Json = False,
 ) -> None:
     """Mark a subject's accuracy as contested; only a named decision clears the mark. Hits on it carry the mark."""
@@ -211,7 +253,7 @@ def contest(
 
     if bool(authority) != clear:
         raise typer.BadParameter("--clear and --authority go together", param_hint="--authority")
-    subject = run(folder, reference, authority if clear else None)
+    subject = run(folder, reference, authority if clear else None, key=key, reason=reason)
     _remind(folder, [reference])
     if as_json:
         print(msgspec.json.encode({"reference": subject.reference, "contested": subject.contested}).decode())

@@ -28,17 +28,20 @@ def register(app: typer.Typer) -> None:
 def backup(
     folder: Dir, file: Annotated[Path, typer.Argument(help="File to write; must not exist.")], as_json: Json = False
 ) -> None:
-    """Copy the database (SQLite) to one file, while the node runs. It is encrypted as the database is.
+    """Copy the databases (SQLite) while the node runs: the gallery to FILE, casework and console beside it.
 
-    A PostgreSQL database is backed up with pg_dump --format=custom.
+    They are encrypted as the databases are. A PostgreSQL database is backed
+    up with pg_dump --format=custom.
     """
     from nodes.operator.database import backup as run
 
-    size = run(folder, file)
+    made = {str(path): path.stat().st_size for path in run(folder, file)}
     if as_json:
-        print(msgspec.json.encode({"file": str(file), "bytes": size}).decode())
+        told = {"file": str(file), "bytes": made.pop(str(file)), "beside": made}
+        print(msgspec.json.encode(told).decode())
     else:
-        output.print(f"{file}: {size:,} bytes; keep it apart from the storage key", highlight=False)
+        for path, size in made.items():
+            output.print(f"{path}: {size:,} bytes; keep it apart from the storage key", highlight=False)
 
 
 @store.command()
@@ -54,7 +57,8 @@ def restore(
     """Put a backup in the database's place, with the node stopped.
 
     What happened since is taken over from the present database: who was
-    forgotten or contested, which queries were answered, quotas.
+    forgotten or contested, which queries were answered, quotas. Casework and
+    console stay as they are, unless they are missing or damaged.
 
     If that cannot be read, or subjects were enrolled since, nothing is done
     without --yes. After such a loss the node refuses warrants older than the

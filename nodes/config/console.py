@@ -7,11 +7,14 @@ from urllib.parse import urlsplit
 
 from nodes.config.values import ConfigError, Section, within
 
+FILE = "console.db"  # in the node's folder
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ConsoleConfig(Section, frozen=True):
-    """`origin`: what stands in the browser's address bar; passkeys are bound to its host, which must be a name.
+    """`enabled`: `lineup node serve` starts the console beside the node, as a process of its own.
+
+    `origin`: what stands in the browser's address bar; passkeys are bound to its host, which must be a name.
 
     Without `certificate` and `key` the console speaks HTTP and listens on loopback only: for a proxy that ends TLS, or
     for a browser on the same machine. `behind_proxy`: a proxy on this machine says in X-Forwarded-For who asks, for the
@@ -19,6 +22,7 @@ class ConsoleConfig(Section, frozen=True):
     log-ins in a row, which shut an account for `lock_minutes`.
     """
 
+    enabled: bool = False
     host: str = "127.0.0.1"
     port: int = 8450
     origin: str = ""

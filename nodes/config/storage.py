@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodes.config.schema import NodeConfig, Role, load_config
-from nodes.store import GalleryStore, StorageKey, StoreUnavailable
+from nodes.store import GalleryStore, Handler, StorageKey, StoreUnavailable
 from pets.errors import InputError
 
 
@@ -20,12 +20,17 @@ def storage_key(config: NodeConfig) -> StorageKey:
 
 
 def open_store(
-    config: NodeConfig, *, url: str = "", key: StorageKey | None = None, retired: Sequence[StorageKey] = ()
+    config: NodeConfig,
+    *,
+    url: str = "",
+    key: StorageKey | None = None,
+    retired: Sequence[StorageKey] = (),
+    handler: Handler | None = None,
 ) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas.
 
-    `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`). Raises as
-    `GalleryStore`; `StoreUnavailable` names the database.
+    `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`). `handler`: on
+    whose behalf it is opened. Raises as `GalleryStore`; `StoreUnavailable` names the database.
     """
     where = url or config.storage.database_url
     try:
@@ -36,16 +41,17 @@ def open_store(
             categories=config.policy.categories,
             national_law=config.policy.national_law.citations,
             retired=retired,
+            handler=handler,
         )
     except StoreUnavailable as error:  # a configured URL holds no password
         raise StoreUnavailable(f"{where} cannot be opened, look at [storage] in node.toml: {error}") from None
 
 
 @contextmanager
-def holder_store(folder: Path) -> Iterator[GalleryStore]:
-    """The gallery of a holder's folder. Raises `InputError` for another role."""
+def holder_store(folder: Path, handler: Handler | None = None) -> Iterator[GalleryStore]:
+    """The gallery of a holder's folder, opened on somebody's behalf. Raises `InputError` for another role."""
     config = load_config(folder)
     if config.role is not Role.HOLDER:
         raise InputError(f"{config.name} is a {config.role.value}; only holders have a gallery")
-    with open_store(config) as store:
+    with open_store(config, handler=handler) as store:
         yield store

@@ -136,6 +136,7 @@ def _console(console: ConsoleConfig) -> str:
     return f"""\
 # Where people reach the console (nodes/console/README.md), and how long they stay signed in.
 # [console]
+# enabled = {_toml(console.enabled)}  # true: `lineup node serve` starts it beside the node; else `lineup console`
 # host = {_toml(console.host)}  # loopback, unless certificate and key are given
 # port = {console.port}
 # origin = "https://console.example"  # as browsers show it; passkeys are bound to its host

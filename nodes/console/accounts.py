@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from nodes.config.console import ConsoleConfig
 from nodes.console.errors import SignedOut, SignInRefused
-from nodes.console.tables import AccountRow, Base, DoorRow, SessionRow
+from nodes.console.migrations import upgrade
+from nodes.console.tables import AccountRow, DoorRow, SessionRow
 from nodes.store.database import Database
 from pets.errors import InputError
 from pets.prf import labelled_hash
@@ -49,11 +50,15 @@ class SignedIn:
 
 
 class Accounts:
-    """All of `console.db`. `clock`: UTC."""
+    """All of `console.db`, which is brought up to date. `clock`: UTC. Raises `StoreVersionError`, `StoreError`."""
 
     def __init__(self, url: str, settings: ConsoleConfig, clock: Callable[[], datetime]) -> None:
         self._database = Database(url)
-        Base.metadata.create_all(self._database.engine)
+        try:
+            upgrade(self._database)
+        except BaseException:
+            self._database.close()
+            raise
         self._settings = settings
         self._clock = clock
         self._hasher = PasswordHasher()

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from nodes.casework.cases import QueryView
 from nodes.casework.core_data import RequestView
-from nodes.casework.deletion import RecallView, View
+from nodes.casework.deletion import DisclosureView, RecallView, View
 from nodes.casework.outcomes import MatchView
 from nodes.casework.review import BlindCandidate
 from nodes.console import contracts as c
@@ -117,10 +117,13 @@ ENDPOINTS = (
     Endpoint(POST, "/requests/{request}/resume", "Let the clock run on", None, c.Done, _operation("resume")),
     Endpoint(POST, "/recalls", "Recall a reference", c.RecallForm, c.Done, _operation("recall")),
     Endpoint(GET, "/recalls", "Recalls", None, list[RecallView], _operation("recalls")),
+    Endpoint(GET, "/disclosures", "What was given to whom, and deleted there", None, list[DisclosureView],
+             _operation("disclosures")),
     Endpoint(GET, "/node", "The node", None, o.NodeView, _oversight("node")),
     Endpoint(GET, "/under-way", "Queries in flight", None, list[UnderWay], _oversight("under_way")),
     Endpoint(GET, "/refusals", "Refusals by code", None, dict[str, int], _oversight("refusals")),
     Endpoint(GET, "/gallery", "The gallery", None, o.GalleryView, _oversight("gallery")),
+    Endpoint(GET, "/gallery/log", "Who handled whom", None, list[o.HandledView], _oversight("handled")),
     Endpoint(GET, "/policy", "The policy", None, dict[str, Any], _oversight("policy")),
     Endpoint(GET, "/quotas", "Quotas of today", None, tuple[o.QuotaView, ...], _oversight("quotas")),
     Endpoint(POST, "/article-40", "The Article 40 log", c.Reason, list[o.LoggedQuery], _oversight("article_forty")),

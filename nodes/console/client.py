@@ -115,6 +115,10 @@ class ConsoleClient:
         """The history."""
         return self.call("GET", "/queries", list[QueryView])
 
+    def case(self, query: str, reason: str) -> c.Case:
+        """Justification and probe; written down with the reason."""
+        return self.call("POST", f"/queries/{query}/case", c.Case, c.Reason(reason))
+
     def progress(self, query: str) -> c.Progress:
         """How far a search is, by country."""
         return self.call("GET", f"/queries/{query}/progress", c.Progress)

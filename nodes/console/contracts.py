@@ -87,17 +87,21 @@ class FaceView(Contract, frozen=True):
 
 
 class IntakeView(Contract, frozen=True):
-    """An upload. It is kept for 15 minutes. `limit`: of each component of the quality, 0 to 100."""
+    """An upload. It is kept for 15 minutes. `limit`: of each component of the quality, 0 to 100.
+
+    `threshold`: the default of the node's face model; null if it has none, and a query must name one.
+    """
 
     id: str
     width: int
     height: int
     faces: tuple[FaceView, ...]
     limit: int
+    threshold: str | None
 
 
 class QueryForm(Contract, frozen=True):
-    """A query to be opened. `face`: which of the upload's faces, counted from 0."""
+    """A query to be opened. `face`: which of the upload's faces, counted from 0. `threshold`: empty: the model's."""
 
     intake: str
     face: Annotated[int, msgspec.Meta(ge=0)]
@@ -105,7 +109,7 @@ class QueryForm(Contract, frozen=True):
     case: Text
     offence: Text
     maximum_penalty_years: float
-    threshold: str = "0.55"
+    threshold: str = ""
     purpose: str = "INVESTIGATION"
     subject: Literal["suspect", "convicted", "victim", "missing", "remains"] = "suspect"
     aim: Literal["identify", "verify"] = "identify"

@@ -21,10 +21,11 @@ from PIL import Image
 from nodes.casework.errors import UnknownThing
 from nodes.casework.quality import assess
 from nodes.console.errors import UploadRefused
-from pets.errors import PhotoError
+from pets.errors import ParameterError, PhotoError
 from pets.faces import FaceModel
 from pets.photos import WEB_FORMATS, decode_photo
-from pets.templates import quantise
+from pets.templates import ModelIdentity, quantise
+from pets.thresholds import default_threshold
 
 UPLOAD_LIMIT = 16 << 20  # bytes of a file
 MAX_PIXELS = 40_000_000
@@ -48,7 +49,10 @@ class FoundFace:
 
 @dataclass(frozen=True)
 class Intake:
-    """An upload that waits for its query. `picture`: JPEG, `width` x `height`. `model`: digest of the face model."""
+    """An upload that waits for its query. `picture`: JPEG, `width` x `height`. `model`: digest of the face model.
+
+    `threshold`: the model's default; None for a model that nobody has calibrated.
+    """
 
     id: str
     owner: str
@@ -57,6 +61,7 @@ class Intake:
     height: int
     faces: tuple[FoundFace, ...]
     model: bytes
+    threshold: str | None
 
 
 class Intakes:
@@ -115,12 +120,20 @@ class Intakes:
             FoundFace(_box(face.box, shrink), assess(image, face), quantise(face.template).tobytes()) for face in faces
         ]
         size = (round(width * shrink), round(height * shrink))
-        return Intake(secrets.token_hex(16), owner, shown, *size, tuple(found), model.identity.digest())
+        digest, threshold = model.identity.digest(), _threshold(model.identity)
+        return Intake(secrets.token_hex(16), owner, shown, *size, tuple(found), digest, threshold)
 
     def _drop_old(self) -> None:
         before = self._clock() - KEPT_SECONDS
         while self._kept and next(iter(self._kept.values()))[0] < before:
             self._kept.popitem(last=False)
+
+
+def _threshold(identity: ModelIdentity) -> str | None:
+    try:
+        return f"{default_threshold(identity):f}"
+    except ParameterError:
+        return None
 
 
 def draw(image: NDArray[np.uint8], shrink: float) -> bytes:

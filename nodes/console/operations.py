@@ -11,7 +11,7 @@ from typing import Any
 from nodes.casework.cases import QueryView
 from nodes.casework.contents import Draft, SealedRequest, Shown
 from nodes.casework.core_data import RequestView
-from nodes.casework.deletion import RecallView
+from nodes.casework.deletion import DisclosureView, RecallView
 from nodes.casework.desk import CaseDesk
 from nodes.casework.errors import CaseRefused
 from nodes.casework.outcomes import MatchView
@@ -66,7 +66,7 @@ class Operations:
             c.FaceView(face.box, face.quality, all(score >= limit for score in face.quality.values()))
             for face in intake.faces
         )
-        return c.IntakeView(intake.id, intake.width, intake.height, faces, limit)
+        return c.IntakeView(intake.id, intake.width, intake.height, faces, limit, intake.threshold)
 
     def open_query(self, who: str, form: c.QueryForm) -> c.Made:
         """Put a query up for a second person's approval. Raises `Unsuitable` at once for a poor image (R 38)."""
@@ -77,6 +77,11 @@ class Operations:
         unknown = sorted(set(form.holders) - set(self.holders()))
         if unknown:
             raise CaseRefused(f"{', '.join(unknown)[:80]}: no holder among the peers of {self.config.name}")
+        threshold = form.threshold or intake.threshold
+        if threshold is None:
+            raise CaseRefused(
+                "there is no default threshold for this node's face model: name one, from lineup calibrate"
+            )
         face = intake.faces[form.face]
         draft = Draft(
             template=face.template,
@@ -85,7 +90,7 @@ class Operations:
             case=form.case.strip(),
             offence=form.offence.strip(),
             maximum_penalty_years=form.maximum_penalty_years,
-            threshold=form.threshold,
+            threshold=threshold,
             purpose=form.purpose,
             subject=form.subject,
             aim=form.aim,
@@ -269,6 +274,12 @@ class Operations:
     def recalls(self, who: str) -> list[RecallView]:
         """Recalls, and whether they were answered."""
         return self.desk.recalls(self.person(who))
+
+    def disclosures(self, who: str) -> list[DisclosureView]:
+        """What was given to whom, and the receipts that came back; nothing for whom that is not."""
+        person = self.person(who)
+        seers = {"releaser", "data-protection", "supervisor"}
+        return self.desk.disclosures(person) if seers & set(person.roles) else []
 
     def person(self, who: str) -> Person:
         """The person as the staff list has it now. Raises `NotYourRole` for a closed account."""

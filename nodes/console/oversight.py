@@ -91,6 +91,17 @@ class DayCount(c.Contract, frozen=True):
     answered: int
 
 
+class HandledView(c.Contract, frozen=True):
+    """Somebody handled subjects. `time`: seconds since 1970; `person`: null for the node itself."""
+
+    time: int
+    act: str
+    person: str | None
+    reason: str
+    subjects: int
+    first: str
+
+
 class LogView(c.Contract, frozen=True):
     """A tamper-evident log. `checkpoint_time`: milliseconds since 1970."""
 
@@ -272,6 +283,18 @@ class Oversight:
             )
         unique = {hashlib.sha256(data).digest(): data for data in bundles}
         return verify_bundles(list(unique.values()), load_trust(self._config.paths.peers))
+
+    def handled(self, who: str) -> list[HandledView]:
+        """Who enrolled, changed, deleted or looked up whom in the gallery, the last first."""
+        self._operations.person(who).needs(*OVERSEERS, "admin")
+        store = self._operations.desk.office.gallery
+        if store is None:
+            return []
+        return [
+            HandledView(int(one.time.timestamp()), one.act, one.person, one.reason, len(one.references),
+                        next(iter(one.references), ""))
+            for one in reversed(store.handled())
+        ][:SHOWN_ENTRIES]  # fmt: skip
 
     def views(self, who: str) -> list[View]:
         """Who looked at personal data, when and why."""

@@ -75,4 +75,5 @@ def recalls(visit: Visit) -> Response:
     if visit.request.method == "POST":
         given = {"reference": visit.text("reference"), "why": visit.text("reason"), "kind": visit.text("kind")}
         told = operations.recall(who, converted(given, c.RecallForm)).outcome
-    return visit.show("recalls.html", recalls=operations.recalls(who), told=told, kinds=get_args(RecallKind))
+    return visit.show("recalls.html", recalls=operations.recalls(who), given=operations.disclosures(who), told=told,
+                      kinds=get_args(RecallKind))  # fmt: skip

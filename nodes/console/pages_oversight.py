@@ -44,7 +44,7 @@ def supervision(visit: Visit) -> Response:
     return visit.show(
         "supervision.html", days=oversight.days(who), refusals=refusals, quotas=oversight.quotas(who),
         logs=oversight.logs(who), evidence=oversight.evidence(who), views=oversight.views(who),
-        outcomes=_outcomes(visit), recalls=visit.site.operations.recalls(who),
+        outcomes=_outcomes(visit), handled=oversight.handled(who), recalls=visit.site.operations.recalls(who),
     )  # fmt: skip
 
 

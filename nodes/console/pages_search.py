@@ -198,6 +198,8 @@ def end(visit: Visit) -> Response:
     if visit.text("recipient"):
         operations.transfer(who, name, c.Transfer(visit.text("recipient"), visit.text("authorisation")))
         return visit.show("done.html", message=text("done.transfer"))
+    if not visit.text("delete"):  # a recipient of blanks deletes nothing
+        raise InputError(text("problem.recipient"))
     receipt = operations.delete(who, name).outcome
     return visit.show("done.html", message=f"{text('done.deleted')} {receipt}")
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
 
 from nodes.casework.desk import CaseDesk, utc
+from nodes.config.console import FILE
 from nodes.config.schema import load_config
 from nodes.console.accounts import Accounts
 from nodes.console.app import make_console
@@ -20,8 +25,6 @@ from nodes.console.security import Forms
 from nodes.console.web import Site
 from nodes.service.strict_http import StrictProtocol
 from pets.faces import FaceModel, Provider
-
-FILE = "console.db"
 
 
 def open_site(folder: Path, load: Callable[[], FaceModel]) -> Site:
@@ -49,8 +52,15 @@ def close_site(site: Site) -> None:
     site.operations.desk.close()
 
 
-def run_console(folder: Path, models: Path | None, provider: Provider, say: Callable[[str], object]) -> None:
-    """Serve until interrupted. `say`: takes lines for the terminal, the one-time token among them."""
+def run_console(
+    folder: Path, models: Path | None, provider: Provider, say: Callable[[str], object], *, with_parent: bool = False
+) -> None:
+    """Serve until interrupted. `say`: takes lines for the terminal, the one-time token among them.
+
+    `with_parent`: end with the process that started this one, which holds the other end of the standard input.
+    """
+    if with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     site = open_site(folder, lambda: FaceModel.load(models, provider))
     settings = site.operations.config.console
     try:
@@ -67,3 +77,8 @@ def run_console(folder: Path, models: Path | None, provider: Provider, say: Call
         )  # fmt: skip
     finally:
         close_site(site)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()  # nothing comes: it ends when the parent closes it, however it dies
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,8 +1,9 @@
 """Care of a node's database from its folder: backup, restore, change of key, expiry. PostgreSQL has its own tools.
 
 A restore brings back people who were forgotten, and forgets which queries were answered. So it takes from the store
-that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases. Where
-that store is lost, it asks first, and the node then answers no query whose warrant is older than the restore.
+that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases, who
+handled whom. Where that store is lost, it asks first, and the node then answers no query whose warrant is older than
+the restore.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import flush_folder, lock_folder
 from nodes.logs.of_node import open_log
+from nodes.operator import beside
 from nodes.service.expiry import Expired
 from nodes.service.expiry import expire as expire_at
 from nodes.store import GalleryStore, StorageKey, StoreError
@@ -60,11 +62,20 @@ class Rekeyed(msgspec.Struct, frozen=True):
     old_key: str | None
 
 
-def backup(folder: Path, target: Path) -> int:
-    """Copy a node's SQLite database to a new file, while the node runs; gives its bytes. Raises `StoreError`."""
-    with open_store(load_config(folder)) as store:
+def backup(folder: Path, target: Path) -> list[Path]:
+    """Copy a node's SQLite databases to new files, while the node runs: gallery, casework, console; gives the files.
+
+    Raises `StoreError`; then there are none.
+    """
+    config = load_config(folder)
+    beside.check_free(config, target)
+    with open_store(config) as store:
         store.backup(target)
-    return target.stat().st_size
+    try:
+        return [target, *beside.copy_beside(folder, config, target)]
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def restore(
@@ -82,7 +93,12 @@ def restore(
         elif source is None:
             raise InputError("name the backup to restore")
         else:
+            lost = beside.losses(folder, config, source)
+            if lost and not yes:
+                raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
             result = _restore(config, config.storage.file, source, now, old_key, yes)
+            beside.restore_beside(folder, config, source, [] if old_key is None else [StorageKey.from_file(old_key)])
+            result = msgspec.structs.replace(result, lost=result.lost + lost)
         _note_restored(folder)
         return result
 

@@ -1,4 +1,4 @@
-"""What the operator of a holder does with its gallery: enrol people, and mark one as contested."""
+"""What the operator of a holder does with its gallery: enrol people, delete them, and mark one as contested."""
 
 from __future__ import annotations
 
@@ -17,13 +17,25 @@ import numpy.typing as npt
 from nodes.casework.exchange.files import photos_in
 from nodes.casework.exchange.type10 import ExchangeError
 from nodes.casework.quality import assess, overall
+from nodes.config.schema import Role, load_config
 from nodes.config.storage import holder_store
-from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, StoreRefusal, Subject
+from nodes.operator.acting import ROLES, acting
+from nodes.store import (
+    Category,
+    DeletionReceipt,
+    DuplicatePhoto,
+    GalleryStore,
+    Handler,
+    Status,
+    StoreRefusal,
+    Subject,
+)
 from nodes.store.enrolment import check_allowed
 from pets.errors import InputError, ModelMismatch, OddPhoto, PhotoError
 from pets.faces import FaceModel, Provider
 from pets.fusion import fuse
 from pets.templates import load_templates, quantise_rows, read_identity, sidecar_path
+from protocol.approval import PersonRole
 from protocol.terms import SYNTHETIC_MODEL
 
 RETENTION_DAYS = 3 * 365
@@ -68,14 +80,17 @@ def enroll(
     apart: bool = False,
     table: Path | None = None,
     progress: Progress = lambda done, total: None,
+    key: Path | None = None,
+    reason: str = "",
 ) -> Enrolled:
     """Add photos (files, folders) or one .npy file of unit templates. What is enrolled already is passed over.
 
     Photos of one person, by `grouping` or by the column `subject` of `table` (CSV: photo, subject), are fused into one
     template; `apart`: each stays a row of its own, at most four, not compared with the others, and the person still is
     one subject. So an interrupted enrolment is continued by giving the same command again. `progress` is told how many
-    photos or templates are done, and of how many. Raises `InputError`, `StoreError`, `ModelMismatch` for another face
-    model than the gallery's: the node could not serve it then.
+    photos or templates are done, and of how many. `key`, `reason`: who does it, and why (`nodes.operator.acting`).
+    Raises `InputError`, `StoreError`, `ModelMismatch` for another face model than the gallery's: the node could not
+    serve it then.
     """
     today = datetime.now(timezone.utc).date()
     until = retain_until or today + timedelta(days=RETENTION_DAYS)
@@ -86,7 +101,7 @@ def enroll(
         raise InputError(f"{templates[0]} holds templates: whose they are can only be said of photos")
     if templates and len(sources) > 1:
         raise InputError(f"{templates[0]} holds templates: enrol it by a command of its own, without photos")
-    with holder_store(folder) as store:
+    with holder_store(folder, handler_at(folder, key, reason)) as store:
         check_allowed(category, store.categories)
         if templates:
             return _enroll_templates(store, templates[0], category, status, until, progress)
@@ -279,12 +294,27 @@ class _Enrolment:
         self._photos |= dict.fromkeys(names, reference)
 
 
-def contest(folder: Path, reference: str, authority: str | None) -> Subject:
+def contest(
+    folder: Path, reference: str, authority: str | None, *, key: Path | None = None, reason: str = ""
+) -> Subject:
     """Mark a subject's accuracy as contested, or clear the mark on a decision. Raises `StoreError`, `InputError`."""
     now = datetime.now(timezone.utc)
-    with holder_store(folder) as store:
+    with holder_store(folder, handler_at(folder, key, reason or authority or "")) as store:
         if authority is None:
             store.flag_contested(reference, now)
         else:
             store.clear_contested(reference, authority, now)
         return store.subject(reference)
+
+
+def forget(
+    folder: Path, references: Sequence[str], *, key: Path | None = None, reason: str = ""
+) -> list[DeletionReceipt]:
+    """Delete subjects, passing over references that do not exist. Raises `StoreError`, `InputError`."""
+    with holder_store(folder, handler_at(folder, key, reason)) as store:
+        return store.forget_all(references, datetime.now(timezone.utc))
+
+
+def handler_at(folder: Path, key: Path | None, reason: str, roles: tuple[PersonRole, ...] = ROLES) -> Handler | None:
+    """Who works on a gallery; None at another role's node, which has none and says so when it is opened."""
+    return acting(folder, key, reason, roles) if load_config(folder).role is Role.HOLDER else None

@@ -24,6 +24,7 @@ from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.peers import Peers
 from nodes.identity.tls import CertificateError, peer_name, running_out, server_context
 from nodes.service.app import make_app
+from nodes.service.beside import keep_console
 from nodes.service.json_logs import set_up_logging
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
@@ -237,11 +238,15 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
         chores.append(asyncio.create_task(node.follow_up.run_for_ever()))
     if isinstance(node, AskingNode):
         chores.append(asyncio.create_task(node.supply.run_for_ever()))
+    console = asyncio.create_task(keep_console(folder, node.name)) if node.config.console.enabled else None
     try:
         await server.serve()
     finally:
         for chore in chores:
             chore.cancel()
+        if console is not None:
+            console.cancel()
+            await asyncio.gather(console, return_exceptions=True)
         await node.close()
         await transport.close()
         _log.info("stopped", extra={"node": node.name})

@@ -22,6 +22,7 @@ from nodes.store.errors import (
     UnknownReference,
     WrongStorageKey,
 )
+from nodes.store.handling import Handled, Handler
 from nodes.store.keys import ENVIRONMENT, StorageKey
 from nodes.store.store import GalleryStore
 from nodes.store.subjects import (
@@ -49,6 +50,8 @@ __all__ = [
     "EmptyStore",
     "EnrolmentConflict",
     "GalleryStore",
+    "Handled",
+    "Handler",
     "QueryReplayed",
     "QuotaExceeded",
     "Snapshot",

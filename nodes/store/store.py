@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sqlalchemy.orm import Session
 
-from nodes.store import answers, backup, content, enrolment, gallery, records, rekey
+from nodes.store import answers, backup, content, enrolment, gallery, handling, records, rekey
 from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
 from nodes.store.errors import EnrolmentConflict, StoreRefusal, UnknownReference
+from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
 from nodes.store.subjects import (
@@ -32,6 +34,7 @@ from nodes.store.subjects import (
     check_state,
     check_templates,
     utc_day,
+    utc_seconds,
 )
 
 BATCH_ROWS = 32768  # 22 MB a transaction at d = 512
@@ -43,7 +46,8 @@ class GalleryStore:
     `url`: see `Database`; a database that is new or of an earlier version is brought up to date. `key`: what records
     are encrypted under; `retired`: keys that older records still need. `state`: two capital letters. `categories`: the
     only ones enrolled and the only ones searched (Article 19(1)); victims, missing persons and remains need a citation
-    in `national_law` (Article 29). `lock_seconds`: how long to wait for others.
+    in `national_law` (Article 29). `lock_seconds`: how long to wait for others. `handler`: on whose behalf it is
+    opened, for the log of who did what to whom; None is the node itself, or a program.
 
     Safe to use from many threads, and from several processes at once. Every method may raise `StoreError`:
     `StoreLocked`, `StoreFull`, `StoreUnavailable` mean that nothing was changed. Opening raises `WrongStorageKey`,
@@ -60,8 +64,10 @@ class GalleryStore:
         national_law: Mapping[Category, str] | None = None,
         retired: Sequence[StorageKey] = (),
         lock_seconds: float = BUSY_SECONDS,
+        handler: Handler | None = None,
     ) -> None:
         self.state = check_state(state)
+        self._handler = handler
         self.categories = check_categories(categories, national_law or {})
         self._database = Database(url, lock_seconds=lock_seconds)
         try:
@@ -138,6 +144,7 @@ class GalleryStore:
                 session, self._keys, self.state, templates, particulars, datetime.now(timezone.utc), photos, names
             )
             enrolment.join_rows(session, references)
+            self._note(session, "enrol", references[:1])
         return references[0]
 
     def find_photo(self, photo: bytes) -> str | None:
@@ -177,6 +184,7 @@ class GalleryStore:
                         raise EnrolmentConflict("the same source is being enrolled by another process")
                     enrolment.set_rows_done(session, self._keys, source, done + len(part))
                 added = enrolment.enrol(session, self._keys, self.state, part, particulars, datetime.now(timezone.utc))
+                self._note(session, "enrol", added)
             references += added
             done += len(part)
             if progress is not None:
@@ -213,6 +221,7 @@ class GalleryStore:
         with self._database.writing() as session:
             gallery.change(session)
             records.flag_contested(session, reference, now)
+            self._note(session, "contest", [reference], now)
 
     def clear_contested(self, reference: str, authority: str, now: datetime) -> None:
         """Take the mark off on the decision named by `authority`, which is recorded, encrypted (Article 51(3)).
@@ -222,6 +231,7 @@ class GalleryStore:
         with self._database.writing() as session:
             gallery.change(session)
             records.clear_contested(session, self._keys, reference, authority, now)
+            self._note(session, "clear", [reference], now)
 
     def contested_history(self, reference: str) -> tuple[ContestedEvent, ...]:
         """When the mark was set, when it was taken off and by whose decision. Raises `UnknownReference`."""
@@ -241,15 +251,23 @@ class GalleryStore:
         """Delete subjects, passing over references that do not exist: what `deletions` lists, after a restore."""
         with self._database.writing() as session:
             receipts = records.forget(session, references, now, gallery.change(session))
+            if receipts:
+                self._note(session, "forget", [receipt.reference for receipt in receipts], now)
         self._database.wipe_log()
         return receipts
 
     def expire(self, now: datetime) -> list[DeletionReceipt]:
-        """Delete the subjects whose retention date is past; call it daily. No snapshot holds them in the meantime."""
+        """Delete the subjects whose retention date is past; call it daily. No snapshot holds them in the meantime.
+
+        What the log of handling holds from more than three years ago goes too.
+        """
         with self._database.writing() as session:
+            handling.purge(session, utc_seconds(now - timedelta(days=handling.KEPT_YEARS * 366)))
             if not records.any_past(session, now):
                 return []  # a gallery that did not change is not derived again
             receipts = records.expire(session, now, gallery.change(session))
+            if receipts:
+                self._note(session, "expire", [receipt.reference for receipt in receipts], now)
         self._database.wipe_log()
         return receipts
 
@@ -257,6 +275,18 @@ class GalleryStore:
         """All references forgotten, with the time: keep this list apart from backups (README, "Restore")."""
         with self._database.reading() as session:
             return records.deletions(session)
+
+    # Who handled whom
+
+    def consulted(self, references: Iterable[str]) -> None:
+        """Write down that subjects were looked up. Call it before anything is shown."""
+        with self._database.writing() as session:
+            self._note(session, "consult", references)
+
+    def handled(self) -> list[Handled]:
+        """Who enrolled, changed, deleted or looked up whom, the first entry first. Raises `StoreCorrupted`."""
+        with self._database.reading() as session:
+            return handling.entries(session, self._keys)
 
     # The gallery
 
@@ -424,6 +454,12 @@ class GalleryStore:
                 raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
             content.settle(session)
             return open_keys(session, key, retired)
+
+    def _note(
+        self, session: Session, act: handling.Act, references: Iterable[str], now: datetime | None = None
+    ) -> None:
+        moment = utc_seconds(now or datetime.now(timezone.utc))
+        handling.note(session, self._keys, self._handler, act, references, moment)
 
     def _rows_done(self, source: bytes | None, particulars: Particulars, rows: int) -> int:
         if source is None:

@@ -8,6 +8,7 @@
               subject ──< contested_event   who raised and who cleared the contested-accuracy flag
     deletion                                references forgotten, to be forgotten again after a restore
     enrolment_run                           how far an enrolment from an array came
+    handling                                who enrolled, changed, deleted or looked up whom, and why
     quota, claimed_query, released          what was asked today, answered already, released to whom
 
 Times are seconds since 1970 in UTC, days are UTC days.
@@ -142,6 +143,16 @@ class RunRow(Base):
     particulars: Mapped[str] = mapped_column(String(200))
     rows: Mapped[int] = mapped_column(BigInteger)
     done: Mapped[int] = mapped_column(BigInteger)
+
+
+class HandlingRow(Base):
+    """Somebody handled subjects (`nodes.store.handling`); what and whom is encrypted."""
+
+    __tablename__ = "handling"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (a number is not given twice)
+    id: Mapped[int] = mapped_column(Identifier, primary_key=True)
+    time: Mapped[int] = mapped_column(BigInteger, index=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
 
 
 class QuotaRow(Base):

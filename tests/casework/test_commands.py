@@ -25,9 +25,8 @@ def photo() -> bytes:
 @pytest.fixture
 def lineup(offices: Offices, tmp_path: Path, run: Any) -> Any:
     for staff in (offices.french, offices.spanish):
-        for handle, key in staff.keys.items():
-            path = tmp_path / f"{staff.desk.office.name}-{handle}.key"
-            write_private(path, key.private_bytes_raw().hex().encode())
+        for handle in staff.keys:
+            staff.key_file(handle, tmp_path)
 
     def call(node: str, who: str, *args: object) -> tuple[int, str, str]:
         return run("case", *args, "--dir", tmp_path / node, "--key", tmp_path / f"{node}-{who}.key", "--json")

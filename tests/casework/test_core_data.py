@@ -206,7 +206,8 @@ def test_a_recall_deletes_at_whoever_received_it_and_comes_back_as_a_receipt(off
 def test_whoever_forgets_a_subject_is_told_who_else_has_it(offices: Offices, tmp_path: Path, run: Any) -> None:
     offices.candidate()
     given, kept = offices.references[0], offices.enrol()
-    _, _, told = run("forget", "--dir", tmp_path / "ES", given, kept)
+    key = offices.spanish.key_file("dora", tmp_path)
+    _, _, told = run("forget", "--dir", tmp_path / "ES", given, kept, "--key", key, "--reason", "court order")
     assert f"{given} was given to FR" in told
     assert f"{kept} was given" not in told
 

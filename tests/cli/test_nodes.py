@@ -49,7 +49,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
         *(f"lineup node peers {name}" for name in ("add", "export", "list", "remove")),
         *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
         *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
-        *(f"lineup gallery {name}" for name in ("list", "show")),
+        *(f"lineup gallery {name}" for name in ("list", "log", "show")),
         *(f"lineup console {name}" for name in ("demo", "key", "sign")),
         *(f"lineup evidence {name}" for name in ("export", "key", "hold")),
         *("lineup verify", "lineup audit"),
@@ -131,9 +131,10 @@ def test_the_gallery_is_listed_and_a_subject_shown(run: Any, folder: Path) -> No
 def test_a_backup_is_restored_and_the_key_changed_from_the_command_line(run: Any, folder: Path) -> None:
     references, file = enrol(run, folder), folder.parent / "backup.db"
     made = as_json(run("store", "backup", "--dir", folder, file, "--json"))
-    assert made == {"file": str(file), "bytes": file.stat().st_size}
+    cases = Path(f"{file}.casework")
+    assert made == {"file": str(file), "bytes": file.stat().st_size, "beside": {str(cases): cases.stat().st_size}}
     assert run("store", "backup", "--dir", folder, file) == (
-        1, "", f"error: {file} exists already, a copy never overwrites\n",
+        1, "", f"error: {cases} exists already, a copy never overwrites\n",
     )  # fmt: skip
     assert run("forget", "--dir", folder, references[0])[0] == 0
     assert run("store", "restore", "--dir", folder)[2] == "error: name the backup to restore\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from nodes.console import contracts as c
 from nodes.console.api import ENDPOINTS, PREFIX
 from nodes.console.client import ConsoleClient, ConsoleRefused, ConsoleUnreachable, key_file
 from nodes.console.openapi import describe
+from pets import thresholds
 from tests.kit.console import PASSWORD, House
 
 
@@ -65,6 +67,32 @@ def test_a_query_by_two_persons(house: House) -> None:
         with pytest.raises(ConsoleRefused, match="AlreadyLocked"):
             anton.approve(query)
         assert [view.id for view in olga.queries() if view.state == "approved"] == [query]
+
+
+def test_a_query_takes_the_threshold_of_the_models_default(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thresholds, "BY_EMBEDDER", dict.fromkeys(thresholds.BY_EMBEDDER, Decimal("0.61")))
+    photo = demo_photos().obama2.read_bytes()
+    with client(house, "olga") as olga:
+        intake = olga.upload(photo)
+        assert intake.threshold == "0.61"
+        assert olga.case(olga.open_query(form(intake.id)), "to check").threshold == "0.61"
+        named = olga.open_query(form(olga.upload(photo).id, threshold="0.7"))  # control: one that is named stands
+        assert olga.case(named, "to check").threshold == "0.7"
+    page = house.signed_in("olga")
+    shown = page.get(page.post("/queries/new", files={"photo": ("p.jpg", photo, "image/jpeg")}).headers["location"])
+    assert 'name="threshold" type="text" value="0.61"' in shown.text
+
+
+def test_without_a_calibrated_model_a_query_must_name_its_threshold(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thresholds, "BY_EMBEDDER", {})
+    with client(house, "olga") as olga:
+        intake = olga.upload(demo_photos().obama2.read_bytes())
+        assert intake.threshold is None
+        with pytest.raises(ConsoleRefused, match="no default threshold"):
+            olga.open_query(form(intake.id))
+        assert olga.open_query(form(intake.id, threshold="0.4"))
 
 
 def test_whoever_opened_a_query_cannot_approve_it(house: House) -> None:

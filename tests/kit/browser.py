@@ -24,6 +24,7 @@ from tests.kit.console import Turned, no_limits, served
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 SHOTS = os.environ.get("LINEUP_SCREENSHOTS")
 SERIOUS = ("serious", "critical")
+RECORD = {"First names": "Planted-Ana", "Family names": "Planted-Garcia", "Criminal case number": "M-17"}
 
 
 def needs_chromium() -> str:
@@ -115,3 +116,137 @@ class Person:
         self.seen.add(name)
         if SHOTS:
             page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
+
+
+class People:
+    """Everybody at a browser of their own, signed in when first asked for."""
+
+    def __init__(self, browser: Any, nodes: Running) -> None:
+        self.browser, self.nodes = browser, nodes
+        self.known: dict[str, Person] = {}
+
+    def __call__(self, node: str, handle: str, **context: Any) -> Person:
+        name = f"{node}-{handle}"
+        if name not in self.known:
+            person = self.visitor(node, **context)
+            person.key = self.nodes.staged.keys / f"{name}.key"
+            person.sign_in(handle, self.nodes.staged.password)
+            self.known[name] = person
+        return self.known[name]
+
+    def visitor(self, node: str, **context: Any) -> Person:
+        page = self.browser.new_context(viewport={"width": 1100, "height": 800}, **context).new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
+        page.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
+        return Person(page, self.nodes.staged.address(node), None)
+
+
+def passkey(people: People, node: str, handle: str) -> Person:
+    """An administrator invites a person again, who comes with a passkey of a software authenticator."""
+    admin = people(node, "alma")
+    admin.page.goto(f"{admin.origin}/staff")
+    admin.page.get_by_role("row", name=re.compile(f"^{handle}")).get_by_role("button", name="Invite again").click()
+    token = admin.page.locator("[data-invitation]").inner_text()
+    admin.check("staff")
+    person = people.visitor(node)
+    page = person.page
+    session = page.context.new_cdp_session(page)
+    session.send("WebAuthn.enable")
+    session.send("WebAuthn.addVirtualAuthenticator", {"options": {
+        "protocol": "ctap2", "transport": "internal", "hasUserVerification": True, "isUserVerified": True,
+        "automaticPresenceSimulation": True}})  # fmt: skip
+    page.goto(f"{person.origin}/join")
+    person.check("join")
+    page.get_by_label("One-time token").fill(token)
+    page.get_by_label("New password").fill("passkey-Password-99")
+    page.get_by_role("button", name="Continue").click()
+    person.check("join-key")
+    page.get_by_role("button", name="Make a passkey").click()
+    page.wait_for_url(f"{person.origin}/")
+    page.get_by_role("button", name="Sign out").click()
+    person.sign_in(handle, "passkey-Password-99")
+    return person
+
+
+def refused(person: Person, kind: str) -> None:
+    assert person.page.locator(f"[role=alert][data-kind={kind}]").count() == 1, person.page.locator("main").inner_text()
+    person.check(f"refused-{kind}")
+
+
+def open_query(person: Person, photo: Any, case: str = "2026/0417", authorisation: str = "TJ Paris 26-331") -> str:
+    page = person.page
+    page.goto(f"{person.origin}/queries/new")
+    person.check("new")
+    page.get_by_label("Photo").set_input_files(photo)
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url("**/queries/new/*")
+    assert page.locator("svg rect").count() >= 1
+    person.check("describe")
+    page.get_by_label("Case number").fill(case)
+    page.get_by_label("Offence").fill("armed robbery")
+    page.get_by_label("Judicial authorisation").fill(authorisation)
+    page.get_by_role("button", name="Put up for approval").click()
+    page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
+    return str(page.url.rsplit("/", 1)[1])
+
+
+def approve(person: Person, query: str) -> None:
+    page = person.page
+    page.goto(f"{person.origin}/queries/{query}")
+    form = page.locator("form", has=page.get_by_role("button", name="Look and go on to sign"))
+    form.get_by_label("Why do you look").fill("to approve the launch")
+    form.get_by_role("button").click()
+    person.sign()
+
+
+def review(person: Person, query: str, verdict: str, row: int = 0) -> str:
+    """Lock a decision on a candidate; gives its identity."""
+    page = person.page
+    page.goto(f"{person.origin}/review/{query}")
+    person.check("review")
+    text = page.locator("main").inner_text()
+    assert not re.search(r"\bscore:|\brank:", text)
+    page.get_by_role("link", name="Compare").nth(row).click()
+    page.get_by_label("Why do you look").fill("to review")
+    page.get_by_role("button", name="Show side by side").click()
+    assert page.locator("img.photo").count() == 2
+    person.check("candidate")
+    page.get_by_label(verdict, exact=True).check()
+    page.get_by_label("Features compared").fill("ears and brows compared")
+    page.get_by_role("button", name="Lock my decision").click()
+    page.wait_for_url(f"**/review/{query}")
+    return query
+
+
+def reload_until(person: Person, text: str, tries: int = 60) -> None:
+    for _ in range(tries):
+        if text in person.page.locator("main").inner_text():
+            return
+        person.page.wait_for_timeout(500)
+        person.page.reload()
+    raise AssertionError(f"{text!r} never came: {person.page.locator('main').inner_text()}")
+
+
+def ask(officer: Person) -> None:
+    officer.page.get_by_label("Category of the offence").fill("robbery")
+    officer.page.get_by_label("Facts").fill("Planted: seen at the bank")
+    officer.page.get_by_role("button", name="Go on to sign").click()
+
+
+def release(lena: Person, request: str) -> None:
+    page = lena.page
+    page.goto(f"{lena.origin}/core-data/{request}")
+    lena.check("request")
+    page.get_by_label("Why do you look").fill("to decide")
+    page.get_by_role("button", name="Show facts and data").click()
+    assert "seen at the bank" in page.locator("main").inner_text()
+    fill_release(lena)
+    lena.sign()
+
+
+def fill_release(lena: Person) -> None:
+    for label, value in RECORD.items():
+        lena.page.get_by_label(label).fill(value)
+    release = lena.page.locator("form", has=lena.page.get_by_label("Family names"))
+    release.get_by_role("button", name="Go on to sign").click()

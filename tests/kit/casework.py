@@ -21,6 +21,7 @@ from nodes.casework.tables import StatementRow
 from nodes.config.casework import CaseworkConfig
 from nodes.config.names import Role
 from nodes.identity.identity import init_node
+from nodes.private_files import write_private
 from nodes.store import Category, Status
 from protocol.approval import Assertion, Decision, PersonKey
 from protocol.follow_up import CandidatesWanted, Statement, check_payload, decode_statement
@@ -71,6 +72,13 @@ class Staff:
             self.desk.add_person(None, handle, f"{handle.title()} Planted-{handle}", roles, public)
         self.people[handle] = self.desk.person(handle)
         return self.people[handle]
+
+    def key_file(self, handle: str, folder: Path) -> Path:
+        """The person's private key in a file."""
+        path = folder / f"{self.desk.office.name}-{handle}.key"
+        if not path.exists():
+            write_private(path, self.keys[handle].private_bytes_raw().hex().encode())
+        return path
 
     def sign(self, handle: str, decision: Decision, target: str, **details: Any) -> Assertion:
         digest = self.desk.to_sign(self.people[handle], decision, target, **details)

@@ -1,0 +1,143 @@
+"""Backup and restore of `casework.db` and `console.db`, which lie beside the gallery: as FILE.casework, FILE.console.
+
+A present database that can be read stays: nothing in it is lost, and what was deleted since the backup does not come
+back. Only one that is missing or damaged is taken from the backup, and then catches up with the node's evidence.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from nodes.casework import desk, restored, vault
+from nodes.casework.desk import CaseDesk
+from nodes.config import console
+from nodes.config.schema import NodeConfig
+from nodes.config.storage import storage_key
+from nodes.evidence import followed_up
+from nodes.store import StorageKey, StoreCorrupted, StoreError, StoreRefusal
+from nodes.store.backup import copy_database, replace_database
+from protocol.follow_up import Statement
+
+LOST = {
+    desk.FILE: "what persons decided, noted and looked at in casework since the backup",
+    console.FILE: "changes of accounts, passwords and keys of the console since the backup",
+}
+
+
+def copies(config: NodeConfig, target: Path) -> dict[str, Path]:
+    """Where the copies of a backup `target` lie, by database."""
+    files = [console.FILE] if config.casework.url else [desk.FILE, console.FILE]
+    return {file: target.with_name(f"{target.name}.{Path(file).stem}") for file in files}
+
+
+def copy_beside(folder: Path, config: NodeConfig, target: Path) -> list[Path]:
+    """Copy the databases there are. Call it after the gallery was copied: what was disclosed is noted first, here.
+
+    Raises `StoreError`; then nothing was copied.
+    """
+    made: list[Path] = []
+    try:
+        for file, copy in copies(config, target).items():
+            if (folder / file).is_file():
+                copy_database(folder / file, copy)
+                made.append(copy)
+    except BaseException:
+        for copy in made:
+            copy.unlink(missing_ok=True)
+        raise
+    return made
+
+
+def check_free(config: NodeConfig, target: Path) -> None:
+    """Raise `StoreRefusal` if a copy would overwrite something."""
+    for copy in copies(config, target).values():
+        if copy.exists():
+            raise StoreRefusal(f"{copy} exists already, a copy never overwrites")
+
+
+def missing(folder: Path, config: NodeConfig) -> list[str]:
+    """Which of the databases are not there, or cannot be read."""
+    return [file for file in copies(config, folder / "backup") if not _readable(folder / file, config)]
+
+
+def losses(folder: Path, config: NodeConfig, source: Path) -> tuple[str, ...]:
+    """What a restore loses of them, in words."""
+    told = []
+    for file in missing(folder, config):
+        if copies(config, source)[file].is_file():
+            told.append(LOST[file])
+        elif (folder / file).exists() or (file == desk.FILE and any(_stated(folder))):
+            told.append(f"{file}, of which the backup has no copy")
+    return tuple(told)
+
+
+def restore_beside(folder: Path, config: NodeConfig, source: Path, old_keys: Sequence[StorageKey]) -> None:
+    """Put copies in the place of what is missing. Raises `StoreError`; what was in place before then stays."""
+    for file in missing(folder, config):
+        copy, place = copies(config, source)[file], folder / file
+        fresh = place.with_name(f".{file}-restoring")
+        try:
+            _remove(fresh)
+            if copy.is_file():
+                copy_database(copy, fresh)
+                _make_ours(fresh, config, old_keys) if file == desk.FILE else _sign_out(fresh)
+                replace_database(place, fresh)
+            elif place.exists():
+                place.rename(place.with_name(f"{file}.lost"))
+        finally:
+            _remove(fresh)
+        if file == desk.FILE and place.exists():
+            with CaseDesk.open(folder) as opened:
+                with opened.office.vault.writing() as session:
+                    restored.catch_up(opened.office, session, _stated(folder))
+                opened.expire()
+
+
+def _readable(place: Path, config: NodeConfig) -> bool:
+    if not place.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as connection:
+            sound = bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+    except sqlite3.DatabaseError:
+        return False
+    if not sound or place.name != desk.FILE:
+        return sound
+    try:
+        vault.Vault(f"sqlite:///{place.absolute()}", storage_key(config)).close()
+    except StoreError:
+        return False
+    return True
+
+
+def _make_ours(copy: Path, config: NodeConfig, old_keys: Sequence[StorageKey]) -> None:
+    url, key = f"sqlite:///{copy.absolute()}", storage_key(config)
+    for old in old_keys:
+        try:
+            vault.rekey(url, old, key)
+        except StoreCorrupted:  # it is under the present key already; opening says if it is not
+            continue
+    vault.Vault(url, key).close()
+
+
+def _sign_out(copy: Path) -> None:
+    """Nobody is signed in by a session that may have ended since."""
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("DELETE FROM session")
+        connection.commit()
+
+
+def _stated(folder: Path) -> Iterator[tuple[str, int, Statement]]:
+    """Every statement of the node's evidence."""
+    files = folder / followed_up.FOLDER
+    for path in sorted(files.glob("[0-9a-f]*")) if files.is_dir() else ():
+        for kept in followed_up.read(path):
+            yield kept.direction, kept.time, kept.statement
+
+
+def _remove(database: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""Who enrolled, changed, deleted or looked up whom, when and why (Article 25 of Directive (EU) 2016/680).
+
+An entry is written in the transaction of what it tells of, encrypted under the storage key, and names the one before it
+by its hash. Whoever can write to the database can cut off its end or its beginning; an entry that is missing, changed
+or exchanged in between is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from nodes.store.errors import StoreCorrupted, StoreRefusal
+from nodes.store.keys import KeyRing
+from nodes.store.subjects import utc_time
+from nodes.store.tables import HandlingRow, StoreRow
+from pets.errors import MALFORMED
+
+Act = Literal["enrol", "forget", "expire", "contest", "clear", "consult"]
+MAX_TEXT = 200
+KEPT_YEARS = 3  # as the logs of Article 40(3)
+_READ_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Handler:
+    """On whose behalf a store is opened, and why. Raises `StoreRefusal` for texts of more than 200 characters."""
+
+    person: str
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.person) <= MAX_TEXT or len(self.reason) > MAX_TEXT:
+            raise StoreRefusal(f"person and reason have at most {MAX_TEXT} characters each, and a person has a name")
+
+
+@dataclass(frozen=True)
+class Handled:
+    """An entry. `person`: None for what the node does by itself, such as expiry. `references`: whom it was about."""
+
+    time: datetime
+    act: Act
+    person: str | None
+    reason: str
+    references: tuple[str, ...]
+
+
+class _Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """`before`: SHA-256 of the entry before, empty for the first; `salt`: so that no hash tells of a known entry."""
+
+    time: int
+    act: Act
+    person: str | None
+    reason: str
+    references: tuple[str, ...]
+    before: bytes
+    salt: bytes
+
+
+def note(
+    session: Session, keys: KeyRing, handler: Handler | None, act: Act, references: Iterable[str], now: int
+) -> None:
+    """Write down what is being done in this transaction."""
+    session.execute(select(StoreRow.id).where(StoreRow.id == 1).with_for_update())  # entries one after the other
+    last = session.scalar(select(HandlingRow).order_by(HandlingRow.id.desc()).limit(1))
+    before = b"" if last is None else _digest(_opened(keys, last))
+    person, reason = (None, "") if handler is None else (handler.person, handler.reason)
+    content = _Sealed(now, act, person, reason, tuple(references), before, secrets.token_bytes(16))
+    row = HandlingRow(time=now, sealed=b"")
+    session.add(row)
+    session.flush()  # gives it its number
+    row.sealed = keys.key.seal(msgspec.msgpack.encode(content), "handling", str(row.id))
+
+
+def entries(session: Session, keys: KeyRing) -> list[Handled]:
+    """All entries kept, the first first. Raises `StoreCorrupted` if one was changed, exchanged or taken out between."""
+    found: list[Handled] = []
+    before: bytes | None = None
+    for row in _rows(session):
+        plain = _opened(keys, row)
+        try:
+            told = msgspec.msgpack.decode(plain, type=_Sealed)
+        except MALFORMED:
+            raise StoreCorrupted(f"entry {row.id} of the handling log is not what was written") from None
+        if before is not None and told.before != before:
+            raise StoreCorrupted(f"before entry {row.id} of the handling log an entry is missing")
+        before = _digest(plain)
+        found.append(Handled(utc_time(told.time), told.act, told.person, told.reason, told.references))
+    return found
+
+
+def purge(session: Session, before: int) -> int:
+    """Delete entries from before a second since 1970; gives how many."""
+    gone = session.scalars(delete(HandlingRow).where(HandlingRow.time < before).returning(HandlingRow.id)).all()
+    return len(gone)
+
+
+def rekey(session: Session, keys: KeyRing) -> None:
+    """Encrypt anew under the current key."""
+    for row in _rows(session):
+        row.sealed = keys.key.seal(_opened(keys, row), "handling", str(row.id))
+
+
+def _rows(session: Session) -> Iterator[HandlingRow]:
+    last = 0
+    while part := session.scalars(
+        select(HandlingRow).where(HandlingRow.id > last).order_by(HandlingRow.id).limit(_READ_ROWS)
+    ).all():
+        yield from part
+        last = part[-1].id
+
+
+def _opened(keys: KeyRing, row: HandlingRow) -> bytes:
+    for key in keys.keys.values():
+        try:
+            return key.unseal(row.sealed, "handling", str(row.id))
+        except StoreCorrupted:
+            continue
+    raise StoreCorrupted(f"entry {row.id} of the handling log does not decrypt: it was damaged or exchanged")
+
+
+def _digest(plain: bytes) -> bytes:
+    return hashlib.sha256(plain).digest()

@@ -1,0 +1,156 @@
+"""Casework and console are in a backup; once they were lost, nothing deleted comes back, nothing is launched again."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from nodes.casework.desk import CaseDesk, utc
+from nodes.casework.errors import UnknownThing
+from nodes.casework.tables import StatementRow
+from nodes.config.console import ConsoleConfig
+from nodes.console.accounts import Accounts
+from nodes.console.errors import SignedOut
+from nodes.evidence.keeper import Keeper
+from nodes.identity.identity import load_identity
+from nodes.operator.database import LossRefused, backup, rekey, restore
+from nodes.store import StoreRefusal
+from protocol.follow_up import decode_statement
+from tests.kit.casework import Offices
+
+NOW = datetime.now(timezone.utc)
+PASSWORD = "planted-Password-4711"
+
+
+def log_statements(desk: CaseDesk, folder: Path) -> int:
+    """What a running node does with new statements; gives how many."""
+    keeper, count = Keeper(load_identity(folder), folder), 0
+    with desk.office.vault.writing() as session:
+        for row in session.scalars(
+            select(StatementRow).where(StatementRow.logged.is_(False)).order_by(StatementRow.id)
+        ):
+            keeper.keep_statement(decode_statement(row.content), row.direction, row.peer)  # type: ignore[arg-type]
+            row.logged, count = True, count + 1
+    keeper.close()
+    return count
+
+
+def lose(folder: Path, name: str) -> None:
+    for path in folder.glob(f"{name}*"):
+        path.unlink()
+
+
+@pytest.fixture
+def since(offices: Offices, tmp_path: Path) -> tuple[str, str, str]:
+    """A backup at both nodes; since then a candidate was deleted, core data were released, and a query launched."""
+    first, second = offices.confirmed(), offices.confirmed()
+    request = offices.request(second)
+    query = offices.query()
+    for name in ("FR", "ES"):
+        backup(tmp_path / name, tmp_path / f"{name}.bak")
+    offices.fr.delete(offices.french.olga, first)
+    offices.release(request, {"first-names": "Planted-Ana"})
+    log_statements(offices.fr, tmp_path / "FR")
+    log_statements(offices.es, tmp_path / "ES")
+    offices.close()
+    return first, request, query
+
+
+def test_lost_casework_comes_back_and_catches_up(since: tuple[str, str, str], tmp_path: Path) -> None:
+    first, request, query = since
+    for name in ("FR", "ES"):
+        lose(tmp_path / name, "casework.db")
+        with pytest.raises(LossRefused, match="decided, noted and looked at"):
+            restore(tmp_path / name, tmp_path / f"{name}.bak", NOW)
+        assert not (tmp_path / name / "casework.db").exists()
+        result = restore(tmp_path / name, tmp_path / f"{name}.bak", NOW, yes=True)
+        assert "in casework since the backup" in result.lost[0]
+    with CaseDesk.open(tmp_path / "FR") as fr, CaseDesk.open(tmp_path / "ES") as es:
+        assert {one.handle for one in fr.staff()} >= {"olga", "anton", "rita"}
+        with pytest.raises(UnknownThing):
+            fr.view(fr.person("rita"), f"candidate:{first}", "to compare")
+        states = {one.id: one.state for one in fr.queries(fr.person("olga"))}
+        assert states[query] == "failed"  # approved when the backup was made: it may have been launched since
+        (sent,) = fr.requests(fr.person("olga"))
+        (received,) = es.requests(es.person("lena"))
+        assert (sent.id, sent.state, received.state) == (request, "deleted", "released")  # the record itself is lost
+        assert log_statements(fr, tmp_path / "FR") == log_statements(es, tmp_path / "ES") == 0  # none twice
+        assert [one.deleted is not None for one in es.disclosures(es.person("dora"))].count(True) == 1
+
+
+def test_control_a_bare_copy_brings_a_deleted_candidate_back(since: tuple[str, str, str], tmp_path: Path) -> None:
+    first, _, query = since
+    lose(tmp_path / "FR", "casework.db")
+    shutil.copyfile(tmp_path / "FR.bak.casework", tmp_path / "FR" / "casework.db")
+    with CaseDesk.open(tmp_path / "FR") as fr:
+        fr.view(fr.person("rita"), f"candidate:{first}", "to compare")
+        assert {one.id: one.state for one in fr.queries(fr.person("olga"))}[query] == "approved"
+        assert log_statements(fr, tmp_path / "FR") > 0
+
+
+def test_casework_that_can_be_read_stays_as_it_is(since: tuple[str, str, str], tmp_path: Path) -> None:
+    first, _, query = since
+    assert restore(tmp_path / "FR", tmp_path / "FR.bak", NOW).lost == ()
+    with CaseDesk.open(tmp_path / "FR") as fr:
+        assert {one.id: one.state for one in fr.queries(fr.person("olga"))}[query] == "approved"
+        with pytest.raises(UnknownThing):
+            fr.view(fr.person("rita"), f"candidate:{first}", "to compare")
+
+
+def test_damaged_casework_and_one_under_an_earlier_key_are_restored(
+    since: tuple[str, str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "FR"
+    old = rekey(folder).old_key
+    assert old is not None
+    for suffix in ("-wal", "-shm"):
+        Path(f"{folder / 'casework.db'}{suffix}").unlink(missing_ok=True)
+    (folder / "casework.db").write_bytes(b"planted junk" * 1000)
+    restore(folder, tmp_path / "FR.bak", NOW, old_key=Path(old), yes=True)
+    with CaseDesk.open(folder) as fr:
+        assert fr.person("olga").name == "Olga Planted-olga"
+
+
+def test_accounts_come_back_and_nobody_is_signed_in(offices: Offices, tmp_path: Path) -> None:
+    folder = tmp_path / "FR"
+
+    def accounts() -> Accounts:
+        return Accounts(f"sqlite:///{folder / 'console.db'}", ConsoleConfig(), utc)
+
+    door = accounts()
+    signed_in = door.key_enrolled(door.accept(door.invite("olga"), PASSWORD), b"", 0)
+    assert {path.name for path in backup(folder, tmp_path / "bak")} == {"bak", "bak.casework", "bak.console"}
+    door.close()
+    offices.close()
+    lose(folder, "console.db")
+    assert "accounts" in restore(folder, tmp_path / "bak", NOW, yes=True).lost[0]
+    door = accounts()
+    assert door.sign_in("olga", PASSWORD).handle == "olga"
+    with pytest.raises(SignedOut):
+        door.session(signed_in.token)
+    door.close()
+    # control: in a bare copy the session would live on
+    lose(folder, "console.db")
+    shutil.copyfile(tmp_path / "bak.console", folder / "console.db")
+    door = accounts()
+    assert door.session(signed_in.token).handle == "olga"
+    door.close()
+
+
+def test_a_backup_overwrites_nothing_and_leaves_no_half(offices: Offices, tmp_path: Path) -> None:
+    (tmp_path / "bak.casework").write_bytes(b"mine")
+    with pytest.raises(StoreRefusal, match=r"bak\.casework exists already"):
+        backup(tmp_path / "FR", tmp_path / "bak")
+    assert not (tmp_path / "bak").exists()
+    assert (tmp_path / "bak.casework").read_bytes() == b"mine"
+
+
+def test_a_loss_without_a_copy_is_said(since: tuple[str, str, str], tmp_path: Path) -> None:
+    (tmp_path / "FR.bak.casework").unlink()
+    lose(tmp_path / "FR", "casework.db")
+    with pytest.raises(LossRefused, match="has no copy"):
+        restore(tmp_path / "FR", tmp_path / "FR.bak", NOW)

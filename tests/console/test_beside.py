@@ -1,0 +1,96 @@
+"""`[console] enabled`: the console starts with the node, comes back when it dies, and ends with the node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from nodes.cli.demo import _assess, free_ports, lineup
+from nodes.config.names import Role
+from nodes.config.schema import load_config
+from nodes.identity.identity import init_node
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    console, node = free_ports(2)
+    made = tmp_path / "EU"
+    init_node(made, name="EU", role=Role.ROUTER, address=f"https://127.0.0.1:{node}", authority=tmp_path / "ca")
+    _assess(made)
+    with (made / "node.toml").open("a") as file:
+        file.write(f"\n[console]\nenabled = true\nport = {console}\n")
+    return made
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        process = subprocess.Popen(lineup("node", "serve", "--dir", folder), stdout=out, stderr=err)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(folder: Path, wanted: bool, seconds: float = 90) -> bool:
+    """Whether the console comes to answer, or to answer no more."""
+    url, deadline = load_config(folder).console.url, time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            up = httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            up = False
+        if up is wanted:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def child(process: subprocess.Popen[bytes]) -> int:
+    """The console's process."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == process.pid and b"--with-parent" in (entry / "cmdline").read_bytes():
+                return int(entry.name)
+    raise AssertionError("no console")
+
+
+def test_the_console_runs_with_its_node_and_ends_with_it(folder: Path) -> None:
+    with serving(folder) as process:
+        assert answers(folder, True), (folder / "err").read_text()
+        assert "one-time token" in (folder / "out").read_text()
+        os.kill(child(process), signal.SIGKILL)
+        assert answers(folder, False)
+        assert answers(folder, True)  # started again
+        assert "console ended with status -9" in (folder / "err").read_text()
+        process.terminate()
+        process.wait(60)
+        assert process.returncode == 0
+        assert answers(folder, False, 5)
+
+
+def test_a_killed_node_leaves_no_console_behind(folder: Path) -> None:
+    with serving(folder) as process:
+        assert answers(folder, True), (folder / "err").read_text()
+        process.kill()
+        assert answers(folder, False, 20)
+
+
+def test_it_is_not_started_unless_asked_for(folder: Path) -> None:
+    text = (folder / "node.toml").read_text()
+    (folder / "node.toml").write_text(text.replace("enabled = true", "enabled = false"))
+    assert not load_config(folder).console.enabled
+    with serving(folder):
+        assert not answers(folder, True, 8)

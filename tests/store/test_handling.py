@@ -1,0 +1,113 @@
+"""Who enrolled, deleted, contested or looked up whom is written down with it, and cannot be taken out in between."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from nodes.store import GalleryStore, Handler, StorageKey, StoreCorrupted, StoreRefusal, handling
+from nodes.store.backup import carry_over
+from tests.kit.stores import KEY, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
+from tests.kit.stores import sqlite_url as sqlite_url
+from tests.kit.stores import store as store
+from tests.kit.stores import url as url
+
+CARLA = Handler("carla", "case 2026/17")
+
+
+def told(store: GalleryStore) -> list[tuple[str, str | None, str, int]]:
+    return [(one.act, one.person, one.reason, len(one.references)) for one in store.handled()]
+
+
+def test_each_act_is_written_down_with_person_reason_and_whom(url: str) -> None:
+    with open_store(url, handler=CARLA) as store:
+        one = enrol_one(store, 1)
+        store.enrol_many(templates(3, seed=5), **WHAT)
+        store.flag_contested(one, NOW)
+        store.clear_contested(one, "court 7", NOW)
+        store.consulted([one])
+        store.forget(one, NOW)
+        assert told(store) == [
+            ("enrol", "carla", "case 2026/17", 1), ("enrol", "carla", "case 2026/17", 3),
+            ("contest", "carla", "case 2026/17", 1), ("clear", "carla", "case 2026/17", 1),
+            ("consult", "carla", "case 2026/17", 1), ("forget", "carla", "case 2026/17", 1),
+        ]  # fmt: skip
+        assert {act.references for act in store.handled() if len(act.references) == 1} == {(one,)}
+        assert store.handled()[-1].time == NOW
+
+
+def test_what_was_refused_is_not_written_down(store: GalleryStore) -> None:
+    with pytest.raises(StoreRefusal):
+        store.clear_contested(enrol_one(store), "court 7", NOW)
+    store.forget_all(["ES-nobody"], NOW)
+    assert told(store) == [("enrol", None, "", 1)]
+
+
+def test_what_the_node_expires_is_nobodys_act_and_old_entries_go(store: GalleryStore) -> None:
+    enrol_one(store, retain_until=TODAY)
+    store.expire(NOW + timedelta(days=2))
+    assert [act for act, *_ in told(store)] == ["enrol", "expire"]
+    store.expire(datetime.now(timezone.utc) + timedelta(days=1099))
+    assert told(store) == []
+
+
+def test_nobody_is_named_in_the_database(sqlite_url: str, tmp_path: Path) -> None:
+    with open_store(sqlite_url, handler=CARLA) as store:
+        one = enrol_one(store)
+        store.forget(one, NOW)
+    for path in tmp_path.iterdir():
+        assert b"carla" not in path.read_bytes()
+        assert b"2026/17" not in path.read_bytes()
+
+
+def test_an_entry_taken_out_or_exchanged_is_found(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(url, handler=CARLA) as store:
+        for seed in range(4):
+            enrol_one(store, seed)
+        second, third = (sql(url, "SELECT sealed FROM handling WHERE id = :i", i=i)[0][0] for i in (2, 3))
+        sql(url, "UPDATE handling SET sealed = :s WHERE id = 3", s=second)
+        with pytest.raises(StoreCorrupted, match="entry 3"):
+            store.handled()
+        sql(url, "UPDATE handling SET sealed = :s WHERE id = 3", s=third)
+        sql(url, "DELETE FROM handling WHERE id = 2")
+        with pytest.raises(StoreCorrupted, match="before entry 3"):
+            store.handled()
+        # control: without the hashes nobody would see that one is missing
+        monkeypatch.setattr(handling, "_digest", lambda plain: b"")
+    sql(url, "DELETE FROM handling")
+    with open_store(url, handler=CARLA) as store:
+        for seed in range(4, 7):
+            enrol_one(store, seed)
+        sql(url, "DELETE FROM handling WHERE id = (SELECT max(id) - 1 FROM handling)")
+        assert len(store.handled()) == 2
+
+
+def test_a_new_key_keeps_the_log(url: str) -> None:
+    with open_store(url, handler=CARLA) as store:
+        one = enrol_one(store)
+    new = StorageKey(b"n" * 32)
+    with open_store(url, new, retired=[KEY]) as store:
+        store.forget(one, NOW)
+        before = told(store)
+        store.rekey()
+        assert told(store) == before
+    with open_store(url, new) as store:
+        assert told(store) == before == [("enrol", "carla", "case 2026/17", 1), ("forget", None, "", 1)]
+
+
+def test_a_restore_keeps_who_did_what_since_the_backup(sqlite_url: str, tmp_path: Path) -> None:
+    with open_store(sqlite_url, handler=CARLA) as store:
+        one = enrol_one(store)
+        store.backup(tmp_path / "backup.db")
+        store.forget(one, NOW)
+    carry_over(tmp_path / "store.db", tmp_path / "backup.db", NOW)
+    with open_store(f"sqlite:///{tmp_path}/backup.db") as restored:
+        assert [act for act, *_ in told(restored)] == ["enrol", "forget"]
+
+
+@pytest.mark.parametrize(("person", "reason"), [("", "x"), ("p" * 201, ""), ("p", "r" * 201)])
+def test_a_handler_has_a_name_and_short_texts(person: str, reason: str) -> None:
+    with pytest.raises(StoreRefusal, match="200"):
+        Handler(person, reason)
