@@ -42,6 +42,7 @@ PUBLIC = {
     "nodes.calibrate.sample.Sample.people",  # numbers from 0
     "nodes.config.policy.PolicyConfig.require_seed",  # yes or no
     "nodes.console.api.VerifyForm.bundles",
+    "nodes.verify.format.Bundle.preparation",
     "nodes.verify.format.SignedBundle.content",
     "nodes.verify.rules_log._History.proofs",
     "pets.bits.Bits.ones",
