@@ -10,71 +10,83 @@ import numpy.typing as npt
 import pytest
 
 from nodes.verify.format import HARMLESS, Record, content_digest, decode_bundle
+from pets import ntt, residues
+from pets.keys import expand_secret
 from pets.params import SHARE_BITS
 from pets.planes import from_planes
-from pets.prf import Keystream, derive_key
+from pets.rounding import round_shares
+from protocol.announcing import identity_of
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER, REQUESTER, ROUTER
-from protocol.messages import AnyMessage, InputShare, PairSecret, Release
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.messages import (
+    AnyMessage,
+    JoinedPreparation,
+    KeySeed,
+    MaskedScores,
+    PairSecret,
+    Prepare,
+    PreparedBlocks,
+    Release,
+    Search,
+)
 from protocol.release import pack_release
-from protocol.terms import Terms, query_id
+from protocol.terms import Terms
+from protocol.wire import residue_array
 from tests.kit.evidence import ES, EU, FR, World
 from tests.kit.galleries import scores
+from tests.kit.ring import RING
+
+pytestmark = pytest.mark.ring
 
 SEATS = {ES: HOLDER, FR: REQUESTER, EU: ROUTER}
 PAIRS = list(itertools.combinations(SEATS, 2))
 
 
 def records(world: World, query: bytes, owners: Iterable[str]) -> list[tuple[str, Record]]:
-    """(owner, record) of the evidence that some parties kept."""
-    files = world.bundles(query, owners)
-    return [(owner, record) for owner, data in files.items() for record in decode_bundle(data)[1].records]
+    """(owner, record) of the evidence that some parties kept of a search, and of the preparation that it used."""
+    found = []
+    for owner, data in world.bundles(query, owners).items():
+        bundle = decode_bundle(data)[1]
+        assert bundle.preparation is not None
+        found += [(owner, record) for record in (*decode_bundle(bundle.preparation)[1].records, *bundle.records)]
+    return found
 
 
-def said(kept: Sequence[tuple[str, Record]], kind: type[AnyMessage]) -> dict[str, list[AnyMessage]]:
-    """Sender -> its messages of a kind, as far as the logs still have them, in order."""
-    found: dict[tuple[str, int], AnyMessage] = {}
+def said(kept: Sequence[tuple[str, Record]], kind: type[AnyMessage]) -> dict[tuple[str, str], AnyMessage]:
+    """(sender, receiver) -> its first message of a kind, as far as the logs still have it."""
+    found: dict[tuple[str, str], AnyMessage] = {}
     for owner, record in kept:
         if isinstance(record.message, kind):
-            found[owner if record.direction == "sent" else record.peer, record.sequence] = record.message
-    return {name: [found[key] for key in sorted(found) if key[0] == name] for name in {key[0] for key in found}}
-
-
-def identity(kept: Sequence[tuple[str, Record]]) -> bytes:
-    """The query id, which everybody's evidence shows."""
-    announce = next(record.message for _, record in kept if record.kind == "Announce")
-    joined = {
-        owner if record.direction == "sent" else record.peer: record.message
-        for owner, record in kept
-        if record.kind == "Joined"
-    }
-    return query_id(announce, joined)  # type: ignore[arg-type]
+            link = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
+            found.setdefault(link, record.message)
+    return found
 
 
 def rebuilt_scores(kept: Sequence[tuple[str, Record]]) -> npt.NDArray[np.int64] | None:
-    """Every score of the first chunk at the first rung; None where the logs lack the bytes.
+    """Every score of the first chunk; None where the logs lack the bytes.
 
-    Party i's input v travels as v ^ F(k_{i+1}); k_j is what party j sends to its predecessor. Three inputs add up.
+    16·(s - theta) = e + z' - m: e is what the holder publishes, z' follows from c1 and s2, and m from two pair secrets.
     """
-    secrets, inputs = said(kept, PairSecret), said(kept, InputShare)
-    total: npt.NDArray[np.int64] | None = None
-    for name, seat in SEATS.items():
-        following = next(other for other, place in SEATS.items() if place == (seat + 1) % 3)
-        if following not in secrets or len(inputs.get(name, [])) < 2:
-            return None
-        pair, masked = secrets[following][0], inputs[name][1]  # the first input is admission's
-        assert isinstance(pair, PairSecret)
-        assert isinstance(masked, InputShare)
-        mask = Keystream(derive_key(pair.secret, "masks", identity(kept), ES, "compare", 0, 0))
-        planes = np.frombuffer(masked.data, "<u8").reshape(SHARE_BITS, -1)
-        value = from_planes(planes ^ mask.words(*planes.shape)).astype(np.int64)
-        total = value if total is None else total + value
-    assert total is not None
-    announce = next(record.message for _, record in kept if record.kind == "Announce")
-    terms = Terms.announced(announce)  # type: ignore[arg-type]
-    shifted = (total + threshold_offset(terms.theta(0), terms.params)) % 2**SHARE_BITS
-    signed = shifted - (shifted >= 2 ** (SHARE_BITS - 1)) * 2**SHARE_BITS
-    rounded: npt.NDArray[np.int64] = np.rint(signed * terms.params.t / 2**SHARE_BITS).astype(np.int64)
+    pairs, blocks, published = said(kept, PairSecret), said(kept, PreparedBlocks), said(kept, MaskedScores)
+    seeds = said(kept, KeySeed)
+    if (ES, EU) not in pairs or (FR, ES) not in pairs or (FR, EU) not in seeds or not blocks or not published:
+        return None
+    announce = next(iter(said(kept, Prepare).values()))
+    joined = {sender: message for (sender, _), message in said(kept, JoinedPreparation).items()}
+    identity = identity_of(announce, joined)  # type: ignore[arg-type]
+    secret = expand_secret(RING, seeds[FR, EU].seed, identity)  # type: ignore[union-attr]
+    c1 = residue_array(next(iter(blocks.values())).data, (1,), RING, "c1")  # type: ignore[union-attr]
+    z = round_shares(ntt.inverse(residues.multiply(c1, secret, RING), RING), RING)[0].astype(np.int64)
+    k_0, k_1 = pairs[ES, EU].secret, pairs[FR, ES].secret  # type: ignore[union-attr]
+    masks = Ring(HOLDER, (ES, FR, EU), identity, k_0, k_1).masks("mask", 0, 1, 0)
+    words = RING.n // 64
+    m = from_planes(masks.own.words(SHARE_BITS, words) ^ masks.following.words(SHARE_BITS, words)).astype(np.int64)
+    planes = np.frombuffer(next(iter(published.values())).data, "<u8").reshape(SHARE_BITS, -1)  # type: ignore[union-attr]
+    terms = Terms.announced(next(iter(said(kept, Search).values())))  # type: ignore[arg-type]
+    total = from_planes(planes.astype(np.uint64)).astype(np.int64) + z - m + threshold_offset(terms.theta(0), RING)
+    total %= 2**SHARE_BITS
+    signed = total - (total >= 2 ** (SHARE_BITS - 1)) * 2**SHARE_BITS
+    rounded: npt.NDArray[np.int64] = np.rint(signed * RING.t / 2**SHARE_BITS).astype(np.int64)
     return rounded
 
 
@@ -85,14 +97,16 @@ def test_two_logs_together_hold_no_byte_from_which_a_score_can_be_rebuilt(
     kept = records(world, query, owners)
     assert rebuilt_scores(kept) is None
     assert {type(record.message) for _, record in kept if record.message is not None} <= set(HARMLESS)
-    assert {record.kind for _, record in kept} >= {"PairSecret", "InputShare", "Gates"}
+    assert {record.kind for _, record in kept} >= {"PairSecret", "PreparedBlocks", "MaskedScores", "Gates"}
 
 
 @pytest.mark.parametrize("owners", PAIRS, ids="-".join)
 def test_control_two_logs_that_keep_the_bytes_rebuild_every_score(
     world: World, monkeypatch: pytest.MonkeyPatch, owners: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr("nodes.evidence.recorder.HARMLESS", (*HARMLESS, PairSecret, InputShare))
+    monkeypatch.setattr(
+        "nodes.evidence.recorder.HARMLESS", (*HARMLESS, PairSecret, KeySeed, PreparedBlocks, MaskedScores)
+    )
     query = world.query((ES,))
     rebuilt = rebuilt_scores(records(world, query, owners))
     assert rebuilt is not None
@@ -123,7 +137,7 @@ def known_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     def packed(references: Sequence[str], cap: int) -> Release:
         return Release(original(references, cap).slots, bytes(32))
 
-    monkeypatch.setattr("protocol.holder.pack_release", packed)
+    monkeypatch.setattr("protocol.searching.pack_release", packed)
 
 
 @pytest.mark.parametrize("owner", [FR, ES])
