@@ -228,8 +228,10 @@ class Node:
         """Stop at once and close everything."""
         self.draining = True
         await self.gossip.close()
-        for driver in list(self._live):
-            await driver.close()
+        while self._live:  # a search may begin its next attempt meanwhile
+            for driver in list(self._live):
+                await driver.close()
+                self._live.discard(driver)
         if self.follow_up is not None:
             self.follow_up.close()
         self.pool.close()

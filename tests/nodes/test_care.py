@@ -248,7 +248,7 @@ def test_a_backup_of_another_state_or_key_or_a_damaged_one_changes_nothing(
 
 
 def seal_one(folder: Path, query: bytes = NEW) -> SealedProbe:
-    content = SealedProbe(b"template", b"seed")
+    content = SealedProbe(b"template", bytes(32), bytes(32), bytes(32))
     sealed.keep(folder / "sealed", storage_key(load_config(folder)), query, content)
     return content
 
