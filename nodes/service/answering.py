@@ -88,6 +88,7 @@ class Answering:
         if isinstance(machine, PreparingHolder):
             self._roots[made.identity] = machine.gallery.root
         self._node.pool.add(machine.query, made, time.time())
+        self._node.promise(made.identity)
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
         self._gate.admit_preparation(announce, conversation)
