@@ -112,10 +112,15 @@ class Supply:
     def missing(self) -> int:
         """How many of what is wanted do not wait so far."""
         wanted = self.wanted
-        if wanted is None:
-            return 0
-        ready = self._node.pool.ready(wanted.holders, wanted.dim, wanted.preset, wanted.model, time.time())
-        return max(0, self._node.config.preparations.ready - ready)
+        return 0 if wanted is None else max(0, self._wished - self._ready(wanted))
+
+    @property
+    def _wished(self) -> int:
+        return self._node.config.preparations.ready
+
+    def _ready(self, wanted: PrepareRequest) -> int:
+        """How many wait that serve a search of these holders."""
+        return self._node.pool.ready(wanted.holders, wanted.dim, wanted.preset, wanted.model, time.time())
 
     async def run_for_ever(self) -> None:
         """Refill and compare, as long as the node runs. Failures only make the pauses longer."""
@@ -139,10 +144,20 @@ class Supply:
         wanted = await asyncio.to_thread(lambda: self.wanted if self.missing else None)
         if wanted is None:
             return True
+        refused = await self._make_one(wanted)
+        rest = tuple(name for name in wanted.holders if name not in refused)
+        if refused and rest and self._ready(fewer := msgspec.structs.replace(wanted, holders=rest)) < self._wished:
+            await self._make_one(fewer)  # a search of these need not wait for the others
+        return not refused
+
+    async def _make_one(self, wanted: PrepareRequest) -> Mapping[str, HolderAnswer]:
+        """Let one wait with the holders that took part; gives why the others did not."""
         making = await self._make(wanted)
-        for name, answer in self._why(making, wanted.holders).items():
+        refused = self._why(making, wanted.holders)
+        for name, answer in refused.items():
             log.warning("not prepared", extra={"peer": name, "code": answer.reason, "by": answer.by})
-        return await asyncio.to_thread(self._preparer.put_by, making)
+        await asyncio.to_thread(self._preparer.put_by, making)
+        return refused
 
     async def compare(self, at_once: bool = False) -> None:
         """Tell every peer which preparations this node has, now and then: each drops what the other lost.
