@@ -294,7 +294,8 @@ def test_pools_on_disk_outlive_a_restart_of_every_node(federation: Federation) -
 
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
-            assert (await supply_of(network).prepare(wanted(1))).made == 1
+            report = await supply_of(network).prepare(wanted(1))
+            assert (report.made, report.refused) == (1, {})
             await network.settle()
             for name in (FR, ES, DE, EU):
                 await network.restart(name)
