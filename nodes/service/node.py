@@ -48,6 +48,7 @@ STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last fram
 PROMISED_SECONDS = 3.0
 REQUESTER_PATIENCE = 2  # times that of the nodes it asks
 REMEMBERED = 10_000  # conversations that are over and whose late frames are passed over
+_PREPARING = (PreparingRequester, PreparingRouter, PreparingHolder)
 
 
 class Node:
@@ -189,7 +190,7 @@ class Node:
     def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
         """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
         machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
-        preparing = isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder))
+        preparing = isinstance(machine, _PREPARING)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
         patience = seconds * REQUESTER_PATIENCE if machine.role == "requester" else seconds
@@ -212,8 +213,13 @@ class Node:
             self.pace.begin(machine.query)
         else:
             self._precedence.begin()
-        self.metrics.started()
+            self.metrics.started()
         return driver
+
+    @property
+    def queries_running(self) -> int:
+        """How many searches are under way; preparations are told apart (`nodes.service.supplies`)."""
+        return sum(not isinstance(driver.machine, _PREPARING) for driver in list(self.drivers.values()))
 
     @property
     def idle(self) -> bool:
@@ -314,14 +320,14 @@ class Node:
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
-        if isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder)):
+        if isinstance(machine, _PREPARING):
             made = machine.preparation is not None and bool(machine.preparation.rings)
             if (seconds := self.pace.end(machine.query, made)) is not None:
                 self.metrics.prepared(seconds)
         else:
             self._precedence.end()
+            self.metrics.finished()
         self._leave_place(machine.query)
-        self.metrics.finished()
         try:
             await asyncio.to_thread(self._put_away, machine)
         except Exception as error:  # a disk that is full must not take the node down with it
