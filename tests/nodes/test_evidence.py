@@ -50,7 +50,7 @@ def test_no_score_share_reference_or_template_is_in_any_bundle(world: World, que
         # of prepared queries, which nodes do not speak yet
         "Prepare", "JoinedPreparation", "KeySeed", "PublicPart", "MaskPart", "MaskDigest", "FormBlock", "FormBit",
         "PreparedBlocks", "Search", "Difference", "DifferenceDigest", "MaskedScores", "AdmissionScores",
-        "AdmissionInput", "AdmissionGates", "AdmissionCount", "Echo",
+        "AdmissionInput", "AdmissionGates", "AdmissionCount", "Echo", "LiveRows",
     }  # fmt: skip
     row = world.galleries[ES].templates[200].tobytes()
     reference = world.galleries[ES].reference(200).encode()
