@@ -36,7 +36,7 @@ from pets.params import preset
 from pets.threads import default_threads
 from protocol.engine import warm_up
 from protocol.errors import QueryRefused
-from protocol.messages import Prepare, Search
+from protocol.messages import Search
 from protocol.party import Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.session import Event
