@@ -9,84 +9,79 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nodes.verify.format import HARMLESS, Record, content_digest, decode_bundle
+from nodes.verify.format import HARMLESS, Record, content_digest, decode_bundle, preparation_inside
 from pets import ntt, residues
 from pets.keys import expand_secret
 from pets.params import SHARE_BITS
 from pets.planes import from_planes
+from pets.prf import Keystream, derive_key
 from pets.rounding import round_shares
-from protocol.announcing import identity_of
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
-from protocol.messages import (
-    AnyMessage,
-    JoinedPreparation,
-    KeySeed,
-    MaskedScores,
-    PairSecret,
-    Prepare,
-    PreparedBlocks,
-    Release,
-    Search,
-)
+from protocol.messages import AnyMessage, KeySeed, MaskedScores, PairSecret, PreparedBlocks, Release, Search
 from protocol.release import pack_release
 from protocol.terms import Terms
 from protocol.wire import residue_array
 from tests.kit.evidence import ES, EU, FR, World
 from tests.kit.galleries import scores
-from tests.kit.ring import RING
 
-pytestmark = pytest.mark.ring
-
-SEATS = {ES: HOLDER, FR: REQUESTER, EU: ROUTER}
-PAIRS = list(itertools.combinations(SEATS, 2))
+PAIRS = list(itertools.combinations((ES, FR, EU), 2))
+BYTES = (KeySeed, PairSecret, PreparedBlocks, MaskedScores)  # what would do to rebuild every score
 
 
 def records(world: World, query: bytes, owners: Iterable[str]) -> list[tuple[str, Record]]:
-    """(owner, record) of the evidence that some parties kept of a search, and of the preparation that it used."""
-    found = []
+    """(owner, record) of the evidence of a search and its preparation that some parties kept."""
+    kept = []
     for owner, data in world.bundles(query, owners).items():
         bundle = decode_bundle(data)[1]
-        assert bundle.preparation is not None
-        found += [(owner, record) for record in (*decode_bundle(bundle.preparation)[1].records, *bundle.records)]
-    return found
+        inside = preparation_inside(bundle)
+        assert inside is not None
+        kept += [(owner, record) for part in (inside[1], bundle) for record in part.records]
+    return kept
 
 
-def said(kept: Sequence[tuple[str, Record]], kind: type[AnyMessage]) -> dict[tuple[str, str], AnyMessage]:
-    """(sender, receiver) -> its first message of a kind, as far as the logs still have it."""
-    found: dict[tuple[str, str], AnyMessage] = {}
+def said(kept: Sequence[tuple[str, Record]], kind: type[AnyMessage], sender: str, *receivers: str) -> AnyMessage | None:
+    """A message of a kind, if the logs still have it."""
     for owner, record in kept:
-        if isinstance(record.message, kind):
-            link = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
-            found.setdefault(link, record.message)
-    return found
+        ends = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
+        if isinstance(record.message, kind) and ends[0] == sender and (not receivers or ends[1] in receivers):
+            return record.message
+    return None
 
 
 def rebuilt_scores(kept: Sequence[tuple[str, Record]]) -> npt.NDArray[np.int64] | None:
     """Every score of the first chunk; None where the logs lack the bytes.
 
-    16·(s - theta) = e + z' - m: e is what the holder publishes, z' follows from c1 and s2, and m from two pair secrets.
+    e + z is 16 times the score less the threshold, and z = round(c1·s2) - m, m being two streams of the pair secrets.
     """
-    pairs, blocks, published = said(kept, PairSecret), said(kept, PreparedBlocks), said(kept, MaskedScores)
-    seeds = said(kept, KeySeed)
-    if (ES, EU) not in pairs or (FR, ES) not in pairs or (FR, EU) not in seeds or not blocks or not published:
+    search = said(kept, Search, FR)
+    seed, first, second = said(kept, KeySeed, FR, EU), said(kept, PairSecret, ES, EU), said(kept, PairSecret, FR, ES)
+    blocks, published = said(kept, PreparedBlocks, ES), said(kept, MaskedScores, ES)
+    assert isinstance(search, Search)
+    if not (
+        isinstance(seed, KeySeed)
+        and isinstance(first, PairSecret)
+        and isinstance(second, PairSecret)
+        and isinstance(blocks, PreparedBlocks)
+        and isinstance(published, MaskedScores)
+    ):
         return None
-    announce = next(iter(said(kept, Prepare).values()))
-    joined = {sender: message for (sender, _), message in said(kept, JoinedPreparation).items()}
-    identity = identity_of(announce, joined)  # type: ignore[arg-type]
-    secret = expand_secret(RING, seeds[FR, EU].seed, identity)  # type: ignore[union-attr]
-    c1 = residue_array(next(iter(blocks.values())).data, (1,), RING, "c1")  # type: ignore[union-attr]
-    z = round_shares(ntt.inverse(residues.multiply(c1, secret, RING), RING), RING)[0].astype(np.int64)
-    k_0, k_1 = pairs[ES, EU].secret, pairs[FR, ES].secret  # type: ignore[union-attr]
-    masks = Ring(HOLDER, (ES, FR, EU), identity, k_0, k_1).masks("mask", 0, 1, 0)
-    words = RING.n // 64
-    m = from_planes(masks.own.words(SHARE_BITS, words) ^ masks.following.words(SHARE_BITS, words)).astype(np.int64)
-    planes = np.frombuffer(next(iter(published.values())).data, "<u8").reshape(SHARE_BITS, -1)  # type: ignore[union-attr]
-    terms = Terms.announced(next(iter(said(kept, Search).values())))  # type: ignore[arg-type]
-    total = from_planes(planes.astype(np.uint64)).astype(np.int64) + z - m + threshold_offset(terms.theta(0), RING)
-    total %= 2**SHARE_BITS
-    signed = total - (total >= 2 ** (SHARE_BITS - 1)) * 2**SHARE_BITS
-    rounded: npt.NDArray[np.int64] = np.rint(signed * RING.t / 2**SHARE_BITS).astype(np.int64)
+    terms = Terms.announced(search)
+    params, count = terms.params, len(blocks.data) // (8 * terms.params.n)
+    c1 = residue_array(blocks.data, (count,), params, "blocks")
+    secret = expand_secret(params, seed.seed, search.preparation)
+    addend = round_shares(ntt.inverse(residues.multiply(c1, secret, params), params), params).reshape(-1)
+    streams = [
+        Keystream(derive_key(pair.secret, "masks", search.preparation, ES, "mask", 0, count, 0)).words(
+            SHARE_BITS, len(addend) // 64
+        )
+        for pair in (first, second)
+    ]
+    mask = from_planes(streams[0] ^ streams[1])
+    e = from_planes(np.frombuffer(published.data, "<u8").reshape(SHARE_BITS, -1))
+    total = e.astype(np.int64) + addend - mask + threshold_offset(terms.theta(0), params)
+    shifted = total % 2**SHARE_BITS
+    signed = shifted - (shifted >= 2 ** (SHARE_BITS - 1)) * 2**SHARE_BITS
+    rounded: npt.NDArray[np.int64] = np.rint(signed * params.t / 2**SHARE_BITS).astype(np.int64)
     return rounded
 
 
@@ -97,16 +92,14 @@ def test_two_logs_together_hold_no_byte_from_which_a_score_can_be_rebuilt(
     kept = records(world, query, owners)
     assert rebuilt_scores(kept) is None
     assert {type(record.message) for _, record in kept if record.message is not None} <= set(HARMLESS)
-    assert {record.kind for _, record in kept} >= {"PairSecret", "PreparedBlocks", "MaskedScores", "Gates"}
+    assert {record.kind for _, record in kept} >= {"Gates", *(kind.__name__ for kind in BYTES)}
 
 
 @pytest.mark.parametrize("owners", PAIRS, ids="-".join)
 def test_control_two_logs_that_keep_the_bytes_rebuild_every_score(
     world: World, monkeypatch: pytest.MonkeyPatch, owners: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr(
-        "nodes.evidence.recorder.HARMLESS", (*HARMLESS, PairSecret, KeySeed, PreparedBlocks, MaskedScores)
-    )
+    monkeypatch.setattr("nodes.evidence.recorder.HARMLESS", (*HARMLESS, *BYTES))
     query = world.query((ES,))
     rebuilt = rebuilt_scores(records(world, query, owners))
     assert rebuilt is not None
