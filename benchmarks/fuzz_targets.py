@@ -28,14 +28,24 @@ from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
 from pets.signatures import SigningKey, VerifyKey
 from pets.templates import ModelIdentity, load_templates, read_identity, save_templates
 from protocol import wire
+from protocol.announcing import Plan, parties_of
 from protocol.approval import Approval, Assertion, Certificate, PersonKey
 from protocol.confirmation import check_answers
+from protocol.difference import unpack_difference
 from protocol.follow_up import CandidatesWanted, CoreDataRequested, Deleted, Statement, decode_statement
-from protocol.messages import Announce, Message, Release
+from protocol.messages import Difference, Message, Prepare, Release, Search
+from protocol.preparation import (
+    HolderPreparation,
+    Preparation,
+    RequesterPreparation,
+    RouterPreparation,
+    pack,
+    unpack,
+)
 from protocol.release import pack_release, unpack_release
 from protocol.terms import Terms
-from tests.kit.galleries import unit_rows
-from tests.kit.parties import Trio, enrol
+from tests.kit.galleries import Templates, unit_rows
+from tests.kit.trio import Trio, hold
 
 CAP = 10
 
@@ -48,12 +58,17 @@ def read_units(body: bytes) -> None:
     reader.end()
 
 
+def searched(rows: Templates) -> Trio:
+    """A preparation and a search that releases its hit."""
+    return Trio(hold(rows), threshold="0.5", cap=CAP).search(rows[0])
+
+
 def frames() -> list[bytes]:
-    """One frame of each type of message, arrays cut to 64 bytes."""
+    """One frame of each type of message of a preparation and a search, arrays cut to 64 bytes."""
     rng = np.random.default_rng(0)
     rows = unit_rows(rng, 3, 8)
     found: dict[type[Message], bytes] = {}
-    for delivery in Trio(enrol(rows), threshold="0.5", cap=CAP).search(rows[0]).deliveries:
+    for delivery in searched(rows).deliveries:
         envelope = wire.decode(delivery.frame)
         data = getattr(envelope.message, "data", b"")
         message = msgspec.structs.replace(envelope.message, data=bytes(data[:64])) if data else envelope.message
@@ -74,15 +89,25 @@ def statements() -> list[bytes]:
 
 
 def announced(data: bytes) -> object:
-    """A frame, and what follows of the terms inside."""
+    """A frame, and what follows of the plan or terms inside."""
     message = wire.decode(data).message
-    if isinstance(message, Announce):
-        return Terms.announced(message).rungs
+    if isinstance(message, Prepare):
+        return Plan.announced(message), parties_of(message)
+    if isinstance(message, Search):
+        return Terms.announced(message).rungs, parties_of(message)
     return unpack_release(message, CAP) if isinstance(message, Release) else message
 
 
 def residues(data: bytes) -> object:
     return wire.residue_array(data, (), N4096, "fuzzed")
+
+
+def mask(data: bytes) -> object:
+    return wire.residue_array(data, (2,), N4096, "fuzzed mask")
+
+
+def difference(data: bytes) -> object:
+    return unpack_difference(Difference(bytes(32), data), 8, N4096)
 
 
 def power_sums(data: bytes) -> object:
@@ -107,8 +132,8 @@ def targets(folder: Path) -> Iterator[Target]:
 def _protocol() -> Iterator[Target]:
     every = frames()
     yield Target("wire.decode", 300, every, mutate.of_msgpack, wire.decode)
-    terms = [frame for frame in every if isinstance(wire.decode(frame).message, (Announce, Release))]
-    yield Target("Terms.announced, unpack_release", 60, terms, mutate.of_msgpack, announced)
+    terms = [frame for frame in every if isinstance(wire.decode(frame).message, (Prepare, Search, Release))]
+    yield Target("Plan.announced, Terms.announced, unpack_release", 60, terms, mutate.of_msgpack, announced)
     packed = [b"".join(pack_release([f"ES-{k}" for k in range(n)], CAP).slots) for n in (0, 2, CAP)]
 
     def release(data: bytes) -> object:
@@ -118,6 +143,9 @@ def _protocol() -> Iterator[Target]:
 
     yield Target("unpack_release", 40, packed, mutate.of_bytes, release)
     yield Target("wire.residue_array", 5, [bytes(8 * N4096.n), b"\xff" * 64], mutate.of_bytes, residues)
+    yield Target("wire.residue_array of a mask", 3, [bytes(16 * N4096.n)], mutate.of_bytes, mask)
+    yield Target("unpack_difference", 40, [bytes(20), b"\xff" * 20], mutate.of_bytes, difference)
+    yield from _preparations()
     rng = np.random.default_rng(1)
     sums = [sketch.power_sums(rng.integers(0, 2**10, 1, np.uint64), CAP).tobytes() for _ in range(20)]
     yield Target("sketch.decode", 20, sums, mutate.of_bytes, power_sums)
@@ -134,6 +162,23 @@ def _protocol() -> Iterator[Target]:
         return seal(SealingPublicKey(data), b"x", b"fuzz")
 
     yield Target("sealing.SealingPublicKey", 2, [key.public.data], mutate.of_bytes, to_public)
+
+
+def _preparations() -> Iterator[Target]:
+    """What a party keeps of a preparation, as it comes back from disk."""
+    made = Trio(hold(unit_rows(np.random.default_rng(0), 3, 8))).prepare().made
+    assert made is not None
+    kinds: dict[type[Preparation], Preparation] = {
+        RequesterPreparation: made.requester,
+        RouterPreparation: made.router,
+        HolderPreparation: next(iter(made.holders.values())),
+    }
+    for kind, part in kinds.items():
+        yield Target(f"unpack {kind.__name__}", 2, [pack(part)], mutate.of_bytes, _unpacked(kind))
+
+
+def _unpacked(kind: type[Any]) -> Callable[[bytes], object]:
+    return lambda data: unpack(data, kind)
 
 
 def _nodes(folder: Path) -> Iterator[Target]:

@@ -1,10 +1,9 @@
-"""The encrypted scoring kernel against numpy's float32 matrix-vector product on the same rows, in the same run.
+"""Scoring rows under an encrypted mask, which preparing is made of, beside numpy's float32 product in the same run.
 
     python -m benchmarks.kernel --rows 262144 --dim 512 --threads 2
 
 Prints JSON. Times are seconds. The two sides take turns, so that a busy machine hits both alike; medians and minima
-of all turns are reported, and `ratio` is ours divided by numpy's. The gallery that is scored is random residues, so
-that large ones need no enrolment; enrolment is timed on `--encode-rows` rows.
+of all turns are reported, and `ratio` is ours divided by numpy's. (What a search does with rows: `benchmarks.product`.)
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ import numpy as np
 
 from pets import params as presets
 from pets import scoring
-from pets.scoring_kernel import PADDING
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -42,14 +40,6 @@ def timed(work: Callable[[], object]) -> float:
 
 def summary(times: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(times), 5), "min": round(min(times), 5), "runs": len(times)}
-
-
-def random_gallery(rng: np.random.Generator, rows: int, dim: int, params: presets.Parameters) -> scoring.EncodedGallery:
-    blocks = -(-rows // params.n)
-    data = np.empty((blocks, 2 * params.n * dim + PADDING), np.uint32)
-    for block in data:
-        block[:] = rng.integers(0, min(params.primes), block.shape, np.uint32)
-    return scoring.EncodedGallery(rows, dim, params, data)
 
 
 def random_probe(rng: np.random.Generator, dim: int, params: presets.Parameters) -> np.ndarray[Any, Any]:
@@ -68,29 +58,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--probes", type=int, default=16, help="probes that share one pass")
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--encode-rows", type=int, default=65536)
     parser.add_argument("--preset", default=presets.N4096.preset, choices=sorted(presets.PRESETS))
     options = parser.parse_args()
     params, rows, dim, threads = presets.preset(options.preset), options.rows, options.dim, options.threads
     rng = np.random.default_rng(1)
 
-    templates = rng.integers(-127, 128, (options.encode_rows, dim), np.int8)
-    scoring.encode_gallery(templates[:16], params, threads)  # compiles
-    encode = [timed(lambda: scoring.encode_gallery(templates, params, threads)) for _ in range(3)]
-
-    gallery = random_gallery(rng, rows, dim, params)
+    templates = rng.integers(-127, 128, (rows, dim), np.int8)
     ciphertexts = random_probe(rng, dim, params)
     scoring.prepare_probe(ciphertexts[:8], params, threads)
     prepare = [timed(lambda: scoring.prepare_probe(ciphertexts, params, threads)) for _ in range(5)]
     probe = scoring.prepare_probe(ciphertexts, params, threads)
-    scoring.score(gallery, probe, 0, 1, threads)
+    scoring.score_rows(templates[:16], [probe], params, threads)  # compiles
 
     plain = rng.standard_normal((rows, dim), np.float32)
     vector = plain[0].copy()
     ours, numpy_times = [], []
     for _ in range(options.runs):
         numpy_times.append(timed(lambda: plain @ vector))
-        ours.append(timed(lambda: scoring.score(gallery, probe, threads=threads)))
+        ours.append(timed(lambda: scoring.score_rows(templates, [probe], params, threads)))
 
     report: dict[str, object] = {
         "machine": f"{platform.machine()} {os.cpu_count()} cpus, python {platform.python_version()}",
@@ -102,13 +87,10 @@ def main() -> None:
         "numpy_float32": summary(numpy_times),
         "numpy_gb_per_s": round(plain.nbytes / min(numpy_times) / 1e9, 2),
         "score": summary(ours),
-        "score_gb_per_s": round(gallery.data.nbytes / min(ours) / 1e9, 2),
         "score_s_per_million_rows": round(statistics.median(ours) * 1e6 / rows, 4),
         "ratio_of_medians": round(statistics.median(ours) / statistics.median(numpy_times), 3),
         "ratio_of_minima": round(min(ours) / min(numpy_times), 3),
         "prepare_probe": summary(prepare),
-        "encode_s_per_million_rows": round(statistics.median(encode) * 1e6 / options.encode_rows, 3),
-        "encode_s_per_million_rows_min": round(min(encode) * 1e6 / options.encode_rows, 3),
     }
     if options.probes > 1:
         several = [
@@ -116,10 +98,10 @@ def main() -> None:
         ]
         one, many = [], []
         for _ in range(max(3, options.runs // 3)):
-            one.append(timed(lambda: scoring.score(gallery, probe, threads=threads)))
-            many.append(timed(lambda: scoring.score_many(gallery, several, threads=threads)))
+            one.append(timed(lambda: scoring.score_rows(templates, [probe], params, threads)))
+            many.append(timed(lambda: scoring.score_rows(templates, several, params, threads)))
         report["probes"] = options.probes
-        report["score_many"] = summary(many)
+        report["score_together"] = summary(many)
         report["many_over_one_medians"] = round(statistics.median(many) / statistics.median(one), 2)
         report["many_over_one_minima"] = round(min(many) / min(one), 2)
     print(json.dumps(report, indent=2))

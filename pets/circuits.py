@@ -1,4 +1,4 @@
-"""Bit circuits over planes: adders, comparison, squares, sums.
+"""Bit circuits over planes: comparison, and whether anything is set.
 
 A circuit is a generator: it yields a pair of equally shaped `Bits` that are to be ANDed and is sent their product.
 One yield is one round of messages. XOR, complement and moves are local. The same circuit runs on shares, where
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-from pets.bits import Bits, concatenate, join_words, plain_bits
+from pets.bits import Bits, concatenate, plain_bits
 
 T = TypeVar("T")
 Circuit = Generator[tuple[Bits, Bits], Bits, T]
@@ -26,38 +26,6 @@ def evaluate_plain(circuit: Circuit[T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
-
-
-def together(first: Circuit[Bits], second: Circuit[Bits]) -> Circuit[tuple[Bits, Bits]]:
-    """Run two circuits side by side: a round of both is one round. Returns both results."""
-    running: list[Circuit[Bits] | None] = [first, second]
-    results: list[Bits | None] = [None, None]
-    wants: list[tuple[Bits, Bits] | None] = [None, None]
-    answers: list[Bits | None] = [None, None]
-    while True:
-        for index, circuit in enumerate(running):
-            if circuit is not None:
-                try:
-                    # The first send of a generator must be None, which is what `answers` begins with.
-                    wants[index] = circuit.send(answers[index])  # type: ignore[arg-type]
-                except StopIteration as end:
-                    running[index], wants[index], results[index] = None, None, end.value
-        asked = [want for want in wants if want is not None]
-        if not asked:
-            left, right = results
-            assert left is not None
-            assert right is not None
-            return left, right
-        product = yield (
-            join_words([left.as_row() for left, _ in asked]),
-            join_words([right.as_row() for _, right in asked]),
-        )
-        position = 0
-        for index, want in enumerate(wants):
-            if want is not None:
-                planes, words = want[0].shape
-                answers[index] = product.words(position, position + planes * words).reshape(planes, words)
-                position += planes * words
 
 
 def carry_save(x: Bits, y: Bits, z: Bits) -> Circuit[tuple[Bits, Bits]]:
@@ -117,31 +85,6 @@ def adjacent_products(z: Bits) -> Circuit[Bits]:
     return (yield z[0:end:2], z[1:end:2])
 
 
-def add(x: Bits, y: Bits) -> Circuit[Bits]:
-    """x + y modulo 2^width by a Kogge-Stone prefix network: 1 + ceil(log2 width) rounds."""
-    width = len(x)
-    propagate = x ^ y
-    generate = yield x, y
-    half_sum = propagate
-    distance = 1
-    while distance < width:
-        count = width - distance
-        product = yield (
-            concatenate([propagate[distance:], propagate[distance:]]),
-            concatenate([generate[:count], propagate[:count]]),
-        )
-        generate = concatenate([generate[:distance], generate[distance:] ^ product[:count]])
-        propagate = concatenate([propagate[:distance], product[count:]])
-        distance *= 2
-    return half_sum ^ generate.shift_planes(1)
-
-
-def add_three(x: Bits, y: Bits, z: Bits) -> Circuit[Bits]:
-    """x + y + z modulo 2^width."""
-    s, c = yield from carry_save(x, y, z)
-    return (yield from add(s, concatenate([s.constant(0, 1), c])))
-
-
 def any_plane(x: Bits) -> Circuit[Bits]:
     """OR over all planes, lane by lane: one plane, ceil(log2 planes) rounds."""
     none = ~x
@@ -165,57 +108,3 @@ def any_lane(x: Bits) -> Circuit[Bits]:
         none = yield none, none.shift_lanes(lanes)
         lanes //= 2
     return ~none
-
-
-def squares_exceed(x: Bits, bound: int, width: int) -> Circuit[Bits]:
-    """Lane 0 of a single word: whether Σ x² over all lanes is above `bound`; both below 2^(width-1).
-
-    The sign of bound - Σ x². x is in two's complement: x = -2^m·x_m + Σ 2^i·x_i gives x² = Σ_i (4^i·x_i + Σ_{j>i} ±
-    2^{i+j+1}·x_i·x_j), minus where j = m. One row for each i; carry-save layers shrink the rows to two, then the lanes
-    are folded in half and the four rows shrunk to two again, so that only one carry ever ripples, at the end.
-    """
-    bits = len(x)
-    pairs = [(i, j) for i in range(bits) for j in range(i + 1, bits)]
-    products = yield concatenate([x[i : i + 1] for i, _ in pairs]), concatenate([x[j : j + 1] for _, j in pairs])
-    zero = x.constant(0, 1)
-    correction, lanes = 0, 64 * x.shape[1]
-    rows = []
-    for i in range(bits):
-        planes = [zero] * width
-        planes[2 * i] = x[i : i + 1]
-        for index, (first, j) in enumerate(pairs):
-            if first == i:
-                product = products[index : index + 1]
-                # -b·2^w = (~b)·2^w - 2^w, the constant once a lane.
-                planes[i + j + 1] = ~product if j == bits - 1 else product
-                correction -= (lanes << (i + j + 1)) if j == bits - 1 else 0
-        rows.append(concatenate(planes))
-    rows = yield from _two_rows(rows)
-    while rows[0].shape[1] > 1:
-        words = rows[0].shape[1]
-        half = (words + 1) // 2
-        folded = [piece for row in rows for piece in (row.words(0, half), row.words(half, words).pad_words(half))]
-        rows = yield from _two_rows(folded)
-    lanes = 32
-    while lanes:
-        rows = yield from _two_rows([piece for row in rows for piece in (row, row.shift_lanes(lanes))])
-        lanes //= 2
-    # ~r is -r - 1 modulo 2^width.
-    room = rows[0].constant(bound + 2 - correction, width)
-    return (yield from sign_of_sum(~rows[0], ~rows[1], room))
-
-
-def _two_rows(rows: list[Bits]) -> Circuit[list[Bits]]:
-    """Carry-save layers until two rows are left with the same sum: one round a layer, which takes three rows to two."""
-    while len(rows) > 2:
-        triples = len(rows) // 3
-        x, y, z = (concatenate(rows[k : 3 * triples : 3]) for k in range(3))
-        x_y = x ^ y
-        carries = x ^ (yield x_y, x ^ z)
-        sums = x_y ^ z
-        width = len(rows[0])
-        rest = rows[3 * triples :]
-        for k in range(0, triples * width, width):
-            rest += [sums[k : k + width], carries[k : k + width].shift_planes(1)]
-        rows = rest
-    return rows

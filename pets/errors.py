@@ -18,7 +18,6 @@
     ├── CryptoError                 cryptographic material that is not what it must be
     │   ├── ResidueOutOfRange
     │   ├── StreamReused            a pseudo-random stream or an encryption of zero was about to be used twice
-    │   ├── CommitmentMismatch
     │   └── SketchMismatch          the two parties' power sums differ
     └── ProtocolError               see `protocol.errors`
 """
@@ -102,10 +101,6 @@ class ResidueOutOfRange(CryptoError):
 
 class StreamReused(CryptoError):
     """One-time randomness was about to be used a second time."""
-
-
-class CommitmentMismatch(CryptoError):
-    """An opened value is not the one that was committed to."""
 
 
 class SketchMismatch(CryptoError):

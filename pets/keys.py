@@ -1,23 +1,21 @@
-"""Key shares, the joint key, and encryptions of zero made ahead of time (protocol/DESIGN.md, sections 3 and 5).
+"""Key shares, the joint key, and encryptions of zero (protocol/DESIGN.md, sections 3 and 9).
 
 Ring elements are residues in NTT form, uint32 (2, n), unless said otherwise. A ciphertext is uint32 (2, 2, n):
-component, prime, point. b = -a·s + e; the joint key is (b_Q + b_R, a); an encryption of zero is (b·u + e0, a·u + e1).
+component, prime, point. b = -a·s + e. An encryption of zero under (b, a) is (b·u + e0, a·u + e1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from pets import ntt, residues, sampling
-from pets.errors import CommitmentMismatch, CryptoError, StreamReused
-from pets.jit import kernel
+from pets.errors import StreamReused
 from pets.params import Parameters
-from pets.prf import Keystream, derive_key, labelled_hash
+from pets.prf import Keystream, derive_key
 
 Residues = npt.NDArray[np.uint32]
 
@@ -26,36 +24,15 @@ BATCH = 64  # encryptions of zero made at a time, to bound working memory
 
 @dataclass
 class KeyShare:
-    """One party's share of the query's key. `secret`: residues (2, n). Lives for one query; `erase` ends its life."""
+    """One part of a preparation's key. `secret`: residues (2, n). `erase` ends its life."""
 
     params: Parameters
     secret: Residues = field(repr=False)
     public: Residues
-    erased: bool = False
-
-    def multiply(self, c1: Residues, threads: int = 1) -> Residues:
-        """This party's share of the decryption, c1·s: uint32 (count, 2, n) in and out, NTT form.
-
-        Raises `CryptoError` after `erase`.
-        """
-        if self.erased:
-            raise CryptoError("the key share of this query was erased")
-        return residues.multiply(c1, self.secret, self.params, threads)
 
     def erase(self) -> None:
         """Overwrite the secret. (Copies that Python or numpy made elsewhere are out of reach: see threat_model.)"""
         self.secret[...] = 0
-        self.erased = True
-
-
-@contextmanager
-def erased_on_failure(share: KeyShare) -> Iterator[None]:
-    """Erase a key share if what is done with it fails or is given up."""
-    try:
-        yield
-    except BaseException:
-        share.erase()
-        raise
 
 
 def sample_key_share(params: Parameters, common: Residues, seed: bytes, query_id: bytes) -> KeyShare:
@@ -84,31 +61,17 @@ def reduced_key(params: Parameters, preparation: bytes, public: Residues, own: R
     return JointKey(params, preparation, combined, common)
 
 
-def commit_public(public: Residues, query_id: bytes, owner: str) -> bytes:
-    """Commitment to b, 32 bytes. b carries over 4096 bits of entropy, so no salt is needed to hide it."""
-    return labelled_hash("public-share", query_id, owner, public.tobytes())
-
-
-def check_commitment(commitment: bytes, public: Residues, query_id: bytes, owner: str) -> None:
-    """Raise `CommitmentMismatch` unless `public` opens `commitment`."""
-    if commit_public(public, query_id, owner) != commitment:
-        raise CommitmentMismatch(f"{owner} opened another public share than the one it committed to")
-
-
 @dataclass(frozen=True)
 class JointKey:
-    """(b_Q + b_R, a) of one query. Both uint32 (2, n), NTT form."""
+    """(b, a), the public key of the whole secret s1 + s2. Both uint32 (2, n), NTT form.
+
+    `query_id`: of the preparation that it belongs to.
+    """
 
     params: Parameters
     query_id: bytes
     public: Residues
     common: Residues
-
-    @classmethod
-    def combine(cls, params: Parameters, query_id: bytes, shares: tuple[Residues, Residues]) -> JointKey:
-        """Add the public shares; `a` is recomputed from the query id by whoever calls."""
-        public = residues.add(shares[0], shares[1], params)
-        return cls(params, query_id, public, sampling.common_polynomial(params, query_id))
 
 
 class ZeroPool:
@@ -162,26 +125,3 @@ class ZeroPool:
         taken = self._ciphertexts[self._next : self._next + count]
         self._next += count
         return taken
-
-
-def encrypt_constants(values: npt.NDArray[np.int8], zeros: Residues, params: Parameters) -> Residues:
-    """Enc(q_j) for each value: Δ·q_j is added to every point of the first component, in place.
-
-    `values`: int8 (d,). `zeros`: uint32 (d, 2, 2, n), consumed. A constant polynomial is the same at every NTT point.
-    """
-    scaled = np.array(
-        [[params.delta_residues[i] * int(v) % p for i, p in enumerate(params.primes)] for v in values], np.uint32
-    )
-    _add_constants(zeros, scaled, residues.prime_row(params))
-    return zeros
-
-
-@kernel
-def _add_constants(ciphertexts: Residues, constants: npt.NDArray[np.uint32], primes: npt.NDArray[np.uint32]) -> None:
-    for row in range(ciphertexts.shape[0]):
-        for index in range(2):
-            p, constant = primes[index], constants[row, index]
-            for k in range(ciphertexts.shape[3]):
-                total = np.uint32(ciphertexts[row, 0, index, k] + constant)
-                # Below 2p < 2^31; the smaller of total and total - p (modulo 2^32) is the residue, without a branch.
-                ciphertexts[row, 0, index, k] = min(total, np.uint32(total - p))

@@ -1,4 +1,4 @@
-"""OpenFHE as a second source of key shares and encryptions of zero, word for word in our own layout.
+"""Key shares and encryptions of zero by OpenFHE, word for word in our own layout: what ours are compared with.
 
 Nothing is converted. A BFV context of two 30-bit primes has exactly our primes, OpenFHE takes the smallest primitive
 2n-th root of unity and bit-reversed order as `pets.ntt` does, and its public key is (b, a) with b = -a·s + e. All of
@@ -9,8 +9,8 @@ into its binary serialisation, in which every polynomial and prime is a block
 
 Three things differ from our own keys:
 
-- OpenFHE's generator cannot be seeded, so what was encrypted with it cannot be recomputed in an audit:
-  `OpenFheKeys.seed_digest` is None.
+- OpenFHE's generator cannot be seeded, so what was encrypted with it cannot be recomputed in an audit. That is why
+  nodes and engines do not use it.
 - Copies of the secret stay in OpenFHE's memory until it reuses it; `KeyShare.erase` reaches only ours.
 - A forked process repeats its parent's randomness, key for key. Use in one is refused.
 """
@@ -83,13 +83,11 @@ def _reason(error: Exception) -> str:
 
 
 class OpenFheKeys:
-    """A key source in which secrets, errors and blinding polynomials are drawn by OpenFHE.
+    """Secrets, errors and blinding polynomials drawn by OpenFHE.
 
-    Shares and ciphertexts can be mixed freely with those of the native source. `seed` is None: there is no
-    seed, hence no audit by recomputation. Raises `ParameterError` where OpenFHE cannot be used (`available`).
+    Shares and ciphertexts can be mixed freely with our own. Raises `ParameterError` where OpenFHE cannot be used
+    (`available`).
     """
-
-    seed: bytes | None = None
 
     def __init__(self) -> None:
         reason = available()

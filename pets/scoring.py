@@ -1,4 +1,4 @@
-"""The holder's part of the filter: every score of a block as one ciphertext, without a key (DESIGN, section 5, Score).
+"""Scoring rows under an encrypted mask: the scores of a block as one ciphertext, without a key (DESIGN, section 9).
 
 ::
 
@@ -6,15 +6,15 @@
     ct      = Σ_j p_j · ct_j             both components, both primes
     Dec(ct) = Σ_j q_j · p_j(X)           so coefficient i is the score of row i
 
-In NTT form the sum is, at each of the n points, prime and component, a dot product of length d. The gallery keeps
-the d residues of a point together, (blocks, 2 primes, n, d), and so does the probe: both are read in the order they
-lie in memory, and one point's probe (4 KB at d = 512) stays in the first-level cache for many blocks.
+In NTT form the sum is, at each of the n points, prime and component, a dot product of length d. Blocks in NTT form
+keep the d residues of a point together, (blocks, 2 primes, n, d), and so does the probe: both are read in the order
+they lie in memory, and one point's probe (4 KB at d = 512) stays in the first-level cache for many blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pets import ntt
-from pets.allocator import pages_apart
 from pets.errors import CryptoError, GalleryError, ParameterError
 from pets.interleaving import interleave
 from pets.params import Parameters, check_dim
@@ -34,32 +33,8 @@ SCRATCH_BYTES = 1 << 27  # for blocks that are in NTT form for one pass only
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedGallery:
-    """A gallery in NTT form, made by `encode_gallery`.
-
-    `rows`: templates in it. `dim`: d. `data`: uint32 (blocks, 2·n·d + PADDING), a block being (2 primes, n, d) and
-    the padding: 8·d bytes a row.
-    """
-
-    rows: int
-    dim: int
-    params: Parameters
-    data: Residues = field(repr=False)
-
-    def __post_init__(self) -> None:
-        _check_data(self.data, (None, 2 * self.params.n * self.dim + PADDING), "gallery data")
-        if self.blocks != -(-self.rows // self.params.n):
-            raise CryptoError(f"{self.rows} rows do not fill {self.blocks} blocks of {self.params.n}")
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of n rows; those beyond `rows` are zero."""
-        return len(self.data)
-
-
-@dataclass(frozen=True, eq=False)
 class ScoringProbe:
-    """An encrypted probe in the order the kernel reads it, made by `prepare_probe`.
+    """An encrypted mask in the order the kernel reads it, made by `prepare_probe`.
 
     `dim`: d. `data`: uint32 (2 primes, n, 2 comps, d).
     """
@@ -72,31 +47,6 @@ class ScoringProbe:
         _check_data(self.data, (2, self.params.n, 2, self.dim), "probe data")
 
 
-def encode_gallery(
-    templates: npt.NDArray[Any],
-    params: Parameters,
-    threads: int = 1,
-    progress: Callable[[int], None] | None = None,
-) -> EncodedGallery:
-    """Turn quantised templates into blocks of polynomials.
-
-    `templates`: int8 or int32 (rows, d), d a multiple of 8 up to 1024; no rows give no blocks. `progress` is called
-    after each block with the number of rows done so far. Raises `GalleryError` for another dtype or shape,
-    `ParameterError` for another d.
-    """
-    rows, dim = _check_rows(templates)
-    check_threads(threads)
-    _folds(params)
-    blocks = -(-rows // params.n)
-    # A gallery stays; a single block is made for each query (confirmation) and should take what the last one left.
-    data = _room(np.empty if blocks == 1 else pages_apart, blocks, dim, params)
-    for block in range(blocks):
-        _encode_block(templates, block, data[block], params, threads)
-        if progress is not None:
-            progress(min(rows, (block + 1) * params.n))
-    return EncodedGallery(rows, dim, params, data)
-
-
 def _check_rows(templates: npt.NDArray[Any]) -> tuple[int, int]:
     if not isinstance(templates, np.ndarray) or templates.dtype not in (np.int8, np.int32) or templates.ndim != 2:
         got = f"{templates.dtype} {templates.shape}" if isinstance(templates, np.ndarray) else type(templates).__name__
@@ -104,10 +54,10 @@ def _check_rows(templates: npt.NDArray[Any]) -> tuple[int, int]:
     return templates.shape[0], check_dim(templates.shape[1])
 
 
-def _room(allocate: Any, blocks: int, dim: int, params: Parameters) -> Residues:
+def _room(blocks: int, dim: int, params: Parameters) -> Residues:
     """Memory for blocks in NTT form, the padding cleared."""
     size = 2 * params.n * dim
-    data: Residues = allocate((blocks, size + PADDING), np.uint32)
+    data = np.empty((blocks, size + PADDING), np.uint32)
     data[:, size:] = 0
     return data
 
@@ -126,7 +76,7 @@ def _touch_pages(fresh: Residues, threads: int) -> None:
 
 
 def prepare_probe(ciphertexts: Residues, params: Parameters, threads: int = 1) -> ScoringProbe:
-    """Put d ciphertexts, uint32 (d, 2 comps, 2 primes, n) in NTT form, in the order `score` reads them.
+    """Put d ciphertexts, uint32 (d, 2 comps, 2 primes, n) in NTT form, in the order the kernel reads them.
 
     Raises `CryptoError` for another dtype or shape and `ResidueOutOfRange` for a value not below its prime.
     """
@@ -142,38 +92,6 @@ def prepare_probe(ciphertexts: Residues, params: Parameters, threads: int = 1) -
     return ScoringProbe(dim, params, data)
 
 
-def score(
-    gallery: EncodedGallery, probe: ScoringProbe, first_block: int = 0, count: int | None = None, threads: int = 1
-) -> Residues:
-    """Σ_j p_j·ct_j of `count` blocks from `first_block` (all that follow, if not given).
-
-    Returns uint32 (count, 2 comps, 2 primes, n), NTT form, fully reduced: a ciphertext of the scores, NOT yet
-    re-randomised. Raises `CryptoError` for a probe of another shape or ring, `ParameterError` for blocks that
-    are not there.
-    """
-    out: Residues = score_many(gallery, [probe], first_block, count, threads)[0]
-    return out
-
-
-def score_many(
-    gallery: EncodedGallery,
-    probes: Sequence[ScoringProbe],
-    first_block: int = 0,
-    count: int | None = None,
-    threads: int = 1,
-) -> Residues:
-    """Like `score` for several probes in one pass over the gallery.
-
-    Returns uint32 (probes, count, 2 comps, 2 primes, n).
-    """
-    count = gallery.blocks - first_block if count is None else count
-    if not 0 <= first_block <= first_block + count <= gallery.blocks:
-        raise ParameterError(f"blocks {first_block}…{first_block + count} of a gallery of {gallery.blocks}")
-    _check_probes(probes, gallery.dim, gallery.params)
-    check_threads(threads)
-    return _score_blocks(gallery.data[first_block : first_block + count], gallery.dim, probes, gallery.params, threads)
-
-
 def score_rows(
     rows: npt.NDArray[Any],
     probes: Sequence[ScoringProbe],
@@ -181,11 +99,12 @@ def score_rows(
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Residues:
-    """Like `encode_gallery` and `score_many`, a few blocks at a time: nothing stays in NTT form, 8·d bytes a row.
+    """Σ_j p_j·ct_j of every block and probe, a few blocks at a time: nothing stays in NTT form, 8·d bytes a row.
 
-    `rows`: int8 or int32 (R, d). Each block is transformed once for all probes, and beside the result at most
-    `SCRATCH_BYTES`, or four blocks, are in use. `progress` is called with the number of rows done so far. Returns
-    uint32 (probes, ceil(R/n), 2 comps, 2 primes, n). A function of (rows, probe) modulo Q, additive in the rows. Raises
+    `rows`: int8 or int32 (R, d), d a multiple of 8 up to 1024. Each block is transformed once for all probes, and
+    beside the result at most `SCRATCH_BYTES`, or four blocks, are in use. `progress` is called with the number of rows
+    done so far. Returns uint32 (probes, ceil(R/n), 2 comps, 2 primes, n), NTT form, fully reduced: ciphertexts of the
+    scores, NOT yet re-randomised. A function of (rows, probe) modulo Q, additive in the rows. Raises
     `GalleryError` for another dtype or shape, `ParameterError` for another d, `CryptoError` for a probe of another
     dimension or ring.
     """
@@ -198,7 +117,7 @@ def score_rows(
     if not out.size:
         return out
     group = min(blocks, max(4, SCRATCH_BYTES // (8 * params.n * dim)))
-    data = _room(np.empty, group, dim, params)
+    data = _room(group, dim, params)
     for first in range(0, blocks, group):
         number = min(group, blocks - first)
         for k in range(number):
@@ -221,7 +140,7 @@ def _check_probes(probes: Sequence[ScoringProbe], dim: int, params: Parameters) 
 def _score_blocks(
     data: Residues, dim: int, probes: Sequence[ScoringProbe], params: Parameters, threads: int
 ) -> Residues:
-    """`score_many` of blocks that were checked: uint32 (blocks, 2·n·dim + PADDING)."""
+    """The scores of blocks in NTT form: uint32 (blocks, 2·n·dim + PADDING)."""
     out = np.empty((len(probes), len(data), 2, 2, params.n), np.uint32)
     if not out.size:
         return out

@@ -16,8 +16,8 @@ from pets.circuits import sign_of_sum
 from pets.counting import masked, sum_where
 from pets.planes import to_planes
 from pets.prf import Keystream
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit, share_inputs
-from protocol.messages import CapBit, CountShare
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, share_inputs
+from protocol.messages import CountShare
 from protocol.opening import holders_component, lacking_component
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
@@ -40,13 +40,8 @@ def count_share(ring: Ring, hits: Bits, rung: int, chunk: int) -> Step[int]:
     return -2 * sum_where(bits, array(message.data, (64 * len(bits),), np.uint32, "count share"))
 
 
-def at_most_cap(ring: Ring, share: int, cap: int, rung: int) -> Step[bool]:
-    """Whether the count whose shares the three parties hold is at most `cap`. Everybody learns this bit and no more."""
-    return (yield from open_bit(ring, (yield from cap_bit(ring, share, cap, rung)), CapBit))
-
-
 def cap_bit(ring: Ring, share: int, cap: int, rung: int) -> Step[Bits]:
-    """The same bit, still shared, in lane 0."""
+    """Whether the count whose shares the three parties hold is at most `cap`: one bit, shared, in lane 0."""
     lanes = np.zeros(64, np.uint32)
     lanes[0] = ((cap if ring.index == HOLDER else 0) - share) % 2**COUNT_BITS
     masks = ring.masks("cap", rung)

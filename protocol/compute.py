@@ -6,6 +6,7 @@ previous party.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,16 @@ from pets.errors import StreamReused
 from pets.prf import Keystream, Label, derive_key
 from pets.replicated import Masks, and_local, in_party_order, input_of_following, input_of_previous, share_input
 from protocol.errors import Disagreement
-from protocol.messages import AdmissionBit, AdmissionGates, AdmissionInput, CapBit, FormBit, Gates, InputShare
+from protocol.messages import (
+    AdmissionBit,
+    AdmissionGates,
+    AdmissionInput,
+    CapBit,
+    FormBit,
+    Gates,
+    InputShare,
+    PairSecret,
+)
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
@@ -64,6 +74,14 @@ class Ring:
             for secret in (self.own_secret, self.following_secret)
         )
         return Masks(self.index, own, following)
+
+
+def join_ring(index: int, names: tuple[str, str, str], identity: bytes, threads: int) -> Step[Ring]:
+    """Party j draws k_j and hands it to party j-1; it receives k_{j+1} from party j+1."""
+    own = secrets.token_bytes(32)
+    yield Send(names[(index - 1) % PARTIES], PairSecret(own))
+    message = yield from receive(names[(index + 1) % PARTIES], PairSecret)
+    return Ring(index, names, identity, own, message.secret, threads)
 
 
 def masked_bits(ring: Ring, first: Planes, second: Planes, third: Planes) -> Bits:

@@ -8,26 +8,15 @@ for all five, which is a guess of all five factors (t is prime): 2^-50.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from pets import residues
 from pets.errors import ParameterError
-from pets.keys import ZeroPool
 from pets.params import SHARE_BITS, Parameters
 from pets.prf import labelled_hash
-from pets.scoring import ScoringProbe, encode_gallery
-from protocol.compare import SHARE_MASK
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
-from protocol.decryption import flat_shares, key_coefficients, own_coefficients
-from protocol.errors import ConfirmationFailed, Disagreement
-from protocol.keyring import QueryKey
-from protocol.messages import ConfirmationAnswer, ConfirmationBlock, ConfirmationDigest
-from protocol.steps import Send, Step, check_phase, receive, score_block, sign_phase
-from protocol.wire import array, residue_array
+from protocol.errors import ConfirmationFailed
 
 SLOT = 6  # coefficients of one slot: the score and five MAC values
 FACTOR_BITS = 10
@@ -90,54 +79,6 @@ def build_block(
     return (factors[:, :, None] * confirmed[:, None]).reshape(cap * SLOT, -1), factors
 
 
-def holder_confirms(
-    ring: Ring,
-    params: Parameters,
-    templates: npt.NDArray[np.int8],
-    rows: tuple[int, ...],
-    theta: int,
-    cap: int,
-    prepared: ScoringProbe,
-    zeros: ZeroPool,
-    zeros_seed: bytes | None,
-    keep: Callable[[SealedConfirmation], None],
-) -> Step[tuple[Hit, ...]]:
-    """The holder's part. Returns the hits by falling score. Raises `ConfirmationFailed`: nothing may be released.
-
-    `keep` is told what opens the commitment before the block leaves, and the answers before they are judged: an audit
-    needs both above all where it all fails.
-    """
-    block, factors = build_block(templates, rows, cap)
-    scored = yield from score_block(encode_gallery(block, params, ring.threads), prepared)
-    blinded = residues.add(scored, zeros.take(1), params)
-    c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
-    shares = flat_shares(own_coefficients(blinded[:, 0], params, ring.threads), params, ring.threads)[: SLOT * cap]
-    sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, zeros_seed or b"")
-    keep(sealed)
-    for index in (REQUESTER, ROUTER):
-        yield Send(ring.names[index], ConfirmationBlock(sealed.commitment(c1), c1))
-    # Signed before any answer arrives, so that an audit can hold the holder to what it committed to.
-    key_owners = (ring.names[REQUESTER], ring.names[ROUTER])
-    yield from sign_phase("confirmation block", key_owners)
-    answers = []
-    for name in key_owners:
-        answer = yield from receive(name, ConfirmationAnswer)
-        answers.append(answer.data)
-    keep(replace(sealed, answers=tuple(answers)))
-    yield from check_phase("confirmation", key_owners)
-    scores = check_answers(add_answers(shares, answers), factors, len(rows), theta, params)
-    hits = [Hit(row, score) for row, score in zip(rows, scores, strict=True)]
-    return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row)))
-
-
-def add_answers(shares: Shares, answers: Sequence[bytes]) -> Shares:
-    """The holder's shares and both answers, uint32 (6·cap,) modulo 2^K: what `check_answers` decodes."""
-    total = shares.copy()
-    for answer in answers:
-        total += array(answer, shares.shape, np.uint32, "confirmation answer")
-    return total & SHARE_MASK
-
-
 def check_answers(sums: Shares, factors: npt.NDArray[np.int32], used: int, theta: int, params: Parameters) -> list[int]:
     """Decode round(sum·t/2^K) mod t and check every slot. Returns the scores of the used slots.
 
@@ -161,28 +102,3 @@ def check_answers(sums: Shares, factors: npt.NDArray[np.int32], used: int, theta
             raise ConfirmationFailed(f"slot {slot} of the confirmation block is not a hit")
         scores.append(score)
     return scores
-
-
-def key_owner_confirms(ring: Ring, key: QueryKey, cap: int) -> Step[None]:
-    """The part of requester and router: compare the hash of c1 with each other, then answer, once.
-
-    The requester sends y_Q + r, the router y_R - r, with r from their common stream: the holder sees only the sum.
-    """
-    message = yield from receive(ring.names[HOLDER], ConfirmationBlock)
-    c1 = residue_array(message.data, (1,), key.params, "confirmation block")
-    yield from check_phase("confirmation block", (ring.names[HOLDER],))
-    digest = labelled_hash("confirmation-block", message.commitment, message.data)
-    peer = ring.names[other(ring.index)]
-    yield Send(peer, ConfirmationDigest(digest))
-    theirs = yield from receive(peer, ConfirmationDigest)
-    if theirs.digest != digest:
-        raise Disagreement("requester and router received different confirmation blocks")
-    shares = flat_shares(key_coefficients(c1, key.share, ring.threads), key.params, ring.threads)[: SLOT * cap]
-    # Requester and router share k_ROUTER, which is `following` to the requester and `own` to the router.
-    masks = ring.masks("confirmation")
-    stream = masks.following if ring.index == REQUESTER else masks.own
-    mask = stream.words(len(shares)).astype(np.uint32)
-    answer = (shares + mask if ring.index == REQUESTER else shares - mask) & SHARE_MASK
-    yield Send(ring.names[HOLDER], ConfirmationAnswer(answer.astype("<u4").tobytes()))
-    yield from sign_phase("confirmation", (ring.names[HOLDER], peer))
-    yield from check_phase("confirmation", (peer,))

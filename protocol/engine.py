@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -14,21 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import ParameterError
-from pets.key_source import KeySource, NativeKeys
 from pets.params import Parameters
 from protocol.announcing import Plan
 from protocol.confirmation import Hit
 from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.gallery import Gallery
-from protocol.holder import Holder
 from protocol.local import LocalPreparation, LocalSearch, machines_of, prepare
-from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.outcome import Status, status_of
 from protocol.party import Hook
-from protocol.requester import Requester
 from protocol.roles import Parties
-from protocol.router import Router
 from protocol.terms import Terms
 
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
@@ -116,54 +111,6 @@ def _climb(scores: npt.NDArray[np.int64], terms: Terms) -> Outcome:
     return Outcome(status_of(EXHAUSTED, 0), terms.rungs[-1])
 
 
-@dataclass
-class LocalQuery:
-    """One query with all its parties in this process. They share nothing but the network."""
-
-    requester: Requester
-    router: Router
-    holders: dict[str, Holder]
-
-    @classmethod
-    def start(
-        cls,
-        requester: str,
-        router: str,
-        galleries: Mapping[str, Gallery],
-        terms: Terms,
-        threads: int = 1,
-        keys: Callable[[], KeySource] = NativeKeys,
-    ) -> LocalQuery:
-        """Machines for every party, waiting for their first message. `keys`: makes each party's source of keys."""
-        names = tuple(galleries)
-        asking = Requester(requester, router, names, terms, threads=threads, keys=keys())
-        query = cls(
-            asking,
-            Router(router, requester, names, asking.query, threads, keys()),
-            {
-                name: Holder(
-                    name,
-                    requester,
-                    router,
-                    gallery,
-                    asking.query,
-                    tuple(other for other in names if other != name),
-                    threads,
-                    keys(),
-                )
-                for name, gallery in galleries.items()
-            },
-        )
-        for machine in query.machines:
-            machine.start()
-        return query
-
-    @property
-    def machines(self) -> list[Machine]:
-        """All parties; the requester last, because it speaks first."""
-        return [self.router, *self.holders.values(), self.requester]
-
-
 class EncryptedEngine:
     """Requester, router and holder in one process, exchanging only messages: they prepare, then they search.
 
@@ -236,12 +183,7 @@ class EncryptedEngine:
 
 
 def warm_up(params: Parameters, threads: int = 1) -> None:
-    """Run a tiny query, so that every kernel is compiled (or loaded from numba's cache) before it is needed."""
+    """Run a tiny search, so that every kernel is compiled (or loaded from numba's cache) before it is needed."""
     template = np.full((1, 8), 20, np.int8)
-    gallery = Gallery.enrol(template, params, threads=threads)
-    terms = Terms(Decimal("0.5"), 8, params)
-    EncryptedEngine(threads).search(gallery, template, terms)
-    query = LocalQuery.start(REQUESTER, ROUTER, {HOLDER: gallery}, terms, threads)
-    network = MemoryNetwork(query.machines, threads)
-    network.run_or_raise()
-    network.run_or_raise({query.requester.query: partial(query.requester.submit, template[0])})
+    gallery = Gallery.hold(template, params, threads=threads)
+    EncryptedEngine(threads).search(gallery, template, Terms(Decimal("0.5"), 8, params))

@@ -1,11 +1,10 @@
-"""A holder's gallery at home: templates in the clear, their NTT form, and a reference number for each row."""
+"""A holder's gallery at home: templates in the clear, and a reference number for each row."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,9 +13,8 @@ import numpy.typing as npt
 
 from pets.errors import GalleryError
 from pets.merkle import MerkleTree, hash_leaf
-from pets.params import Parameters, norm_bound
-from pets.prf import SECRET_BYTES, derive_key, labelled_hash
-from pets.scoring import EncodedGallery, encode_gallery
+from pets.params import Parameters, check_dim, norm_bound
+from pets.prf import SECRET_BYTES, derive_key
 from pets.threads import parallel_ranges
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -28,11 +26,11 @@ REFERENCE_PATTERN = re.compile(rb"[A-Za-z0-9._:/-]{1,64}")
 class Gallery:
     """`templates`: int8 (rows, d). `references`: one a row, random and not identifying (R 19(2)). Never leaves home.
 
-    Rows of one subject have the same reference: a release names it once.
+    `params`: they say how many rows make a block. Rows of one subject have the same reference: a release names it once.
     """
 
     templates: npt.NDArray[np.int8] = field(repr=False)
-    encoded: EncodedGallery
+    params: Parameters
     references: tuple[str, ...] | None = None
     model: bytes = SYNTHETIC_MODEL
     salt_seed: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
@@ -51,67 +49,43 @@ class Gallery:
         """A gallery as int8 rows, possibly memory-mapped: what preparations and searches with them need.
 
         `salt_seed`: 32 secret bytes behind the root; fresh if not given. `root`: what commits to the rows where they
-        are kept and were checked when they came (`nodes.blocks`); they are not read then. Raises `GalleryError` as
-        `enrol` does, and for rows that are not int8 (rows, d) with d a multiple of 8 up to 1024.
+        are kept and were checked when they came (`nodes.blocks`); they are not read then. Raises `GalleryError` for
+        rows that are not int8 (rows, d), are too long (a score could wrap) or do not fit their references, and
+        `ParameterError` for a d that is not a multiple of 8 up to 1024.
         """
         if templates.dtype != np.int8 or templates.ndim != 2:
             raise GalleryError(f"templates must be int8 shaped (rows, d), got {templates.dtype} {templates.shape}")
-        _check_templates(templates if root is None else templates[:0])
+        check_dim(templates.shape[1])
+        if root is None:
+            _check_templates(templates)
         _check_references(len(templates), references)
-        none = encode_gallery(np.empty((0, templates.shape[1]), np.int8), params)
-        gallery = cls(templates, none, references, model, salt_seed or secrets.token_bytes(SECRET_BYTES))
+        gallery = cls(templates, params, references, model, salt_seed or secrets.token_bytes(SECRET_BYTES))
         gallery.__dict__["root"] = root or gallery_root(templates, gallery.salt_seed, params.n, threads)
         return gallery
 
     @classmethod
-    def enrol(
-        cls,
-        templates: npt.NDArray[np.int8],
-        params: Parameters,
-        references: tuple[str, ...] | None = None,
-        model: bytes = SYNTHETIC_MODEL,
-        threads: int = 1,
-        progress: Callable[[int], None] | None = None,
-    ) -> Gallery:
-        """Bring templates into NTT form. `progress` is told the number of rows done.
-
-        Raises `GalleryError` for templates that are too long (a score could wrap) or references that do not fit.
-        """
-        _check_templates(templates)
-        _check_references(len(templates), references)
-        return cls(templates, encode_gallery(templates, params, threads, progress), references, model)
-
-    @classmethod
     def plain(cls, templates: npt.NDArray[np.int8], params: Parameters, model: bytes = SYNTHETIC_MODEL) -> Gallery:
-        """A gallery for the plaintext twin only: nothing is brought into NTT form."""
-        none = np.empty((0, templates.shape[1]), np.int8)
-        return cls(templates, encode_gallery(none, params), None, model)
+        """A gallery for the plaintext twin only: nothing is checked or hashed."""
+        return cls(templates, params, None, model)
 
     def forget_rows(self, rows: npt.ArrayLike) -> None:
         """Overwrite the templates of some rows, in place, for good. The root stays that of the rows as they were.
 
         They are not found any more only where searches are told so first (`protocol.live`): with what was prepared of a
         row, another template scores at random. Raises `GalleryError` for a row that there is not, and for templates
-        that are read-only (mapped from a file: forget them where they are kept) or in NTT form too.
+        that are read-only (mapped from a file: forget them where they are kept).
         """
         numbers = np.asarray(rows, np.int64)
         if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(self.templates):
             raise GalleryError(f"rows {int(numbers.min())} to {int(numbers.max())} of {len(self.templates)}")
         if not self.templates.flags.writeable:
             raise GalleryError("the templates are read-only: they must be forgotten where they are kept")
-        if self.encoded.blocks:
-            raise GalleryError("the templates are kept in NTT form too, which cannot be overwritten by rows")
         _ = self.root  # of the rows as they were
         self.templates[numbers] = 0
 
     def salted(self, salt_seed: bytes) -> Gallery:
         """The same rows under the root that another seed gives."""
         return replace(self, salt_seed=salt_seed)
-
-    @property
-    def params(self) -> Parameters:
-        """Lattice parameters: they say how many rows make a block."""
-        return self.encoded.params
 
     @property
     def blocks(self) -> int:
@@ -123,23 +97,9 @@ class Gallery:
         """Merkle root over the salted hashes of all blocks, 32 bytes: which rows, without saying what they are."""
         return gallery_root(self.templates, self.salt_seed, self.params.n)
 
-    @cached_property
-    def digest(self) -> bytes:
-        """SHA-256 over all templates: never sent, only salted."""
-        return hashlib.sha256(np.ascontiguousarray(self.templates).data).digest()
-
-    def commitment(self, salt: bytes, seed: bytes) -> bytes:
-        """Salted commitment to the gallery as it is in this query and to the holder's seed, 32 bytes."""
-        return gallery_commitment(salt, self.digest, seed)
-
     def reference(self, row: int) -> str:
         """The reference number of a row; a random one, made up for this release, where the gallery has none."""
         return self.references[row] if self.references is not None else secrets.token_hex(16)
-
-
-def gallery_commitment(salt: bytes, digest: bytes, seed: bytes) -> bytes:
-    """What a holder commits to before it has seen a ciphertext. `seed`: empty where it has none (OpenFHE)."""
-    return labelled_hash("gallery", salt, digest, seed)
 
 
 def gallery_root(templates: npt.NDArray[np.int8], salt_seed: bytes, n: int, threads: int = 1) -> bytes:

@@ -42,9 +42,10 @@ from protocol.session import Arrived, Event, Session, State
 from protocol.steps import Notarised, Notary, Phase, Receive, ReceiveAny, Scored, Send, Sign, Step, Verify, Work
 from protocol.terms import announce_digest
 
-# Messages of one sender that may wait, and their bytes: a correct peer is at most a whole probe ahead.
+# Messages of one sender that may wait, and their bytes: a correct peer is at most a whole encrypted mask ahead, which
+# is 64 MiB at d = 1024 and n = 8192.
 INBOX_LIMIT = 64
-INBOX_BYTES = 160 * 2**20
+INBOX_BYTES = 80 * 2**20
 
 T = TypeVar("T")
 
@@ -222,7 +223,7 @@ class Machine:
             self.recorder(Event(session.name, direction, peer, envelope.sequence, message, content, digest, size))
 
     def _arrived(self, envelope: wire.Envelope, frame: bytes) -> Arrived:
-        """With a hash of zeros where nobody signs or records, because hashing a probe takes its time."""
+        """With a hash of zeros where nobody signs or records, because hashing a mask takes its time."""
         silent = self.notary is None and self.recorder is None
         return Arrived(envelope, bytes(32) if silent else wire.content_digest(frame, envelope), len(frame))
 

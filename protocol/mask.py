@@ -12,14 +12,14 @@ from pets.params import Parameters
 from pets.prf import labelled_hash
 from protocol.messages import MaskDigest, MaskPart
 from protocol.steps import Send, Step, receive
-from protocol.wire import PROBE_PART, as_bytes, residue_array
+from protocol.wire import MASK_PART, as_bytes, residue_array
 
 Residues = npt.NDArray[np.uint32]
 
 
 def mask_parts(mask: Residues) -> list[MaskPart]:
     """The messages that carry uint32 (d, 2, n)."""
-    return [MaskPart(as_bytes(mask[first : first + PROBE_PART])) for first in range(0, len(mask), PROBE_PART)]
+    return [MaskPart(as_bytes(mask[first : first + MASK_PART])) for first in range(0, len(mask), MASK_PART)]
 
 
 def mask_digest(holder_seed: bytes, parts: Sequence[MaskPart]) -> MaskDigest:
@@ -32,8 +32,8 @@ def receive_mask(requester: str, router: str, holder_seed: bytes, dim: int, para
     """The holder's part: uint32 (d, 2, n), every residue checked. It tells the router what it got."""
     mask = np.empty((dim, 2, params.n), np.uint32)
     parts = []
-    for first in range(0, dim, PROBE_PART):
-        count = min(PROBE_PART, dim - first)
+    for first in range(0, dim, MASK_PART):
+        count = min(MASK_PART, dim - first)
         message = yield from receive(requester, MaskPart)
         mask[first : first + count] = residue_array(message.data, (count,), params, "mask")
         parts.append(message)

@@ -53,7 +53,7 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Announce(Message, tag=1, frozen=True):
-    """Announce: what is asked, under which terms. All parties must agree on every field.
+    """What is asked, under which terms: the part of `Search` that names no preparation. It does not travel alone.
 
     `signature`: the requester's, over everything else; empty where parties have no identities (one process).
     """
@@ -74,7 +74,7 @@ class Announce(Message, tag=1, frozen=True):
 
 
 class Joined(Message, tag=2, frozen=True):
-    """Announce: a party's nonce; a holder adds its block count and a salted commitment to gallery and seed.
+    """Announce: a party's nonce; a holder adds its block count and the hash of what was prepared of its gallery.
 
     Fewer than 2^31 rows at any preset, so that a count of hits modulo 2^32 has a sign (`protocol.cap`).
     """
@@ -85,60 +85,20 @@ class Joined(Message, tag=2, frozen=True):
     gallery: Digest | None
 
 
-class KeyCommitment(Message, tag=3, frozen=True):
-    """Set-up: hash of the router's public share, before it has seen the requester's."""
-
-    query_id: Digest
-    digest: Digest
-
-
-class PublicShare(Message, tag=4, frozen=True):
-    """Set-up: b of one party, uint32 (2, n)."""
-
-    data: bytes
-
-
-class KeyPair(Message, tag=5, frozen=True):
-    """Set-up: both public shares, as each of their owners reports them to a holder. uint32 (2, n) each."""
-
-    query_id: Digest
-    requester: bytes
-    router: bytes
-
-
 class PairSecret(Message, tag=6, frozen=True):
-    """Set-up: the secret that a party shares with its predecessor in the ring."""
+    """Preparation: the secret that a party shares with its predecessor in the ring."""
 
     secret: Digest
 
 
-class ProbePart(Message, tag=7, frozen=True):
-    """Probe: consecutive ciphertexts, uint32 (count, 2, 2, n). A view, so that 33 MB are not copied to be read."""
-
-    data: memoryview
-
-
-class ProbeDigest(Message, tag=8, frozen=True):
-    """Probe: hash over the hashes of both components of its parts, for the router (`protocol.probe.probe_parts`)."""
-
-    digest: Digest
-
-
-class AdmissionBlock(Message, tag=9, frozen=True):
-    """Admission: c1 of the identity block and the constancy sums, uint32 (41, 2, n); seed of the subsets."""
-
-    seed: Digest
-    data: bytes
-
-
 class InputShare(Message, tag=10, frozen=True):
-    """Admission, comparison, cap: the masked component of an input, uint64 (planes, words), to the previous party."""
+    """Cap: the masked component of an input, uint64 (planes, words), to the previous party."""
 
     data: memoryview
 
 
 class Gates(Message, tag=11, frozen=True):
-    """Admission, comparison and cap: one round of AND gates, uint64 (planes, words), to the previous party."""
+    """Preparation, comparison and cap: one round of AND gates, uint64 (planes, words), to the previous party."""
 
     data: memoryview
 
@@ -147,12 +107,6 @@ class AdmissionBit(Message, tag=12, frozen=True):
     """Admission: the component of the admission bit that the receiver lacks."""
 
     component: bool
-
-
-class FilterBlock(Message, tag=13, frozen=True):
-    """Filter: c1 of one chunk of blocks, uint32 (blocks, 2, n)."""
-
-    data: memoryview
 
 
 class CountShare(Message, tag=22, frozen=True):
@@ -184,12 +138,6 @@ class ConfirmationBlock(Message, tag=16, frozen=True):
 
     commitment: Digest
     data: bytes
-
-
-class ConfirmationDigest(Message, tag=17, frozen=True):
-    """Confirm: hash of the confirmation block as received, between requester and router."""
-
-    digest: Digest
 
 
 class ConfirmationAnswer(Message, tag=18, frozen=True):
@@ -360,25 +308,16 @@ class LiveRows(Message, tag=42, frozen=True):
 
 
 AnyMessage = (
-    Announce
-    | Joined
-    | KeyCommitment
-    | PublicShare
-    | KeyPair
+    Joined
     | PairSecret
-    | ProbePart
-    | ProbeDigest
-    | AdmissionBlock
     | InputShare
     | Gates
     | AdmissionBit
-    | FilterBlock
     | CountShare
     | CapBit
     | PowerSums
     | Rung
     | ConfirmationBlock
-    | ConfirmationDigest
     | ConfirmationAnswer
     | Release
     | Abort
@@ -408,25 +347,16 @@ AnyMessage = (
 ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
     kind: frozenset(tuple(link.split(">")) for link in links.split())  # type: ignore[misc]
     for kind, links in {
-        Announce: "requester>router requester>holder",
         Joined: "router>requester router>holder holder>requester holder>router holder>holder",
-        KeyCommitment: "router>requester",
-        PublicShare: "requester>router router>requester",
-        KeyPair: "requester>holder router>holder",
         PairSecret: "holder>router requester>holder router>requester",
-        ProbePart: "requester>holder",
-        ProbeDigest: "requester>router",
-        AdmissionBlock: "holder>requester holder>router",
         InputShare: "holder>router requester>holder router>requester",
         Gates: "holder>router requester>holder router>requester",
         AdmissionBit: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
-        FilterBlock: "holder>requester holder>router",
         CountShare: "holder>router",
         CapBit: "holder>router holder>requester requester>holder requester>router router>holder router>requester",
         PowerSums: "requester>holder router>holder",
         Rung: "holder>requester holder>router",
         ConfirmationBlock: "holder>requester holder>router",
-        ConfirmationDigest: "requester>router router>requester",
         ConfirmationAnswer: "requester>holder router>holder",
         Release: "holder>requester",
         Abort: "holder>router holder>requester requester>holder requester>router router>holder router>requester "

@@ -22,12 +22,11 @@ from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
 from protocol.announcing import Plan, commit_seed, digest_of, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys, Prepared, holder_prepares, key_owner_prepares
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, join_ring
 from protocol.errors import Disagreement, FalseRefusal, MaskRefused
 from protocol.filter import chunks
 from protocol.form import Identity, holder_checks_form, key_owner_checks_form, same_from_holder
 from protocol.gallery import Gallery
-from protocol.keyring import join_ring
 from protocol.mask import mask_digest, mask_parts, receive_mask
 from protocol.messages import JoinedPreparation, KeySeed, MaskDigest, MaskPart, Prepare, PublicPart
 from protocol.party import Context, Party

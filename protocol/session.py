@@ -85,4 +85,4 @@ class Session:
     @property
     def whole(self) -> bool:
         """Whether it is about the preparation or query as a whole, and not about one holder."""
-        return self.name in ("", WHOLE)
+        return self.name == WHOLE

@@ -5,7 +5,7 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 `Send(to, message)`     a message leaves; the generator goes on at once
 `Receive(sender, kind)` the generator sleeps until that party's next message, which must be of that kind
 `ReceiveAny(senders)`   the same for the next message of any of several parties
-`Score(...)` and other  heavy work on the gallery begins, done by whoever drives the machine (several queries share one
+`ScoreRows`, `Product`   heavy work on the gallery begins, done by whoever drives the machine (several queries share one
 `Work`                  pass: `protocol.work`); the generator goes on at once, with one `Work` under way at most
 `Scored()`              the generator sleeps until that work is done
 `Phase(name)`           what the time from here on is spent on
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.params import Parameters
-from pets.scoring import EncodedGallery, ScoringProbe
+from pets.scoring import ScoringProbe
 from protocol.errors import UnexpectedMessage
 from protocol.messages import AnyMessage, Signature
 
@@ -45,16 +45,6 @@ class Receive:
 
 
 @dataclass(frozen=True)
-class Score:
-    """Begin to score blocks first…first+count of a gallery; the result is uint32 (count, 2, 2, n)."""
-
-    gallery: EncodedGallery
-    probe: ScoringProbe
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
 class ReceiveAny:
     """Wait for the next message of any of `senders`: the sender and its message."""
 
@@ -63,9 +53,12 @@ class ReceiveAny:
 
 @dataclass(frozen=True, eq=False)
 class ScoreRows:
-    """Begin to score blocks first…first+count of int8 rows under an encrypted mask: uint32 (count, 2, 2, n)."""
+    """Begin to score blocks first…first+count of rows under an encrypted mask: uint32 (count, 2, 2, n).
 
-    rows: npt.NDArray[np.int8] = field(repr=False)
+    `rows`: int8 (rows, d), or int32, as a confirmation block is.
+    """
+
+    rows: npt.NDArray[np.int8] | npt.NDArray[np.int32] = field(repr=False)
     probe: ScoringProbe
     first: int
     count: int
@@ -85,7 +78,7 @@ class Product:
     count: int
 
 
-Work = Score | ScoreRows | Product
+Work = ScoreRows | Product
 
 
 @dataclass(frozen=True)
@@ -133,13 +126,6 @@ def receive(sender: str, kind: type[M]) -> Step[M]:
     message = yield Receive(sender, kind)
     assert isinstance(message, kind)
     return message
-
-
-def score_block(gallery: EncodedGallery, probe: ScoringProbe) -> Step[npt.NDArray[np.uint32]]:
-    """Score a gallery of a single block: uint32 (1, 2, 2, n)."""
-    yield Score(gallery, probe, 0, 1)
-    scored: npt.NDArray[np.uint32] = yield Scored()
-    return scored
 
 
 A = TypeVar("A")

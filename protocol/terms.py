@@ -12,7 +12,7 @@ from pets.errors import ParameterError
 from pets.params import Parameters, check_dim, preset, theta
 from pets.prf import labelled_hash
 from pets.sketch import check_cap
-from protocol.messages import Announce, Joined, Warrant
+from protocol.messages import Announce, Warrant
 
 HIGHEST_RUNG = Decimal("0.9")
 MAX_CLIMBS = 8
@@ -113,9 +113,3 @@ class Terms:
 def announce_digest(message: Announce) -> bytes:
     """Hash of every field of an announcement, 32 bytes."""
     return labelled_hash("announce", msgspec.msgpack.encode(message))
-
-
-def query_id(announce: Announce, joined: dict[str, Joined]) -> bytes:
-    """Hash of the announcement and a nonce from every party, 32 bytes: it never repeats if one party is honest."""
-    nonces = [item for name in sorted(joined) for item in (name, joined[name].nonce)]
-    return labelled_hash("query-id", announce_digest(announce), *nonces)

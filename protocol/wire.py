@@ -16,19 +16,15 @@ from pets.prf import labelled_hash
 from pets.residues import check_residues
 from protocol.errors import FrameTooLarge, MalformedFrame, UnknownVersion, WrongSize
 from protocol.messages import (
-    AdmissionBlock,
     AdmissionCount,
     AdmissionGates,
     AdmissionScores,
-    Announce,
     AnyMessage,
     ConfirmationBlock,
     CountShare,
-    FilterBlock,
     FormBlock,
     Gates,
     InputShare,
-    KeyPair,
     LiveRows,
     MaskedScores,
     MaskPart,
@@ -36,9 +32,7 @@ from protocol.messages import (
     Name,
     Prepare,
     PreparedBlocks,
-    ProbePart,
     PublicPart,
-    PublicShare,
     Release,
     Search,
     Signature,
@@ -46,30 +40,23 @@ from protocol.messages import (
 
 VERSION = 3
 CHUNK_ROWS = 262144  # rows of gallery that are compared at a time; bounds memory at every party
-PROBE_PART = 64  # ciphertexts in one ProbePart
-ADMISSION_POLYNOMIALS = 41  # the identity block and 40 constancy sums
+MASK_PART = 64  # first components in one MaskPart
 
 _N = max(params.n for params in PRESETS.values())
 _HEADER = 256
 _PLANE = CHUNK_ROWS // 8
 # Largest body of each type in bytes, over all presets. Types not named here carry at most 4 KiB.
 LIMITS: dict[type[Message], int] = {
-    PublicShare: 8 * _N,
-    KeyPair: 16 * _N,
-    ProbePart: PROBE_PART * 16 * _N,
-    AdmissionBlock: ADMISSION_POLYNOMIALS * 8 * _N,
     InputShare: SHARE_BITS * _PLANE,
     Gates: SHARE_BITS * _PLANE,
-    FilterBlock: 8 * CHUNK_ROWS,
     CountShare: 4 * CHUNK_ROWS,
     ConfirmationBlock: 8 * _N,
     Release: 128 * 99,
-    Announce: 16384,
     Signature: 16384,
     Prepare: 16384,
     Search: 16384,
     PublicPart: 8 * _N,
-    MaskPart: PROBE_PART * 8 * _N,
+    MaskPart: MASK_PART * 8 * _N,
     FormBlock: SHARE_BITS * 8 * 128,
     PreparedBlocks: 8 * CHUNK_ROWS,
     MaskedScores: SHARE_BITS * _PLANE,
@@ -83,7 +70,7 @@ FRAME_LIMIT = max(LIMITS.values()) + _HEADER
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Address and position of a message. `session`: the holder it is about, empty for the query as a whole."""
+    """Address and position of a message. `session`: the holder it is about, "*" for the whole."""
 
     version: int
     query: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pets.product import public_product
-from pets.scoring import score_many, score_rows
-from protocol.steps import Product, Score, ScoreRows, Work
+from pets.scoring import score_rows
+from protocol.steps import Product, ScoreRows, Work
 
 T = TypeVar("T")
 
@@ -20,16 +20,13 @@ def passes(items: Iterable[T], work_of: Callable[[T], Work]) -> list[list[T]]:
     groups: dict[tuple[object, ...], list[T]] = {}
     for item in items:
         work = work_of(item)
-        rows = work.gallery if isinstance(work, Score) else work.rows
-        groups.setdefault((type(work), id(rows), work.first, work.count), []).append(item)
+        groups.setdefault((type(work), id(work.rows), work.first, work.count), []).append(item)
     return list(groups.values())
 
 
 def perform(works: Sequence[Work], threads: int) -> npt.NDArray[np.uint32]:
     """The results of works that share a pass, one after the other along the first axis."""
     first = works[0]
-    if isinstance(first, Score):
-        return score_many(first.gallery, [w.probe for w in works if isinstance(w, Score)], *_range(first), threads)
     if isinstance(first, ScoreRows):
         probes = [work.probe for work in works if isinstance(work, ScoreRows)]
         params = first.probe.params
@@ -38,9 +35,5 @@ def perform(works: Sequence[Work], threads: int) -> npt.NDArray[np.uint32]:
     return public_product(_rows(first.rows, first.params.n, first), values, first.params.t, threads)
 
 
-def _range(work: Work) -> tuple[int, int]:
-    return work.first, work.count
-
-
-def _rows(rows: npt.NDArray[np.int8], n: int, work: Work) -> npt.NDArray[np.int8]:
+def _rows(rows: npt.NDArray[Any], n: int, work: Work) -> npt.NDArray[Any]:
     return rows[work.first * n : (work.first + work.count) * n]

@@ -43,7 +43,7 @@ from protocol.messages import (
     PublicPart,
 )
 from protocol.preparing import holder_keys
-from protocol.wire import PROBE_PART, as_bytes, residue_array
+from protocol.wire import MASK_PART, as_bytes, residue_array
 
 Residues = npt.NDArray[np.uint32]
 Values = npt.NDArray[np.uint32]
@@ -87,8 +87,10 @@ class HolderAudit:
             root = joined.gallery or b""
             if commit_seed(content.seed, self.holder) != joined.seed:
                 yield Broken(made.place(item.record), "the sealed seed does not open the commitment to it")
-            elif (split and root_of(split) != root) or joined.blocks != len(content.versions):
+            elif split and root_of(split) != root:
                 yield Broken(made.place(item.record), "the sealed hashes of blocks do not open the gallery's root")
+            elif not joined.blocks == len(content.versions) == -(-content.rows // self.params.n):
+                yield Broken(made.place(item.record), "rows or blocks of another number were sealed")
             else:
                 yield Held()
         listed = b"".join(version.attempt.to_bytes(8, "big") + version.digest for version in content.versions)
@@ -127,7 +129,7 @@ class HolderAudit:
         mask = residue_array(self._sent.mask, (query.dim,), params, "mask")
         findings: list[Finding] = []
         for index, item in enumerate(made.find("MaskPart", self.holder, "received")):
-            part = MaskPart(as_bytes(mask[index * PROBE_PART : (index + 1) * PROBE_PART]))
+            part = MaskPart(as_bytes(mask[index * MASK_PART : (index + 1) * MASK_PART]))
             findings.append(same(made, item, part, "the mask that was brought is not this"))
         message = Difference(query.query_id, self._sent.difference)
         arrived = search.find("Difference", self.holder, "received")

@@ -94,12 +94,7 @@ def audit(
     as_json: Json = False,
     html: Html = None,
 ) -> None:
-    """Recompute on site what a party sent in a query and its preparation, from what it sealed.
-
-    First the requester's, with `--sent FILE`: its encrypted mask, and u from probe and mask. Then each holder's, with
-    the same file: blocks, published numbers and confirmation block, from its rows and seeds. What no audit shows stands
-    in the report, above all gates that were changed inside the comparison.
-    """
+    """Recompute on site what a party sent, from what it sealed: first the requester's part, then the holders'."""
     from nodes.audit.audit import audit_party
 
     report = audit_party(_read(bundle), sealed, sent, probe)

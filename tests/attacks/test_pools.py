@@ -28,9 +28,9 @@ from protocol.preparation import HolderPreparation, RequesterPreparation, Router
 from tests.kit.galleries import Templates, near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery
 from tests.kit.pools import HOUR, PoolAtNode, fresh, secrets_of
-from tests.kit.prepared import PreparedTrio, hold
 from tests.kit.ring import RING
 from tests.kit.stores import KEY
+from tests.kit.trio import Trio, hold
 
 DIM = 64
 Residues = npt.NDArray[np.int64]
@@ -113,12 +113,12 @@ class Federation:
 
 
 @lru_cache(maxsize=1)
-def scene() -> tuple[Templates, Templates, PreparedTrio]:
+def scene() -> tuple[Templates, Templates, Trio]:
     rng = np.random.default_rng(2)
     probe, stranger = unit_rows(rng, 2, DIM)
     templates = unit_rows(rng, 70, DIM)
     templates[17] = near(rng, probe, 1, np.full(1, 0.8))[0]
-    return probe, stranger, PreparedTrio(hold(templates), threshold="0.7", ladder="0").prepare()
+    return probe, stranger, Trio(hold(templates), threshold="0.7", ladder="0").prepare()
 
 
 @pytest.fixture

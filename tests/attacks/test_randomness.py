@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import secrets
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-import protocol.filter
-from pets import ntt, residues
+from pets import residues
 from pets.errors import StreamReused
-from pets.keys import ZeroPool, encrypt_constants
+from pets.keys import JointKey, ZeroPool, reduced_key, sample_key_share
+from pets.mask_encryption import draw_mask
 from pets.planes import unpack_bits
 from pets.prf import Keystream
 from pets.replicated import Masks, share_input
-from pets.scoring import encode_gallery, prepare_probe, score
+from pets.sampling import common_polynomial
+from pets.scoring import prepare_probe, score_rows
+from protocol.blocks import HolderKeys
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import Ring
-from tests.kit.attacks import SMALL, N, Residues, centred, key_and_secret, probe_ciphertexts, probes_and_gallery
+from tests.kit.attacks import SMALL, N, Residues
 from tests.kit.galleries import near, unit_rows
-from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Trio, enrol
+from tests.kit.parties import HOLDER, REQUESTER, ROUTER
 from tests.kit.ring import RING
+from tests.kit.trio import Trio, hold
 
 pytestmark = pytest.mark.ring
 
+MASKED = {"FormBlock", "Gates", "AdmissionScores", "AdmissionGates", "AdmissionInput", "MaskedScores", "InputShare"}
+
+
+def key() -> JointKey:
+    """What a holder re-randomises with."""
+    identity = secrets.token_bytes(32)
+    common = common_polynomial(RING, identity)
+    own, share = (sample_key_share(RING, common, secrets.token_bytes(32), identity) for _ in range(2))
+    return reduced_key(RING, identity, share.public, own.secret)
+
 
 def test_encryption_of_zero_is_given_out_once() -> None:
-    pool = ZeroPool.make(key_and_secret()[0], bytes(32), "probe", 3)
+    pool = ZeroPool.make(key(), bytes(32), "rerandomise", 3)
     first, rest = pool.take(1), pool.take(2)
     assert not any(np.array_equal(first[0], other) for other in rest)
     assert pool.left == 0
@@ -33,46 +48,32 @@ def test_encryption_of_zero_is_given_out_once() -> None:
         pool.take(1)
 
 
-def test_control_a_reused_encryption_of_zero_shows_the_difference_of_two_probes() -> None:
-    key, _ = key_and_secret()
-    rng = np.random.default_rng(0)
-    one, two = unit_rows(rng, 2, SMALL)
-
-    def difference(again: bool) -> npt.NDArray[np.int64]:
-        pool = ZeroPool.make(key, bytes(32), "probe", 2 * SMALL)
-        first = pool.take(SMALL)
-        zeros = first.copy() if again else pool.take(SMALL)
-        a, b = encrypt_constants(one, first, RING), encrypt_constants(two, zeros, RING)
-        c0 = np.ascontiguousarray(residues.subtract(a, b, RING)[:, 0])
-        return centred(ntt.inverse(c0, RING))[:, 0]
-
-    assert np.array_equal(difference(again=True), RING.delta * (one.astype(np.int64) - two))  # no key needed
-    assert not (np.rint(difference(again=False) / RING.delta) == one.astype(np.int64) - two).all()
-
-
 def test_control_a_reused_rerandomiser_shows_the_difference_of_two_blocks() -> None:
-    key, _ = key_and_secret()
     rng = np.random.default_rng(0)
     templates = unit_rows(rng, 2 * N, SMALL)
-    zeros = ZeroPool.make(key, bytes(32), "probe", SMALL).take(SMALL)
-    probe = prepare_probe(encrypt_constants(unit_rows(rng, 1, SMALL)[0], zeros, RING), RING)
-    scored = score(encode_gallery(templates, RING), probe)
+    joint = key()
+    masks = ZeroPool.make(joint, bytes(32), "anything to score with", SMALL).take(SMALL)
+    scored = score_rows(templates, [prepare_probe(masks, RING)], RING)[0]
 
     def c1_of_difference(blinded: Residues) -> Residues:
         return residues.subtract(blinded[0], blinded[1], RING)[1]
 
-    pool = ZeroPool.make(key, bytes(32), "rerandomise", 3)
-    fresh = protocol.filter.rerandomise(scored, pool, RING, 1)
-    again = residues.add(scored, pool.take(1), RING)
+    keys = HolderKeys(np.zeros((2, N), np.uint32), joint, bytes(32))
+    fresh = residues.add(scored, keys.zeros("rerandomise 0 2 0", 2, 1), RING)
+    again = residues.add(scored, keys.zeros("rerandomise 2 1 0", 1, 1), RING)
     assert np.array_equal(c1_of_difference(again), c1_of_difference(scored)), "the mask is gone: linear in the gallery"
     assert (c1_of_difference(fresh) == c1_of_difference(scored)).mean() < 0.01
 
 
-def test_a_new_query_uses_new_encryptions_of_zero() -> None:
-    gallery = enrol(probes_and_gallery()[1])
-    probe = probes_and_gallery()[0][0]
-    one, two = (probe_ciphertexts(Trio(gallery).search(probe)) for _ in range(2))
-    assert (one == two).mean() < 0.01
+def test_a_new_preparation_uses_a_new_mask_and_new_encryptions() -> None:
+    gallery, drawn = hold(unit_rows(np.random.default_rng(0), 50, SMALL)), []
+    for _ in range(2):
+        made = Trio(gallery).prepare().made
+        assert made is not None
+        requester = made.requester
+        drawn.append((made.holders[HOLDER].mask, draw_mask(requester.seed, requester.identity, SMALL, RING)))
+    assert (drawn[0][0] == drawn[1][0]).mean() < 0.01
+    assert not (drawn[0][1] == drawn[1][1]).any()
 
 
 def ring(*, index: int = HOLDER_SEAT, query: bytes = bytes(32), holder: str = "ES") -> Ring:
@@ -133,12 +134,12 @@ def test_no_two_messages_of_one_search_carry_the_same_words() -> None:
     rng = np.random.default_rng(0)
     probe = unit_rows(rng, 1, 64)[0]
     rows = np.concatenate([near(rng, probe, 20, np.full(20, 0.73)), unit_rows(rng, 300, 64)])
-    trio = Trio(enrol(rows), threshold="0.7", ladder="0.1").search(probe)
+    trio = Trio(hold(rows), threshold="0.7", ladder="0.1").search(probe)
     assert trio.outcome().threshold_used == trio.terms.rungs[1]
     for receiver in (REQUESTER, ROUTER, HOLDER):
         words = []
         for d in trio.deliveries:
-            if d.receiver == receiver and type(d.message).__name__ in ("InputShare", "Gates"):
+            if d.receiver == receiver and type(d.message).__name__ in MASKED:
                 words.append(np.frombuffer(d.message.data, "<u8"))  # type: ignore[union-attr]
         everything = np.concatenate(words)
         assert len(np.unique(everything)) == len(everything)

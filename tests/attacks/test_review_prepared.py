@@ -33,7 +33,7 @@ from protocol.messages import AdmissionBit, Echo, Gates, Joined, MaskedScores
 from protocol.steps import Send, Step, receive
 from tests.attacks.test_prepared import MALFORMED, copied, gallery, pair, scene, spoiled, trio
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
-from tests.kit.prepared import PreparedTrio
+from tests.kit.trio import Trio
 
 # --- one answer to an announcement, the same to all ---
 
@@ -157,7 +157,7 @@ def test_a_copy_of_a_preparation_in_the_same_command_is_refused(tmp_path: Path) 
 # --- limits ---
 
 
-def published(search: PreparedTrio) -> npt.NDArray[np.int64]:
+def published(search: Trio) -> npt.NDArray[np.int64]:
     """e of the rows, as the requester got it."""
     data = search.sent(MaskedScores, HOLDER, REQUESTER)[0].message.data  # type: ignore[union-attr]
     planes = np.frombuffer(data, "<u8").astype(np.uint64).reshape(SHARE_BITS, -1)

@@ -1,80 +1,111 @@
-"""What is left of a key after a query, how masked words look, and a phase signature that says something else."""
+"""What is left of a preparation after its search, how masked words look, and how many factors are drawn."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pets.errors import CryptoError
 from pets.keys import KeyShare
 from pets.prf import Keystream
-from pets.signatures import SignatureError
 from protocol.confirmation import SLOT, build_block
-from protocol.errors import Disagreement
-from protocol.holder import Holder
-from protocol.machine import Machine
-from protocol.messages import Gates, InputShare
-from protocol.requester import Requester
-from protocol.session import State
-from protocol.steps import Notary
-from tests.kit.evidence import ES, World, shared_world
+from protocol.messages import AdmissionGates, FormBlock, Gates, InputShare, MaskedScores, Message
+from protocol.preparation import Preparation
 from tests.kit.galleries import unit_rows
-from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Trio, key_erased
-from tests.kit.scene import scene
+from tests.kit.parties import HOLDER, REQUESTER, ROUTER
+from tests.kit.scene import scene, small_trio
+from tests.kit.trio import Trio
 
-# --- the key after the query ---
+# --- after the search ---
 
 
-def finished() -> Trio:
-    gallery, probe = scene()
-    trio = Trio(gallery, threshold="0.7", ladder="0").search(probe)
+def finished() -> tuple[Trio, list[npt.NDArray[Any]]]:
+    """A search that released its hit, and the arrays that the parties kept for it (the control shows what is there)."""
+    trio = small_trio().prepare()
+    assert trio.made is not None
+    kept = [
+        array
+        for part in (trio.made.requester, trio.made.router, trio.made.holders[HOLDER])
+        for ring in part.rings.values()
+        for array in (ring.admission, ring.known, *(a for c in ring.chunks for a in (c.z, c.pairs, c.masked)))
+        if array is not None
+    ]
+    trio.search(scene()[1])
     assert trio.outcome().status == "released"
-    return trio
+    return trio, kept
 
 
-def shares(trio: Trio) -> list[KeyShare]:
-    keys = [trio.requester._key, trio.router._key]
-    return [key.share for key in keys if key is not None]
+def seeds(trio: Trio) -> list[bytes]:
+    """From which mask, key and streams could be drawn again."""
+    assert trio.made is not None
+    requester, holder = trio.made.requester, trio.made.holders[HOLDER]
+    return [requester.seed, requester.holder_seed, requester.router_seed, trio.made.router.router_seed, holder.seed,
+            holder.holder_seed]  # fmt: skip
 
 
-def test_after_the_query_a_stolen_share_is_zeros_and_refuses_to_decrypt() -> None:
-    for share in shares(finished()):
-        assert not share.secret.any()
-        with pytest.raises(CryptoError):
-            share.multiply(np.ones((1, 2, share.params.n), np.uint32))
+def test_after_the_search_nothing_is_left_of_a_preparation() -> None:
+    trio, kept = finished()
+    assert not any(array.any() for array in kept)
+    assert set(seeds(trio)) == {bytes(32)}
+    for machine in (trio.requester, trio.router):
+        assert machine._secret is not None
+        assert not machine._secret.any()
+    assert trio.holder._keys is None
+    assert trio.holder._probe is None
+    assert trio.requester._difference is None
 
 
-def test_control_without_erasure_the_shares_lie_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KeyShare, "erase", lambda _: None)
-    trio = finished()
-    assert all(share.secret.any() for share in shares(trio))
-    assert not key_erased(trio.requester)
-    assert not key_erased(trio.router)
+def test_control_without_erasure_it_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Preparation, "erase", lambda _: None)
+    trio, kept = finished()
+    assert all(array.any() for array in kept)
+    assert trio.made is not None
+    assert trio.made.requester.rings
+
+
+def test_after_the_preparation_the_machines_hold_no_key_and_no_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads u later at the holder has the probe from r: its seed must have one owner, which erases it."""
+    erased: list[KeyShare] = []
+    original = KeyShare.erase
+    monkeypatch.setattr(KeyShare, "erase", lambda share: erased.append(share) or original(share))
+    trio = small_trio().prepare()
+    assert trio.made is not None
+    assert trio.preparing is not None
+    assert bytes(32) not in seeds(trio), "control: the preparation itself has them"
+    asking, answering = trio.preparing.requester, trio.preparing.holders[HOLDER]
+    assert not any((asking._seed, asking._holder_seed, asking._router_seed, answering._seed, answering._received))
+    assert {id(share) for share in erased} == {id(asking._router_part), id(trio.preparing.router._part)}
+    assert not any(share.secret.any() for share in erased)
 
 
 # --- masked words ---
 
 
-def ones(trio: Trio, receiver: str) -> tuple[float, int]:
-    """Share of ones among all bits of comparison that a party received, and how many bits."""
+def ones(trio: Trio, receiver: str, *kinds: type[Message]) -> tuple[float, int]:
+    """Share of ones among all bits that a party received in messages of these kinds, and how many bits."""
     words = [
-        np.frombuffer(d.message.data, np.uint8)
-        for kind in (InputShare, Gates)
+        np.frombuffer(d.message.data, np.uint8)  # type: ignore[union-attr]
+        for kind in kinds
         for d in trio.sent(kind, receiver=receiver)
-    ]  # type: ignore[union-attr]
+    ]
     bits = np.unpackbits(np.concatenate(words))
     return float(bits.mean()), len(bits)
 
 
+def kinds_of(receiver: str) -> tuple[type[Message], ...]:
+    shared = (InputShare, Gates, AdmissionGates)
+    return shared if receiver == HOLDER else (*shared, FormBlock, MaskedScores)
+
+
 @pytest.mark.parametrize("receiver", [REQUESTER, ROUTER, HOLDER])
 def test_masked_words_have_as_many_ones_as_zeros(receiver: str) -> None:
-    share, count = ones(finished(), receiver)
-    assert abs(share - 0.5) < 5 / np.sqrt(4 * count)
+    trio, _ = finished()
+    for kind in kinds_of(receiver):
+        share, count = ones(trio, receiver, kind)
+        assert abs(share - 0.5) < 5 / np.sqrt(4 * count), kind.__name__
 
 
 @pytest.mark.parametrize("receiver", [REQUESTER, ROUTER, HOLDER])
@@ -83,69 +114,9 @@ def test_control_without_masks_they_do_not(receiver: str, monkeypatch: pytest.Mo
         return np.zeros(shape, np.uint64)
 
     monkeypatch.setattr(Keystream, "words", unmasked)
-    share, count = ones(finished(), receiver)
+    trio, _ = finished()
+    share, count = ones(trio, receiver, *kinds_of(receiver))
     assert abs(share - 0.5) > 50 / np.sqrt(4 * count)
-
-
-# --- phase signatures in a running query ---
-
-
-@dataclass
-class Lying:
-    """Signs something else than what was said, or what was said in another phase."""
-
-    real: Notary
-    old: bytes | None = None
-
-    def sign(self, message: bytes) -> bytes:
-        return self.real.sign(self.old or message + b"!")
-
-    def check(self, peer: str, message: bytes, signature: bytes) -> None:
-        self.real.check(peer, message, signature)
-
-
-def signed_query(world: World, lie: Any) -> tuple[Requester, Holder]:
-    """A query in which the requester's notary is exchanged before it goes online."""
-    seen: list[Any] = []
-
-    def attack(requester: Requester, holders: dict[str, Holder]) -> None:
-        seen.extend((requester, holders[ES]))
-        assert requester.notary is not None
-        requester.notary = lie(requester.notary)
-
-    world.query((ES,), attack=attack)
-    return seen[0], seen[1]
-
-
-@pytest.mark.parametrize("old", [None, b"a statement of another phase"])
-def test_a_phase_signed_otherwise_stops_the_holder(old: bytes | None) -> None:
-    requester, holder = signed_query(shared_world(), lambda real: Lying(real, old))
-    session = holder.sessions[ES]
-    assert session.state is State.ABORTED
-    assert isinstance(session.failure, SignatureError)
-    assert holder.result is None
-    assert not requester.answers
-
-
-def test_control_without_the_check_of_signatures_the_query_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Machine, "_verify", lambda *_: None)
-    requester, holder = signed_query(shared_world(), lambda real: Lying(real, None))
-    assert holder.sessions[ES].state is State.FINISHED
-    assert requester.answers[ES].references
-
-
-def test_a_head_of_another_conversation_stops_the_holder(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Machine._sign
-
-    def about_nothing(machine: Machine, session: Any, effect: Any) -> None:
-        if machine.role == "requester" and session.name:
-            session.chains["sent", effect.to] = bytes(32)
-        original(machine, session, effect)
-
-    monkeypatch.setattr(Machine, "_sign", about_nothing)
-    _, holder = signed_query(shared_world(), lambda real: real)
-    assert isinstance(holder.sessions[ES].failure, Disagreement)
-    assert holder.result is None
 
 
 @pytest.mark.parametrize("hits", [0, 1, 10])

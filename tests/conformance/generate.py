@@ -25,8 +25,8 @@ from nodes.evidence.export import sign_bundle
 from nodes.verify.format import decode_bundle
 from pets.signatures import SigningKey
 from tests.kit.evidence import ES, EU, FR, World, failures
-from tests.kit.prepared import copied
 from tests.kit.stories import Files, Story, verified
+from tests.kit.trio import copied
 from tests.verify.test_lies import LIES
 
 FOLDER = Path(__file__).parent

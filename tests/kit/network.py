@@ -114,7 +114,7 @@ class Network:
             self.drivers.append((node.name, driver))
             return driver
 
-        node.drive = watched  # type: ignore[method-assign]
+        node.drive = watched  # type: ignore[method-assign, assignment]
 
     def _transport(self, name: str, peers: Mapping[str, Any]) -> HttpTransport:
         raise NotImplementedError

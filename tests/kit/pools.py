@@ -19,9 +19,9 @@ from protocol.preparation import HolderPreparation, Preparation, RequesterPrepar
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER
-from tests.kit.prepared import PreparedTrio, hold
 from tests.kit.ring import RING
 from tests.kit.stores import KEY, open_store
+from tests.kit.trio import Trio, hold
 
 P = TypeVar("P", RequesterPreparation, RouterPreparation, HolderPreparation)
 DIM = 8
@@ -31,7 +31,7 @@ HOUR = 3600.0
 
 @lru_cache(maxsize=1)
 def made() -> LocalPreparation:
-    trio = PreparedTrio(hold(unit_rows(np.random.default_rng(1), 70, DIM))).prepare()
+    trio = Trio(hold(unit_rows(np.random.default_rng(1), 70, DIM))).prepare()
     assert trio.made is not None
     return trio.made
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from nodes.service.operator_api import SearchRequest
-from protocol.engine import LocalQuery
+from protocol.announcing import Plan
 from protocol.gallery import Gallery
+from protocol.local import LocalSearch, prepare
 from protocol.memory import MemoryNetwork
+from protocol.roles import Parties
 from tests.kit.federation import EU, FR, Answers, Federation, answer_of, terms_of
 from tests.kit.network import AsgiNetwork, Network, TlsNetwork, assert_clear, running
 from tests.kit.ring import RING
@@ -21,22 +23,24 @@ System = Callable[[SearchRequest], Answers]
 def over_memory(federation: Federation) -> System:
     """`protocol.memory`: no nodes, no network."""
 
-    def search(wanted: SearchRequest) -> Answers:
+    def ask(wanted: SearchRequest) -> Answers:
         galleries = {
-            name: Gallery.enrol(federation.people.galleries[name], RING, federation.references[name])
+            name: Gallery.hold(federation.people.galleries[name], RING, federation.references[name])
             for name in wanted.holders
         }
-        query = LocalQuery.start(FR, EU, galleries, terms_of(wanted))
-        network = MemoryNetwork(query.machines)
+        terms, parties = terms_of(wanted), Parties(FR, EU, tuple(galleries))
+        (made,), _ = prepare(parties, galleries, Plan(terms.params, terms.dim, terms.model), 1)
+        search = LocalSearch.start(made, galleries, terms)
+        network = MemoryNetwork(search.machines)
         network.run_or_raise()
-        query.requester.submit(np.frombuffer(wanted.template, np.int8))
+        search.requester.submit(np.frombuffer(wanted.template, np.int8))
         network.run_or_raise()
         return {
             name: answer_of(answer.status, answer.references, answer.threshold_used)
-            for name, answer in query.requester.answers.items()
+            for name, answer in search.requester.answers.items()
         }
 
-    return search
+    return ask
 
 
 def over_network(kind: type[Network]) -> Callable[[Federation], System]:

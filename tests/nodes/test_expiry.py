@@ -14,6 +14,7 @@ import pytest
 
 from nodes.config.schema import load_config
 from nodes.config.storage import holder_store, open_store
+from nodes.evidence import links
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity
 from nodes.logs import of_node as journals
@@ -71,22 +72,23 @@ def expire_at(folder: Path, now: datetime, act: Callable[[Keeper], object] = lam
 
 
 def files(folder: Path) -> dict[str, int]:
-    return {name: len(list((folder / name).glob("*"))) for name in ("evidence", "sealed", "preparations")}
+    places = {"evidence": folder / "evidence", "sealed": folder / "sealed", "links": folder / links.FOLDER}
+    return {name: len(list(place.glob("[0-9a-f]*"))) for name, place in places.items()}
 
 
 def test_everything_has_its_time_and_nothing_goes_before(federation: Federation) -> None:
     for name in (FR, ES):
         folder = federation.folder(name)
-        assert files(folder) == {"evidence": 2, "sealed": 1, "preparations": 1}  # of a preparation and a search
+        assert files(folder) == {"evidence": 2, "sealed": 1, "links": 1}  # of a preparation and a search
         for now in (NOW, SOON):
             assert expire_at(folder, now) == Expired(300 if (name, now) == (ES, SOON) else 0, 0, 0, 0)
         assert expire_at(folder, LATER) == Expired(0, 0, 0, 1)
         assert expire_at(folder, BEFORE_THREE_YEARS) == Expired(0, 0, 0, 0)
-        assert files(folder) == {"evidence": 2, "sealed": 0, "preparations": 1}
+        assert files(folder) == {"evidence": 2, "sealed": 0, "links": 1}
         done = expire_at(folder, THREE_YEARS)
         assert done == Expired(0, done.log_entries, 2, 0)
         assert done.log_entries > 10
-        assert files(folder) == {"evidence": 0, "sealed": 0, "preparations": 0}
+        assert files(folder) == {"evidence": 0, "sealed": 0, "links": 0}
         expire_at(folder, THREE_YEARS, _is_erased)
 
 
@@ -123,10 +125,10 @@ def test_what_the_supervisor_holds_stays_until_it_is_lifted(federation: Federati
     sizes: list[int] = []
     done = expire_at(folder, THREE_YEARS, lambda keeper: (hold(keeper), sizes.append(keeper.transcript.size)))
     assert (done.log_entries, done.evidence_files, done.sealed_files) == (sizes[0] - 2 + 1, 1, 0)
-    assert files(folder) == {"evidence": 1, "sealed": 1, "preparations": 0}
+    assert files(folder) == {"evidence": 1, "sealed": 1, "links": 0}
     done = expire_at(folder, THREE_YEARS, lift)
     assert (done.log_entries, done.evidence_files, done.sealed_files) == (2, 1, 1)
-    assert files(folder) == {"evidence": 0, "sealed": 0, "preparations": 0}
+    assert files(folder) == {"evidence": 0, "sealed": 0, "links": 0}
 
 
 def test_an_expiry_that_was_cut_short_is_completed_by_the_next(

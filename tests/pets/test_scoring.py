@@ -30,6 +30,11 @@ def random_ciphertexts(rng: np.random.Generator, dim: int, params: Parameters) -
     return (rng.integers(0, 2**62, (dim, 2, 2, params.n), np.uint64) % primes).astype(np.uint32)
 
 
+def scored(rows: np.ndarray, ciphertexts: np.ndarray, params: Parameters, threads: int = 1) -> np.ndarray:
+    """The scores under one probe, uint32 (blocks, 2, 2, n)."""
+    return scoring.score_rows(rows, [scoring.prepare_probe(ciphertexts, params, threads)], params, threads)[0]
+
+
 def random_templates(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
     return rng.integers(-127, 128, (rows, dim), np.int8)
 
@@ -51,9 +56,7 @@ def random_templates(rng: np.random.Generator, rows: int, dim: int) -> np.ndarra
 def test_scores_equal_the_slow_sum(rows: int, dim: int, params: Parameters) -> None:
     rng = np.random.default_rng(rows + dim)
     templates, ciphertexts = random_templates(rng, rows, dim), random_ciphertexts(rng, dim, params)
-    gallery = scoring.encode_gallery(templates, params, threads=2)
-    assert (gallery.rows, gallery.dim, gallery.blocks) == (rows, dim, -(-rows // params.n))
-    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, params, threads=2), threads=2)
+    got = scored(templates, ciphertexts, params, threads=2)
     assert got.dtype == np.uint32
     assert np.array_equal(got, slow_scores(templates, ciphertexts, params))
 
@@ -67,9 +70,7 @@ def test_largest_residues_everywhere_do_not_overflow(dim: int, params: Parameter
     templates = np.zeros((1, dim), np.int8)
     templates[0] = -1
     ciphertexts = np.broadcast_to(primes - 1, (dim, 2, 2, params.n)).astype(np.uint32)
-    gallery = scoring.encode_gallery(templates, params)
-    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, params))
-    assert (got == dim).all()  # (p-1)·(p-1) = 1
+    assert (scored(templates, ciphertexts, params) == dim).all()  # (p-1)·(p-1) = 1
 
 
 def test_a_probe_of_constants_scores_like_the_plaintext() -> None:
@@ -81,8 +82,7 @@ def test_a_probe_of_constants_scores_like_the_plaintext() -> None:
     primes = np.array(RING.primes)
     ciphertexts = np.zeros((128, 2, 2, RING.n), np.uint32)
     ciphertexts[:, 0] = (probe[:, None] % primes)[:, :, None]
-    gallery = scoring.encode_gallery(templates, RING)
-    got = scoring.score(gallery, scoring.prepare_probe(ciphertexts, RING))
+    got = scored(templates, ciphertexts, RING)
     assert not got[:, 1].any()
     residues = ntt.inverse(np.ascontiguousarray(got[:, 0]), RING)
     expected = np.zeros(2 * RING.n, np.int64)
@@ -91,29 +91,31 @@ def test_a_probe_of_constants_scores_like_the_plaintext() -> None:
         assert np.array_equal(residues[:, prime].reshape(-1), expected % p)
 
 
-def test_score_many_equals_score() -> None:
+def test_several_probes_in_one_pass_score_like_each_alone() -> None:
     rng = np.random.default_rng(6)
-    gallery = scoring.encode_gallery(random_templates(rng, 7 * RING.n - 5, 16), RING, threads=2)
+    rows = random_templates(rng, 7 * RING.n - 5, 16)
     probes = [scoring.prepare_probe(random_ciphertexts(rng, 16, RING), RING) for _ in range(19)]
-    for some in (probes[:2], probes[:3], probes[:5], probes):
-        got = scoring.score_many(gallery, some, threads=2)
-        assert got.shape == (len(some), 7, 2, 2, RING.n)
-        for one, probe in zip(got, some, strict=True):
-            assert np.array_equal(one, scoring.score(gallery, probe))
-    assert scoring.score_many(gallery, []).shape == (0, 7, 2, 2, RING.n)
+    alone = [scoring.score_rows(rows, [probe], RING, threads=2)[0] for probe in probes]
+    for count in (2, 3, 5, 19):
+        got = scoring.score_rows(rows, probes[:count], RING, threads=2)
+        assert got.shape == (count, 7, 2, 2, RING.n)
+        assert np.array_equal(got, alone[:count])
+    assert scoring.score_rows(rows, [], RING).shape == (0, 7, 2, 2, RING.n)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int32])
 @pytest.mark.parametrize("blocks", [0, 1, 4, 5, 9])
-def test_rows_score_like_an_encoded_gallery(dtype: type, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "SCRATCH_BYTES", 1)  # four blocks at a time
+def test_rows_a_few_blocks_at_a_time_score_like_all_at_once(
+    dtype: type, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(blocks)
     count = max(0, blocks * RING.n - 9)
     rows = random_templates(rng, count, 16).astype(dtype)
     probes = [scoring.prepare_probe(random_ciphertexts(rng, 16, RING), RING) for _ in range(3)]
+    at_once = scoring.score_rows(rows, probes, RING)
+    monkeypatch.setattr(scoring, "SCRATCH_BYTES", 1)  # four blocks at a time
     seen: list[int] = []
-    got = scoring.score_rows(rows, probes, RING, threads=2, progress=seen.append)
-    assert np.array_equal(got, scoring.score_many(scoring.encode_gallery(rows, RING), probes))
+    assert np.array_equal(scoring.score_rows(rows, probes, RING, threads=2, progress=seen.append), at_once)
     assert seen == [min(count, done * RING.n) for done in range(4, blocks + 4, 4)]
 
 
@@ -128,62 +130,48 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         scoring.score_rows(rows, [probe], OTHER)
 
 
-def test_more_blocks_than_are_worked_at_a_time() -> None:
+def test_more_blocks_than_are_worked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(7)
-    rows = 70 * RING.n
-    gallery = scoring.encode_gallery(random_templates(rng, rows, 8), RING, threads=2)
+    rows = random_templates(rng, 70 * RING.n, 8)
     probes = [scoring.prepare_probe(random_ciphertexts(rng, 8, RING), RING) for _ in range(2)]
-    both = scoring.score_many(gallery, probes, threads=2)
+    monkeypatch.setattr(scoring, "SCRATCH_BYTES", 1 << 40)
+    both = scoring.score_rows(rows, probes, RING, threads=2)
     for first in (0, 63, 66, 69):
-        count = min(5, 70 - first)
-        assert np.array_equal(scoring.score(gallery, probes[1], first, count), both[1, first : first + count])
+        part = rows[first * RING.n : (first + 5) * RING.n]
+        assert np.array_equal(scoring.score_rows(part, probes[1:], RING)[0], both[1, first : first + 5])
 
 
-def test_any_range_of_blocks_and_any_number_of_threads_give_the_same() -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads_gives_the_same(threads: int) -> None:
     rng = np.random.default_rng(8)
-    gallery = scoring.encode_gallery(random_templates(rng, 6 * RING.n + 1, 24), RING)
-    probe = scoring.prepare_probe(random_ciphertexts(rng, 24, RING), RING)
-    whole = scoring.score(gallery, probe)
-    for first, count in ((0, 1), (1, 3), (2, 5), (6, 1), (3, 0)):
-        for threads in (1, 2, 3):
-            assert np.array_equal(scoring.score(gallery, probe, first, count, threads), whole[first : first + count])
+    rows, ciphertexts = random_templates(rng, 6 * RING.n + 1, 24), random_ciphertexts(rng, 24, RING)
+    assert np.array_equal(scored(rows, ciphertexts, RING, threads), scored(rows, ciphertexts, RING))
 
 
-def test_confirmation_rows_of_20_bits_are_encoded() -> None:
+def test_confirmation_rows_of_20_bits_are_scored() -> None:
     rng = np.random.default_rng(9)
     templates = rng.integers(-(2**18), 2**18, (60, 64)).astype(np.int32)
     ciphertexts = random_ciphertexts(rng, 64, RING)
-    got = scoring.score(scoring.encode_gallery(templates, RING), scoring.prepare_probe(ciphertexts, RING))
+    got = scored(templates, ciphertexts, RING)
     assert np.array_equal(got, slow_scores(templates, ciphertexts, RING))
 
 
-def test_progress_counts_rows_and_an_empty_gallery_has_no_blocks() -> None:
-    seen: list[int] = []
-    templates = np.zeros((2 * RING.n + 808, 8), np.int8)
-    scoring.encode_gallery(templates, RING, progress=seen.append)
-    assert seen == [RING.n, 2 * RING.n, 2 * RING.n + 808]
-    empty = scoring.encode_gallery(templates[:0], RING)
-    assert empty.blocks == 0
-    probe = scoring.prepare_probe(np.zeros((8, 2, 2, RING.n), np.uint32), RING)
-    assert scoring.score(empty, probe).shape == (0, 2, 2, RING.n)
-
-
-def test_columns_of_a_larger_array_are_encoded_like_a_copy() -> None:
-    templates = random_templates(np.random.default_rng(10), 100, 32)
+def test_columns_of_a_larger_array_score_like_a_copy() -> None:
+    rng = np.random.default_rng(10)
+    templates, ciphertexts = random_templates(rng, 100, 32), random_ciphertexts(rng, 16, RING)
     view, copy = templates[:, 8:24], templates[:, 8:24].copy()
-    assert np.array_equal(scoring.encode_gallery(view, RING).data, scoring.encode_gallery(copy, RING).data)
+    assert np.array_equal(scored(view, ciphertexts, RING), scored(copy, ciphertexts, RING))
 
 
 def test_wrong_shapes_dtypes_and_values_are_refused() -> None:
-    gallery = scoring.encode_gallery(np.zeros((RING.n + 904, 8), np.int8), RING)
     ciphertexts = np.zeros((8, 2, 2, RING.n), np.uint32)
     probe = scoring.prepare_probe(ciphertexts, RING)
     for bad in (np.zeros((5, 8)), np.zeros(8, np.int8), np.zeros((5, 8), np.int64), [[0] * 8]):
         with pytest.raises(GalleryError, match="int8 or int32"):
-            scoring.encode_gallery(bad, RING)  # type: ignore[arg-type]
+            scoring.score_rows(bad, [probe], RING)  # type: ignore[arg-type]
     for dim in (0, 7, 12, 1032):
         with pytest.raises(ParameterError, match="dimension"):
-            scoring.encode_gallery(np.zeros((5, dim), np.int8), RING)
+            scoring.score_rows(np.zeros((5, dim), np.int8), [], RING)
     with pytest.raises(CryptoError, match="uint32"):
         scoring.prepare_probe(ciphertexts.astype(np.uint64), RING)
     with pytest.raises(CryptoError, match="shape"):
@@ -191,13 +179,6 @@ def test_wrong_shapes_dtypes_and_values_are_refused() -> None:
     ciphertexts[3, 1, 0, 9] = RING.primes[0]
     with pytest.raises(ResidueOutOfRange, match=r"ciphertexts\[3, 1, 0, 9\]"):
         scoring.prepare_probe(ciphertexts, RING)
-    with pytest.raises(CryptoError, match="dimension 16"):
-        scoring.score(gallery, scoring.prepare_probe(np.zeros((16, 2, 2, RING.n), np.uint32), RING))
-    with pytest.raises(CryptoError, match=OTHER.preset):
-        scoring.score(gallery, scoring.prepare_probe(np.zeros((8, 2, 2, OTHER.n), np.uint32), OTHER))
-    for first, count in ((-1, 1), (0, 3), (3, 0), (1, -1)):
-        with pytest.raises(ParameterError, match="blocks"):
-            scoring.score(gallery, probe, first, count)
 
 
 @pytest.mark.parametrize("params", [N4096, N8192], ids=lambda p: p.preset)
@@ -219,18 +200,14 @@ def test_a_residue_at_its_prime_is_found_wherever_it_stands(dim: int, params: Pa
 
 
 def test_memory_that_the_kernel_cannot_read_is_refused() -> None:
-    gallery = scoring.encode_gallery(np.zeros((RING.n + 904, 8), np.int8), RING)
+    data = np.zeros((2, RING.n, 2, 8), np.uint32)
     with pytest.raises(CryptoError, match="shape"):
-        scoring.EncodedGallery(RING.n + 904, 16, RING, gallery.data)
+        scoring.ScoringProbe(16, RING, data)
     with pytest.raises(CryptoError, match="contiguous"):
-        scoring.EncodedGallery(1, 8, RING, np.asfortranarray(gallery.data)[:1])
-    with pytest.raises(CryptoError, match="do not fill 2 blocks"):
-        scoring.EncodedGallery(2 * RING.n + 1, 8, RING, gallery.data)
-    with pytest.raises(CryptoError, match="shape"):
-        scoring.ScoringProbe(8, RING, np.zeros((2, RING.n, 2, 16), np.uint32))
+        scoring.ScoringProbe(8, RING, np.asfortranarray(data))
 
 
 def test_primes_that_would_overflow_the_sums_are_refused() -> None:
     low = Parameters("insecure_low_prime", RING.n, (536903681, 1073692673))
     with pytest.raises(ParameterError, match="64-bit"):
-        scoring.encode_gallery(np.zeros((5, 8), np.int8), low)
+        scoring.score_rows(np.zeros((5, 8), np.int8), [], low)

@@ -12,7 +12,7 @@ ONCE = {
     "blocks/test_search.py": "how a gallery is stored; the search of it is tried on both rings elsewhere",
     "casework/test_command_line.py": "what persons do after a search",
     "pets/test_product.py": "rows times a vector modulo t, which both rings share",
-    "protocol/test_prepared_orders.py": "the order of messages, whatever their length",
+    "protocol/test_orders.py": "the order of messages, whatever their length",
     "protocol/test_scoring_ahead.py": "the order of messages, whatever their length",
     "nodes/test_refusals.py": "what a node refuses before it computes",
     "nodes/test_transfer.py": "a limit on bytes that wait, measured in parts of the smaller ring",

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from protocol.keyring import QueryKey
 
 import nodes
 import pets
@@ -21,7 +22,6 @@ from pets.params import N4096
 from pets.sampling import common_polynomial
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring
-from protocol.keyring import QueryKey
 from protocol.messages import KeySeed, PairSecret
 from protocol.preparation import PreparedRing
 
@@ -40,7 +40,6 @@ PUBLIC = {
     "nodes.calibrate.identification.Searches.scores",  # of a calibration
     "nodes.calibrate.run.Options.seed",  # of its bootstrap
     "nodes.calibrate.sample.Sample.people",  # numbers from 0
-    "nodes.config.policy.PolicyConfig.require_seed",  # yes or no
     "nodes.console.api.VerifyForm.bundles",
     "nodes.verify.format.Bundle.preparation",
     "nodes.verify.format.SignedBundle.content",

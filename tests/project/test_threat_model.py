@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from protocol.admission import AMPLIFIED
 
 from nodes.config.schema import PolicyConfig
 from pets.params import N4096, norm_bound, theta
-from protocol.admission import AMPLIFIED
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "threat_model"

@@ -10,40 +10,52 @@ import numpy as np
 import pytest
 
 from pets.params import N8192, Parameters
-from protocol.errors import ConfirmationFailed, UnexpectedMessage, WrongSize
+from protocol.errors import ConfirmationFailed, MaskRefused, UnexpectedMessage
 from protocol.gallery import Gallery
 from protocol.messages import (
     ALLOWED,
     Abort,
     AdmissionBit,
-    AdmissionBlock,
-    Announce,
+    AdmissionCount,
+    AdmissionGates,
+    AdmissionInput,
+    AdmissionScores,
     AnyMessage,
     CapBit,
     ConfirmationAnswer,
     ConfirmationBlock,
-    ConfirmationDigest,
     CountShare,
-    FilterBlock,
+    Difference,
+    DifferenceDigest,
+    Echo,
+    FormBit,
+    FormBlock,
     Gates,
     InputShare,
     Joined,
-    KeyCommitment,
-    KeyPair,
+    JoinedPreparation,
+    KeySeed,
+    LiveRows,
+    MaskDigest,
+    MaskedScores,
+    MaskPart,
     Message,
     PairSecret,
     PowerSums,
-    ProbeDigest,
-    ProbePart,
-    PublicShare,
+    Prepare,
+    PreparedBlocks,
+    PublicPart,
     Release,
     Rung,
+    Search,
     Signature,
 )
 from protocol.session import State
 from tests.kit.galleries import near, quantised, unit_rows
-from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge, role
+from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge, role
 from tests.kit.ring import RING
+from tests.kit.scene import MALFORMED, small_trio, spoiled
+from tests.kit.trio import Trio, hold
 
 pytestmark = pytest.mark.ring
 
@@ -76,7 +88,7 @@ def gallery_with_hits(rng: np.random.Generator, probe: np.ndarray, rows: int, hi
 def searched(hits: int, rows: int = 500, cap: int = 10, ladder: str = "0", params: Parameters = RING) -> Trio:
     rng = np.random.default_rng(hits)
     probe = unit_rows(rng, 1, DIM)[0]
-    gallery = enrol(gallery_with_hits(rng, probe, rows, hits), params)
+    gallery = hold(gallery_with_hits(rng, probe, rows, hits), params)
     trio = Trio(gallery, threshold="0.7", cap=cap, ladder=ladder).search(probe)
     assert trio.outcome() == trio.expected(probe)
     return trio
@@ -89,7 +101,7 @@ def climbing(final: int) -> Trio:
     rows = unit_rows(rng, 500, DIM)
     rows[100:120] = near(rng, probe, 20, np.full(20, 0.73))
     rows[200 : 200 + final] = near(rng, probe, final, np.full(final, 0.9))
-    trio = Trio(enrol(rows), threshold="0.7", ladder="0.1").search(probe)
+    trio = Trio(hold(rows), threshold="0.7", ladder="0.1").search(probe)
     assert trio.outcome() == trio.expected(probe)
     assert trio.outcome().threshold_used == trio.terms.rungs[1]
     return trio
@@ -98,15 +110,24 @@ def climbing(final: int) -> Trio:
 def refused() -> Trio:
     rng = np.random.default_rng(0)
     probe = 2 * unit_rows(rng, 1, DIM)[0].clip(-60, 60)
-    trio = Trio(enrol(unit_rows(rng, 500, DIM))).search(probe, unchecked=True)
-    assert set(trio.states.values()) == {State.REFUSED}
+    trio = Trio(hold(unit_rows(rng, 500, DIM))).search(probe, unchecked=True)
+    assert trio.holder.sessions[HOLDER].state is State.REFUSED
+    return trio
+
+
+def refused_mask() -> Trio:
+    with pytest.MonkeyPatch.context() as patch:
+        spoiled(patch, *MALFORMED["X^5 in one"])
+        trio = small_trio().prepare()
+    assert trio.preparing is not None
+    assert isinstance(trio.preparing.router.sessions[HOLDER].failure, MaskRefused)
     return trio
 
 
 def two_holders() -> Trio:
     rng = np.random.default_rng(0)
     probe = unit_rows(rng, 1, DIM)[0]
-    galleries = [enrol(gallery_with_hits(rng, probe, rows, hits)) for rows, hits in ((300, 2), (5000, 0))]
+    galleries = [hold(gallery_with_hits(rng, probe, rows, hits)) for rows, hits in ((300, 2), (5000, 0))]
     trio = Trio(*galleries, threshold="0.7").search(probe)
     for name, status in (("HOLDER-0", "released"), ("HOLDER-1", "no_hit")):
         assert trio.outcome(name) == trio.expected(probe, name)
@@ -117,13 +138,13 @@ def two_holders() -> Trio:
 def failed_confirmation() -> Trio:
     def shift(d: Delivery) -> list[bytes] | None:
         if d.of(ConfirmationAnswer, REQUESTER):
-            data = np.frombuffer(d.message.data, "<u4") + np.uint32(16)  # type: ignore[union-attr]
+            data = np.frombuffer(d.message.data, "<u4") ^ np.uint32(16)  # type: ignore[union-attr]
             return [forge(d.frame, data=data.tobytes())]
         return None
 
     rng = np.random.default_rng(0)
     probe = unit_rows(rng, 1, DIM)[0]
-    trio = Trio(enrol(unit_rows(rng, 500, DIM)), attack=shift).search(probe)
+    trio = Trio(hold(unit_rows(rng, 500, DIM)), attack=shift).search(probe)
     assert isinstance(trio.failures[0], ConfirmationFailed)
     return trio
 
@@ -135,6 +156,7 @@ RUNS = {
     "climbing": lambda: climbing(3),
     "exhausted": lambda: searched(20),
     "probe refused": refused,
+    "mask refused": refused_mask,
     "two holders": two_holders,
     "failed confirmation": failed_confirmation,
 }
@@ -147,25 +169,24 @@ def test_every_message_stands_in_the_table(run: object) -> None:
     assert_allowed(trio)
     # what the table is there for, said again without the table
     received = {(kind, receiver) for kind, _, receiver in links(trio)}
-    assert not {(kind, "router") for kind in (ProbePart, Release, PowerSums, KeyPair, ConfirmationAnswer)} & received
-    assert not {(kind, "requester") for kind in (ProbePart, PowerSums, KeyPair, ConfirmationAnswer)} & received
-    assert not {(kind, "holder") for kind in (FilterBlock, AdmissionBlock, Release, PublicShare)} & received
-    for kind in (InputShare, Gates, PairSecret):  # to the previous party only
-        assert {(s, r) for k, s, r in links(trio) if k is kind} == {
-            ("holder", "router"),
-            ("requester", "holder"),
-            ("router", "requester"),
-        }
+    to_holder = (MaskPart, PublicPart, Difference, PowerSums, ConfirmationAnswer)
+    assert not {(kind, "router") for kind in (*to_holder, Release)} & received
+    assert not {(kind, "requester") for kind in (*to_holder, KeySeed, CountShare, LiveRows)} & received
+    from_holder = (FormBlock, PreparedBlocks, MaskedScores, AdmissionScores, AdmissionCount, CountShare, LiveRows)
+    assert not {(kind, "holder") for kind in (*from_holder, Release, Echo)} & received
+    shared = {("holder", "router"), ("requester", "holder"), ("router", "requester")}
+    for kind in (InputShare, Gates, AdmissionGates, AdmissionInput, PairSecret):  # to the previous party only
+        assert {(s, r) for k, s, r in links(trio) if k is kind} <= shared
 
 
 def test_a_released_search_uses_every_row_of_the_table_but_abort_and_holder_to_holder() -> None:
     # signatures are for parties with identities, which these are not
     used = links(searched(5))
     listed = {(kind, *link) for kind, pairs in ALLOWED.items() for link in pairs}
-    # the messages of preparations have a test of their own (tests/test_prepared_allow_list.py)
-    assert {kind for kind, _, _ in listed - used if kind.__struct_config__.tag < 24} == {Abort, Joined, Signature}
-    assert {(k, s, r) for k, s, r in listed - used if k is Joined} == {(Joined, "holder", "holder")}
-    assert (Joined, "holder", "holder") in links(two_holders())
+    assert {kind for kind, _, _ in listed - used} == {Abort, Joined, JoinedPreparation, Signature}
+    for kind in (Joined, JoinedPreparation):
+        assert {(k, s, r) for k, s, r in listed - used if k is kind} == {(kind, "holder", "holder")}
+        assert (kind, "holder", "holder") in links(two_holders())
 
 
 def test_the_table_lists_every_type_of_message() -> None:
@@ -173,39 +194,35 @@ def test_the_table_lists_every_type_of_message() -> None:
 
 
 def test_control_a_message_outside_the_table_is_noticed() -> None:
-    trio = searched(0)
-    part = trio.sent(ProbePart)[0]
-    stray = Trio(enrol(np.empty((0, DIM), np.int8)))
-    stray.deliveries = [Delivery(REQUESTER, ROUTER, forge(part.frame, receiver=ROUTER))]
-    with pytest.raises(AssertionError, match="ProbePart: requester → router"):
+    sent = searched(0).sent(Difference)[0]
+    stray = Trio(hold(np.empty((0, DIM), np.int8)))
+    stray.deliveries = [Delivery(REQUESTER, ROUTER, forge(sent.frame, receiver=ROUTER))]
+    with pytest.raises(AssertionError, match="Difference: requester → router"):
         assert_allowed(stray)
 
 
-def test_aborting_during_set_up_of_a_joint_query_stays_within_the_table() -> None:
+@pytest.mark.parametrize("kind", [JoinedPreparation, Joined])
+def test_aborting_during_set_up_of_a_joint_query_stays_within_the_table(kind: type[Message]) -> None:
     def spoil(d: Delivery) -> list[bytes] | None:
-        if d.of(KeyPair, ROUTER, "HOLDER-0"):
-            return [forge(d.frame, requester=b"short")]
-        return None
+        return [forge(d.frame, announce=bytes(32))] if d.of(kind, ROUTER, "HOLDER-0") else None
 
     rng = np.random.default_rng(0)
-    trio = Trio(*[enrol(unit_rows(rng, 50, DIM)) for _ in range(2)], attack=spoil).offline()
+    trio = Trio(*[hold(unit_rows(rng, 50, DIM)) for _ in range(2)], attack=spoil).accept()
     assert trio.failures
     assert trio.sent(Abort)
     assert_allowed(trio)
 
 
-def test_a_probe_sent_to_the_router_is_refused_there() -> None:
-    parts: list[bytes] = []
+@pytest.mark.parametrize(("secret", "instead"), [(Difference, DifferenceDigest), (MaskPart, KeySeed)])
+def test_what_is_for_the_holder_is_refused_at_the_router(secret: type[Message], instead: type[Message]) -> None:
+    """The router has s2 and sees c1: with u, or with the mask, it would have more than is its share."""
+    message = searched(0).sent(secret)[0].message
 
     def redirect(d: Delivery) -> list[bytes] | None:
-        if d.of(ProbePart):
-            parts.append(d.frame)
-        if d.of(ProbeDigest):
-            return [forge(d.frame, message=Delivery(REQUESTER, HOLDER, parts[0]).message)]
-        return None
+        return [forge(d.frame, message=message)] if d.of(instead, REQUESTER, ROUTER) else None
 
     rng = np.random.default_rng(0)
-    trio = Trio(enrol(unit_rows(rng, 50, DIM)), attack=redirect).search(unit_rows(rng, 1, DIM)[0])
+    trio = Trio(hold(unit_rows(rng, 50, DIM)), attack=redirect).search(unit_rows(rng, 1, DIM)[0])
     trio.assert_stopped(UnexpectedMessage)
 
 
@@ -229,7 +246,7 @@ def test_sizes_are_equal_for_a_probe_and_gallery_of_other_kind() -> None:
     rows = np.repeat(-probe[None], 500, axis=0)
     rows[:4] = probe
     references = tuple("x" * (1 + row % 64) for row in range(500))
-    trio = Trio(Gallery.enrol(rows, RING, references), threshold="0.7", ladder="0").search(probe)
+    trio = Trio(Gallery.hold(rows, RING, references), threshold="0.7", ladder="0").search(probe)
     assert len(trio.outcome().hits) == 4
     assert sizes(trio) == sizes(searched(0))
 
@@ -249,10 +266,17 @@ def test_sizes_are_those_of_section_6a() -> None:
     trio = searched(5, rows=rows, cap=cap)
     n = RING.n
     blocks = -(-rows // n)
+    small = (Prepare, JoinedPreparation, Search, Joined, PairSecret, Rung, FormBit, AdmissionBit, CapBit, Echo, KeySeed)
     totals: Counter[tuple[str, str, str]] = Counter()
+    gates: Counter[tuple[str, tuple[str, str]]] = Counter()
+    phase = "form"
     for d in trio.deliveries:
-        assert len(d.frame) < 4096 or type(d.message) not in (Announce, Joined, PairSecret, Rung, AdmissionBit, CapBit)
-        totals[type(d.message).__name__, d.sender, d.receiver] += len(d.frame)
+        assert len(d.frame) < 4096 or type(d.message) not in small
+        phase = "search" if d.of(Search) else "prepare" if d.of(PreparedBlocks) else phase
+        if d.of(Gates) or d.of(InputShare) or d.of(AdmissionGates) or d.of(AdmissionInput):
+            gates[phase, (role(d.sender), role(d.receiver))] += len(d.frame)
+        else:
+            totals[type(d.message).__name__, d.sender, d.receiver] += len(d.frame)
 
     def at_most(kind: type[Message], payload: float, frames: int = 1) -> None:
         for sender, receiver in ALLOWED[kind]:
@@ -260,74 +284,38 @@ def test_sizes_are_those_of_section_6a() -> None:
             if size is not None:
                 assert size <= payload + ENVELOPE * frames, f"{kind.__name__} {sender} → {receiver}: {size} bytes"
 
-    # compare: 14 bytes a row, rows rounded up to whole blocks; admission: below 1 MB
-    first = dict.fromkeys(ALLOWED[Gates], 0)
-    later = dict(first)
-    filtering = False
-    for d in trio.deliveries:
-        filtering |= d.of(FilterBlock)
-        if d.of(Gates) or d.of(InputShare):
-            (later if filtering else first)[role(d.sender), role(d.receiver)] += len(d.frame)
+    # rows rounded up to whole blocks; the admission adds what does not grow with them
     for link in ALLOWED[Gates]:
-        assert 13 * n * blocks < later[link] <= 14 * n * blocks
-        assert first[link] < 1_000_000
-    for kind in (Gates, InputShare):
-        for sender, receiver in ALLOWED[kind]:
-            del totals[kind.__name__, sender.upper(), receiver.upper()]
-
-    at_most(Announce, 4096)
-    at_most(Joined, 1024)
-    at_most(KeyCommitment, 64)
-    at_most(PublicShare, 8 * n)
-    at_most(KeyPair, 2 * 8 * n + 32)
-    at_most(PairSecret, 2048)
-    at_most(ProbePart, DIM * 16 * n)
-    at_most(ProbeDigest, 32)
-    at_most(AdmissionBlock, 41 * 8 * n + 32)
-    at_most(AdmissionBit, 8)
-    at_most(FilterBlock, 8 * n * blocks)
+        assert gates["form", link] < 100_000
+        assert 4.25 * n * blocks < gates["prepare", link] < 4.25 * n * blocks + 24 * ENVELOPE
+        assert 2.25 * n * blocks < gates["search", link] < 2.375 * n * blocks + 20_000
+    lanes = -(-DIM // 64)
+    for kind in small:
+        at_most(kind, 4096 if kind in (Prepare, Search) else 160, 8)
+    at_most(PublicPart, 8 * n)
+    at_most(MaskPart, DIM * 8 * n)
+    at_most(MaskDigest, 64)
+    at_most(FormBlock, 3 * 64 * (51 + lanes) + 32)
+    at_most(PreparedBlocks, 8 * n * blocks)
+    at_most(Difference, 2.5 * DIM + 32)
+    at_most(DifferenceDigest, 32)
+    at_most(AdmissionScores, 3 * 64 * lanes + 32)
+    at_most(AdmissionCount, 4 * 64 * (36 * lanes + 1))
+    at_most(MaskedScores, 3 * n * blocks)
+    at_most(LiveRows, n * blocks / 8)
     at_most(CountShare, 4 * n * blocks)
-    at_most(CapBit, 8)
     at_most(PowerSums, 4 * (cap + 2))
-    at_most(Rung, 16)
     at_most(ConfirmationBlock, 8 * n + 32)
-    at_most(ConfirmationDigest, 32)
     at_most(ConfirmationAnswer, 24 * cap)
     at_most(Release, (64 + 4) * cap + 34)
     assert not totals, totals
 
 
-def test_a_probe_takes_sixteen_bytes_a_dimension_and_ring_coefficient() -> None:
-    trio = Trio(enrol(np.zeros((1, 512), np.int8))).search(unit_rows(np.random.default_rng(0), 1, 512)[0])
-    parts = trio.sent(ProbePart)
+def test_what_a_search_sends_of_a_probe_is_twenty_bits_a_dimension() -> None:
+    trio = Trio(hold(np.zeros((1, 512), np.int8))).search(unit_rows(np.random.default_rng(0), 1, 512)[0])
     assert trio.outcome().status == "no_hit"
-    stated = 33_554_432 * RING.n // 4096
-    assert stated <= sum(len(part.frame) for part in parts) < stated + 6000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "sender"),
-    [
-        (ProbePart, REQUESTER),
-        (AdmissionBlock, HOLDER),
-        (InputShare, REQUESTER),
-        (Gates, ROUTER),
-        (FilterBlock, HOLDER),
-        (CountShare, HOLDER),
-        (PowerSums, ROUTER),
-        (ConfirmationBlock, HOLDER),
-        (ConfirmationAnswer, REQUESTER),
-    ],
-)
-@pytest.mark.parametrize("change", [-4, 4], ids=["short", "long"])
-def test_an_array_of_another_length_is_refused(kind: type[Message], sender: str, change: int) -> None:
-    def resize(d: Delivery) -> list[bytes] | None:
-        if d.of(kind, sender):
-            data = bytes(d.message.data)  # type: ignore[union-attr]
-            return [forge(d.frame, data=data[:change] if change < 0 else data + bytes(change))]
-        return None
-
-    rng = np.random.default_rng(0)
-    trio = Trio(enrol(unit_rows(rng, 50, DIM)), attack=resize).search(unit_rows(rng, 1, DIM)[0])
-    trio.assert_stopped(WrongSize)
+    (sent,) = trio.sent(Difference)
+    assert 1280 <= len(sent.frame) < 1280 + ENVELOPE
+    parts = trio.sent(MaskPart)
+    stated = 16_777_216 * RING.n // 4096
+    assert stated <= sum(len(part.frame) for part in parts) < stated + 3000

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import protocol.filter
+import protocol.filtering
 from pets.counting import masked, sum_where
 from pets.planes import pack_bits
 from protocol.compute import HOLDER as HOLDER_SEAT
@@ -17,8 +17,9 @@ from protocol.errors import Disagreement
 from protocol.messages import CapBit, CountShare, PowerSums, Release
 from tests.kit.attacks import crowd
 from tests.kit.galleries import near, unit_rows
-from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, enrol, forge
+from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
 from tests.kit.ring import RING
+from tests.kit.trio import Trio, hold
 
 
 @settings(deadline=None, max_examples=30)
@@ -34,7 +35,7 @@ def test_masked_bits_and_sums_are_what_numpy_says(words: int, seed: int) -> None
 def counted(monkeypatch: pytest.MonkeyPatch, hits: int, cap: int, rows: int = 300) -> tuple[Trio, dict[int, int]]:
     """A search in which `hits` rows hit, and the share of the count that each seat had."""
     shares: dict[int, int] = {}
-    original = protocol.filter.at_most_cap
+    original = protocol.filtering.cap_bit
 
     def watched(ring: Any, share: int, *rest: Any) -> Any:
         shares[ring.index] = share % 2**32
@@ -44,8 +45,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, hits: int, cap: int, rows: int = 30
     probe, templates = unit_rows(rng, 1, 128)[0], unit_rows(rng, rows, 128)
     templates[:hits] = near(rng, probe, hits, np.full(hits, 0.8))
     with monkeypatch.context() as patch:
-        patch.setattr(protocol.filter, "at_most_cap", watched)
-        return Trio(enrol(templates), threshold="0.7", ladder="0", cap=cap).search(probe), shares
+        patch.setattr(protocol.filtering, "cap_bit", watched)
+        return Trio(hold(templates), threshold="0.7", ladder="0", cap=cap).search(probe), shares
 
 
 @pytest.mark.slow
@@ -71,7 +72,7 @@ def test_shares_of_the_count_add_up_and_say_nothing_alone(monkeypatch: pytest.Mo
 
 def test_what_the_router_gets_of_the_count_is_uniform() -> None:
     probe, templates = crowd()
-    trio = Trio(enrol(templates), threshold="0.7").search(probe)
+    trio = Trio(hold(templates), threshold="0.7").search(probe)
     (sent,) = trio.sent(CountShare, HOLDER, ROUTER)
     words = np.frombuffer(sent.message.data, "<u4")  # type: ignore[union-attr]
     assert len(words) == RING.n
@@ -88,4 +89,4 @@ def test_components_of_the_cap_bit_that_differ_are_refused(sender: str) -> None:
         return [forge(d.frame, component=not d.message.component)] if d.of(CapBit, sender, victim) else None  # type: ignore[union-attr]
 
     probe, templates = crowd()
-    Trio(enrol(templates), threshold="0.7", attack=flip).search(probe).assert_stopped(Disagreement)
+    Trio(hold(templates), threshold="0.7", attack=flip).search(probe).assert_stopped(Disagreement)

@@ -1,10 +1,11 @@
-"""Noise as large as predicted: not more, or scores break; not less, or the encryption hides nothing.
+"""Noise of a preparation as large as predicted: not more, or scores break; not less, or the encryption hides nothing.
 
-Of an encryption of zero, with E = e_Q + e_R and s = s_Q + s_R:
+Of an encrypted number of the mask the error alone, of variance σ². Of an encryption of zero under (b2 - a·s1, a), with
+s = s1 + s2:
 
-    c0 + c1·s = E·u + e0 + e1·s            variance σ²·(2n·2/3 + 1 + 2n·2/3) = σ²·(8n/3 + 1) a coefficient
+    c0 + c1·s = e2·u + e0 + e1·s           variance σ²·(2n/3 + 1 + 4n/3) = σ²·(2n + 1) a coefficient
 
-and of a scored block, Σ_j p_j·N_j, that times the sum of the squares of all entries of the block.
+and of a scored block σ² times the sum of the squares of all its entries, and what the re-randomiser adds.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import protocol.filter
 from pets import ntt, residues, sampling
+from pets.keys import sample_key_share
+from pets.mask_encryption import constants, draw_mask, expand_public
 from pets.params import ERROR_SIGMA, MAX_DIM, N8192, SHARE_BITS, Parameters
+from pets.planes import from_planes
 from pets.prf import Keystream
-from protocol.admission import AMPLIFIED
-from protocol.messages import ProbePart
-from tests.kit.galleries import scores, unit_rows
-from tests.kit.parties import Trio, enrol, total_of_secrets
+from pets.sampling import common_polynomial
+from protocol.blocks import HolderKeys
+from protocol.form import AMPLIFIED
+from tests.kit.galleries import unit_rows
+from tests.kit.parties import HOLDER
 from tests.kit.ring import RING
+from tests.kit.trio import Trio, hold, opened
 
 pytestmark = pytest.mark.ring
 
@@ -35,39 +40,42 @@ ERROR_VARIANCE = ERROR_SIGMA**2 + 1 / 12  # rounding adds the variance of a unif
 LOW, HIGH = 0.8, 1.25
 
 Residues = npt.NDArray[np.uint32]
-Noise = npt.NDArray[np.int64]
+Noise = npt.NDArray[np.float64]
 
 
-def fresh_sd(params: Parameters) -> float:
-    return math.sqrt(ERROR_VARIANCE * (8 * params.n / 3 + 1))
+def zero_sd(params: Parameters) -> float:
+    return math.sqrt(ERROR_VARIANCE * (2 * params.n + 1))
 
 
 def assert_as_predicted(noise: Noise, sd: float) -> None:
-    measured = float(np.sqrt(np.mean(noise.astype(np.float64) ** 2)))
+    measured = float(np.sqrt(np.mean(noise**2)))
     assert LOW < measured / sd < HIGH, f"noise of {measured:.4g}, predicted {sd:.4g}"
 
 
-def decrypt(ciphertexts: Residues, secret: Residues, plain: npt.NDArray[np.int64], params: Parameters) -> Noise:
-    """c0 + c1·s - Δ·m modulo Q, centred. `ciphertexts`: uint32 (count, 2, 2, n). `plain`: (count, n)."""
+def noise_of(ciphertexts: Residues, secret: Residues, plain: Residues, params: Parameters) -> Noise:
+    """c0 + c1·s - plain modulo Q, centred. `ciphertexts`: uint32 (count, 2, 2, n). `plain`: (count, 2, n), residues."""
     masked = residues.multiply(np.ascontiguousarray(ciphertexts[:, 1]), secret, params)
-    both = ntt.inverse(residues.add(np.ascontiguousarray(ciphertexts[:, 0]), masked, params), params).astype(np.int64)
+    both = ntt.inverse(residues.add(np.ascontiguousarray(ciphertexts[:, 0]), masked, params), params)
+    gap = residues.subtract(both, plain, params).astype(np.int64)
     p0, p1 = params.primes
-    lifted = both[:, 0] + p0 * ((both[:, 1] - both[:, 0]) * pow(p0, -1, p1) % p1)
-    noise = (lifted - params.delta * plain) % params.q
-    return noise - params.q * (noise > params.q // 2)
+    lifted = gap[:, 0] + p0 * ((gap[:, 1] - gap[:, 0]) * pow(p0, -1, p1) % p1)
+    return (lifted - params.q * (lifted > params.q // 2)).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Run:
-    """The ciphertexts of one query and the noise in them, measured with both key shares."""
+    """The ciphertexts of one preparation and the noise in them, measured with both parts of the key."""
 
-    probe: Noise
-    scored: Noise
+    mask: Noise
     rerandomised: Noise
     added: Noise
     empty: Noise
+    rounded: Noise
     squares: tuple[float, float]
     params: Parameters
+
+
+ORIGINAL = sampling.gaussian
 
 
 def errors_of_zero(_: Keystream, count: int, n: int, threads: int = 1) -> npt.NDArray[np.int8]:
@@ -78,89 +86,84 @@ def errors_doubled(stream: Keystream, count: int, n: int, threads: int = 1) -> n
     return ORIGINAL(stream, count, n, threads) * np.int8(2)
 
 
-ORIGINAL = sampling.gaussian
-
-
 @lru_cache(maxsize=8)
 def measure(params: Parameters, gaussian: Any) -> Run:
-    """One query over two blocks and a third whose rows are all zero."""
+    """One preparation of two blocks and a third whose rows are all zero."""
     rng = np.random.default_rng(1)
     n = params.n
-    probe = unit_rows(rng, 1, DIM)[0]
     rows = np.zeros((2 * n + 1, DIM), np.int8)
     rows[: 2 * n] = unit_rows(rng, 2 * n, DIM)
-    taken: list[tuple[Residues, Residues]] = []
-    original = protocol.filter.rerandomise
+    zeros: list[Residues] = []
+    blinded: list[Residues] = []
+    make, decrypt = HolderKeys.zeros, HolderKeys.own_addend
 
-    def watched(scored: Residues, *rest: Any) -> Residues:
-        blinded = original(scored, *rest)
-        taken.append((scored.copy(), blinded.copy()))
-        return blinded
+    def keep_zeros(self: HolderKeys, *given: Any) -> Residues:
+        zeros.append(make(self, *given))
+        return zeros[-1].copy()
+
+    def keep_blinded(self: HolderKeys, ciphertexts: Residues, threads: int) -> Residues:
+        blinded.append(ciphertexts.copy())
+        return decrypt(self, ciphertexts, threads)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol.filter, "rerandomise", watched)
+        patch.setattr(HolderKeys, "zeros", keep_zeros)
+        patch.setattr(HolderKeys, "own_addend", keep_blinded)
         patch.setattr(sampling, "gaussian", gaussian)
-        trio = Trio(enrol(rows, params), threshold="0.9").offline()
-        secret = total_of_secrets(trio)
-        trio.online(probe)
+        trio = Trio(hold(rows, params)).prepare()
     assert not trio.failures
-    ((scored, blinded),) = taken
-    parts = [np.frombuffer(part.message.data, "<u4") for part in trio.sent(ProbePart)]  # type: ignore[union-attr]
-    ciphertexts = np.concatenate(parts).reshape(DIM, 2, 2, n)
-    constants = np.zeros((DIM, n), np.int64)
-    constants[:, 0] = probe
-    exact = np.zeros((3, n), np.int64)
-    exact.reshape(-1)[: len(rows)] = scores(rows, probe)
+    assert trio.made is not None
+    requester, holder = trio.made.requester, trio.made.holders[HOLDER]
+    common = common_polynomial(params, requester.identity)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "gaussian", gaussian)
+        parts = [
+            sample_key_share(params, common, seed, requester.identity).secret
+            for seed in (requester.holder_seed, requester.router_seed)
+        ]
+    secret = residues.add(*parts, params)
+    mask = draw_mask(requester.seed, requester.identity, DIM, params)
+    ciphertexts = np.stack([holder.mask, expand_public(requester.identity, DIM, params)], axis=1)
+    due = np.zeros((DIM, 2, n), np.uint32)
+    due[:, :, 0] = constants(mask, params)
+    exact = np.zeros(3 * n, np.int64)
+    exact[: len(rows)] = rows.astype(np.int64) @ mask.astype(np.int64) % params.t
+    plain = np.ascontiguousarray(constants(exact.astype(np.uint32), params).reshape(3, n, 2).transpose(0, 2, 1))
+    scored = noise_of(blinded[0], secret, plain, params)
+    chunks = [part.rings[HOLDER].chunks[0] for part in (holder, requester, trio.made.router)]
+    total = from_planes(opened([chunk.z for chunk in chunks])).astype(np.int64) + chunks[0].masked
+    gap = (total - exact * 2**SHARE_BITS / params.t) % 2**SHARE_BITS
     squares = [float((block.astype(np.int64) ** 2).sum()) for block in (rows[:n], rows[n : 2 * n])]
     return Run(
-        decrypt(ciphertexts, secret, constants, params),
-        decrypt(scored, secret, exact, params)[:2],
-        decrypt(blinded, secret, exact, params)[:2],
-        decrypt(residues.subtract(blinded, scored, params), secret, exact * 0, params),
-        decrypt(blinded, secret, exact, params)[2],
+        noise_of(ciphertexts, secret, due, params),
+        scored[:2],
+        noise_of(zeros[0], secret, np.zeros((3, 2, n), np.uint32), params),
+        scored[2],
+        np.where(gap > 2 ** (SHARE_BITS - 1), gap - 2**SHARE_BITS, gap)[: 2 * n],
         (squares[0], squares[1]),
         params,
     )
 
 
-def check_probe(run: Run) -> None:
-    assert_as_predicted(run.probe, fresh_sd(run.params))
-
-
-def check_every_ciphertext_of_the_probe(run: Run) -> None:
-    for noise in run.probe:
-        assert_as_predicted(noise, fresh_sd(run.params))
-
-
-def check_scored_blocks(run: Run) -> None:
-    for noise, squares in zip(run.scored, run.squares, strict=True):
-        assert_as_predicted(noise, math.sqrt(squares) * fresh_sd(run.params))
+def check_mask(run: Run) -> None:
+    for noise in run.mask:
+        assert_as_predicted(noise, math.sqrt(ERROR_VARIANCE))
 
 
 def check_rerandomised_blocks(run: Run) -> None:
     for noise, squares in zip(run.rerandomised, run.squares, strict=True):
-        assert_as_predicted(noise, math.sqrt(squares + 1) * fresh_sd(run.params))
+        assert_as_predicted(noise, math.sqrt(squares * ERROR_VARIANCE + zero_sd(run.params) ** 2))
 
 
 def check_what_the_rerandomiser_adds(run: Run) -> None:
-    """Far below the noise of the scores, so it is measured as the difference of the blocks before and after."""
-    for noise in run.added:
-        assert_as_predicted(noise, fresh_sd(run.params))
+    assert_as_predicted(run.added, zero_sd(run.params))
 
 
 def check_block_of_zeros(run: Run) -> None:
     """Nothing scored: the noise of the re-randomiser is all there is, and it must be there."""
-    assert_as_predicted(run.empty, fresh_sd(run.params))
+    assert_as_predicted(run.empty, zero_sd(run.params))
 
 
-CHECKS = [
-    check_probe,
-    check_every_ciphertext_of_the_probe,
-    check_scored_blocks,
-    check_rerandomised_blocks,
-    check_what_the_rerandomiser_adds,
-    check_block_of_zeros,
-]
+CHECKS = [check_mask, check_rerandomised_blocks, check_what_the_rerandomiser_adds, check_block_of_zeros]
 
 
 @pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
@@ -176,27 +179,36 @@ def test_control_missing_or_doubled_errors_are_noticed(check: Any, gaussian: Any
         check(measure(RING, gaussian))
 
 
-def test_score_noise_stays_far_below_half_of_delta() -> None:
-    run = measure(RING, ORIGINAL)
-    # the largest gallery entries (d = 1024, S = 500) give 500·√n·fresh; rounding to shares moves by 2^36 anyway
-    assert np.abs(run.rerandomised).max() < 2**25 * RING.n // 4096
-    assert 500 * math.sqrt(RING.n) * fresh_sd(RING) * 8 < RING.q >> (SHARE_BITS + 8)
+@pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
+def test_two_roundings_are_all_that_moves_a_prepared_score(params: Parameters) -> None:
+    """Two uniform halves of a unit: variance 1/6, never more than one unit (and 2^-8 of fractions)."""
+    rounded = measure(params, ORIGINAL).rounded
+    assert abs(rounded.std() / math.sqrt(1 / 6) - 1) < 0.05
+    assert abs(rounded.mean()) < 0.03
+    assert np.abs(rounded).max() < 1.01
+
+
+def test_score_noise_stays_far_below_a_unit_of_a_share() -> None:
+    unit = RING.q / 2**SHARE_BITS
+    assert 10 * math.sqrt(RING.n) * 500 * math.sqrt(ERROR_VARIANCE) < unit / 2**8
+    # a row of the confirmation is up to 1024 times as long
+    assert 10 * math.sqrt(6 * 99 * ERROR_VARIANCE) * 500 * 1024 < unit / 2**6
+    assert np.abs(measure(RING, ORIGINAL).rerandomised).max() < 2**20 * RING.n // 4096
 
 
 @pytest.mark.parametrize("params", [RING, N8192], ids=lambda p: p.preset)
-def test_amplified_noise_of_an_honest_probe_is_small_beside_a_unit_of_a_share(params: Parameters) -> None:
-    """Admission's lanes of zeros pass up to 3 units, so up to 2.5 and whatever three roundings make of it."""
-    noise, n = measure(params, ORIGINAL).probe, params.n
-    wrapped = np.concatenate([-noise, noise], axis=1)  # modulo X^n + 1
-    beside = np.array([sum(wrapped[k, n + j - k] for k in range(DIM)) for j in range(DIM)])
-    # The deviation of DIM values, to within five times its own.
-    assert abs(beside.std() / (fresh_sd(params) * math.sqrt(DIM)) - 1) < 5 / math.sqrt(2 * DIM)
+def test_amplified_noise_of_an_honest_mask_is_small_beside_a_unit_of_a_share(params: Parameters) -> None:
+    """The form check passes up to 3 units, so up to 2 and whatever two roundings make of it."""
+    noise, n = measure(params, ORIGINAL).mask, params.n
     rng = np.random.default_rng(2)
     sums = rng.integers(0, 2, (40, DIM)) @ noise @ rng.integers(0, 2, (n, 40))
-    assert np.abs(sums).max() < 8 * fresh_sd(params) * math.sqrt(DIM * n / 4)
-    room = 2.5 * params.q / 2**SHARE_BITS
-    assert 10 * fresh_sd(params) * math.sqrt(MAX_DIM) * params.t < room
-    assert 10 * fresh_sd(params) * math.sqrt(MAX_DIM * n / 4) * AMPLIFIED < room
+    # Subsets overlap, so the sums are not independent of each other: no sharper than this.
+    sd = math.sqrt(ERROR_VARIANCE * DIM / 2 * n / 2)
+    assert sd / 4 < float(np.sqrt(np.mean(sums**2))) < 4 * sd
+    assert np.abs(sums).max() < 8 * sd
+    room = params.q / 2**SHARE_BITS
+    assert 10 * math.sqrt(ERROR_VARIANCE * MAX_DIM) * params.t < room
+    assert 10 * math.sqrt(ERROR_VARIANCE * MAX_DIM / 2 * n / 2) * AMPLIFIED < room
 
 
 # --- the samplers themselves ---

@@ -22,14 +22,14 @@ from protocol.preparation import (
 )
 from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER
-from tests.kit.prepared import PreparedTrio, hold
+from tests.kit.trio import Trio, hold
 
 KINDS = (RequesterPreparation, RouterPreparation, HolderPreparation)
 
 
 @lru_cache(maxsize=1)
 def packed() -> dict[type[Preparation], bytes]:
-    trio = PreparedTrio(hold(unit_rows(np.random.default_rng(1), 70, 8))).prepare()
+    trio = Trio(hold(unit_rows(np.random.default_rng(1), 70, 8))).prepare()
     made: LocalPreparation | None = trio.made
     assert made is not None
     return {type(part): pack(part) for part in (made.requester, made.router, made.holders[HOLDER])}

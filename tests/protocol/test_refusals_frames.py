@@ -28,25 +28,26 @@ from protocol.errors import (
 from protocol.messages import (
     Abort,
     AdmissionBit,
-    Announce,
     ConfirmationBlock,
-    FilterBlock,
+    DifferenceDigest,
     Gates,
     InputShare,
-    Joined,
-    KeyCommitment,
-    KeyPair,
+    JoinedPreparation,
+    MaskedScores,
+    MaskPart,
     Message,
     PairSecret,
     PowerSums,
-    ProbeDigest,
-    ProbePart,
+    Prepare,
+    PublicPart,
     Release,
     Rung,
+    Search,
 )
-from protocol.session import State
-from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, Trio, forge, key_erased
+from protocol.session import WHOLE, State
+from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
 from tests.kit.scene import HIT_ROW, replace_first, run, scene
+from tests.kit.trio import Trio
 
 
 def reencoded(frame: bytes, change: Callable[[list[Any]], None]) -> bytes:
@@ -75,23 +76,24 @@ FAULTS: dict[str, tuple[type[LineupError], Callable[[bytes], list[bytes]]]] = {
     "unknown type": (MalformedFrame, lambda f: [with_message(f, [99, b""])]),
     "field of a wrong type": (MalformedFrame, lambda f: [reencoded(f, lambda raw: raw[-1].__setitem__(1, 1.5))]),
     "negative number": (MalformedFrame, lambda f: [reencoded(f, lambda raw: raw.__setitem__(5, -1))]),
-    "oversized": (FrameTooLarge, lambda f: [with_message(f, [4, bytes(70_000)])]),
-    "larger than any message": (FrameTooLarge, lambda f: [with_message(f, [7, bytes(10_000_000)])]),
-    "another type of message": (UnexpectedMessage, lambda f: [forge(f, message=ProbeDigest(bytes(32)))]),
+    "oversized": (FrameTooLarge, lambda f: [with_message(f, [27, bytes(70_000)])]),
+    "larger than any message": (FrameTooLarge, lambda f: [with_message(f, [28, bytes(10_000_000)])]),
+    "another type of message": (UnexpectedMessage, lambda f: [forge(f, message=DifferenceDigest(bytes(32)))]),
     "unknown session": (WrongAddress, lambda f: [forge(f, session="NOBODY")]),
     "another query": (WrongAddress, lambda f: [forge(f, query=bytes(16))]),
     "another receiver": (WrongAddress, lambda f: [forge(f, receiver="NOBODY")]),
     "another sender": (WrongAddress, lambda f: [forge(f, sender="NOBODY")]),
 }
 POINTS: list[tuple[type[Message], str, str]] = [
-    (Announce, REQUESTER, HOLDER),
-    (KeyCommitment, ROUTER, REQUESTER),
-    (KeyPair, ROUTER, HOLDER),
+    (Prepare, REQUESTER, HOLDER),
+    (JoinedPreparation, HOLDER, ROUTER),
+    (PublicPart, ROUTER, HOLDER),
     (PairSecret, HOLDER, ROUTER),
-    (ProbePart, REQUESTER, HOLDER),
-    (AdmissionBit, HOLDER, ROUTER),
+    (MaskPart, REQUESTER, HOLDER),
     (Gates, ROUTER, REQUESTER),
-    (FilterBlock, HOLDER, REQUESTER),
+    (Search, REQUESTER, ROUTER),
+    (MaskedScores, HOLDER, REQUESTER),
+    (AdmissionBit, HOLDER, ROUTER),
     (PowerSums, ROUTER, HOLDER),
     (Rung, HOLDER, ROUTER),
     (ConfirmationBlock, HOLDER, REQUESTER),
@@ -149,7 +151,7 @@ def test_bad_frame_is_a_typed_error_and_stops_every_party(point: tuple[type[Mess
 
 def test_an_abort_whose_address_is_encoded_otherwise_stops_its_receiver_as_a_bad_frame() -> None:
     """Whoever keeps records must say what of a frame it hashes, also of the last one."""
-    trio = Trio(scene()[0]).offline()
+    trio = Trio(scene()[0]).accept()
     requester = trio.requester
     requester.recorder = lambda event: None
     frame = wire.encode(wire.Envelope(wire.VERSION, requester.query, HOLDER, ROUTER, REQUESTER, 3, Abort("peer")))
@@ -163,7 +165,7 @@ def test_an_abort_whose_address_is_encoded_otherwise_stops_its_receiver_as_a_bad
 @pytest.mark.parametrize(
     ("kind", "sender", "receiver"),
     [
-        (Joined, ROUTER, HOLDER),
+        (JoinedPreparation, ROUTER, HOLDER),
         (Gates, ROUTER, REQUESTER),
         (AdmissionBit, HOLDER, ROUTER),
         (InputShare, HOLDER, ROUTER),
@@ -192,9 +194,9 @@ def test_frames_in_another_order_stop_every_party(kind: type[Message], sender: s
     trio.assert_stopped(MissingMessage)
 
 
-@pytest.mark.parametrize("kind", [KeyPair, Announce, PairSecret])
+@pytest.mark.parametrize("kind", [Prepare, PublicPart, PairSecret, MaskPart])
 def test_late_copy_from_the_set_up_stops_every_party(kind: type[Message]) -> None:
-    # the set-up is long finished when its frame comes again during the search
+    # the set-up is long finished when its frame comes again while blocks are prepared
     kept: list[bytes] = []
     done: list[bool] = []
 
@@ -211,8 +213,27 @@ def test_late_copy_from_the_set_up_stops_every_party(kind: type[Message]) -> Non
     trio.assert_stopped(DuplicateMessage)
 
 
+@pytest.mark.parametrize("kind", [Prepare, PairSecret, MaskPart, Gates])
+def test_a_frame_of_the_preparation_in_the_search_stops_every_party(kind: type[Message]) -> None:
+    """Its address names another conversation."""
+    kept: list[bytes] = []
+    done: list[bool] = []
+
+    def attack(d: Delivery) -> Iterable[bytes] | None:
+        if d.of(kind, REQUESTER, HOLDER):
+            kept.append(d.frame)
+        if d.of(InputShare, REQUESTER, HOLDER) and not done:
+            done.append(True)
+            return [kept[0], d.frame]
+        return None
+
+    trio = run(attack)
+    assert done
+    trio.assert_stopped(WrongAddress)
+
+
 def test_message_of_the_search_in_the_session_of_the_set_up_stops_every_party() -> None:
-    attack, done = replace_first(Gates, ROUTER, REQUESTER, lambda f: [forge(f, session="", sequence=3)])
+    attack, done = replace_first(Gates, ROUTER, REQUESTER, lambda f: [forge(f, session=WHOLE, sequence=3)])
     trio = run(attack)
     assert done
     trio.assert_stopped(OutOfTurn)
@@ -220,7 +241,7 @@ def test_message_of_the_search_in_the_session_of_the_set_up_stops_every_party() 
 
 def test_a_flood_of_messages_ahead_of_their_turn_is_refused() -> None:
     attack, _ = replace_first(
-        ProbePart,
+        MaskPart,
         REQUESTER,
         HOLDER,
         lambda f: [forge(f, sequence=wire.decode(f).sequence + ahead) for ahead in range(80)],
@@ -228,25 +249,28 @@ def test_a_flood_of_messages_ahead_of_their_turn_is_refused() -> None:
     run(attack).assert_stopped(OutOfTurn)
 
 
-def test_one_party_that_stops_stops_all() -> None:
+@pytest.mark.parametrize("name", [REQUESTER, ROUTER, HOLDER])
+def test_one_party_that_stops_stops_all(name: str) -> None:
     gallery, _ = scene()
-    for name in (REQUESTER, ROUTER, HOLDER):
-        trio = Trio(gallery, threshold="0.7").offline()
-        machine = next(machine for machine in trio.query.machines if machine.name == name)
-        machine.abort(machine.sessions[HOLDER], OutOfTurn("somebody pulled the plug"))
-        trio.network.run()
-        assert set(trio.states.values()) == {State.ABORTED}
-        assert key_erased(trio.requester)
-        assert key_erased(trio.router)
+    trio = Trio(gallery, threshold="0.7").accept()
+    assert trio.searching is not None
+    machine = next(machine for machine in trio.searching.machines if machine.name == name)
+    machine.abort(machine.sessions[HOLDER], OutOfTurn("somebody pulled the plug"))
+    trio._run(trio.searching.machines)
+    assert set(trio.states.values()) == {State.ABORTED}
+    assert all(machine.done for machine in trio.searching.parties)
 
 
 def test_two_holders_one_fails_and_the_other_still_answers() -> None:
     gallery, probe = scene()
-    attack, done = replace_first(Gates, REQUESTER, "HOLDER-0", lambda f: [f[:-1]])
-    trio = Trio(gallery, gallery, threshold="0.7", ladder="0", attack=attack).search(probe)
+    trio = Trio(gallery, gallery, threshold="0.7", ladder="0").accept()
+    trio.attack, done = replace_first(Gates, REQUESTER, "HOLDER-0", lambda f: [f[:-1]])
+    trio.search(probe)
     assert done
     assert "HOLDER-0" not in trio.requester.answers
     assert trio.requester.answers["HOLDER-1"].references == (f"row-{HIT_ROW}",)
     assert {state for (_, session), state in trio.states.items() if session == "HOLDER-0"} == {State.ABORTED}
-    assert key_erased(trio.requester)
-    assert key_erased(trio.router)
+    assert trio.made is not None
+    for part in (trio.made.requester, trio.made.router, *trio.made.holders.values()):
+        assert part.spent
+        assert not part.rings

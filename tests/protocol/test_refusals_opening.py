@@ -8,30 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-import protocol.confirmation
-import protocol.filter
+import protocol.confirming
+import protocol.filtering
 import protocol.opening
 from pets import sketch
 from pets.errors import SketchMismatch
 from protocol import wire
+from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
-from protocol.compute import Ring
+from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.gallery import Gallery
-from protocol.messages import (
-    AdmissionBit,
-    ConfirmationAnswer,
-    ConfirmationBlock,
-    FilterBlock,
-    Gates,
-    PowerSums,
-    Release,
-    Rung,
-)
+from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Gates, PowerSums, Release, Rung, Search
 from protocol.session import State
+from tests.kit.attacks import TREE, turn_rows
 from tests.kit.galleries import Templates, scores
-from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, Trio, forge, key_erased
+from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
 from tests.kit.scene import HIT_ROW, OTHER_ROW, replace_first, run, scene
+from tests.kit.trio import Trio
 
 
 @pytest.mark.ring
@@ -40,8 +34,13 @@ def test_control_without_an_attack_the_hit_is_released() -> None:
     assert trio.outcome() == trio.expected(scene()[1])
     assert [hit.row for hit in trio.outcome().hits] == [HIT_ROW]
     assert set(trio.states.values()) == {State.FINISHED}
-    assert key_erased(trio.requester)
-    assert key_erased(trio.router)
+    assert erased(trio)
+
+
+def erased(trio: Trio) -> bool:
+    """Whether nothing is left of what was prepared."""
+    assert trio.made is not None
+    return not any(part.rings for part in (trio.made.requester, trio.made.router, *trio.made.holders.values()))
 
 
 # --- more hits than the cap ---
@@ -78,8 +77,7 @@ def test_too_many_at_the_last_rung_end_the_query_without_confirmation() -> None:
     assert not trio.outcome().hits
     assert not trio.sent(ConfirmationBlock)
     assert not trio.sent(Release)
-    assert key_erased(trio.requester)
-    assert key_erased(trio.router)
+    assert erased(trio)
 
 
 def test_control_exactly_the_cap_is_released() -> None:
@@ -94,64 +92,73 @@ def test_a_holder_that_climbs_beyond_the_ladder_is_stopped() -> None:
     trio.assert_stopped(Disagreement)
 
 
-# --- parties that lie in the comparison ---
+# --- parties that turn a gate of the comparison, and keep what fits: nobody sees a difference ---
 
 
-def flip_bit(frame: bytes, row: int, plane: int = 0, planes: int = 1) -> bytes:
+@pytest.mark.ring
+@pytest.mark.parametrize("seat", [HOLDER_SEAT, REQUESTER_SEAT, ROUTER_SEAT], ids=["holder", "requester", "router"])
+def test_a_row_turned_into_a_hit_is_not_released(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn_rows(monkeypatch, seat, [OTHER_ROW])
+    trio = run(None)
+    trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
+    assert trio.sent(ConfirmationBlock)
+
+
+@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+def test_control_without_the_checks_of_the_confirmation_a_row_turned_into_a_hit_is_released(
+    seat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn_rows(monkeypatch, seat, [OTHER_ROW])
+    monkeypatch.setattr(protocol.confirming, "check_answers", lambda *args: [0] * args[2])
+    assert {hit.row for hit in run(None).outcome().hits} == {HIT_ROW, OTHER_ROW}
+
+
+@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+def test_a_row_that_does_not_exist_turned_into_a_hit_stops_the_search(
+    seat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no row is, nobody is live: it must be turned after that (`protocol.live`)."""
+    turn_rows(monkeypatch, seat, [3000], turn=TREE)  # the gallery has 200 rows
+    run(None).assert_stopped(Disagreement)
+
+
+@pytest.mark.ring
+@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+def test_known_limit_a_hit_turned_into_none_is_a_clean_no_hit(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who turns it must know which row it is. Only an audit to which the probe is brought can tell."""
+    turn_rows(monkeypatch, seat, [HIT_ROW])
+    trio = run(None)
+    assert trio.outcome().status == "no_hit"
+    assert len(trio.expected(scene()[1]).hits) == 1
+
+
+# --- parties that send another product than they keep ---
+
+
+def flip_bit(frame: bytes, row: int) -> bytes:
     data = bytearray(wire.decode(frame).message.data)  # type: ignore[union-attr]
-    data[plane * len(data) // planes + row // 8] ^= 1 << row % 8
+    data[row // 8] ^= 1 << row % 8
     return forge(frame, data=bytes(data))
 
 
 def flip_last_gate(sender: str, row: int) -> Attack:
-    """Flip one row's bit in the seventh and last AND gate of the comparison, which decides the sign."""
-    state = {"filtering": False, "rounds": 0}
+    """Flip one row's bit in what the last gate of the comparison sends."""
+    rounds = [0]
+    asked: list[bool] = []
 
     def attack(d: Delivery) -> Iterable[bytes] | None:
-        state["filtering"] |= d.of(FilterBlock)
-        if state["filtering"] and d.of(Gates, sender):
-            state["rounds"] += 1
-            if state["rounds"] == 7:
+        if d.of(Search):
+            asked.append(True)
+        if asked and d.of(Gates, sender):
+            rounds[0] += 1
+            if rounds[0] == TREE + 1:  # and with the live bits
                 return [flip_bit(d.frame, row)]
         return None
 
     return attack
 
 
-def test_requester_that_flips_its_comparison_output_gets_nothing_and_freezes_the_query() -> None:
-    # both honest parties now hold consistent shares of a wrong bit: only the confirmation can notice
-    trio = run(flip_last_gate(REQUESTER, OTHER_ROW))
-    trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
-    assert trio.sent(ConfirmationBlock)
-
-
-def test_requester_that_makes_a_row_hit_that_does_not_exist_gets_nothing() -> None:
-    trio = run(flip_last_gate(REQUESTER, 3000))  # the gallery has 200 rows
-    trio.assert_stopped(Disagreement)
-
-
-def test_requester_that_hides_a_hit_only_loses_it() -> None:
-    trio = run(flip_last_gate(REQUESTER, HIT_ROW))
-    assert trio.outcome().status == "no_hit"
-
-
-@pytest.mark.ring
-@pytest.mark.parametrize("seat", [REQUESTER_SEAT, 2], ids=["requester", "router"])
-def test_key_owner_that_shifts_its_share_of_a_row_gets_nothing(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = protocol.filter.hit_bits
-
-    def lying(ring: Ring, shares: Any, *purpose: Any) -> Any:
-        if ring.index == seat:
-            shares = shares.copy()
-            shares[OTHER_ROW] = (int(shares[OTHER_ROW]) + 16 * 30000) % 2**24  # 30000 units of score
-        return (yield from original(ring, shares, *purpose))
-
-    monkeypatch.setattr(protocol.filter, "hit_bits", lying)
-    trio = run(None)
-    trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
-
-
-def test_router_that_flips_its_comparison_output_gets_nothing() -> None:
+def test_router_that_sends_another_product_gets_nothing() -> None:
     """The count is then a random number, which is more than the cap or not."""
     trio = run(flip_last_gate(ROUTER, OTHER_ROW))
     assert not trio.sent(Release)
@@ -161,95 +168,83 @@ def test_router_that_flips_its_comparison_output_gets_nothing() -> None:
         assert trio.outcome().status == "too_many_candidates"
 
 
-def test_router_that_flips_its_comparison_output_is_noticed_in_the_power_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    def few(*_args: Any) -> Any:
-        return True
-        yield
+def test_router_that_sends_another_product_is_noticed_in_the_power_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    opening = protocol.filtering.open_bit
 
-    monkeypatch.setattr(protocol.filter, "at_most_cap", few)
+    def few(*args: Any) -> Any:
+        yield from opening(*args)
+        return True
+
+    monkeypatch.setattr(protocol.filtering, "open_bit", few)
     run(flip_last_gate(ROUTER, OTHER_ROW)).assert_stopped(SketchMismatch)
 
 
-def test_holder_that_flips_what_it_sends_in_the_comparison_changes_nothing() -> None:
+def test_holder_that_sends_another_product_changes_nothing() -> None:
     # the components it opens with are its own; those of the others do not rest on the last gate it sends
     trio = run(flip_last_gate(HOLDER, OTHER_ROW))
     assert trio.outcome() == trio.expected(scene()[1])
 
 
-@pytest.mark.parametrize("sender", [REQUESTER, ROUTER])
-def test_power_sums_that_differ_are_refused(sender: str) -> None:
-    def change(frame: bytes) -> list[bytes]:
-        sums = np.frombuffer(wire.decode(frame).message.data, "<u4").copy()  # type: ignore[union-attr]
-        sums[3] ^= 1
-        return [forge(frame, data=sums.tobytes())]
-
-    attack, _ = replace_first(PowerSums, sender, HOLDER, change)
-    run(attack).assert_stopped(SketchMismatch)
-
-
-def test_components_of_the_admission_bit_that_differ_are_refused() -> None:
-    attack, _ = replace_first(
-        AdmissionBit,
-        REQUESTER,
-        HOLDER,
-        lambda f: [forge(f, component=not wire.decode(f).message.component)],  # type: ignore[union-attr]
-    )
-    run(attack).assert_stopped(Disagreement)
-
-
 # --- confirmation ---
 
 
-def shift_answer(sender: str, slot: int, value: int, delta: int) -> Attack:
-    def change(frame: bytes) -> list[bytes]:
-        answer = np.frombuffer(wire.decode(frame).message.data, "<u4").copy()  # type: ignore[union-attr]
-        answer[6 * slot + value] = (int(answer[6 * slot + value]) + delta) % 2**24
-        return [forge(frame, data=answer.tobytes())]
+BOTH = (REQUESTER, ROUTER)  # the two compute the same answer, and the holder compares; alike they are still checked
 
-    return replace_first(ConfirmationAnswer, sender, HOLDER, change)[0]
+
+def shift_answers(senders: Iterable[str], slot: int, delta: int, values: Iterable[int] = (0,)) -> Attack:
+    """Some numbers of a slot, in the answers of some parties."""
+    liars = set(senders)
+
+    def attack(d: Delivery) -> Iterable[bytes] | None:
+        if not d.of(ConfirmationAnswer) or d.sender not in liars:
+            return None
+        answer = np.frombuffer(d.message.data, "<u4").astype(np.int64)  # type: ignore[union-attr]
+        answer[[6 * slot + value for value in values]] += delta
+        return [forge(d.frame, data=(answer % 2**24).astype("<u4").tobytes())]
+
+    return attack
 
 
 @pytest.mark.slow
 @pytest.mark.ring
 @pytest.mark.parametrize("delta", [16, -16, 48, 2**10, 2**19, 2**23, -(2**23) + 16])
-@pytest.mark.parametrize(("sender", "value"), [(REQUESTER, 0), (ROUTER, 3)])
-def test_shifted_confirmation_answer_freezes_the_query(sender: str, value: int, delta: int) -> None:
-    run(shift_answer(sender, 0, value, delta)).assert_stopped(ConfirmationFailed, state=State.FROZEN)
+@pytest.mark.parametrize(("senders", "value"), [((REQUESTER,), 0), ((ROUTER,), 3), (BOTH, 0), (BOTH, 3)])
+def test_shifted_confirmation_answer_freezes_the_query(senders: tuple[str, ...], value: int, delta: int) -> None:
+    run(shift_answers(senders, 0, delta, [value])).assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
 def test_a_frozen_query_has_kept_what_made_its_confirmation_block() -> None:
-    holder = run(shift_answer(ROUTER, 0, 5, 16)).query.holders[HOLDER]
+    holder = run(shift_answers(BOTH, 0, 16, [5])).holder
     assert holder.result is None
     assert holder.sealed is not None
     assert holder.sealed.rows == (HIT_ROW,)
+    assert len(holder.sealed.answers) == 2
 
 
 def test_answers_that_shift_score_and_all_factors_alike_freeze_the_query() -> None:
-    def change(frame: bytes) -> list[bytes]:
-        answer = np.frombuffer(wire.decode(frame).message.data, "<u4").copy()  # type: ignore[union-attr]
-        answer[:6] = (answer[:6].astype(np.int64) + 16 * np.array([1, 1, 1, 1, 1, 1])) % 2**24
-        return [forge(frame, data=answer.tobytes())]
-
-    attack, _ = replace_first(ConfirmationAnswer, REQUESTER, HOLDER, change)
-    run(attack).assert_stopped(ConfirmationFailed, state=State.FROZEN)
+    run(shift_answers(BOTH, 0, 16, range(6))).assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
 @pytest.mark.parametrize("slot", [1, 9])
 @pytest.mark.parametrize("hits", [0, 1])
 def test_non_zero_unused_slot_freezes_the_query(slot: int, hits: int) -> None:
-    trio = run(shift_answer(ROUTER, slot, 5, 16), hits=hits)
+    trio = run(shift_answers(BOTH, slot, 16, [5]), hits=hits)
     trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
 def test_control_a_shift_within_the_rounding_error_changes_nothing() -> None:
-    trio = run(shift_answer(REQUESTER, 0, 0, 3))
+    trio = run(shift_answers(BOTH, 0, 3))
     assert trio.outcome() == trio.expected(scene()[1])
+
+
+def test_a_shift_of_one_answer_alone_is_noticed_however_small() -> None:
+    run(shift_answers((REQUESTER,), 0, 3)).assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
 @pytest.mark.ring
 def test_confirmation_of_a_row_below_theta_freezes_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
     # also true scores are not released when they are none of a hit
-    monkeypatch.setattr(protocol.filter, "open_hits", opening_also(OTHER_ROW))
+    monkeypatch.setattr(protocol.filtering, "open_hits", opening_also(OTHER_ROW))
     run(None).assert_stopped(ConfirmationFailed, state=State.FROZEN)
 
 
@@ -264,6 +259,6 @@ def opening_also(row: int) -> Any:
 
 
 def test_control_without_the_checks_of_the_confirmation_the_row_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol.filter, "open_hits", opening_also(OTHER_ROW))
-    monkeypatch.setattr(protocol.confirmation, "check_answers", lambda *args: [0] * args[2])
+    monkeypatch.setattr(protocol.filtering, "open_hits", opening_also(OTHER_ROW))
+    monkeypatch.setattr(protocol.confirming, "check_answers", lambda *args: [0] * args[2])
     assert {hit.row for hit in run(None).outcome().hits} == {HIT_ROW, OTHER_ROW}

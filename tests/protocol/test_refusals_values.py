@@ -1,156 +1,310 @@
-"""Residues out of range, and values that two parties are told differently, stop the query and every party."""
+"""Messages of preparations and searches that are wrong in size, order, number or content stop every party."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pets.errors import CommitmentMismatch, LineupError, ResidueOutOfRange
+from pets.errors import ParameterError, ResidueOutOfRange, SketchMismatch
 from pets.params import PRESETS
 from protocol import wire
-from protocol.errors import Disagreement
+from protocol.errors import (
+    ConfirmationFailed,
+    Disagreement,
+    DuplicateMessage,
+    MissingMessage,
+    ProbeRefused,
+    UnexpectedMessage,
+    WrongSize,
+)
 from protocol.messages import (
-    AdmissionBlock,
-    Announce,
+    ALLOWED,
+    Abort,
+    AdmissionBit,
+    AdmissionCount,
+    CapBit,
+    ConfirmationAnswer,
     ConfirmationBlock,
-    ConfirmationDigest,
     CountShare,
-    FilterBlock,
+    Difference,
+    DifferenceDigest,
+    Echo,
+    FormBit,
+    FormBlock,
     Gates,
     InputShare,
     Joined,
-    KeyCommitment,
-    KeyPair,
+    JoinedPreparation,
+    KeySeed,
+    LiveRows,
+    MaskDigest,
+    MaskedScores,
+    MaskPart,
     Message,
-    ProbePart,
-    PublicShare,
+    PowerSums,
+    Prepare,
+    PreparedBlocks,
+    PublicPart,
     Release,
+    Search,
+    Signature,
 )
-from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
+from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
 from tests.kit.ring import RING
-from tests.kit.scene import replace_first, run
+from tests.kit.scene import DIM, run, scene
+from tests.kit.trio import Trio
 
-# --- residues ---
+pytestmark = pytest.mark.ring
+
+Link = tuple[type[Message], str, str]
 
 
-def raise_first_residue(data: bytes) -> bytes:
+@lru_cache(maxsize=1)
+def honest() -> Trio:
+    trio = run(None)
+    assert trio.outcome() == trio.expected(scene()[1])
+    assert len(trio.outcome().hits) == 1
+    return trio
+
+
+def first(link: Link, change: Callable[[Delivery], Iterable[bytes]]) -> tuple[Attack, list[bool]]:
+    """An attack on the first frame of a kind on a link, and a list that tells whether it happened."""
+    done: list[bool] = []
+
+    def attack(d: Delivery) -> Iterable[bytes] | None:
+        if not done and d.of(*link):
+            done.append(True)
+            return list(change(d))
+        return None
+
+    return attack, done
+
+
+LINKS = sorted(
+    ((kind, *(name.upper() for name in link)) for kind, pairs in ALLOWED.items() for link in pairs),
+    key=lambda link: (link[0].__name__, *link[1:]),
+)
+LAST = (Release, HOLDER, REQUESTER)  # nobody waits for anything after it
+USED = [link for link in LINKS if link[0] not in (Abort, Signature) and link[1] != link[2]]
+
+
+def names(link: Link) -> str:
+    return f"{link[0].__name__}-{link[1]}-{link[2]}"
+
+
+def test_every_row_of_the_table_travels_and_is_tried() -> None:
+    assert {(type(d.message), d.sender, d.receiver) for d in honest().deliveries} == set(USED)
+
+
+@pytest.mark.parametrize("link", USED, ids=names)
+def test_a_message_that_comes_twice_is_refused(link: Link) -> None:
+    attack, done = first(link, lambda d: [d.frame, d.frame])
+    trio = run(attack)
+    assert done
+    assert any(isinstance(failure, DuplicateMessage) for failure in trio.failures)
+    if link not in (LAST, (ConfirmationAnswer, REQUESTER, HOLDER)):  # the last that somebody waited for: all was over
+        trio.assert_stopped(DuplicateMessage)
+
+
+@pytest.mark.parametrize("link", [link for link in USED if link != LAST], ids=names)
+def test_a_message_that_is_lost_leaves_nothing_to_release(link: Link) -> None:
+    attack, done = first(link, lambda d: [])
+    trio = run(attack)
+    assert done
+    assert not trio.failures or isinstance(trio.failures[0], (MissingMessage, UnexpectedMessage)), trio.failures
+    if trio.searching is not None:
+        assert not trio.searching.requester.answers
+        assert all(machine.result is None for machine in trio.searching.holders.values())
+
+
+@pytest.mark.parametrize("link", [link for link in USED if "data" in link[0].__struct_fields__], ids=names)
+@pytest.mark.parametrize("size", ["short", "long", "empty"])
+def test_an_array_of_another_size_is_refused(link: Link, size: str) -> None:
+    def change(d: Delivery) -> list[bytes]:
+        data = bytes(d.message.data)  # type: ignore[union-attr]
+        return [forge(d.frame, data={"short": data[:-8], "long": data + bytes(8), "empty": b""}[size])]
+
+    attack, done = first(link, change)
+    trio = run(attack)
+    assert done
+    trio.assert_stopped(WrongSize, Disagreement)
+    assert isinstance(trio.failures[0], WrongSize) or size != "empty" or trio.failures
+
+
+@pytest.mark.parametrize("link", [link for link in USED if link != LAST], ids=names)
+def test_another_kind_of_message_in_its_place_is_refused(link: Link) -> None:
+    """A message that this link may carry, but not now."""
+    kind, sender, receiver = link
+    other = next(
+        d
+        for d in honest().deliveries
+        if (d.sender, d.receiver) == (sender, receiver) and not isinstance(d.message, kind)
+    )
+    attack, done = first(link, lambda d: [forge(d.frame, message=other.message)])
+    trio = run(attack)
+    assert done
+    trio.assert_stopped(UnexpectedMessage)
+
+
+def raised(data: bytes) -> bytes:
     values = np.frombuffer(data, "<u4").copy()
     values[0] = RING.primes[0]
     return values.tobytes()
 
 
-@pytest.mark.ring
-@pytest.mark.parametrize(
-    ("kind", "sender", "receiver"),
-    [
-        (PublicShare, REQUESTER, ROUTER),
-        (PublicShare, ROUTER, REQUESTER),
-        (ProbePart, REQUESTER, HOLDER),
-        (AdmissionBlock, HOLDER, REQUESTER),
-        (AdmissionBlock, HOLDER, ROUTER),
-        (FilterBlock, HOLDER, REQUESTER),
-        (FilterBlock, HOLDER, ROUTER),
-        (ConfirmationBlock, HOLDER, REQUESTER),
-        (ConfirmationBlock, HOLDER, ROUTER),
-    ],
-)
-def test_residue_at_its_prime_is_refused(kind: type[Message], sender: str, receiver: str) -> None:
-    def attack(d: Delivery) -> Iterable[bytes] | None:
-        if d.of(kind, sender, receiver):
-            return [forge(d.frame, data=raise_first_residue(d.message.data))]  # type: ignore[union-attr]
-        return None
-
-    run(attack).assert_stopped(ResidueOutOfRange)
+RESIDUES = [link for link in USED if link[0] in (PublicPart, MaskPart, PreparedBlocks, ConfirmationBlock)]
 
 
-@pytest.mark.ring
-@pytest.mark.parametrize("which", ["requester", "router"])
-def test_residue_at_its_prime_is_refused_in_a_reported_pair(which: str) -> None:
-    def attack(d: Delivery) -> Iterable[bytes] | None:
-        if d.of(KeyPair):
-            return [forge(d.frame, **{which: raise_first_residue(getattr(d.message, which))})]
-        return None
-
-    run(attack).assert_stopped(ResidueOutOfRange)
-
-
-@pytest.mark.ring
-def test_every_message_with_residues_was_tried() -> None:
-    # those that carry arrays of residues have a limit that grows with the ring
-    large = {kind for kind, limit in wire.LIMITS.items() if limit >= 8 * RING.n} - {InputShare, Gates, CountShare}
-    large = {kind for kind in large if kind.__struct_config__.tag < 24}  # the others: tests/test_prepared_refusals.py
-    assert large == {PublicShare, KeyPair, ProbePart, AdmissionBlock, FilterBlock, ConfirmationBlock}
-
-
-# --- parties that are told different things ---
-
-
-def flip_digest(field: str) -> Callable[[bytes], list[bytes]]:
-    return lambda frame: [forge(frame, **{field: bytes(32)})]
-
-
-@pytest.mark.parametrize(
-    ("kind", "sender", "receiver", "field", "error"),
-    [
-        (Joined, ROUTER, REQUESTER, "announce", Disagreement),
-        (Joined, HOLDER, ROUTER, "nonce", Disagreement),
-        (KeyCommitment, ROUTER, REQUESTER, "query_id", Disagreement),
-        (KeyCommitment, ROUTER, REQUESTER, "digest", CommitmentMismatch),
-        (KeyPair, ROUTER, HOLDER, "query_id", Disagreement),
-        (ConfirmationBlock, HOLDER, ROUTER, "commitment", Disagreement),
-        (ConfirmationDigest, REQUESTER, ROUTER, "digest", Disagreement),
-    ],
-)
-def test_values_that_should_agree_and_do_not_stop_the_query(
-    kind: type[Message], sender: str, receiver: str, field: str, error: type[LineupError]
-) -> None:
-    attack, done = replace_first(kind, sender, receiver, flip_digest(field))
+@pytest.mark.parametrize("link", RESIDUES, ids=names)
+def test_residue_at_its_prime_is_refused(link: Link) -> None:
+    attack, done = first(link, lambda d: [forge(d.frame, data=raised(bytes(d.message.data)))])  # type: ignore[union-attr]
     trio = run(attack)
     assert done
-    trio.assert_stopped(error)
+    trio.assert_stopped(ResidueOutOfRange)
 
 
-def test_key_pairs_that_differ_stop_the_query() -> None:
-    attack, _ = replace_first(KeyPair, ROUTER, HOLDER, lambda f: [forge(f, router=wire.decode(f).message.requester)])  # type: ignore[union-attr]
-    run(attack).assert_stopped(Disagreement)
+def test_every_message_with_residues_was_tried() -> None:
+    large = {kind for kind, limit in wire.LIMITS.items() if limit >= 8 * RING.n}
+    bits = {AdmissionCount, CountShare, Gates, InputShare, LiveRows, MaskedScores}
+    assert large - bits == {link[0] for link in RESIDUES}
+
+
+def test_a_difference_that_is_not_below_t_is_refused() -> None:
+    attack, done = first((Difference, REQUESTER, HOLDER), lambda d: [forge(d.frame, data=b"\xff" * (DIM * 20 // 8))])
+    trio = run(attack)
+    assert done
+    trio.assert_stopped(ResidueOutOfRange)
+
+
+# --- values that two parties are told differently ---
+
+ZERO = bytes(32)
+
+
+def flipped(data: bytes) -> bytes:
+    """The lowest bit of the first byte turned: still a residue, still in range."""
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+DIFFERENT: list[tuple[Link, dict[str, Any]]] = [
+    ((Prepare, REQUESTER, ROUTER), {"nonce": ZERO}),
+    ((Prepare, REQUESTER, HOLDER), {"nonce": ZERO}),
+    ((Prepare, REQUESTER, HOLDER), {"dim": 128}),
+    ((Prepare, REQUESTER, HOLDER), {"preset": "n8192_q60_t20" if RING.n == 4096 else "n4096_q60_t20"}),
+    ((Prepare, REQUESTER, HOLDER), {"holders": ("OTHER",)}),
+    ((JoinedPreparation, ROUTER, REQUESTER), {"announce": ZERO}),
+    ((JoinedPreparation, HOLDER, ROUTER), {"announce": ZERO}),
+    ((JoinedPreparation, HOLDER, REQUESTER), {"gallery": None}),
+    ((JoinedPreparation, ROUTER, HOLDER), {"blocks": 3, "gallery": ZERO}),
+    ((JoinedPreparation, HOLDER, ROUTER), {"gallery": ZERO}),
+    ((JoinedPreparation, HOLDER, REQUESTER), {"nonce": ZERO}),
+    ((KeySeed, REQUESTER, HOLDER), {"seed": ZERO}),
+    ((KeySeed, REQUESTER, ROUTER), {"seed": ZERO}),
+    ((PublicPart, REQUESTER, HOLDER), {"data": flipped}),
+    ((PublicPart, ROUTER, HOLDER), {"data": flipped}),
+    ((MaskPart, REQUESTER, HOLDER), {"data": flipped}),
+    ((MaskDigest, REQUESTER, ROUTER), {"key": ZERO}),
+    ((MaskDigest, HOLDER, ROUTER), {"key": ZERO}),
+    ((MaskDigest, HOLDER, ROUTER), {"mask": ZERO}),
+    ((FormBlock, HOLDER, REQUESTER), {"seed": ZERO}),
+    ((FormBlock, HOLDER, ROUTER), {"data": flipped}),
+    ((Echo, REQUESTER, ROUTER), {"digest": ZERO}),
+    ((FormBit, HOLDER, REQUESTER), {"component": None}),
+    ((PreparedBlocks, HOLDER, REQUESTER), {"data": flipped}),
+    ((PreparedBlocks, HOLDER, ROUTER), {"data": flipped}),
+    ((Search, REQUESTER, ROUTER), {"preparation": ZERO}),
+    ((Search, REQUESTER, HOLDER), {"preparation": ZERO}),
+    *(
+        ((Search, REQUESTER, victim), change)
+        for victim in (ROUTER, HOLDER)
+        for change in (
+            {"threshold": "0.6"},
+            {"cap": 11},
+            {"ladder": "0.01"},
+            {"dim": 72},
+            {"preset": next(name for name in PRESETS if name != RING.preset)},
+            {"holders": ("OTHER",)},
+            {"requester": "OTHER"},
+            {"nonce": ZERO},
+        )
+    ),
+    ((Joined, HOLDER, REQUESTER), {"gallery": ZERO}),
+    ((Joined, HOLDER, ROUTER), {"gallery": ZERO}),
+    ((Joined, HOLDER, ROUTER), {"blocks": 2}),
+    ((Difference, REQUESTER, HOLDER), {"data": flipped}),
+    ((DifferenceDigest, REQUESTER, ROUTER), {"digest": ZERO}),
+    ((DifferenceDigest, HOLDER, ROUTER), {"digest": ZERO}),
+    ((MaskedScores, HOLDER, REQUESTER), {"data": flipped}),
+    ((MaskedScores, HOLDER, ROUTER), {"data": flipped}),
+    ((ConfirmationBlock, HOLDER, ROUTER), {"data": flipped}),
+    ((ConfirmationAnswer, REQUESTER, HOLDER), {"data": flipped}),
+    ((ConfirmationAnswer, ROUTER, HOLDER), {"data": flipped}),
+]
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("link", "changes"), DIFFERENT, ids=lambda v: names(v) if isinstance(v, tuple) else "+".join(v)
+)
+def test_values_that_should_agree_and_do_not_stop_everybody(link: Link, changes: dict[str, Any]) -> None:
+    def change(d: Delivery) -> list[bytes]:
+        values = dict(changes)
+        if values.get("data") is flipped:
+            values["data"] = flipped(bytes(d.message.data))  # type: ignore[union-attr]
+        if "component" in values:
+            values["component"] = not d.message.component  # type: ignore[union-attr]
+        return [forge(d.frame, **values)]
+
+    attack, done = first(link, change)
+    trio = run(attack)
+    assert done
+    trio.assert_stopped(Disagreement, ConfirmationFailed, ProbeRefused)
+    assert isinstance(trio.failures[0], (Disagreement, ConfirmationFailed, ProbeRefused)), trio.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
     [
-        {"threshold": "0.6"},
-        {"cap": 11},
-        {"ladder": "0.01"},
-        {"dim": 72},
-        {"preset": next(name for name in PRESETS if name != RING.preset)},
-        {"preset": "n1024"},
-        {"holders": ("OTHER",)},
-        {"requester": "OTHER"},
-        {"threshold": "1.0"},
-        {"nonce": bytes(32)},
+        (Prepare, {"preset": "n1024"}),
+        (Prepare, {"dim": 12}),
+        (Search, {"preset": "n1024"}),
+        (Search, {"dim": 12}),
+        (Search, {"threshold": "1.0"}),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("victim", [ROUTER, HOLDER])
-def test_announcements_that_differ_stop_the_query(change: dict[str, Any], victim: str) -> None:
-    attack, _ = replace_first(Announce, REQUESTER, victim, lambda f: [forge(f, **change)])
+def test_announcements_of_what_nobody_may_ask_stop_the_query(
+    kind: type[Message], change: dict[str, Any], victim: str
+) -> None:
+    attack, done = first((kind, REQUESTER, victim), lambda d: [forge(d.frame, **change)])
     trio = run(attack)
-    assert trio.failures
-    trio.assert_stopped(LineupError)
+    assert done
+    trio.assert_stopped(ParameterError)
 
 
-def test_a_filter_block_that_differs_is_noticed_before_release() -> None:
-    # the holder itself would have to lie; its own hits come out wrong and cannot be confirmed
-    def attack(d: Delivery) -> Iterable[bytes] | None:
-        if d.of(FilterBlock, HOLDER, ROUTER):
-            data = np.frombuffer(d.message.data, "<u4").copy()  # type: ignore[union-attr]
-            return [forge(d.frame, data=np.roll(data, 1).clip(0, RING.primes[1] - 1).tobytes())]
-        return None
+@pytest.mark.parametrize("sender", [REQUESTER, ROUTER])
+def test_power_sums_that_differ_are_refused(sender: str) -> None:
+    def change(d: Delivery) -> list[bytes]:
+        sums = np.frombuffer(d.message.data, "<u4").copy()  # type: ignore[union-attr]
+        sums[3] ^= 1
+        return [forge(d.frame, data=sums.tobytes())]
 
+    attack, done = first((PowerSums, sender, HOLDER), change)
     trio = run(attack)
-    assert not trio.sent(Release)
-    assert trio.holder.result is not None
-    assert trio.holder.result.status == "too_many_candidates"  # half of all rows seem to hit
+    assert done
+    trio.assert_stopped(SketchMismatch)
+
+
+@pytest.mark.parametrize("kind", [FormBit, AdmissionBit, CapBit])
+@pytest.mark.parametrize(
+    ("sender", "receiver"), [(HOLDER, REQUESTER), (HOLDER, ROUTER), (REQUESTER, HOLDER), (ROUTER, HOLDER)]
+)
+def test_components_of_an_opened_bit_that_differ_are_refused(kind: type[Message], sender: str, receiver: str) -> None:
+    link = (kind, sender, receiver)
+    attack, done = first(link, lambda d: [forge(d.frame, component=not d.message.component)])  # type: ignore[union-attr]
+    trio = run(attack)
+    assert done
+    trio.assert_stopped(Disagreement)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-import protocol.requester
+import protocol.searching
 from protocol.errors import BadFrame, Disagreement
 from protocol.messages import Release
 from protocol.release import pack_release, unpack_release
-from tests.kit.parties import HOLDER, REQUESTER, Delivery, Trio, forge
-from tests.kit.scene import scene
+from tests.kit.parties import HOLDER, REQUESTER, Delivery, forge
+from tests.kit.scene import run
+from tests.kit.trio import Trio
 
 CAP = 10
 EMPTY = bytes(64)
@@ -47,8 +48,7 @@ def search(slots: tuple[bytes, ...]) -> Trio:
     def attack(d: Delivery) -> list[bytes] | None:
         return [forge(d.frame, slots=slots)] if d.of(Release, HOLDER, REQUESTER) else None
 
-    gallery, probe = scene()
-    return Trio(gallery, threshold="0.7", ladder="0", attack=attack).search(probe)
+    return run(attack)
 
 
 @pytest.mark.parametrize("slots", MALFORMED.values(), ids=MALFORMED)
@@ -75,7 +75,7 @@ def test_control_without_the_check_control_characters_reach_the_operator(monkeyp
     def careless(message: Release, _: int) -> tuple[str, ...]:
         return tuple(one.rstrip(b"\0").decode() for one in message.slots if one != EMPTY)
 
-    monkeypatch.setattr(protocol.requester, "unpack_release", careless)
+    monkeypatch.setattr(protocol.searching, "unpack_release", careless)
     answer = search(MALFORMED["control characters"]).requester.answers[HOLDER]
     assert answer.references == ("ES-1\x1b[2J",)
 

@@ -13,7 +13,7 @@ from protocol.steps import Work
 from protocol.work import perform
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER
-from tests.kit.prepared import PreparedTrio, hold
+from tests.kit.trio import Trio, hold
 
 DIM = 512
 MOST = 30
@@ -45,12 +45,12 @@ def work(machines: list[Machine]) -> None:
             machine.supply(session, want, perform([want], 1)[0])
 
 
-def scene(hits: int) -> tuple[PreparedTrio, np.ndarray]:
+def scene(hits: int) -> tuple[Trio, np.ndarray]:
     rng = np.random.default_rng(3)
     probe = unit_rows(rng, 1, DIM)[0]
     rows = unit_rows(rng, 300, DIM)
     rows[: max(hits, 1)] = near(rng, probe, max(hits, 1), np.full(max(hits, 1), 0.8 if hits else 0.1))
-    return PreparedTrio(hold(rows), threshold="0.5"), probe
+    return Trio(hold(rows), threshold="0.5"), probe
 
 
 @pytest.mark.parametrize("hits", [0, 3])

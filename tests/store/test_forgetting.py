@@ -130,7 +130,7 @@ def test_derived_gallery_follows_the_store(sqlite_url: str) -> None:
         derived = DerivedGallery(store, RING)
         gallery = derived.current(NOW)
         assert gallery.references == (first, second)
-        assert gallery.encoded.rows == 2
+        assert len(gallery.templates) == 2
         assert derived.current(NOW) is gallery
         tomorrow = NOW + timedelta(days=1)
         assert derived.current(tomorrow).references == (first,)  # retention passed, though nothing was written

@@ -21,8 +21,8 @@ from protocol.compute import ROUTER
 from protocol.messages import MaskedScores
 from protocol.steps import Send, Step
 from tests.kit.evidence import DE, ES, EU, FR, World, at_seat, failures, sends_instead, wrong_answer
-from tests.kit.prepared import copied
 from tests.kit.stories import Files, Story, first, verified
+from tests.kit.trio import copied
 
 
 def other_scores_to_the_router(effect: Send) -> Send:

@@ -20,6 +20,7 @@ from protocol.memory import MemoryNetwork
 from protocol.messages import Message, Release
 from protocol.preparation import HolderPreparation, RequesterPreparation, RouterPreparation, pack, unpack
 from protocol.roles import Parties
+from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 from protocol.session import State
 from protocol.terms import Terms
 from tests.kit.galleries import Templates
@@ -40,7 +41,7 @@ def copied(made: LocalPreparation) -> LocalPreparation:
     )
 
 
-class PreparedTrio:
+class Trio:
     """A requester, a router and one holder for each gallery (named HOLDER, or HOLDER-0 …), and what travelled.
 
     `prepare`, then `accept` (all that needs no probe), then `submit`; `search` does what is left of the three.
@@ -69,7 +70,7 @@ class PreparedTrio:
         self.made: LocalPreparation | None = None
         self.searching: LocalSearch | None = None
 
-    def prepare(self) -> PreparedTrio:
+    def prepare(self) -> Trio:
         """Everything before there is a probe."""
         parties = Parties(REQUESTER, ROUTER, tuple(self.galleries))
         plan = Plan(self.terms.params, self.terms.dim)
@@ -79,7 +80,7 @@ class PreparedTrio:
             self.made = self.preparing.result
         return self
 
-    def accept(self) -> PreparedTrio:
+    def accept(self) -> Trio:
         """The announcement of the search and the answers to it."""
         if self.made is None:
             self.prepare()
@@ -88,7 +89,7 @@ class PreparedTrio:
             self._run(self.searching.machines)
         return self
 
-    def search(self, probe: npt.NDArray[Any], *, unchecked: bool = False) -> PreparedTrio:
+    def search(self, probe: npt.NDArray[Any], *, unchecked: bool = False) -> Trio:
         """Submit a probe; `unchecked` goes past the requester's own look at it."""
         if self.searching is None:
             self.accept()
@@ -97,6 +98,24 @@ class PreparedTrio:
             (requester._submit if unchecked else requester.submit)(probe)
             self._run(self.searching.machines)
         return self
+
+    @property
+    def requester(self) -> SearchingRequester:
+        """Of the search."""
+        assert self.searching is not None
+        return self.searching.requester
+
+    @property
+    def router(self) -> SearchingRouter:
+        """Of the search."""
+        assert self.searching is not None
+        return self.searching.router
+
+    @property
+    def holder(self) -> SearchingHolder:
+        """The first of the search."""
+        assert self.searching is not None
+        return next(iter(self.searching.holders.values()))
 
     @property
     def states(self) -> dict[tuple[str, str], State]:
@@ -126,8 +145,11 @@ class PreparedTrio:
         """All frames of a kind that left, whether or not an attack let them arrive."""
         return [delivery for delivery in self.deliveries if delivery.of(kind, sender, receiver)]
 
-    def assert_stopped(self, *errors: type[LineupError]) -> None:
-        """Some party raised one of `errors`; nothing was released; every party is over, and nothing secret is left."""
+    def assert_stopped(self, *errors: type[LineupError], state: State | None = None) -> None:
+        """Some party raised one of `errors`; nothing was released; every party is over, and nothing secret is left.
+
+        `state`: what the holder's session must say.
+        """
         assert any(isinstance(failure, errors) for failure in self.failures), self.failures
         assert not self.sent(Release)
         machines: list[Machine] = []
@@ -141,6 +163,7 @@ class PreparedTrio:
             assert all(machine.done for machine in self.searching.parties)
             for part in (self.made.requester, self.made.router, *self.made.holders.values()):
                 assert part.spent == (not part.rings), "what was used is erased, what was not stays"
+        assert state is None or self.holder.sessions[self.holder.name].state is state, self.states
         over = {s.state for m in machines for s in m.sessions.values()}
         assert over <= {State.ABORTED, State.FROZEN, State.FINISHED}, over
         assert over & {State.ABORTED, State.FROZEN}

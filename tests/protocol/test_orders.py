@@ -31,8 +31,8 @@ from protocol.wire import decode
 from protocol.work import perform
 from tests.kit.galleries import Templates, near, unit_rows
 from tests.kit.parties import REQUESTER, ROUTER
-from tests.kit.prepared import hold
 from tests.kit.ring import RING
+from tests.kit.trio import hold
 
 DIM = 64
 
