@@ -83,6 +83,7 @@ class Answering:
             self._node.pool.release(machine.parties.requester)
             return
         self._node.pool.add(machine.query, made, time.time())
+        self._node.promise(made.identity)
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
         self._gate.admit_preparation(announce, conversation)

@@ -155,7 +155,7 @@ def make_app(node: Node) -> Starlette:
                 "name": node.name,
                 "role": node.config.role.value,
                 "address": node.config.address,
-                "queries_running": len(node.drivers),
+                "queries_running": node.queries_running,
                 "subjects": await asyncio.to_thread(node.store.count),
                 "draining": node.draining,
                 "peers": sorted(node.peers),

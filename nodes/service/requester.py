@@ -120,6 +120,11 @@ class AskingNode(Node):
             wanted = PrepareRequest(request.holders, 1, len(request.template), request.model, request.preset)
             await asyncio.to_thread(self.supply.want, wanted)
 
+    @property
+    def searching(self) -> bool:
+        """Whether a search is under way, even if just now none of its conversations is."""
+        return self._searches > 0
+
     def _unapproved(self, request: SearchRequest) -> Approved:
         return Approved(f"{self.name}-{secrets.token_hex(8)}", _justification(request), lambda query: None)
 

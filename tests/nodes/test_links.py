@@ -164,7 +164,7 @@ def test_who_trickles_inside_an_open_body_is_cut_off_and_holds_nobody_up(
     federation: Federation, logs: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unit must be whole within the read timeout, a body within the time that a query may take."""
-    monkeypatch.setattr("nodes.config.schema.within", lambda *_: None)  # 3 s are less than a query may be given
+    monkeypatch.setattr("nodes.config.schema.within", lambda *_: None)
     monkeypatch.setattr(serve, "HEADER_SECONDS", 0.5)  # for what comes behind the refusal
     wanted = request(federation.people.hit, (ES,))
 
@@ -172,7 +172,7 @@ def test_who_trickles_inside_an_open_body_is_cut_off_and_holds_nobody_up(
         async with running(TlsNetwork(federation)) as network:
             node = network.nodes[ES]
             limits = msgspec.structs.replace(
-                node.config.limits, read_timeout_seconds=1, query_timeout_seconds=3, concurrent_queries=8
+                node.config.limits, read_timeout_seconds=3, query_timeout_seconds=10, concurrent_queries=8
             )
             node.config = msgspec.structs.replace(node.config, limits=limits)
             lorises = [
@@ -182,8 +182,8 @@ def test_who_trickles_inside_an_open_body_is_cut_off_and_holds_nobody_up(
             await asyncio.sleep(0.2)
             assert (await network.search(wanted)).answers == federation.expected(wanted)
             cut = await asyncio.gather(*lorises)
-            assert 1 <= min(cut[:5]) < min(cut[5:])
-            assert min(cut[5:]) >= 3
+            assert 3 <= min(cut[:5]) < min(cut[5:])
+            assert min(cut[5:]) >= 10
             assert logs.text.count('"code": "timeout"') == 10
             await network.settle()
             assert_clear(network)

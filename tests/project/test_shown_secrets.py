@@ -41,8 +41,8 @@ PUBLIC = {
     "nodes.calibrate.run.Options.seed",  # of its bootstrap
     "nodes.calibrate.sample.Sample.people",  # numbers from 0
     "nodes.config.cluster.ClusterConfig.token_file",  # where it lies
-    "nodes.config.policy.PolicyConfig.require_seed",  # yes or no
     "nodes.console.api.VerifyForm.bundles",
+    "nodes.verify.format.Bundle.preparation",
     "nodes.verify.format.SignedBundle.content",
     "nodes.verify.rules_log._History.proofs",
     "pets.bits.Bits.ones",

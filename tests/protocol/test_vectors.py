@@ -11,13 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pets import ntt, sampling, sketch
-from pets.keys import JointKey, ZeroPool, commit_public, sample_key_share
+from pets import mask_encryption, ntt, sampling, sketch
+from pets.gallery_commitment import block_hash, commit_rows, leaf_hashes
+from pets.keys import expand_secret, reduced_key, sample_key_share
 from pets.params import PRESETS, Parameters
 from pets.planes import pack_bits
 from pets.prf import Keystream, derive_key, labelled_hash
+from pets.product import public_product, public_sums
 from pets.rounding import round_shares
 from protocol import messages, wire
+from protocol.blocks import HolderKeys
+from protocol.compare import threshold_offset
+from protocol.difference import pack_difference, unpack_difference
+from protocol.gallery import gallery_root
 from tests.vectors import generate
 
 PARAMETERS = pytest.mark.parametrize("params", PRESETS.values(), ids=PRESETS)
@@ -94,18 +100,69 @@ def test_a_byte_of_255_is_rejected_by_the_ternary_sampler() -> None:
     assert (sampling.ternary(Few(bytes(32)), 1, 4096) == 1).all()
 
 
+KEY_PRESET = PRESETS["n4096_q60_t20"]
+
+
 def test_key_share_and_encryptions_of_zero_from_a_seed() -> None:
-    params, expected = PRESETS["n4096_q60_t20"], stored("keys.json")
+    params, expected = KEY_PRESET, stored("keys.json")
     common = sampling.common_polynomial(params, generate.QUERY_ID)
     share = sample_key_share(params, common, generate.SEED, generate.QUERY_ID)
+    own = expand_secret(params, generate.OTHER_SEED, generate.QUERY_ID)
     assert_described(share.secret, expected["secret"])
     assert_described(share.public, expected["public"])
-    assert commit_public(share.public, generate.QUERY_ID, "ROUTER").hex() == expected["commitment_of_router"]
-    joint = JointKey.combine(params, generate.QUERY_ID, (share.public, share.public))
-    assert np.array_equal(joint.common, common)
+    assert_described(own, expected["holders_part"])
+    assert np.array_equal(expand_secret(params, generate.SEED, generate.QUERY_ID), share.secret)
+    key = reduced_key(params, generate.QUERY_ID, share.public, own)
+    assert_described(key.public, expected["reduced"])
+    assert np.array_equal(key.common, common)
     for threads in (1, 2):
-        pool = ZeroPool.make(joint, generate.SEED, "probe", 2, threads)
-        assert_described(pool.take(2), expected["zeros"])
+        drawn = HolderKeys(own, key, generate.SEED).zeros("rerandomise 0 2 0", 2, threads)
+        assert_described(drawn, expected["zeros"])
+
+
+def test_encrypted_mask_from_a_seed() -> None:
+    params, expected = KEY_PRESET, stored("mask.json")
+    mask = mask_encryption.draw_mask(generate.SEED, generate.QUERY_ID, 16, params)
+    assert mask.tolist() == expected["mask"]
+    for name, described in expected["public"].items():
+        assert_described(mask_encryption.expand_public(generate.QUERY_ID, 2, PRESETS[name]), described)
+    parts = [expand_secret(params, seed, generate.QUERY_ID) for seed in (generate.OTHER_SEED, generate.SEED)]
+    public = mask_encryption.expand_public(generate.QUERY_ID, 2, params)
+    for threads in (1, 2):
+        firsts = mask_encryption.encrypt_mask(
+            mask[:2], public, parts, generate.SEED, generate.QUERY_ID, params, threads
+        )
+        assert_described(firsts, expected["first_components"])
+
+
+def test_products_and_what_is_published_of_them() -> None:
+    params, expected = KEY_PRESET, stored("product.json")
+    rows, vector = (
+        np.array(part, kind) for part, kind in zip(generate.product_rows(), (np.int8, np.int32), strict=True)
+    )
+    products = public_product(rows, vector[None], params.t)[0]
+    assert products.tolist() == expected["products"]
+    offset = threshold_offset(expected["theta"], params)
+    published = public_sums(np.array(expected["masked"], np.uint32), products, offset, params)
+    assert published.tolist() == expected["published"]
+    message = pack_difference(vector, params, generate.QUERY_ID)
+    assert message.data.hex() == expected["difference"]
+    assert np.array_equal(unpack_difference(message, len(vector), params), vector)
+
+
+def test_roots_of_galleries() -> None:
+    expected = stored("tree.json")
+    rows = np.array(generate.product_rows()[0][: generate.TREE_ROWS], np.int8)
+    salts = np.stack([np.frombuffer(hashlib.sha256(bytes([k])).digest(), np.uint8) for k in range(len(rows))])
+    leaves = leaf_hashes(rows, salts)
+    size = generate.TREE_BLOCK
+    blocks = [block_hash(leaves[first : first + size]) for first in range(0, len(rows), size)]
+    assert [leaf.tobytes().hex() for leaf in leaves] == expected["leaves"]
+    assert [block.hex() for block in blocks] == expected["blocks"]
+    assert commit_rows(rows, salts, size).hex() == expected["root_of_salted_rows"]
+    for threads in (1, 2):
+        assert gallery_root(rows, generate.SEED, size, threads).hex() == expected["root_of_salted_blocks"]
+    assert gallery_root(rows[:0], generate.SEED, size).hex() == expected["root_of_nothing"]
 
 
 @PARAMETERS
@@ -141,23 +198,59 @@ def test_lists_of_labels_that_look_alike_hash_differently() -> None:
 
 
 DIGEST = bytes(range(32))
+PARTIES = ("FR", "EU", ("ES", "DE"))
+WORDS = memoryview(bytes(300))
+# name: message, sequence, session, sender, receiver
 FRAMES: dict[str, tuple[Any, int, str, str, str]] = {
-    "joined_holder": (messages.Joined(DIGEST, DIGEST[::-1], 64, DIGEST), 0, "", "ES", "EU"),
-    "joined_router": (messages.Joined(DIGEST, DIGEST, None, None), 0, "", "EU", "ES"),
-    "key_commitment": (messages.KeyCommitment(DIGEST, DIGEST), 1, "", "EU", "FR"),
+    "prepare": (
+        messages.Prepare(*PARTIES, DIGEST, "n4096_q60_t20", 512, bytes(32), DIGEST[::-1]), 0, "*", "FR", "EU"
+    ),
+    "joined_preparation": (
+        messages.JoinedPreparation(DIGEST, DIGEST, 64, DIGEST, DIGEST[::-1]), 0, "*", "ES", "EU"
+    ),
+    "joined_preparation_router": (messages.JoinedPreparation(DIGEST, DIGEST), 0, "*", "EU", "EU"),
+    "key_seed": (messages.KeySeed(DIGEST), 1, "*", "FR", "EU"),
+    "public_part": (messages.PublicPart(bytes(300)), 2, "*", "EU", "ES"),
+    "mask_part": (messages.MaskPart(WORDS), 300, "ES", "FR", "ES"),
+    "mask_digest": (messages.MaskDigest(DIGEST, DIGEST[::-1]), 3, "ES", "ES", "EU"),
+    "form_block": (messages.FormBlock(DIGEST, bytes(300)), 4, "ES", "ES", "EU"),
+    "form_bit": (messages.FormBit(True), 5, "ES", "ES", "EU"),
+    "prepared_blocks": (messages.PreparedBlocks(WORDS), 6, "ES", "ES", "EU"),
     "pair_secret": (messages.PairSecret(DIGEST), 2, "ES", "ES", "EU"),
-    "probe_digest": (messages.ProbeDigest(DIGEST), 300, "ES", "FR", "EU"),
-    "input_share": (messages.InputShare(memoryview(bytes(300))), 3, "ES", "ES", "EU"),
-    "gates": (messages.Gates(memoryview(bytes(8))), 70000, "ES", "ES", "EU"),
+    "search": (
+        messages.Search(
+            *PARTIES, DIGEST, "0.55", 10, "0.02", "n4096_q60_t20", 512, bytes(32), None, preparation=DIGEST
+        ),
+        0, "*", "FR", "EU",
+    ),
+    "joined_holder": (messages.Joined(DIGEST, DIGEST[::-1], 64, DIGEST), 0, "*", "ES", "EU"),
+    "joined_router": (messages.Joined(DIGEST, DIGEST, None, None), 0, "*", "EU", "ES"),
+    "difference": (messages.Difference(DIGEST, bytes(20)), 7, "ES", "FR", "ES"),
+    "difference_digest": (messages.DifferenceDigest(DIGEST), 8, "ES", "FR", "EU"),
+    "masked_scores": (messages.MaskedScores(WORDS), 9, "ES", "ES", "EU"),
+    "live_rows": (messages.LiveRows(memoryview(bytes(8))), 10, "ES", "ES", "EU"),
+    "admission_scores": (messages.AdmissionScores(DIGEST, bytes(192)), 11, "ES", "ES", "EU"),
+    "admission_gates": (messages.AdmissionGates(memoryview(bytes(8))), 12, "ES", "ES", "EU"),
+    "admission_count": (messages.AdmissionCount(memoryview(bytes(16))), 13, "ES", "ES", "EU"),
+    "admission_input": (messages.AdmissionInput(memoryview(bytes(256))), 14, "ES", "ES", "EU"),
     "admission_bit": (messages.AdmissionBit(True), 4, "ES", "ES", "EU"),
-    "power_sums": (messages.PowerSums(bytes(range(48))), 5, "ES", "FR", "ES"),
-    "rung": (messages.Rung("climb"), 6, "ES", "ES", "EU"),
-    "confirmation_digest": (messages.ConfirmationDigest(DIGEST), 7, "ES", "FR", "EU"),
-    "release": (messages.Release((b"row-1".ljust(64, b"\0"), bytes(64)), DIGEST), 8, "ES", "ES", "FR"),
-    "abort": (messages.Abort("confirmation"), 9, "ES", "ES", "EU"),
+    "echo": (messages.Echo(DIGEST), 15, "ES", "FR", "EU"),
+    "input_share": (messages.InputShare(WORDS), 3, "ES", "ES", "EU"),
+    "gates": (messages.Gates(memoryview(bytes(8))), 70000, "ES", "ES", "EU"),
     "count_share": (messages.CountShare(memoryview(bytes(16))), 10, "ES", "ES", "EU"),
     "cap_bit": (messages.CapBit(False), 11, "ES", "ES", "EU"),
-}
+    "power_sums": (messages.PowerSums(bytes(range(48))), 5, "ES", "FR", "ES"),
+    "rung": (messages.Rung("climb"), 6, "ES", "ES", "EU"),
+    "confirmation_block": (messages.ConfirmationBlock(DIGEST, bytes(300)), 7, "ES", "ES", "EU"),
+    "confirmation_answer": (messages.ConfirmationAnswer(bytes(240)), 8, "ES", "FR", "ES"),
+    "release": (messages.Release((b"row-1".ljust(64, b"\0"), bytes(64)), DIGEST), 8, "ES", "ES", "FR"),
+    "signature": (messages.Signature("release", DIGEST, bytes(64)), 9, "ES", "ES", "EU"),
+    "abort": (messages.Abort("confirmation"), 9, "ES", "ES", "EU"),
+}  # fmt: skip
+
+
+def test_every_type_of_message_has_a_frame() -> None:
+    assert {type(message) for message, *_ in FRAMES.values()} == set(messages.ALLOWED)
 
 
 @pytest.mark.parametrize("name", FRAMES)

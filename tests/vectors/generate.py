@@ -28,7 +28,8 @@ PRESETS = {
 T = 1048573
 SHARE_BITS = 24
 SEED = bytes(range(32))
-QUERY_ID = bytes(range(32, 64))
+QUERY_ID = bytes(range(32, 64))  # of a search, or of a preparation
+OTHER_SEED = bytes(range(64, 96))
 Lists = list[Any]
 
 
@@ -240,33 +241,151 @@ def sampling_vectors() -> dict[str, Any]:
     return out
 
 
+def key_share(preset: str, seed: bytes) -> tuple[Lists, Lists]:
+    """s, and b = -a·s + e, in NTT form."""
+    n = PRESETS[preset][0]
+    stream = Stream(derive_key(seed, "key-share", parameter_bytes(preset), QUERY_ID))
+    secret = transforms(ternary(stream, n), preset)
+    error = transforms(gaussian(stream, n), preset)
+    return secret, pointwise(preset, lambda a, s, e: e - a * s, common_polynomial(preset, QUERY_ID), secret, error)
+
+
 def key_vectors() -> dict[str, Any]:
-    """A key share, and the first two encryptions of zero, from a seed: an audit rests on this order of drawing."""
+    """Both parts of a key, and two encryptions of zero, from seeds: an audit rests on this order of drawing."""
     preset = "n4096_q60_t20"
     n = PRESETS[preset][0]
     common = common_polynomial(preset, QUERY_ID)
-    stream = Stream(derive_key(SEED, "key-share", parameter_bytes(preset), QUERY_ID))
-    secret = transforms(ternary(stream, n), preset)
-    error = transforms(gaussian(stream, n), preset)
-    public = pointwise(preset, lambda a, s, e: e - a * s, common, secret, error)
-    packed = b"".join(struct.pack(f"<{n}I", *row) for row in public)
-    # the joint key of two equal shares: what matters is the arithmetic
-    joint = pointwise(preset, lambda b: 2 * b, public)
-    stream = Stream(derive_key(SEED, "zero-pool", "probe", parameter_bytes(preset), QUERY_ID))
+    secret, public = key_share(preset, SEED)
+    own, _ = key_share(preset, OTHER_SEED)
+    reduced = pointwise(preset, lambda b, a, s: b - a * s, public, common, own)
+    stream = Stream(derive_key(SEED, "zero-pool", "rerandomise 0 2 0", parameter_bytes(preset), QUERY_ID))
     blinding = [transforms(ternary(stream, n), preset) for _ in range(2)]
     errors = [transforms(gaussian(stream, n), preset) for _ in range(4)]
     zeros = [
         [
             pointwise(preset, lambda b, u, e: b * u + e, element, blinding[k], errors[2 * k + component])
-            for component, element in enumerate((joint, common))
+            for component, element in enumerate((reduced, common))
         ]
         for k in range(2)
     ]
     return {
         "secret": described(secret, "I"),
         "public": described(public, "I"),
-        "commitment_of_router": labelled_hash("public-share", QUERY_ID, "ROUTER", packed).hex(),
+        "holders_part": described(own, "I"),
+        "reduced": described(reduced, "I"),
         "zeros": described(zeros, "I"),
+    }
+
+
+# --- the encrypted mask, the product and the tree of a preparation ---
+
+
+def drawn_mask(count: int) -> list[int]:
+    """r: the top 20 bits of words of a stream, those that are below t."""
+    stream = Stream(derive_key(SEED, "mask", QUERY_ID))
+    words = struct.unpack(f"<{count + 64}Q", stream.read(8 * (count + 64)))
+    return [word >> 44 for word in words if word >> 44 < T][:count]
+
+
+def public_polynomial(preset: str, j: int) -> Lists:
+    """a_j."""
+    n, primes = PRESETS[preset]
+    out = []
+    for index, p in enumerate(primes):
+        head = labels("blind-lineup/mask-polynomial/v1", parameter_bytes(preset), QUERY_ID, j, index)
+        words = struct.unpack(f"<{n + 64}I", hashlib.shake_128(head).digest(4 * (n + 64)))
+        out.append([word % 2**30 for word in words if word % 2**30 < p][:n])
+    return out
+
+
+def mask_vectors() -> dict[str, Any]:
+    """r, and the first components of two of its numbers: -a_j·(s1 + s2) + e_j + round(Q·r_j/t)."""
+    preset = "n4096_q60_t20"
+    n, (p0, p1) = PRESETS[preset]
+    own, secret = key_share(preset, OTHER_SEED)[0], key_share(preset, SEED)[0]
+    stream = Stream(derive_key(SEED, "mask-errors", QUERY_ID))
+    firsts = []
+    for j, value in enumerate(drawn_mask(16)[:2]):
+        constant = (2 * p0 * p1 * value + T) // (2 * T)
+        error = transforms(gaussian(stream, n), preset)
+        firsts.append(
+            pointwise(
+                preset,
+                lambda a, s1, s2, e, c=constant: e + c - a * (s1 + s2),
+                public_polynomial(preset, j),
+                own,
+                secret,
+                error,
+            )
+        )
+    return {
+        "mask": drawn_mask(16),
+        "public": {name: described([public_polynomial(name, j) for j in range(2)], "I") for name in PRESETS},
+        "first_components": described(firsts, "I"),
+    }
+
+
+def product_rows() -> tuple[Lists, list[int]]:
+    """40 rows of 24 numbers from -127 to 127, and a vector below t; the ends of both among them."""
+    raw = hashlib.shake_128(b"product").digest(40 * 24)
+    rows = [[byte % 255 - 127 for byte in raw[24 * k : 24 * k + 24]] for k in range(40)]
+    rows[0], rows[1] = [127] * 24, [-127] * 24
+    words = struct.unpack("<24Q", hashlib.shake_128(b"vector").digest(192))
+    return rows, [0, T - 1, 1, *(word % T for word in words[3:])]
+
+
+def product_vectors() -> dict[str, Any]:
+    """D·u modulo t, what the holder publishes of it, and u on the wire: 20 bits each, lowest first."""
+    rows, vector = product_rows()
+    products = [sum(x * y for x, y in zip(row, vector, strict=True)) % T for row in rows]
+    masked = [word % 2**24 for word in struct.unpack("<40I", hashlib.shake_128(b"masked").digest(160))]
+    theta = 1234
+    offset = ((2 * theta - 1) * 2**SHARE_BITS + T) // (2 * T)
+    shares = [(2 * v * 2**SHARE_BITS + T) // (2 * T) for v in products]
+    packed = sum(value << 20 * place for place, value in enumerate(vector)).to_bytes(24 * 20 // 8, "little")
+    return {
+        "products": products,
+        "masked": masked,
+        "theta": theta,
+        "published": [(m + v - offset) % 2**SHARE_BITS for m, v in zip(masked, shares, strict=True)],
+        "difference": packed.hex(),
+    }
+
+
+def tree_root(leaves: list[bytes]) -> bytes:
+    """RFC 9162, 2.1.1, over hashes that each stand for an entry."""
+
+    def node(hashes: list[bytes]) -> bytes:
+        if len(hashes) == 1:
+            return hashes[0]
+        half = 1 << (len(hashes) - 1).bit_length() - 1
+        return hashlib.sha256(b"\x01" + node(hashes[:half]) + node(hashes[half:])).digest()
+
+    entries = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    return node(entries) if entries else hashlib.sha256(b"").digest()
+
+
+TREE_ROWS, TREE_BLOCK = 11, 4
+
+
+def tree_vectors() -> dict[str, Any]:
+    """Roots of the first rows of `product_rows` in blocks of four: salted row by row, and block by block."""
+    rows = [struct.pack("24b", *row) for row in product_rows()[0][:TREE_ROWS]]
+    salts = [hashlib.sha256(bytes([k])).digest() for k in range(TREE_ROWS)]
+    blocks = [range(first, min(first + TREE_BLOCK, TREE_ROWS)) for first in range(0, TREE_ROWS, TREE_BLOCK)]
+    leaves = [hashlib.sha256(b"\x00" + salt + row).digest() for salt, row in zip(salts, rows, strict=True)]
+    head = b"blind-lineup/v1/gallery block"
+    by_row = [hashlib.sha256(head + b"".join(leaves[k] for k in block)).digest() for block in blocks]
+    by_block = [
+        hashlib.sha256(derive_key(SEED, "block-salt", index) + b"".join(rows[k] for k in block)).digest()
+        for index, block in enumerate(blocks)
+    ]
+    return {
+        "leaves": [leaf.hex() for leaf in leaves],
+        "blocks": [block.hex() for block in by_row],
+        "root_of_salted_rows": tree_root(by_row).hex(),
+        "root_of_salted_blocks": tree_root(by_block).hex(),
+        "root_of_nothing": tree_root([]).hex(),
     }
 
 
@@ -338,27 +457,50 @@ def pack(value: Any) -> bytes:
 
 
 def frame(sequence: int, tag: int, *fields: Any, session: str = "ES", sender: str = "ES", receiver: str = "EU") -> str:
-    return pack([2, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
+    return pack([3, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
 
 
 def wire_vectors() -> dict[str, str]:
     digest = bytes(range(32))
+    parties = ["FR", "EU", ["ES", "DE"]]
+    terms = [*parties, digest, "0.55", 10, "0.02", "n4096_q60_t20", 512, bytes(32), None, None, b""]
+    prepare = [*parties, digest, "n4096_q60_t20", 512, bytes(32), digest[::-1], b""]
     return {
-        "joined_holder": frame(0, 2, digest, digest[::-1], 64, digest, session=""),
-        "joined_router": frame(0, 2, digest, digest, None, None, session="", sender="EU", receiver="ES"),
-        "key_commitment": frame(1, 3, digest, digest, session="", sender="EU", receiver="FR"),
+        "prepare": frame(0, 24, *prepare, session="*", sender="FR"),
+        "joined_preparation": frame(0, 25, digest, digest, 64, digest, digest[::-1], session="*"),
+        "joined_preparation_router": frame(0, 25, digest, digest, None, None, None, session="*", sender="EU"),
+        "key_seed": frame(1, 26, digest, session="*", sender="FR"),
+        "public_part": frame(2, 27, bytes(300), session="*", sender="EU", receiver="ES"),
+        "mask_part": frame(300, 28, bytes(300), sender="FR", receiver="ES"),
+        "mask_digest": frame(3, 29, digest, digest[::-1]),
+        "form_block": frame(4, 30, digest, bytes(300)),
+        "form_bit": frame(5, 32, True),
+        "prepared_blocks": frame(6, 33, bytes(300)),
         "pair_secret": frame(2, 6, digest),
-        "probe_digest": frame(300, 8, digest, sender="FR"),
+        "search": frame(0, 34, *terms, digest, session="*", sender="FR"),
+        "joined_holder": frame(0, 2, digest, digest[::-1], 64, digest, session="*"),
+        "joined_router": frame(0, 2, digest, digest, None, None, session="*", sender="EU", receiver="ES"),
+        "difference": frame(7, 35, digest, bytes(20), sender="FR", receiver="ES"),
+        "difference_digest": frame(8, 36, digest, sender="FR"),
+        "masked_scores": frame(9, 37, bytes(300)),
+        "live_rows": frame(10, 42, bytes(8)),
+        "admission_scores": frame(11, 38, digest, bytes(192)),
+        "admission_gates": frame(12, 39, bytes(8)),
+        "admission_count": frame(13, 40, bytes(16)),
+        "admission_input": frame(14, 41, bytes(256)),
+        "admission_bit": frame(4, 12, True),
+        "echo": frame(15, 31, digest, sender="FR"),
         "input_share": frame(3, 10, bytes(300)),
         "gates": frame(70000, 11, bytes(8)),
-        "admission_bit": frame(4, 12, True),
-        "power_sums": frame(5, 14, bytes(range(48)), sender="FR", receiver="ES"),
-        "rung": frame(6, 15, "climb"),
-        "confirmation_digest": frame(7, 17, digest, sender="FR"),
-        "release": frame(8, 19, [b"row-1".ljust(64, b"\0"), bytes(64)], SEED, receiver="FR"),
-        "abort": frame(9, 20, "confirmation", ""),
         "count_share": frame(10, 22, bytes(16)),
         "cap_bit": frame(11, 23, False),
+        "power_sums": frame(5, 14, bytes(range(48)), sender="FR", receiver="ES"),
+        "rung": frame(6, 15, "climb"),
+        "confirmation_block": frame(7, 16, digest, bytes(300)),
+        "confirmation_answer": frame(8, 18, bytes(240), sender="FR", receiver="ES"),
+        "release": frame(8, 19, [b"row-1".ljust(64, b"\0"), bytes(64)], SEED, receiver="FR"),
+        "signature": frame(9, 21, "release", digest, bytes(64)),
+        "abort": frame(9, 20, "confirmation", ""),
     }
 
 
@@ -401,6 +543,9 @@ FILES = {
     "ring.json": ring_vectors,
     "sampling.json": sampling_vectors,
     "keys.json": key_vectors,
+    "mask.json": mask_vectors,
+    "product.json": product_vectors,
+    "tree.json": tree_vectors,
     "rounding.json": rounding_vectors,
     "hashing.json": hash_vectors,
     "wire.json": wire_vectors,
