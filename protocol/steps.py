@@ -53,12 +53,9 @@ class ReceiveAny:
 
 @dataclass(frozen=True, eq=False)
 class ScoreRows:
-    """Begin to score blocks first…first+count of rows under an encrypted mask: uint32 (count, 2, 2, n).
+    """Begin to score blocks first…first+count of int8 rows under an encrypted mask: uint32 (count, 2, 2, n)."""
 
-    `rows`: int8 (rows, d), or int32, as a confirmation block is.
-    """
-
-    rows: npt.NDArray[np.int8] | npt.NDArray[np.int32] = field(repr=False)
+    rows: npt.NDArray[np.int8] = field(repr=False)
     probe: ScoringProbe
     first: int
     count: int

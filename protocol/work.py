@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,5 +53,5 @@ def perform(works: Sequence[Work], threads: int) -> npt.NDArray[np.uint32]:
     return public_product(_rows(first.rows, first.params.n, first), values, first.params.t, threads)
 
 
-def _rows(rows: npt.NDArray[Any], n: int, work: Work) -> npt.NDArray[Any]:
+def _rows(rows: npt.NDArray[np.int8], n: int, work: Work) -> npt.NDArray[np.int8]:
     return rows[work.first * n : (work.first + work.count) * n]

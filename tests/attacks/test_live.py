@@ -24,10 +24,10 @@ from protocol.messages import ConfirmationBlock, LiveRows, Release
 from protocol.session import State
 from protocol.steps import Product, Send, Step
 from protocol.wire import as_bytes
-from tests.attacks.test_prepared import scene
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, ROUTER, Attack, Delivery, forge
 from tests.kit.ring import RING
+from tests.kit.scene import faces
 from tests.kit.trio import Trio, hold
 
 pytestmark = pytest.mark.ring
@@ -38,11 +38,11 @@ DIM = 64
 
 def fresh() -> Gallery:
     """The rows of `scene`, to be overwritten."""
-    return hold(scene()[2].copy())
+    return hold(faces()[2].copy())
 
 
 def all_but(*rows: int) -> np.ndarray:
-    live = np.ones(len(scene()[2]), np.bool_)
+    live = np.ones(len(faces()[2]), np.bool_)
     live[list(rows)] = False
     return live
 
@@ -63,14 +63,14 @@ def without_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_forgotten_row_is_not_found_with_an_older_preparation() -> None:
-    search = trio(all_but(HIT)).search(scene()[0])
+    search = trio(all_but(HIT)).search(faces()[0])
     assert search.outcome().status == "no_hit"
     assert search.outcome().hits == ()
 
 
 def test_control_without_the_bit_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without_the_bit(monkeypatch)
-    search = trio(all_but(HIT)).search(scene()[0])
+    search = trio(all_but(HIT)).search(faces()[0])
     assert [hit.row for hit in search.outcome().hits] == [HIT]
 
 
@@ -78,12 +78,12 @@ def test_whoever_is_forgotten_when_the_holder_has_accepted_already_is_not_found(
     live = all_but()
     search = trio(live).accept()
     live[HIT] = False
-    search.search(scene()[0])
+    search.search(faces()[0])
     assert search.outcome().hits == ()
 
 
 def test_control_otherwise_it_is() -> None:
-    search = trio(all_but()).accept().search(scene()[0])
+    search = trio(all_but()).accept().search(faces()[0])
     assert [hit.row for hit in search.outcome().hits] == [HIT]
 
 
@@ -93,7 +93,7 @@ def test_control_otherwise_it_is() -> None:
 def test_overwritten_templates_give_no_false_hit() -> None:
     search = trio(all_but(*range(100))).prepare()
     search.galleries[HOLDER].forget_rows(range(100))
-    search.search(scene()[0])
+    search.search(faces()[0])
     assert search.outcome().status == "no_hit"
 
 
@@ -110,7 +110,7 @@ def test_control_without_the_bit_they_do(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(protocol.filtering, "open_hits", listening)
     search = trio(None, cap=99).prepare()
     search.galleries[HOLDER].forget_rows(range(100))
-    search.search(scene()[0])
+    search.search(faces()[0])
     assert len(opened[0]) > 20
     search.assert_stopped(ConfirmationFailed)
 
@@ -119,7 +119,7 @@ def test_a_row_that_is_forgotten_while_its_product_is_computed_is_neither_found_
     live = all_but()
     search = trio(live).accept()
     assert search.searching is not None
-    search.searching.requester.submit(scene()[0])
+    search.searching.requester.submit(faces()[0])
     holder, gallery = search.searching.holders[HOLDER], search.galleries[HOLDER]
     from protocol import memory
 
@@ -148,7 +148,7 @@ def test_a_row_that_is_forgotten_once_its_hit_was_opened_is_not_released() -> No
             search.galleries[HOLDER].forget_rows([HIT])
 
     search = trio(live, forget)
-    search.search(scene()[0])
+    search.search(faces()[0])
     assert search.outcome().hits == ()
     assert search.outcome().status == "no_hit"
 
@@ -160,7 +160,7 @@ def test_the_router_sees_random_bits_and_the_requester_none() -> None:
     live = all_but(*range(0, 200, 2))
     bits = []
     for _ in range(2):
-        search = trio(live).search(scene()[0])
+        search = trio(live).search(faces()[0])
         sent = search.sent(LiveRows)
         assert [(d.sender, d.receiver) for d in sent] == [(HOLDER, ROUTER)]
         bits.append(unpack_bits(np.frombuffer(sent[0].message.data, "<u8")))  # type: ignore[union-attr]
@@ -176,7 +176,7 @@ def test_control_without_its_mask_the_router_sees_who_is_live(monkeypatch: pytes
 
     monkeypatch.setattr(protocol.filtering, "holder_shares_live", unmasked)
     live = all_but(*range(0, 200, 2))
-    search = trio(live).accept().search(scene()[0])
+    search = trio(live).accept().search(faces()[0])
     seen = unpack_bits(np.frombuffer(search.sent(LiveRows)[0].message.data, "<u8"))  # type: ignore[union-attr]
     assert np.array_equal(seen[:200].astype(np.bool_), live)
 
@@ -204,7 +204,7 @@ def test_a_gate_turned_for_a_forgotten_row_releases_nothing(seat: int, monkeypat
     """Though its score is above the threshold, so that confirmation alone would let it pass."""
     search = trio(all_but(HIT)).prepare()
     turning(monkeypatch, seat, HIT)
-    search.search(scene()[0])
+    search.search(faces()[0])
     search.assert_stopped(ConfirmationFailed)
     assert State.FROZEN in search.states.values()
 
@@ -215,7 +215,7 @@ def test_control_unless_the_holder_looks_it_is_released(seat: int, monkeypatch: 
     monkeypatch.setattr(Live, "check_opened", lambda self, rows: None)
     search = trio(all_but(HIT)).prepare()
     turning(monkeypatch, seat, HIT)
-    search.search(scene()[0])
+    search.search(faces()[0])
     assert search.sent(Release)
     assert [hit.row for hit in search.outcome().hits] == [HIT]
 
@@ -225,7 +225,7 @@ def messages_after_turning(monkeypatch: pytest.MonkeyPatch, row: int, live: np.n
         search = trio(live).accept()
         before = len(search.deliveries)
         turning(patch, ROUTER_SEAT, row)
-        search.search(scene()[1])
+        search.search(faces()[1])
     assert isinstance(search.failures[0], ConfirmationFailed)
     assert search.sent(ConfirmationBlock)
     kinds = [(type(d.message).__name__, d.sender, d.receiver, str(len(d.frame))) for d in search.deliveries[before:]]
@@ -247,12 +247,12 @@ def test_bits_told_to_the_router_that_the_holder_does_not_compute_with_are_not_c
             return [forge(d.frame, data=bytes(b ^ 255 for b in data[:5]) + data[5:])]
         return None
 
-    search = trio(None, lie, cap=99).search(scene()[1])
+    search = trio(None, lie, cap=99).search(faces()[1])
     search.assert_stopped(ConfirmationFailed)
 
 
 def test_control_with_the_true_bits_nothing_is_found() -> None:
-    assert trio(None, cap=99).search(scene()[1]).outcome().status == "no_hit"
+    assert trio(None, cap=99).search(faces()[1]).outcome().status == "no_hit"
 
 
 def test_rows_that_fill_up_the_last_block_are_not_live(monkeypatch: pytest.MonkeyPatch) -> None:

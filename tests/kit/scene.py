@@ -49,9 +49,21 @@ def stranger() -> Templates:
     return probe
 
 
+def faces() -> tuple[Templates, Templates, Templates]:
+    """The probe of `scene`, a stranger, and the rows."""
+    gallery, probe = scene()
+    return probe, stranger(), gallery.templates
+
+
 def small_trio(**options: Any) -> Trio:
     """The parties of `scene`, at a threshold of 0.7 without a ladder; nothing is prepared yet."""
     return Trio(scene()[0], threshold="0.7", ladder="0", **options)
+
+
+def pair(**options: Any) -> Trio:
+    """The same with two holders of the same rows."""
+    rows = scene()[0].templates
+    return Trio(hold(rows), hold(rows.copy()), threshold="0.7", ladder="0", **options)
 
 
 def run(attack: Attack | None, hits: int = 1, cap: int = 10, ladder: str = "0") -> Trio:

@@ -17,6 +17,7 @@ import protocol.filter
 from pets.errors import CryptoError, LineupError
 from protocol.announcing import Plan
 from protocol.engine import PlainEngine
+from protocol.errors import Disagreement
 from protocol.gallery import Gallery
 from protocol.machine import Machine
 from protocol.messages import Signature
@@ -203,3 +204,27 @@ def test_a_phase_signed_otherwise_stops_everybody(liar: str, where: str) -> None
         assert not requester.answers
         assert {machine.sessions["HOLDER-0"].state for machine in signed.machines} <= {State.ABORTED, State.FINISHED}
     assert any(isinstance(failure, CryptoError) for failure in signed.failures)
+
+
+def test_control_without_the_check_of_signatures_the_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "_verify", lambda *_: None)
+    galleries, probe = scene(1)
+    signed = Signed(galleries, random.Random(1), REQUESTER, "search")
+    requester = signed.search(probe, Terms(Decimal("0.65"), DIM, RING))
+    assert not signed.failures
+    assert requester.answers["HOLDER-0"].references
+
+
+def test_a_head_of_another_conversation_stops_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Machine._sign
+
+    def about_nothing(machine: Machine, session: Any, effect: Any) -> None:
+        if machine.role == "requester" and not session.whole:
+            session.chains["sent", effect.to] = bytes(32)
+        original(machine, session, effect)
+
+    monkeypatch.setattr(Machine, "_sign", about_nothing)
+    galleries, probe = scene(1)
+    signed = Signed(galleries, random.Random(1))
+    assert None in (*signed.prepare()[:2], *signed.prepare()[2].values())
+    assert any(isinstance(failure, Disagreement) for failure in signed.failures)
