@@ -284,16 +284,21 @@ class Node:
 
     def warm(self) -> None:
         """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
+        warm_up(preset(self.config.policy.presets[0]), self.threads)
+        if (root := self._read_gallery()) is not None:
+            dropped = self.pool.drop_where(gallery_root_is_not=root)  # earlier versions are gone with the last run
+            log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
+
+    def _read_gallery(self) -> bytes | None:
+        """Read it if it changed, so that no preparation waits for that; gives its root, None without a gallery."""
         policy = self.config.policy
-        warm_up(preset(policy.presets[0]), self.threads)
-        if self.config.role is Role.HOLDER and policy.purposes:
-            try:
-                root = self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
-            except EmptyStore:
-                log.info("the gallery is empty")
-            else:
-                dropped = self.pool.drop_where(gallery_root_is_not=root)
-                log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
+        if self.config.role is not Role.HOLDER or not policy.purposes:
+            return None
+        try:
+            return self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
+        except EmptyStore:
+            log.info("the gallery is empty")
+            return None
 
     def follow_gallery(self) -> None:
         """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
@@ -322,7 +327,7 @@ class Node:
             self.follow_up.desk.expire()
         if done.subjects:
             self.follow_gallery()
-            self.warm()  # so that no preparation waits for the new gallery
+            self._read_gallery()
         return done
 
     def failing(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from benchmarks.faults import Tally, find_leaks, sweep_link
+from benchmarks.faults import Tally, find_leaks, try_fault
 from nodes.config.schema import load_config
 from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.tls import client_context, server_name
@@ -22,7 +22,7 @@ from nodes.transport import client as http
 from nodes.transport.client import HttpTransport
 from nodes.transport.outbox import PeerUnreachable
 from nodes.transport.units import pack_units
-from tests.kit.faults import in_turn
+from tests.kit.faults import During, Fault, in_turn
 from tests.kit.federation import DE, ES, EU, FR, Federation, request
 from tests.kit.leaks import Capture, captured_logs
 from tests.kit.network import TlsNetwork, assert_clear, running
@@ -38,9 +38,15 @@ def logs() -> Iterator[Capture]:
         yield capture
 
 
-@pytest.mark.parametrize(("link", "step"), [((FR, ES), 0), ((FR, ES), 20), ((EU, FR), 40)])
+@pytest.mark.parametrize("during", ["preparing", "searching"])
+@pytest.mark.parametrize(("link", "step"), [((FR, ES), 0), ((FR, ES), 6), ((EU, FR), 6)])
 def test_a_connection_that_is_cut_in_the_middle_of_a_body_loses_nothing(
-    link: tuple[str, str], step: int, federation: Federation, logs: Capture, monkeypatch: pytest.MonkeyPatch
+    link: tuple[str, str],
+    step: int,
+    during: During,
+    federation: Federation,
+    logs: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tally, broken, deliver = Tally(), [], HttpTransport.deliver
 
@@ -55,7 +61,8 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_body_loses_nothing(
 
     async def body() -> None:
         async with running(TlsNetwork(federation)) as network:
-            await sweep_link(network, "cut", link, [step], request(federation.people.hit, (ES,)), tally)
+            fault = Fault("cut", link[0], step, link[1], during=during)
+            await try_fault(network, fault, request(federation.people.hit, (ES,)), tally)
             find_leaks(federation, logs, network, tally)
 
     asyncio.run(body())
