@@ -88,7 +88,8 @@ class PublishedAudit:
             bits, found = np.zeros(count * n, np.uint8), audit.rows.found[first * n : (first + count) * n]
             bits[: len(found)] = found
             masked = pack_bits(bits)[None] ^ ring.masks("live", index).following.words(1, len(bits) // 64)
-            yield same(view, item, LiveRows(as_bytes(masked)), "other rows were let be found than the purpose looks at")
+            message = LiveRows(as_bytes(masked))
+            yield same(view, item, message, "other rows could be found than the policy, as it is now, lets be found")
 
     def _published(self, masked: Values, values: Values, offset: int) -> Planes:
         """masked + round(values·2^K/t) - offset, uint64 (24, words); no values for the rows that fill up a block."""

@@ -11,8 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from nodes.audit import audit as auditing
 from nodes.audit import handover
 from nodes.audit.handover import Sent
+from nodes.audit.rows import Stored, stored_rows
 from nodes.evidence.sealed import SealedProbe
 from pets.params import theta
 from pets.product import public_sums
@@ -202,3 +204,22 @@ def test_a_row_that_is_kept_from_being_found_is_found(world: World, tmp_path: Pa
     assert list(failed) == ["audit-live", "audit-hits"]
     assert "(LiveRows)" in failed["audit-live"]
     assert "1 rows hit and are not in the block" in failed["audit-hits"]
+
+
+def test_who_is_of_no_category_of_the_purpose_must_not_be_live(
+    world: World, query: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As if row 5 were of a missing person, whom a search for a suspect does not look at."""
+    real = stored_rows
+
+    def without(*arguments: Any) -> Stored:
+        stored = real(*arguments)
+        stored.found[5] = False
+        return stored
+
+    def attack(search: LocalSearch) -> None:
+        search.holders[ES].live.now[5] = False
+
+    monkeypatch.setattr(auditing, "stored_rows", without)
+    assert failures(audit_both(world, world.query((ES,), attack=attack), tmp_path)) == {}
+    assert list(failures(audit_both(world, query, tmp_path))) == ["audit-live"]

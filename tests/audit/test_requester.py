@@ -96,6 +96,18 @@ def test_the_wrong_folder_or_party_is_refused(world: World, query: bytes) -> Non
         audit(world, query, EU)
 
 
+@pytest.mark.parametrize("whose", [FR, ES])
+def test_another_preparation_in_the_bundle_is_refused(world: World, query: bytes, whose: str) -> None:
+    """Its own of another search, or another party's of this one."""
+    signed, bundle = decode_bundle(export_bundle(world.root / FR, query.hex()))
+    source = world.query((ES,)) if whose == FR else query
+    other = decode_bundle(export_bundle(world.root / whose, source.hex()))[1].preparation
+    changed = msgspec.structs.replace(bundle, preparation=other)
+    message = "names another preparation" if whose == FR else "of ES's with it, not its own"
+    with pytest.raises(AuditRefused, match=message):
+        audit_party((signed, changed), world.root / FR)
+
+
 # A requester that cheated.
 
 
