@@ -39,8 +39,12 @@ class Answering:
 
     @property
     def roots(self) -> frozenset[bytes]:
-        """Of the versions of the gallery that preparations wait for."""
-        return self._node.pool.roots
+        """Of the versions of the gallery that preparations were made for which wait, or are being made."""
+        machines = [
+            driver.machine for driver in list(self._node.drivers.values())
+        ]  # before what waits
+        making = [machine.gallery.root for machine in machines if isinstance(machine, PreparingHolder)]
+        return frozenset((*self._node.pool.roots, *making))
 
     def machine(self, announce: Prepare | Search, conversation: bytes) -> Party:
         """The party that this node is in a conversation. Raises `QueryRefused`, and what the gate raises."""
@@ -83,6 +87,7 @@ class Answering:
             self._node.pool.release(machine.parties.requester)
             return
         self._node.pool.add(machine.query, made, time.time())
+        self._node.promise(made.identity)
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
         self._gate.admit_preparation(announce, conversation)

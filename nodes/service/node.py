@@ -36,7 +36,7 @@ from pets.params import preset
 from pets.threads import default_threads
 from protocol.engine import warm_up
 from protocol.errors import QueryRefused
-from protocol.messages import Prepare
+from protocol.messages import Search
 from protocol.party import Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.session import Event
@@ -45,6 +45,7 @@ log = logging.getLogger("lineup.node")
 
 HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
+PROMISED_SECONDS = 3.0
 REQUESTER_PATIENCE = 2  # times that of the nodes it asks
 REMEMBERED = 10_000  # conversations that are over and whose late frames are passed over
 _PREPARING = (PreparingRequester, PreparingRouter, PreparingHolder)
@@ -101,6 +102,7 @@ class Node:
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         self.askers: dict[bytes, str] = {}  # who asked each query that is under way
         self.preparers: dict[bytes, str] = {}  # and each preparation
+        self._promised: dict[bytes, float] = {}  # preparations whose search is let in while this node shuts down
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
         keys = {name: peer.verify_key for name, peer in {**peers, self.name: identity.peer}.items()}
@@ -142,16 +144,18 @@ class Node:
 
     async def _first_contact(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
         """A conversation this node has not met: check its announcement, then take part in it."""
-        if self.draining:
-            raise PeerRefused(self.name, "capacity")
         try:
             self._take_place(self.askers, peer, query)
             announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
-            if isinstance(announce, Prepare):
+            if isinstance(announce, Search):
+                await self._until_made(announce.preparation)
+            if self.draining and not (isinstance(announce, Search) and announce.preparation in self._promised):
+                raise PeerRefused(self.name, "capacity")
+            if isinstance(announce, Search):
+                self._promised.pop(announce.preparation, None)
+            else:
                 del self.askers[query]
                 self._take_place(self.preparers, peer, query)
-            else:
-                await self._until_made(announce.preparation)
             driver = self.drive(await asyncio.to_thread(self.answering.machine, announce, query))
         except BaseException:
             self._leave_place(query)
@@ -220,7 +224,15 @@ class Node:
     @property
     def idle(self) -> bool:
         """Nothing is under way, and every last frame was handed over."""
-        return not self._live and not self._opening and (self.follow_up is None or self.follow_up.idle)
+        promised = self.draining and any(until > time.monotonic() for until in self._promised.values())
+        under_way = self._live or self._opening or promised
+        return not under_way and (self.follow_up is None or self.follow_up.idle)
+
+    def promise(self, identity: bytes) -> None:
+        """A preparation was made. If this node shuts down, its search may still come, and soon: it was under way."""
+        now = time.monotonic()
+        still = {known: until for known, until in self._promised.items() if until > now}
+        self._promised = {**still, identity: now + PROMISED_SECONDS}
 
     async def drain(self, seconds: float) -> None:
         """Take no new queries; give those that run `seconds` to end, then stop them and tell the peers."""
@@ -251,16 +263,21 @@ class Node:
 
     def warm(self) -> None:
         """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
+        warm_up(preset(self.config.policy.presets[0]), self.threads)
+        if (root := self._read_gallery()) is not None:
+            dropped = self.pool.drop_where(gallery_root_is_not=root)  # earlier versions are gone with the last run
+            log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
+
+    def _read_gallery(self) -> bytes | None:
+        """Read it if it changed, so that no preparation waits for that; gives its root, None without a gallery."""
         policy = self.config.policy
-        warm_up(preset(policy.presets[0]), self.threads)
-        if self.config.role is Role.HOLDER and policy.purposes:
-            try:
-                root = self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
-            except EmptyStore:
-                log.info("the gallery is empty")
-            else:
-                dropped = self.pool.drop_where(gallery_root_is_not=root)
-                log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
+        if self.config.role is not Role.HOLDER or not policy.purposes:
+            return None
+        try:
+            return self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
+        except EmptyStore:
+            log.info("the gallery is empty")
+            return None
 
     def follow_gallery(self) -> None:
         """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
@@ -289,7 +306,7 @@ class Node:
             self.follow_up.desk.expire()
         if done.subjects:
             self.follow_gallery()
-            self.warm()  # so that no preparation waits for the new gallery
+            self._read_gallery()
         return done
 
     def failing(self) -> tuple[str, ...]:

@@ -114,10 +114,15 @@ class Supply:
     def missing(self) -> int:
         """How many of what is wanted do not wait so far."""
         wanted = self.wanted
-        if wanted is None:
-            return 0
-        ready = self._node.pool.ready(wanted.holders, wanted.dim, wanted.preset, wanted.model, time.time())
-        return max(0, self._node.config.preparations.ready - ready)
+        return 0 if wanted is None else max(0, self._wished - self._ready(wanted))
+
+    @property
+    def _wished(self) -> int:
+        return self._node.config.preparations.ready
+
+    def _ready(self, wanted: PrepareRequest) -> int:
+        """How many wait that serve a search of these holders."""
+        return self._node.pool.ready(wanted.holders, wanted.dim, wanted.preset, wanted.model, time.time())
 
     async def run_for_ever(self) -> None:
         """Refill and compare, as long as the node runs. Failures only make the pauses longer."""
@@ -142,10 +147,18 @@ class Supply:
         if wanted is None:
             return True
         await asyncio.to_thread(self._make_room, wanted)
-        waits, missing = await self._make(wanted)
-        for name, answer in missing.items():
+        refused = await self._make_one(wanted)
+        rest = tuple(name for name in wanted.holders if name not in refused)
+        if refused and rest and self._ready(fewer := msgspec.structs.replace(wanted, holders=rest)) < self._wished:
+            await self._make_one(fewer)  # a search of these need not wait for the others
+        return not refused
+
+    async def _make_one(self, wanted: PrepareRequest) -> Mapping[str, HolderAnswer]:
+        """Let one wait with the holders that took part; gives why the others did not."""
+        _, refused = await self._make(wanted)
+        for name, answer in refused.items():
             log.warning("not prepared", extra={"peer": name, "code": answer.reason, "by": answer.by})
-        return waits
+        return refused
 
     def _make_room(self, wanted: PrepareRequest) -> None:
         """Of what was made for other searches keep no more than as many again; the peers hear of it."""

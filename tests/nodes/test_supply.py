@@ -287,6 +287,31 @@ def test_a_holder_that_is_gone_is_named_and_nothing_of_it_is_kept(federation: Fe
     asyncio.run(body())
 
 
+def test_while_a_holder_is_gone_others_are_kept_ready(federation: Federation) -> None:
+    for name in (FR, DE, EU):
+        federation.configure(name, read_timeout_seconds=3)
+    federation.configure(FR, ready=1)
+    nobody = request(federation.people.nobody, (DE,))
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            supply = supply_of(network)
+            supply.want(wanted())
+            await network.kill(ES)
+            for _ in range(2):  # no second one for DE alone
+                assert not await supply.round(), "the pause grows"
+                await network.settle()
+                assert waiting(network) == {FR: 1, DE: 1, EU: 1}
+            assert (await network.search(nobody)).prepared == "waiting"
+            await network.start(ES)
+            await network.settle()
+            assert await supply.round()
+            await network.settle()
+            assert waiting(network)[ES] == 1
+
+    asyncio.run(body())
+
+
 def test_pools_on_disk_outlive_a_restart_of_every_node(federation: Federation) -> None:
     for name in (FR, ES, DE, EU):
         federation.configure(name, on_disk="true")
