@@ -89,12 +89,18 @@ class Pool:
     def add(self, conversation: bytes, preparation: Preparation, now: float) -> None:
         """Let one wait that was just made. The pool owns it now, and frees its memory where it goes to disk.
 
-        With a disk that is full it waits in memory. `PreparationSpent` if it was used here before; it is erased then.
+        With a disk that is full it waits in memory. Raises `PreparationSpent` if it was used here before, and
+        `StoreError` if the store does not say; it is erased then.
         """
         identity = preparation.identity
         expires = now + self._policy.max_age_hours * 3600
         self.release(preparation.requester)
-        if preparation.spent or self._claimed(identity):
+        try:
+            spent = preparation.spent or self._claimed(identity)
+        except StoreError:
+            preparation.erase()
+            raise
+        if spent:
             preparation.erase()
             raise PreparationSpent(f"preparation {identity.hex()[:16]} was used already; it does not wait again")
         size = self._seal(conversation, preparation, now) if self._policy.on_disk else None

@@ -13,6 +13,7 @@ import pytest
 from nodes.pool import Pool, UnknownPreparation
 from nodes.pool.entry import Resting
 from nodes.pool.pool import STEP
+from nodes.store import StoreFull, StoreLocked
 from pets.params import N4096
 from protocol.errors import PreparationSpent, QueryRefused
 from protocol.preparation import HolderPreparation, Preparation, RequesterPreparation, RouterPreparation, pack
@@ -67,8 +68,6 @@ def test_spending_one_that_still_waits_erases_it(node: PoolAtNode) -> None:
 
 
 def test_a_mark_that_cannot_be_written_refuses_and_erases(disk: PoolAtNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nodes.store import StoreFull
-
     identity = disk.filled()
     disk.pool.take(identity, now())
 
@@ -86,8 +85,6 @@ def test_a_mark_that_cannot_be_written_refuses_and_erases(disk: PoolAtNode, monk
 def test_a_store_that_cannot_be_read_hands_out_nothing_and_loses_nothing(
     node: PoolAtNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nodes.store import StoreLocked
-
     identity = node.filled()
     with monkeypatch.context() as patch:
 
@@ -98,6 +95,22 @@ def test_a_store_that_cannot_be_read_hands_out_nothing_and_loses_nothing(
         with pytest.raises(QueryRefused, match="locked"):
             node.pool.take(identity, now())
     assert node.pool.take(identity, now()).identity == identity
+
+
+def test_one_whose_store_does_not_say_whether_it_was_used_is_erased(
+    node: PoolAtNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object) -> bool:
+        raise StoreLocked("locked by somebody else")
+
+    preparation = fresh()
+    chunk = preparation.rings[HOLDER].chunks[0]
+    monkeypatch.setattr(node.store, "has_claimed", locked)
+    node.pool.admit(REQUESTER, 10, now())
+    with pytest.raises(StoreLocked):
+        node.filled(preparation)
+    assert not chunk.z.any()
+    assert node.pool.standing() == []
 
 
 def test_what_was_given_up_is_never_used(disk: PoolAtNode) -> None:

@@ -9,12 +9,15 @@ TESTS = Path(__file__).parents[1]
 
 ONCE = {
     "attacks/test_gates.py": "lies in gates, which know no ring",
+    "attacks/test_pools.py": "where preparations wait, whatever is in them",
     "blocks/test_search.py": "how a gallery is stored; the search of it is tried on both rings elsewhere",
     "casework/test_command_line.py": "what persons do after a search",
+    "cli/test_prepare_at_node.py": "what an operator asks for and is told",
     "pets/test_product.py": "rows times a vector modulo t, which both rings share",
     "protocol/test_orders.py": "the order of messages, whatever their length",
     "protocol/test_scoring_ahead.py": "the order of messages, whatever their length",
     "nodes/test_refusals.py": "what a node refuses before it computes",
+    "nodes/test_supply.py": "which preparations wait where, whatever is in them",
     "nodes/test_transfer.py": "a limit on bytes that wait, measured in parts of the smaller ring",
     "verify/test_copies.py": "the verifier's table, compared with both presets at once",
     "verify/test_partial.py": "what is called checkable; the ring only sets a length",
