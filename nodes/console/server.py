@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +21,13 @@ from nodes.console.oversight import Oversight
 from nodes.console.security import Forms
 from nodes.console.web import Site
 from nodes.service.strict_http import StrictProtocol
+from pets.errors import InputError
 from pets.faces import FaceModel, Provider
 
 FILE = "console.db"
+PEERS_SECONDS = 30.0
+
+log = logging.getLogger("lineup.console")
 
 
 def open_site(folder: Path, load: Callable[[], FaceModel]) -> Site:
@@ -53,6 +59,8 @@ def run_console(folder: Path, models: Path | None, provider: Provider, say: Call
     """Serve until interrupted. `say`: takes lines for the terminal, the one-time token among them."""
     site = open_site(folder, lambda: FaceModel.load(models, provider))
     settings = site.operations.config.console
+    ended = threading.Event()
+    threading.Thread(target=_follow_peers, args=(site.operations.desk, ended), daemon=True).start()
     try:
         say(f"console of {site.operations.config.name}: {settings.url}")
         if site.first_token is not None:
@@ -66,4 +74,14 @@ def run_console(folder: Path, models: Path | None, provider: Provider, say: Call
             ssl_keyfile=None if settings.key is None else str(settings.key),
         )  # fmt: skip
     finally:
+        ended.set()
         close_site(site)
+
+
+def _follow_peers(desk: CaseDesk, ended: threading.Event) -> None:
+    """So that a node that joins can be asked without a restart of the console."""
+    while not ended.wait(PEERS_SECONDS):
+        try:
+            desk.read_peers_again()
+        except (InputError, OSError) as error:  # the node tells its operator more
+            log.error("peers cannot be read again: %s", type(error).__name__)
