@@ -6,9 +6,10 @@ A fault is *lost* if anything does not hold afterwards: every answer complete an
 name; the other holder's answer there; every node clear and healthy; the next query right; every log whole when its node
 starts again. It has *leaked* if a planted name, template, probe or reference stands in a log or an evidence file.
 
-A kill is tried at every unit that a party says. Each other kind breaks every `--every`-th unit of each link, beginning
-with another one than the kind before. Connections are cut over TLS; all else happens over ASGI, because what is broken
-is the delivery, whatever carries it. `benchmarks.kills` kills real processes.
+A kill is tried at every unit that a party says, in the preparation and in the search. Each other kind breaks every
+`--every`-th unit of each link, in the one and in the other, beginning with another one than the kind before.
+Connections are cut over TLS; all else happens over ASGI, because what is broken is the delivery, whatever carries it.
+`benchmarks.kills` kills real processes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from benchmarks.machine import describe
 from nodes.service.operator_api import HolderAnswer, SearchReport, SearchRequest
 from pets.errors import LineupError
 from pets.threads import default_threads
-from tests.kit.faults import HARMLESS, KINDS, Fault, Kind
+from tests.kit.faults import DURING, HARMLESS, KINDS, Fault, Kind
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import Capture, captured_logs, leaks, secrets_of
 from tests.kit.network import AsgiNetwork, Network, TlsNetwork, assert_clear, assert_healthy, assert_named, running
@@ -141,10 +142,11 @@ async def sweep_party(
 async def sweep_link(
     network: Network, kind: Kind, link: tuple[str, str], steps: Sequence[int], wanted: SearchRequest, tally: Tally
 ) -> None:
-    """Break each delivery of a link."""
-    for step in steps:
-        if not await try_fault(network, Fault(kind, link[0], step, link[1]), wanted, tally):
-            return
+    """Break each delivery of a link: of preparations, then of searches."""
+    for during in DURING:
+        for step in steps:
+            if not await try_fault(network, Fault(kind, link[0], step, link[1], during=during), wanted, tally):
+                break
 
 
 async def burst(network: Network, wanted: SearchRequest, count: int, quota: int, tally: Tally) -> None:

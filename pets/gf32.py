@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import ParameterError
-from pets.jit import kernel
+from pets.jit import kernel, short_kernel
 
 ALPHA = 2
 ORDER = 2**32 - 1
@@ -28,7 +28,7 @@ GAMMA_EXPONENT = 1_000_003  # coprime to the order: γ = α^1000003 is primitive
 Elements: TypeAlias = npt.NDArray[np.int64]
 
 
-@kernel
+@short_kernel
 def multiply(a: int, b: int) -> int:
     """a·b. Free of branches and look-ups, since the sums of shares pass through here."""
     product = 0
@@ -41,7 +41,7 @@ def multiply(a: int, b: int) -> int:
     return product
 
 
-@kernel
+@short_kernel
 def power(base: int, exponent: int) -> int:
     """base^exponent for a public exponent >= 0."""
     result = 1
@@ -64,7 +64,7 @@ def powers(base: int, count: int, first: int = 0) -> Elements:
     return result
 
 
-@kernel
+@short_kernel
 def evaluate(polynomial: Elements, point: int) -> int:
     """Σ_i polynomial[i]·point^i, by Horner's rule."""
     value = 0
@@ -73,7 +73,7 @@ def evaluate(polynomial: Elements, point: int) -> int:
     return value
 
 
-@kernel
+@short_kernel
 def odd_power_sums(elements: Elements, count: int) -> Elements:
     """Σ_e e^(2k-1) for k = 1…count, int64 (count,)."""
     sums = np.zeros(count, np.int64)
@@ -108,7 +108,7 @@ def discrete_log(element: int) -> int:
     return log % ORDER
 
 
-@kernel
+@short_kernel
 def minimal_polynomial(sequence: Elements) -> Elements:
     """The shortest linear recurrence of `sequence`, as its monic characteristic polynomial (Massey 1969).
 
@@ -137,7 +137,7 @@ def minimal_polynomial(sequence: Elements) -> Elements:
     return current[: length + 1][::-1].copy()
 
 
-@kernel
+@short_kernel
 def _divide(dividend: Elements, divisor: Elements) -> tuple[Elements, Elements]:
     """Quotient and remainder (deg divisor coefficients) for a monic divisor."""
     degree = len(divisor) - 1
@@ -149,7 +149,7 @@ def _divide(dividend: Elements, divisor: Elements) -> tuple[Elements, Elements]:
     return work[degree:], work[:degree]
 
 
-@kernel
+@short_kernel
 def with_roots(polynomial: Elements, roots: Elements) -> Elements:
     """polynomial·Π (x - root), int64."""
     result = np.zeros(len(polynomial) + len(roots), np.int64)
@@ -175,7 +175,7 @@ def _frobenius(modulus: Elements) -> Elements:
     return rows
 
 
-@kernel
+@short_kernel
 def _trace(frobenius: Elements, beta: int) -> Elements:
     """Σ_{i<32} (β·x)^(2^i) modulo the polynomial that `frobenius` belongs to."""
     trace = np.zeros(frobenius.shape[1], np.int64)
@@ -186,7 +186,7 @@ def _trace(frobenius: Elements, beta: int) -> Elements:
     return trace
 
 
-@kernel
+@short_kernel
 def _common_divisor(monic: Elements, other: Elements) -> Elements:
     """The greatest common divisor, monic."""
     rest = _divide(other, monic)[1]

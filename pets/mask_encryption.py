@@ -9,16 +9,18 @@ wraps modulo t thousands of times, and only then does every wrap vanish modulo Q
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pets import ntt, residues, sampling
 from pets.errors import CryptoError
+from pets.jit import kernel
 from pets.params import Parameters
-from pets.prf import Keystream, derive_key, encode_labels
+from pets.prf import Keystream, derive_key, labelled_hash
+from pets.residues import prime_row
 from pets.threads import parallel_ranges
 
 Residues = npt.NDArray[np.uint32]
@@ -38,21 +40,34 @@ def draw_mask(seed: bytes, preparation: bytes, dim: int, params: Parameters) -> 
 
 
 def expand_public(preparation: bytes, dim: int, params: Parameters, threads: int = 1) -> Residues:
-    """a_j for j < d, uint32 (d, 2, n), NTT form: SHAKE-128 of the preparation's id, j and the prime, with rejection."""
+    """a_j for j < d, uint32 (d, 2, n), NTT form: an AES-CTR stream whose key follows from the preparation's id.
+
+    Uniform by rejection, from n + 64 numbers of 30 bits for each prime of each j. The key is public, but nobody's
+    choice: FrodoKEM makes its matrix like this ("FrodoKEM", 2021, section 2.2.6; AES as an ideal cipher).
+    """
+    stream = Keystream(labelled_hash("mask-polynomials", params.digest_input(), preparation))
+    drawn = stream.words(dim, 2, (params.n + _SPARE) // 2).view("<u4")
     out = np.empty((dim, 2, params.n), np.uint32)
-
-    def work(start: int, stop: int) -> None:
-        for j in range(start, stop):
-            for index, prime in enumerate(params.primes):
-                labels = ("blind-lineup/mask-polynomial/v1", params.digest_input(), preparation, j, index)
-                raw = hashlib.shake_128(encode_labels(*labels)).digest(4 * (params.n + _SPARE))
-                drawn = np.frombuffer(raw, "<u4") & np.uint32(2**30 - 1)
-                accepted = drawn[drawn < prime]
-                assert len(accepted) >= params.n, "2^-13 of the numbers are rejected, 64 of 4,096 never"
-                out[j, index] = accepted[: params.n]
-
-    parallel_ranges(work, dim, threads)
+    enough = np.ones(dim, np.bool_)
+    primes = prime_row(params)
+    parallel_ranges(lambda start, stop: _accept(drawn, primes, start, stop, out, enough), dim, threads)
+    assert enough.all(), "2^-13 of the numbers are rejected, 64 of 4,096 never"
     return out
+
+
+@kernel
+def _accept(drawn: Any, primes: Any, start: Any, stop: Any, out: Any, enough: Any) -> None:
+    """The first n numbers below the prime of each row, in order."""
+    n = out.shape[2]
+    for j in range(start, stop):
+        for index in range(2):
+            taken, prime = 0, primes[index]
+            for k in range(drawn.shape[2]):
+                value = np.uint32(drawn[j, index, k] & np.uint32(2**30 - 1))
+                if value < prime and taken < n:
+                    out[j, index, taken] = value
+                    taken += 1
+            enough[j] &= taken == n
 
 
 def constants(values: Values, params: Parameters) -> Residues:

@@ -1,7 +1,8 @@
 """Confirmation of a prepared query: a second, authenticated evaluation of just the hits (protocol/DESIGN.md, 6 and 9).
 
-The block of `protocol.confirmation` is scored with the encrypted mask, and the holder adds its product with u to its
-own addend. Requester and router can both compute the rest, z': each sends it, and the holder compares the two.
+The block of `protocol.confirmation` is scored with the encrypted mask, slot by slot (`pets.combining`), and the holder
+adds its product with u to its own addend. Requester and router can both compute the rest, z': each sends it, and the
+holder compares the two.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pets import ntt, residues
+from pets.combining import combine_rows
 from pets.params import Parameters
 from pets.prf import labelled_hash
 from pets.product import product_share
 from pets.rounding import round_shares
-from pets.scoring import ScoringProbe, encode_gallery
+from pets.scoring import ScoringProbe
 from protocol.blocks import HolderKeys
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
 from protocol.confirmation import SLOT, Hit, SealedConfirmation, build_block, check_answers
 from protocol.errors import ConfirmationFailed
 from protocol.form import SHARE_MASK, same_from_holder
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock
-from protocol.steps import Send, Step, check_phase, receive, score_block, sign_phase
+from protocol.steps import Send, Step, check_phase, receive, sign_phase
 from protocol.wire import array, residue_array
 
 
@@ -53,8 +55,8 @@ def holder_confirms(
     """
     params = keys.params
     block, factors = build_block(templates, rows, cap)
-    scored = yield from score_block(encode_gallery(block, params, ring.threads), mask.probe)
-    blinded = residues.add(scored, keys.zeros("confirm", 1, ring.threads), params)
+    scored = combine_rows(block[::SLOT].astype(np.int8), _in_slots(factors, params), mask.probe, ring.threads)
+    blinded = residues.add(scored[None], keys.zeros("confirm", 1, ring.threads), params)
     c1 = np.ascontiguousarray(blinded[:, 1]).tobytes()
     own = round_shares(keys.own_addend(blinded, ring.threads), params)[0, : SLOT * cap]
     product = (block.astype(np.int64) @ mask.values.astype(np.int64) % params.t).astype(np.uint32)
@@ -78,6 +80,14 @@ def holder_confirms(
     scores = check_answers(shares + first & SHARE_MASK, factors, len(rows), theta, params)
     hits = [Hit(row, score) for row, score in zip(rows, scores, strict=True)]
     return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.row)))
+
+
+def _in_slots(factors: npt.NDArray[np.int32], params: Parameters) -> npt.NDArray[np.int32]:
+    """Each slot's factors at its coefficients, int32 (cap, n)."""
+    out = np.zeros((len(factors), params.n), np.int32)
+    for slot, six in enumerate(factors):
+        out[slot, SLOT * slot : SLOT * (slot + 1)] = six
+    return out
 
 
 def key_owner_confirms(ring: Ring, params: Parameters, secret: npt.NDArray[np.uint32], cap: int) -> Step[None]:

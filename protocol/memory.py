@@ -6,14 +6,13 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from threading import Semaphore
 
 import numpy as np
 import numpy.typing as npt
 
 from pets.errors import LineupError
+from pets.threads import short_turns
 from protocol.machine import Machine
 from protocol.session import Session
 from protocol.steps import Work
@@ -38,11 +37,6 @@ class MemoryNetwork:
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[LineupError] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        # What follows a single block is many rounds of small steps, which hold the interpreter's lock: queries that go
-        # through them at once hand it over at every step. So half of the threads do, beside the kernels of the others.
-        self._rounds = Semaphore(max(1, self.threads // 2))
-
     def run(self, first: Mapping[bytes, Callable[[], None]] | None = None) -> None:
         """Deliver until all machines wait for something that will not come. Errors are kept in `failures`.
 
@@ -52,7 +46,7 @@ class MemoryNetwork:
         for machine in self.machines:
             queries[machine.query][machine.name] = machine
         # Queries share nothing but the pass over the gallery, so each may have a thread of its own until then.
-        with ThreadPoolExecutor(min(self.threads, len(queries) or 1)) as pool:
+        with ThreadPoolExecutor(min(self.threads, len(queries) or 1)) as pool, short_turns():
             settle = map if len(queries) == 1 else pool.map
             scored: dict[bytes, list[Result]] = {}
             while True:
@@ -82,21 +76,13 @@ class MemoryNetwork:
         failures: list[LineupError] = []
         if first is not None:
             first()
-        turn: AbstractContextManager[object] = nullcontext()
-        while True:
-            with turn:
-                for machine, session, want, result in scored:
-                    try:
-                        machine.supply(session, want, result)
-                    except LineupError as error:
-                        failures.append(error)
-                self._deliver(parties, traffic, failures)
-            turn = self._rounds
-            # A single block is no pass to wait for others with: one query's rounds then fall beside another's kernels.
-            single = _taken(parties.values(), 1)
-            if not single:
-                return traffic, failures
-            scored = self._score(single, single[0][0].threads)
+        for machine, session, want, result in scored:
+            try:
+                machine.supply(session, want, result)
+            except LineupError as error:
+                failures.append(error)
+        self._deliver(parties, traffic, failures)
+        return traffic, failures
 
     def _deliver(
         self, parties: dict[str, Machine], traffic: Counter[tuple[str, str]], failures: list[LineupError]
@@ -127,14 +113,12 @@ class MemoryNetwork:
         return results
 
 
-def _taken(machines: Iterable[Machine], most: int | None = None) -> list[Want]:
-    """What is to be scored, of `most` blocks at most, for sessions that are not over."""
+def _taken(machines: Iterable[Machine]) -> list[Want]:
+    """What is to be scored, for sessions that are not over."""
     taken: list[Want] = []
     for machine in machines:
         wanted, machine.wanted = machine.wanted, deque()
         for session, want in wanted:
-            if most is not None and want.count > most:
-                machine.wanted.append((session, want))
-            elif not session.state.over:
+            if not session.state.over:
                 taken.append((machine, session, want))
     return taken

@@ -44,8 +44,8 @@ NOT_SHOWN = (
     "No pass shows that the bundle is what the other parties were shown, or whose its key is: `lineup verify` on all "
     "bundles with --trust does. Nor that gates were computed rightly: whoever turns one inside the form check, the "
     "admission, the comparison or the count passes every rule, and with them a holder reads comparisons of its choice "
-    "and a router hides a hit. Nor anything about rows that were changed or forgotten since, or whether the gallery is "
-    "the one that the law means."
+    "and a router hides a hit. Nor anything about rows that were changed or forgotten since, whether the gallery is "
+    "the one that the law means, or that the reference numbers released are those of the confirmed rows."
 )
 
 
@@ -162,4 +162,4 @@ def _guarded(apply: Callable[[], Findings]) -> Findings:
     try:
         yield from apply()
     except (LineupError, ValueError) as error:
-        yield Broken("", f"what was sealed cannot be used: {error}")
+        yield Broken("", f"what was sealed or brought cannot be used: {error}")

@@ -87,8 +87,10 @@ class HolderAudit:
             root = joined.gallery or b""
             if commit_seed(content.seed, self.holder) != joined.seed:
                 yield Broken(made.place(item.record), "the sealed seed does not open the commitment to it")
-            elif (split and root_of(split) != root) or joined.blocks != len(content.versions):
+            elif split and root_of(split) != root:
                 yield Broken(made.place(item.record), "the sealed hashes of blocks do not open the gallery's root")
+            elif not joined.blocks == len(content.versions) == -(-content.rows // self.params.n):
+                yield Broken(made.place(item.record), "rows or blocks of another number were sealed")
             else:
                 yield Held()
         listed = b"".join(version.attempt.to_bytes(8, "big") + version.digest for version in content.versions)

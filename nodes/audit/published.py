@@ -80,8 +80,8 @@ class PublishedAudit:
             yield Open(audit.why_no_rows or audit.cannot() or "")
             return
         n, ring = audit.params.n, audit.ring(query.query_id)
-        for index, item in enumerate(view.find("LiveRows", audit.holder, "sent")):
-            first, count = audit.chunks[index]
+        sent = view.find("LiveRows", audit.holder, "sent")
+        for index, (item, (first, count)) in enumerate(zip(sent, audit.chunks, strict=False)):
             if not audit.rows.whole(first, count):
                 yield Open(CHANGED.format(first, first + count - 1))
                 continue

@@ -32,6 +32,8 @@ class Query:
     @classmethod
     def shown(cls, search: View, preparation: View) -> Query:
         """Read off a bundle. Raises `AuditRefused` where announcements or answers are missing, or do not fit."""
+        if preparation.bundle.owner != search.bundle.owner:
+            raise AuditRefused(f"the {search.name} shows a preparation of {preparation.owner}'s with it, not its own")
         announced = [message for _, message in search.messages(Search)]
         prepared = [message for _, message in preparation.messages(Prepare)]
         if not announced or not prepared:

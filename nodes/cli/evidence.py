@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pets.errors import InputError
 
-evidence = typer.Typer(help="Evidence of a query, for a supervisor.", no_args_is_help=True)
+evidence = typer.Typer(help="Evidence of a query and its preparation, for a supervisor.", no_args_is_help=True)
 output = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -29,7 +29,12 @@ def register(app: typer.Typer) -> None:
 @evidence.command()
 def export(
     folder: Annotated[Path, typer.Option("--dir", help="The node's folder; the node may be running.")],
-    query: Annotated[str, typer.Option(help="The query: 32 hexadecimal digits, as `lineup query` shows them.")],
+    query: Annotated[
+        str,
+        typer.Option(
+            help="The query: 32 hexadecimal digits, as `lineup query` shows them. Or a preparation that none used."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     since: Annotated[
         list[Path] | None,
@@ -37,7 +42,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write what this node can show of one query: records, log entries, proofs, signed. No face, score or key."""
+    """Write what this node can show of a query and its preparation, signed. No face, score or key is in it."""
     from nodes.evidence.export import export_bundle
 
     data = export_bundle(folder, query, [_read(path)[1] for path in since or ()])
@@ -45,11 +50,11 @@ def export(
     if as_json:
         print(json.dumps({"file": str(out), "bytes": len(data), "query": query}))
     else:
-        output.print(f"{out}: {len(data):,} bytes, query {query}", highlight=False, markup=False, soft_wrap=True)
+        output.print(f"{out}: {len(data):,} bytes of {query}", highlight=False, markup=False, soft_wrap=True)
 
 
 def verify(
-    files: Annotated[list[Path], typer.Argument(help="Evidence bundles, of one query or several.")],
+    files: Annotated[list[Path], typer.Argument(help="Evidence bundles, of one query or several, or of preparations.")],
     trust: Annotated[
         Path | None, typer.Option(help="Public identities of the parties: NAME.json, or a folder of them.")
     ] = None,
@@ -89,12 +94,7 @@ def audit(
     as_json: Json = False,
     html: Html = None,
 ) -> None:
-    """Recompute on site what a party sent in a query and its preparation, from what it sealed.
-
-    First the requester's, with `--sent FILE`: its encrypted mask, and u from probe and mask. Then each holder's, with
-    the same file: blocks, published numbers and confirmation block, from its rows and seeds. What no audit shows stands
-    in the report, above all gates that were changed inside the comparison.
-    """
+    """Recompute on site what a party sent, from what it sealed: first the requester's part, then the holders'."""
     from nodes.audit.audit import audit_party
 
     report = audit_party(_read(bundle), sealed, sent, probe)

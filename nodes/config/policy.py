@@ -52,9 +52,9 @@ class NationalLaw(Section, frozen=True):
 class PolicyConfig(Section, frozen=True):
     """What a node serves; without a word about `states` it serves nobody. `nodes.query.policy` applies it.
 
-    `max_rungs`: thresholds a query may visit, the first included. `require_seed`: refuse queries whose ciphertexts no
-    audit could recompute. Quotas are per state and UTC day (Article 23(1)). `releases_per_reference`: how often one
-    reference is released to one state in `release_window_days` UTC days; what comes on top closes the node to it.
+    `max_rungs`: thresholds a query may visit, the first included. Quotas are per state and UTC day (Article 23(1)).
+    `releases_per_reference`: how often one reference is released to one state in `release_window_days` UTC days; what
+    comes on top closes the node to it.
 
     The defaults follow from how fast answers give a template away (threat_model/README.md, "What answers give away").
     """
@@ -66,7 +66,6 @@ class PolicyConfig(Section, frozen=True):
     minimum_ladder_step: Decimal = Decimal("0.02")
     max_rungs: int = MAX_RUNGS
     presets: tuple[str, ...] = tuple(PRESETS)
-    require_seed: bool = True
     quota_identified_per_day: int = 25
     quota_unidentified_per_day: int = 25
     releases_per_reference: int = 10

@@ -181,8 +181,6 @@ max_candidates = {policy.max_candidates}  # 1 to {MAX_CANDIDATES}
 minimum_ladder_step = {policy.minimum_ladder_step}  # 0.001 to below 1; a ladder of 0 (no climbing) is always accepted
 max_rungs = {policy.max_rungs}  # 1 to {MAX_RUNGS}: thresholds a query may visit
 presets = {_toml(policy.presets)}  # {", ".join(PRESETS)}
-# refuse queries that announce no seed, as with OpenFHE: no audit could recompute their ciphertexts
-require_seed = {_toml(policy.require_seed)}
 quota_identified_per_day = {policy.quota_identified_per_day}  # queries per state and UTC day
 quota_unidentified_per_day = {policy.quota_unidentified_per_day}
 # How often one reference is released to one state; on top of that the state's queries are refused, until releases are

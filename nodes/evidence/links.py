@@ -1,4 +1,4 @@
-"""Which conversation made a preparation, so that evidence of a search finds it: `evidence/preparations/IDENTITY`.
+"""Which conversation made a preparation, so that evidence of a search finds it: `preparations/IDENTITY`.
 
 `LinkDamaged` (a pets.errors.InputError): a file there names no conversation.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from nodes.private_files import replace_private
 from pets.errors import InputError
 
-FOLDER = Path("evidence", "preparations")
+FOLDER = "preparations"
 CONVERSATION_BYTES = 16
 
 
@@ -24,7 +24,7 @@ def note(folder: Path, identity: bytes, conversation: bytes) -> None:
     `folder`: the node's. `identity`: 32 bytes. `conversation`: 16 bytes.
     """
     links = folder / FOLDER
-    links.mkdir(mode=0o700, parents=True, exist_ok=True)
+    links.mkdir(mode=0o700, exist_ok=True)
     replace_private(links / identity.hex(), conversation)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodes import pool
 from nodes.casework import desk, vault
 from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
 from nodes.config.storage import open_store, storage_key
@@ -187,6 +188,7 @@ def _rekey(
     if config.casework.url is not None or (folder / desk.FILE).is_file():
         vault.rekey(cases, old, new)
     reseal_salt(folder, old, new)
+    pool.reseal(folder / pool.FOLDER, old, new)
     return subjects, sealed.reseal(folder / "sealed", old, new)
 
 

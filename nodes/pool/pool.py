@@ -123,6 +123,14 @@ class Pool:
             free = [entry for entry in self._waiting.values() if not entry.reserved and _is_fresh(entry.waiting, now)]
             return sum(entry.serves(wanted, dim, preset, model) for entry in free)
 
+    def oldest_besides(self, holders: Collection[str], dim: int, preset: str, model: bytes) -> bytes | None:
+        """The oldest that waits and does not serve such a search; None: all do."""
+        wanted = frozenset(holders)
+        with self._lock:
+            others = [e for e in self._waiting.values() if not (e.reserved or e.serves(wanted, dim, preset, model))]
+        oldest = min(others, key=lambda entry: entry.waiting.made, default=None)
+        return None if oldest is None else oldest.waiting.identity
+
     def take(self, identity: bytes, now: float, requester: str | None = None) -> Preparation:
         """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
 
@@ -216,11 +224,15 @@ class Pool:
             free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
         return sorted(free, key=lambda waiting: waiting.made)
 
-    def identities(self, requester: str) -> frozenset[bytes]:
-        """Of what waits for a requester, or was handed out and not used so far."""
+    def identities(self, requester: str, roots: Collection[bytes] | None = None) -> frozenset[bytes]:
+        """Of what waits for a requester, or was handed out and not used so far; with `roots`, made for one of these."""
         with self._lock:
             entries = (*self._waiting.values(), *self._taken.values())
-            return frozenset(entry.waiting.identity for entry in entries if entry.waiting.requester == requester)
+            return frozenset(
+                entry.waiting.identity
+                for entry in entries
+                if entry.waiting.requester == requester and (roots is None or entry.roots <= frozenset(roots))
+            )
 
     @property
     def roots(self) -> frozenset[bytes]:

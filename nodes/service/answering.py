@@ -36,14 +36,15 @@ class Answering:
     def __init__(self, node: Node, gate: Gate) -> None:
         self._node = node
         self._gate = gate
-        self._roots: dict[bytes, bytes] = {}  # of the galleries that preparations were made for, by their identities
 
     @property
     def roots(self) -> frozenset[bytes]:
-        """Of the versions of the gallery that preparations wait for."""
-        waiting = {item.identity for item in self._node.pool.standing()}
-        self._roots = {identity: root for identity, root in self._roots.items() if identity in waiting}
-        return frozenset(self._roots.values())
+        """Of the versions of the gallery that preparations were made for which wait, or are being made."""
+        machines = [
+            driver.machine for driver in list(self._node.drivers.values())
+        ]  # before what waits
+        making = [machine.gallery.root for machine in machines if isinstance(machine, PreparingHolder)]
+        return frozenset((*self._node.pool.roots, *making))
 
     def machine(self, announce: Prepare | Search, conversation: bytes) -> Party:
         """The party that this node is in a conversation. Raises `QueryRefused`, and what the gate raises."""
@@ -85,9 +86,8 @@ class Answering:
         if made is None or not made.rings:
             self._node.pool.release(machine.parties.requester)
             return
-        if isinstance(machine, PreparingHolder):
-            self._roots[made.identity] = machine.gallery.root
         self._node.pool.add(machine.query, made, time.time())
+        self._node.promise(made.identity)
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
         self._gate.admit_preparation(announce, conversation)

@@ -137,7 +137,7 @@ def make_app(node: Node) -> Starlette:
         if peer is None or peer not in node.peers or node.peers[peer].role is not Role.REQUESTER:
             return _refusal(403, "state")
         body = await _read(request, OPERATOR_BODY_LIMIT, node.config.limits.read_timeout_seconds)
-        lost = await asyncio.to_thread(compare, node.pool, peer, body)
+        lost = await asyncio.to_thread(compare, node, peer, body)
         return Response(lost, media_type="application/msgpack")
 
     async def hold(request: Request) -> Response:
@@ -155,7 +155,7 @@ def make_app(node: Node) -> Starlette:
                 "name": node.name,
                 "role": node.config.role.value,
                 "address": node.config.address,
-                "queries_running": len(node.drivers),
+                "queries_running": node.queries_running,
                 "subjects": await asyncio.to_thread(node.store.count),
                 "draining": node.draining,
                 "peers": sorted(node.peers),

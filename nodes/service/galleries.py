@@ -58,6 +58,14 @@ class Galleries:
         except LineupError as error:
             raise _unusable(error) from error
 
+    def roots(self) -> frozenset[bytes] | None:
+        """Of the galleries that would be prepared with now; None where that cannot be told."""
+        try:
+            self._guard.meet(self._store)
+            return frozenset(derived.current(_now()).root for derived in self.all)
+        except LineupError:
+            return None
+
     def give_back(self, live: Live) -> None:
         """The search that was lent these bits is over."""
         for derived in self.all:

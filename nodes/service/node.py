@@ -38,7 +38,7 @@ from pets.params import preset
 from pets.threads import default_threads
 from protocol.engine import warm_up
 from protocol.errors import QueryRefused
-from protocol.messages import Prepare
+from protocol.messages import Search
 from protocol.party import Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.session import Event
@@ -47,8 +47,10 @@ log = logging.getLogger("lineup.node")
 
 HEALTH_SECONDS = 5.0  # however often somebody asks
 STOP_SECONDS = 6.0  # for queries that were stopped to hand over their last frames
+PROMISED_SECONDS = 3.0
 REQUESTER_PATIENCE = 2  # times that of the nodes it asks
 REMEMBERED = 10_000  # conversations that are over and whose late frames are passed over
+_PREPARING = (PreparingRequester, PreparingRouter, PreparingHolder)
 
 
 class Node:
@@ -103,6 +105,7 @@ class Node:
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         self.askers: dict[bytes, str] = {}  # who asked each query that is under way
         self.preparers: dict[bytes, str] = {}  # and each preparation
+        self._promised: dict[bytes, float] = {}  # preparations whose search is let in while this node shuts down
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
         keys = Told(peers, lambda peer: peer.verify_key)
@@ -144,16 +147,18 @@ class Node:
 
     async def _first_contact(self, peer: str, query: bytes, units: list[bytes]) -> QueryDriver:
         """A conversation this node has not met: check its announcement, then take part in it."""
-        if self.draining:
-            raise PeerRefused(self.name, "capacity")
         try:
             self._take_place(self.askers, peer, query)
             announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
-            if isinstance(announce, Prepare):
+            if isinstance(announce, Search):
+                await self._until_made(announce.preparation)
+            if self.draining and not (isinstance(announce, Search) and announce.preparation in self._promised):
+                raise PeerRefused(self.name, "capacity")
+            if isinstance(announce, Search):
+                self._promised.pop(announce.preparation, None)
+            else:
                 del self.askers[query]
                 self._take_place(self.preparers, peer, query)
-            else:
-                await self._until_made(announce.preparation)
             driver = self.drive(await asyncio.to_thread(self.answering.machine, announce, query))
         except BaseException as error:
             self._leave_place(query)
@@ -190,7 +195,7 @@ class Node:
     def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
         """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
         machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
-        preparing = isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder))
+        preparing = isinstance(machine, _PREPARING)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
         patience = seconds * REQUESTER_PATIENCE if machine.role == "requester" else seconds
@@ -213,7 +218,7 @@ class Node:
             self.pace.begin(machine.query)
         else:
             self._precedence.begin()
-        self.metrics.started()
+            self.metrics.started()
         return driver
 
     def serve(self, states: tuple[str, ...]) -> None:
@@ -233,9 +238,22 @@ class Node:
         return [*self.alarms, *self.peer_faults, *self.clocks.alarms]
 
     @property
+    def queries_running(self) -> int:
+        """How many searches are under way; preparations are told apart (`nodes.service.supplies`)."""
+        return sum(not isinstance(driver.machine, _PREPARING) for driver in list(self.drivers.values()))
+
+    @property
     def idle(self) -> bool:
         """Nothing is under way, and every last frame was handed over."""
-        return not self._live and not self._opening and (self.follow_up is None or self.follow_up.idle)
+        promised = self.draining and any(until > time.monotonic() for until in self._promised.values())
+        under_way = self._live or self._opening or promised
+        return not under_way and (self.follow_up is None or self.follow_up.idle)
+
+    def promise(self, identity: bytes) -> None:
+        """A preparation was made. If this node shuts down, its search may still come, and soon: it was under way."""
+        now = time.monotonic()
+        still = {known: until for known, until in self._promised.items() if until > now}
+        self._promised = {**still, identity: now + PROMISED_SECONDS}
 
     async def drain(self, seconds: float) -> None:
         """Take no new queries; give those that run `seconds` to end, then stop them and tell the peers."""
@@ -266,16 +284,21 @@ class Node:
 
     def warm(self) -> None:
         """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
+        warm_up(preset(self.config.policy.presets[0]), self.threads)
+        if (root := self._read_gallery()) is not None:
+            dropped = self.pool.drop_where(gallery_root_is_not=root)  # earlier versions are gone with the last run
+            log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
+
+    def _read_gallery(self) -> bytes | None:
+        """Read it if it changed, so that no preparation waits for that; gives its root, None without a gallery."""
         policy = self.config.policy
-        warm_up(preset(policy.presets[0]), self.threads)
-        if self.config.role is Role.HOLDER and policy.purposes:
-            try:
-                root = self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
-            except EmptyStore:
-                log.info("the gallery is empty")
-            else:
-                dropped = self.pool.drop_where(gallery_root_is_not=root)
-                log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
+        if self.config.role is not Role.HOLDER or not policy.purposes:
+            return None
+        try:
+            return self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
+        except EmptyStore:
+            log.info("the gallery is empty")
+            return None
 
     def follow_gallery(self) -> None:
         """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
@@ -304,7 +327,7 @@ class Node:
             self.follow_up.desk.expire()
         if done.subjects:
             self.follow_gallery()
-            self.warm()  # so that no preparation waits for the new gallery
+            self._read_gallery()
         return done
 
     def failing(self) -> tuple[str, ...]:
@@ -323,14 +346,14 @@ class Node:
         self._over[machine.query] = None
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
-        if isinstance(machine, (PreparingRequester, PreparingRouter, PreparingHolder)):
+        if isinstance(machine, _PREPARING):
             made = machine.preparation is not None and bool(machine.preparation.rings)
             if (seconds := self.pace.end(machine.query, made)) is not None:
                 self.metrics.prepared(seconds)
         else:
             self._precedence.end()
+            self.metrics.finished()
         self._leave_place(machine.query)
-        self.metrics.finished()
         try:
             await asyncio.to_thread(self._put_away, machine)
         except Exception as error:  # a disk that is full must not take the node down with it

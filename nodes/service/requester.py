@@ -52,6 +52,7 @@ Asking = PreparingRequester | SearchingRequester
 log = logging.getLogger("lineup.requester")
 
 WARRANT_SECONDS = 3600
+MOST_LOST = 2  # preparations in a row that peers have no more, before that is an error
 SIDE_BY_SIDE = 4  # attempts with one holder each, after one with all of them failed and nobody was to blame
 
 
@@ -120,6 +121,11 @@ class AskingNode(Node):
             wanted = PrepareRequest(request.holders, 1, len(request.template), request.model, request.preset)
             await asyncio.to_thread(self.supply.want, wanted)
 
+    @property
+    def searching(self) -> bool:
+        """Whether a search is under way, even if just now none of its conversations is."""
+        return self._searches > 0
+
     def _unapproved(self, request: SearchRequest) -> Approved:
         return Approved(f"{self.name}-{secrets.token_hex(8)}", _justification(request), lambda query: None)
 
@@ -140,12 +146,15 @@ class AskingNode(Node):
             seconds_preparing=search.preparing,
         )
 
-    async def _ask(self, search: _Search, asked: Sequence[str], fresh: bool = False) -> None:
-        """One attempt; then others with those that are still without an answer. `fresh`: nothing that waited."""
+    async def _ask(self, search: _Search, asked: Sequence[str], lost: int = 0) -> None:
+        """One attempt; then others with those that are still without an answer.
+
+        `lost`: how many preparations a peer had no more. After the first nothing that waited is used.
+        """
         plan = plan_of(search.request)
-        made = None if fresh else await asyncio.to_thread(self._preparer.waiting, asked, plan)
+        made = None if lost else await asyncio.to_thread(self._preparer.waiting, asked, plan)
         if made is not None:
-            await self._ask_with(search, asked, made, waited=True)
+            await self._ask_with(search, asked, made, lost)
             return
         search.prepared = "now"
         started = time.perf_counter()
@@ -161,11 +170,11 @@ class AskingNode(Node):
         missing = [name for name in asked if name not in able]
         search.answers.update({name: _answer(driver, machine, None, name) for name in missing})
         if made is not None:
-            await self._ask_with(search, able, made, waited=False)
+            await self._ask_with(search, able, made, lost)
         if len(asked) > 1:
             await self._ask_each(search, [name for name in missing if _waited_in_vain(driver, machine, name)])
 
-    async def _ask_with(self, search: _Search, asked: Sequence[str], made: RequesterPreparation, waited: bool) -> None:
+    async def _ask_with(self, search: _Search, asked: Sequence[str], made: RequesterPreparation, lost: int) -> None:
         """One query with a preparation, which serves no other whatever comes of it."""
         try:
             driver, machine = await self._query(search, asked, made)
@@ -173,8 +182,8 @@ class AskingNode(Node):
             await asyncio.to_thread(self._preparer.give_up, made)
         self._look_for_lies(machine)
         if machine.whole.state is not State.FINISHED:
-            if waited and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
-                await self._ask(search, asked, fresh=True)
+            if lost < MOST_LOST and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
+                await self._ask(search, asked, lost + 1)
             else:
                 await self._ask_others(search, driver, machine, asked)
             return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from nodes.pool import Pool
+from nodes.config.schema import Role
 from nodes.private_files import replace_private
 from nodes.service.operator_api import HolderAnswer, PrepareReport, PrepareRequest, Progress
 from nodes.service.preparer import Making, Preparer, Told
@@ -25,6 +25,7 @@ from protocol.announcing import Plan
 from protocol.messages import Digest
 
 if TYPE_CHECKING:
+    from nodes.service.node import Node
     from nodes.service.requester import AskingNode
 
 log = logging.getLogger("lineup.supply")
@@ -50,6 +51,7 @@ class Supply:
         self._why = why
         self._file = node.keeper.folder / FILE
         self._compared = -COMPARE_SECONDS
+        self._making = 0
 
     async def prepare(
         self, request: PrepareRequest, told: Told = lambda _: None, stop: asyncio.Event | None = None
@@ -74,9 +76,9 @@ class Supply:
             nonlocal made, begun
             while begun < request.count and not refused and not (stop is not None and stop.is_set()):
                 index, begun = begun, begun + 1
-                making = await self._make(request, partial(tell, index))
-                refused.update(self._why(making, request.holders))
-                made += await asyncio.to_thread(self._preparer.put_by, making)
+                waits, missing = await self._make(request, partial(tell, index))
+                refused.update(missing)
+                made += waits  # not in one line: `made` would be read before the others have added theirs
 
         await asyncio.gather(*(work() for _ in range(min(SIDE_BY_SIDE, request.count))))
         if made:
@@ -112,10 +114,15 @@ class Supply:
     def missing(self) -> int:
         """How many of what is wanted do not wait so far."""
         wanted = self.wanted
-        if wanted is None:
-            return 0
-        ready = self._node.pool.ready(wanted.holders, wanted.dim, wanted.preset, wanted.model, time.time())
-        return max(0, self._node.config.preparations.ready - ready)
+        return 0 if wanted is None else max(0, self._wished - self._ready(wanted))
+
+    @property
+    def _wished(self) -> int:
+        return self._node.config.preparations.ready
+
+    def _ready(self, wanted: PrepareRequest) -> int:
+        """How many wait that serve a search of these holders."""
+        return self._node.pool.ready(wanted.holders, wanted.dim, wanted.preset, wanted.model, time.time())
 
     async def run_for_ever(self) -> None:
         """Refill and compare, as long as the node runs. Failures only make the pauses longer."""
@@ -133,24 +140,41 @@ class Supply:
         """Make one that is missing, if nothing else is under way. False if that failed."""
         node = self._node
         await asyncio.to_thread(node.pool.expire, time.time())
-        if node.draining or node.drivers:
+        if node.draining or node.drivers or node.searching:
             return True
         await self.compare()
         wanted = await asyncio.to_thread(lambda: self.wanted if self.missing else None)
         if wanted is None:
             return True
-        making = await self._make(wanted)
-        for name, answer in self._why(making, wanted.holders).items():
+        await asyncio.to_thread(self._make_room, wanted)
+        refused = await self._make_one(wanted)
+        rest = tuple(name for name in wanted.holders if name not in refused)
+        if refused and rest and self._ready(fewer := msgspec.structs.replace(wanted, holders=rest)) < self._wished:
+            await self._make_one(fewer)  # a search of these need not wait for the others
+        return not refused
+
+    async def _make_one(self, wanted: PrepareRequest) -> Mapping[str, HolderAnswer]:
+        """Let one wait with the holders that took part; gives why the others did not."""
+        _, refused = await self._make(wanted)
+        for name, answer in refused.items():
             log.warning("not prepared", extra={"peer": name, "code": answer.reason, "by": answer.by})
-        return await asyncio.to_thread(self._preparer.put_by, making)
+        return refused
+
+    def _make_room(self, wanted: PrepareRequest) -> None:
+        """Of what was made for other searches keep no more than as many again; the peers hear of it."""
+        pool, ready = self._node.pool, self._node.config.preparations.ready
+        other = pool.oldest_besides(wanted.holders, wanted.dim, wanted.preset, wanted.model)
+        if other is not None and len(pool.standing()) >= 2 * ready:
+            pool.drop(other)
+            self._compared = -COMPARE_SECONDS
 
     async def compare(self, at_once: bool = False) -> None:
-        """Tell every peer which preparations this node has, now and then: each drops what the other lost.
+        """Tell every peer which preparations this node has, now and then: each drops what the other lost or outgrew.
 
-        Not while one is being made: it may be there at one side and not yet at the other.
+        Not while one is being made, or searched with as soon as it is: it is not in the pool of this node then.
         """
         late = time.monotonic() - self._compared >= COMPARE_SECONDS
-        if self._node.preparers or not (late or at_once):
+        if self._making or self._node.searching or not (late or at_once):
             return
         self._compared = time.monotonic()
         waiting = await asyncio.to_thread(self._node.pool.standing)
@@ -169,22 +193,34 @@ class Supply:
         settled = time.time() - SETTLED_SECONDS
         for one in node.pool.standing():
             if one.identity in lost and one.made < settled and peer in (node.router, *one.holders):
-                log.info("dropped: its peer lost its part", extra={"peer": peer, "preparation": one.identity.hex()})
+                log.info(
+                    "dropped: its peer lost its part, or has another gallery now",
+                    extra={"peer": peer, "preparation": one.identity.hex()},
+                )
                 await asyncio.to_thread(node.pool.drop, one.identity)
 
-    async def _make(self, request: PrepareRequest, told: Told | None = None) -> Making:
-        return await self._preparer.make(self._node.router, request.holders, plan_of(request), told)
+    async def _make(self, request: PrepareRequest, told: Told | None = None) -> tuple[bool, Mapping[str, HolderAnswer]]:
+        """Make one and let it wait; whether it does, and who has no ring in it."""
+        self._making += 1
+        try:
+            making = await self._preparer.make(self._node.router, request.holders, plan_of(request), told)
+            missing = self._why(making, request.holders)  # first: the pool erases what it has sealed
+            return await asyncio.to_thread(self._preparer.put_by, making), missing
+        finally:
+            self._making -= 1
 
 
-def compare(pool: Pool, requester: str, listed: bytes) -> bytes:
-    """At holder and router: drop what a requester has no more; tells which of its preparations are not here.
+def compare(node: Node, requester: str, listed: bytes) -> bytes:
+    """At holder and router: drop what a requester has no more; tells which of its preparations it had better not use.
 
-    Raises what msgspec raises for a list that is none.
+    Those are the ones that are not here, and those for an earlier version of the gallery: they would not find who was
+    enrolled since. Raises what msgspec raises for a list that is none.
     """
     theirs = msgspec.msgpack.decode(listed, type=Identities)
-    pool.retain(requester, theirs)
-    mine = pool.identities(requester)
-    return msgspec.msgpack.encode([identity for identity in theirs if identity not in mine])
+    node.pool.retain(requester, theirs)
+    roots = node.galleries.roots() if node.config.role is Role.HOLDER else None
+    good = node.pool.identities(requester, roots)
+    return msgspec.msgpack.encode([identity for identity in theirs if identity not in good])
 
 
 def plan_of(request: PrepareRequest) -> Plan:

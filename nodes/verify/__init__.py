@@ -10,7 +10,7 @@ machine and does no arithmetic on ciphertexts. `tests/verify/test_copies.py` hol
     format      bundles and records, closed and versioned (threat_model/evidence-format.md)
     table       the verifier's own copy of the security table, thresholds and sizes
     trust       whose keys count
-    case        the bundles of one query, read
+    case        the bundles of one conversation, a preparation or a search, read
     rules_*     the rules; each yields what held, what broke and what could not be checked
     verdict     runs all of them: `verify_bundles`
     facts       what happened, as the bundles tell it

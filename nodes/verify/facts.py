@@ -49,8 +49,8 @@ def _search(case: Case, announce: Search) -> list[Fact]:
 def _preparation(case: Case, announce: Prepare) -> list[Fact]:
     return [
         ("preparation", case.query.hex()),
-        ("prepared", f"by {announce.requester} through {announce.router}, {_made(case)}"),
         ("parameters", f"d {announce.dim}, {announce.preset}"),
+        ("prepared", f"by {announce.requester} through {announce.router}, {_made(case)}"),
         *((holder, _readiness(case, holder)) for holder in announce.holders),
     ]
 

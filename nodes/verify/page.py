@@ -39,7 +39,7 @@ def print_report(report: Report, leaks: Sequence[Leak], console: Console) -> Non
         facts.add_column(no_wrap=True, min_width=13)
         facts.add_column(ratio=1, overflow="fold")
         for subject, told in report.facts:
-            facts.add_row(subject, escape_markup(told), end_section=subject == "terms")
+            facts.add_row(subject, escape_markup(told), end_section=subject == "prepared")
         bundles = ", ".join(f"{owner} ({role})" for _, owner, role, _ in report.subjects)
         facts.add_row("bundles", bundles)
         console.print(facts)
@@ -133,7 +133,8 @@ def as_page(report: Report, leaks: Sequence[Leak], title: str = "Blind Lineup: e
         f"<h2>Rules that were broken</h2><ul class='failed'>{failed}</ul>" if failed else "",
         "<h2>What the bundles tell</h2><p class='note'>Whether it is true, the checks say. No bundle shows "
         f"whether a candidate was released.</p><table>{facts}</table>" if facts else "",
-        "<h2>Bundles</h2><table><tr><th>Party</th><th>Role</th><th>Query</th><th>Fingerprint of its key</th></tr>"
+        "<h2>Bundles</h2><table><tr><th>Party</th><th>Role</th><th>Query or preparation</th>"
+        "<th>Fingerprint of its key</th></tr>"
         f"{bundles}</table>" if bundles else "",
         "<h2>Checks</h2><table><tr><th>Check</th><th>Status</th><th>Rule</th><th>Details</th></tr>"
         f"{checks}</table>"

@@ -107,7 +107,10 @@ def form(case: Case) -> Findings:
 
 
 def compared(case: Case) -> Findings:
-    """Requester and router told each other the hash of what a holder sent to both, before the next gate they sent."""
+    """Requester and router told each other the hash of what a holder sent to both, before the next gate they sent.
+
+    Only c1 of gallery blocks is compared when all are prepared: `versions` holds a search to it.
+    """
     if case.announce is None:
         yield Open("there is no announcement")
         return
@@ -279,10 +282,16 @@ def used_once(cases: Sequence[Case]) -> Findings:
 
 
 def _users(case: Case, search: Search) -> set[str]:
-    """Who used the preparation, by any bundle: the requester once u leaves, the others once they accept."""
-    users = set(case.joined)
-    told = ("Difference", "DifferenceDigest")
-    if any(view.ends(item.record)[0] == search.requester for view in case.views for kind in told
-           for item in view.find(kind)):  # fmt: skip
-        users.add(search.requester)
+    """Who used the preparation: the requester once u leaves, the others once they accept.
+
+    By what each shows itself, or signed for others to show: nobody is accused by another's word.
+    """
+    users = set()
+    for view in case.views:
+        if view.find("Difference", direction="sent") or view.find("Joined", WHOLE, "sent"):
+            users.add(view.owner)
+        for item, message in view.messages(Signature):
+            sender = view.ends(item.record)[0]
+            if message.phase == ("admission" if sender == search.requester else "set-up"):
+                users.add(sender)
     return users

@@ -9,72 +9,79 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nodes.verify.format import HARMLESS, Record, content_digest, decode_bundle
+from nodes.verify.format import HARMLESS, Record, content_digest, decode_bundle, preparation_inside
+from pets import ntt, residues
+from pets.keys import expand_secret
 from pets.params import SHARE_BITS
 from pets.planes import from_planes
 from pets.prf import Keystream, derive_key
+from pets.rounding import round_shares
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER, REQUESTER, ROUTER
-from protocol.messages import AnyMessage, InputShare, PairSecret, Release
+from protocol.messages import AnyMessage, KeySeed, MaskedScores, PairSecret, PreparedBlocks, Release, Search
 from protocol.release import pack_release
-from protocol.terms import Terms, query_id
+from protocol.terms import Terms
+from protocol.wire import residue_array
 from tests.kit.evidence import ES, EU, FR, World
 from tests.kit.galleries import scores
 
-SEATS = {ES: HOLDER, FR: REQUESTER, EU: ROUTER}
-PAIRS = list(itertools.combinations(SEATS, 2))
+PAIRS = list(itertools.combinations((ES, FR, EU), 2))
+BYTES = (KeySeed, PairSecret, PreparedBlocks, MaskedScores)  # what would do to rebuild every score
 
 
 def records(world: World, query: bytes, owners: Iterable[str]) -> list[tuple[str, Record]]:
-    """(owner, record) of the evidence that some parties kept."""
-    files = world.bundles(query, owners)
-    return [(owner, record) for owner, data in files.items() for record in decode_bundle(data)[1].records]
+    """(owner, record) of the evidence of a search and its preparation that some parties kept."""
+    kept = []
+    for owner, data in world.bundles(query, owners).items():
+        bundle = decode_bundle(data)[1]
+        inside = preparation_inside(bundle)
+        assert inside is not None
+        kept += [(owner, record) for part in (inside[1], bundle) for record in part.records]
+    return kept
 
 
-def said(kept: Sequence[tuple[str, Record]], kind: type[AnyMessage]) -> dict[str, list[AnyMessage]]:
-    """Sender -> its messages of a kind, as far as the logs still have them, in order."""
-    found: dict[tuple[str, int], AnyMessage] = {}
+def said(kept: Sequence[tuple[str, Record]], kind: type[AnyMessage], sender: str, *receivers: str) -> AnyMessage | None:
+    """A message of a kind, if the logs still have it."""
     for owner, record in kept:
-        if isinstance(record.message, kind):
-            found[owner if record.direction == "sent" else record.peer, record.sequence] = record.message
-    return {name: [found[key] for key in sorted(found) if key[0] == name] for name in {key[0] for key in found}}
-
-
-def identity(kept: Sequence[tuple[str, Record]]) -> bytes:
-    """The query id, which everybody's evidence shows."""
-    announce = next(record.message for _, record in kept if record.kind == "Announce")
-    joined = {
-        owner if record.direction == "sent" else record.peer: record.message
-        for owner, record in kept
-        if record.kind == "Joined"
-    }
-    return query_id(announce, joined)  # type: ignore[arg-type]
+        ends = (owner, record.peer) if record.direction == "sent" else (record.peer, owner)
+        if isinstance(record.message, kind) and ends[0] == sender and (not receivers or ends[1] in receivers):
+            return record.message
+    return None
 
 
 def rebuilt_scores(kept: Sequence[tuple[str, Record]]) -> npt.NDArray[np.int64] | None:
-    """Every score of the first chunk at the first rung; None where the logs lack the bytes.
+    """Every score of the first chunk; None where the logs lack the bytes.
 
-    Party i's input v travels as v ^ F(k_{i+1}); k_j is what party j sends to its predecessor. Three inputs add up.
+    e + z is 16 times the score less the threshold, and z = round(c1·s2) - m, m being two streams of the pair secrets.
     """
-    secrets, inputs = said(kept, PairSecret), said(kept, InputShare)
-    total: npt.NDArray[np.int64] | None = None
-    for name, seat in SEATS.items():
-        following = next(other for other, place in SEATS.items() if place == (seat + 1) % 3)
-        if following not in secrets or len(inputs.get(name, [])) < 2:
-            return None
-        pair, masked = secrets[following][0], inputs[name][1]  # the first input is admission's
-        assert isinstance(pair, PairSecret)
-        assert isinstance(masked, InputShare)
-        mask = Keystream(derive_key(pair.secret, "masks", identity(kept), ES, "compare", 0, 0))
-        planes = np.frombuffer(masked.data, "<u8").reshape(SHARE_BITS, -1)
-        value = from_planes(planes ^ mask.words(*planes.shape)).astype(np.int64)
-        total = value if total is None else total + value
-    assert total is not None
-    announce = next(record.message for _, record in kept if record.kind == "Announce")
-    terms = Terms.announced(announce)  # type: ignore[arg-type]
-    shifted = (total + threshold_offset(terms.theta(0), terms.params)) % 2**SHARE_BITS
+    search = said(kept, Search, FR)
+    seed, first, second = said(kept, KeySeed, FR, EU), said(kept, PairSecret, ES, EU), said(kept, PairSecret, FR, ES)
+    blocks, published = said(kept, PreparedBlocks, ES), said(kept, MaskedScores, ES)
+    assert isinstance(search, Search)
+    if not (
+        isinstance(seed, KeySeed)
+        and isinstance(first, PairSecret)
+        and isinstance(second, PairSecret)
+        and isinstance(blocks, PreparedBlocks)
+        and isinstance(published, MaskedScores)
+    ):
+        return None
+    terms = Terms.announced(search)
+    params, count = terms.params, len(blocks.data) // (8 * terms.params.n)
+    c1 = residue_array(blocks.data, (count,), params, "blocks")
+    secret = expand_secret(params, seed.seed, search.preparation)
+    addend = round_shares(ntt.inverse(residues.multiply(c1, secret, params), params), params).reshape(-1)
+    streams = [
+        Keystream(derive_key(pair.secret, "masks", search.preparation, ES, "mask", 0, count, 0)).words(
+            SHARE_BITS, len(addend) // 64
+        )
+        for pair in (first, second)
+    ]
+    mask = from_planes(streams[0] ^ streams[1])
+    e = from_planes(np.frombuffer(published.data, "<u8").reshape(SHARE_BITS, -1))
+    total = e.astype(np.int64) + addend - mask + threshold_offset(terms.theta(0), params)
+    shifted = total % 2**SHARE_BITS
     signed = shifted - (shifted >= 2 ** (SHARE_BITS - 1)) * 2**SHARE_BITS
-    rounded: npt.NDArray[np.int64] = np.rint(signed * terms.params.t / 2**SHARE_BITS).astype(np.int64)
+    rounded: npt.NDArray[np.int64] = np.rint(signed * params.t / 2**SHARE_BITS).astype(np.int64)
     return rounded
 
 
@@ -85,14 +92,14 @@ def test_two_logs_together_hold_no_byte_from_which_a_score_can_be_rebuilt(
     kept = records(world, query, owners)
     assert rebuilt_scores(kept) is None
     assert {type(record.message) for _, record in kept if record.message is not None} <= set(HARMLESS)
-    assert {record.kind for _, record in kept} >= {"PairSecret", "InputShare", "Gates"}
+    assert {record.kind for _, record in kept} >= {"Gates", *(kind.__name__ for kind in BYTES)}
 
 
 @pytest.mark.parametrize("owners", PAIRS, ids="-".join)
 def test_control_two_logs_that_keep_the_bytes_rebuild_every_score(
     world: World, monkeypatch: pytest.MonkeyPatch, owners: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr("nodes.evidence.recorder.HARMLESS", (*HARMLESS, PairSecret, InputShare))
+    monkeypatch.setattr("nodes.evidence.recorder.HARMLESS", (*HARMLESS, *BYTES))
     query = world.query((ES,))
     rebuilt = rebuilt_scores(records(world, query, owners))
     assert rebuilt is not None
@@ -123,7 +130,7 @@ def known_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     def packed(references: Sequence[str], cap: int) -> Release:
         return Release(original(references, cap).slots, bytes(32))
 
-    monkeypatch.setattr("protocol.holder.pack_release", packed)
+    monkeypatch.setattr("protocol.searching.pack_release", packed)
 
 
 @pytest.mark.parametrize("owner", [FR, ES])

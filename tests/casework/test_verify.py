@@ -16,7 +16,7 @@ from nodes.identity.identity import NodeIdentity, NodeNotary, load_identity
 from nodes.logs.checkpoints import Disclosure
 from nodes.logs.entries import TranscriptEntry, encode_entry, encrypt_entry
 from nodes.verify import Report, load_trust, verify_bundles
-from nodes.verify.format import Bundle, Stated, TranscriptProof, decode_bundle
+from nodes.verify.format import Bundle, Stated, TranscriptProof, decode_bundle, preparation_inside
 from nodes.verify.verdict import RULES
 from pets.merkle import MerkleTree, hash_leaf
 from protocol.approval import Approval
@@ -67,17 +67,23 @@ class Told:
 
     def _seal(self, owner: str, stated: list[Stated]) -> bytes:
         bundle, identity = self.bundles[owner], self.identities[owner]
-        log, told = _log(identity, bundle, stated)
-        return sign_bundle(msgspec.structs.replace(bundle, log=log, follow_up=told), identity.signing)
+        inside = preparation_inside(bundle)
+        assert inside is not None
+        before, log, told = _log(identity, inside[1], bundle, stated)
+        made = sign_bundle(msgspec.structs.replace(inside[1], log=before), identity.signing)
+        return sign_bundle(msgspec.structs.replace(bundle, log=log, follow_up=told, preparation=made), identity.signing)
 
 
-def _log(identity: NodeIdentity, bundle: Bundle, stated: list[Stated]) -> tuple[TranscriptProof, tuple[Stated, ...]]:
-    """A transcript log of these records and statements alone."""
+def _log(
+    identity: NodeIdentity, made: Bundle, bundle: Bundle, stated: list[Stated]
+) -> tuple[TranscriptProof, TranscriptProof, tuple[Stated, ...]]:
+    """A transcript log of the records of a preparation and its search, and of these statements, alone."""
     header = msgspec.structs.replace(bundle.log.header, nonce=bytes(32))
     tree, parts, latest = MerkleTree(), [], 0
-    for index, record in enumerate(bundle.records):
-        latest = max(latest, record.time)
-        parts.append((index, latest, *_logged(header, bundle.query, index, latest, record)))
+    for part in (made, bundle):
+        for record in part.records:
+            latest = max(latest, record.time)
+            parts.append((len(parts), latest, *_logged(header, part.query, len(parts), latest, record)))
     for index, one in enumerate(stated, len(parts)):
         latest = max(latest, one.time)
         statement = one.statement
@@ -88,15 +94,16 @@ def _log(identity: NodeIdentity, bundle: Bundle, stated: list[Stated]) -> tuple[
         secret = os.urandom(32)
         parts.append((index, latest, encrypt_entry(encode_entry(entry, "transcript"), secret, header, index, latest),
                       secret))  # fmt: skip
-    for part in parts:
-        tree.append(hash_leaf(part[2]))
+    for one_part in parts:
+        tree.append(hash_leaf(one_part[2]))
     checkpoint = signed_checkpoint(identity, header.log, tree, max(latest, bundle.log.checkpoint.time))
-    entries = [Disclosure(*part, tree.size, tuple(tree.inclusion_proof(part[0]))) for part in parts]
-    told = tuple(
-        msgspec.structs.replace(one, entry=entry)
-        for one, entry in zip(stated, entries[len(bundle.records) :], strict=True)
+    entries = [Disclosure(*one, tree.size, tuple(tree.inclusion_proof(one[0]))) for one in parts]
+    first, second = len(made.records), len(made.records) + len(bundle.records)
+    told = tuple(msgspec.structs.replace(one, entry=entry) for one, entry in zip(stated, entries[second:], strict=True))
+    before, log = (
+        TranscriptProof(header, checkpoint, tuple(chosen), ()) for chosen in (entries[:first], entries[first:second])
     )
-    return TranscriptProof(header, checkpoint, tuple(entries[: len(bundle.records)]), ()), told
+    return before, log, told
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 STORE_README = README.parent / "nodes" / "store" / "README.md"
 SECTIONS = "Running nodes", "Evidence"
 # The last block of each section is not part of the walk, as the README says.
-NOT_WALKED = re.compile(r"lineup (node (statistics|hold)|store rekey|evidence (key|hold))\b")
+NOT_WALKED = re.compile(r"lineup (node (status|statistics|hold)|store rekey|evidence (key|hold))\b")
 SKEW_SECONDS = 2  # in place of 120: so long a node distrusts warrants after a loss
 
 

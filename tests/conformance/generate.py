@@ -1,7 +1,8 @@
 """Honest and lying evidence as files, with the verdict each must get. Another verifier can be judged by them.
 
-Run `python -m tests.conformance.generate` when the form of evidence changes. It runs a query and tells it again, for
-each rule with one lie of `tests/verify/test_lies.py`. All keys are new each time, so every byte is.
+Run `python -m tests.conformance.generate` when the form of evidence changes. It makes a preparation, runs a query with
+it, and tells both again, for each rule with one lie of `tests/verify/test_lies.py`. All keys are new each time, so
+every byte is.
 
 ::
 
@@ -16,7 +17,7 @@ import json
 import lzma
 import tarfile
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from nodes.evidence.export import sign_bundle
 from nodes.verify.format import decode_bundle
 from pets.signatures import SigningKey
 from tests.kit.evidence import ES, EU, FR, World, failures
+from tests.kit.prepared import copied
 from tests.kit.stories import Files, Story, verified
 from tests.verify.test_lies import LIES
 
@@ -42,9 +44,10 @@ class Case:
     rule: str | None = None
 
 
-def honest(world: World, files: Files) -> dict[Case, Files]:
+def honest(world: World, files: Files, unused: Files) -> dict[Case, Files]:
     """What must hold: all bundles of a query, and fewer, which leave more unchecked and break nothing."""
     return {
+        Case("unused-preparation", "all bundles of a preparation that no query used", True): unused,
         Case("all-bundles", "all bundles of a query of one holder", True): files,
         Case("requester-alone", "the requester's bundle and no other", True): {FR: files[FR]},
         Case("holder-and-router", "no bundle of the requester", True): {ES: files[ES], EU: files[EU]},
@@ -68,6 +71,12 @@ def lying(world: World, files: Files) -> dict[Case, Files]:
     return told
 
 
+def used_twice(files: Files, twice: Files) -> dict[Case, Files]:
+    """Two queries with one preparation, as the router's bundles show it."""
+    case = Case("preparation-used-twice", "EU used it in 2 searches", False, "preparation-once")
+    return {case: {EU: files[EU], f"{EU}-2": twice[EU]}}
+
+
 def fewest_that_show(world: World, case: Case, files: Files) -> Files:
     """The smallest choice of bundles in which the rule finds the lie: the archive is to be small."""
     for count in range(1, len(files) + 1):
@@ -82,12 +91,16 @@ def write(folder: Path = FOLDER) -> None:
     """Write both files into `folder`."""
     with tempfile.TemporaryDirectory() as temporary:
         world = World.make(Path(temporary))
-        files = world.bundles(world.query((ES,)), (FR, EU, ES))
-        cases = honest(world, files) | lying(world, files)
+        unused = world.bundles(world.prepare((ES,)).conversation, (FR, EU, ES))
+        made = world.prepare((ES,))
+        again = replace(made, preparation=copied(made.preparation))  # type: ignore[arg-type]
+        files = world.bundles(world.query((ES,), made=made), (FR, EU, ES))
+        twice = world.bundles(world.query((ES,), made=again), (EU,))
+        cases = honest(world, files, unused) | lying(world, files) | used_twice(files, twice)
         contents = {
             f"{TRUST}/{path.name}": path.read_bytes() for path in (world.root / "authority" / "peers").iterdir()
         }
-    for owner in (FR, EU, ES):  # side by side: what two cases share is then stored once
+    for owner in (FR, EU, f"{EU}-2", ES):  # side by side: what two cases share is then stored once
         contents |= {f"{case.name}/{owner}.bundle": told[owner] for case, told in cases.items() if owner in told}
     (folder / ARCHIVE.name).write_bytes(packed(contents))
     verdicts = json.dumps([asdict(case) for case in cases], indent=1, ensure_ascii=False)

@@ -64,6 +64,7 @@ class Made:
     preparation: LocalPreparation | None = None
 
 
+Preparing = PreparingRequester | PreparingRouter | PreparingHolder
 Prepares = Callable[[LocalPreparing], None]
 Searches = Callable[[LocalSearch], None]
 
@@ -119,11 +120,14 @@ class World:
             )
             attack(preparing)
             self._run(preparing.machines)
-            for machine in (preparing.requester, preparing.router, *preparing.holders.values()):
-                if machine.preparation is not None:
-                    keepers[machine.name].keep_preparation(machine)
+            ready = []
+            machines: list[Preparing] = [preparing.requester, preparing.router, *preparing.holders.values()]
+            for machine in machines:
                 keepers[machine.name].end(machine)
-        if all(machine.preparation is not None and machine.preparation.rings for machine in preparing.parties):  # type: ignore[attr-defined]
+                if machine.preparation is not None and machine.preparation.rings:
+                    keepers[machine.name].keep_preparation(machine)
+                    ready.append(machine.name)
+        if len(ready) == len(contexts):
             made.preparation = preparing.result
         return made
 

@@ -17,6 +17,7 @@ During = Literal["preparing", "searching"]
 Kind = Literal[
     "kill", "restart", "cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt"
 ]
+DURING: tuple[During, ...] = ("preparing", "searching")
 SEARCHING = (SearchingRequester, SearchingRouter, SearchingHolder)
 KINDS: tuple[Kind, ...] = ("cut", "drop", "lose", "lose-answer", "delay", "duplicate", "reorder", "truncate", "corrupt")
 # Those after which the answers must be complete: the sender notices, or nothing is lost.

@@ -15,7 +15,7 @@ from nodes.operator.client import status as node_status
 from nodes.service.operator_api import SearchReport
 from tests.kit.federation import FR, ROLES, Answers, Federation, request
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 
 class Processes:

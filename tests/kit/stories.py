@@ -281,12 +281,13 @@ def logs_of(
         tree.append(hash_leaf(other))
     latest, parts = 0, []
     for query, records in conversations:
-        parts.append([])
+        part: list[tuple[int, int, bytes, bytes]] = []
         for record in records:
             latest = max(latest, record.time)
             data, secret = _logged(header, query, tree.size, latest, record)
-            parts[-1].append((tree.size, latest, data, secret))
+            part.append((tree.size, latest, data, secret))
             tree.append(hash_leaf(data))
+        parts.append(part)
     checkpoint = signed_checkpoint(identity, header.log, tree, end)
     return [
         TranscriptProof(
@@ -299,7 +300,7 @@ def logs_of(
     ]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1 << 16)
 def _logged(header: LogHeader, query: bytes, index: int, created: int, record: Record) -> tuple[bytes, bytes]:
     """A record as an entry of a log, and the entry's secret."""
     ends = (header.owner, record.peer) if record.direction == "sent" else (record.peer, header.owner)

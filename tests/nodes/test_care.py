@@ -33,6 +33,7 @@ from nodes.store import (
     StoreRefusal,
     WrongStorageKey,
 )
+from nodes.store.derived import salt_seed
 from pets.errors import InputError
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import ES, FR, found, request
@@ -249,7 +250,7 @@ def test_a_backup_of_another_state_or_key_or_a_damaged_one_changes_nothing(
 
 
 def seal_one(folder: Path, query: bytes = NEW) -> SealedProbe:
-    content = SealedProbe(b"template", b"seed")
+    content = SealedProbe(b"template", *(bytes([number] * 32) for number in range(3)))
     sealed.keep(folder / "sealed", storage_key(load_config(folder)), query, content)
     return content
 
@@ -258,6 +259,7 @@ def test_rekeying_changes_the_key_of_everything_and_keeps_times(holder: tuple[Pa
     folder, references, file = holder
     content, path = seal_one(folder), folder / "sealed" / NEW.hex()
     seal_one(folder, OLD)
+    salt = salt_seed(folder, storage_key(load_config(folder)))
     old, data, time = storage_key(load_config(folder)), path.read_bytes(), path.stat().st_mtime_ns
     done = rekey(folder)
     assert (done.subjects, done.sealed_files) == (5, 2)
@@ -268,6 +270,7 @@ def test_rekeying_changes_the_key_of_everything_and_keeps_times(holder: tuple[Pa
     assert sealed.open_kept(folder / "sealed", new, NEW) == content
     with pytest.raises(StoreCorrupted):
         sealed.open_kept(folder / "sealed", old, NEW)
+    assert salt_seed(folder, new) == salt  # the roots of the gallery stay
     with holder_store(folder) as store:
         assert store.snapshot(NOW).references == references[:1] + references[2:]
         assert claimed(store, QUERY[0])

@@ -149,7 +149,6 @@ def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
         ("cpu_share = 0.5", "cpu_share = 0", "preparations.cpu_share", "0: must be above 0 and at most 1"),
         ("cpu_share = 0.5", "cpu_share = 1.01", "preparations.cpu_share", "1.01: must be above 0 and at most 1"),
         ("cpu_share = 0.5", "cpu_share = nan", "preparations.cpu_share", "must be above 0 and at most 1"),
-        ("require_seed = true", "require_seed = 1", "policy.require_seed", "1: Expected `bool`"),
         ("presets = [", 'presets = ["n1024", ', "policy.presets", "'n1024': each must be one of n4096_q60_t20"),
         ("unidentified_per_day = 25", "unidentified_per_day = -1", "policy.quota_unidentified_per_day", "-1: must"),
         ("reference = 10", "reference = 0", "policy.releases_per_reference", "0: must be from 1 to 1000"),

@@ -16,14 +16,16 @@ from typer.testing import CliRunner
 
 from nodes.cli import evidence as cli_evidence
 from nodes.evidence import export as evidence
+from nodes.evidence import links
 from nodes.evidence.export import EvidenceError, export_bundle
 from nodes.evidence.keeper import Keeper
+from nodes.evidence.links import LinkDamaged
 from nodes.evidence.recorder import read_records
 from nodes.logs.entries import TranscriptEntry
 from nodes.logs.of_node import open_log
 from nodes.verify import EvidenceRefused, decode_bundle, verify_bundles
 from nodes.verify import format as format_of_bundles
-from nodes.verify.format import HARMLESS, Witnessed, frame_digest
+from nodes.verify.format import HARMLESS, Bundle, Witnessed, frame_digest, preparation_inside
 from nodes.verify.verdict import RULES
 from pets.errors import LineupError
 from protocol.messages import ALLOWED
@@ -33,7 +35,18 @@ from tests.kit.stories import Story
 pytestmark = pytest.mark.slow
 
 KEPT = {kind.__name__ for kind in HARMLESS}
+OLD = {  # what nothing sends any more
+    "Announce", "KeyCommitment", "PublicShare", "KeyPair", "ProbePart", "ProbeDigest", "AdmissionBlock", "FilterBlock",
+    "ConfirmationDigest",
+}  # fmt: skip
 runner = CliRunner()
+
+
+def inside(data: bytes) -> Bundle:
+    """The bundle of the preparation in that of a search."""
+    found = preparation_inside(decode_bundle(data)[1])
+    assert found is not None
+    return found[1]
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +57,18 @@ def app() -> typer.Typer:
 
 
 def test_no_score_share_reference_or_template_is_in_any_bundle(world: World, query: bytes) -> None:
-    assert {kind.__name__ for kind in ALLOWED} - KEPT == {
-        "PairSecret", "ProbePart", "InputShare", "Gates", "PowerSums", "ConfirmationAnswer", "Release", "FilterBlock",
-        "AdmissionBlock", "CountShare",
-        # of prepared queries, which nodes do not speak yet
-        "Prepare", "JoinedPreparation", "KeySeed", "PublicPart", "MaskPart", "MaskDigest", "FormBlock", "FormBit",
-        "PreparedBlocks", "Search", "Difference", "DifferenceDigest", "MaskedScores", "AdmissionScores",
-        "AdmissionInput", "AdmissionGates", "AdmissionCount", "Echo",
+    assert {kind.__name__ for kind in ALLOWED} - KEPT - OLD == {
+        "KeySeed", "PublicPart", "PairSecret", "MaskPart", "FormBlock", "PreparedBlocks", "Difference",
+        "AdmissionScores", "AdmissionGates", "AdmissionCount", "AdmissionInput", "MaskedScores", "LiveRows",
+        "InputShare", "Gates", "CountShare", "PowerSums", "ConfirmationAnswer", "Release",
     }  # fmt: skip
     row = world.galleries[ES].templates[200].tobytes()
     reference = world.galleries[ES].reference(200).encode()
     for name in (FR, EU, ES):
         data = export_bundle(world.root / name, query.hex())
-        bundle = decode_bundle(data)[1]
-        assert {record.kind for record in bundle.records if record.message is not None} <= KEPT
-        assert all(record.message is None for record in bundle.records if record.kind not in KEPT)
+        for bundle in (decode_bundle(data)[1], inside(data)):
+            assert {record.kind for record in bundle.records if record.message is not None} <= KEPT
+            assert all(record.message is None for record in bundle.records if record.kind not in KEPT)
         assert world.probe.tobytes() not in data
         assert row not in data
         assert reference not in data
@@ -68,6 +78,43 @@ def test_every_record_has_its_disclosed_entry(world: World, query: bytes) -> Non
     bundle = decode_bundle(export_bundle(world.root / EU, query.hex()))[1]
     assert len(bundle.records) == len(bundle.log.entries) > 50
     assert list(bundle.records) == read_records(world.root / EU / "evidence" / query.hex())
+
+
+def test_the_preparation_of_a_search_travels_inside(world: World) -> None:
+    made = world.prepare((ES,))
+    query = world.query((ES,), made=made)
+    for name in (FR, EU, ES):
+        data = export_bundle(world.root / name, query.hex())
+        before = inside(data)
+        assert (before.query, before.owner.name, before.preparation) == (made.conversation, name, None)
+        assert list(before.records) == read_records(world.root / name / "evidence" / made.conversation.hex())
+        assert verify_bundles([data], world.trust).holds
+
+
+def test_a_preparation_that_no_search_used_is_exported_by_its_own_number(world: World) -> None:
+    made = world.prepare((ES,))
+    files = world.bundles(made.conversation, (FR, EU, ES))
+    assert all(decode_bundle(data)[1].query == made.conversation for data in files.values())
+    assert verify_bundles(list(files.values()), world.trust).holds
+
+
+def test_a_search_whose_preparation_is_not_known_any_more_is_exported_and_does_not_hold(world: World) -> None:
+    """Its file is gone: `verify` says so. Damaged, it is named."""
+    made = world.prepare((ES,))
+    query = world.query((ES,), made=made)
+    (link,) = [
+        path
+        for path in (world.root / ES / links.FOLDER).iterdir()
+        if links.conversation_of(world.root / ES, bytes.fromhex(path.name)) == made.conversation
+    ]
+    link.write_bytes(b"short")
+    with pytest.raises(LinkDamaged, match=f"{link} is damaged: 5 bytes"):
+        export_bundle(world.root / ES, query.hex())
+    link.unlink()
+    data = export_bundle(world.root / ES, query.hex())
+    assert decode_bundle(data)[1].preparation is None
+    (failed,) = verify_bundles([data], world.trust).failed
+    assert failed.id == "preparation"
 
 
 def test_what_is_not_there_cannot_be_exported(world: World, query: bytes) -> None:
@@ -107,7 +154,7 @@ def test_a_query_that_is_still_running_cannot_be_exported_from_a_running_node(wo
     frame = frame_digest(query, source.session, FR, EU, source.sequence, source.content)
     keeper = Keeper(world.identities[EU], folder)
     try:
-        entry = TranscriptEntry(query, "query", "received", FR, source.kind, 0, frame, None, source.time)
+        entry = TranscriptEntry(query, "whole", "received", FR, source.kind, 0, frame, None, source.time)
         keeper.transcript.append([entry], int(time.time() * 1000))
         data = msgspec.msgpack.encode(source)
         (folder / "evidence" / query.hex()).write_bytes(len(data).to_bytes(4, "big") + data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import msgspec
 import pytest
 
 from nodes.config.schema import operator_name
-from nodes.pool import Pool
 from nodes.service import supply as supplying
 from nodes.service.operator_api import HolderAnswer, Line, PrepareReport, PrepareRequest
 from nodes.service.requester import AskingNode
 from nodes.service.supply import PREPARED, Supply
+from nodes.store import Category, Status
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DE, DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.network import AsgiNetwork, Network, running
@@ -166,15 +167,52 @@ def test_what_a_restarted_holder_lost_is_dropped_here_before_anybody_asks(
     asyncio.run(body())
 
 
+def test_after_a_gallery_has_grown_what_waits_is_made_anew(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was enrolled since is found by what is prepared from then on; what waits would not find them."""
+    monkeypatch.setattr(supplying, "SETTLED_SECONDS", 0.0)
+    federation.configure(FR, ready=1)
+    face = request(federation.people.nobody, (ES,))
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            supply = supply_of(network)
+            assert (await network.search(face)).answers[ES].status == "no hit"
+            await network.settle()
+            assert await supply.round()
+            await network.settle()
+            (before,) = network.nodes[FR].pool.standing()
+            reference = network.nodes[ES].store.enrol(
+                None,
+                federation.people.nobody,
+                category=Category.SUSPECT,
+                status=Status.IDENTIFIED,
+                retain_until=date.today() + timedelta(30),
+                model=SYNTHETIC_MODEL,
+            )
+            await supply.compare(at_once=True)
+            assert waiting(network)[FR] == 0
+            assert await supply.round()
+            await network.settle()
+            (after,) = network.nodes[FR].pool.standing()
+            assert after.identity != before.identity
+            searched = await network.search(face)
+            assert searched.prepared == "waiting"
+            assert searched.answers[ES].references == (reference,)
+
+    asyncio.run(body())
+
+
 def test_a_peer_learns_and_drops_nothing_of_another_requester(federation: Federation) -> None:
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
             assert (await supply_of(network).prepare(wanted(1))).made == 1
             await network.settle()
             (mine,) = network.nodes[FR].pool.standing()
-            pool: Pool = network.nodes[ES].pool
-            assert msgspec.msgpack.decode(supplying.compare(pool, "IT", msgspec.msgpack.encode([mine.identity])))
-            assert supplying.compare(pool, "IT", msgspec.msgpack.encode([])) == msgspec.msgpack.encode([])
+            node = network.nodes[ES]
+            assert msgspec.msgpack.decode(supplying.compare(node, "IT", msgspec.msgpack.encode([mine.identity])))
+            assert supplying.compare(node, "IT", msgspec.msgpack.encode([])) == msgspec.msgpack.encode([])
             assert waiting(network)[ES] == 1
             for caller in (DE, EU, operator_name(FR)):  # holder, router, and no node at all
                 async with network.client(caller, ES) as client:
@@ -215,6 +253,24 @@ def test_what_a_search_used_is_made_again_when_nothing_is_under_way(federation: 
     asyncio.run(body())
 
 
+def test_what_other_searches_wanted_is_not_kept_without_end(federation: Federation) -> None:
+    federation.configure(FR, ready=1)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            supply = supply_of(network)
+            assert (await supply.prepare(wanted(2, (ES,)))).made == 2
+            supply.want(wanted(1, (DE,)))
+            for _ in range(2):
+                await network.settle()
+                assert await supply.round()
+            await network.settle()
+            await supply.compare(at_once=True)
+            assert waiting(network) == {FR: 2, ES: 1, DE: 1, EU: 2}
+
+    asyncio.run(body())
+
+
 def test_a_holder_that_is_gone_is_named_and_nothing_of_it_is_kept(federation: Federation) -> None:
     for name in (FR, DE, EU):
         federation.configure(name, read_timeout_seconds=2)
@@ -231,6 +287,31 @@ def test_a_holder_that_is_gone_is_named_and_nothing_of_it_is_kept(federation: Fe
     asyncio.run(body())
 
 
+def test_while_a_holder_is_gone_others_are_kept_ready(federation: Federation) -> None:
+    for name in (FR, DE, EU):
+        federation.configure(name, read_timeout_seconds=3)
+    federation.configure(FR, ready=1)
+    nobody = request(federation.people.nobody, (DE,))
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            supply = supply_of(network)
+            supply.want(wanted())
+            await network.kill(ES)
+            for _ in range(2):  # no second one for DE alone
+                assert not await supply.round(), "the pause grows"
+                await network.settle()
+                assert waiting(network) == {FR: 1, DE: 1, EU: 1}
+            assert (await network.search(nobody)).prepared == "waiting"
+            await network.start(ES)
+            await network.settle()
+            assert await supply.round()
+            await network.settle()
+            assert waiting(network)[ES] == 1
+
+    asyncio.run(body())
+
+
 def test_pools_on_disk_outlive_a_restart_of_every_node(federation: Federation) -> None:
     for name in (FR, ES, DE, EU):
         federation.configure(name, on_disk="true")
@@ -238,7 +319,8 @@ def test_pools_on_disk_outlive_a_restart_of_every_node(federation: Federation) -
 
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
-            assert (await supply_of(network).prepare(wanted(1))).made == 1
+            report = await supply_of(network).prepare(wanted(1))
+            assert (report.made, report.refused) == (1, {})
             await network.settle()
             for name in (FR, ES, DE, EU):
                 await network.restart(name)

@@ -120,6 +120,18 @@ def test_the_oldest_that_covers_the_holders_is_found_and_by_one_only(node: PoolA
     assert node.pool.find(**WANTED, now=now()) is None
 
 
+def test_what_is_ready_is_counted_and_the_oldest_of_the_others_named(node: PoolAtNode) -> None:
+    fitting, older = node.filled(made=now() - 30), fresh()
+    older.rings = {}
+    other = node.filled(older, made=now() - 20)
+    assert node.pool.ready(**WANTED, now=now()) == 1
+    assert node.pool.oldest_besides(**WANTED) == other
+    node.pool.drop(other)
+    assert node.pool.oldest_besides(**WANTED) is None
+    assert node.pool.find(**WANTED, now=now()) == fitting
+    assert node.pool.ready(**WANTED, now=now()) == 0
+
+
 @pytest.mark.parametrize(
     "other", [{"holders": [HOLDER, "XX"]}, {"dim": 2 * DIM}, {"preset": "other"}], ids=lambda other: next(iter(other))
 )

@@ -40,7 +40,6 @@ PUBLIC = {
     "nodes.calibrate.identification.Searches.scores",  # of a calibration
     "nodes.calibrate.run.Options.seed",  # of its bootstrap
     "nodes.calibrate.sample.Sample.people",  # numbers from 0
-    "nodes.config.policy.PolicyConfig.require_seed",  # yes or no
     "nodes.console.api.VerifyForm.bundles",
     "nodes.verify.format.SignedBundle.content",
     "nodes.verify.rules_log._History.proofs",

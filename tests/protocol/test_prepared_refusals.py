@@ -36,6 +36,7 @@ from protocol.messages import (
     Joined,
     JoinedPreparation,
     KeySeed,
+    LiveRows,
     MaskDigest,
     MaskedScores,
     MaskPart,
@@ -189,7 +190,7 @@ def test_residue_at_its_prime_is_refused(link: Link) -> None:
 
 def test_every_message_with_residues_was_tried() -> None:
     large = {kind for kind, limit in wire.LIMITS.items() if limit >= 8 * RING.n and kind.__struct_config__.tag >= 24}
-    assert large - {MaskedScores, AdmissionCount} == {link[0] for link in RESIDUES} - {ConfirmationBlock}
+    assert large - {MaskedScores, AdmissionCount, LiveRows} == {link[0] for link in RESIDUES} - {ConfirmationBlock}
 
 
 def test_a_difference_that_is_not_below_t_is_refused() -> None:

@@ -122,6 +122,22 @@ def test_control_a_search_that_was_refused_did_not_use_its_preparation(world: Wo
     assert failures(verify_bundles(files, world.trust)) == {}
 
 
+def test_nobody_is_accused_of_a_second_use_by_another_alone(world: World, files: Files) -> None:
+    """ES invents a second search that all accepted. Nothing of it is signed by anybody else."""
+    story = Story.read(world, files)
+    invented = Story.read(world, world.bundles(world.query((ES,)), (ES,)))
+    (said,) = invented.find("Search")
+    named = story.find("Search")[0].message.preparation
+    said.message = msgspec.structs.replace(said.message, preparation=named)
+    invented.timelines[ES] = [told for told in invented.timelines[ES] if told[0].kind in ("Search", "Joined")]
+    failed = failures(verify_bundles([*files.values(), *invented.tell().values()], world.trust))
+    assert "preparation-once" in failed
+    assert "ES used it in 2 searches" in failed["preparation-once"]
+    assert "EU" not in failed["preparation-once"]
+    assert "FR" not in failed["preparation-once"]
+    assert "FR did not sign it" in failed["announcement"]
+
+
 def test_gates_without_the_comparison_are_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requester and router, together, save themselves a message: real evidence of it."""
 

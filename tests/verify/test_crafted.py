@@ -57,7 +57,7 @@ def test_no_text_in_a_bundle_steers_the_terminal_that_shows_it(
     """A free text of the warrant and the type of a message: what holds, and what is broken."""
     story = Story.read(world, files)
     (said, *_) = story.find("Search")
-    story.announce(warrant=msgspec.structs.replace(said.message.warrant, request_number=STEERING))  # type: ignore[union-attr]
+    story.announce(warrant=msgspec.structs.replace(said.message.warrant, request_number=STEERING))
     told = story.tell()
     records = list(decode_bundle(told[ES])[1].records)
     records[3] = msgspec.structs.replace(records[3], kind=STEERING)
@@ -122,7 +122,7 @@ def test_a_purpose_that_the_law_does_not_know_is_found(world: World, files: File
     story = Story.read(world, files)
     (said, *_) = story.find("Search")
     for purpose in ("CURIOSITY", *own_table.PURPOSES):
-        story.announce(warrant=msgspec.structs.replace(said.message.warrant, purpose=purpose))  # type: ignore[union-attr]
+        story.announce(warrant=msgspec.structs.replace(said.message.warrant, purpose=purpose))
         failed = failures(verify_bundles(list(story.tell().values()), world.trust))
         if purpose in own_table.PURPOSES:
             assert "warrant" not in failed
@@ -147,16 +147,16 @@ def test_known_limit_all_parties_together_can_tell_of_another_day_and_of_work_th
     year = 365 * 24 * 3600
     story = Story.read(world, files)
     (said, *_) = story.find("Search")
-    held = said.message.warrant  # type: ignore[union-attr]
+    held = said.message.warrant
     story.announce(
         warrant=msgspec.structs.replace(held, issued=held.issued - year, expires=held.expires - year, identified=True)
     )
     story.rebind()
     answers = {said.sender: msgspec.msgpack.encode(said.message) for said in story.find("Joined")}
-    digest = announce_digest(story.find("Search")[0].message)  # type: ignore[arg-type]
+    digest = announce_digest(story.find("Search")[0].message)
     identity = labelled_hash("identity", digest, *(item for pair in sorted(answers.items()) for item in pair))
     block = story.find("ConfirmationBlock")[0].message
-    about = labelled_hash("confirmation-block", block.commitment, block.data)  # type: ignore[union-attr]
+    about = labelled_hash("confirmation-block", block.commitment, block.data)
     for said in (story.find("Echo", FR, EU)[-1], story.find("Echo", EU, FR)[-1]):
         said.message = Echo(labelled_hash("echo", identity, ES, about))
     for part in (story, story.made):
