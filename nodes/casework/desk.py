@@ -26,6 +26,7 @@ from nodes.casework.vault import Vault
 from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store, storage_key
 from nodes.identity.identity import NodeIdentity, Peer, load_identity, load_peers
+from nodes.identity.peers import Peers, read_again
 from nodes.store import GalleryStore
 from protocol.approval import ROLE_FOR, Assertion, Decision, PersonKey, PersonRole
 from protocol.follow_up import CoreDataField, RecallKind, RefusalReason, digest_to_sign
@@ -51,8 +52,9 @@ class CaseDesk:
     Raises `CaseworkError`s (`nodes.casework.errors`) and `StoreError`s; nothing was changed then.
     """
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Office, folder: Path | None = None) -> None:
         self.office = office
+        self._folder = folder
 
     @classmethod
     def open(cls, folder: Path, clock: Callable[[], datetime] = utc) -> CaseDesk:
@@ -61,7 +63,7 @@ class CaseDesk:
         config = identity.config
         gallery = open_store(config) if config.role is Role.HOLDER else None
         try:
-            return cls.of_node(identity, load_peers(config), folder, gallery, clock)
+            return cls.of_node(identity, Peers(load_peers(config)), folder, gallery, clock)
         except BaseException:
             if gallery is not None:
                 gallery.close()
@@ -79,7 +81,16 @@ class CaseDesk:
         """The desk inside a running node."""
         config = identity.config
         vault = Vault(database_url(config, folder), storage_key(config))
-        return cls(Office(identity, peers, vault, config.casework, clock, gallery))
+        return cls(Office(identity, peers, vault, config.casework, clock, gallery), folder)
+
+    def read_peers_again(self) -> None:
+        """Know the peers as a running node does; for a program that opened this desk and goes on for long.
+
+        Raises `InputError` where they cannot be read.
+        """
+        peers = self.office.peers
+        if isinstance(peers, Peers) and self._folder is not None:
+            peers.replace(read_again(self._folder, peers).peers)
 
     def close(self) -> None:
         """Close the databases."""

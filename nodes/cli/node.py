@@ -182,7 +182,7 @@ def revoke(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke a node's certificates and its operator's. Running nodes read the list again within a minute."""
+    """Revoke the certificates of a node and its operator, or sign a fresh list. Running nodes follow in a minute."""
     from nodes.config.schema import check_name, operator_name
     from nodes.identity.authority import Authority
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -24,7 +25,12 @@ from nodes.console.oversight import Oversight
 from nodes.console.security import Forms
 from nodes.console.web import Site
 from nodes.service.strict_http import StrictProtocol
+from pets.errors import InputError
 from pets.faces import FaceModel, Provider
+
+PEERS_SECONDS = 30.0
+
+log = logging.getLogger("lineup.console")
 
 
 def open_site(folder: Path, load: Callable[[], FaceModel]) -> Site:
@@ -63,6 +69,8 @@ def run_console(
         threading.Thread(target=_end_with_parent, daemon=True).start()
     site = open_site(folder, lambda: FaceModel.load(models, provider))
     settings = site.operations.config.console
+    ended = threading.Event()
+    threading.Thread(target=_follow_peers, args=(site.operations.desk, ended), daemon=True).start()
     try:
         say(f"console of {site.operations.config.name}: {settings.url}")
         if site.first_token is not None:
@@ -76,9 +84,19 @@ def run_console(
             ssl_keyfile=None if settings.key is None else str(settings.key),
         )  # fmt: skip
     finally:
+        ended.set()
         close_site(site)
 
 
 def _end_with_parent() -> None:
     sys.stdin.buffer.read()  # nothing comes: it ends when the parent closes it, however it dies
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _follow_peers(desk: CaseDesk, ended: threading.Event) -> None:
+    """So that a node that joins can be asked without a restart of the console."""
+    while not ended.wait(PEERS_SECONDS):
+        try:
+            desk.read_peers_again()
+        except (InputError, OSError) as error:  # the node tells its operator more
+            log.error("peers cannot be read again: %s", type(error).__name__)

@@ -208,6 +208,12 @@ class Pool:
         kept = frozenset(identities)
         return self._drop_all(lambda entry: entry.waiting.requester == requester and entry.waiting.identity not in kept)
 
+    def drop_with(self, peer: str | None) -> int:
+        """Drop what waits for a requester, or with a holder, that is no peer any more; None: with anybody."""
+        return self._drop_all(
+            lambda entry: peer is None or peer == entry.waiting.requester or peer in entry.waiting.holders
+        )
+
     def expire(self, now: float) -> int:
         """Erase what is too old; gives how many."""
         with self._lock:

@@ -1,8 +1,8 @@
 """What a running node reads again, now and then and when it is told: revocation list, certificate, peers, states.
 
 A peer that is gone is cut off at once: its connections are aborted, in both directions and in the middle of whatever
-they carry, and the queries it takes part in are stopped. What does not hold is not believed, and stands among the
-alarms until it is mended.
+they carry, the queries it takes part in are stopped, and what was prepared with it is erased. What does not hold is
+not believed, and stands among the alarms until it is mended.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from nodes.config.schema import Role
 from nodes.identity.peers import Peers, read_again
 from nodes.identity.tls import CertificateError, reload_certificate, reload_revocations
 from nodes.transport.client import HttpTransport
@@ -83,6 +84,8 @@ class Reload:
                 log.warning("peer cut off", extra={"node": node.name, "peer": name})
                 self._server.cut({name})
                 node.part_with(name, QueryRefused("state", f"{name} is no peer of {node.name} any more", node.name))
+                router = before[name].role is Role.ROUTER  # it has a part in everything
+                await asyncio.to_thread(node.pool.drop_with, None if router else name)
             changed = {name for name, peer in before.items() if found.peers.get(name) != peer}
             for name in sorted(changed - {node.name}):
                 await self._transport.drop(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.casework.desk import CaseDesk
 from nodes.config.schema import load_config
 from nodes.identity.identity import IdentityError, Peer, load_identity, load_peers
 from nodes.identity.peers import Peers, read_again
@@ -141,6 +142,16 @@ def test_peers_are_replaced_in_one_step(federation: Federation) -> None:
     peers.replace({ES: was[ES]})
     assert len(list(names)) == len(was) - 1  # who iterates sees one moment
     assert dict(peers) == {ES: was[ES]}
+
+
+def test_a_desk_that_stays_open_as_the_consoles_does_follows(federation: Federation) -> None:
+    german = published(federation, DE).read_bytes()
+    published(federation, DE).unlink()
+    with CaseDesk.open(federation.folder(FR)) as desk:
+        published(federation, DE).write_bytes(german)
+        assert DE not in desk.office.peers  # control
+        desk.read_peers_again()
+        assert DE in desk.office.peers
 
 
 # --- a running node ---

@@ -362,3 +362,18 @@ def test_a_disk_that_is_full_leaves_it_in_memory_and_says_so(
     (waiting,) = disk.pool.standing()
     assert not waiting.on_disk
     assert disk.pool.take(identity, now()).identity == identity
+
+
+def test_what_was_prepared_with_a_peer_that_is_gone_is_erased(node: PoolAtNode) -> None:
+    pool = node.restart(on_disk=True)
+    ours, another = node.filled(), node.filled(fresh(requester="OTHER"))
+    assert pool.drop_with("NOBODY") == 0  # control
+    assert pool.drop_with("OTHER") == 1
+    assert {waiting.identity for waiting in pool.standing()} == {ours}
+    with pytest.raises(UnknownPreparation):
+        pool.take(another, now())
+    assert len(node.files) == 1
+    assert pool.drop_with(HOLDER) == 1
+    node.filled()
+    assert pool.drop_with(None) == 1
+    assert node.files == []
