@@ -7,24 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.routing import Route
 
 from nodes.console.api import ENDPOINTS, PREFIX
 from nodes.console.app import make_console
-from tests.kit.casework import Clock, Offices, Staff
-from tests.kit.casework import draft as a_draft
-from tests.kit.console import STAFF, Browser, House, house
+from tests.kit.two_consoles import ROLES, Two, a_case, two_consoles
 
-ROLES = {handle: roles[0] for handle, roles in STAFF.items() if handle != "remo"}
 ALL = set(ROLES.values())
 OVERSEERS = {"data-protection", "supervisor"}
 SIGNED = "00" * 64
@@ -83,7 +75,6 @@ RIGHT: tuple[Row, ...] = (
     ("POST", "/queries/{query}/authorisation", {"refused": "yes"}, {"officer", "approver", "data-protection"}),
     ("POST", "/staff", {"close": "remo"}, {"admin"}),
 )  # fmt: skip
-HOLDER = re.compile("/core-data/|/recalls|/api/v1/requests/|/api/v1/recalls")
 API: dict[tuple[str, str], tuple[Any, set[str]]] = {
     ("GET", "/me"): (None, ALL),
     ("GET", "/holders"): (None, ALL),
@@ -144,48 +135,10 @@ API: dict[tuple[str, str], tuple[Any, set[str]]] = {
 }  # fmt: skip
 
 
-@dataclass
-class Two:
-    """Consoles of FR and ES, a case between them, and everybody signed in at both."""
-
-    fr: House
-    es: House
-    things: dict[str, str]
-    browsers: dict[tuple[str, str], Browser]
-
-    def browser(self, path: str, handle: str) -> Browser:
-        return self.browsers["ES" if HOLDER.search(path) else "FR", handle]
-
-    def fill(self, path: str) -> str:
-        return re.sub(r"{(\w+)}", lambda found: self.things[found[1]], path)
-
-
-def staff_of(made: House) -> Staff:
-    staff = Staff(made.site.operations.desk)
-    for handle, file in made.keys.items():
-        staff.keys[handle] = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(file.read_text().strip()))
-        staff.people[handle] = staff.desk.person(handle)
-    return staff
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    root: Path = tmp_path_factory.mktemp("two")
-    with ExitStack() as stack:
-        fr, es = (stack.enter_context(house(root, node=node)) for node in ("FR", "ES"))
-        desks = [made.site.operations.desk for made in (fr, es)]
-        offices = Offices(*desks, staff_of(fr), staff_of(es), Clock(), [])
-        match = offices.confirmed()
-        request = offices.request(match)
-        query = offices.searched(offices.enrol())
-        (one,) = offices.fr.candidates_for(offices.french.rita, query)
-        draft = offices.fr.open_query(offices.french.olga, a_draft(np.ones(128, np.int8), "ES"))
-        things = {"match": match, "request": request, "query": query, "candidate": one.id, "intake": "0" * 32,
-                  "draft": draft, "handle": "remo", "year": "2020"}  # fmt: skip
-        browsers = {
-            (node, handle): made.signed_in(handle) for node, made in (("FR", fr), ("ES", es)) for handle in ROLES
-        }
-        yield Two(fr, es, things, browsers)
+    with two_consoles(tmp_path_factory.mktemp("two"), a_case) as made:
+        yield made
 
 
 def test_the_tables_name_every_page_and_every_endpoint(two: Two) -> None:
