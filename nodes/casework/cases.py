@@ -19,7 +19,7 @@ from nodes.casework.tables import CandidateRow, QueryRow
 from nodes.config.casework import AUTHORISATION_SECONDS
 from nodes.config.names import Purpose, Role
 from pets.prf import labelled_hash
-from protocol.approval import Assertion
+from protocol.approval import ROLE_FOR, Assertion
 from protocol.follow_up import Launched
 from protocol.messages import Digest
 from protocol.warrant import Justification
@@ -107,6 +107,7 @@ def approve_launch(office: Office, session: Session, person: Person, query: str,
     row = row_of(session, query, lock=True)
     if row.opened_by == person.id:
         raise FourEyes("whoever opened a query cannot approve it")
+    person.needs(ROLE_FOR["launch"])  # before anything is said of the query
     if row.state != "draft":
         raise AlreadyLocked(f"the query is {row.state}: a launch is approved once")
     content = launch_content(office, session, query, person)

@@ -71,6 +71,7 @@ class Operations:
     def open_query(self, who: str, form: c.QueryForm) -> c.Made:
         """Put a query up for a second person's approval. Raises `Unsuitable` at once for a poor image (R 38)."""
         person = self.person(who)
+        person.needs("officer")  # before anything is said of uploads and peers
         intake = self.intakes.get(who, form.intake)
         if form.face >= len(intake.faces):
             raise CaseRefused(f"face {form.face + 1}: the photo has {len(intake.faces)}")

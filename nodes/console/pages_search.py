@@ -36,7 +36,7 @@ def start(visit: Visit) -> Response:
         for view in operations.queries(who):
             if view.state == "draft" and "approver" in me.roles and view.opened_by != who:
                 waiting.append((f"/queries/{view.id}", "start.approve", view.number))
-            if view.state == "review" and "reviewer" in me.roles:
+            if view.state == "review" and "reviewer" in me.roles and _mine_to_decide(visit, view.id):
                 waiting.append((f"/review/{view.id}", "start.review", view.number))
     for one in operations.requests(who):
         if one.direction == "received" and one.state in ("waiting", "paused") and "releaser" in me.roles:
@@ -44,6 +44,16 @@ def start(visit: Visit) -> Response:
         if one.direction == "sent" and one.state == "released" and "officer" in me.roles:
             waiting.append((f"/core-data/{one.id}", "start.received", one.peer))
     return visit.show("start.html", waiting=waiting)
+
+
+def _mine_to_decide(visit: Visit, query: str) -> bool:
+    """Whether this reviewer has a decision to lock or a match to sign."""
+    operations, who = visit.site.operations, visit.who
+    for one in operations.candidates(who, query):
+        outcome = operations.outcome(who, one.id).outcome
+        if (outcome == "under review" and one.mine is None) or outcome == "match":
+            return True
+    return False
 
 
 def new_query(visit: Visit) -> Response:

@@ -15,7 +15,7 @@ from nodes.evidence.export import export_bundle, sign_bundle
 from nodes.identity.identity import NodeIdentity, NodeNotary, load_identity
 from nodes.logs.checkpoints import Disclosure
 from nodes.logs.entries import TranscriptEntry, encode_entry, encrypt_entry
-from nodes.verify import Report, load_trust, verify_bundles
+from nodes.verify import Report, load_trust, rules_follow_up, verify_bundles
 from nodes.verify.format import Bundle, Stated, TranscriptProof, decode_bundle, preparation_inside
 from nodes.verify.verdict import RULES
 from pets.merkle import MerkleTree, hash_leaf
@@ -293,6 +293,17 @@ def test_an_answer_that_is_dated_back_is_as_old_as_its_senders_log_says(
 ) -> None:
     found = failures(told.verify(_logged_later(told, kind, {sender})))
     assert said in found[rule], found
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "sender"),
+    [("core-data-clock", CoreDataReleased, ES), ("recall", Deleted, FR), ("launch-approval", Launched, FR)],
+)
+def test_control_without_the_senders_log_dating_back_works(
+    told: Told, rule: str, kind: type[Any], sender: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules_follow_up, "_said", lambda case, statement: statement.time)
+    assert rule not in failures(told.verify(_logged_later(told, kind, {sender})))
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,47 @@ def test_a_supervisor_changes_nothing(house: House) -> None:
         assert answer.status_code in (403, 404), (path, answer.status_code)
     assert sven.http.post("/queries/new", data={"csrf": sven.token("/")}, files={"photo": b"x"}).status_code == 403
     assert sven.post("/incoming", {"reason": "to monitor"}).status_code == 200  # control: what is for reading opens
+
+
+def test_a_session_that_was_left_is_worth_nothing_any_more(house: House) -> None:
+    """A stolen cookie, and a stolen token of a form, once their owner has signed out or given the key."""
+    name = house.site.forms.session_cookie
+    thief = house.visitor()
+
+    olga = house.signed_in("olga")
+    cookie, token = olga.http.cookies[name], olga.token("/")
+    thief.http.cookies.set(name, cookie)
+    assert thief.get("/queries").status_code == 200  # control: as long as she is signed in, the theft works
+    assert olga.post("/sign-out", form="/").status_code == 303
+    assert thief.get("/queries").status_code == 303
+    assert thief.http.post("/queries/new", data={"csrf": token}).headers["location"].startswith("/sign-in")
+
+    again = house.signed_in("olga")  # a new session has other tokens, and does not take the old one's
+    assert again.http.cookies[name] != cookie
+    assert again.http.post("/sign-out", data={"csrf": token}).status_code == 403
+    assert again.http.post("/sign-out", data={"csrf": again.token("/")}).status_code == 303
+
+    half = house.visitor()
+    half.post("/sign-in", {"handle": "olga", "password": PASSWORD})
+    planted = half.http.cookies[name]  # whoever knows it before the key is given
+    page = half.get("/sign-in/key").text
+    challenge = re.search(r'data-key-file="([0-9a-f]{64})"', page)
+    assert challenge
+    assert half.give_key("olga", challenge[1], page).headers["location"] == "/"
+    assert half.get("/queries").status_code == 200
+    thief.http.cookies.set(name, planted)
+    assert thief.get("/queries").status_code == 303
+    assert half.give_key("olga", challenge[1], page).status_code in (303, 403)  # the signature a second time
+    thief.http.cookies.set(name, planted)
+    assert (
+        thief.give_key("olga", challenge[1], thief.get("/sign-in/key").text or page)
+        .headers.get("location", "/sign-in")
+        .startswith("/sign-in")
+    )
+
+
+def test_control_a_token_serves_its_own_session_as_often_as_it_likes(house: House) -> None:
+    alma = house.signed_in("alma")
+    token = alma.token("/staff")
+    for _ in range(2):
+        assert alma.http.post("/staff", data={"again": "remo", "csrf": token}).status_code == 200

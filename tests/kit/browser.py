@@ -23,6 +23,7 @@ from tests.kit.console import Turned, no_limits, served
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 SHOTS = os.environ.get("LINEUP_SCREENSHOTS")
+NARROW = 375  # pixels: a telephone
 SERIOUS = ("serious", "critical")
 RECORD = {"First names": "Planted-Ana", "Family names": "Planted-Garcia", "Criminal case number": "M-17"}
 
@@ -104,18 +105,27 @@ class Person:
         self.page.wait_for_function("before => location.href !== before", arg=before)
 
     def check(self, name: str) -> None:
-        """Nothing serious by axe-core, the banner stands there; a screenshot where they are wanted."""
+        """Nothing serious by axe-core, the banner stands there, nothing runs off the page: wide, and narrow and dark.
+
+        A screenshot of each where they are wanted.
+        """
         from axe_playwright_python.sync_playwright import Axe
 
-        page = self.page
+        page, usual = self.page, self.page.viewport_size
         assert page.locator(".banner").inner_text() == "Candidate, not identified"
-        found = Axe().run(page).response["violations"]
-        bad = [(one["id"], one["impact"], [node["html"][:120] for node in one["nodes"]]) for one in found
-               if one["impact"] in SERIOUS]  # fmt: skip
-        assert not bad, (name, bad)
+        for width, scheme in ((usual["width"], None), (NARROW, "dark")):
+            page.set_viewport_size({**usual, "width": width})
+            page.emulate_media(color_scheme=scheme)
+            found = Axe().run(page).response["violations"]
+            bad = [(one["id"], one["impact"], [node["html"][:120] for node in one["nodes"]]) for one in found
+                   if one["impact"] in SERIOUS]  # fmt: skip
+            assert not bad, (name, width, bad)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
+            if SHOTS:
+                page.screenshot(path=f"{SHOTS}/{name}{'-narrow' if scheme else ''}.png", full_page=True)
+        page.set_viewport_size(usual)
+        page.emulate_media(color_scheme=None)
         self.seen.add(name)
-        if SHOTS:
-            page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
 class People:

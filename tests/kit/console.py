@@ -31,6 +31,7 @@ STAFF: dict[str, tuple[Any, ...]] = {
     "anton": ("approver",),
     "rita": ("reviewer",),
     "remo": ("reviewer",),
+    "lena": ("releaser",),
     "dora": ("data-protection",),
     "sven": ("supervisor",),
     "alma": ("admin",),
@@ -55,7 +56,7 @@ def no_limits() -> RateLimits:
 
 @dataclass
 class House:
-    """FR's console, with staff. `keys`: key files by handle."""
+    """A node's console, with staff. `keys`: key files by handle."""
 
     site: Site
     keys: dict[str, Path]
@@ -137,20 +138,26 @@ def served(site: Site) -> Iterator[None]:
         thread.join(30)
 
 
-@contextmanager
-def house(root: Path, load: Callable[[], FaceModel] | None = None) -> Iterator[House]:
-    """FR, which asks, with its peers ES and EU; nobody runs."""
+def found(root: Path) -> None:
+    """FR, which asks, with its peers ES and EU."""
     for port, (name, role) in enumerate((("FR", Role.REQUESTER), ("ES", Role.HOLDER), ("EU", Role.ROUTER)), 9543):
         init_node(root / name, name=name, role=role, address=f"https://127.0.0.1:{port}",
                   authority=root / "authority", states=("FR",))  # fmt: skip
-    with (root / "FR" / "node.toml").open("a") as file:
+
+
+@contextmanager
+def house(root: Path, load: Callable[[], FaceModel] | None = None, node: str = "FR") -> Iterator[House]:
+    """A node's console; no node runs."""
+    if not (root / node).exists():
+        found(root)
+    with (root / node / "node.toml").open("a") as file:
         file.write(f"\n[console]\nport = {free_ports(1)[0]}\n")
-    site = open_site(root / "FR", load or FaceModel.load)
+    site = open_site(root / node, load or FaceModel.load)
     site.limits = no_limits()
     made = House(site, {})
     site.accounts._clock = made.clock
     for handle, roles in STAFF.items():
-        made.keys[handle] = root / f"{handle}.key"
+        made.keys[handle] = root / f"{node}-{handle}.key"
         site.operations.desk.add_person(
             None, handle, f"{handle.title()} Planted", roles, new_key_file(made.keys[handle])
         )
