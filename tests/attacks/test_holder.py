@@ -23,7 +23,7 @@ from protocol.errors import ConfirmationFailed
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Difference, Release
 from protocol.session import State
 from protocol.steps import Step
-from tests.kit.attacks import Residues, centred
+from tests.kit.attacks import Residues, centred, score_blocks_as_they_are
 from tests.kit.galleries import Templates, near, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, Delivery, forge
 from tests.kit.ring import RING
@@ -111,6 +111,7 @@ def test_known_limit_chosen_numbers_are_nearly_the_whole_probe_at_128_dimensions
         return []
 
     monkeypatch.setattr(protocol.confirming, "build_block", lambda *_: (block, np.zeros((10, SLOT), np.int32)))
+    score_blocks_as_they_are(monkeypatch, [block])
     monkeypatch.setattr(protocol.confirming, "check_answers", reading)
     trio = Trio(hold(unit_rows(rng, 50, 128)), threshold="0.9", ladder="0").search(probe)
     assert trio.outcome().status == "no_hit"

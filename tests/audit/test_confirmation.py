@@ -18,12 +18,13 @@ from protocol.confirmation import SLOT
 from protocol.engine import plain_scores
 from protocol.messages import ConfirmationBlock, Search
 from protocol.steps import Send, Step
+from tests.kit.attacks import score_blocks_as_they_are
 from tests.kit.audits import audit, audit_both, reblocked, resealed, sealed_block, sealed_of
 from tests.kit.evidence import ES, FR, World, failures, sends_instead, wrong_answer
 from tests.kit.ring import RING
 
 
-def chosen_numbers(real: Any) -> Any:
+def chosen_numbers(real: Any, made: list[Any]) -> Any:
     """Instead of a hit and its multiples: 1000 times single coordinates, which read the probe."""
 
     def build(templates: Any, rows: Any, cap: int) -> Any:
@@ -33,6 +34,7 @@ def chosen_numbers(real: Any) -> Any:
             for m in range(SLOT):
                 block[SLOT * slot + m] = 0
                 block[SLOT * slot + m, 6 * slot + m] = 1000
+        made.append(block)
         return block, factors
 
     return build
@@ -42,7 +44,9 @@ def chosen_numbers(real: Any) -> Any:
 def asked(world: World, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A query whose holder asks for chosen numbers, lets its own check pass, and releases its hits."""
     with monkeypatch.context() as patch:
-        patch.setattr(confirming, "build_block", chosen_numbers(confirmation.build_block))
+        blocks: list[Any] = []
+        patch.setattr(confirming, "build_block", chosen_numbers(confirmation.build_block, blocks))
+        score_blocks_as_they_are(patch, blocks)
         patch.setattr(confirming, "check_answers", lambda sums, factors, used, theta, params: [theta] * used)
         return world.query((ES,))
 
