@@ -404,6 +404,8 @@ def _answer(driver: QueryDriver, machine: Asking, answer: Answer | None, holder:
         used: Decimal = answer.threshold_used
         status = {"released": "candidates", "no_hit": "no hit", "too_many_candidates": "too many candidates"}
         return HolderAnswer(status[answer.status], answer.references, f"{used:f}")  # type: ignore[arg-type]
+    if session.state is State.FINISHED:  # and yet nothing came of it: this node could not keep what was made
+        return _failure(None, machine.name)
     router = driver.failed_peers.get(machine.parties.router)
     if holder not in driver.failed_peers and isinstance(router, (PeerRefused, PeerUnreachable)):
         return _failure(router, machine.parties.router)

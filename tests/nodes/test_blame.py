@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 import protocol.admitting
 from nodes.config.schema import operator_name
+from nodes.service.node import REQUESTER_PATIENCE
 from nodes.service.operator_api import REFUSALS, HolderAnswer, explained
 from protocol.compute import ROUTER, Ring
 from protocol.errors import PeerAborted
@@ -24,7 +26,7 @@ from tests.kit.network import AsgiNetwork, TlsNetwork, running
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Federation:
-    return found(tmp_path / "nodes", people(rows=130), read_timeout_seconds=2)
+    return found(tmp_path / "nodes", people(rows=130), read_timeout_seconds=30)
 
 
 def run(federation: Federation, body: Callable[[Any], Coroutine[Any, Any, None]], kind: type = AsgiNetwork) -> None:
@@ -78,6 +80,7 @@ def test_the_routers_death_is_the_routers(
             if message == kind and not killed:
                 killed.append(peer)
                 loop.call_soon_threadsafe(network.kill_soon, EU, again)
+                loop.call_soon_threadsafe(impatient, network, 3)
 
         watch_router(network, fatal)
         report = await network.search(request(federation.people.hit, holders))
@@ -109,6 +112,19 @@ def test_a_holder_that_names_another_does_not_silence_it(federation: Federation)
         assert report.answers[DE] == federation.expected(wanted)[DE]
 
     run(federation, body)
+
+
+def impatient(network: TlsNetwork, seconds: int) -> None:
+    """From now on nobody waits longer than this: not before, because a busy machine may be silent for longer."""
+    for node in network.nodes.values():
+        limits = msgspec.structs.replace(node.config.limits, read_timeout_seconds=seconds)
+        node.config = msgspec.structs.replace(node.config, limits=limits)
+    for _, driver in network.drivers:
+        driver._patience = seconds * (REQUESTER_PATIENCE if driver.machine.role == "requester" else 1)
+        driver._reach = seconds
+        for outbox in driver._outboxes.values():
+            outbox._patience = seconds
+        driver.call(lambda: None)  # it waits anew
 
 
 def watch_router(network: Any, told: Callable[[str, str], None]) -> None:
