@@ -119,7 +119,7 @@ class AskingNode(Node):
         finally:
             self._searches -= 1
             wanted = PrepareRequest(request.holders, 1, len(request.template), request.model, request.preset)
-            await asyncio.to_thread(self.supply.want, wanted)
+            await asyncio.to_thread(self.supply.searched, wanted)
 
     @property
     def searching(self) -> bool:
