@@ -27,7 +27,6 @@ from protocol.session import Event
 from tests.kit.faults import Fault, Faults
 from tests.kit.federation import FR, ROLES, Answers, Federation
 
-
 CLOSING_SECONDS = 0.3
 
 
