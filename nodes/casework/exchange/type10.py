@@ -97,9 +97,10 @@ def _check_structure(data: bytes) -> None:
         if count > MAX_RECORDS:
             raise ExchangeError(f"more than {MAX_RECORDS} records")
         head = _LEN.match(data, position)
-        length = (
-            int(head[2]) if head else int.from_bytes(data[position : position + 4], "big")
-        )  # binary: Type-4 and such
+        if not head and count == 1:
+            raise ExchangeError("not an ANSI/NIST-ITL file: it does not begin with a Type-1 record")
+        # records of other types may be binary, with their length in front
+        length = int(head[2]) if head else int.from_bytes(data[position : position + 4], "big")
         if length <= 4 or position + length > len(data):
             raise ExchangeError(f"record {count} says that it has {length} bytes, {len(data) - position} are left")
         if head:
