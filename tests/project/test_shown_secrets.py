@@ -44,7 +44,7 @@ PUBLIC = {
     "nodes.verify.format.Bundle.preparation",
     "nodes.verify.format.SignedBundle.content",
     "nodes.verify.rules_log._History.proofs",
-    "nodes.verify.format.Bundle.preparation",  # another bundle, which shows as much
+    # another bundle, which shows as much
     "pets.bits.Bits.ones",
     "pets.faces.Embedded.landmarks",
     "pets.faces._Face.landmarks",
