@@ -14,7 +14,7 @@ MAX_BYTES = 2**50
 
 
 class Preparations(Section, frozen=True):
-    """What is made before there is a probe (protocol/DESIGN.md, section 9).
+    """What is made before there is a probe (protocol/DESIGN.md, section 7).
 
     `ready`: at a requester, how many it keeps ready; at a holder or the router, the most that wait for one requester.
     `max_age_hours`: what is older is erased unused. `max_bytes`: of all that waits for one requester, so that no
