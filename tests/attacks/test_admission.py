@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import protocol.admitting
+import protocol.filtering
 import protocol.form
 import protocol.preparing
 from pets import residues
@@ -24,7 +25,7 @@ from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.form import SUMS
 from protocol.messages import AdmissionBit, CapBit, Difference, FormBlock, MaskPart, PreparedBlocks, Release
 from protocol.session import State
-from tests.kit.attacks import Gate, asks_signs, crowd, doubled, one_row, turn_gates, turn_the_bound, without_the_bit
+from tests.kit.attacks import Gate, asks_signs, crowd, doubled, one_row, turn_gates, turn_the_bound
 from tests.kit.galleries import Templates, near, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
 from tests.kit.ring import RING
@@ -399,25 +400,31 @@ def stops_beside(monkeypatch: pytest.MonkeyPatch, target: Templates, other: Temp
     return Trio(hold(templates), threshold="0.7").search(probe)
 
 
-def stops_at(monkeypatch: pytest.MonkeyPatch, cosine: float) -> Trio:
+@pytest.mark.parametrize("cosine", [0.0, 0.6])
+def test_with_that_lie_a_row_that_does_not_exist_tells_nothing_for_it_is_not_live(
+    cosine: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(5)
     other = unit_rows(rng, 1, 128)[0]
-    return stops_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)
+    trio = stops_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)
+    assert {hit.row for hit in trio.outcome().hits} == {10, 11}
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.6])
-def test_with_that_lie_a_row_that_does_not_exist_tells_nothing(cosine: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that fill up the last block are not live: the answer is right, whatever stands there."""
-    assert {hit.row for hit in stops_at(monkeypatch, cosine).outcome().hits} == {10, 11}
-
-
-@pytest.mark.parametrize("cosine", [0.0, 0.6])
-def test_control_without_the_live_bit_it_tells_about_one_that_does(
+def test_control_without_live_bits_a_row_that_does_not_exist_tells_about_one_that_does(
     cosine: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One comparison with any vector, whatever hits: the search stops, or the answer is right."""
-    without_the_bit(monkeypatch)
-    trio = stops_at(monkeypatch, cosine)
+
+    def whatever_lives(negative: Any, live: Any) -> Any:
+        below = yield from negative
+        yield ~below, live
+        return ~below
+
+    monkeypatch.setattr(protocol.filtering, "_live_and_not", whatever_lives)
+    rng = np.random.default_rng(5)
+    other = unit_rows(rng, 1, 128)[0]
+    trio = stops_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)
     if cosine > 0.3:
         trio.assert_stopped(Disagreement)
     else:

@@ -13,14 +13,12 @@ import pytest
 
 import protocol.admitting
 import protocol.compute
-import protocol.confirming
 import protocol.filtering
 from pets import gf32, sketch
 from pets.bits import Bits, Planes
 from pets.circuits import Circuit
 from pets.params import Parameters, scale
 from pets.replicated import Masks
-from pets.scoring import ScoringProbe, score_rows
 from protocol.compare import threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
@@ -290,13 +288,3 @@ class SketchReader:
         self.high = np.where(hit, self.high, np.minimum(self.high, asked))
         self.rung += 1
         return ()
-
-
-def score_blocks_as_they_are(monkeypatch: pytest.MonkeyPatch, blocks: list[npt.NDArray[np.int32]]) -> None:
-    """A confirmation whose rows are not multiples of one row a slot: the newest of `blocks`, int32 (6·cap, d)."""
-
-    def scored(rows: Any, polynomials: Any, probe: ScoringProbe, threads: int) -> Residues:
-        made: Residues = score_rows(blocks[-1], [probe], probe.params, threads)[0, 0]
-        return made
-
-    monkeypatch.setattr(protocol.confirming, "combine_rows", scored)
