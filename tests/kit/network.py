@@ -118,7 +118,7 @@ class Network:
             self.drivers.append((node.name, driver))
             return driver
 
-        node.drive = watched  # type: ignore[method-assign, assignment]
+        node.drive = watched  # type: ignore[method-assign]
 
     def _transport(self, name: str, peers: Mapping[str, Any]) -> HttpTransport:
         raise NotImplementedError
