@@ -49,7 +49,7 @@ def write_default(
     check_node(name, role)
     policy = PolicyConfig(states=tuple(states))
     # others let more wait for a requester than it keeps ready: a search that finds none ready prepares one beside them
-    preparations = Preparations(ready=Preparations().ready // 2) if role is Role.REQUESTER else Preparations()
+    preparations = Preparations(ready=Preparations().ready // 4) if role is Role.REQUESTER else Preparations()
     content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention())
     content += _preparations(preparations, role)
     content += _casework(CaseworkConfig()) + _console(ConsoleConfig()) + _cluster(ClusterConfig()) + _policy(policy)
