@@ -178,6 +178,7 @@ minimum_quality = {casework.minimum_quality}  # 0 to 100, of every component of 
 candidate_days = {casework.candidate_days}  # 1 to 365: what was received and is not confirmed
 core_data_days = {casework.core_data_days}  # 1 to 1098
 query_days = {casework.query_days}  # 1 to 1098: probes
+alternative = {_toml(casework.alternative)}  # what officers are told to do while a country or this node does not answer
 # url = "postgresql://lineup@db.example/cases"  # without it: casework.db in this folder
 
 """
