@@ -99,19 +99,24 @@ def _fails(*properties: str) -> frozenset[str]:
 
 TWO = ("ready", "two-searches")  # two preparations are made; two searches at once
 AGAIN = ("ready", "again")  # one preparation is made; everybody is ready to search with it twice
+REPLAYED = ("ready", "replayed")  # the same; router and holder are ready to serve one search twice
 INTACT = (
     Variant("intact", "one preparation, one search, everything in place"),
     Variant("two-searches", "two searches at once, with two preparations", powers=TWO),
     Variant("two-preparations", "two preparations at once", powers=("two-preparations",)),
-    Variant("again", "two searches with one preparation, or one replayed", powers=AGAIN),
+    Variant("again", "two searches with one preparation, or one replayed", powers=(*AGAIN, "replayed")),
     Variant("prepared-again", "router and holder forget a preparation, serve it again", powers=("prepared-again",)),
-    Variant("two-rings", "a second holder", powers=("two-rings",), corrupt=("", "Q", "R")),
+    Variant("two-rings", "a second holder", powers=("two-rings",)),
     Variant("two-nonces", "a party may answer two others with two nonces", powers=("two-nonces", "copied-nonces")),
 )
 LONG = (
     Variant("all-twice", "two preparations, then two searches", powers=("two-preparations", "two-searches")),
     Variant("nonces-twice", "two searches, two or repeated nonces", powers=(*TWO, "two-nonces", "copied-nonces")),
-    Variant("again-nonces", "one preparation twice, two or repeated nonces", powers=(*AGAIN, "two-nonces", "copied-nonces")),
+    Variant(
+        "again-nonces",
+        "one preparation twice, two nonces",
+        powers=(*AGAIN, "replayed", "two-nonces", "copied-nonces"),
+    ),
 )
 BROKEN = (
     Variant("masks", "the probe itself goes to the holder, not a difference", _fails("secrecy"), ("masks",)),
@@ -142,12 +147,25 @@ BROKEN = (
     ),
     Variant("admission", "holder does not wait for admission", _fails("confirmed-only"), ("admission-check",)),
     Variant("form", "form of the mask not checked", _fails("confirmed-only"), ("form-check",)),
-    Variant("holder-forgets", "holder forgets what it used", _fails("one-use"), ("holder-remembers",), AGAIN),
     Variant(
-        "two-forget",
-        "requester and router forget what they used",
+        "requester-router-forget",
+        "requester and router forget which masks they used",
         _fails("one-use"),
         ("requester-remembers", "router-remembers"),
+        AGAIN,
+    ),
+    Variant(
+        "requester-holder-forget",
+        "requester and holder forget it",
+        _fails("one-use"),
+        ("requester-remembers", "holder-remembers"),
+        AGAIN,
+    ),
+    Variant(
+        "router-holder-forget",
+        "router and holder forget it",
+        _fails("one-use"),
+        ("router-remembers", "holder-remembers"),
         AGAIN,
     ),
     Variant("two-mouths", "holder takes the requester's word for b2", _fails("same-to-both"), ("two-mouths",)),
@@ -162,7 +180,6 @@ BROKEN = (
         _fails("same-to-both"),
         ("masks-compared",),
         ("two-rings",),
-        ("", "Q", "R"),
     ),
     Variant(
         "differences-compared",
@@ -170,11 +187,8 @@ BROKEN = (
         _fails("same-to-both"),
         ("differences-compared",),
         ("two-rings",),
-        ("", "Q", "R"),
     ),
-    Variant(
-        "nonces-in-id", "ids without nonces", _fails("no-second-answer"), ("nonces-in-id",), ("two-preparations",)
-    ),
+    Variant("nonces-in-id", "ids without nonces", _fails("no-second-answer"), ("nonces-in-id",), ("two-preparations",)),
     Variant("envelope", "query in the envelope not checked", _fails("no-second-answer"), ("query-in-envelope",), TWO),
     Variant(
         "id-with-difference",
@@ -191,30 +205,55 @@ BROKEN = (
         ("two-nonces",),
     ),
     Variant("one-answer", "confirmation answered as often as asked", _fails("no-second-answer"), ("one-answer",)),
+    Variant(
+        "no-comparison",
+        "announcement not compared, but in the ids",
+        _fails("no-second-answer"),
+        ("announcement-compared",),
+    ),
+    Variant(
+        "once-per-query",
+        "router forgets a search and serves it again",
+        _fails("no-second-answer"),
+        ("router-remembers",),
+        REPLAYED,
+    ),
 )
 # Where two defences stand behind each other: one of them is enough, or one brings down more than its own property.
 LAYERS = (
-    Variant("no-comparison", "announcement not compared, but in the ids", without=("announcement-compared",)),
     Variant("not-in-id", "announcement compared, but not in the ids", without=("announcement-in-id",)),
     Variant("no-factors", "no secret factors, but answers compared", without=("factors",)),
     Variant("one-answer-heard", "answers not compared, but secret factors", without=("answers-compared",)),
     Variant("open-mask", "all read the encrypted mask", powers=("open-mask",)),
     Variant("open-difference", "all read the difference", powers=("open-difference",)),
     Variant("open-both", "all read both, but not the parts of the key", powers=("open-mask", "open-difference")),
-    Variant("requester-forgets", "requester forgets what it used", without=("requester-remembers",), powers=AGAIN),
-    Variant("router-forgets", "router forgets what it used", without=("router-remembers",), powers=AGAIN),
+    Variant(
+        "requester-forgets",
+        "requester forgets which mask it used",
+        without=("requester-remembers",),
+        powers=(*AGAIN, "replayed"),
+    ),
+    Variant("router-forgets", "router forgets; another search", without=("router-remembers",), powers=AGAIN),
+    Variant("holder-forgets", "holder forgets; another search", without=("holder-remembers",), powers=AGAIN),
+    Variant(
+        "holder-replays",
+        "holder forgets; the same search again",
+        _fails("one-use", "no-second-answer"),
+        ("holder-remembers",),
+        REPLAYED,
+    ),
 )
 # What the protocol does not promise (design 2.9): these attacks exist, and the model must show them.
 LIMITS = (
-    Variant("one-part", "an outsider or the router has every part of the key", powers=("other-part",), corrupt=("", "R")),
+    Variant(
+        "one-part", "an outsider or the router has both parts of the key", powers=("other-part",), corrupt=("", "R")
+    ),
     Variant(
         "two-parts", "the holder has both parts of the key", _fails("secrecy"), powers=("other-part",), corrupt=("H",)
     ),
     Variant("holder-and-router", "holder and router collude", _fails("secrecy"), corrupt=("RH",)),
     Variant("both-key-owners", "requester and router collude: still no false release", corrupt=("QR",)),
-    Variant(
-        "owners-no-factors", "the same without factors", _fails("confirmed-only"), ("factors",), corrupt=("QR",)
-    ),
+    Variant("owners-no-factors", "the same without factors", _fails("confirmed-only"), ("factors",), corrupt=("QR",)),
     Variant(
         "admission-lie",
         "requester sends a scaled probe and lies in admission",
@@ -231,10 +270,14 @@ GROUPS = {
     "two defences, one behind the other": LAYERS,
     "limits that the protocol states": LIMITS,
 }
+# What must be reached, else every property would hold for nothing: with all honest, and with each party corrupt.
 COMPLETES = (
     "search [1] start(none) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(with(ready) with(two-searches)) =>* "
     "{ msg(H, Q, q1, release(hit)) msg(H, Q, q2, release(hit)) S:Soup } .",
+    "search [1] start(corrupt(Q)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
+    "search [1] start(corrupt(R)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
+    "search [1] start(corrupt(H)) =>* { answered(Q, I:Term, C:Term) answered(R, I:Term, C:Term) S:Soup } .",
 )
 
 
@@ -275,7 +318,7 @@ def explore(variants: Sequence[Variant]) -> list[Outcome]:
 
 
 def completes() -> bool:
-    """Do preparation and search, and two searches, reach their release? Else every property would hold for nothing."""
+    """Does what is intact get to its end? Else every property would hold for nothing."""
     return run_maude(COMPLETES).count("Solution 1") == len(COMPLETES)
 
 
@@ -348,7 +391,7 @@ def row(outcome: Outcome) -> str:
     marks = "  ".join("FAILS" if prop in outcome.failed else "holds" for prop in PROPERTIES)
     by = ", ".join(dict.fromkeys(spell(each.corrupt) for each in outcome.searches if each.found)) or "-"
     verdict = "as expected" if outcome.as_expected else f"NOT AS EXPECTED: {sorted(outcome.variant.fails)} should fail"
-    return f"  {outcome.variant.name:21} {outcome.variant.what:57} {marks}  {outcome.states:7}  {verdict}; by: {by}"
+    return f"  {outcome.variant.name:23} {outcome.variant.what:57} {marks}  {outcome.states:7}  {verdict}; by: {by}"
 
 
 def check(long: bool) -> int:
@@ -358,7 +401,7 @@ def check(long: bool) -> int:
     outcomes = explore([variant for group in groups.values() for variant in group])
     finished = completes()
     print("properties: " + "; ".join(PROPERTIES.values()))
-    print(f"\n  {'':21} {'':57} {'  '.join(f'{number:5}' for number in range(1, len(PROPERTIES) + 1))}   states")
+    print(f"\n  {'':23} {'':57} {'  '.join(f'{number:5}' for number in range(1, len(PROPERTIES) + 1))}   states")
     rest = iter(outcomes)
     for name, group in groups.items():
         print(name)
@@ -366,7 +409,7 @@ def check(long: bool) -> int:
             print(row(next(rest)))
     good = sum(outcome.as_expected for outcome in outcomes)
     states = sum(outcome.states for outcome in outcomes)
-    print(f"\nwhat is intact can end in a release: {'yes' if finished else 'NO'}")
+    print(f"\nwhat is intact gets to its end: {'yes' if finished else 'NO'}")
     print(f"{good} of {len(outcomes)} as expected, {states} states, {time.perf_counter() - started:.1f} s")
     return 0 if finished and good == len(outcomes) else 1
 
