@@ -242,6 +242,18 @@ LAYERS = (
         ("holder-remembers",),
         REPLAYED,
     ),
+    Variant(
+        "router-signed-id",
+        "router forgets, but id signed between router and holder",
+        without=("router-remembers",),
+        powers=(*REPLAYED, "id-signed"),
+    ),
+    Variant(
+        "holder-signed-id",
+        "holder forgets, but id signed between router and holder",
+        without=("holder-remembers",),
+        powers=(*REPLAYED, "id-signed"),
+    ),
 )
 # What the protocol does not promise (design 2.9): these attacks exist, and the model must show them.
 LIMITS = (
@@ -275,6 +287,7 @@ COMPLETES = (
     "search [1] start(none) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(with(ready) with(two-searches)) =>* "
     "{ msg(H, Q, q1, release(hit)) msg(H, Q, q2, release(hit)) S:Soup } .",
+    "search [1] start(with(id-signed)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(corrupt(Q)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(corrupt(R)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(corrupt(H)) =>* { answered(Q, I:Term, C:Term) answered(R, I:Term, C:Term) S:Soup } .",
