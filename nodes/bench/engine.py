@@ -58,6 +58,16 @@ class Clock:
         self.seconds[phase] += time.perf_counter() - started
 
 
+@dataclass
+class Costs:
+    """By link ("requester to holder") bytes, and by party seconds of computing; the offline part apart."""
+
+    online_bytes: dict[str, int] = field(default_factory=dict)
+    offline_bytes: dict[str, int] = field(default_factory=dict)
+    online_seconds: dict[str, float] = field(default_factory=dict)
+    offline_seconds: dict[str, float] = field(default_factory=dict)
+
+
 FIXED = frozenset({"encrypt probe"})
 
 
@@ -68,17 +78,18 @@ class Engine(Protocol):
         """Take a gallery, int8 (rows, dim)."""
         ...
 
-    def prepare(self) -> None:
-        """Do what one search needs and can be done before its probe is known."""
+    def prepare(self, probes: int) -> None:
+        """Do what the search for so many probes needs and can be done before they are known."""
         ...
 
-    def search(self, probe: Rows, clock: Clock) -> list[int]:
-        """From a probe, int8 (dim,), to the rows at or above `THRESHOLD`. Tells `clock` its phases."""
+    def search(self, probes: Rows, clock: Clock) -> list[list[int]]:
+        """From probes, int8 (n, dim), to the rows at or above `THRESHOLD` for each. Tells `clock` its phases."""
         ...
 
 
+OURS = "blind-lineup"
 KINDS = [
-    Kind("blind-lineup", "hits", "three parties in one process, no network", "blind_lineup:BlindLineup"),
+    Kind(OURS, "hits", "three parties in one process, no network", "blind_lineup:BlindLineup"),
     Kind("plain-float32", "all", "numpy, float32 product", "plain:Float32"),
     Kind("plain-int8", "all", "numpy, int8 gallery, turned into float32 by blocks", "plain:Int8"),
     Kind("faiss-flat", "all", "IndexFlatIP, range_search", "faiss_flat:FaissFlat", "faiss"),
@@ -96,7 +107,7 @@ KINDS = [
     ),
     Kind(
         "openfhe-ckks-threshold", "graded",
-        "Chebyshev series of degree 247 over encrypted scores, three joint keys, N = 32768; the scoring is not in it",
+        "scores by EvalMult, then a Chebyshev series of degree 247, three joint keys, N = 32768",
         "openfhe_threshold:OpenfheThreshold", "openfhe", 16384, True, 1,
     ),
 ]  # fmt: skip
@@ -116,10 +127,11 @@ def missing(kind: Kind) -> str | None:
     return None
 
 
-def make(kind: Kind, dim: int, threads: int, preset: str) -> Engine:
-    """The engine of a kind."""
+def make(kind: Kind, dim: int, threads: int, preset: str, holders: int = 1) -> Engine:
+    """The engine of a kind. `holders`: galleries of a joint query, for ours; the others have all rows in one."""
     file, name = kind.module.split(":")
-    engine: Engine = getattr(importlib.import_module(f"nodes.bench.{file}"), name)(dim, threads, preset)
+    more = {"holders": holders} if kind.name == OURS else {}
+    engine: Engine = getattr(importlib.import_module(f"nodes.bench.{file}"), name)(dim, threads, preset, **more)
     return engine
 
 

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 MACHINE = {"processor", "cores", "threads", "load", "python", "numpy", "numba", "commit", "date"}
 
 
-def benchmark(name: str, *args: str) -> tuple[dict[str, Any], str]:
+def benchmark(name: str, *args: str, timeout: float = 300) -> tuple[dict[str, Any], str]:
     command = [sys.executable, "-m", f"benchmarks.{name}", *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -87,13 +87,20 @@ def test_search_reports_every_figure_that_has_a_target():
     assert table.count("must") == 10
 
 
-def test_network_reports_nodes_beside_one_process():
-    report, _ = benchmark("network", "--rows", "4096", "--dim", "64", "--runs", "1", "--delay-ms", "1")
+def test_network_reports_nodes_with_a_preparation_and_without_beside_one_process():
+    small = ("--rows", "4096", "--dim", "64", "--runs", "1", "--delay-ms", "1", "--holders", "2")
+    report, _ = benchmark("network", *small, timeout=900)
     assert set(report["machine"]) >= MACHINE
-    assert (report["rows"], report["dim"], report["round_trip_added_ms"]) == (4096, 64, 2)
-    for field in ("nodes_online_s", "nodes_offline_s", "nodes_online_over_one_process", "nodes_core_seconds"):
-        assert report[field] > 0, field
-    assert report["nodes_online_s"] > 0.04, "40 rounds and more on a line 1 ms long"
+    assert (report["rows"], report["holders"], report["dim"], report["round_trip_added_ms"]) == (8192, 2, 64, 2)
+    prepared, cold, preparing = report["prepared"], report["cold"], report["preparing"]
+    for turns in (prepared, cold, preparing):
+        assert set(turns["received_bytes"]) == {"requester", "holders", "router"}
+        assert turns["core_seconds"] > 0
+        assert all(count > 0 for count in turns["received_bytes"].values())
+    assert prepared["online_s"] > 0.02, "20 messages and more on a line 1 ms long"
+    assert prepared["answer_s"] > prepared["online_s"]
+    assert cold["received_bytes"]["holders"] > 10 * prepared["received_bytes"]["holders"], "the masks"
+    assert report["one_process_online_s"] > 0
 
 
 def test_a_ratio_a_quarter_worse_fails_the_gate_and_seconds_do_not():
