@@ -79,7 +79,7 @@ bench: setup  ## the latency table and the comparison: all figures of the README
 	$(BIN)/lineup bench --literature benchmarks/literature.csv --sweep 65536,1000000 \
 		--json benchmarks/results/bench.json --report benchmarks/results/bench.html
 
-bench-check: setup  ## has ours become slower beside numpy? BENCH=--smoke for the small size
+bench-check: setup  ## has ours become slower beside numpy? BENCH=--smoke for what CI runs: bytes and messages
 	$(BIN)/python -m benchmarks.check $(BENCH)
 
 # One size at a time; 30000000 needs 20 GB of memory and 17 GB in SCALE_FOLDER. CI runs SCALE_ROWS=20000.

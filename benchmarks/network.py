@@ -65,7 +65,7 @@ from pets.synthetic import synthetic_templates  # noqa: E402
 from pets.templates import quantise  # noqa: E402
 from protocol.terms import SYNTHETIC_MODEL  # noqa: E402
 
-REQUESTER, ROUTER = "ASKS", "ROUTES"
+REQUESTER, ROUTER = "CH", "EU"
 START_SECONDS = 900.0  # the first time on a machine they compile
 # Thousands of photos: what was published of HU, IT, FR and DE; of the others 66 for 1000 inhabitants, as in DE.
 GALLERIES = {
@@ -76,7 +76,7 @@ GALLERIES = {
 SIZES = (
     {name: max(8, 1000 * thousands // options.union) for name, thousands in GALLERIES.items()}
     if options.union
-    else {f"H{number}": options.rows for number in range(1, options.holders + 1)}
+    else {"ES" if number == 1 else f"ES-{number}": options.rows for number in range(1, options.holders + 1)}
 )
 ROLES = {REQUESTER: Role.REQUESTER, **dict.fromkeys(SIZES, Role.HOLDER), ROUTER: Role.ROUTER}
 

@@ -117,6 +117,23 @@ def test_a_ratio_a_quarter_worse_fails_the_gate_and_seconds_do_not():
     assert check.ratios(slow) == check.ratios(fast) == {"blind-lineup": 20.0}
 
 
+def test_bytes_and_messages_are_those_that_are_checked_in():
+    """What CI runs of `make bench-check`. After a change that is meant: `python -m benchmarks.check --smoke --write`."""
+    report, _ = benchmark("check", "--smoke")
+    assert report["now"]["hops"] == report["checked_in"]["hops"]
+
+
+def test_a_byte_more_or_less_and_a_message_more_fail_the_gate():
+    before = {"bytes": {"online": {"a to b": 5}, "offline": {"a to b": 7}}, "hops": 29}
+    assert check.different(before, before) == []
+    more = {"bytes": {"online": {"a to b": 6}, "offline": {"a to b": 7, "b to a": 1}}, "hops": 30}
+    assert check.different(more, before) == [
+        "messages waited for: 30, checked in is 29",
+        "offline bytes, b to a: 1, checked in is None",
+        "online bytes, a to b: 6, checked in is 5",
+    ]
+
+
 def test_every_published_figure_has_a_source_and_says_whether_it_can_be_compared():
     rows = read_literature(ROOT / "benchmarks" / "literature.csv")
     assert len(rows) >= 10
