@@ -118,7 +118,7 @@ def test_a_ratio_a_quarter_worse_fails_the_gate_and_seconds_do_not():
 
 
 def test_bytes_and_messages_are_those_that_are_checked_in():
-    """What CI runs of `make bench-check`. After a change that is meant: `python -m benchmarks.check --smoke --write`."""
+    """What CI runs of `make bench-check`. After a change that is meant: `benchmarks.check --smoke --write`."""
     report, _ = benchmark("check", "--smoke")
     assert report["now"]["hops"] == report["checked_in"]["hops"]
 
