@@ -134,6 +134,23 @@ def test_a_byte_more_or_less_and_a_message_more_fail_the_gate():
     ]
 
 
+def test_the_roofline_counts_what_a_row_takes_and_fills_its_page(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "benchmarks" / "roofline.md").read_text())
+    small = ("--rows", "16384", "--dim", "64", "--runs", "1", "--score-rows", "4096", "--batch", "2")
+    report, _ = benchmark("roofline", *small, "--page", str(page))
+    assert all(value > 0 for value in report["ceilings"].values())
+    stages = report["stages"]
+    assert len(stages) == 6
+    assert stages["numpy float32"]["bytes_a_row"] == 4 * 64
+    assert stages["online: the holder's product"]["operations_a_row"] == 3 * 64
+    assert stages["preparation: products, a mask"]["operations_a_row"] == 4 * 64
+    for name, item in stages.items():
+        assert item["reached"] == pytest.approx(item["floor_ns_a_row"] / item["ns_a_row"]), name
+        assert f"| {name} |" in page.read_text()
+    assert "How to read it" in page.read_text()
+
+
 def test_every_published_figure_has_a_source_and_says_whether_it_can_be_compared():
     rows = read_literature(ROOT / "benchmarks" / "literature.csv")
     assert len(rows) >= 10
