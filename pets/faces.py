@@ -27,6 +27,7 @@ from pets.errors import (
     SeveralFaces,
     UnreadablePhoto,
 )
+from pets.packs import check_pack
 from pets.params import check_dim, scale
 from pets.templates import ModelIdentity
 
@@ -124,8 +125,8 @@ class FaceModel:
         folder = default_models() if models is None else _check_folder(models)
         found, notices = _load_folder(folder, wanted)
         for task, what in (("detection", "face detector"), ("recognition", "face embedder")):
-            if task not in found:
-                raise ModelError(f"{folder} has no {what} among its ONNX files: {_onnx_names(folder)}")
+            if task not in found:  # insightface sees it otherwise than `check_pack`
+                raise ModelError(f"{folder} has no {what} that insightface recognises: {_onnx_names(folder)}")
         detector, embedder = found["detection"], found["recognition"]
         if not getattr(detector, "use_kps", False):
             raise ModelError(f"the detector {detector.model_file} gives no landmarks, 5 are needed to align a face")
@@ -342,6 +343,7 @@ def _check_folder(folder: Path) -> Path:
         raise ModelError(f"model folder {folder} " + ("is not a folder" if folder.exists() else "does not exist"))
     if not _onnx_names(folder):
         raise ModelError(f"model folder {folder} holds no .onnx file; a detector and an embedder are needed")
+    check_pack(folder)
     return folder
 
 
