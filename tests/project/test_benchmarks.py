@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import check, machine
@@ -149,6 +150,23 @@ def test_the_roofline_counts_what_a_row_takes_and_fills_its_page(tmp_path: Path)
         assert item["reached"] == pytest.approx(item["floor_ns_a_row"] / item["ns_a_row"]), name
         assert f"| {name} |" in page.read_text()
     assert "How to read it" in page.read_text()
+
+
+def test_centring_is_measured_on_people_who_are_not_in_the_mean(tmp_path: Path):
+    """Templates that all lean in one direction, more or less: without it they are told apart better."""
+    rng = np.random.default_rng(2)
+    people = rng.normal(size=(60, 1, 32)) / 32**0.5
+    rows = people + 0.6 * rng.normal(size=(60, 4, 32)) / 32**0.5
+    rows[..., 0] += rng.uniform(1, 3, (60, 4))
+    rows = rows.reshape(-1, 32)
+    np.save(tmp_path / "e.npy", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    (tmp_path / "l.txt").write_text("".join(f"{row // 4}\n" for row in range(240)))
+    files = ("--embeddings", str(tmp_path / "e.npy"), "--labels", str(tmp_path / "l.txt"))
+    report, _ = benchmark("centring", *files, "--draws", "10")
+    assert (report["people"], report["photos"], report["mirror_images"], report["draws"]) == (60, 240, False, 10)
+    first = report["fmr"][0]
+    assert first["misses_centred"] < first["misses"]
+    assert first["lower"] > 0.7 > first["higher"]
 
 
 def test_every_published_figure_has_a_source_and_says_whether_it_can_be_compared():
