@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -115,14 +116,16 @@ GROUPS = {"plain": ("plain-float32", "plain-int8", "faiss-flat")}
 
 
 def missing(kind: Kind) -> str | None:
-    """One sentence if the library of an engine cannot be used here."""
+    """One sentence if the library of an engine cannot be used here.
+
+    Libraries are looked for, not imported: each brings threads and mathematics of its own, and FAISS, TenSEAL and
+    OpenFHE in one process have crashed it.
+    """
     if kind.needs == "openfhe":
         from pets import openfhe_keys
 
         return openfhe_keys.available()
-    try:
-        importlib.import_module(kind.needs or "numpy")
-    except ImportError:
+    if kind.needs and importlib.util.find_spec(kind.needs) is None:
         return f"{kind.needs} is not installed"
     return None
 

@@ -79,9 +79,8 @@ def _literature(report: Json) -> list[str]:
 def _plots(report: Json) -> list[str]:
     if not plots_available():
         return [paragraph(NO_PLOTS)]
-    shown = len(report["engines"]) + sum(item["seconds_per_million"] is not None for item in report["literature"])
     drawn: list[tuple[str, Callable[[Any], None], float]] = [
-        ("Time per million against what is revealed", partial(_revealed, report), 1.5 + 0.32 * (shown + 4)),
+        ("Time per million against what is revealed", partial(revealed, report), height_of(report)),
         ("Offline and online", partial(_parts, report), 1.2 + 0.34 * len(report["engines"])),
     ]
     if len({item["rows"] for item in report["sweep"]}) > 1:
@@ -96,7 +95,14 @@ def _plots(report: Json) -> list[str]:
     return [f"<h2>{escape(title)}</h2>{plot(draw, height)}" for title, draw, height in drawn]
 
 
-def _revealed(report: Json, axes: Any) -> None:
+def height_of(report: Json) -> float:
+    """Inches that `revealed` needs."""
+    quoted = sum(item["seconds_per_million"] is not None for item in report["literature"])
+    return 1.5 + 0.32 * (len(report["engines"]) + quoted + 4)
+
+
+def revealed(report: Json, axes: Any) -> None:
+    """Draw time per million comparisons against what is revealed to whom."""
     line, names = 0, []
     quoted = [item for item in report["literature"] if item["seconds_per_million"] is not None]
     for group, (what, whom) in REVEALS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,14 @@ def compare(options: Options, console: Console) -> dict[str, Any]:
     sizes = [rows for rows in options.sweep if rows != options.rows]
     swept = [kind for kind in usable if kind.name in SWEPT]
     with progress_bar(console, "engines", len(usable) + len(sizes) * len(swept)) as progress:
-        for kind in usable:
-            engines += entries(_measured(kind, options.rows, options), options.rows, options.probes)
-            progress(len(engines))
+        for done, kind in enumerate(usable, start=1):
+            try:
+                engines += entries(_measured(kind, options.rows, options), options.rows, options.probes)
+            except (BrokenProcessPool, MemoryError) as error:  # one library must not take the others' figures along
+                left_out.append({"name": kind.name, "reason": f"its process ended ({type(error).__name__})"})
+            progress(done)
+        if not engines:
+            raise InputError("no engine could be measured: " + "; ".join(str(item["reason"]) for item in left_out))
         for rows in sizes:
             for kind in swept:
                 sweep += entries(_measured(kind, rows, options), rows, options.probes)

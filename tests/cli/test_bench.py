@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections import deque
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ QUICK = [kind for kind in KINDS if kind.name != "openfhe-ckks-threshold"]
 def test_every_engine_finds_the_planted_rows_and_no_other(kind: Kind):
     if (reason := missing(kind)) is not None:
         pytest.skip(reason)
+    if kind.needs:  # several of these libraries in one process have crashed it
+        assert worker.measure(kind, 300, DIM, 1, PRESET, 1, 2).wrong == 0
+        return
     templates, probes, planted = worker.gallery(300, DIM, 0, 2)
     engine = make(kind, DIM, 1, PRESET)
     engine.enrol(templates)
@@ -121,6 +125,30 @@ def test_a_library_that_is_missing_is_named_and_left_out(monkeypatch: Any, run: 
     status, _, err = run("bench", *args, "--engines", "faiss-flat")
     assert status == 1
     assert "none of the engines can be used here" in err
+
+
+def test_an_engine_whose_process_crashes_is_left_out_and_the_others_are_measured(
+    monkeypatch: Any,
+    run: Any,  # noqa: F811
+    tmp_path: Path,
+):
+    measured = runs.measure
+
+    def crash(kind: Kind, *sizes: Any) -> worker.Measured:
+        if kind.name == "plain-int8":
+            raise BrokenProcessPool("ended")
+        return measured(kind, *sizes)
+
+    monkeypatch.setattr(runs, "measure", crash)
+    args = ("--rows", "64", "--dim", "64", "--runs", "1", "--json", tmp_path / "b.json")
+    status, _, err = run("bench", *args, "--engines", "plain-float32,plain-int8")
+    assert status == 0, err
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert [item["name"] for item in report["engines"]] == ["plain-float32"]
+    assert report["left_out"] == [{"name": "plain-int8", "reason": "its process ended (BrokenProcessPool)"}]
+    status, _, err = run("bench", *args, "--engines", "plain-int8")
+    assert status == 1
+    assert "no engine could be measured" in err
 
 
 def test_wrong_rows_are_counted(monkeypatch: Any):

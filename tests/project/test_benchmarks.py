@@ -152,6 +152,24 @@ def test_the_roofline_counts_what_a_row_takes_and_fills_its_page(tmp_path: Path)
     assert "How to read it" in page.read_text()
 
 
+def test_pages_are_written_from_results_and_keep_what_has_none(tmp_path: Path):
+    page, results = tmp_path / "page.md", tmp_path / "results"
+    results.mkdir()
+    page.write_text((ROOT / "benchmarks" / "README.md").read_text())
+    report, _ = benchmark("pages", "--page", str(page), "--results", str(results))
+    assert report["written"] == []
+    assert page.read_text() == (ROOT / "benchmarks" / "README.md").read_text()
+    about = {"processor": "P", "threads": 2, "load": 0.1, "commit": "c0ffee", "date": "today"}
+    turns = {"online_s": 0.25, "answer_s": 0.5, "received_bytes": {"requester": 1e6, "holders": 2e6, "router": 3e6}}
+    network = {"machine": about, "rows": 4096, "holders": 3, "dim": 64, "round_trip_added_ms": 30.0, "prepared": turns}
+    network |= {"cold": turns, "preparing": {"preparation_s": 1.5}, "one_process_online_s": 0.1}
+    (results / "network-30ms.json").write_text(json.dumps(network))
+    report, _ = benchmark("pages", "--page", str(page), "--results", str(results))
+    assert report["written"] == ["network"]
+    assert "| 4,096, 3 | 30 ms | 250 ms | 500 ms | 500 ms | 1.5 s | 100 ms | 1.0, 2.0, 3.0 |" in page.read_text()
+    assert page.read_text().count("<!-- up to here -->") == 2
+
+
 def test_centring_is_measured_on_people_who_are_not_in_the_mean(tmp_path: Path):
     """Templates that all lean in one direction, more or less: without it they are told apart better."""
     rng = np.random.default_rng(2)
