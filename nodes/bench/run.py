@@ -157,7 +157,7 @@ def _online(found: Measured, rows: int) -> list[float]:
 
 def _entry(found: Measured, rows: int, probes: int) -> dict[str, Any]:
     seconds = _online(found, rows)
-    compared = found.rows * probes
+    core = [stay + grow * rows / found.rows for stay, grow in zip(found.core_fixed, found.core, strict=True)]
     what, whom = REVEALS[found.kind.reveals]
     return {
         "name": found.kind.name,
@@ -174,8 +174,8 @@ def _entry(found: Measured, rows: int, probes: int) -> dict[str, Any]:
         "runs": len(seconds),
         "processes": found.processes,
         "seconds_per_million": statistics.median(seconds) * MILLION / (rows * probes),
-        "core_seconds_per_million": statistics.median(found.core) * MILLION / compared,
-        "core_seconds_least_per_million": min(found.core) * MILLION / compared,
+        "core_seconds_per_million": statistics.median(core) * MILLION / (rows * probes),
+        "core_seconds_least_per_million": min(core) * MILLION / (rows * probes),
         "enrol_seconds_per_million": found.enrol * MILLION / found.rows,
         "phases": found.phases,
         "bytes": {"online": found.costs.online_bytes, "offline": found.costs.offline_bytes},

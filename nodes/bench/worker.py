@@ -35,13 +35,17 @@ class Job:
 
 @dataclass
 class Part:
-    """What one process measured: by run, seconds by phase, seconds of preparation and processor seconds of both."""
+    """What one process measured: by run, seconds by phase, seconds of preparation and processor seconds of both.
+
+    `core_fixed`: those of them that rows do not change.
+    """
 
     rows: int
     enrol: float = 0.0
     phases: list[dict[str, float]] = field(default_factory=list)
     offline: list[float] = field(default_factory=list)
     core: list[float] = field(default_factory=list)
+    core_fixed: list[float] = field(default_factory=list)
     wrong: int = 0
     costs: Costs = field(default_factory=Costs)
     hops: int = 0
@@ -49,8 +53,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """All processes of an engine together. `fixed` and `scaled`: online seconds by run that stay, and that grow with
-    the rows; `rows` of all processes. `hops`: messages that one search waits for, one after the other; 0: not counted.
+    """All processes of an engine together, `rows` of all. `hops`: messages that one search waits for, one after the
+    other; 0: not counted.
+
+    `fixed` and `scaled`: online seconds by run that stay, and that grow with the rows. `core_fixed` and `core`: the
+    same of the processors, preparation included; what stays is that of one process, because one would do.
     """
 
     kind: Kind
@@ -65,6 +72,7 @@ class Measured:
     wrong: int
     processes: int
     hops: int = 0
+    core_fixed: list[float] = field(default_factory=list)
 
 
 def measure(
@@ -92,13 +100,14 @@ def measure(
         fixed,
         scaled,
         [max(part.offline[run] for part in parts) for run in counted],
-        [sum(part.core[run] for part in parts) for run in counted],
+        [sum(part.core[run] - part.core_fixed[run] for part in parts) for run in counted],
         max(part.enrol for part in parts),
         {name: statistics.median(phases.get(name, 0.0) for phases in parts[0].phases) for name in names},
         parts[0].costs,
         sum(part.wrong for part in parts),
         processes,
         parts[0].hops,
+        [max(part.core_fixed[run] for part in parts) for run in counted],
     )
 
 
@@ -151,6 +160,7 @@ def work(job: Job) -> Part:
             part.wrong += sum(len(set(rows) ^ due) for rows, due in zip(found, planted, strict=True))
             if run >= 0:
                 part.core.append(time.process_time() - processor)
+                part.core_fixed.append(_of(clock.core, True))
                 part.phases.append(dict(clock.seconds))
                 part.offline.append(offline)
         if job.kind.name == OURS:

@@ -107,10 +107,11 @@ def test_hops_are_counted_along_the_longest_line():
 
 def test_more_rows_than_were_measured_are_extrapolated_and_the_probe_is_encrypted_once():
     kind = KINDS[1]
-    found = worker.Measured(kind, 1000, [0.5], [0.1], [0.2], [1.0], 0.3, {}, Costs(), 0, 1)
+    found = worker.Measured(kind, 1000, [0.5], [0.1], [0.2], [1.0], 0.3, {}, Costs(), 0, 1, 0, [2.0])
     (entry,) = runs.entries(found, 10_000)
     assert entry["seconds"] == pytest.approx(0.5 + 10 * 0.1)
     assert (entry["rows_measured"], entry["extrapolated"]) == (1000, True)
+    assert entry["core_seconds_per_million"] == pytest.approx((2.0 + 10 * 1.0) * 100)
 
 
 def test_a_library_that_is_missing_is_named_and_left_out(monkeypatch: Any, run: Any, tmp_path: Path):  # noqa: F811
