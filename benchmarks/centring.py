@@ -36,6 +36,7 @@ from nodes.calibrate.sample import Sample, from_photos, from_templates  # noqa: 
 from pets.centre import centred, mean_of  # noqa: E402
 
 FMRS = (1e-2, 1e-3, 1e-4)
+LEAST = 3  # false matches: a rate of fewer is not measurable
 Floats = npt.NDArray[np.float64]
 
 
@@ -57,13 +58,15 @@ def samples() -> tuple[Sample, Sample | None]:
 
 
 def misses(templates: Floats, people: npt.NDArray[Any]) -> dict[float, float]:
-    """By false match rate, the share of genuine pairs below the threshold that keeps it."""
+    """By false match rate, the share of genuine pairs below the threshold that keeps it; none below 3 in all pairs."""
     later = np.triu(np.ones((len(people), len(people)), bool), 1)
     same = people[:, None] == people[None, :]
     scores = templates @ templates.T
     genuine, impostor = scores[later & same], np.sort(scores[later & ~same])[::-1]
     found = {}
     for fmr in FMRS:
+        if fmr * len(impostor) < LEAST:
+            continue
         allowed = int(fmr * len(impostor))  # so many may lie at or above the threshold
         found[fmr] = float((genuine <= impostor[allowed]).mean())
     return found
@@ -100,7 +103,9 @@ def main() -> None:
                 "higher": float(np.mean([b[fmr] > a[fmr] for a, b in zip(without, with_, strict=True)])),
             }
             for fmr in FMRS
+            if all(fmr in draw for draw in without)
         ],
+        "not_measurable": [fmr for fmr in FMRS if any(fmr not in draw for draw in without)],
     }
     text = json.dumps(result, indent=2)
     if options.json:

@@ -182,6 +182,8 @@ def test_centring_is_measured_on_people_who_are_not_in_the_mean(tmp_path: Path):
     files = ("--embeddings", str(tmp_path / "e.npy"), "--labels", str(tmp_path / "l.txt"))
     report, _ = benchmark("centring", *files, "--draws", "10")
     assert (report["people"], report["photos"], report["mirror_images"], report["draws"]) == (60, 240, False, 10)
+    assert [row["fmr"] for row in report["fmr"]] == [1e-2, 1e-3]
+    assert report["not_measurable"] == [1e-4], "6960 impostor pairs"
     first = report["fmr"][0]
     assert first["misses_centred"] < first["misses"]
     assert first["lower"] > 0.7 > first["higher"]
