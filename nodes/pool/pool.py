@@ -141,7 +141,8 @@ class Pool:
         """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
 
         `requester`: who names it; another's stays where it is. Raises `UnknownPreparation` for what is not here, too
-        old, used before, made for somebody else, or made before a restore in which claims were lost.
+        old, used before, made for somebody else, or made before a restore in which claims were lost, and `QueryRefused`
+        (internal) if the store does not say: it waits on then.
         """
         with self._lock:
             entry = self._waiting.get(identity)
@@ -149,7 +150,11 @@ class Pool:
             raise UnknownPreparation(identity, "does not wait here")
         if requester is not None and requester != entry.waiting.requester:
             raise UnknownPreparation(identity, f"was not made for {requester}")
-        why = self._unusable(entry.waiting, now)
+        try:
+            why = self._unusable(entry.waiting, now)
+        except QueryRefused:
+            entry.reserved = False  # else nobody would ever find it again
+            raise
         with self._lock:
             if self._waiting.pop(identity, None) is not entry:
                 raise UnknownPreparation(identity, "does not wait here any more")
