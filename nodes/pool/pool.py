@@ -78,6 +78,12 @@ class Pool:
                 raise QueryRefused("capacity", f"{number} preparations wait for {requester}, limit {limit}")
             raise QueryRefused("capacity", f"preparations for {requester} would take {total} bytes, limit {most}")
 
+    def largest(self, requester: str) -> int:
+        """Bytes of the largest that waits for a requester: what the next one will take, as far as can be told."""
+        with self._lock:
+            waiting = (entry.waiting for entry in self._waiting.values())
+            return max((item.bytes for item in waiting if item.requester == requester), default=0)
+
     def release(self, requester: str) -> None:
         """One that was being made failed: its place is free again."""
         with self._lock:

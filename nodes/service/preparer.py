@@ -105,7 +105,7 @@ class Preparer:
         made = making.made
         if made is None:
             return False
-        self._node.pool.add(making.machine.query, made, time.time())
+        self._node.answering.let_wait(making.machine.query, made)
         return True
 
     def give_up(self, made: Preparation) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import time
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from nodes.config.schema import operator_name
+from nodes.identity.peers import Peers
 from nodes.service import supply as supplying
 from nodes.service.operator_api import HolderAnswer, Line, PrepareReport, PrepareRequest
 from nodes.service.requester import AskingNode
@@ -128,6 +130,48 @@ def test_a_holder_lets_no_more_wait_than_its_policy_says_and_the_rest_is_told(fe
             # what failed there is no longer counted anywhere
             assert waiting(network)[FR] == 2
             assert (await supply_of(network).prepare(wanted(1, (DE,)))).made == 1
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["removed", "control"])
+@pytest.mark.parametrize("at", [ES, EU, FR])
+def test_what_is_put_away_just_after_a_peer_was_removed_does_not_wait(
+    removed: bool, at: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            node = network.nodes[at]
+            add = node.pool.add
+
+            def late(*given: Any) -> None:
+                if removed:
+                    assert isinstance(node.peers, Peers)
+                    gone = ES if at == FR else FR
+                    node.peers.replace({name: peer for name, peer in node.peers.items() if name != gone})
+                    node.pool.drop_with(gone)
+                add(*given)
+
+            monkeypatch.setattr(node.pool, "add", late)
+            await supply_of(network).prepare(wanted())
+            await network.settle()
+            assert waiting(network)[at] == (0 if removed else 1)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "control"])
+def test_a_router_counts_bytes_it_is_about_to_keep(limited: bool, federation: Federation) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            pool = network.nodes[EU].pool
+            assert (await supply_of(network).prepare(wanted())).made == 1
+            await network.settle()
+            (waits,) = pool.standing()
+            policy = {**msgspec.structs.asdict(pool._policy), "max_bytes": waits.bytes * (1 if limited else 2)}
+            pool._policy = SimpleNamespace(**policy)  # type: ignore[assignment] # less than a node may be told
+            report = await supply_of(network).prepare(wanted())
+            assert report.made == (0 if limited else 1)
 
     asyncio.run(body())
 
