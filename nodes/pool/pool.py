@@ -241,14 +241,21 @@ class Pool:
             free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
         return sorted(free, key=lambda waiting: waiting.made)
 
-    def identities(self, requester: str, roots: Collection[bytes] | None = None) -> frozenset[bytes]:
-        """Of what waits for a requester, or was handed out and not used so far; with `roots`, made for one of these."""
+    def identities(
+        self, requester: str, roots: Collection[bytes] | None = None, holder: str | None = None
+    ) -> frozenset[bytes]:
+        """Of what waits for a requester, or was handed out and not used so far.
+
+        With `roots`, made for one of these; with `holder`, in which it has a finished ring.
+        """
         with self._lock:
             entries = (*self._waiting.values(), *self._taken.values())
             return frozenset(
                 entry.waiting.identity
                 for entry in entries
-                if entry.waiting.requester == requester and (roots is None or entry.roots <= frozenset(roots))
+                if entry.waiting.requester == requester
+                and (roots is None or entry.roots <= frozenset(roots))
+                and (holder is None or holder in entry.waiting.holders)
             )
 
     @property

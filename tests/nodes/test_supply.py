@@ -248,6 +248,32 @@ def test_after_a_gallery_has_grown_what_waits_is_made_anew(
     asyncio.run(body())
 
 
+def test_a_holder_is_told_only_of_preparations_that_it_has_a_part_in(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could count the searches of others: each makes one vanish from the list."""
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            for holders in ((DE,), HOLDERS):
+                assert (await supply_of(network).prepare(wanted(1, holders))).made == 1
+            await network.settle()
+            transport, told = network.nodes[FR].transport, {}
+            tell = transport.tell
+
+            async def watched(peer: str, path: str, content: bytes) -> bytes:
+                if path == PREPARED:
+                    told[peer] = len(msgspec.msgpack.decode(content))
+                return await tell(peer, path, content)
+
+            monkeypatch.setattr(transport, "tell", watched)
+            await supply_of(network).compare(at_once=True)
+            assert told == {EU: 2, DE: 2, ES: 1}
+            assert waiting(network) == {FR: 2, EU: 2, DE: 2, ES: 1}
+
+    asyncio.run(body())
+
+
 def test_a_peer_learns_and_drops_nothing_of_another_requester(federation: Federation) -> None:
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
