@@ -176,6 +176,24 @@ def test_a_router_counts_bytes_it_is_about_to_keep(limited: bool, federation: Fe
     asyncio.run(body())
 
 
+def test_known_limit_a_requester_lets_others_prepare_without_end(federation: Federation) -> None:
+    """It drops each one, and the place is free again: no quota counts preparations, as quotas count searches."""
+    federation.configure(ES, ready=1)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            pool = network.nodes[FR].pool
+            for _ in range(3):
+                assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
+                await network.settle()
+                assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 0  # the control: one waits
+                pool.drop(pool.standing()[0].identity)
+                await supply_of(network).compare(at_once=True)
+            assert network.nodes[ES].pool.counts.made == 3
+
+    asyncio.run(body())
+
+
 def test_what_a_restarted_requester_lost_takes_no_places_at_the_others(federation: Federation) -> None:
     for name in (ES, DE, EU):
         federation.configure(name, ready=2)
