@@ -148,7 +148,7 @@ def test_what_was_witnessed_is_for_its_owner_only(tmp_path: Path) -> None:
 def test_the_name_of_a_private_file_is_on_disk_too_before_anything_goes_on(
     write: Callable[[Path, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a power cut takes what was sealed for an audit, and u has left. Flushed is the folder with the name in it."""
+    """Else a power cut takes what was sealed for an audit, and u has left."""
     place, flushed = tmp_path / "name", []
     flush = os.fsync
 
