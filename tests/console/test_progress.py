@@ -10,7 +10,6 @@ import pytest
 from nodes.casework import cases
 from nodes.cli.demo_photos import demo_photos
 from nodes.console import operations
-from nodes.console import oversight as overseeing
 from nodes.console.client import ConsoleClient, ConsoleRefused, key_file
 from nodes.console.contracts import CountryProgress, QueryForm
 from nodes.service.operator_api import SearchUnderWay, Stage, Supplies, WaitingTold
@@ -84,7 +83,7 @@ def test_the_api_tells_which_preparations_wait(house: House, monkeypatch: pytest
     with client(house, "lena") as lena:
         with pytest.raises(ConsoleRefused, match="NodeNotRunning"):
             lena.preparations()
-        monkeypatch.setattr(overseeing.client, "preparations", lambda _: SUPPLIES)
+        monkeypatch.setattr("nodes.operator.client.preparations", lambda _: SUPPLIES)
         assert lena.preparations() == SUPPLIES
 
 
