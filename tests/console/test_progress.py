@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodes.casework import cases
@@ -107,3 +108,15 @@ def test_the_page_follows_a_search_without_a_reload(house: House, node: Node, br
         person.check(f"progress-{told[0]}")
     assert page.evaluate("window.notReloaded")
     page.context.close()
+
+
+def test_the_page_of_the_node_lists_the_preparations_that_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by the running node; control: while it does not run there is no list, rather than an empty one."""
+    olga = house.signed_in("olga")
+    assert "Preparations that wait" not in olga.get("/node").text
+    status = {"queries_running": 0, "contradicting_logs": [], "preparations": msgspec.to_builtins(SUPPLIES)}
+    for name, told in (("peers", {}), ("status", status), ("health", {"status": "ok"}), ("queries", [])):
+        monkeypatch.setattr(f"nodes.operator.client.{name}", lambda _, told=told: told)
+    shown = olga.get("/node").text
+    for text in ("Preparations that wait", "5e" * 16, "2026-03-01 08:00 UTC", "2026-03-01 20:30 UTC", "now: 1"):
+        assert text in shown, text
