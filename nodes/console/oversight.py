@@ -24,6 +24,7 @@ from nodes.logs.errors import EntryErased
 from nodes.operator import client
 from nodes.operator.client import NodeNotRunning
 from nodes.operator.statistics import Count, statistics
+from nodes.service.operator_api import Supplies
 from nodes.service.under_way import UnderWay
 from nodes.store import Status
 from nodes.store.subjects import Category
@@ -164,6 +165,11 @@ class Oversight:
         """Queries under way. Raises `NodeNotRunning`."""
         self._operations.person(who)
         return client.queries(self._folder)
+
+    def preparations(self, who: str) -> Supplies:
+        """Preparations that wait at this node: for whom, since when, until when. Raises `NodeNotRunning`."""
+        self._operations.person(who)
+        return client.preparations(self._folder)
 
     def refusals(self, who: str) -> dict[str, int]:
         """Queries refused before any work since the node started, by code. Raises `NodeNotRunning`."""

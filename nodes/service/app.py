@@ -172,6 +172,11 @@ def make_app(node: Node) -> Starlette:
             return _refusal(403, "state")
         return Response(msgspec.json.encode(under_way(node)), media_type="application/json")
 
+    async def searches(request: Request) -> Response:
+        if _peer(request) != operator_name(node.name) or not isinstance(node, AskingNode):
+            return _refusal(403, "state")
+        return Response(msgspec.json.encode(node.searches()), media_type="application/json")
+
     async def peers(request: Request) -> Response:
         if _peer(request) != operator_name(node.name):
             return _refusal(403, "state")
@@ -230,6 +235,7 @@ def make_app(node: Node) -> Starlette:
             Route("/operator/v1/peers", guarded(peers, explain=True), methods=["GET"]),
             Route("/operator/v1/peers", guarded(reread, explain=True), methods=["POST"]),
             Route("/operator/v1/queries", guarded(queries, explain=True), methods=["GET"]),
+            Route("/operator/v1/searches", guarded(searches, explain=True), methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
         ]

@@ -30,8 +30,8 @@ class Tally:
     """Rows that holders have scored for a preparation, of how many: read off its frames, in any thread."""
 
     def __init__(self, plan: Plan) -> None:
-        self.rows = 0
-        self.of = 0
+        self._rows: dict[str, int] = {}
+        self._of: dict[str, int] = {}
         self._block_bytes = 8 * plan.params.n
         self._n = plan.params.n
 
@@ -40,9 +40,18 @@ class Tally:
         if event.direction != "received":
             return
         if isinstance(event.message, JoinedPreparation):
-            self.of += self._n * (event.message.blocks or 0)
+            if event.message.blocks:
+                self._of[event.peer] = self._n * event.message.blocks
         elif isinstance(event.message, PreparedBlocks):
-            self.rows += self._n * (len(event.message.data) // self._block_bytes)
+            rows = self._n * (len(event.message.data) // self._block_bytes)
+            self._rows[event.session] = self._rows.get(event.session, 0) + rows
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is, in all and by holder."""
+        by_holder = {name: (self._rows.get(name, 0), of) for name, of in list(self._of.items())}
+        rows, of = (sum(counts) for counts in zip(*by_holder.values(), strict=True)) if by_holder else (0, 0)
+        return Progress("preparing", rows, of, by_holder=by_holder)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class Preparer:
         driver = node.drive(machine, tally)
         while not driver.finished:
             if told is not None:
-                told(Progress("preparing", tally.rows, tally.of))
+                told(tally.progress)
             driver.changed.clear()
             await driver.changed.wait()
         return Making(driver, machine)

@@ -15,7 +15,15 @@ import pytest
 from nodes.config.schema import operator_name
 from nodes.identity.peers import Peers
 from nodes.service import supply as supplying
-from nodes.service.operator_api import HolderAnswer, Line, PrepareReport, PrepareRequest
+from nodes.service.operator_api import (
+    HolderAnswer,
+    Line,
+    PrepareReport,
+    PrepareRequest,
+    Progress,
+    SearchUnderWay,
+    Stage,
+)
 from nodes.service.requester import AskingNode
 from nodes.service.supply import PREPARED, Supply
 from nodes.store import Category, Status
@@ -92,6 +100,50 @@ def test_what_was_prepared_waits_everywhere_and_a_search_uses_it(federation: Fed
             for name, value in (("waiting", 1), ("made_total", 2), ("spent_total", 1), ("expired_total", 0)):
                 assert f"lineup_preparations_{name}{labels} {value}.0" in metrics
             assert f"lineup_preparation_seconds_count{labels} 2.0" in metrics
+
+    asyncio.run(body())
+
+
+def test_the_operator_sees_by_holder_how_far_a_search_is_while_it_prepares_too(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit, seen = request(federation.people.hit), []
+    last: list[SearchUnderWay] = []
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            node = network.nodes[FR]
+            assert isinstance(node, AskingNode)
+
+            async def over(_: object) -> None:
+                async with network.client(operator_name(FR), FR) as client:
+                    content = (await client.get("/operator/v1/searches")).content
+                last[:] = msgspec.json.decode(content, type=list[SearchUnderWay])
+
+            def told(_: Progress) -> None:
+                (search,) = node.searches()
+                seen.append(search.stages)
+
+            monkeypatch.setattr(node, "_ask_standing", over)
+            for prepared in ("now", "waiting"):
+                seen.clear()
+                report = await node.search(hit, told=told)
+                preparing = [stages for stages in seen if stages[ES].phase == "preparing"]
+                assert bool(preparing) == (prepared == "now")
+                for name in HOLDERS:
+                    assert seen[-1][name] == Stage("searching", prepared=prepared)
+                    rows = [(stages[name].rows, stages[name].of) for stages in preparing]
+                    assert rows == sorted(rows)
+                    assert all(done <= of for done, of in rows)
+                    assert not rows or rows[-1][0] > 0
+                    ended = Stage("over", prepared=prepared, answer=report.answers[name].status)
+                    assert last[0].stages[name] == ended
+                assert last[0].request_number == report.request_number
+                assert node.searches() == []
+                await supply_of(network).prepare(wanted())
+            for caller in (ES, operator_name(ES)):
+                async with network.client(caller, FR) as client:
+                    assert (await client.get("/operator/v1/searches")).status_code == 403
 
     asyncio.run(body())
 

@@ -180,7 +180,7 @@ def test_peers_and_operators_each_have_their_own_routes(federation: Federation) 
             "peers": [DE, ES, EU, FR],
         } | {key: value for key, value in status.json().items() if key not in ("name", "role", "address")}
         for tls in (node, foreign, config(federation, ES)):
-            for method, path in (("GET", "status"), ("POST", "search"), ("POST", "hold")):
+            for method, path in (("GET", "status"), ("POST", "search"), ("GET", "searches"), ("POST", "hold")):
                 assert (await ask(tls, method, f"/operator/v1/{path}")).status_code == 403
         for tls in (operator, foreign):
             assert (await ask(tls, "POST", UNITS)).status_code == 403
