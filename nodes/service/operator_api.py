@@ -56,6 +56,7 @@ TOO_MANY = (
 )
 
 
+BODY_LIMIT = 65536  # of a request, in bytes
 STANDING = "/v1/standing"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodes.query import driver
-from nodes.service import app as service
+from nodes.service import peer_routes
 from nodes.transport import outbox
 from nodes.transport import units as transfer
 from nodes.transport.client import _delayed
@@ -216,7 +216,7 @@ def test_what_opens_a_query_is_taken_while_the_rest_of_the_body_is_under_way(
 ) -> None:
     """Else a peer could have 64 MB kept for each body that it begins and does not end; and it may begin so many."""
     federation = found(tmp_path_factory.mktemp("opening"))
-    monkeypatch.setattr(service, "STREAMS_OF_ONE_PEER", 1)
+    monkeypatch.setattr(peer_routes, "STREAMS_OF_ONE_PEER", 1)
 
     async def run() -> None:
         async with running(AsgiNetwork(federation)) as network:
