@@ -26,7 +26,7 @@ from pets.params import N4096
 from pets.photos import read_photo
 from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
 from pets.signatures import SigningKey, VerifyKey
-from pets.templates import ModelIdentity, load_templates, read_identity, save_templates
+from pets.templates import ModelIdentity, Templates, load_templates, read_identity, save_templates
 from protocol import wire
 from protocol.announcing import Plan, parties_of
 from protocol.approval import Approval, Assertion, Certificate, PersonKey
@@ -44,7 +44,7 @@ from protocol.preparation import (
 )
 from protocol.release import pack_release, unpack_release
 from protocol.terms import Terms
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.trio import Trio, hold
 
 CAP = 10

@@ -26,6 +26,7 @@ from pets.keys import JointKey, ZeroPool
 from pets.params import SHARE_BITS, Parameters
 from pets.planes import from_planes, to_planes
 from pets.public_sum import subtract
+from pets.residues import Residues
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, masked_bits
@@ -35,7 +36,6 @@ from protocol.preparation import Chunk, Version
 from protocol.steps import Phase, Scored, ScoreRows, Send, Step, receive
 from protocol.wire import as_bytes, residue_array
 
-Residues = npt.NDArray[np.uint32]
 Prepared = tuple[Chunk, list[Version]]
 
 

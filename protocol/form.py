@@ -26,16 +26,13 @@ from pets.planes import from_planes, to_planes
 from pets.prf import Keystream, derive_key, labelled_hash
 from pets.public_circuits import add_public
 from pets.public_sum import subtract
-from pets.residues import prime_row
+from pets.residues import Residues, Values, prime_row
 from pets.rounding import round_shares
 from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, masked_bits, open_bit, other
 from protocol.errors import Disagreement, MaskRefused
 from protocol.messages import Echo, FormBit, FormBlock
 from protocol.steps import Send, Step, receive
 from protocol.wire import array
-
-Residues = npt.NDArray[np.uint32]
-Values = npt.NDArray[np.uint32]
 
 SUMS = 40  # random sums of ciphertexts
 SUBSETS = 40  # random subsets of coefficients of each sum; a deviation passes with 2·2^-40

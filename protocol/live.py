@@ -22,7 +22,7 @@ from protocol.messages import LiveRows
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
-Rows = npt.NDArray[np.bool_]
+Liveness = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Live:
     score is random.
     """
 
-    now: Rows = field(repr=False)
-    shared: Rows = field(repr=False)
+    now: Liveness = field(repr=False)
+    shared: Liveness = field(repr=False)
 
     @classmethod
-    def of(cls, rows: int, live: Rows | None) -> Live:
+    def of(cls, rows: int, live: Liveness | None) -> Live:
         """Of a gallery of so many rows; None: all are live. Raises `GalleryError` for bits that do not fit it."""
         if live is None:
             live = np.ones(rows, np.bool_)

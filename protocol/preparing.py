@@ -11,13 +11,13 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pets.errors import GalleryError
 from pets.keys import KeyShare, expand_secret, reduced_key, sample_key_share
 from pets.mask_encryption import draw_mask, encrypt_mask, expand_public
 from pets.params import Parameters
 from pets.prf import derive_key
+from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
 from protocol.announcing import Plan, commit_seed, digest_of, gather, identity_of, parties_of
@@ -42,8 +42,6 @@ from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, end_phase, receive
 from protocol.terms import SYNTHETIC_MODEL
 from protocol.wire import residue_array
-
-Residues = npt.NDArray[np.uint32]
 
 
 class PreparingRequester(Party):

@@ -41,7 +41,7 @@ from protocol.filtering import (
 )
 from protocol.form import same_from_holder
 from protocol.gallery import Gallery
-from protocol.live import Live, Rows
+from protocol.live import Live, Liveness
 from protocol.messages import (
     AdmissionBit,
     AdmissionScores,
@@ -331,7 +331,7 @@ class SearchingHolder(_Searching):
     """
 
     def __init__(
-        self, context: Context, gallery: Gallery, preparation: HolderPreparation, live: Rows | None = None
+        self, context: Context, gallery: Gallery, preparation: HolderPreparation, live: Liveness | None = None
     ) -> None:
         super().__init__(context)
         self.gallery = gallery

@@ -23,6 +23,7 @@ from pets.mask_encryption import expand_public
 from pets.params import SHARE_BITS
 from pets.planes import from_planes, to_planes
 from pets.prf import derive_key, labelled_hash
+from pets.residues import Residues, Values
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe, prepare_probe, score_rows
 from protocol.announcing import commit_seed
@@ -44,9 +45,6 @@ from protocol.messages import (
 )
 from protocol.preparing import holder_keys
 from protocol.wire import MASK_PART, as_bytes, residue_array
-
-Residues = npt.NDArray[np.uint32]
-Values = npt.NDArray[np.uint32]
 
 NO_SENT = "needs what the requester sent, which its audit writes (--sent)"
 

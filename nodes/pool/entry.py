@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protocol.preparation import HolderPreparation, Preparation
+from protocol.preparation import Array, HolderPreparation, Preparation
 from protocol.terms import SYNTHETIC_MODEL
 
 SHARE_BYTES = 3  # of e' + m, modulo 2^24, which a search wants as uint32
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ from nodes.store.subjects import Category, Snapshot, utc_day
 from pets.params import Parameters
 from pets.prf import SECRET_BYTES
 from protocol.gallery import Gallery
+from protocol.live import Liveness
 
 SALT_FILE = "gallery-salt"
 _COLUMN = "gallery salt"
-
-Live = npt.NDArray[np.bool_]
 
 
 @dataclass(eq=False)
@@ -39,7 +38,7 @@ class Version:
 
     snapshot: Snapshot
     gallery: Gallery
-    lent: list[tuple[Live, frozenset[Category]]] = field(default_factory=list)
+    lent: list[tuple[Liveness, frozenset[Category]]] = field(default_factory=list, repr=False)
 
 
 class DerivedGallery:
@@ -95,7 +94,7 @@ class DerivedGallery:
         """The same rows, read from the store once more."""
         return self._store.snapshot(now, model=self._model, categories=self._categories)
 
-    def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Live] | None:
+    def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Liveness] | None:
         """The version with this root, and who of it may be found: bool (rows,), True for subjects of these categories
         that are held and within retention. None if it is not here.
 
@@ -110,7 +109,7 @@ class DerivedGallery:
             version.lent.append((live, wanted))
             return version.gallery, live
 
-    def give_back(self, live: Live) -> None:
+    def give_back(self, live: Liveness) -> None:
         """The search that was lent these bits is over, and reads the rows no more."""
         with self._lock:
             for version in self._versions:
@@ -149,7 +148,7 @@ class DerivedGallery:
     def _versions(self) -> list[Version]:
         return [*self._earlier.values(), *(() if self._held is None else (self._held,))]
 
-    def _live(self, version: Version, now: datetime, categories: frozenset[Category]) -> Live:
+    def _live(self, version: Version, now: datetime, categories: frozenset[Category]) -> Liveness:
         found, references = self._references(now, categories), version.snapshot.references
         return np.fromiter((reference in found for reference in references), np.bool_, len(references))
 
@@ -172,7 +171,7 @@ class DerivedGallery:
         return in_time and snapshot.generation == self._store.generation
 
 
-def _overwrite(templates: npt.NDArray[np.int8], which: Live) -> int:
+def _overwrite(templates: npt.NDArray[np.int8], which: Liveness) -> int:
     """Zero some rows that are not zero yet; gives how many."""
     rows = np.flatnonzero(which)
     rows = rows[templates[rows].any(axis=1)]

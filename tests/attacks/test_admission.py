@@ -19,6 +19,8 @@ from pets.bits import Planes
 from pets.mask_encryption import draw_mask
 from pets.params import SHARE_BITS, norm_bound, scale
 from pets.prf import Keystream, derive_key
+from pets.residues import Residues
+from pets.templates import Templates
 from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.difference import unpack_difference
 from protocol.errors import ConfirmationFailed, Disagreement
@@ -26,15 +28,13 @@ from protocol.form import SUMS
 from protocol.messages import AdmissionBit, CapBit, Difference, FormBlock, MaskPart, PreparedBlocks, Release
 from protocol.session import State
 from tests.kit.attacks import Gate, asks_signs, crowd, doubled, one_row, turn_gates, turn_the_bound
-from tests.kit.galleries import Templates, near, rows_with_scores, scores, unit_rows
+from tests.kit.galleries import near, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
 from tests.kit.ring import RING
 from tests.kit.scene import DIM, MALFORMED, assert_refused, monomial, run, scene, small_trio, spoiled
 from tests.kit.trio import Trio, hold
 
 pytestmark = pytest.mark.ring
-
-Residues = npt.NDArray[np.uint32]
 
 
 # --- a scaled probe ---

@@ -16,12 +16,13 @@ import protocol.filtering
 from pets.bits import Planes
 from pets.params import SHARE_BITS
 from pets.planes import from_planes
+from pets.templates import Templates
 from protocol.compare import threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import Ring
 from protocol.messages import MaskedScores
 from tests.kit.attacks import Gate, SketchSolver, claims_few, one_row, received_sums, turn_gates
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold

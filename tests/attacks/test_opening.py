@@ -12,6 +12,7 @@ import protocol.cap
 import protocol.filtering
 from pets import gf32, sketch
 from pets.planes import unpack_bits
+from pets.templates import Templates
 from protocol.compare import threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
@@ -33,7 +34,7 @@ from tests.kit.attacks import (
     payload,
     probes_and_gallery,
 )
-from tests.kit.galleries import Templates, near, rows_with_scores, scores, unit_rows
+from tests.kit.galleries import near, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, Delivery, forge
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold, opened

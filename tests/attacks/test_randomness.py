@@ -15,12 +15,13 @@ from pets.mask_encryption import draw_mask
 from pets.planes import unpack_bits
 from pets.prf import Keystream
 from pets.replicated import Masks, share_input
+from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe, score_rows
 from protocol.blocks import HolderKeys
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import Ring
-from tests.kit.attacks import SMALL, N, Residues
+from tests.kit.attacks import SMALL, N
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER
 from tests.kit.ring import RING

@@ -8,8 +8,9 @@ import pytest
 from nodes.audit import rows as audited
 from nodes.audit.rows import Rows, Stored, as_searched
 from nodes.evidence.block_hashes import block_hash, block_hashes, root_of
+from pets.templates import Templates
 from protocol.gallery import Gallery
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
 
 N, DIM, ROWS, SEED = 16, 8, 150, bytes(32)  # ten blocks, the last of six rows

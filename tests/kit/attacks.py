@@ -19,6 +19,8 @@ from pets.bits import Bits, Planes
 from pets.circuits import Circuit
 from pets.params import Parameters, scale
 from pets.replicated import Masks
+from pets.residues import Residues
+from pets.templates import Templates
 from protocol.compare import threshold_offset
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
@@ -29,15 +31,13 @@ from protocol.live import Live
 from protocol.messages import PowerSums
 from protocol.steps import Step, receive
 from protocol.wire import array
-from tests.kit.galleries import Templates, near, unit_rows
+from tests.kit.galleries import near, unit_rows
 from tests.kit.ring import RING
 from tests.kit.trio import Trio
 
 SMALL = 8  # dimensions: the attacks on the gallery take d preparations
 N = RING.n
 TREE = 4  # ANDs, one after the other, of the comparison's tree: the last of them decides the sign
-
-Residues = npt.NDArray[np.uint32]
 
 
 def without_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:

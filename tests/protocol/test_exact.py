@@ -22,10 +22,11 @@ from pets.mask_encryption import draw_mask
 from pets.params import N4096, N8192, SHARE_BITS, Parameters, norm_bound, scale
 from pets.planes import from_planes, unpack_bits
 from pets.rounding import round_shares
+from pets.templates import Templates
 from protocol.engine import EncryptedEngine, PlainEngine
 from protocol.gallery import Gallery
 from protocol.terms import Terms
-from tests.kit.galleries import Templates, longest, near, quantised, rows_with_scores, scores, unit_rows
+from tests.kit.galleries import longest, near, quantised, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold, opened

@@ -13,6 +13,7 @@ import protocol.filtering
 import protocol.opening
 from pets import sketch
 from pets.errors import SketchMismatch
+from pets.templates import Templates
 from protocol import wire
 from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import REQUESTER as REQUESTER_SEAT
@@ -22,7 +23,7 @@ from protocol.gallery import Gallery
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Gates, PowerSums, Release, Rung, Search
 from protocol.session import State
 from tests.kit.attacks import TREE, turn_rows
-from tests.kit.galleries import Templates, scores
+from tests.kit.galleries import scores
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
 from tests.kit.scene import HIT_ROW, OTHER_ROW, replace_first, run, scene
 from tests.kit.trio import Trio
