@@ -198,7 +198,7 @@ class Node:
         preparing = isinstance(machine, _PREPARING)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
-        patience = seconds * REQUESTER_PATIENCE if machine.role == "requester" else seconds
+        patience = seconds * REQUESTER_PATIENCE if machine.role is Role.REQUESTER else seconds
         driver = QueryDriver(
             machine,
             self._credentials,

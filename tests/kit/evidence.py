@@ -265,7 +265,7 @@ def at_seat(seat: int, part: Callable[..., Any], change: Callable[[Send], Send])
 
     def chosen(first: Any, *arguments: Any) -> Any:
         ring = getattr(first, "ring", first)
-        return (lying if ring.index == seat else part)(first, *arguments)
+        return (lying if ring.seat == seat else part)(first, *arguments)
 
     return chosen
 

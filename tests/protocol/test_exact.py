@@ -378,7 +378,7 @@ def hit_bits_of(monkeypatch: pytest.MonkeyPatch) -> dict[int, npt.NDArray[np.uin
 
     def hits(filtering: Any, rung: int, index: int) -> Any:
         bits = yield from original(filtering, rung, index)
-        seen[filtering.ring.index] = bits.parts
+        seen[filtering.ring.seat] = bits.parts
         return bits
 
     monkeypatch.setattr(protocol.filtering.Filter, "hits", hits)
