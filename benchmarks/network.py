@@ -154,7 +154,7 @@ def ask(root: Path, probe: np.ndarray[Any, Any]) -> SearchReport:
 def main() -> None:
     keep_freed_memory()
     rows = templates(options.rows, options.dim)
-    gallery = Gallery.hold(rows, N4096, threads=options.threads)
+    gallery = Gallery.of(rows, N4096, threads=options.threads)
     terms = Terms(Decimal(THRESHOLD), options.dim, N4096)
     floats, query = rows.astype(np.float32), rows[0].astype(np.float32)
     online, offline, local, product = [], [], [], []

@@ -183,7 +183,7 @@ class SearchingRequester(_Searching):
 
     def start(self) -> None:
         """Announce."""
-        self.begin(self.whole, self._set_up(), self._hold)
+        self.begin(self.whole, self._set_up(), self._await_probe)
 
     @property
     def ready(self) -> bool:
@@ -231,7 +231,7 @@ class SearchingRequester(_Searching):
         yield from end_phase("set-up", parties.others(self.name))
         return identity_of(self.announce, joined)
 
-    def _hold(self, identity: bytes) -> None:
+    def _await_probe(self, identity: bytes) -> None:
         """The probe may come now."""
         params, prepared = self.terms.params, self.preparation
         self._secret = expand_secret(params, prepared.router_seed, prepared.identity)

@@ -28,7 +28,7 @@ class BlindLineup:
 
     def enrol(self, templates: Rows) -> None:
         """As `Engine`."""
-        self.gallery = Gallery.hold(templates, self.params, threads=self.threads)
+        self.gallery = Gallery.of(templates, self.params, threads=self.threads)
 
     def prepare(self) -> None:
         """The engine prepares at the start of its search; `offline` has the seconds of it afterwards."""

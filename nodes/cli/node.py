@@ -12,13 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nodes.casework.contents import Aim, Depicted
 from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from nodes.cli.peers import peers
 from nodes.cli.supply import supply_lines
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
-from nodes.service.operator_api import TOO_MANY, Aim, Progress, SearchReport, Subject, Supplies, explained
+from nodes.service.operator_api import TOO_MANY, Progress, SearchReport, Supplies, explained
 from pets.errors import ParameterError
 from pets.params import N4096
 
@@ -230,7 +231,7 @@ def query(
     max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
     purpose: Annotated[Purpose, typer.Option(help="The last two need national law.")] = Purpose.INVESTIGATION,
-    subject: Annotated[Subject, typer.Option(help="Whom the probe shows.")] = "suspect",
+    subject: Annotated[Depicted, typer.Option(help="Who the probe depicts.")] = "suspect",
     aim: Annotated[Aim, typer.Option(help="Identify an unknown person, or verify a known one.")] = "identify",
     models: Models = None,
     provider: Provider = ProviderName.auto,

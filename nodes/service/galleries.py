@@ -105,7 +105,7 @@ class Galleries:
         return list(self._derived.values())
 
     def _nobody(self, name: str, dim: int, model: bytes) -> Gallery:
-        return Gallery.hold(np.empty((0, dim), np.int8), preset(name), (), model, self._salt_seed)
+        return Gallery.of(np.empty((0, dim), np.int8), preset(name), (), model, self._salt_seed)
 
 
 def _unusable(error: LineupError) -> QueryRefused:

@@ -76,7 +76,7 @@ class DerivedGallery:
             if held is not None and self._fresh(held.snapshot, now):
                 return held.gallery
             snapshot = self.stored(now)
-            gallery = Gallery.hold(
+            gallery = Gallery.of(
                 snapshot.templates,
                 self._params,
                 snapshot.references,

@@ -218,7 +218,7 @@ def _enrol(folder: Path, rows: Any) -> Gallery:
             rows, category=Category.SUSPECT, status=Status.IDENTIFIED, retain_until=until, model=SYNTHETIC_MODEL
         )
         snapshot = store.snapshot(datetime.now(timezone.utc))
-    return Gallery.hold(snapshot.templates, RING, snapshot.references)
+    return Gallery.of(snapshot.templates, RING, snapshot.references)
 
 
 @lru_cache(maxsize=1)

@@ -30,7 +30,7 @@ from tests.kit.ring import RING
 
 def hold(templates: Templates, params: Parameters = RING) -> Gallery:
     """A gallery whose reference numbers name the rows."""
-    return Gallery.hold(templates, params, tuple(f"row-{row}" for row in range(len(templates))))
+    return Gallery.of(templates, params, tuple(f"row-{row}" for row in range(len(templates))))
 
 
 def copied(made: LocalPreparation) -> LocalPreparation:
