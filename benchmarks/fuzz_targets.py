@@ -151,7 +151,7 @@ def _protocol() -> Iterator[Target]:
     yield Target("sketch.decode", 20, sums, mutate.of_bytes, power_sums)
     two_slots = np.array([160] * 12 + [0] * (6 * CAP - 12), "<u4").tobytes()  # a score of 10 with factors of 1
     yield Target("check_answers", 30, [two_slots], mutate.of_bytes, answers)
-    yield Target("transfer.UnitReader", 100, [pack_units(every[:5]), pack_units([b""] * 64)], mutate.of_bytes,
+    yield Target("units.UnitReader", 100, [pack_units(every[:5]), pack_units([b""] * 64)], mutate.of_bytes,
                  read_units)  # fmt: skip
     yield Target("follow_up.decode_statement", 60, statements(), mutate.of_msgpack, decode_statement)
     key = SealingKey.generate()

@@ -18,7 +18,7 @@ from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.identity.peers import Told
 from nodes.pool import FOLDER, Pool
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
-from nodes.query.early import EarlyUnits
+from nodes.query.early_units import EarlyUnits
 from nodes.query.gate import Gate, has_room
 from nodes.query.metrics import Metrics
 from nodes.query.scorer import GIVE_WAY_SECONDS, Precedence, Scorer

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nodes.query import driver
 from nodes.service import peer_routes
 from nodes.transport import outbox
-from nodes.transport import units as transfer
+from nodes.transport import units
 from nodes.transport.client import _delayed
 from nodes.transport.outbox import Outbox, PeerRefused, PeerUnreachable
 from nodes.transport.units import UnitReader, Units, pack_units
@@ -50,12 +50,12 @@ def test_a_unit_that_is_cut_off_is_named() -> None:
 
 
 def test_a_unit_that_says_it_is_too_long_is_refused_before_it_comes() -> None:
-    with pytest.raises(FrameTooLarge, match=str(transfer.UNIT_LIMIT)):
-        UnitReader().feed((transfer.UNIT_LIMIT + 1).to_bytes(4, "big"))
+    with pytest.raises(FrameTooLarge, match=str(units.UNIT_LIMIT)):
+        UnitReader().feed((units.UNIT_LIMIT + 1).to_bytes(4, "big"))
 
 
 def test_a_body_beyond_its_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BODY_LIMIT", 100)
+    monkeypatch.setattr(units, "BODY_LIMIT", 100)
     reader = UnitReader()
     reader.feed(pack_units([bytes(40)]))
     with pytest.raises(FrameTooLarge, match="100 bytes"):
@@ -63,8 +63,8 @@ def test_a_body_beyond_its_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_too_many_units_in_one_body_are_refused() -> None:
-    with pytest.raises(FrameTooLarge, match=f"{transfer.BODY_UNITS} units"):
-        UnitReader().feed(pack_units([b""] * (transfer.BODY_UNITS + 1)))
+    with pytest.raises(FrameTooLarge, match=f"{units.BODY_UNITS} units"):
+        UnitReader().feed(pack_units([b""] * (units.BODY_UNITS + 1)))
 
 
 class Line:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodes.query import early
-from nodes.query.early import EarlyUnits
+from nodes.query.early_units import EarlyUnits
 from nodes.transport.outbox import PeerRefused
 from tests.kit.federation import DE, ES, EU
 
