@@ -121,7 +121,7 @@ class Peer:
         if path.name != f"{peer.name}.json":
             raise PeerFileRefused(f"{path} holds the identity of {peer.name}, it must be called {peer.name}.json")
         if record.fingerprint != peer.fingerprint:
-            raise PeerFileRefused(f"{path} states fingerprint {record.fingerprint[:64]}, its key has {peer.fingerprint}")
+            raise PeerFileRefused(f"{path} states {record.fingerprint[:64]}, its key has {peer.fingerprint}")
         return peer
 
     def _statement(self) -> bytes:
@@ -218,7 +218,7 @@ def load_identity(folder: Path) -> NodeIdentity:
 def load_peers(config: NodeConfig) -> dict[str, Peer]:
     """Every node in the peers folder by name, this one included if it is there; every signature checked.
 
-    Raises `PeerFileRefused` for a file that does not hold, for a key under two names, and for a peer that is not the one
+    Raises `PeerFileRefused` for an invalid file, for a key under two names, and for a peer that is not the one
     in `peer_fingerprints`.
     """
     peers: dict[str, Peer] = {}

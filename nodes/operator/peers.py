@@ -80,9 +80,9 @@ def add_peer(folder: Path, file: Path, fingerprint: str | None) -> Done:
     if fingerprint is not None and fingerprint.replace(" ", "").lower() != peer.fingerprint:
         raise PeerFileRefused(f"{file}: its key has fingerprint {peer.fingerprint}, and you were told {fingerprint}")
     if config.peer_fingerprints and fingerprint is None and peer.name not in config.peer_fingerprints:
-        raise InputError(f"{_toml(folder)} lists [{SECTION}]: say --fingerprint, as {peer.name}'s people told it you")
+        raise InputError(f"{_toml(folder)} lists [{SECTION}]: give --fingerprint, as {peer.name}'s people told you")
     if target.exists() and Peer.read(target).fingerprint != peer.fingerprint:
-        raise PeerFileRefused(f"{target} holds another key of {peer.name}: remove that peer first, if you trust this one")
+        raise PeerFileRefused(f"{target} holds another key of {peer.name}: if you trust this one, remove it first")
     for path in peer_files(config):
         if path != target and _key(path) == peer.fingerprint:
             raise PeerFileRefused(f"{file} has the same key as {path}")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from nodes.query import driver
 from nodes.service import peer_routes
-from nodes.transport import outbox
-from nodes.transport import units
+from nodes.transport import outbox, units
 from nodes.transport.client import _delayed
 from nodes.transport.outbox import Outbox, PeerRefused, PeerUnreachable
 from nodes.transport.units import UnitReader, Units, pack_units
