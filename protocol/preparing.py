@@ -230,17 +230,20 @@ class PreparingHolder(Party):
         ring: Ring = yield from join_ring(Seat.HOLDER, parties.ring(holder), identity, self.threads)
         mask = yield from receive_mask(parties.requester, parties.router, seed, plan.dim, params)
         keys = holder_keys(params, identity, seed, public, self._seed)
-        second = expand_public(identity, plan.dim, params, self.threads)
-        form_seed = derive_key(self._seed, "form", identity)
-        checked = yield from holder_checks_form(ring, params, mask, second, keys.secret, form_seed)
-        probe = prepare_probe(np.stack([mask, second], axis=1), params, self.threads)
-        del second
-        chunk_list, versions = [], []
-        for first, count in chunks(self.gallery.blocks, params):
-            work = holder_prepares(ring, keys, self.gallery.templates, probe, first, count, 0)
-            chunk, listed = yield from work
-            chunk_list.append(chunk)
-            versions += listed
+        try:
+            second = expand_public(identity, plan.dim, params, self.threads)
+            form_seed = derive_key(self._seed, "form", identity)
+            checked = yield from holder_checks_form(ring, params, mask, second, keys.secret, form_seed)
+            probe = prepare_probe(np.stack([mask, second], axis=1), params, self.threads)
+            del second
+            chunk_list, versions = [], []
+            for first, count in chunks(self.gallery.blocks, params):
+                work = holder_prepares(ring, keys, self.gallery.templates, probe, first, count, 0)
+                chunk, listed = yield from work
+                chunk_list.append(chunk)
+                versions += listed
+        finally:
+            keys.secret.fill(0)
         yield from end_phase("prepared", (parties.requester, parties.router))
         prepared = _prepared(ring, self.gallery.blocks, self.gallery.root, checked, chunk_list, versions)
         common = _common(identity, self)

@@ -31,8 +31,15 @@ def bench(
     runs: Annotated[int, typer.Option(help="Searches with each engine; the median is shown.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Threads, 1 to 256.", show_default=False)] = None,
     params: Annotated[str, typer.Option("--preset", help=f"{' or '.join(PRESETS)}.")] = N4096.preset,
+    probes: Annotated[int, typer.Option(help="Probes to search for at once, 1 to 16.")] = 1,
+    holders: Annotated[
+        int, typer.Option(help="Holders among whom ours splits the rows in a joint query, 1 to 27.")
+    ] = 1,
+    round_trips: Annotated[
+        str, typer.Option(help="Round-trip times in ms for which the latency of ours is computed.")
+    ] = "0,10,30,100",
     sweep: Annotated[
-        str, typer.Option(help="Further numbers of rows for blind-lineup and plain, such as 65536,1000000.")
+        str, typer.Option(help="Further numbers of rows for ours and numpy's, such as 65536,1000000.")
     ] = "",
     literature: Annotated[
         Path | None, typer.Option(help="Published figures to show alongside, such as benchmarks/literature.csv.")
@@ -48,7 +55,9 @@ def bench(
     try:
         names = tuple(name.strip() for name in engines.split(",") if name.strip())
         sizes = tuple(int(part) for part in sweep.split(",") if part.strip())
-        options = Options(names, rows, dim, default_threads() if threads is None else threads, runs, params, sizes)
+        lines = tuple(int(part) for part in round_trips.split(",") if part.strip())
+        count = default_threads() if threads is None else threads
+        options = Options(names, rows, dim, count, runs, params, sizes, probes, holders, lines)
     except (ParameterError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     for path in (json_file, report):

@@ -2,8 +2,8 @@
 
 `Peers` is what every part of a node looks its peers up in; `replace` puts another set in its place in one step.
 `read_again` says what the folder holds now. It believes a running node's memory before the folder: a peer whose file
-is damaged, or suddenly holds another key, stays as it was, unless `peer_fingerprints` names that key. Only who is
-known may be removed, by taking the file away (or by another fingerprint under its name).
+is damaged, or suddenly holds another role or another key, stays as it was, unless `peer_fingerprints` names that key.
+Only who is known may be removed, by taking the file away (or by another fingerprint under its name).
 """
 
 from __future__ import annotations
@@ -105,9 +105,20 @@ def _check(config: NodeConfig, peer: Peer, before: Peer | None, others: Mapping[
             f"{peer.name} has another key now, fingerprint {peer.fingerprint}; it was {before.fingerprint}, which "
             "still counts. If its people say that they changed it, remove the peer and add it again"
         )
+    if before is not None:
+        check_same_role(before, peer)
     for name, other in others.items():
         if name != peer.name and other.fingerprint == peer.fingerprint:
             raise PeerFileRefused(f"{peer.name} has the same key as {name}")
+
+
+def check_same_role(before: Peer, peer: Peer) -> None:
+    """Raise `PeerFileRefused` for a peer that says it has another role than it had: no fingerprint tells that."""
+    if before.role is not peer.role:
+        raise PeerFileRefused(
+            f"{peer.name} was {before.role.value} and is {peer.role.value} now. If its people and yours agree to that, "
+            "remove the peer and add it again"
+        )
 
 
 def _still_wanted(config: NodeConfig, before: Peer) -> bool:

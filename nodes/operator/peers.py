@@ -12,6 +12,7 @@ import msgspec
 
 from nodes.config.schema import FILE, NodeConfig, load_config
 from nodes.identity.identity import IdentityError, Peer, PeerFileRefused, load_identity, peer_files
+from nodes.identity.peers import check_same_role
 from nodes.operator.client import NodeNotRunning, reread_peers
 from nodes.private_files import write_public
 from pets.errors import InputError
@@ -81,8 +82,11 @@ def add_peer(folder: Path, file: Path, fingerprint: str | None) -> Done:
         raise PeerFileRefused(f"{file}: its key has fingerprint {peer.fingerprint}, and you were told {fingerprint}")
     if config.peer_fingerprints and fingerprint is None and peer.name not in config.peer_fingerprints:
         raise InputError(f"{_toml(folder)} lists [{SECTION}]: give --fingerprint, as {peer.name}'s people told you")
-    if target.exists() and Peer.read(target).fingerprint != peer.fingerprint:
-        raise PeerFileRefused(f"{target} holds another key of {peer.name}: if you trust this one, remove it first")
+    if target.exists():
+        before = Peer.read(target)
+        if before.fingerprint != peer.fingerprint:
+            raise PeerFileRefused(f"{target} holds another key of {peer.name}: if you trust this one, remove it first")
+        check_same_role(before, peer)
     for path in peer_files(config):
         if path != target and _key(path) == peer.fingerprint:
             raise PeerFileRefused(f"{file} has the same key as {path}")

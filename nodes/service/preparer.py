@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nodes.pool import UnknownPreparation
 from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import Progress
 from protocol.announcing import Plan
-from protocol.errors import PreparationSpent, QueryRefused
+from protocol.errors import QueryRefused
 from protocol.messages import JoinedPreparation, PreparedBlocks
 from protocol.party import Context
 from protocol.preparation import Preparation, RequesterPreparation
@@ -74,8 +75,10 @@ class Preparer:
                 return None
             try:
                 made = pool.take(identity, now)
-            except (QueryRefused, PreparationSpent):  # it cannot be read any more, or was used
+            except UnknownPreparation:  # it cannot be read any more, or was used
                 continue
+            except QueryRefused:  # the store does not say just now; it would of no other
+                return None
             if isinstance(made, RequesterPreparation):
                 return made
             self.give_up(made)
@@ -102,7 +105,7 @@ class Preparer:
         made = making.made
         if made is None:
             return False
-        self._node.pool.add(making.machine.query, made, time.time())
+        self._node.answering.let_wait(making.machine.query, made)
         return True
 
     def give_up(self, made: Preparation) -> None:

@@ -34,10 +34,14 @@ _COLUMN = "gallery salt"
 
 @dataclass(eq=False)
 class Version:
-    """One state of the gallery. `lent`: who may be found, bool (rows,), of each search that reads its rows now."""
+    """One state of the gallery. `lent`: who may be found, bool (rows,), of each search that reads its rows now.
+
+    `zeroed`: rows that were overwritten, bool (rows,); with any of them a preparation would give a random score.
+    """
 
     snapshot: Snapshot
     gallery: Gallery
+    zeroed: Liveness = field(repr=False)
     lent: list[tuple[Liveness, frozenset[Category]]] = field(default_factory=list, repr=False)
 
 
@@ -67,6 +71,7 @@ class DerivedGallery:
         self._lock = threading.RLock()
         self._held: Version | None = None
         self._earlier: dict[bytes, Version] = {}  # by root
+        self._replaced: list[Version] = []  # by one with the same root, while searches may still read them
         self._standing: dict[frozenset[Category], tuple[int, object, frozenset[str]]] = {}
 
     def current(self, now: datetime) -> Gallery:
@@ -86,8 +91,9 @@ class DerivedGallery:
             )
             if held is not None:
                 self._earlier[held.gallery.root] = held
-            self._earlier.pop(gallery.root, None)
-            self._held = Version(snapshot, gallery)
+            if (alike := self._earlier.pop(gallery.root, None)) is not None:
+                self._replaced.append(alike)
+            self._held = Version(snapshot, gallery, np.zeros(len(gallery.templates), np.bool_))
             return gallery
 
     def stored(self, now: datetime) -> Snapshot:
@@ -125,11 +131,14 @@ class DerivedGallery:
         with self._lock:
             if self._held is not None and not self._fresh(self._held.snapshot, now):
                 self._earlier[self._held.gallery.root], self._held = self._held, None
-            for version in self._earlier.values():
+            for version in (*self._earlier.values(), *self._replaced):
                 for live, categories in version.lent:
                     live &= self._live(version, now, categories)
                 if not version.lent:
-                    gone += _overwrite(version.gallery.templates, ~self._live(version, now, self._categories))
+                    left = ~self._live(version, now, self._categories)
+                    version.zeroed |= left
+                    gone += _overwrite(version.gallery.templates, left)
+            self._replaced = [version for version in self._replaced if version.lent]
         return gone
 
     def keep_only(self, roots: Collection[bytes]) -> None:
@@ -146,11 +155,12 @@ class DerivedGallery:
 
     @property
     def _versions(self) -> list[Version]:
-        return [*self._earlier.values(), *(() if self._held is None else (self._held,))]
+        return [*self._earlier.values(), *self._replaced, *(() if self._held is None else (self._held,))]
 
     def _live(self, version: Version, now: datetime, categories: frozenset[Category]) -> Liveness:
         found, references = self._references(now, categories), version.snapshot.references
-        return np.fromiter((reference in found for reference in references), np.bool_, len(references))
+        live = np.fromiter((reference in found for reference in references), np.bool_, len(references))
+        return live & ~version.zeroed  # also where a clock that was set back says that somebody is held again
 
     def _version(self, root: bytes) -> Version | None:
         held = self._held

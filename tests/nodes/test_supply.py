@@ -6,12 +6,14 @@ import asyncio
 import time
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from nodes.config.schema import operator_name
+from nodes.identity.peers import Peers
 from nodes.service import supply as supplying
 from nodes.service.operator_api import HolderAnswer, Line, PrepareReport, PrepareRequest
 from nodes.service.requester import AskingNode
@@ -132,6 +134,66 @@ def test_a_holder_lets_no_more_wait_than_its_policy_says_and_the_rest_is_told(fe
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("removed", [True, False], ids=["removed", "control"])
+@pytest.mark.parametrize("at", [ES, EU, FR])
+def test_what_is_put_away_just_after_a_peer_was_removed_does_not_wait(
+    removed: bool, at: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            node = network.nodes[at]
+            add = node.pool.add
+
+            def late(*given: Any) -> None:
+                if removed:
+                    assert isinstance(node.peers, Peers)
+                    gone = ES if at == FR else FR
+                    node.peers.replace({name: peer for name, peer in node.peers.items() if name != gone})
+                    node.pool.drop_with(gone)
+                add(*given)
+
+            monkeypatch.setattr(node.pool, "add", late)
+            await supply_of(network).prepare(wanted())
+            await network.settle()
+            assert waiting(network)[at] == (0 if removed else 1)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "control"])
+def test_a_router_counts_bytes_it_is_about_to_keep(limited: bool, federation: Federation) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            pool = network.nodes[EU].pool
+            assert (await supply_of(network).prepare(wanted())).made == 1
+            await network.settle()
+            (waits,) = pool.standing()
+            policy = {**msgspec.structs.asdict(pool._policy), "max_bytes": waits.bytes * (1 if limited else 2)}
+            pool._policy = SimpleNamespace(**policy)  # type: ignore[assignment] # less than a node may be told
+            report = await supply_of(network).prepare(wanted())
+            assert report.made == (0 if limited else 1)
+
+    asyncio.run(body())
+
+
+def test_known_limit_a_requester_lets_others_prepare_without_end(federation: Federation) -> None:
+    """It drops each one, and the place is free again: no quota counts preparations, as quotas count searches."""
+    federation.configure(ES, ready=1)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            pool = network.nodes[FR].pool
+            for _ in range(3):
+                assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
+                await network.settle()
+                assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 0  # the control: one waits
+                pool.drop(pool.standing()[0].identity)
+                await supply_of(network).compare(at_once=True)
+            assert network.nodes[ES].pool.counts.made == 3
+
+    asyncio.run(body())
+
+
 def test_what_a_restarted_requester_lost_takes_no_places_at_the_others(federation: Federation) -> None:
     for name in (ES, DE, EU):
         federation.configure(name, ready=2)
@@ -200,6 +262,32 @@ def test_after_a_gallery_has_grown_what_waits_is_made_anew(
             searched = await network.search(face)
             assert searched.prepared == "waiting"
             assert searched.answers[ES].references == (reference,)
+
+    asyncio.run(body())
+
+
+def test_a_holder_is_told_only_of_preparations_that_it_has_a_part_in(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could count the searches of others: each makes one vanish from the list."""
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            for holders in ((DE,), HOLDERS):
+                assert (await supply_of(network).prepare(wanted(1, holders))).made == 1
+            await network.settle()
+            transport, told = network.nodes[FR].transport, {}
+            tell = transport.tell
+
+            async def watched(peer: str, path: str, content: bytes) -> bytes:
+                if path == PREPARED:
+                    told[peer] = len(msgspec.msgpack.decode(content))
+                return await tell(peer, path, content)
+
+            monkeypatch.setattr(transport, "tell", watched)
+            await supply_of(network).compare(at_once=True)
+            assert told == {EU: 2, DE: 2, ES: 1}
+            assert waiting(network) == {FR: 2, EU: 2, DE: 2, ES: 1}
 
     asyncio.run(body())
 
