@@ -53,7 +53,11 @@ DROPS = [
     f"ALTER TABLE {table} DROP COLUMN {column}"
     for table, column in (("subject", "enrolled"), ("photo", "name"), ("further_photo", "name"))
 ]
-BEFORE = (*DROPS, "DROP TABLE handling", "UPDATE alembic_version SET version_num = '0005'")  # as the version before left a database
+BEFORE = (
+    *DROPS,
+    "DROP TABLE handling",
+    "UPDATE alembic_version SET version_num = '0005'",
+)  # as the version before left a database
 
 
 def age_sqlite(folder: Path) -> None:
