@@ -36,7 +36,7 @@ class Gallery:
     salt_seed: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
 
     @classmethod
-    def hold(
+    def of(
         cls,
         templates: npt.NDArray[np.int8],
         params: Parameters,

@@ -19,9 +19,9 @@ from nodes.config.schema import load_config
 from nodes.config.storage import holder_store
 from nodes.evidence.block_hashes import block_hash
 from nodes.store import EmptyStore
+from pets.templates import Templates
 from protocol.messages import Search
 
-Templates = npt.NDArray[np.int8]
 TRIES = 20_000  # hashes of a block, about a millisecond each at d = 512
 
 

@@ -309,7 +309,7 @@ TEXTS = {
     "field.role": "Role",
     "field.roles": "Roles",
     "field.state": "State",
-    "field.subject": "Whom the probe shows",
+    "field.subject": "Who the probe depicts",
     "field.threshold": "Threshold",
     "field.threshold.none": "Nobody has calibrated this node's face model: name what `lineup calibrate` measured.",
     "field.threshold.hint": "Smallest cosine of a hit; holders may ask for more.",

@@ -10,14 +10,12 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from pets.merkle import MerkleTree, hash_leaf
 from pets.prf import derive_key
+from pets.templates import Templates
 from pets.threads import default_threads, parallel_ranges
 from protocol.gallery import Gallery
-
-Templates = npt.NDArray[np.int8]
 
 
 def block_hashes(gallery: Gallery) -> tuple[bytes, ...]:

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from nodes.casework.contents import Aim, Depicted
 from protocol.messages import Decimals, Digest, Name
 from protocol.shown import kind_only
 
-Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
-Aim = Literal["identify", "verify"]
 AnswerStatus = Literal["candidates", "no hit", "too many candidates", "refused", "unreachable"]
 
 # What a code says to an officer: what happened; who can do what about it; whether asking again helps. A node sends no
@@ -56,6 +55,7 @@ TOO_MANY = (
 )
 
 
+BODY_LIMIT = 65536  # of a request, in bytes
 STANDING = "/v1/standing"
 
 
@@ -78,7 +78,7 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     officer: str
     approver: str
     purpose: str = "INVESTIGATION"
-    subject: Subject = "suspect"
+    subject: Depicted = "suspect"
     aim: Aim = "identify"
     cap: Annotated[int, msgspec.Meta(ge=1, le=99)] = 10
     ladder: Decimals = "0.02"

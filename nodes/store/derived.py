@@ -26,11 +26,10 @@ from nodes.store.subjects import Category, Snapshot, utc_day
 from pets.params import Parameters
 from pets.prf import SECRET_BYTES
 from protocol.gallery import Gallery
+from protocol.live import Liveness
 
 SALT_FILE = "gallery-salt"
 _COLUMN = "gallery salt"
-
-Live = npt.NDArray[np.bool_]
 
 
 @dataclass(eq=False)
@@ -42,8 +41,8 @@ class Version:
 
     snapshot: Snapshot
     gallery: Gallery
-    zeroed: Live
-    lent: list[tuple[Live, frozenset[Category]]] = field(default_factory=list)
+    zeroed: Liveness = field(repr=False)
+    lent: list[tuple[Liveness, frozenset[Category]]] = field(default_factory=list, repr=False)
 
 
 class DerivedGallery:
@@ -82,7 +81,7 @@ class DerivedGallery:
             if held is not None and self._fresh(held.snapshot, now):
                 return held.gallery
             snapshot = self.stored(now)
-            gallery = Gallery.hold(
+            gallery = Gallery.of(
                 snapshot.templates,
                 self._params,
                 snapshot.references,
@@ -101,7 +100,7 @@ class DerivedGallery:
         """The same rows, read from the store once more."""
         return self._store.snapshot(now, model=self._model, categories=self._categories)
 
-    def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Live] | None:
+    def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Liveness] | None:
         """The version with this root, and who of it may be found: bool (rows,), True for subjects of these categories
         that are held and within retention. None if it is not here.
 
@@ -116,7 +115,7 @@ class DerivedGallery:
             version.lent.append((live, wanted))
             return version.gallery, live
 
-    def give_back(self, live: Live) -> None:
+    def give_back(self, live: Liveness) -> None:
         """The search that was lent these bits is over, and reads the rows no more."""
         with self._lock:
             for version in self._versions:
@@ -158,7 +157,7 @@ class DerivedGallery:
     def _versions(self) -> list[Version]:
         return [*self._earlier.values(), *self._replaced, *(() if self._held is None else (self._held,))]
 
-    def _live(self, version: Version, now: datetime, categories: frozenset[Category]) -> Live:
+    def _live(self, version: Version, now: datetime, categories: frozenset[Category]) -> Liveness:
         found, references = self._references(now, categories), version.snapshot.references
         live = np.fromiter((reference in found for reference in references), np.bool_, len(references))
         return live & ~version.zeroed  # also where a clock that was set back says that somebody is held again
@@ -182,7 +181,7 @@ class DerivedGallery:
         return in_time and snapshot.generation == self._store.generation
 
 
-def _overwrite(templates: npt.NDArray[np.int8], which: Live) -> int:
+def _overwrite(templates: npt.NDArray[np.int8], which: Liveness) -> int:
     """Zero some rows that are not zero yet; gives how many."""
     rows = np.flatnonzero(which)
     rows = rows[templates[rows].any(axis=1)]

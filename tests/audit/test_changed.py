@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             model=SYNTHETIC_MODEL,
         )
         snapshot = store.snapshot(now())
-    world.galleries[ES] = Gallery.hold(snapshot.templates, RING, snapshot.references)
+    world.galleries[ES] = Gallery.of(snapshot.templates, RING, snapshot.references)
     return world
 
 
@@ -50,7 +50,7 @@ def gone(world: World) -> Iterator[list[str]]:
     yield [gallery.references[RING.n + 17]]
     with holder_store(world.root / ES) as store:
         snapshot = store.snapshot(now())
-    world.galleries[ES] = Gallery.hold(snapshot.templates, RING, snapshot.references)
+    world.galleries[ES] = Gallery.of(snapshot.templates, RING, snapshot.references)
 
 
 def forgotten(world: World, references: list[str]) -> None:
@@ -87,7 +87,7 @@ def planted(world: World, row: int) -> bytes:
     honest = world.galleries[ES]
     rows = honest.templates.copy()
     rows[row] = rows[row][::-1]
-    swapped = Gallery.hold(rows, RING, honest.references, salt_seed=honest.salt_seed)
+    swapped = Gallery.of(rows, RING, honest.references, salt_seed=honest.salt_seed)
     swapped.__dict__.update(root=honest.root, _block_hashes=block_hashes(honest))
     world.galleries[ES] = swapped
     query = world.query((ES,))

@@ -31,7 +31,7 @@ def planted(honest: Gallery) -> Gallery:
     """Another gallery that says it is the committed one: row 0 is turned round."""
     rows = honest.templates.copy()
     rows[0] = rows[0][::-1]
-    swapped = Gallery.hold(rows, RING, honest.references, salt_seed=honest.salt_seed)
+    swapped = Gallery.of(rows, RING, honest.references, salt_seed=honest.salt_seed)
     swapped.__dict__["root"] = honest.root
     return swapped
 

@@ -8,8 +8,9 @@ import pytest
 from nodes.audit import rows as audited
 from nodes.audit.rows import Rows, Stored, as_searched
 from nodes.evidence.block_hashes import block_hash, block_hashes, root_of
+from pets.templates import Templates
 from protocol.gallery import Gallery
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
 
 N, DIM, ROWS, SEED = 16, 8, 150, bytes(32)  # ten blocks, the last of six rows
@@ -72,10 +73,10 @@ def test_the_search_for_them_ends(before: Templates, monkeypatch: pytest.MonkeyP
 
 def test_hashes_are_those_of_the_root_and_none_once_a_row_is_gone() -> None:
     templates = unit_rows(np.random.default_rng(5), RING.n + 10, DIM)
-    gallery = Gallery.hold(templates, RING)
+    gallery = Gallery.of(templates, RING)
     assert len(block_hashes(gallery)) == 2
     assert root_of(block_hashes(gallery)) == gallery.root
-    other = Gallery.hold(templates, RING)
+    other = Gallery.of(templates, RING)
     other.forget_rows([3])
     assert block_hashes(other) == ()
     gallery.forget_rows([3])

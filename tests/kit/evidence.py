@@ -218,7 +218,7 @@ def _enrol(folder: Path, rows: Any) -> Gallery:
             rows, category=Category.SUSPECT, status=Status.IDENTIFIED, retain_until=until, model=SYNTHETIC_MODEL
         )
         snapshot = store.snapshot(datetime.now(timezone.utc))
-    return Gallery.hold(snapshot.templates, RING, snapshot.references)
+    return Gallery.of(snapshot.templates, RING, snapshot.references)
 
 
 @lru_cache(maxsize=1)
@@ -265,7 +265,7 @@ def at_seat(seat: int, part: Callable[..., Any], change: Callable[[Send], Send])
 
     def chosen(first: Any, *arguments: Any) -> Any:
         ring = getattr(first, "ring", first)
-        return (lying if ring.index == seat else part)(first, *arguments)
+        return (lying if ring.seat == seat else part)(first, *arguments)
 
     return chosen
 
