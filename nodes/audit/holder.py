@@ -14,11 +14,11 @@ import numpy.typing as npt
 from nodes.audit.handover import Sent
 from nodes.audit.query import Query, same
 from nodes.audit.rows import Rows, Stored, as_searched
-from nodes.evidence.block_hashes import block_hash, root_of
 from nodes.evidence.sealed import SealedGallery
 from nodes.verify.report import Broken, Finding, Findings, Held, Open
 from pets import ntt, residues
 from pets.errors import LineupError
+from pets.gallery_commitment import gallery_root as root_of
 from pets.mask_encryption import expand_public
 from pets.params import SHARE_BITS
 from pets.planes import from_planes, to_planes
@@ -32,6 +32,7 @@ from protocol.compute import Ring
 from protocol.difference import unpack_difference
 from protocol.filter import chunks
 from protocol.form import SHARE_MASK, SLACK, form_lanes, form_polynomials, form_values
+from protocol.gallery import block_hash
 from protocol.messages import (
     Difference,
     FormBlock,

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from nodes.config.names import Purpose
 from nodes.config.schema import load_config
 from nodes.config.storage import holder_store
-from nodes.evidence.block_hashes import block_hash
 from nodes.store import EmptyStore
 from pets.templates import Templates
+from protocol.gallery import block_hash
 from protocol.messages import Search
 
 TRIES = 20_000  # hashes of a block, about a millisecond each at d = 512

@@ -1,20 +1,13 @@
-"""The salted hashes of a gallery's blocks, which its root is made of (`protocol.gallery.gallery_root`).
+"""The salted hashes of a gallery's blocks (`protocol.gallery.block_hashes`), as a holder seals them for audits.
 
-Who has them can check a block by itself, when another was changed since: so a holder seals them for audits. Written a
-second time here, and compared with the root, as an audit does.
+Who has them can check a block by itself, when another was changed since.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-
-import numpy as np
-
-from pets.merkle import MerkleTree, hash_leaf
-from pets.prf import derive_key
-from pets.templates import Templates
-from pets.threads import default_threads, parallel_ranges
+from pets.gallery_commitment import gallery_root as root_of
+from pets.threads import default_threads
+from protocol import gallery as galleries
 from protocol.gallery import Gallery
 
 
@@ -26,29 +19,7 @@ def block_hashes(gallery: Gallery) -> tuple[bytes, ...]:
     """
     kept: tuple[bytes, ...] | None = gallery.__dict__.get("_block_hashes")
     if kept is None:
-        n, rows = gallery.params.n, gallery.templates
-        found = [b""] * gallery.blocks
-
-        def work(start: int, stop: int) -> None:
-            for block in range(start, stop):
-                found[block] = block_hash(rows[block * n : (block + 1) * n], gallery.salt_seed, block)
-
-        parallel_ranges(work, len(found), default_threads())
+        found = galleries.block_hashes(gallery.templates, gallery.salt_seed, gallery.params.n, default_threads())
         kept = tuple(found) if root_of(found) == gallery.root else ()
         gallery.__dict__["_block_hashes"] = kept
     return kept
-
-
-def block_hash(rows: Templates, salt_seed: bytes, block: int) -> bytes:
-    """Of the rows of one block, int8 (up to n, d), under the salt of its number."""
-    hasher = hashlib.sha256(derive_key(salt_seed, "block-salt", block))
-    hasher.update(np.ascontiguousarray(rows).data)
-    return hasher.digest()
-
-
-def root_of(hashes: Sequence[bytes]) -> bytes:
-    """The Merkle root over them, 32 bytes."""
-    tree = MerkleTree()
-    for each in hashes:
-        tree.append(hash_leaf(each))
-    return tree.root()

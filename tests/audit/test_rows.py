@@ -7,9 +7,9 @@ import pytest
 
 from nodes.audit import rows as audited
 from nodes.audit.rows import Rows, Stored, as_searched
-from nodes.evidence.block_hashes import block_hash, block_hashes, root_of
+from nodes.evidence.block_hashes import block_hashes
 from pets.templates import Templates
-from protocol.gallery import Gallery
+from protocol.gallery import Gallery, block_hash, root_of
 from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
 
