@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nodes.casework.deletion import View
 from nodes.casework.statistics import as_csv, as_html
-from nodes.config.schema import Role
 from nodes.console import contracts as c
 from nodes.console.accounts import Accounts
 from nodes.console.operations import Operations
@@ -355,8 +354,3 @@ class Oversight:
                 assert isinstance(entry, ArticleForty)
                 found.append(entry)
         return found
-
-
-def is_holder(operations: Operations) -> bool:
-    """Whether this node holds a gallery."""
-    return operations.config.role is Role.HOLDER

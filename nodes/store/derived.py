@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from nodes.private_files import replace_private, write_private
 from nodes.store.errors import StoreCorrupted
@@ -137,7 +136,7 @@ class DerivedGallery:
                 if not version.lent:
                     left = ~self._live(version, now, self._categories)
                     version.zeroed |= left
-                    gone += _overwrite(version.gallery.templates, left)
+                    gone += _overwrite(version.gallery, left)
             self._replaced = [version for version in self._replaced if version.lent]
         return gone
 
@@ -181,13 +180,13 @@ class DerivedGallery:
         return in_time and snapshot.generation == self._store.generation
 
 
-def _overwrite(templates: npt.NDArray[np.int8], which: Liveness) -> int:
+def _overwrite(gallery: Gallery, which: Liveness) -> int:
     """Zero some rows that are not zero yet; gives how many."""
-    rows = np.flatnonzero(which)
+    templates, rows = gallery.templates, np.flatnonzero(which)
     rows = rows[templates[rows].any(axis=1)]
     if len(rows):
         templates.flags.writeable = True  # nobody else may
-        templates[rows] = 0
+        gallery.forget_rows(rows)
         templates.flags.writeable = False
     return len(rows)
 
