@@ -12,9 +12,9 @@ import msgspec
 from pets.params import Parameters, check_dim, preset
 from pets.prf import labelled_hash
 from protocol.errors import Disagreement
-from protocol.messages import Announce, Joined, JoinedPreparation, Message, Prepare
+from protocol.messages import Announce, DerivedId, Joined, JoinedPreparation, Message, Prepare
 from protocol.roles import Parties, Role
-from protocol.steps import Notary, Send, Step, receive
+from protocol.steps import Notary, Send, Step, check_phase, receive, sign_phase
 from protocol.terms import SYNTHETIC_MODEL
 
 J = TypeVar("J", Joined, JoinedPreparation)
@@ -99,3 +99,26 @@ def identity_of(announce: Prepare | Announce, joined: Mapping[str, Joined | Join
     """Hash of the announcement and of all answers, 32 bytes: it never repeats if one party is honest."""
     answers = [item for name in sorted(joined) for item in (name, msgspec.msgpack.encode(joined[name]))]
     return labelled_hash("identity", digest_of(announce), *answers)
+
+
+def end_set_up(identity: bytes, name: str, parties: Parties) -> Step[None]:
+    """Router and holders compare the id that they derived, and all sign what was said. Nothing was used before.
+
+    A holder that forgot a search (it was restored from a backup) would else take the router's old messages for new
+    ones: the id has its fresh nonce in it, and the old messages do not. Requester and holder compare with `Difference`,
+    requester and router with `Echo`. Raises `Disagreement`.
+    """
+    own = parties.role_of(name)
+    compared = {Role.ROUTER: parties.holders, Role.HOLDER: (parties.router,), Role.REQUESTER: ()}[own]
+    for other in compared:
+        yield Send(other, DerivedId(identity))
+    yield from sign_phase("set-up", parties.others(name))
+    for other in compared:
+        check_same_id((yield from receive(other, DerivedId)), identity, other)
+    yield from check_phase("set-up", parties.others(name))
+
+
+def check_same_id(message: DerivedId, identity: bytes, other: str) -> None:
+    """Raise `Disagreement` for another id than this party's own."""
+    if message.identity != identity:
+        raise Disagreement(f"{other} derived another id: it answered another nonce, or this is an old message of it")

@@ -308,6 +308,12 @@ class LiveRows(Message, tag=42, frozen=True):
     data: memoryview
 
 
+class DerivedId(Message, tag=43, frozen=True):
+    """Announce: the id of the preparation or query, as this party derived it; router and holder compare theirs."""
+
+    identity: Digest
+
+
 AnyMessage = (
     Joined
     | PairSecret
@@ -342,6 +348,7 @@ AnyMessage = (
     | AdmissionCount
     | AdmissionInput
     | LiveRows
+    | DerivedId
 )
 
 
@@ -389,5 +396,6 @@ ALLOWED: dict[type[Message], frozenset[tuple[Role, Role]]] = {
         AdmissionCount: "holder>router",
         AdmissionInput: "holder>router requester>holder router>requester",
         LiveRows: "holder>router",
+        DerivedId: "router>holder holder>router",
     }.items()
 }

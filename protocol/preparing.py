@@ -20,7 +20,7 @@ from pets.prf import derive_key
 from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
-from protocol.announcing import Plan, commit_seed, digest_of, gather, identity_of, parties_of
+from protocol.announcing import Plan, commit_seed, digest_of, end_set_up, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys, Prepared, holder_prepares, key_owner_prepares
 from protocol.compute import Ring, join_ring
 from protocol.errors import Disagreement, FalseRefusal, MaskRefused
@@ -91,7 +91,7 @@ class PreparingRequester(Party):
         holder_part.fill(0)
         self._parts = mask_parts(mask)
         yield Send(parties.router, mask_digest(self._holder_seed, self._parts))
-        yield from end_phase("set-up", parties.others(self.name))
+        yield from end_set_up(identity, self.name, parties)
         self.preparation = RequesterPreparation(
             **_common(identity, self), seed=self._seed, holder_seed=self._holder_seed, router_seed=self._router_seed
         )
@@ -154,7 +154,7 @@ class PreparingRouter(Party):
             yield Send(holder, PublicPart(self._part.public.tobytes()))
         self._stated = yield from receive(self.parties.requester, MaskDigest)
         self._public = expand_public(identity, plan.dim, plan.params, self.threads)
-        yield from end_phase("set-up", self.parties.others(self.name))
+        yield from end_set_up(identity, self.name, self.parties)
         self.preparation = RouterPreparation(**_common(identity, self), router_seed=seed)
 
     def _ring(self, holder: str) -> Step[PreparedRing]:
@@ -219,7 +219,7 @@ class PreparingHolder(Party):
             message = yield from receive(name, PublicPart)
             stated.append(residue_array(message.data, (), plan.params, f"public part of {name}"))
         check_same_part(stated[0], stated[1])
-        yield from end_phase("set-up", self.parties.others(self.name))
+        yield from end_set_up(identity, self.name, self.parties)
         self._received = identity, seed, stated[0]
 
     def _ring(self, holder: str) -> Step[HolderPreparation]:

@@ -20,7 +20,7 @@ from pets.params import norm_bound
 from pets.prf import derive_key
 from pets.scoring import ScoringProbe
 from protocol.admitting import KINDS, admission_scores, admits, read_admission
-from protocol.announcing import digest_of, gather, identity_of, parties_of
+from protocol.announcing import digest_of, end_set_up, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring, open_bit
 from protocol.confirmation import SealedConfirmation
@@ -228,8 +228,9 @@ class SearchingRequester(_Searching):
             yield Send(other, self.announce)
         joined: dict[str, Joined] = yield from gather(self.announce, self.name, None, Joined)
         self._check_stated(joined)
-        yield from end_phase("set-up", parties.others(self.name))
-        return identity_of(self.announce, joined)
+        identity = identity_of(self.announce, joined)
+        yield from end_set_up(identity, self.name, parties)
+        return identity
 
     def _await_probe(self, identity: bytes) -> None:
         """The probe may come now."""
@@ -296,7 +297,7 @@ class SearchingRouter(_Searching):
         self._identity = identity_of(announce, joined)
         prepared = self.preparation
         self._secret = expand_secret(terms.params, prepared.router_seed, prepared.identity)
-        yield from end_phase("set-up", self.parties.others(self.name))
+        yield from end_set_up(self._identity, self.name, self.parties)
 
     def _serve(self, holder: str) -> Step[None]:
         assert self.terms is not None
@@ -360,7 +361,7 @@ class SearchingHolder(_Searching):
         own = Joined(digest_of(announce), secrets.token_bytes(32), ring.blocks, ring.agreed())
         joined = yield from gather(announce, self.name, own, Joined)
         self._identity = identity_of(announce, joined)
-        yield from end_phase("set-up", self.parties.others(self.name))
+        yield from end_set_up(self._identity, self.name, self.parties)
         params, identity = terms.params, prepared.identity
         self._keys = holder_keys(params, identity, prepared.holder_seed, prepared.public, prepared.seed)
         self._probe = prepared.scoring_probe(self.threads)

@@ -122,7 +122,8 @@ def thresholds(case: Case) -> Findings:
 def identities(case: Case) -> Findings:
     """The identity of a preparation or search is the hash of this announcement and of every party's answer to it.
 
-    What is said later is bound to it: see `rules_preparation` and `rules_search.confirmation`.
+    Router and holders told each other this one. What is said later is bound to it: see `rules_preparation` and
+    `rules_search.confirmation`.
     """
     if case.announce is None:
         yield Open("there is no announcement")
@@ -144,6 +145,13 @@ def identities(case: Case) -> Findings:
                 yield Held()
     if case.identity is None:
         yield Open(f"{case.label}its identity: a party's answer is in no bundle given")
+        return
+    for view in case.views:
+        for item, derived in view.messages(DerivedId):
+            if derived.identity == case.identity:
+                yield Held()
+            else:
+                yield Broken(view.place(item.record), "another identity than announcement and answers give")
 
 
 def _decimals(value: Decimal) -> int:

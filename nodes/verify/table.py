@@ -122,7 +122,7 @@ class Shape:
         return self._prepared(kind, index) or self._searched(kind, index)
 
     def _prepared(self, kind: str, index: int) -> tuple[int, ...] | None:
-        if kind in ("PairSecret", "KeySeed"):
+        if kind in ("PairSecret", "KeySeed", "DerivedId"):
             return (_binary(32),)
         if kind == "PublicPart":
             return (_binary(8 * self.n),)
