@@ -12,7 +12,7 @@ import msgspec
 from pets.params import Parameters, check_dim, preset
 from pets.prf import labelled_hash
 from protocol.errors import Disagreement
-from protocol.messages import Announce, DerivedId, Joined, JoinedPreparation, Message, Prepare
+from protocol.messages import DerivedId, Joined, JoinedPreparation, Prepare, Search
 from protocol.roles import Parties, Role
 from protocol.steps import Notary, Send, Step, check_phase, receive, sign_phase
 from protocol.terms import SYNTHETIC_MODEL
@@ -58,12 +58,12 @@ def prepare_statement(message: Prepare) -> bytes:
     return labelled_hash("prepare", msgspec.msgpack.encode(msgspec.structs.replace(message, signature=b"")))
 
 
-def digest_of(message: Message) -> bytes:
+def announce_digest(message: Prepare | Search) -> bytes:
     """Hash of every field of an announcement, 32 bytes."""
     return labelled_hash("announce", msgspec.msgpack.encode(message))
 
 
-def parties_of(message: Prepare | Announce) -> Parties:
+def parties_of(message: Prepare | Search) -> Parties:
     """The parties that an announcement names. Raises `ParameterError` for one in two roles."""
     return Parties(message.requester, message.router, message.holders)
 
@@ -73,7 +73,7 @@ def commit_seed(seed: bytes, owner: str) -> bytes:
     return labelled_hash("preparation-seed", owner, seed)
 
 
-def gather(announce: Prepare | Announce, name: str, own: J | None, kind: type[J]) -> Step[dict[str, J]]:
+def gather(announce: Prepare | Search, name: str, own: J | None, kind: type[J]) -> Step[dict[str, J]]:
     """Answer an announcement to all and collect the answers. The requester has none: its nonce is in what it announces.
 
     Raises `Disagreement` for an answer to another announcement, for a holder without a gallery or another with one.
@@ -87,7 +87,7 @@ def gather(announce: Prepare | Announce, name: str, own: J | None, kind: type[J]
         if other == parties.requester:
             continue
         message: J = yield from receive(other, kind)
-        if message.announce != digest_of(announce):
+        if message.announce != announce_digest(announce):
             raise Disagreement(f"{other} answered another announcement than {name} did")
         if (parties.role_of(other) is Role.HOLDER) != (message.blocks is not None and message.gallery is not None):
             raise Disagreement(f"{other} stated a gallery though it is no holder, or none though it is one")
@@ -95,10 +95,10 @@ def gather(announce: Prepare | Announce, name: str, own: J | None, kind: type[J]
     return joined
 
 
-def identity_of(announce: Prepare | Announce, joined: Mapping[str, Joined | JoinedPreparation]) -> bytes:
+def identity_of(announce: Prepare | Search, joined: Mapping[str, Joined | JoinedPreparation]) -> bytes:
     """Hash of the announcement and of all answers, 32 bytes: it never repeats if one party is honest."""
     answers = [item for name in sorted(joined) for item in (name, msgspec.msgpack.encode(joined[name]))]
-    return labelled_hash("identity", digest_of(announce), *answers)
+    return labelled_hash("identity", announce_digest(announce), *answers)
 
 
 def end_set_up(identity: bytes, name: str, parties: Parties) -> Step[None]:

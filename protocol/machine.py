@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pets.errors import CryptoError, LineupError
 from pets.prf import labelled_hash
 from protocol import wire
+from protocol.announcing import announce_digest
 from protocol.errors import (
     BadFrame,
     ConfirmationFailed,
@@ -37,11 +38,10 @@ from protocol.errors import (
     WrongAddress,
     WrongSize,
 )
-from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Message, Signature
+from protocol.messages import ALLOWED, Abort, AnyMessage, Message, Prepare, Search, Signature
 from protocol.roles import Role
 from protocol.session import Arrived, Event, Session, State
 from protocol.steps import Notarised, Notary, Phase, Receive, ReceiveAny, Scored, Send, Sign, Step, Verify, Work
-from protocol.terms import announce_digest
 
 # Messages of one sender that may wait, and their bytes: a correct peer is at most a whole encrypted mask ahead, which
 # is 64 MiB at d = 1024 and n = 8192.
@@ -94,10 +94,10 @@ class Machine:
         if errors:
             raise errors[0]
 
-    def check_admitted(self, announce: Announce) -> None:
+    def check_admitted(self, announce: Prepare | Search) -> None:
         """Raise `Disagreement` unless this is the very announcement that was admitted."""
         if self.admitted is not None and announce_digest(announce) != self.admitted:
-            raise Disagreement(f"{announce.requester} announces another query than the one that was admitted")
+            raise Disagreement(f"{announce.requester} announces something else than what was admitted")
 
     def start(self) -> None:
         """Begin the offline part: the requester speaks first, the others wait for its announcement."""

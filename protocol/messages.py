@@ -53,27 +53,6 @@ class Warrant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
 
 
-class Announce(Message, tag=1, frozen=True):
-    """What is asked, under which terms: the part of `Search` that names no preparation. It does not travel alone.
-
-    `signature`: the requester's, over everything else; empty where parties have no identities (one process).
-    """
-
-    requester: Name
-    router: Name
-    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
-    nonce: Digest
-    threshold: Decimals
-    cap: Annotated[int, msgspec.Meta(ge=1, le=99)]
-    ladder: Decimals
-    preset: Annotated[str, msgspec.Meta(max_length=32)]
-    dim: Annotated[int, msgspec.Meta(ge=8, le=1024)]
-    model: Digest
-    seed_digest: Digest | None
-    warrant: Warrant | None = None
-    signature: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
-
-
 class Joined(Message, tag=2, frozen=True):
     """Announce: a party's nonce; a holder adds its block count and the hash of what was prepared of its gallery.
 
@@ -178,7 +157,7 @@ class Signature(Message, tag=21, frozen=True):
 class Prepare(Message, tag=24, frozen=True):
     """Preparation, announce: for whom, with which parameters. No probe, no terms, no warrant.
 
-    `seed_digest`: commitment to the seed of mask and errors. `signature`: as in `Announce`.
+    `seed_digest`: commitment to the seed of mask and errors. `signature`: as in `Search`.
     """
 
     requester: Name
@@ -252,10 +231,25 @@ class PreparedBlocks(Message, tag=33, frozen=True):
     data: memoryview
 
 
-class Search(Announce, tag=34, frozen=True):
-    """Announce: a query that uses a preparation, by its id. All parties must agree on every field."""
+class Search(Message, tag=34, frozen=True):
+    """Announce: what is asked, under which terms, with which preparation. All parties must agree on every field.
 
-    preparation: Digest = bytes(32)
+    `signature`: the requester's, over everything else; empty where parties have no identities (one process).
+    """
+
+    requester: Name
+    router: Name
+    holders: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)]
+    nonce: Digest
+    threshold: Decimals
+    cap: Annotated[int, msgspec.Meta(ge=1, le=99)]
+    ladder: Decimals
+    preset: Annotated[str, msgspec.Meta(max_length=32)]
+    dim: Annotated[int, msgspec.Meta(ge=8, le=1024)]
+    model: Digest
+    preparation: Digest
+    warrant: Warrant | None = None
+    signature: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
 
 
 class Difference(Message, tag=35, frozen=True):

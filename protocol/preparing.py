@@ -20,7 +20,7 @@ from pets.prf import derive_key
 from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
-from protocol.announcing import Plan, commit_seed, digest_of, end_set_up, gather, identity_of, parties_of
+from protocol.announcing import Plan, announce_digest, commit_seed, end_set_up, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys, Prepared, holder_prepares, key_owner_prepares
 from protocol.compute import Ring, join_ring
 from protocol.errors import Disagreement, FalseRefusal, MaskRefused
@@ -145,7 +145,7 @@ class PreparingRouter(Party):
     def _set_up(self) -> Step[None]:
         announce: Prepare = yield from receive(self.parties.requester, Prepare)
         self.plan = plan = _agreed(self, announce)
-        own = JoinedPreparation(digest_of(announce), secrets.token_bytes(32))
+        own = JoinedPreparation(announce_digest(announce), secrets.token_bytes(32))
         self._joined = yield from gather(announce, self.name, own, JoinedPreparation)
         self.identity = identity = identity_of(announce, self._joined)
         seed = (yield from receive(self.parties.requester, KeySeed)).seed
@@ -205,7 +205,7 @@ class PreparingHolder(Party):
         self.plan = plan = _agreed(self, announce)
         check_gallery(self.name, gallery, plan.params, plan.dim, plan.model)
         own = JoinedPreparation(
-            digest_of(announce),
+            announce_digest(announce),
             secrets.token_bytes(32),
             gallery.blocks,
             gallery.root,
@@ -289,8 +289,7 @@ def holder_keys(params: Parameters, identity: bytes, holder_seed: bytes, public:
 
 def _agreed(machine: Party, announce: Prepare) -> Plan:
     machine.check_parties(parties_of(announce))
-    if machine.admitted is not None and digest_of(announce) != machine.admitted:
-        raise Disagreement(f"{announce.requester} announces another preparation than the one that was admitted")
+    machine.check_admitted(announce)
     return Plan.announced(announce)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +19,7 @@ from pets.params import norm_bound
 from pets.prf import derive_key
 from pets.scoring import ScoringProbe
 from protocol.admitting import KINDS, admission_scores, admits, read_admission
-from protocol.announcing import digest_of, end_set_up, gather, identity_of, parties_of
+from protocol.announcing import announce_digest, end_set_up, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring, open_bit
 from protocol.confirmation import SealedConfirmation
@@ -172,8 +171,8 @@ class SearchingRequester(_Searching):
         self.preparation: RequesterPreparation = preparation
         self.terms: Terms = terms
         self.answers: dict[str, Answer] = {}
-        asked = terms.announce(self.name, self.parties.router, self.parties.holders, None, warrant)
-        self.announce = Search(**msgspec.structs.asdict(asked), preparation=preparation.identity)
+        parties = self.parties
+        self.announce = terms.announce(self.name, parties.router, parties.holders, preparation.identity, warrant)
         if context.notary is not None:
             self.announce = sign_announcement(self.announce, context.notary)
         self._identity: bytes | None = None
@@ -291,7 +290,7 @@ class SearchingRouter(_Searching):
         announce: Search = yield from receive(self.parties.requester, Search)
         self.terms = terms = self._check(announce)
         self._use()
-        own = Joined(digest_of(announce), secrets.token_bytes(32), None, None)
+        own = Joined(announce_digest(announce), secrets.token_bytes(32), None, None)
         joined = yield from gather(announce, self.name, own, Joined)
         self._check_stated(joined)
         self._identity = identity_of(announce, joined)
@@ -358,7 +357,7 @@ class SearchingHolder(_Searching):
         if self.gallery.root != ring.root:
             raise Disagreement(f"the preparation of {self.name} is for another gallery than it has now")
         self._use()
-        own = Joined(digest_of(announce), secrets.token_bytes(32), ring.blocks, ring.agreed())
+        own = Joined(announce_digest(announce), secrets.token_bytes(32), ring.blocks, ring.agreed())
         joined = yield from gather(announce, self.name, own, Joined)
         self._identity = identity_of(announce, joined)
         yield from end_set_up(self._identity, self.name, self.parties)

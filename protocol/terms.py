@@ -6,13 +6,10 @@ import secrets
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-import msgspec
-
 from pets.errors import ParameterError
 from pets.params import Parameters, check_dim, preset, theta
-from pets.prf import labelled_hash
 from pets.sketch import check_cap
-from protocol.messages import Announce, Warrant
+from protocol.messages import Search, Warrant
 
 HIGHEST_RUNG = Decimal("0.9")
 MAX_CLIMBS = 8
@@ -72,11 +69,11 @@ class Terms:
         requester: str,
         router: str,
         holders: tuple[str, ...],
-        seed_digest: bytes | None,
+        preparation: bytes,
         warrant: Warrant | None = None,
-    ) -> Announce:
-        """The requester's announcement, with a fresh nonce."""
-        return Announce(
+    ) -> Search:
+        """The requester's announcement of a search with a preparation, by its id; with a fresh nonce."""
+        return Search(
             requester=requester,
             router=router,
             holders=holders,
@@ -87,12 +84,12 @@ class Terms:
             preset=self.params.preset,
             dim=self.dim,
             model=self.model,
-            seed_digest=seed_digest,
+            preparation=preparation,
             warrant=warrant,
         )
 
     @classmethod
-    def announced(cls, message: Announce) -> Terms:
+    def announced(cls, message: Search) -> Terms:
         """The terms that an announcement states, checked.
 
         Raises `ParameterError`, also for one party in two roles: two seats of a ring see every score.
@@ -108,8 +105,3 @@ class Terms:
             ladder=parse_decimal(message.ladder, "ladder step"),
             model=message.model,
         )
-
-
-def announce_digest(message: Announce) -> bytes:
-    """Hash of every field of an announcement, 32 bytes."""
-    return labelled_hash("announce", msgspec.msgpack.encode(message))

@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
 from pets.errors import InputError
 from pets.prf import labelled_hash
 from protocol.errors import QueryRefused
-from protocol.messages import Announce, Warrant
+from protocol.messages import Search, Warrant
 from protocol.shown import kind_only
 from protocol.steps import Notary
 
@@ -117,15 +117,12 @@ def warrant_claim(warrant: Warrant) -> tuple[bytes, bytes]:
     return number, labelled_hash("warrant-content", msgspec.msgpack.encode(warrant))
 
 
-A = TypeVar("A", bound=Announce)
-
-
-def sign_announcement(announce: A, notary: Notary) -> A:
+def sign_announcement(announce: Search, notary: Notary) -> Search:
     """The announcement with its requester's signature."""
     return msgspec.structs.replace(announce, signature=notary.sign(_statement(announce)))
 
 
-def check_announcement(announce: Announce, notary: Notary, now: float, skew_seconds: float) -> Warrant:
+def check_announcement(announce: Search, notary: Notary, now: float, skew_seconds: float) -> Warrant:
     """Return the warrant if it holds now.
 
     Raises `QueryRefused` (code `warrant` or `clock`) where it is missing, not the requester's, not for these holders,
@@ -150,5 +147,5 @@ def check_announcement(announce: Announce, notary: Notary, now: float, skew_seco
     return warrant
 
 
-def _statement(announce: Announce) -> bytes:
+def _statement(announce: Search) -> bytes:
     return labelled_hash("announcement", msgspec.msgpack.encode(msgspec.structs.replace(announce, signature=b"")))

@@ -19,7 +19,7 @@ from nodes.store import GalleryStore, QueryReplayed, Status, StoreUnavailable
 from pets.errors import ParameterError
 from pets.prf import labelled_hash
 from protocol import wire
-from protocol.announcing import digest_of, parties_of, prepare_statement
+from protocol.announcing import announce_digest, parties_of, prepare_statement
 from protocol.channel import ReceivingChannel
 from protocol.errors import OutOfTurn, QueryRefused, UnexpectedMessage
 from protocol.messages import Prepare, Search
@@ -99,7 +99,7 @@ class Gate:
         with self._claiming():
             self._check_fresh(conversation)
             self._store.claim_query(
-                reference_claim(conversation), digest_of(prepare), datetime.now(timezone.utc), step=REFERENCE_STEP
+                reference_claim(conversation), announce_digest(prepare), datetime.now(timezone.utc), step=REFERENCE_STEP
             )
 
     def check(self, announce: Search, conversation: bytes) -> None:
@@ -132,7 +132,7 @@ class Gate:
         Neither the announcement nor its reference ever comes again: evidence is kept under the reference. Claim and
         quota together first: a query refused for its quota is refused for its quota when it comes again.
         """
-        now, digest, warrant = time.time(), digest_of(announce), announce.warrant
+        now, digest, warrant = time.time(), announce_digest(announce), announce.warrant
         assert warrant is not None  # `check` has seen it
 
         def claim(state: str, kind: Status, _: date, limit: int) -> int:

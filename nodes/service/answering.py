@@ -14,7 +14,7 @@ from nodes.pool import UnknownPreparation
 from nodes.query.gate import Gate
 from nodes.store import StoreError
 from pets.errors import ParameterError
-from protocol.announcing import Plan, digest_of, parties_of
+from protocol.announcing import Plan, announce_digest, parties_of
 from protocol.errors import QueryRefused
 from protocol.messages import Prepare, Search
 from protocol.party import Context, Party
@@ -158,7 +158,7 @@ class Answering:
         threads = node.threads if isinstance(announce, Search) else node.preparing_threads
         parties = parties_of(announce)
         return Context(
-            node.name, conversation, parties, threads, notary=node.notary, admitted=digest_of(announce),
+            node.name, conversation, parties, threads, notary=node.notary, admitted=announce_digest(announce),
             accept=node.pool.spend,
         )  # fmt: skip
 

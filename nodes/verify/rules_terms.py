@@ -10,6 +10,7 @@ from nodes.verify.format import WHOLE
 from nodes.verify.report import Broken, Findings, Held, Open
 from nodes.verify.rules_identity import PROTOCOL_CONTEXT
 from pets.signatures import SignatureError
+from protocol.messages import DerivedId
 
 
 def announcement(case: Case) -> Findings:

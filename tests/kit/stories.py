@@ -35,7 +35,7 @@ from nodes.verify.format import (
 from nodes.verify.trust import Party
 from pets.merkle import MerkleTree, hash_leaf
 from pets.prf import labelled_hash
-from protocol.messages import Prepare, Search, Signature
+from protocol.messages import DerivedId, Prepare, Search, Signature
 from tests.kit.evidence import ES, EU, FR, World
 
 Files = dict[str, bytes]
@@ -170,17 +170,21 @@ class Story:
 
     def rebind(self) -> None:
         """After a change to what the preparation's parties announced or answered: the search names it as it is now."""
-        announce = self.made.find("Prepare")[0].message
-        answers = self._answered(self.made.find("JoinedPreparation"), announce)
-        self.announce(preparation=labelled_hash("identity", announce_digest(announce), *answers))
-        self._answered(self.find("Joined"), self.find("Search")[0].message)
+        self.announce(preparation=self._answered(self.made, "Prepare", "JoinedPreparation"))
+        self._answered(self, "Search", "Joined")
 
     @staticmethod
-    def _answered(joined: list[Said], announce: Any) -> list[Any]:
+    def _answered(story: Story, announced: str, answer: str) -> bytes:
+        """Let everybody answer the announcement as it is now, and derive the identity that follows. Returns it."""
+        digest = announce_digest(story.find(announced)[0].message)
+        joined = story.find(answer)
         for said in joined:
-            said.message = msgspec.structs.replace(said.message, announce=announce_digest(announce))
+            said.message = msgspec.structs.replace(said.message, announce=digest)
         answers = {said.sender: msgspec.msgpack.encode(said.message) for said in joined}
-        return [item for pair in sorted(answers.items()) for item in pair]
+        identity = labelled_hash("identity", digest, *(item for pair in sorted(answers.items()) for item in pair))
+        for said in story.find("DerivedId"):
+            said.message = DerivedId(identity)
+        return identity
 
     def tell(self) -> dict[str, bytes]:
         """Bundles of this story: numbers, hash chains and phase signatures follow the order of each sender."""

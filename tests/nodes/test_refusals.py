@@ -93,8 +93,7 @@ def warrant(**changes: Any) -> Warrant:
 
 def announcement(given: Warrant | None, requester: str = FR, preparation: bytes = bytes(32)) -> Search:
     terms = Terms(Decimal("0.55"), DIM, RING)
-    asked = terms.announce(requester, EU, (ES,), None, given)
-    return Search(**msgspec.structs.asdict(asked), preparation=preparation)
+    return terms.announce(requester, EU, (ES,), preparation, given)
 
 
 def preparing(network: AsgiNetwork, requester: str = FR, notary: NodeNotary | None = None) -> Prepare:

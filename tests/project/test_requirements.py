@@ -23,7 +23,19 @@ def announcement() -> list[Any]:
     reason = Justification("4711/26", "robbery", 5.0, "suspect", "identify", "officer", "approver", bytes(32))
     warrant = issue_warrant(Request("FR", "FR-1", "INVESTIGATION", False, 1000, 2000, ("ES",)), reason, b"probe")
     announce = Search(
-        "FR", "EU", ("ES",), bytes(32), "0.55", 10, "0.02", "n4096_q60_t20", 128, bytes(32), None, warrant, b"signed"
+        "FR",
+        "EU",
+        ("ES",),
+        bytes(32),
+        "0.55",
+        10,
+        "0.02",
+        "n4096_q60_t20",
+        128,
+        bytes(32),
+        bytes(32),
+        warrant,
+        b"signed",
     )
     frame = wire.encode(wire.Envelope(wire.VERSION, bytes(16), "", "FR", "ES", 0, announce))
     raw: list[Any] = msgspec.msgpack.decode(frame)

@@ -25,6 +25,7 @@ from protocol.messages import (
     ConfirmationAnswer,
     ConfirmationBlock,
     CountShare,
+    DerivedId,
     Difference,
     DifferenceDigest,
     Echo,
@@ -266,7 +267,8 @@ def test_sizes_are_those_of_section_6a() -> None:
     trio = searched(5, rows=rows, cap=cap)
     n = RING.n
     blocks = -(-rows // n)
-    small = (Prepare, JoinedPreparation, Search, Joined, PairSecret, Rung, FormBit, AdmissionBit, CapBit, Echo, KeySeed)
+    bits = (FormBit, AdmissionBit, CapBit)
+    small = (Prepare, JoinedPreparation, Search, Joined, DerivedId, PairSecret, Rung, *bits, Echo, KeySeed)
     totals: Counter[tuple[str, str, str]] = Counter()
     gates: Counter[tuple[str, tuple[str, str]]] = Counter()
     phase = "form"

@@ -7,7 +7,7 @@ import pytest
 
 from pets.errors import CryptoError, ParameterError
 from protocol import wire
-from protocol.announcing import Plan, digest_of
+from protocol.announcing import Plan, announce_digest
 from protocol.errors import Disagreement, MalformedFrame, PeerAborted, UnexpectedMessage
 from protocol.messages import Abort, MaskPart, Rung, Search
 from protocol.party import Context
@@ -34,7 +34,7 @@ def frame(session: str, sender: str, receiver: str, message: object, sequence: i
 
 
 def announcement(requester: str, router: str, holders: tuple[str, ...]) -> Search:
-    return Search(requester, router, holders, bytes(32), "0.5", 10, "0.02", RING.preset, 128, bytes(32), None)
+    return Search(requester, router, holders, bytes(32), "0.5", 10, "0.02", RING.preset, 128, bytes(32), bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_closed_lists_are_closed_to_a_newline(message: object) -> None:
 def test_only_the_announcement_that_was_admitted_is_worked_on() -> None:
     announce = Plan(RING, 128).announce(PARTIES, bytes(32), None)
     machine = router_with_two_holders(admitted=bytes(32))
-    with pytest.raises(Disagreement, match="another preparation than the one that was admitted"):
+    with pytest.raises(Disagreement, match="something else than what was admitted"):
         machine.handle(frame(WHOLE, "FR", "EU", announce), "FR")
     assert machine.whole.state is State.ABORTED
-    machine = router_with_two_holders(admitted=digest_of(announce))
+    machine = router_with_two_holders(admitted=announce_digest(announce))
     machine.handle(frame(WHOLE, "FR", "EU", announce), "FR")  # control
     assert machine.whole.state is State.RUNNING
 
@@ -129,7 +129,7 @@ def test_only_the_search_that_was_admitted_is_worked_on() -> None:
             machine.handle(sent, REQUESTER)  # control
             assert made.spent
         else:
-            with pytest.raises(Disagreement, match="another query than the one that was admitted"):
+            with pytest.raises(Disagreement, match="something else than what was admitted"):
                 machine.handle(sent, REQUESTER)
             assert not made.spent
 

@@ -66,7 +66,6 @@ def test_a_search_without_a_climb_takes_at_most_thirty_messages_one_after_the_ot
     assert trio.made is not None
     search = LocalSearch.start(trio.made, trio.galleries, trio.terms)
 
-
     def submit() -> None:  # as soon as everybody has accepted; router and holder are then comparing ids
         if search.requester.ready:
             search.requester.submit(probe)

@@ -218,13 +218,12 @@ FRAMES: dict[str, tuple[Any, int, str, str, str]] = {
     "prepared_blocks": (messages.PreparedBlocks(WORDS), 6, "ES", "ES", "EU"),
     "pair_secret": (messages.PairSecret(DIGEST), 2, "ES", "ES", "EU"),
     "search": (
-        messages.Search(
-            *PARTIES, DIGEST, "0.55", 10, "0.02", "n4096_q60_t20", 512, bytes(32), None, preparation=DIGEST
-        ),
+        messages.Search(*PARTIES, DIGEST, "0.55", 10, "0.02", "n4096_q60_t20", 512, bytes(32), DIGEST),
         0, "*", "FR", "EU",
     ),
     "joined_holder": (messages.Joined(DIGEST, DIGEST[::-1], 64, DIGEST), 0, "*", "ES", "EU"),
     "joined_router": (messages.Joined(DIGEST, DIGEST, None, None), 0, "*", "EU", "ES"),
+    "derived_id": (messages.DerivedId(DIGEST), 1, "*", "ES", "EU"),
     "difference": (messages.Difference(DIGEST, bytes(20)), 7, "ES", "FR", "ES"),
     "difference_digest": (messages.DifferenceDigest(DIGEST), 8, "ES", "FR", "EU"),
     "masked_scores": (messages.MaskedScores(WORDS), 9, "ES", "ES", "EU"),

@@ -467,7 +467,7 @@ def frame(sequence: int, tag: int, *fields: Any, session: str = "ES", sender: st
 def wire_vectors() -> dict[str, str]:
     digest = bytes(range(32))
     parties = ["FR", "EU", ["ES", "DE"]]
-    terms = [*parties, digest, "0.55", 10, "0.02", "n4096_q60_t20", 512, bytes(32), None, None, b""]
+    terms = [*parties, digest, "0.55", 10, "0.02", "n4096_q60_t20", 512, bytes(32), digest, None, b""]
     prepare = [*parties, digest, "n4096_q60_t20", 512, bytes(32), digest[::-1], b""]
     return {
         "prepare": frame(0, 24, *prepare, session="*", sender="FR"),
@@ -481,9 +481,10 @@ def wire_vectors() -> dict[str, str]:
         "form_bit": frame(5, 32, True),
         "prepared_blocks": frame(6, 33, bytes(300)),
         "pair_secret": frame(2, 6, digest),
-        "search": frame(0, 34, *terms, digest, session="*", sender="FR"),
+        "search": frame(0, 34, *terms, session="*", sender="FR"),
         "joined_holder": frame(0, 2, digest, digest[::-1], 64, digest, session="*"),
         "joined_router": frame(0, 2, digest, digest, None, None, session="*", sender="EU", receiver="ES"),
+        "derived_id": frame(1, 43, digest, session="*"),
         "difference": frame(7, 35, digest, bytes(20), sender="FR", receiver="ES"),
         "difference_digest": frame(8, 36, digest, sender="FR"),
         "masked_scores": frame(9, 37, bytes(300)),

@@ -18,7 +18,6 @@ from rich.console import Console
 from nodes.evidence.export import sign_bundle
 from nodes.verify import Report, verify_bundles
 from nodes.verify import table as own_table
-from nodes.verify.case import announce_digest
 from nodes.verify.format import Witnessed, decode_bundle
 from nodes.verify.page import as_data, as_page, print_report
 from pets.errors import printable
@@ -152,9 +151,7 @@ def test_known_limit_all_parties_together_can_tell_of_another_day_and_of_work_th
         warrant=msgspec.structs.replace(held, issued=held.issued - year, expires=held.expires - year, identified=True)
     )
     story.rebind()
-    answers = {said.sender: msgspec.msgpack.encode(said.message) for said in story.find("Joined")}
-    digest = announce_digest(story.find("Search")[0].message)
-    identity = labelled_hash("identity", digest, *(item for pair in sorted(answers.items()) for item in pair))
+    identity = story.find("DerivedId")[0].message.identity
     block = story.find("ConfirmationBlock")[0].message
     about = labelled_hash("confirmation-block", block.commitment, block.data)
     for said in (story.find("Echo", FR, EU)[-1], story.find("Echo", EU, FR)[-1]):

@@ -14,7 +14,7 @@ import pytest
 from nodes.verify.case import announce_statement
 from nodes.verify.format import WHOLE
 from nodes.verify.verdict import RULES
-from protocol.messages import AdmissionBit, CapBit, FormBit, Joined, PowerSums, Search, Warrant
+from protocol.messages import AdmissionBit, CapBit, DerivedId, FormBit, Joined, PowerSums, Search, Warrant
 from tests.kit.evidence import DE, ES, EU, FR, World, failures
 from tests.kit.stories import Said, Story, first, verified
 
@@ -146,6 +146,12 @@ def swapped_nonce(story: Story) -> Said:
     said = first(story, "Joined", EU, ES, WHOLE)
     assert isinstance(said.message, Joined)
     said.message = msgspec.structs.replace(said.message, nonce=os.urandom(32))
+    return said
+
+
+def another_id(story: Story) -> Said:
+    said = first(story, "DerivedId", EU, ES, WHOLE)
+    said.message = DerivedId(os.urandom(32))
     return said
 
 
@@ -468,6 +474,7 @@ LIES: list[tuple[Lie, str, str]] = [
     (low_threshold, "threshold", "threshold 0.05, allowed are 0.30"),
     (swapped_nonce, "query-id", "EU told another party something else"),
     (swapped_nonce_of_the_preparation, "query-id", "EU told another party something else"),
+    (another_id, "query-id", "another identity than announcement and answers give"),
     (forged_preparation, "announcement", "preparation, announcement: FR did not sign it"),
     (weak_preparation, "parameters", "preparation, announcement: parameters"),
     (another_key_from_the_router, "one-key", "another public part of the key than in"),

@@ -23,6 +23,7 @@ from protocol.messages import (
     AdmissionCount,
     AdmissionScores,
     ConfirmationAnswer,
+    DerivedId,
     Difference,
     FormBlock,
     InputShare,
@@ -138,6 +139,7 @@ def test_the_sizes_that_are_computed_are_those_of_real_messages(dim: int, cap: i
     for kind, index, message in (
         ("PairSecret", 0, PairSecret(bytes(32))),
         ("KeySeed", 0, KeySeed(bytes(32))),
+        ("DerivedId", 0, DerivedId(bytes(32))),
         ("PublicPart", 0, PublicPart(bytes(8 * RING.n))),
         ("MaskPart", 1, MaskPart(memoryview(bytes(8 * (16 if dim == 80 else 64) * RING.n)))),
         ("FormBlock", 0, FormBlock(bytes(32), bytes(24 * form_lanes(dim) // 8))),

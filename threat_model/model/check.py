@@ -207,21 +207,22 @@ BROKEN = (
     Variant("one-answer", "confirmation answered as often as asked", _fails("no-second-answer"), ("one-answer",)),
     Variant(
         "no-comparison",
-        "announcement not compared, but in the ids",
+        "announcement in the ids, but neither compared",
         _fails("no-second-answer"),
-        ("announcement-compared",),
+        ("announcement-compared", "ids-compared"),
     ),
     Variant(
         "once-per-query",
-        "router forgets a search and serves it again",
+        "router forgets a search and serves it again, ids not compared",
         _fails("no-second-answer"),
-        ("router-remembers",),
+        ("router-remembers", "ids-compared"),
         REPLAYED,
     ),
 )
 # Where two defences stand behind each other: one of them is enough, or one brings down more than its own property.
 LAYERS = (
     Variant("not-in-id", "announcement compared, but not in the ids", without=("announcement-in-id",)),
+    Variant("ids-alone", "announcement not compared, but in the ids", without=("announcement-compared",)),
     Variant("no-factors", "no secret factors, but answers compared", without=("factors",)),
     Variant("one-answer-heard", "answers not compared, but secret factors", without=("answers-compared",)),
     Variant("open-mask", "all read the encrypted mask", powers=("open-mask",)),
@@ -237,23 +238,14 @@ LAYERS = (
     Variant("holder-forgets", "holder forgets; another search", without=("holder-remembers",), powers=AGAIN),
     Variant(
         "holder-replays",
-        "holder forgets; the same search again",
+        "holder forgets; the same search again, ids not compared",
         _fails("one-use", "no-second-answer"),
-        ("holder-remembers",),
+        ("holder-remembers", "ids-compared"),
         REPLAYED,
     ),
-    Variant(
-        "router-signed-id",
-        "router forgets, but id signed between router and holder",
-        without=("router-remembers",),
-        powers=(*REPLAYED, "id-signed"),
-    ),
-    Variant(
-        "holder-signed-id",
-        "holder forgets, but id signed between router and holder",
-        without=("holder-remembers",),
-        powers=(*REPLAYED, "id-signed"),
-    ),
+    Variant("router-compares", "router forgets; the same search again", without=("router-remembers",), powers=REPLAYED),
+    Variant("holder-compares", "holder forgets; the same search again", without=("holder-remembers",), powers=REPLAYED),
+    Variant("ids-not-compared", "ids not compared, but all remember", without=("ids-compared",), powers=REPLAYED),
 )
 # What the protocol does not promise (design 2.9): these attacks exist, and the model must show them.
 LIMITS = (
@@ -287,7 +279,6 @@ COMPLETES = (
     "search [1] start(none) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(with(ready) with(two-searches)) =>* "
     "{ msg(H, Q, q1, release(hit)) msg(H, Q, q2, release(hit)) S:Soup } .",
-    "search [1] start(with(id-signed)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(corrupt(Q)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(corrupt(R)) =>* { msg(H, Q, q1, release(hit)) S:Soup } .",
     "search [1] start(corrupt(H)) =>* { answered(Q, I:Term, C:Term) answered(R, I:Term, C:Term) S:Soup } .",
