@@ -97,6 +97,9 @@ def supply_lines(told: Supplies) -> Iterator[str]:
         f"since the start {told.made} made, {told.spent} used, {told.expired} too old, {told.dropped} dropped, "
         f"{told.refused} refused; {told.being_made} being made"
     )
+    if told.limit_per_day is not None:
+        begun = ", ".join(f"{number:,} with {state}" for state, number in told.today.items()) or "none"
+        yield f"begun today: {begun}; the limit is {told.limit_per_day:,} a state"
     if told.per_day is None:
         return
     pace = f"at the pace of the last ones this node makes {told.per_day:,} a day"

@@ -11,6 +11,7 @@ MAX_READY = 1000
 MAX_AGE_HOURS = 168
 MIN_BYTES = 2**24
 MAX_BYTES = 2**50
+MAX_PER_DAY = 1_000_000
 
 
 class Preparations(Section, frozen=True):
@@ -20,13 +21,16 @@ class Preparations(Section, frozen=True):
     A requester keeps up to twice its own (4 by default). Those that answer have room for twice as many again: after a
     change of a gallery none of those that wait can be used, and they lie there until the nodes have compared.
     `max_age_hours`: what is older is erased unused. `max_bytes`: of all that waits for one requester, so that no
-    state takes the room of another. `on_disk`: sealed to files under the storage key, so that it outlives a restart.
+    state takes the room of another. `per_day`: at a holder or the router, how many are made with one state in a UTC
+    day, whatever becomes of them: ten for each search that the default quotas grant, because a change of a gallery,
+    age and restarts cost some. `on_disk`: sealed to files under the storage key, so that it outlives a restart.
     `cpu_share`: of `limits.threads`, what making them may use; at least one.
     """
 
     ready: int = 16
     max_age_hours: int = 24
     max_bytes: int = 2**30
+    per_day: int = 500
     on_disk: bool = False
     cpu_share: Decimal = Decimal("0.5")
 
@@ -34,6 +38,7 @@ class Preparations(Section, frozen=True):
         within("preparations.ready", self.ready, 0, MAX_READY)
         within("preparations.max_age_hours", self.max_age_hours, 1, MAX_AGE_HOURS)
         within("preparations.max_bytes", self.max_bytes, MIN_BYTES, MAX_BYTES)
+        within("preparations.per_day", self.per_day, 1, MAX_PER_DAY)
         if not self.cpu_share.is_finite() or not 0 < self.cpu_share <= 1:
             raise ConfigError("preparations.cpu_share", self.cpu_share, "must be above 0 and at most 1")
 

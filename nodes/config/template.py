@@ -11,7 +11,7 @@ from pathlib import Path
 from nodes.config.casework import CaseworkConfig
 from nodes.config.cluster import ClusterConfig
 from nodes.config.console import ConsoleConfig
-from nodes.config.preparations import MAX_AGE_HOURS, MAX_BYTES, MAX_READY, MIN_BYTES, Preparations
+from nodes.config.preparations import MAX_AGE_HOURS, MAX_BYTES, MAX_PER_DAY, MAX_READY, MIN_BYTES, Preparations
 from nodes.config.schema import (
     FILE,
     LAW_MINIMUM_THRESHOLD,
@@ -126,6 +126,7 @@ def _preparations(preparations: Preparations, role: Role) -> str:
 ready = {preparations.ready}  # {ready}
 max_age_hours = {preparations.max_age_hours}  # 1 to {MAX_AGE_HOURS}: what is older is erased unused
 max_bytes = {preparations.max_bytes}  # {MIN_BYTES} to {MAX_BYTES}: of all that waits for one requester
+per_day = {preparations.per_day}  # 1 to {MAX_PER_DAY}: the most that a holder or router makes with one state in a day
 on_disk = {_toml(preparations.on_disk)}  # true: sealed to files under the storage key, so that they outlive a restart
 cpu_share = {preparations.cpu_share}  # above 0, at most 1: of limits.threads, what making them may use
 

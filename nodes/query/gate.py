@@ -14,8 +14,8 @@ from nodes.config.schema import Role
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.query.metrics import Metrics
-from nodes.query.policy import Policy, PolicyRefused
-from nodes.store import GalleryStore, QueryReplayed, Status, StoreUnavailable
+from nodes.query.policy import Policy, PolicyRefused, Reason
+from nodes.store import GalleryStore, QueryReplayed, QuotaExceeded, Status, StoreUnavailable
 from pets.errors import ParameterError
 from pets.prf import labelled_hash
 from protocol import wire
@@ -91,7 +91,7 @@ class Gate:
                 raise QueryRefused("disagreement", f"{name} is no {role.value}: it is a {self._peers[name].role.value}")
 
     def admit_preparation(self, prepare: Prepare, conversation: bytes) -> None:
-        """Who asks, and the policy. No warrant and no quota: there is no probe yet. Raises `QueryRefused`."""
+        """Who asks, and the policy. No warrant: there is no probe yet. Raises `QueryRefused`."""
         if not prepare.signature:
             raise QueryRefused("warrant", f"{prepare.requester} asks for a preparation without a signature")
         self._notary.check(prepare.requester, prepare_statement(prepare), prepare.signature)
@@ -101,6 +101,15 @@ class Gate:
             self._store.claim_query(
                 reference_claim(conversation), announce_digest(prepare), datetime.now(timezone.utc), step=REFERENCE_STEP
             )
+
+    def count_preparation(self, prepare: Prepare) -> None:
+        """Count one that is about to be made, whatever becomes of it. Raises `QueryRefused`."""
+        today = datetime.now(timezone.utc).date()
+        with self._claiming():
+            try:
+                self._store.take_preparation(prepare.requester[:2], today, self._identity.config.preparations.per_day)
+            except QuotaExceeded as error:
+                raise PolicyRefused(Reason.QUOTA, str(error)) from error
 
     def check(self, announce: Search, conversation: bytes) -> None:
         """Warrant, policy, replay: whatever can be refused before anything is used up. Raises `QueryRefused`."""

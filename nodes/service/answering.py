@@ -106,13 +106,21 @@ class Answering:
             raise QueryRefused("parameters", str(error)) from None
         context = self._context(announce, conversation)
         if self._node.config.role is Role.ROUTER:
-            size = self._node.pool.largest(announce.requester)  # it learns how many rows from the holders
-            self._node.pool.admit(announce.requester, size, time.time())
+            self._admit(announce, self._node.pool.largest(announce.requester))  # the holders will tell how many rows
             return PreparingRouter(context)
         gallery = self._node.galleries.current(announce.preset, plan.dim, plan.model)
-        size = ROW_BYTES * gallery.blocks * plan.params.n + 8 * plan.params.n * plan.dim
-        self._node.pool.admit(announce.requester, size, time.time())
+        self._admit(announce, ROW_BYTES * gallery.blocks * plan.params.n + 8 * plan.params.n * plan.dim)
         return PreparingHolder(context, gallery)
+
+    def _admit(self, announce: Prepare, size: int) -> None:
+        """Keep a place for one of about `size` bytes, and count it. What finds no place is not counted."""
+        pool = self._node.pool
+        pool.admit(announce.requester, size, time.time())
+        try:
+            self._gate.count_preparation(announce)
+        except BaseException:
+            pool.release(announce.requester)
+            raise
 
     def _search(self, announce: Search, conversation: bytes) -> Party:
         self._gate.check(announce, conversation)

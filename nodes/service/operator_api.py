@@ -22,11 +22,10 @@ REFUSALS = {
     "state": "its policy does not serve this state, or your node is not among its peers; its operator can change both; "
     "asking again does not help",
     "clock": "the clocks of the two nodes differ by too much; the operators compare them; then ask again",
-    "parameters": "its policy does not accept the ladder (--ladder), the preset or the missing seed; "
-    "asking again the same does not help",
+    "parameters": "its policy does not accept the ladder (--ladder) or the preset; asking again the same does not help",
     "warrant": "the warrant is not valid there, too old or used before; ask anew, with a new warrant",
-    "quota": "this state's quota of the day is used up there, or one person was released to it too often; "
-    "`lineup node status` shows until when; asking again helps then, or tomorrow",
+    "quota": "this state's searches or preparations of the day are used up there, or one person was released to it too "
+    "often; `lineup node status` shows until when; asking again helps then, or tomorrow",
     "capacity": "it is busy, shutting down, or as many preparations wait there as may; ask again in some minutes",
     "replay": "it answered this very query before, or lost its database and cannot know; ask anew in some minutes; if "
     "it stays, your operator asks its operator",
@@ -201,7 +200,8 @@ class Supplies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What waits at a node, and what happened since it was started.
 
     `per_day`: how many it could make in a day at the pace of the last ones, None before the first. `quota_per_day`:
-    searches that its policy grants all its states together; None at a requester.
+    searches that its policy grants all its states together; None at a requester. `limit_per_day`: preparations that
+    it makes with one state in a UTC day; None at a requester. `today`: by state, how many it began.
     """
 
     waiting: tuple[WaitingTold, ...]
@@ -213,6 +213,8 @@ class Supplies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refused: int
     per_day: int | None
     quota_per_day: int | None
+    limit_per_day: int | None = None
+    today: dict[str, int] = {}
 
 
 def explained(holder: str, answer: HolderAnswer) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def supplies(node: Node) -> Supplies:
     """What waits, for whom and since when; and whether the node can make as many a day as it grants searches."""
     policy, counts, now = node.config.policy, node.pool.counts, time.time()
+    answers, today = node.config.role is not Role.REQUESTER, datetime.now(timezone.utc).date()
+    began = {state: node.store.preparations_taken(state, today) for state in policy.states if answers}
     quotas = len(policy.states) * (policy.quota_identified_per_day + policy.quota_unidentified_per_day)
     return Supplies(
         waiting=tuple(_told(one, now) for one in node.pool.standing()),
@@ -27,7 +29,9 @@ def supplies(node: Node) -> Supplies:
         dropped=counts.dropped,
         refused=counts.refused,
         per_day=node.pace.per_day,
-        quota_per_day=None if node.config.role is Role.REQUESTER else quotas,
+        quota_per_day=quotas if answers else None,
+        limit_per_day=node.config.preparations.per_day if answers else None,
+        today={state: number for state, number in began.items() if number},
     )
 
 

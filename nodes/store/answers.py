@@ -12,23 +12,24 @@ from sqlalchemy.orm import Session
 
 from nodes.store.database import insert_into
 from nodes.store.errors import QueryReplayed, QuotaExceeded, StoreRefusal
-from nodes.store.subjects import Status, check_state, utc_seconds
+from nodes.store.subjects import check_state, utc_seconds
 from nodes.store.tables import ClaimRow, QuotaRow, ReleasedRow, StoreRow
 
 MAX_STEP = 32
 _EVERY_QUERY, _LOST = bytes(16), "lost"  # stands for every query: the identifiers of queries are hashes, never zero
 
 
-def take_quota(session: Session, peer_state: str, kind: Status, day: date, limit: int) -> int:
-    """Count a query against a state's capacity of the day (Article 23(1)); gives the number used, this one included.
+def take_quota(session: Session, peer_state: str, kind: str, day: date, limit: int) -> int:
+    """Count a query, or a preparation, against a state's capacity of the day; gives the number used, with this one.
 
+    `kind`: the value of a `Status` (Article 23(1)), or `PREPARATION`.
     A single statement, so that concurrent callers never get more than `limit` through. Raises `QuotaExceeded`.
     """
     check_state(peer_state)
     if limit > 0:
         statement = (
             insert_into(session, QuotaRow)
-            .values(state=peer_state, kind=kind.value, day=day, used=1)
+            .values(state=peer_state, kind=kind, day=day, used=1)
             .on_conflict_do_update(
                 index_elements=["state", "kind", "day"],
                 set_={"used": QuotaRow.used + 1},
@@ -39,17 +40,13 @@ def take_quota(session: Session, peer_state: str, kind: Status, day: date, limit
         used: int | None = session.execute(statement).scalar_one_or_none()
         if used is not None:
             return used
-    raise QuotaExceeded(peer_state, kind.value, day.isoformat(), limit)
+    raise QuotaExceeded(peer_state, kind, day.isoformat(), limit)
 
 
-def quota_used(session: Session, peer_state: str, kind: Status, day: date) -> int:
-    """Queries that a state was granted on a day."""
-    return (
-        session.scalar(
-            select(QuotaRow.used).where(QuotaRow.state == peer_state, QuotaRow.kind == kind.value, QuotaRow.day == day)
-        )
-        or 0
-    )
+def quota_used(session: Session, peer_state: str, kind: str, day: date) -> int:
+    """Queries, or preparations, that a state was granted on a day."""
+    row = (QuotaRow.state == peer_state, QuotaRow.kind == kind, QuotaRow.day == day)
+    return session.scalar(select(QuotaRow.used).where(*row)) or 0
 
 
 def take_releases(session: Session, peer_state: str, references: Iterable[str], day: date, days: int) -> int:

@@ -11,7 +11,7 @@
     ├── StoreVersionError           the database was written by a newer version of the software
     ├── WrongStorageKey             the database was encrypted under another key
     ├── QueryReplayed               a query, or a step of one, was already answered
-    ├── QuotaExceeded               a state has used up its queries of the day
+    ├── QuotaExceeded               a state has used up its queries, or preparations, of the day
     └── StoreRefusal                refused data or settings (also an `InputError`)
         ├── StorageKeyError         a key file or variable that cannot be used
         ├── CategoryNotAllowed      a category that this node may not hold
@@ -32,6 +32,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pets.errors import InputError, LineupError
+
+PREPARATION = "preparation"  # what is counted of a state and day beside queries
 
 
 class StoreError(LineupError):
@@ -78,10 +80,11 @@ class QueryReplayed(StoreError):
 
 
 class QuotaExceeded(StoreError):
-    """The daily capacity of a requesting state is used up (Article 23(1)). `limit`: queries a day."""
+    """A daily capacity of a requesting state is used up: queries (Article 23(1)) or preparations. `limit`: a day."""
 
     def __init__(self, state: str, kind: str, day: str, limit: int) -> None:
-        super().__init__(f"state {state} has used its {limit} queries of {day} for {kind} persons")
+        what, whom = ("preparations", "") if kind == PREPARATION else ("queries", f" for {kind} persons")
+        super().__init__(f"state {state} has used its {limit} {what} of {day}{whom}")
         self.state = state
         self.kind = kind
         self.day = day

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from nodes.store import answers, backup, content, enrolment, gallery, handling, records, rekey
 from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
-from nodes.store.errors import EnrolmentConflict, StoreRefusal, UnknownReference
+from nodes.store.errors import PREPARATION, EnrolmentConflict, StoreRefusal, UnknownReference
 from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
@@ -349,12 +349,25 @@ class GalleryStore:
         Atomic among threads, processes and restarts. Raises `QuotaExceeded`.
         """
         with self._database.writing() as session:
-            return answers.take_quota(session, peer_state, kind, day, limit)
+            return answers.take_quota(session, peer_state, kind.value, day, limit)
 
     def quota_used(self, peer_state: str, kind: Status, day: date) -> int:
         """Queries granted to a state on a day."""
         with self._database.reading() as session:
-            return answers.quota_used(session, peer_state, kind, day)
+            return answers.quota_used(session, peer_state, kind.value, day)
+
+    def take_preparation(self, peer_state: str, day: date, limit: int) -> int:
+        """Count a preparation that is about to be made with a state; gives the number of the day, this one included.
+
+        Atomic among threads, processes and restarts. Raises `QuotaExceeded`.
+        """
+        with self._database.writing() as session:
+            return answers.take_quota(session, peer_state, PREPARATION, day, limit)
+
+    def preparations_taken(self, peer_state: str, day: date) -> int:
+        """Preparations that were begun with a state on a day."""
+        with self._database.reading() as session:
+            return answers.quota_used(session, peer_state, PREPARATION, day)
 
     def claim_query(self, query_id: bytes, digest: bytes, now: datetime, *, step: str = "query") -> None:
         """Take a step of a query to answer it, once and for all; call it before any work.
@@ -379,7 +392,7 @@ class GalleryStore:
         """
         with self._database.writing() as session:
             answers.claim_query(session, query_id, digest, now, "query")
-            return answers.take_quota(session, peer_state, kind, utc_day(now), limit)
+            return answers.take_quota(session, peer_state, kind.value, utc_day(now), limit)
 
     def take_releases(self, peer_state: str, references: Iterable[str], day: date, days: int) -> int:
         """Count a release of each reference to a state, before anything leaves; no references: only look.

@@ -156,7 +156,7 @@ class HandlingRow(Base):
 
 
 class QuotaRow(Base):
-    """Queries that a state asked on a day, identified and unidentified persons apart (Article 23(1))."""
+    """Queries that a state asked on a day, identified and unidentified persons apart (Article 23(1)); preparations."""
 
     __tablename__ = "quota"
     state: Mapped[str] = mapped_column(String(2), primary_key=True)

@@ -127,6 +127,8 @@ def test_the_status_says_for_whom_since_when_how_large_and_whether_it_is_enough(
         "preparations        at the pace of the last ones this node makes 43,200 a day; its policy grants 50 searches "
         "a day",
     ]
+    report["preparations"] = told(waiting=(), limit_per_day=500, today={"FR": 7})
+    assert "begun today: 7 with FR; the limit is 500 a state" in run("node", "status", "--dir", folder)[1]
     report["preparations"] = told(waiting=(), per_day=40)
     lines = run("node", "status", "--dir", folder)[1].splitlines()
     assert lines[1] == "preparations        none waits"

@@ -145,6 +145,7 @@ def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
         ("ready = 16", "ready = 1001", "preparations.ready", "1001: must be from 0 to 1000"),
         ("max_age_hours = 24", "max_age_hours = 169", "preparations.max_age_hours", "169: must be from 1 to 168"),
         ("max_bytes = 1073741824", "max_bytes = 1024", "preparations.max_bytes", "1024: must be from 16777216 to"),
+        ("per_day = 500", "per_day = 0", "preparations.per_day", "0: must be from 1 to 1000000"),
         ("on_disk = false", 'on_disk = "no"', "preparations.on_disk", "'no': Expected `bool`"),
         ("cpu_share = 0.5", "cpu_share = 0", "preparations.cpu_share", "0: must be above 0 and at most 1"),
         ("cpu_share = 0.5", "cpu_share = 1.01", "preparations.cpu_share", "1.01: must be above 0 and at most 1"),

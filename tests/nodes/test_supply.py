@@ -25,6 +25,7 @@ from nodes.service.operator_api import (
     Stage,
 )
 from nodes.service.requester import AskingNode
+from nodes.service.supplies import supplies
 from nodes.service.supply import PREPARED, Supply
 from nodes.store import Category, Status
 from protocol.terms import SYNTHETIC_MODEL
@@ -228,20 +229,40 @@ def test_a_router_counts_bytes_it_is_about_to_keep(limited: bool, federation: Fe
     asyncio.run(body())
 
 
-def test_known_limit_a_requester_lets_others_prepare_without_end(federation: Federation) -> None:
-    """It drops each one, and the place is free again: no quota counts preparations, as quotas count searches."""
-    federation.configure(ES, ready=1)
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "control"])
+def test_a_requester_that_drops_what_was_made_has_others_prepare_a_day_s_number_only(
+    federation: Federation, limited: bool
+) -> None:
+    """The place of each is free again. Who finds no place is not counted: it cost nothing. The count is on disk."""
+    federation.configure(ES, ready=1, per_day=3 if limited else 500)
+
+    async def drop(network: AsgiNetwork) -> None:
+        await network.settle()
+        pool = network.nodes[FR].pool
+        pool.drop(pool.standing()[0].identity)
+        await supply_of(network).compare(at_once=True)
 
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
-            pool = network.nodes[FR].pool
-            for _ in range(3):
+            for _ in range(2):
                 assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
                 await network.settle()
-                assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 0  # the control: one waits
-                pool.drop(pool.standing()[0].identity)
-                await supply_of(network).compare(at_once=True)
-            assert network.nodes[ES].pool.counts.made == 3
+                busy = await supply_of(network).prepare(wanted(1, (ES,)))
+                assert (busy.made, busy.refused[ES].reason) == (0, "capacity")
+                await drop(network)
+            await network.restart(ES)
+            assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
+            await drop(network)
+            for _ in range(3):
+                report = await supply_of(network).prepare(wanted(1, (ES,)))
+                if limited:
+                    assert (report.made, report.refused[ES].reason) == (0, "quota")
+                    told = supplies(network.nodes[ES])
+                    assert (told.limit_per_day, told.today) == (3, {FR: 3})
+                    assert not told.being_made
+                else:
+                    assert report.made == 1
+                    await drop(network)
 
     asyncio.run(body())
 
