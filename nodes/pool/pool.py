@@ -210,9 +210,9 @@ class Pool:
             with self._lock:
                 self._count(dropped=1)
 
-    def drop_where(self, gallery_root_is_not: bytes) -> int:
-        """Drop what was made for another version of the gallery; gives how many."""
-        return self._drop_all(lambda entry: entry.roots != {gallery_root_is_not})
+    def drop_where(self, gallery_root_not_in: Collection[bytes]) -> int:
+        """Drop what was made for another version of the gallery; gives how many. One root a preset."""
+        return self._drop_all(lambda entry: not entry.roots <= set(gallery_root_not_in))
 
     def retain(self, requester: str, identities: Collection[bytes]) -> int:
         """Drop what waits for a requester that says it has only these, after it lost its own; gives how many."""
@@ -264,6 +264,12 @@ class Pool:
         with self._lock:
             entries = (*self._waiting.values(), *self._taken.values())
             return frozenset[bytes]().union(*(entry.roots for entry in entries))
+
+    @property
+    def presets(self) -> frozenset[str]:
+        """That what waits was made with."""
+        with self._lock:
+            return frozenset(entry.preset for entry in self._waiting.values())
 
     def close(self) -> None:
         """Erase what is only in memory."""

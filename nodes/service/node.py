@@ -285,20 +285,26 @@ class Node:
     def warm(self) -> None:
         """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
         warm_up(preset(self.config.policy.presets[0]), self.threads)
-        if (root := self._read_gallery()) is not None:
-            dropped = self.pool.drop_where(gallery_root_is_not=root)  # earlier versions are gone with the last run
+        if roots := self._read_galleries():
+            dropped = self.pool.drop_where(gallery_root_not_in=roots)  # earlier versions are gone with the last run
             log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
 
-    def _read_gallery(self) -> bytes | None:
-        """Read it if it changed, so that no preparation waits for that; gives its root, None without a gallery."""
+    def _read_galleries(self) -> frozenset[bytes]:
+        """Read what changed, so that no preparation waits for that; gives the roots, none without a gallery.
+
+        Of the first preset, and of every other that something waits for.
+        """
         policy = self.config.policy
         if self.config.role is not Role.HOLDER or not policy.purposes:
-            return None
+            return frozenset()
+        first, *others = policy.presets
+        now, waits = datetime.now(timezone.utc), self.pool.presets
+        names = (first, *(name for name in others if name in waits))
         try:
-            return self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
+            return frozenset(self.galleries.of(name).current(now).root for name in names)
         except EmptyStore:
             log.info("the gallery is empty")
-            return None
+            return frozenset()
 
     def follow_gallery(self) -> None:
         """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
@@ -327,7 +333,7 @@ class Node:
             self.follow_up.desk.expire()
         if done.subjects:
             self.follow_gallery()
-            self._read_gallery()
+            self._read_galleries()
         return done
 
     def failing(self) -> tuple[str, ...]:

@@ -123,7 +123,9 @@ def test_a_refusal_says_what_to_change_and_every_answer_its_query(capsys: pytest
     print_report(SearchReport("FR-1", ("00" * 16, "11" * 16), answers, 0.1, 0.2), "probe.jpg", output)
     out = capsys.readouterr().out
     assert "REFUSED  ES  threshold, by ES: its policy asks for a higher threshold (--threshold); " in out
-    assert "REFUSED  DE  quota, by EU, not DE: this state's searches or preparations of the day are used up there" in out
+    assert (
+        "REFUSED  DE  quota, by EU, not DE: this state's searches or preparations of the day are used up there" in out
+    )
     assert f"query {'11' * 16}" in out
     assert set(REFUSALS) == {*ABORT_CODES, "false-refusal"}
 

@@ -28,6 +28,7 @@ from nodes.service.requester import AskingNode
 from nodes.service.supplies import supplies
 from nodes.service.supply import PREPARED, Supply
 from nodes.store import Category, Status
+from pets.params import PRESETS
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DE, DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.network import AsgiNetwork, Network, running
@@ -470,6 +471,26 @@ def test_while_a_holder_is_gone_others_are_kept_ready(federation: Federation) ->
             assert await supply.round()
             await network.settle()
             assert waiting(network)[ES] == 1
+
+    asyncio.run(body())
+
+
+def test_pools_of_every_preset_outlive_a_restart(federation: Federation) -> None:
+    """What the holder did not derive yet is none the less for its gallery as it is."""
+    other = next(name for name in PRESETS if name != RING.preset)
+    for name in (FR, ES, EU):
+        federation.configure(name, on_disk="true")
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            for preset in (RING.preset, other):
+                assert (await supply_of(network).prepare(wanted(1, (ES,), preset=preset))).made == 1
+                await network.settle()
+            await network.restart(ES)
+            await asyncio.to_thread(network.nodes[ES].warm)
+            assert network.nodes[ES].pool.presets == {RING.preset, other}
+            await supply_of(network).compare(at_once=True)
+            assert waiting(network) == {FR: 2, ES: 2, DE: 0, EU: 2}
 
     asyncio.run(body())
 

@@ -230,7 +230,8 @@ def test_what_was_made_for_another_version_of_the_gallery_is_dropped(node: PoolA
     old, current = node.filled(preparation), node.filled()
     root = made().holders[HOLDER].rings[HOLDER].root
     assert node.pool.roots == {root, b"o" * 32}
-    assert node.pool.drop_where(gallery_root_is_not=root) == 1
+    assert node.pool.presets == {N4096.preset}
+    assert node.pool.drop_where(gallery_root_not_in={root, bytes(32)}) == 1
     assert [waiting.identity for waiting in node.pool.standing()] == [current]
     with pytest.raises(PreparationSpent):
         node.pool.spend(old)
