@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from pets.errors import InputError
 
@@ -43,16 +45,29 @@ def read_private(path: Path) -> bytes:
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a new file with mode 0600 from its first moment. Raises FileExistsError rather than overwrite."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb") as stream:
+    with _new_private(path) as stream:
         _write(stream.fileno(), content)
+        os.fsync(stream.fileno())
 
 
 def replace_private(path: Path, content: bytes) -> None:
     """Put a file with mode 0600 in its place, whole and on disk: after a crash it is the old one or the new one."""
+    replace_private_pieces(path, (content,))
+
+
+def replace_private_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """The same, one piece after the other: no more than one need be in memory. An error leaves the old file."""
     fresh = path.with_name(f".{path.name}")
     fresh.unlink(missing_ok=True)  # of a write that was interrupted
-    write_private(fresh, content)
-    fresh.replace(path)
+    try:
+        with _new_private(fresh) as stream:
+            for piece in pieces:
+                _write(stream.fileno(), piece)
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
     _flush_folder(path.parent)
 
 
@@ -66,6 +81,7 @@ def append_private(path: Path, content: bytes) -> None:
         before = os.fstat(handle).st_size
         try:
             _write(handle, content)
+            os.fsync(handle)
         except BaseException:
             os.ftruncate(handle, before)  # what follows half a record could not be read any more
             raise
@@ -80,12 +96,17 @@ def write_public(path: Path, content: bytes, *, overwrite: bool = True) -> None:
         with os.fdopen(handle, "wb") as stream:
             os.fchmod(stream.fileno(), _PUBLIC_FILE)
             _write(stream.fileno(), content)
+            os.fsync(stream.fileno())
         if overwrite:
             os.replace(name, path)
         else:
             os.link(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _new_private(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb")
 
 
 def _flush_folder(folder: Path) -> None:
@@ -101,4 +122,3 @@ def _write(handle: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(handle, view) :]
-    os.fsync(handle)

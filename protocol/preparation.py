@@ -257,7 +257,7 @@ def pack(preparation: Preparation) -> bytes:
     return msgspec.msgpack.encode(preparation, enc_hook=_encode)
 
 
-def unpack(data: bytes, kind: type[P]) -> P:
+def unpack(data: bytes | memoryview, kind: type[P]) -> P:
     """The inverse of `pack`. Raises `PreparationError` for anything else, and for another role's."""
     try:
         preparation = msgspec.msgpack.decode(data, type=kind, dec_hook=_decode)

@@ -1,12 +1,14 @@
 """Preparations sealed on disk: one file each, named by its identity, encrypted under the node's storage key.
 
-A file under another name, under another key or with a changed byte does not open. Deleting a file does not overwrite
-it: what is left of it on the disk is as encrypted as it was.
+A file is a number of pieces, each sealed for its place: AES-GCM takes 2 GB at a time, and many holders' rings are more.
+A file under another name, under another key, with a changed byte or with pieces missing does not open. Deleting a file
+does not overwrite it: what is left of it on the disk is as encrypted as it was.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from nodes.private_files import PRIVATE_FOLDER, replace_private
+from nodes.private_files import PRIVATE_FOLDER, replace_private_pieces
 from nodes.store import StorageKey, StoreCorrupted
 from pets.errors import MALFORMED, LineupError
 from protocol.preparation import (
@@ -30,6 +32,9 @@ from protocol.shown import kind_only
 
 log = logging.getLogger("lineup.pool")
 
+PIECE_BYTES = 2**26
+_SEAL_BYTES = 28  # by which a sealed piece is longer
+_LENGTH = struct.Struct(">I")  # of the head, before it
 _COLUMN = "preparation"
 _NAME = "[0-9a-f]" * 64
 _KINDS: dict[Role, type[Any]] = {
@@ -39,13 +44,12 @@ _KINDS: dict[Role, type[Any]] = {
 }
 
 
-class Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a file holds. `made`: seconds since 1970. `packed`: of `protocol.preparation.pack`."""
+class Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a file says before the preparation, as `protocol.preparation.pack` gives it. `made`: seconds since 1970."""
 
     conversation: bytes
     made: float
     role: Role
-    packed: bytes
 
     __repr__ = kind_only
 
@@ -60,33 +64,32 @@ class SealedFiles:
     def write(self, conversation: bytes, preparation: Preparation, made: float) -> int:
         """Seal a preparation, whole and on disk before this returns; gives the bytes of its file.
 
-        Raises OSError for a disk that is full, OverflowError above 2 GB; there is no file then.
+        Raises OSError for a disk that is full; there is no file then.
         """
         role = next(role for role, kind in _KINDS.items() if isinstance(preparation, kind))
-        content = Sealed(conversation, made, role, pack(preparation))
-        name = preparation.identity.hex()
-        data = self._key.seal(msgspec.msgpack.encode(content), _COLUMN, name)
+        head = msgspec.msgpack.encode(Head(conversation, made, role))
+        content = b"".join((_LENGTH.pack(len(head)), head, pack(preparation)))
+        name, count = preparation.identity.hex(), -(-len(content) // PIECE_BYTES)
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        try:
-            replace_private(self._folder / name, data)
-        except OSError:
-            with suppress(OSError):
-                (self._folder / f".{name}").unlink(missing_ok=True)
-            raise
-        return len(data)
+        view = memoryview(content)
+        pieces = (view[index * PIECE_BYTES : (index + 1) * PIECE_BYTES] for index in range(count))
+        sealed = (self._key.seal(piece, _COLUMN, name, _place(index, count)) for index, piece in enumerate(pieces))
+        replace_private_pieces(self._folder / name, sealed)
+        return len(content) + count * _SEAL_BYTES
 
     def read(self, identity: bytes) -> tuple[bytes, float, Preparation]:
         """Conversation, time and preparation of a file. Raises OSError, `StoreCorrupted`, `PreparationError`."""
         name = identity.hex()
-        data = self._key.unseal((self._folder / name).read_bytes(), _COLUMN, name)
+        content = memoryview(b"".join(_opened(self._folder / name, self._key)))
         try:
-            content = msgspec.msgpack.decode(data, type=Sealed)
-        except MALFORMED:
+            end = _LENGTH.size + _LENGTH.unpack_from(content)[0]
+            head = msgspec.msgpack.decode(content[_LENGTH.size : end], type=Head)
+        except (*MALFORMED, struct.error):
             raise StoreCorrupted(f"the {_COLUMN} of {name} was written by another version") from None
-        preparation: Preparation = unpack(content.packed, _KINDS[content.role])
+        preparation: Preparation = unpack(content[end:], _KINDS[head.role])
         if preparation.identity != identity:
             raise StoreCorrupted(f"the {_COLUMN} of {name} is another one's")
-        return content.conversation, content.made, preparation
+        return head.conversation, head.made, preparation
 
     def size(self, identity: bytes) -> int:
         """Bytes of a file."""
@@ -132,10 +135,29 @@ def reseal(folder: Path, old: StorageKey, new: StorageKey) -> int:
     done = 0
     for identity in SealedFiles(folder, new).listed():
         path, name = folder / identity.hex(), identity.hex()
+        count = _count(path)
         with suppress(StoreCorrupted):
-            replace_private(path, new.seal(old.unseal(path.read_bytes(), _COLUMN, name), _COLUMN, name))
+            pieces = enumerate(_opened(path, old))
+            replace_private_pieces(path, (new.seal(piece, _COLUMN, name, _place(at, count)) for at, piece in pieces))
             done += 1
     return done
+
+
+def _opened(path: Path, key: StorageKey) -> Iterator[bytes]:
+    """The pieces of a file. Raises OSError, `StoreCorrupted`."""
+    count = _count(path)
+    with path.open("rb") as stream:
+        for index in range(count):
+            yield key.unseal(stream.read(PIECE_BYTES + _SEAL_BYTES), _COLUMN, path.name, _place(index, count))
+
+
+def _count(path: Path) -> int:
+    """Pieces of a file; an empty one has a piece that does not open."""
+    return max(1, -(-path.stat().st_size // (PIECE_BYTES + _SEAL_BYTES)))
+
+
+def _place(index: int, count: int) -> bytes:
+    return b"%d of %d" % (index, count)
 
 
 def fields(identity: bytes, error: Exception | None = None) -> dict[str, str | None]:

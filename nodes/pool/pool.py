@@ -295,7 +295,7 @@ class Pool:
     def _seal(self, conversation: bytes, preparation: Preparation, now: float) -> int | None:
         try:
             return self._files.write(conversation, preparation, now)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             log.warning(
                 "a preparation could not be sealed and waits in memory", extra=fields(preparation.identity, error)
             )

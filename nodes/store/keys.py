@@ -86,7 +86,7 @@ class StorageKey:
             raise StorageKeyError(f"storage key file {path} cannot be created: {error.strerror}") from error
         return cls(secret)
 
-    def seal(self, content: bytes, column: str, reference: str, context: bytes = b"") -> bytes:
+    def seal(self, content: bytes | memoryview, column: str, reference: str, context: bytes = b"") -> bytes:
         """Encrypt the content of a column for one reference, 28 bytes longer."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, content, _bound_to(column, reference, context))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes.pool import FOLDER, Pool, UnknownPreparation, reseal
+from nodes.pool import FOLDER, Pool, UnknownPreparation, files, reseal
 from nodes.pool.files import SealedFiles
 from nodes.store import StorageKey, StoreCorrupted
 from protocol.errors import PreparationSpent
@@ -107,12 +107,16 @@ def test_a_loss_that_is_noted_while_the_node_runs_is_met_too(disk: PoolAtNode) -
         disk.pool.take(identity, now())
 
 
+PLACE = b"0 of 1"  # of the only piece
+
+
 def other_key(file: Path) -> bytes:
-    return StorageKey(b"o" * 32).seal(KEY.unseal(file.read_bytes(), "preparation", file.name), "preparation", file.name)
+    content = KEY.unseal(file.read_bytes(), "preparation", file.name, PLACE)
+    return StorageKey(b"o" * 32).seal(content, "preparation", file.name, PLACE)
 
 
 def other_content(file: Path) -> bytes:
-    return KEY.seal(b"\x90", "preparation", file.name)
+    return KEY.seal(b"\x90", "preparation", file.name, PLACE)
 
 
 BROKEN = {
@@ -189,4 +193,52 @@ def test_a_new_storage_key_opens_what_waited_and_the_old_one_does_not(disk: Pool
     assert [waiting.identity for waiting in disk.pool.standing()] == [identity]
     data = (disk.folder / FOLDER / identity.hex()).read_bytes()
     with pytest.raises(StoreCorrupted):
-        KEY.unseal(data, "preparation", identity.hex())
+        KEY.unseal(data, "preparation", identity.hex(), PLACE)
+    new.unseal(data, "preparation", identity.hex(), PLACE)  # control
+
+
+SMALL = 5000  # bytes of a piece: a preparation takes many
+
+
+def test_one_that_is_larger_than_a_piece_is_the_same_again(disk: PoolAtNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AES-GCM takes 2 GB at a time; a router's part of 27 holders of 30 million rows has 7 GB."""
+    monkeypatch.setattr(files, "PIECE_BYTES", SMALL)
+    preparation = fresh(HolderPreparation)
+    before = pack(preparation)
+    identity = disk.filled(preparation)
+    assert disk.files[0].stat().st_size > 10 * SMALL
+    assert disk.pool.standing()[0].bytes == disk.files[0].stat().st_size
+    pool = disk.restart()
+    assert pack(pool.take(identity, now())) == before
+
+
+MOVED = {
+    "exchanged": lambda pieces: [pieces[1], pieces[0], *pieces[2:]],
+    "without the last": lambda pieces: pieces[:-1],
+    "without the first": lambda pieces: pieces[1:],
+    "with one twice": lambda pieces: [*pieces, pieces[-1]],
+}
+
+
+@pytest.mark.parametrize("how", MOVED)
+def test_pieces_in_another_order_or_missing_do_not_open(
+    disk: PoolAtNode, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PIECE_BYTES", SMALL)
+    identity, (file,) = disk.filled(), disk.files
+    data, size = file.read_bytes(), SMALL + 28
+    pieces = [data[first : first + size] for first in range(0, len(data), size)]
+    file.write_bytes(b"".join(MOVED[how](pieces)))
+    assert disk.restart().standing() == []
+    file.write_bytes(data)
+    SealedFiles(file.parent, KEY).read(identity)  # control
+
+
+def test_a_new_storage_key_opens_every_piece(disk: PoolAtNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PIECE_BYTES", SMALL)
+    identity, new = disk.filled(), StorageKey(b"n" * 32)
+    before = pack(SealedFiles(disk.folder / FOLDER, KEY).read(identity)[2])
+    assert reseal(disk.folder / FOLDER, KEY, new) == 1
+    assert pack(SealedFiles(disk.folder / FOLDER, new).read(identity)[2]) == before
+    with pytest.raises(StoreCorrupted):
+        SealedFiles(disk.folder / FOLDER, KEY).read(identity)
