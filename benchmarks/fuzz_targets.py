@@ -30,7 +30,7 @@ from pets.templates import ModelIdentity, Templates, load_templates, read_identi
 from protocol import wire
 from protocol.announcing import Plan, parties_of
 from protocol.approval import Approval, Assertion, Certificate, PersonKey
-from protocol.confirmation import check_answers
+from protocol.confirmation_block import check_answers
 from protocol.difference import unpack_difference
 from protocol.follow_up import CandidatesWanted, CoreDataRequested, Deleted, Statement, decode_statement
 from protocol.messages import Difference, Message, Prepare, Release, Search

@@ -35,7 +35,7 @@ from protocol.messages import PreparedBlocks
 from protocol.preparation import Chunk, Version
 from protocol.roles import Seat
 from protocol.steps import Phase, Scored, ScoreRows, Send, Step, receive
-from protocol.wire import as_bytes, residue_array
+from protocol.wire import CHUNK_ROWS, as_bytes, residue_array
 
 Prepared = tuple[Chunk, list[Version]]
 
@@ -134,3 +134,9 @@ def _versions(message: PreparedBlocks, count: int, attempt: int) -> list[Version
     size = len(message.data) // max(1, count)
     data = memoryview(message.data)
     return [Version(attempt, hashlib.sha256(data[size * k : size * (k + 1)]).digest()) for k in range(count)]
+
+
+def chunks(blocks: int, params: Parameters) -> list[tuple[int, int]]:
+    """(first block, number of blocks) of each chunk of a gallery: memory is bounded by the chunk."""
+    size = CHUNK_ROWS // params.n
+    return [(first, min(size, blocks - first)) for first in range(0, blocks, size)]

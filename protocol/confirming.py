@@ -1,8 +1,8 @@
 """Confirmation of a prepared query: a second, authenticated evaluation of just the hits (DESIGN, section 6).
 
-The block of `protocol.confirmation` is scored with the encrypted mask, slot by slot (`pets.combining`), and the holder
-adds its product with u to its own addend. Requester and router can both compute the rest, z': each sends it, and the
-holder compares the two.
+The block (`protocol.confirmation_block`) is scored with the encrypted mask, slot by slot (`pets.combining`), and the
+holder adds its product with u to its own addend. Requester and router can both compute the rest, z': each sends it,
+and the holder compares the two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pets.rounding import round_shares
 from pets.scoring import ScoringProbe
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring, other
-from protocol.confirmation import SLOT, Hit, SealedConfirmation, build_block, check_answers
+from protocol.confirmation_block import SLOT, Hit, SealedConfirmation, build_block, check_answers
 from protocol.errors import ConfirmationFailed
 from protocol.form import SHARE_MASK, same_from_holder
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock

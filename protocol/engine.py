@@ -16,8 +16,7 @@ import numpy.typing as npt
 from pets.errors import ParameterError
 from pets.params import Parameters
 from protocol.announcing import Plan
-from protocol.confirmation import Hit
-from protocol.filter import CONFIRM, EXHAUSTED
+from protocol.confirmation_block import Hit
 from protocol.gallery import Gallery
 from protocol.local import LocalPreparation, LocalSearch, machines_of, prepare
 from protocol.memory import MemoryNetwork
@@ -25,6 +24,7 @@ from protocol.outcome import SearchStatus, status_of
 from protocol.party import Hook
 from protocol.roles import Parties
 from protocol.terms import Terms
+from protocol.verdict import CONFIRM, EXHAUSTED
 
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
 PARTIES = Parties(REQUESTER, ROUTER, (HOLDER,))

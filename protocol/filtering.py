@@ -28,7 +28,6 @@ from protocol.cap import cap_bit, count_share
 from protocol.compare import threshold_offset
 from protocol.compute import Ring, evaluate, open_bit, other, own_bits
 from protocol.errors import Disagreement
-from protocol.filter import CLIMB, verdict_on
 from protocol.form import same_from_holder
 from protocol.live import Live, holder_shares_live, key_owner_shares_live
 from protocol.messages import AdmissionScores, CapBit, MaskedScores, Rung
@@ -37,6 +36,7 @@ from protocol.preparation import Chunk, PreparedRing
 from protocol.roles import Seat
 from protocol.steps import Phase, Product, Scored, Send, Step, end_phase, receive
 from protocol.terms import Terms
+from protocol.verdict import CLIMB, verdict_on
 from protocol.wire import array, as_bytes
 
 

@@ -121,7 +121,12 @@ def block_hashes(templates: Templates, salt_seed: bytes, n: int, threads: int = 
 
 
 def block_hash(rows: Templates, salt_seed: bytes, block: int) -> bytes:
-    """Of the rows of one block, int8 (up to n, d), under the salt of its number."""
+    """Of the rows of one block, int8 (up to n, d), under the salt of its number.
+
+    One salt a block and no other memory than the rows, for galleries that are made of a database and gone with the
+    process. Block files (`pets.gallery_commitment`) keep a salt a row instead, 32 bytes each, so that a version can
+    still be shown when a row of it was forgotten: hence two kinds of block hash, under one kind of root.
+    """
     hasher = hashlib.sha256(derive_key(salt_seed, "block-salt", block))
     hasher.update(np.ascontiguousarray(rows).data)
     return hasher.digest()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from protocol.confirmation import Hit
-from protocol.filter import CONFIRM
+from protocol.confirmation_block import Hit
+from protocol.verdict import CONFIRM
 
 SearchStatus = Literal["released", "no_hit", "too_many_candidates", "probe_refused"]
 

@@ -21,10 +21,9 @@ from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
 from protocol.announcing import Plan, announce_digest, commit_seed, end_set_up, gather, identity_of, parties_of
-from protocol.blocks import HolderKeys, Prepared, holder_prepares, key_owner_prepares
+from protocol.blocks import HolderKeys, Prepared, chunks, holder_prepares, key_owner_prepares
 from protocol.compute import Ring, join_ring
 from protocol.errors import Disagreement, FalseRefusal, MaskRefused
-from protocol.filter import chunks
 from protocol.form import Identity, holder_checks_form, key_owner_checks_form, same_from_holder
 from protocol.gallery import Gallery
 from protocol.mask import mask_digest, mask_parts, receive_mask

@@ -22,11 +22,10 @@ from protocol.admitting import KINDS, admission_scores, admits, read_admission
 from protocol.announcing import announce_digest, end_set_up, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring, open_bit
-from protocol.confirmation import SealedConfirmation
+from protocol.confirmation_block import SealedConfirmation
 from protocol.confirming import Mask, holder_confirms, key_owner_confirms
 from protocol.difference import difference, difference_digest, pack_difference, unpack_difference
 from protocol.errors import Disagreement, FalseRefusal, OutOfTurn, PreparationSpent, ProbeRefused
-from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.filtering import (
     Ahead,
     Filter,
@@ -60,6 +59,7 @@ from protocol.roles import Role, Seat
 from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, beside, end_phase, receive
 from protocol.terms import SYNTHETIC_MODEL, Terms
+from protocol.verdict import CONFIRM, EXHAUSTED
 from protocol.warrant import sign_announcement
 
 

@@ -24,7 +24,7 @@ from pets.params import norm_bound
 from pets.product import product_share
 from pets.rounding import round_shares
 from pets.scoring import score_rows
-from protocol.confirmation import FACTOR_BITS, SLOT, SealedConfirmation, check_answers
+from protocol.confirmation_block import FACTOR_BITS, SLOT, SealedConfirmation, check_answers
 from protocol.engine import plain_scores
 from protocol.errors import ConfirmationFailed
 from protocol.form import SHARE_MASK

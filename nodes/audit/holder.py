@@ -27,10 +27,9 @@ from pets.residues import Residues, Values
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe, prepare_probe, score_rows
 from protocol.announcing import commit_seed
-from protocol.blocks import HolderKeys
+from protocol.blocks import HolderKeys, chunks
 from protocol.compute import Ring
 from protocol.difference import unpack_difference
-from protocol.filter import chunks
 from protocol.form import SHARE_MASK, SLACK, form_lanes, form_polynomials, form_values
 from protocol.gallery import block_hash
 from protocol.messages import (

@@ -46,7 +46,7 @@ class SealedProbe(msgspec.Struct, frozen=True, tag="requester", forbid_unknown_f
 
 
 class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A confirmation: arrays of `protocol.confirmation.SealedConfirmation` as raw bytes."""
+    """A confirmation: arrays of `protocol.confirmation_block.SealedConfirmation` as raw bytes."""
 
     salt: bytes
     rows: tuple[int, ...]

@@ -19,7 +19,7 @@ from pets.residues import Residues
 from pets.scoring import score_rows
 from pets.templates import Templates
 from protocol.compute import Ring
-from protocol.confirmation import SLOT, Hit, check_answers
+from protocol.confirmation_block import SLOT, Hit, check_answers
 from protocol.confirming import holder_confirms
 from protocol.difference import unpack_difference
 from protocol.errors import ConfirmationFailed

@@ -16,10 +16,10 @@ from pets.templates import Templates
 from protocol.compare import threshold_offset
 from protocol.compute import Ring
 from protocol.errors import ConfirmationFailed, Disagreement, OutOfTurn, QueryRefused
-from protocol.filter import CLIMB, CONFIRM
 from protocol.messages import ConfirmationBlock, PowerSums, Release, Rung
 from protocol.roles import Seat
 from protocol.session import State
+from protocol.verdict import CLIMB, CONFIRM
 from tests.kit.attacks import (
     SMALL,
     N,

@@ -13,7 +13,7 @@ from pets.keys import KeyShare
 from pets.prf import Keystream
 from protocol import preparing
 from protocol.blocks import HolderKeys
-from protocol.confirmation import SLOT, build_block
+from protocol.confirmation_block import SLOT, build_block
 from protocol.messages import AdmissionGates, FormBlock, Gates, InputShare, MaskedScores, Message
 from protocol.preparation import Preparation
 from tests.kit.galleries import unit_rows

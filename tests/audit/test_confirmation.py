@@ -12,9 +12,9 @@ from nodes.verify import decode_bundle
 from pets import ntt
 from pets.keys import expand_secret
 from pets.scoring import ScoringProbe, score_rows
-from protocol import cap, confirmation, confirming, filtering, searching
+from protocol import cap, confirmation_block, confirming, filtering, searching
 from protocol.compute import Ring
-from protocol.confirmation import SLOT
+from protocol.confirmation_block import SLOT
 from protocol.engine import plain_scores
 from protocol.messages import ConfirmationBlock, Search
 from protocol.roles import Seat
@@ -34,7 +34,7 @@ class ChosenNumbers:
         patch.setattr(confirming, "check_answers", lambda sums, factors, used, theta, params: [theta] * used)
 
     def build(self, templates: Any, rows: Any, cap: int) -> Any:
-        block, factors = confirmation.build_block(templates, rows, cap)
+        block, factors = confirmation_block.build_block(templates, rows, cap)
         self._block = block.copy()
         for slot in range(len(rows)):
             for m in range(SLOT):
@@ -64,7 +64,7 @@ def test_a_holder_that_asks_for_chosen_numbers_and_seals_its_rows_is_found(
     world: World, asked: bytes, tmp_path: Path
 ) -> None:
     """It seals the decent block: then the block that was signed is not the one recomputed."""
-    block, factors = confirmation.build_block(world.galleries[ES].templates, sealed_block(world, asked).rows, 10)
+    block, factors = confirmation_block.build_block(world.galleries[ES].templates, sealed_block(world, asked).rows, 10)
     reblocked(world, asked, block=block.tobytes(), factors=factors.tobytes())
     failed = failures(audit_both(world, asked, tmp_path))
     assert "audit-rows" not in failed
@@ -123,7 +123,7 @@ def test_a_holder_that_sealed_no_block_is_found(world: World, query: bytes, kept
 def read_scores(world: World, monkeypatch: pytest.MonkeyPatch, more: tuple[int, ...]) -> tuple[bytes, list[int]]:
     """A query in which ES also confirms rows `more` (or leaves them out), and what it decoded: slot by slot."""
     decoded: list[int] = []
-    check, filters = confirmation.check_answers, filtering.holder_filters
+    check, filters = confirmation_block.check_answers, filtering.holder_filters
 
     def lenient(sums: Any, factors: Any, used: int, theta: int, params: Any) -> list[int]:
         decoded.extend(check(sums, factors, used, -(10**6), params))

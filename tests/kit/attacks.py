@@ -23,11 +23,11 @@ from pets.residues import Residues
 from pets.templates import Templates
 from protocol.compare import threshold_offset
 from protocol.compute import Ring
-from protocol.filter import CLIMB, CONFIRM
 from protocol.live import Live
 from protocol.messages import PowerSums
 from protocol.roles import Seat
 from protocol.steps import Step, receive
+from protocol.verdict import CLIMB, CONFIRM
 from protocol.wire import array
 from tests.kit.galleries import near, unit_rows
 from tests.kit.ring import RING

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pets.replicated
-import protocol.filter
+import protocol.blocks
 import protocol.filtering
 from pets.errors import TemplateError
 from pets.mask_encryption import draw_mask
@@ -242,7 +242,7 @@ def test_several_probes_in_one_pass_equal_the_twin() -> None:
 def test_queries_on_several_threads_equal_the_twin(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries side by side, kernels split among threads, three chunks at each of several rungs."""
     monkeypatch.setattr(pets.replicated, "PARALLEL_WORDS", 1)
-    monkeypatch.setattr(protocol.filter, "CHUNK_ROWS", RING.n)
+    monkeypatch.setattr(protocol.blocks, "CHUNK_ROWS", RING.n)
     rng = np.random.default_rng(3)
     probes = unit_rows(rng, 4, 64)
     templates = unit_rows(rng, 2 * RING.n + 90, 64)

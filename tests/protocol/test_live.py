@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import protocol.filter
+import protocol.blocks
 from pets.errors import GalleryError
 from pets.params import N8192, Parameters
 from protocol.engine import Outcome
@@ -110,7 +110,7 @@ def test_rows_that_are_not_live_neither_fill_the_cap_nor_cause_a_climb() -> None
 
 def test_a_climb_looks_at_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three chunks, twelve rows just above the threshold, of which a climb leaves three; one of them is not live."""
-    monkeypatch.setattr(protocol.filter, "CHUNK_ROWS", RING.n)
+    monkeypatch.setattr(protocol.blocks, "CHUNK_ROWS", RING.n)
     rng = np.random.default_rng(4)
     probe = unit_rows(rng, 1, 64)[0]
     rows = unit_rows(rng, 2 * RING.n + 70, 64)

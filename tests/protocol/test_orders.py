@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import protocol.filter
+import protocol.blocks
 from pets.errors import CryptoError, LineupError
 from pets.templates import Templates
 from protocol.announcing import Plan
@@ -181,7 +181,7 @@ def test_messages_in_any_order_give_the_same_hits(seed: int, holders: int) -> No
 
 @pytest.mark.parametrize("seed", range(3))
 def test_messages_in_any_order_over_several_chunks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol.filter, "CHUNK_ROWS", RING.n)
+    monkeypatch.setattr(protocol.blocks, "CHUNK_ROWS", RING.n)
     galleries, probe = scene(1, 2 * RING.n + 50)
     terms = Terms(Decimal("0.65"), DIM, RING, 2, Decimal("0.04"))
     signed = Signed(galleries, random.Random(seed))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import protocol.filter
+import protocol.blocks
 from pets.templates import Templates
 from protocol.errors import PeerAborted
 from protocol.messages import AdmissionBit, AdmissionGates, Gates, MaskedScores
@@ -31,7 +31,7 @@ def probe() -> Templates:
 @pytest.fixture
 def trio(probe: Templates, monkeypatch: pytest.MonkeyPatch) -> Trio:
     """A gallery of three chunks with one hit in each, and nothing asked yet."""
-    monkeypatch.setattr(protocol.filter, "CHUNK_ROWS", RING.n)
+    monkeypatch.setattr(protocol.blocks, "CHUNK_ROWS", RING.n)
     rng = np.random.default_rng(2)
     rows = unit_rows(rng, (CHUNKS - 1) * RING.n + 90, DIM)
     rows[:: RING.n] = near(rng, probe, CHUNKS, np.full(CHUNKS, 0.9))

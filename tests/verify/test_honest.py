@@ -13,8 +13,7 @@ from nodes.verify import verify_bundles
 from nodes.verify.format import decode_bundle
 from nodes.verify.ledger import leakage, totals
 from nodes.verify.verdict import RULES, make_cases
-from protocol import filter as filtering
-from protocol import form, preparing, searching
+from protocol import blocks, form, preparing, searching
 from protocol.gallery import Gallery
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World, failures, sends_instead, wrong_answer
 from tests.kit.galleries import unit_rows
@@ -147,7 +146,7 @@ def test_the_report_tells_what_happened_and_never_whether_anybody_was_found(
 @pytest.mark.slow
 @pytest.mark.ring
 def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filtering, "CHUNK_ROWS", RING.n)
+    monkeypatch.setattr(blocks, "CHUNK_ROWS", RING.n)
     monkeypatch.setattr(own_table, "CHUNK_ROWS", RING.n)
     small = world.galleries[ES]
     rows = np.concatenate(
