@@ -170,7 +170,9 @@ def test_without_the_present_store_older_warrants_are_refused(
     assert restore(folder, tmp_path / "second.db", NOW + timedelta(hours=3)).refuses_until == later + SKEW
 
 
-def test_of_two_losses_the_later_counts_even_if_a_clock_was_set_back(holder: tuple[Path, tuple[str, ...], Path]) -> None:
+def test_of_two_losses_the_later_counts_even_if_a_clock_was_set_back(
+    holder: tuple[Path, tuple[str, ...], Path],
+) -> None:
     folder, _, _ = holder
     with holder_store(folder) as store:
         for moment in (NOW, NOW - timedelta(hours=1)):
