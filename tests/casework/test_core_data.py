@@ -209,6 +209,7 @@ def test_whoever_forgets_a_subject_is_told_who_else_has_it(offices: Offices, tmp
     key = offices.spanish.key_file("dora", tmp_path)
     _, _, told = run("forget", "--dir", tmp_path / "ES", given, kept, "--key", key, "--reason", "court order")
     assert f"{given} was given to FR" in told
+    assert "`lineup case recall --kind delete`" in told
     assert f"{kept} was given" not in told
 
 
