@@ -326,6 +326,4 @@ def print_report(report: SearchReport, probe: str, console: Console) -> None:
     say(f"query {report.queries[-1]}: its evidence is exported under this number")
     now = f"nothing fitting waited: prepared now, in {report.seconds_preparing:.2f} s"
     say("a preparation waited and was used" if report.prepared == "waiting" else now)
-    say(
-        f"{report.seconds_offline:.2f} s before the probe was used, {report.seconds_online:.2f} s from then to the answers"
-    )
+    say(f"{report.seconds_offline:.2f} s before the probe was used, {report.seconds_online:.2f} s from there on")
