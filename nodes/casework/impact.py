@@ -85,7 +85,10 @@ def lodge(
 def check(identity: NodeIdentity, folder: Path, today: date) -> ImpactRecord:
     """The record of this node. Raises `NotAssessed` if there is none, it is another node's, changed, or over."""
     name = identity.config.name
-    how = f"lodge it with `lineup node impact lodge --dir {folder}`"
+    how = (
+        f"`lineup node impact template --dir {folder} -o FILE` writes one to be completed, and "
+        f"`lineup node impact lodge --dir {folder} FILE --by NAME` lodges it"
+    )
     try:
         record = msgspec.json.decode((folder / FILE).read_bytes(), type=ImpactRecord)
         identity.signing.verify_key.verify(record.signature, record.statement, CONTEXT)

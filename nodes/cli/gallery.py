@@ -229,13 +229,13 @@ def forget(
     else:
         for receipt in receipts:
             output.print(f"deleted {receipt.reference} at {receipt.time:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
-    _remind(folder, references)
+    _remind(folder, references, "delete")
     if unknown := sorted(set(references) - {receipt.reference for receipt in receipts}):
         errors.print(f"not here: {', '.join(unknown)}", highlight=False)
         raise typer.Exit(1)
 
 
-def _remind(folder: Path, references: list[str]) -> None:
+def _remind(folder: Path, references: list[str], kind: str) -> None:
     """Say who else has what was deleted or contested here: a person tells them (R 64(1)(m))."""
     from nodes.casework.desk import CaseDesk
 
@@ -243,7 +243,8 @@ def _remind(folder: Path, references: list[str]) -> None:
         for reference in references:
             if peers := desk.receivers(reference):
                 told = (
-                    f"{reference} was given to {', '.join(peers)}: tell them with `lineup case recall` within 48 hours"
+                    f"{reference} was given to {', '.join(peers)}: one of your staff tells them within 48 hours, with "
+                    f"`lineup case recall --kind {kind}` (staff: `lineup case person --help`)"
                 )
                 errors.print(told, highlight=False, markup=False)
 
@@ -263,7 +264,7 @@ def contest(
     if bool(authority) != clear:
         raise typer.BadParameter("--clear and --authority go together", param_hint="--authority")
     subject = run(folder, reference, authority if clear else None, key=key, reason=reason)
-    _remind(folder, [reference])
+    _remind(folder, [reference], "uncontested" if clear else "contested")
     if as_json:
         print(msgspec.json.encode({"reference": subject.reference, "contested": subject.contested}).decode())
     else:

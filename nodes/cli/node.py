@@ -60,8 +60,9 @@ def init(
     if as_json:
         print(json.dumps({"name": config.name, "address": config.address, "fingerprint": fingerprint}))
     else:
-        output.print(f"{config.name} ({role}) is ready in {folder}; it will serve {config.address}", highlight=False)
+        output.print(f"{config.name} ({role}) is set up in {folder}; it will serve {config.address}", highlight=False)
         output.print(f"fingerprint {fingerprint}: compare it over another channel", highlight=False)
+        output.print("next: its impact assessment, without which it does not start (`lineup node impact --help`)")
 
 
 @node.command()
@@ -91,6 +92,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
         print(json.dumps(report))
         return
     supplies = report.pop("preparations", None)
+    report["peers"] = [name for name in report["peers"] if name != report["name"]]
+    report["draining"] = "yes: it refuses new queries and stops" if report["draining"] else "no"
     for key, value in report.items():  # no table: it would cut a log's identity, which `evidence hold` needs whole
         lines = (value or ["none"]) if isinstance(value, list) else [str(value)]
         for line in lines:
@@ -323,4 +326,4 @@ def print_report(report: SearchReport, probe: str, console: Console) -> None:
     say(f"query {report.queries[-1]}: its evidence is exported under this number")
     now = f"nothing fitting waited: prepared now, in {report.seconds_preparing:.2f} s"
     say("a preparation waited and was used" if report.prepared == "waiting" else now)
-    say(f"offline {report.seconds_offline:.2f} s, online {report.seconds_online:.2f} s")
+    say(f"{report.seconds_offline:.2f} s before the probe was used, {report.seconds_online:.2f} s from there on")

@@ -53,7 +53,7 @@ def copy_beside(folder: Path, config: NodeConfig, target: Path) -> list[Path]:
 
 def check_free(config: NodeConfig, target: Path) -> None:
     """Raise `StoreRefusal` if a copy would overwrite something."""
-    for copy in copies(config, target).values():
+    for copy in (target, *copies(config, target).values()):
         if copy.exists():
             raise StoreRefusal(f"{copy} exists already, a copy never overwrites")
 

@@ -309,7 +309,7 @@ class Node:
     def follow_gallery(self) -> None:
         """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
         if gone := self.galleries.follow(self.answering.roots):
-            log.info(f"{gone} rows of earlier versions overwritten", extra={"node": self.name})
+            log.info(f"rows of earlier versions overwritten: {gone}", extra={"node": self.name})
 
     def inspect(self) -> None:
         """The daily look at the database and the galleries made of it (`nodes.service.guard`)."""

@@ -82,9 +82,9 @@ class PeerProtocol(StrictProtocol):
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is gone. uvicorn closes its own end only if no error ended it; here it always does."""
         self._stop_timer()
-        super().connection_lost(exc)
+        super().connection_lost(None)
 
     def shutdown(self) -> None:
         """Close when idle, without waiting long for a peer that does not answer the closing of TLS."""

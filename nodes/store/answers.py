@@ -124,11 +124,17 @@ def has_claimed(session: Session, query_id: bytes, step: str) -> bool:
 
 
 def note_loss(session: Session, now: datetime) -> None:
-    """Note that claims made before `now` may be lost: no query that could be one of them is answered any more."""
-    row = {"query_id": _EVERY_QUERY, "step": _LOST, "digest": _EVERY_QUERY, "time": utc_seconds(now)}
+    """Note that claims made before `now` may be lost: no query that could be one of them is answered any more.
+
+    Of several losses the latest counts, whatever the clock shows since.
+    """
+    time = utc_seconds(now)
+    row = {"query_id": _EVERY_QUERY, "step": _LOST, "digest": _EVERY_QUERY, "time": time}
     statement = insert_into(session, ClaimRow).values(**row)
     session.execute(
-        statement.on_conflict_do_update(index_elements=["query_id", "step"], set_={"time": utc_seconds(now)})
+        statement.on_conflict_do_update(
+            index_elements=["query_id", "step"], set_={"time": time}, where=ClaimRow.time < time
+        )
     )
 
 

@@ -419,7 +419,7 @@ class GalleryStore:
             return answers.purge_claims(session, before)
 
     def note_loss(self, now: datetime) -> None:
-        """Note that claims may be lost, after a restore: `claims_lost_until` then gives `now`."""
+        """Note that claims may be lost, after a restore: `claims_lost_until` then gives `now`, or a later loss."""
         with self._database.writing() as session:
             answers.note_loss(session, now)
 

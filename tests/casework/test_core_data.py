@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,17 @@ def test_whoever_forgets_a_subject_is_told_who_else_has_it(offices: Offices, tmp
     key = offices.spanish.key_file("dora", tmp_path)
     _, _, told = run("forget", "--dir", tmp_path / "ES", given, kept, "--key", key, "--reason", "court order")
     assert f"{given} was given to FR" in told
+    assert "`lineup case recall --kind delete`" in told
     assert f"{kept} was given" not in told
+
+
+def test_who_is_contested_when_found_carries_the_mark_and_the_others_do_not(offices: Offices) -> None:
+    contested, other = offices.enrol(), offices.enrol()
+    assert offices.es.office.gallery is not None
+    offices.es.office.gallery.flag_contested(contested, datetime.now(timezone.utc))
+    query = offices.searched(contested, other)
+    marks = [one.contested for one in offices.fr.candidates_for(offices.french.rita, query)]
+    assert sorted(marks) == [False, True]
 
 
 def test_a_contested_mark_travels_and_comes_off(offices: Offices) -> None:

@@ -40,6 +40,8 @@ def test_a_node_without_an_assessment_does_not_serve(folder: Path, run: Any) -> 
     status, _, told = run("node", "serve", "--dir", folder)
     assert status == 1
     assert "no impact assessment is lodged" in told
+    assert f"`lineup node impact template --dir {folder} -o FILE` writes one" in told
+    assert f"`lineup node impact lodge --dir {folder} FILE --by NAME` lodges it" in told
 
 
 def test_control_a_lodged_assessment_opens_the_gate(folder: Path) -> None:

@@ -147,6 +147,9 @@ def test_a_backup_overwrites_nothing_and_leaves_no_half(offices: Offices, tmp_pa
         backup(tmp_path / "FR", tmp_path / "bak")
     assert not (tmp_path / "bak").exists()
     assert (tmp_path / "bak.casework").read_bytes() == b"mine"
+    (tmp_path / "bak").write_bytes(b"mine too")
+    with pytest.raises(StoreRefusal, match=r"bak exists already"):  # the file that was named, first
+        backup(tmp_path / "FR", tmp_path / "bak")
 
 
 def test_a_loss_without_a_copy_is_said(since: tuple[str, str, str], tmp_path: Path) -> None:

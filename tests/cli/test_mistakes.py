@@ -144,11 +144,39 @@ def test_a_narrow_terminal_cuts_nothing_that_must_be_compared(
 
 def test_the_status_shows_the_whole_identity_of_a_log(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = f"transcript {'ab' * 32}"
-    report = {"name": "ES", "queries_running": 0, "logs": [log], "contradicting_logs": []}
+    report = {"name": "ES", "draining": False, "peers": ["ES", "EU"], "logs": [log], "contradicting_logs": []}
     monkeypatch.setattr("nodes.operator.client.status", lambda _: report)
-    lines = run("node", "status", "--dir", folder)[1].splitlines()
-    assert lines[2] == f"logs                {log}"
-    assert lines[3] == "contradicting logs  none"
+    assert run("node", "status", "--dir", folder)[1].splitlines() == [
+        "name                ES",
+        "draining            no",
+        "peers               EU",  # a node is none of its own peers
+        f"logs                {log}",
+        "contradicting logs  none",
+    ]
+
+
+def test_plain_health_says_all_that_its_json_says(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report: dict[str, Any] = {"status": "ok", "contradicting_logs": 0, "alarms": []}
+    monkeypatch.setattr("nodes.operator.client.health", lambda _: report)
+    assert run("node", "health", "--dir", folder) == (0, "ok\n", "")  # control
+    report |= {
+        "status": "degraded",
+        "failing": ["store"],
+        "contradicting_logs": 2,
+        "release_limit": ["FR is refused until 2026-12-24"],
+        "running_out": ["revocation list es/crl.pem ends on 2026-12-01"],
+        "alarms": ["the clock of FR is 300 s ahead of this node's, limit 120 s"],
+    }
+    status, out, _ = run("node", "health", "--dir", folder)
+    assert status == 1
+    assert out.splitlines() == [
+        "degraded, store",
+        "contradicting logs: 2 (`lineup node status` names them)",
+        "release limit: FR is refused until 2026-12-24",
+        "running out: revocation list es/crl.pem ends on 2026-12-01",
+        "alarm: the clock of FR is 300 s ahead of this node's, limit 120 s",
+    ]
+    assert json.loads(run("node", "health", "--dir", folder, "--json")[1]) == report
 
 
 def test_an_order_for_no_entries_is_not_signed(run: Any, tmp_path: Path) -> None:

@@ -29,8 +29,6 @@ pytestmark = pytest.mark.slow
 FEDERATION = {"read_timeout_seconds": 30}
 
 
-# It collects garbage, which may hold sockets of the tests before it.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_nothing_personal_is_written_by_hits_climbs_or_errors(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

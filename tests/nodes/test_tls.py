@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import struct
 import time
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -218,6 +220,14 @@ async def connect(federation: Federation) -> tuple[asyncio.StreamReader, asyncio
     return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=server_name(ES))
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, for twenty seconds at most."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 async def trickle(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, seconds: float) -> float:
     """Send a byte every 50 ms until the other side has had enough; seconds it took, or fail."""
     started = time.monotonic()
@@ -231,6 +241,32 @@ async def trickle(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, se
     assert ended.done(), f"still connected after {seconds} s"
     ended.exception()
     return time.monotonic() - started
+
+
+def test_a_connection_that_its_peer_resets_is_closed_here_too(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not left to the garbage collector, which closes it at some later time, and warns."""
+    made: list[asyncio.BaseTransport] = []
+    connected = serve.PeerProtocol.connection_made
+
+    def watched(self: serve.PeerProtocol, transport: Any) -> None:
+        made.append(transport)
+        connected(self, transport)
+
+    monkeypatch.setattr(serve.PeerProtocol, "connection_made", watched)
+
+    async def body(network: TlsNetwork) -> None:
+        server, _ = network.servers[ES]
+        _, writer = await connect(federation)
+        await until(lambda: bool(server.server_state.connections))
+        raw = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends without a word
+        writer.transport.abort()
+        await until(lambda: not server.server_state.connections)
+        assert [transport.is_closing() for transport in made] == [True]
+
+    serving(federation, body)
 
 
 HEAD = b"GET /health HTTP/1.1\r\nhost: es\r\n"
