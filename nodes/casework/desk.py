@@ -140,7 +140,7 @@ class CaseDesk:
             return persons.by_handle(self.office, session, handle)
 
     def staff(self) -> list[Person]:
-        """Everybody (R 64(1)(g))."""
+        """Everybody (R 64(1)(g)). Whoever shows it to somebody notes that (`note_look`)."""
         with self.office.vault.reading() as session:
             return persons.everybody(self.office, session)
 
@@ -200,9 +200,13 @@ class CaseDesk:
         with self.office.vault.reading() as session:
             return review.outcome(session, candidate)
 
-    def votes(self, person: Person, candidate: str) -> list[tuple[str, Vote]]:
-        """Who found what, once the review is over. Raises `NotYetLocked` before."""
-        return self._read(person, review.votes_seen_by, candidate)
+    def votes(self, person: Person, candidate: str, reason: str) -> list[tuple[str, Vote]]:
+        """Who found what, once the review is over; the look is written down. Raises `NotYetLocked` before."""
+        person = self._fresh(person)
+        with self.office.vault.writing() as session:
+            found = review.votes_seen_by(self.office, session, person, candidate)
+            deletion.note_view(self.office, session, person, f"notes:{candidate}", "establish-match", reason)
+        return found
 
     def matches(self, person: Person, query: str) -> list[outcomes.MatchView]:
         """How the candidates of a search ended, for the officer who goes on with it."""

@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nodes.casework.exchange import type10
+from nodes.casework.exchange.type10 import BANNER, ExchangeError, FaceRecord, read_faces, write_face
 from nodes.casework.exchange.umf import CORE_DATA, core_data_as_umf
 from protocol.follow_up import IDENTIFIED_FIELDS
 
 nistitl = pytest.importorskip("nistitl")
-
-from nodes.casework.exchange.type10 import (
-    BANNER,
-    ExchangeError,
-    FaceRecord,
-    read_faces,
-    write_face,
-)
 
 TODAY = date(2026, 11, 28)
 
