@@ -37,6 +37,7 @@ from protocol.approval import PersonRole
 OVERSEERS: tuple[PersonRole, ...] = ("data-protection", "supervisor")
 LOG_READERS: tuple[PersonRole, ...] = (*OVERSEERS, "admin")
 SHOWN_ENTRIES = 500
+DAYS = 31
 VERIFY_LIMIT = 64 << 20  # bytes of all bundles checked at once
 VERIFY_FILES = 16
 YEAR = re.compile("[0-9]{4}")
@@ -232,10 +233,10 @@ class Oversight:
             for one in self._entries()
         ][:SHOWN_ENTRIES]  # fmt: skip
 
-    def days(self, who: str, days: int = 31) -> list[DayCount]:
+    def days(self, who: str) -> list[DayCount]:
         """Queries by state and day, of the last days, from the Article 40 log."""
         self._operations.person(who).needs(*OVERSEERS)
-        since = datetime.now(timezone.utc) - timedelta(days)
+        since = datetime.now(timezone.utc) - timedelta(DAYS)
         asked: Counter[tuple[str, str]] = Counter()
         answered: Counter[tuple[str, str]] = Counter()
         for one in self._entries():

@@ -111,9 +111,10 @@ def staff(visit: Visit) -> Response:
     elif visit.text("handle"):
         given = {"handle": visit.text("handle"), "name": visit.text("name"), "roles": visit.texts("roles")}
         invitation = oversight.add_person(who, converted(given, c.NewPerson))
-    elif visit.request.method == "POST":
+    if visit.request.method == "POST" and (visit.text("reason") or not (invitation or visit.text("close"))):
         people, door = oversight.staff(who, reason_of(visit)), oversight.door_log(who, reason_of(visit))
-    return visit.show("staff.html", staff=people, door=door, invitation=invitation, roles=get_args(PersonRole))
+    return visit.show("staff.html", staff=people, door=door, invitation=invitation, roles=get_args(PersonRole),
+                      reason=visit.text("reason"))  # fmt: skip
 
 
 def health(visit: Visit) -> Response:

@@ -167,7 +167,7 @@ def candidate(visit: Visit) -> Response:
             pictures = operations.pictures(who, query_name, name, reason_of(visit))
         votes = operations.votes(who, name, reason_of(visit)) if outcome != "under review" else ()
     return visit.show("candidate.html", query=query_name, candidate=name, pictures=pictures, outcome=outcome,
-                      votes=votes, here=mine is not None, mine=None if mine is None else mine.mine,
+                      votes=votes, alive=mine is not None, mine=None if mine is None else mine.mine,
                       verdicts=VERDICTS)  # fmt: skip
 
 
