@@ -235,7 +235,7 @@ async def _described(request: Request) -> Response:
 
 async def _body(request: Request, limit: int) -> bytes:
     if int(request.headers.get("content-length", "0")) > limit:
-        raise msgspec.ValidationError(f"a body of more than {limit} bytes")
+        raise msgspec.ValidationError(text("refused.body").format(limit=limit))
     return await asyncio.wait_for(request.body(), BODY_SECONDS)
 
 

@@ -162,7 +162,7 @@ class Operations:
     def stop(self, who: str, query: str) -> c.Done:
         """The authorisation was refused: stop and delete (AIA 26(10))."""
         receipts = self.desk.authorisation_refused(self.person(who), query)
-        return c.Done(f"stopped, {len(receipts)} candidates deleted")
+        return c.Done(text("done.stopped").format(count=len(receipts)))
 
     # Review
 

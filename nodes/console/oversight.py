@@ -195,7 +195,7 @@ class Oversight:
         self._operations.person(who)
         store = self._operations.desk.office.gallery
         if store is None:
-            raise InputError(f"{self._config.name} is a {self._config.role.value}; only holders have a gallery")
+            raise InputError(text("refused.gallery").format(node=self._config.name, role=self._config.role.value))
         models = tuple(sorted(digest.hex() for digest in store.models()))
         categories = tuple(sorted(Category(kind).value for kind in store.categories))
         return GalleryView(store.count(), store.generation, models, categories, len(store.deletions()))

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from nodes.console import contracts as c
 from nodes.console.pages_search import reason_of
+from nodes.console.texts import text
 from nodes.console.web import Visit, converted, file
 from nodes.operator.client import NodeNotRunning
 from pets.errors import InputError, LineupError
@@ -122,5 +123,5 @@ def health(visit: Visit) -> Response:
     try:
         visit.door.unclaimed()
     except LineupError:
-        return Response("degraded", 503, media_type="text/plain")
-    return Response("ok", media_type="text/plain")
+        return Response(text("health.degraded"), 503, media_type="text/plain")
+    return Response(text("health.ok"), media_type="text/plain")

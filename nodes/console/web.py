@@ -136,7 +136,9 @@ class Visit:
         try:
             return float(self.text(name).replace(",", "."))
         except ValueError:
-            raise InputError(f"{texts.text(f'field.{name}')}: {self.text(name)[:40]!r} is no number") from None
+            raise InputError(
+                texts.text("refused.number").format(field=texts.text(f"field.{name}"), given=self.text(name)[:40])
+            ) from None
 
     def needs(self, *roles: PersonRole) -> None:
         """Refuse the form of an operation to whom the operation would be refused. Raises `NotYourRole`."""
@@ -265,7 +267,9 @@ def _problem(visit: Visit, error: BaseException) -> Response:
             message = texts.text("problem.internal")
     else:
         status, message = 400, texts.text("problem.form")
-    response = visit.show("problem.html", status, message=message, kind=type(error).__name__)
+    kinds = (kind.__name__ for kind in type(error).__mro__)
+    what = next((texts.KINDS[kind] for kind in kinds if kind in texts.KINDS), "")
+    response = visit.show("problem.html", status, message=message, what=what, kind=type(error).__name__)
     if isinstance(error, TooMany):
         response.headers["retry-after"] = str(error.seconds)
     return response

@@ -10,7 +10,7 @@ from nodes.casework.images import redrawn
 
 
 def candidate_file(shown: Shown, sender: str, receiver: str, today: date) -> bytes:
-    """A Type-10 file. The image came from another state: it is drawn anew. Raises `ExchangeError` where there is none."""
+    """A Type-10 file. The image came from another state and is drawn anew. Raises `ExchangeError` if there is none."""
     image = redrawn(shown.image)
     if image is None:
         raise ExchangeError("the candidate came without an image that can be read")
