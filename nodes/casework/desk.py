@@ -7,6 +7,7 @@ decision asks other nodes for is queued; the running node delivers it (`nodes.se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -296,6 +297,11 @@ class CaseDesk:
         with self.office.vault.reading() as session:
             return deletion.receivers(self.office, session, reference)
 
+    def owes_receipts(self, peer: str) -> bool:
+        """Whether a peer has let the 48 hours of a recall pass without a receipt."""
+        with self.office.vault.reading() as session:
+            return deletion.owes_receipts(self.office, session, peer)
+
     def recalls(self, person: Person) -> list[deletion.RecallView]:
         """Recalls made, and whether they were answered within 48 hours."""
         self._fresh(person)
@@ -400,7 +406,7 @@ class CaseDesk:
 
 
 def _at(office: Office, now: datetime) -> Office:
-    return Office(office.identity, office.peers, office.vault, office.settings, lambda: now, office.gallery)
+    return replace(office, clock=lambda: now)
 
 
 def _launch(office: Office, session: Session, person: Person, query: str) -> tuple[Any, bytes]:
