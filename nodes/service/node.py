@@ -194,8 +194,9 @@ class Node:
 
     def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
         """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
-        machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
         preparing = isinstance(machine, _PREPARING)
+        recorder = self.keeper.begin(machine.query, None if preparing else machine.parties)
+        machine.recorder = self._strict(recorder, watch)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
         patience = seconds * REQUESTER_PATIENCE if machine.role is Role.REQUESTER else seconds
