@@ -9,88 +9,23 @@
 
 from __future__ import annotations
 
-import json
-import ssl
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypeVar
-
-import httpx
-import msgspec
-
 from nodes.casework.cases import QueryView
 from nodes.casework.core_data import RequestView
-from nodes.casework.deletion import DisclosureView, RecallView, View
 from nodes.casework.outcomes import MatchView
-from nodes.casework.persons import sign_with_file
 from nodes.casework.review import BlindCandidate
 from nodes.console import contracts as c
-from nodes.console import oversight as o
-from nodes.operator.statistics import Count
-from nodes.service.operator_api import Supplies
-from nodes.service.under_way import UnderWay
-from pets.errors import InputError, LineupError
+from nodes.console.client_base import ConsoleRefused, ConsoleUnreachable, Signer, key_file, passkey
+from nodes.console.client_node import NodeCaller
 
-T = TypeVar("T")
-SECONDS = 60.0
-# Signs: given the digest (32 bytes) and, for a passkey, its options, gives the assertion as text.
-Signer = Callable[[bytes, dict[str, Any] | None], str]
+__all__ = ["ConsoleClient", "ConsoleRefused", "ConsoleUnreachable", "Signer", "key_file", "passkey"]
 
 
-class ConsoleRefused(InputError):
-    """The console refused. `status`: of HTTP; `kind`: the error's name."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(f"{kind}: {message}")
-        self.status = status
-        self.kind = kind
-
-
-class ConsoleUnreachable(LineupError):
-    """The console does not answer."""
-
-
-def key_file(path: Path) -> Signer:
-    """Signs with a person's key file."""
-    return lambda digest, _options: sign_with_file(path, digest).signature.hex()
-
-
-def passkey(get: Callable[[dict[str, Any]], dict[str, Any]]) -> Signer:
-    """Signs with an authenticator. `get`: takes WebAuthn's request options as JSON has them, gives its answer."""
-
-    def sign(_digest: bytes, options: dict[str, Any] | None) -> str:
-        if options is None:
-            raise InputError("this person has a key file, not a passkey")
-        return json.dumps(get(options))
-
-    return sign
-
-
-class ConsoleClient:
+class ConsoleClient(NodeCaller):
     """One person's session. `address`: https://host:port. `verify`, `transport`: as httpx has them.
 
     Every operation that the API describes is reached by one of its methods; those that sign ask first what is signed.
     Methods raise `ConsoleRefused` with the console's reason, `ConsoleUnreachable`.
     """
-
-    def __init__(
-        self, address: str, *, verify: ssl.SSLContext | bool = True, transport: httpx.BaseTransport | None = None
-    ) -> None:
-        self._http = httpx.Client(
-            base_url=f"{address}/api/v1", verify=verify, timeout=SECONDS, trust_env=False, transport=transport
-        )
-        self._sign: Signer | None = None
-
-    def __enter__(self) -> ConsoleClient:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections; the session ends by itself, or by `sign_out`."""
-        self._http.close()
 
     # The door
 
@@ -242,156 +177,3 @@ class ConsoleClient:
     def resume(self, request: str) -> None:
         """Let the clock run on."""
         self.call("POST", f"/requests/{request}/resume", c.Done)
-
-    # What goes, and what is recalled
-
-    def delete(self, candidate: str) -> str:
-        """What was received about a candidate is not needed any more; gives the receipt's digest."""
-        return self.call("DELETE", f"/candidates/{candidate}", c.Done).outcome
-
-    def transfer(self, candidate: str, transfer: c.Transfer) -> None:
-        """Note an onward transfer."""
-        self.call("POST", f"/candidates/{candidate}/transfer", c.Done, transfer)
-
-    def recall(self, form: c.RecallForm) -> str:
-        """Recall a reference; gives whom was told."""
-        return self.call("POST", "/recalls", c.Done, form).outcome
-
-    def recalls(self) -> list[RecallView]:
-        """Recalls, and whether they were answered."""
-        return self.call("GET", "/recalls", list[RecallView])
-
-    def disclosures(self) -> list[DisclosureView]:
-        """What was given to whom, and deleted there."""
-        return self.call("GET", "/disclosures", list[DisclosureView])
-
-    # The node
-
-    def node(self) -> o.NodeView:
-        """Health, peers, what the node says of itself."""
-        return self.call("GET", "/node", o.NodeView)
-
-    def under_way(self) -> list[UnderWay]:
-        """Queries in flight."""
-        return self.call("GET", "/under-way", list[UnderWay])
-
-    def preparations(self) -> Supplies:
-        """Preparations that wait at the node: for whom, since when, until when."""
-        return self.call("GET", "/preparations", Supplies)
-
-    def refusals(self) -> dict[str, int]:
-        """Queries refused since the node started, by code."""
-        return self.call("GET", "/refusals", dict[str, int])
-
-    def gallery(self) -> o.GalleryView:
-        """A holder's gallery: size and version."""
-        return self.call("GET", "/gallery", o.GalleryView)
-
-    def handled(self, reason: str) -> list[o.HandledView]:
-        """Who enrolled, changed, deleted or looked up whom; written down with the reason."""
-        return self.call("POST", "/gallery/log", list[o.HandledView], c.Reason(reason))
-
-    def policy(self) -> dict[str, Any]:
-        """The node's policy."""
-        return self.call("GET", "/policy", dict[str, Any])
-
-    def quotas(self) -> tuple[o.QuotaView, ...]:
-        """What each state used today."""
-        return self.call("GET", "/quotas", tuple[o.QuotaView, ...])
-
-    def article_forty(self, reason: str) -> list[o.LoggedQuery]:
-        """The Article 40 log; written down with the reason."""
-        return self.call("POST", "/article-40", list[o.LoggedQuery], c.Reason(reason))
-
-    def days(self) -> list[o.DayCount]:
-        """Queries by state and day."""
-        return self.call("GET", "/days", list[o.DayCount])
-
-    def statistics(self, year: int) -> tuple[Count, ...]:
-        """A year's counts."""
-        return self.call("GET", f"/statistics/{year:04d}", tuple[Count, ...])
-
-    def report(self, year: int, form: Literal["html", "csv"]) -> bytes:
-        """The yearly report as a file."""
-        return self._send("GET", f"/reports/{year:04d}/{form}").content
-
-    def logs(self) -> list[o.LogView]:
-        """Logs and checkpoints."""
-        return self.call("GET", "/logs", list[o.LogView])
-
-    def evidence(self) -> list[o.EvidenceView]:
-        """Queries of which evidence is kept."""
-        return self.call("GET", "/evidence", list[o.EvidenceView])
-
-    def bundle(self, query: str) -> bytes:
-        """A query's evidence."""
-        return self._send("GET", f"/evidence/{query}").content
-
-    def verify(self, bundles: Sequence[bytes]) -> dict[str, Any]:
-        """Check evidence."""
-        return self.call("POST", "/verify", dict[str, Any], c.VerifyForm(tuple(bundles)))
-
-    def views(self, reason: str) -> list[View]:
-        """Who looked at personal data; written down with the reason."""
-        return self.call("POST", "/views", list[View], c.Reason(reason))
-
-    # Staff
-
-    def staff(self, reason: str) -> list[c.PersonView]:
-        """The staff list; written down with the reason."""
-        return self.call("POST", "/staff-list", list[c.PersonView], c.Reason(reason))
-
-    def door_log(self, reason: str) -> list[c.DoorView]:
-        """What happened at the door; written down with the reason."""
-        return self.call("POST", "/door", list[c.DoorView], c.Reason(reason))
-
-    def add_person(self, new: c.NewPerson) -> c.Invitation:
-        """Add and invite a person."""
-        return self.call("POST", "/staff", c.Invitation, new)
-
-    def invite(self, handle: str) -> c.Invitation:
-        """Invite somebody again; what they had ends."""
-        return self.call("POST", f"/staff/{handle}/invitation", c.Invitation)
-
-    def close_account(self, handle: str) -> None:
-        """End what a person may do."""
-        self.call("DELETE", f"/staff/{handle}", c.Done)
-
-    def call(self, method: str, path: str, gives: type[T], body: Any = None) -> T:
-        """Any endpoint, as the API's description has it. `body`: a contract, or bytes."""
-        return msgspec.json.decode(self._send(method, path, body).content, type=gives)
-
-    def _enter(self, half: c.Half) -> c.Half:
-        self._http.headers["authorization"] = f"Bearer {half.token}"
-        return half
-
-    def _full(self, session: c.SessionToken, sign: Signer) -> None:
-        self._http.headers["authorization"] = f"Bearer {session.token}"
-        self._sign = sign
-
-    def _decide(self, path: str) -> str:
-        to_sign = self.call("GET", path, c.ToSign)
-        return self.call("POST", path, c.Done, c.Signed(self._assert(to_sign))).outcome
-
-    def _signed(self, path: str, content: Any) -> Any:
-        to_sign = self.call("POST", f"{path}/to-sign", c.ToSign, content)
-        return msgspec.structs.replace(content, assertion=self._assert(to_sign))
-
-    def _assert(self, to_sign: c.ToSign) -> str:
-        if self._sign is None:
-            raise InputError("sign in first")
-        return self._sign(bytes.fromhex(to_sign.digest), to_sign.options)
-
-    def _send(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
-        try:
-            response = self._http.request(method, path, content=b"" if content is None else content)
-        except httpx.TransportError as error:
-            raise ConsoleUnreachable(f"the console does not answer: {type(error).__name__}") from error
-        if response.status_code != 200:
-            try:
-                problem = msgspec.json.decode(response.content, type=c.Problem)
-            except msgspec.DecodeError:
-                problem = c.Problem("HTTPError", f"status {response.status_code}")
-            raise ConsoleRefused(response.status_code, problem.kind, problem.message)
-        return response

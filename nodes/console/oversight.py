@@ -167,7 +167,7 @@ class Oversight:
         fingerprint = office.identity.peer.fingerprint
         return NodeView(
             config.name, config.role.value, config.address, fingerprint, status is not None, health["status"], failing,
-            peers, status, config.casework.alternative,
+            peers, status, self._operations.config.casework.alternative,
         )  # fmt: skip
 
     def under_way(self, who: str) -> Sequence[UnderWay]:
