@@ -26,6 +26,7 @@ from nodes.operator import client
 from nodes.operator.client import NodeNotRunning
 from nodes.operator.statistics import Count, statistics
 from nodes.service.operator_api import Supplies
+from nodes.service.outage import Outage
 from nodes.service.under_way import UnderWay
 from nodes.store import Status
 from nodes.store.subjects import Category
@@ -145,8 +146,9 @@ class Oversight:
         office, config = self._operations.desk.office, self._config
         try:
             up: dict[str, bool] = client.peers(self._folder)
+            outages = client.outages(self._folder)
         except NodeNotRunning:
-            up = {}
+            up, outages = {}, {}
         peers = tuple(
             {
                 "name": peer.name,
@@ -154,6 +156,7 @@ class Oversight:
                 "address": peer.address,
                 "fingerprint": peer.fingerprint,
                 "state": {True: "up", False: "down", None: "unknown"}[up.get(peer.name)],
+                **_planned(outages.get(peer.name)),
             }
             for peer in sorted(office.peers.values(), key=lambda peer: peer.name)
             if peer.name != config.name
@@ -366,6 +369,13 @@ class Oversight:
                 assert isinstance(entry, ArticleForty)
                 found.append(entry)
         return found
+
+
+def _planned(outage: Outage | None) -> dict[str, str]:
+    if outage is None:
+        return {}
+    begins, ends = (moment.astimezone(timezone.utc).isoformat() for moment in (outage.begins, outage.ends))
+    return {"outage-begins": begins, "outage-ends": ends, "outage-why": outage.why}
 
 
 def _year(told: str) -> int:

@@ -209,6 +209,7 @@ TEXTS = {
     "waiting.expires": "Expires",
     "waiting.none": "None waits: a search prepares first, which takes longer.",
     "node.quiet": "No query is under way.",
+    "node.outage": "Outage planned:",
     "node.peers": "Peers",
     "node.policy": "Policy",
     "incoming.intro": "Who asked, when, which databases were asked, which replied: these and nothing else.",

@@ -30,6 +30,7 @@ from nodes.service.galleries import Galleries
 from nodes.service.gossip import Gossip
 from nodes.service.guard import Guard
 from nodes.service.health import failing
+from nodes.service.outage import Outage
 from nodes.service.pace import Pace
 from nodes.store import EmptyStore, GalleryStore
 from nodes.transport.outbox import PeerRefused, Transport
@@ -86,6 +87,7 @@ class Node:
         self._guard = Guard(config.name, keeper.ledger)
         self.alarms: list[str] = []  # since this node was started: for its operator, and stopping nothing
         self.peer_faults: list[str] = []  # what was refused when the peers were read again (`nodes.service.reload`)
+        self.outages: dict[str, Outage] = {}  # what peers told of theirs (`nodes.service.outage`)
         self.reread: Callable[[], Awaitable[None]] | None = None  # reads the peers again, in a node that serves
         self.clocks = Clocks(config.policy.clock_skew_seconds, self.metrics.clocks_differ)
         self.transport = transport
