@@ -102,9 +102,9 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
     ).all()
     if len(rows) > content.slots:
         raise StatementRefused("fewer slots than candidates", "wrong-size")
-    mixed = [office.vault.unseal(row, deletion.Reference) for row in rows]
+    mixed = [(office.vault.unseal(row, deletion.Reference), row.recalled is not None) for row in rows]
     secrets.SystemRandom().shuffle(mixed)
-    shown = tuple(_shown(office, one) for one in mixed)
+    shown = tuple(_shown(office, one, recalled) for one, recalled in mixed)
     payload, digest = encode_payload(ShownPayload(secrets.token_bytes(32), shown))
     statement = Statement(
         1, wanted.query, office.name, wanted.sender, int(office.clock().timestamp() * 1000),
@@ -114,9 +114,14 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
     return statement, payload, HEAD_BYTES + content.slots * SLOT_BYTES
 
 
-def _shown(office: Office, one: deletion.Reference) -> Shown:
-    """A candidate as it may be shown: the image where policy allows, quality and marks; forgotten since: only marks."""
+def _shown(office: Office, one: deletion.Reference, recalled: bool) -> Shown:
+    """A candidate as it may be shown: the image where policy allows, quality and marks.
+
+    Forgotten or recalled since: only marks.
+    """
     assert office.gallery is not None
+    if recalled:
+        return Shown(one.reference, one.salt, None, None, "", "unidentified", True)
     try:
         subject, photo = office.gallery.subject(one.reference), office.gallery.photo(one.reference)
     except UnknownReference:

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from nodes.casework import deletion
 from nodes.casework.approvals import approve, check_signed
 from nodes.casework.contents import Closed, CoreDataPayload, FactsPayload, SealedRequest, Shown
 from nodes.casework.errors import (
@@ -204,6 +205,8 @@ def release_content(
     """
     row = _at_the_desk(session, request)
     held = office.vault.unseal(row, SealedRequest)
+    if deletion.is_recalled(office, session, row.attempt, row.peer, held.reference):
+        raise CaseRefused("the candidate was recalled: nothing more is given of it")
     _check_kind(office, held.reference, kind)
     filled = check_record(kind, record)
     unasked = [field for field in filled if field not in held.fields]

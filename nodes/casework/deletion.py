@@ -204,6 +204,26 @@ def recalls(session: Session) -> list[RecallView]:
     ]
 
 
+def owes_receipts(office: Office, session: Session, peer: str) -> bool:
+    """Whether a peer has let the 48 hours of a recall pass without a receipt (R 64(1)(m))."""
+    over = office.now() - RECALL_SECONDS
+    late = select(DisclosedRow.id).where(
+        DisclosedRow.peer == peer, DisclosedRow.deleted.is_(None), DisclosedRow.recalled <= over
+    )
+    return session.scalar(late.limit(1)) is not None
+
+
+def is_recalled(office: Office, session: Session, attempt: bytes, peer: str, reference: str) -> bool:
+    """Whether what was given to a peer in a query is to be deleted or corrected there."""
+    row = select(DisclosedRow.id).where(
+        DisclosedRow.attempt == attempt,
+        DisclosedRow.peer == peer,
+        DisclosedRow.mac == office.vault.mac(reference),
+        DisclosedRow.recalled.is_not(None),
+    )
+    return session.scalar(row.limit(1)) is not None
+
+
 @dataclass(frozen=True)
 class DisclosureView:
     """A candidate that was given away, unnamed. `deleted`: when its receiver said so. Times: seconds since 1970."""

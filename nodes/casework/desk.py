@@ -7,6 +7,7 @@ decision asks other nodes for is queued; the running node delivers it (`nodes.se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -140,7 +141,7 @@ class CaseDesk:
             return persons.by_handle(self.office, session, handle)
 
     def staff(self) -> list[Person]:
-        """Everybody (R 64(1)(g))."""
+        """Everybody (R 64(1)(g)). Whoever shows it to somebody notes that (`note_look`)."""
         with self.office.vault.reading() as session:
             return persons.everybody(self.office, session)
 
@@ -200,9 +201,13 @@ class CaseDesk:
         with self.office.vault.reading() as session:
             return review.outcome(session, candidate)
 
-    def votes(self, person: Person, candidate: str) -> list[tuple[str, Vote]]:
-        """Who found what, once the review is over. Raises `NotYetLocked` before."""
-        return self._read(person, review.votes_seen_by, candidate)
+    def votes(self, person: Person, candidate: str, reason: str) -> list[tuple[str, Vote]]:
+        """Who found what, once the review is over; the look is written down. Raises `NotYetLocked` before."""
+        person = self._fresh(person)
+        with self.office.vault.writing() as session:
+            found = review.votes_seen_by(self.office, session, person, candidate)
+            deletion.note_view(self.office, session, person, f"notes:{candidate}", "establish-match", reason)
+        return found
 
     def matches(self, person: Person, query: str) -> list[outcomes.MatchView]:
         """How the candidates of a search ended, for the officer who goes on with it."""
@@ -291,6 +296,11 @@ class CaseDesk:
         """Who was given a reference of this gallery and has not said that it deleted it."""
         with self.office.vault.reading() as session:
             return deletion.receivers(self.office, session, reference)
+
+    def owes_receipts(self, peer: str) -> bool:
+        """Whether a peer has let the 48 hours of a recall pass without a receipt."""
+        with self.office.vault.reading() as session:
+            return deletion.owes_receipts(self.office, session, peer)
 
     def recalls(self, person: Person) -> list[deletion.RecallView]:
         """Recalls made, and whether they were answered within 48 hours."""
@@ -396,7 +406,7 @@ class CaseDesk:
 
 
 def _at(office: Office, now: datetime) -> Office:
-    return Office(office.identity, office.peers, office.vault, office.settings, lambda: now, office.gallery)
+    return replace(office, clock=lambda: now)
 
 
 def _launch(office: Office, session: Session, person: Person, query: str) -> tuple[Any, bytes]:

@@ -113,6 +113,8 @@ def _requested(office: Office, session: Session, statement: Statement, payload: 
     assert isinstance(content, CoreDataRequested)
     facts = decode_payload(payload, FactsPayload)
     _disclosed(office, session, statement, facts.salt, facts.reference, content.candidate)
+    if deletion.is_recalled(office, session, statement.query, statement.sender, facts.reference):
+        raise StatementRefused("core data of a candidate that was recalled")
     confirmation = kept(session, content.confirmed)
     before = None if confirmation is None else decode_statement(confirmation.content)
     if (
@@ -196,9 +198,11 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     if row is None:
         if _waits_for(office, session, statement, named.reference):
             raise StatementRefused("a recall of what was not shown yet", "capacity")  # asked again later
-        if not session.scalar(select(QueryRow.id).where(QueryRow.attempts.contains(statement.query.hex()))):
+        in_a_case = session.scalar(select(QueryRow.id).where(QueryRow.attempts.contains(statement.query.hex())))
+        if not in_a_case and not office.asked(statement.query):
             raise StatementRefused("a recall of what was not received")
-        # Its holder noted what it was about to give, and that never arrived: nothing is here, and the receipt says so.
+        # What was asked without a case was told and not kept; or what its holder noted as given never arrived.
+        # Nothing is here, and the receipt says so.
     if content.kind in ("contested", "uncontested"):
         if row is not None:
             row.contested = content.kind == "contested"

@@ -31,7 +31,10 @@ class Payload(Closed, frozen=True):
 
 @dataclass(frozen=True)
 class Office:
-    """`gallery`: at a holder, what images and marks of candidates come from."""
+    """`gallery`: at a holder, what images and marks of candidates come from.
+
+    `asked`: in a running requester, whether the node has asked a query by itself, without a case.
+    """
 
     identity: NodeIdentity
     peers: Mapping[str, Peer]
@@ -39,6 +42,7 @@ class Office:
     settings: CaseworkConfig
     clock: Callable[[], datetime]
     gallery: GalleryStore | None = None
+    asked: Callable[[bytes], bool] = lambda _: False
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ match; `case_data` has core data, `case_oversight` what is looked at, deleted, r
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -236,16 +237,16 @@ def decide(
 
 
 @case.command()
-def outcome(folder: Dir, key: Key, candidate: Candidate, as_json: Json = False) -> None:
-    """Show the outcome of a review and, once it is over, who decided what."""
+def outcome(folder: Dir, key: Key, candidate: Candidate, reason: Reason = "", as_json: Json = False) -> None:
+    """Show the outcome of a review and, with a reason and once it is over, who decided what."""
     from nodes.casework.errors import NotYetLocked
 
+    votes: list[tuple[str, str, str]] = []
     with at_desk(folder, key) as (desk, acting):
         told = desk.outcome(candidate)
-        try:
-            votes = [(handle, vote.verdict, vote.note) for handle, vote in desk.votes(acting, candidate)]
-        except NotYetLocked:
-            votes = []
+        if reason:
+            with suppress(NotYetLocked):
+                votes = [(who, vote.verdict, vote.note) for who, vote in desk.votes(acting, candidate, reason)]
     tell({"candidate": candidate, "outcome": told, "votes": votes}, as_json, f"{candidate}: {told}")
     if not as_json:
         for handle, verdict, note in votes:

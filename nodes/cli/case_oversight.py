@@ -23,7 +23,7 @@ from nodes.cli.case_common import (
     write_image,
 )
 from nodes.cli.options import Dir, Json
-from pets.errors import InputError, printable
+from pets.errors import printable
 
 commands = typer.Typer()
 
@@ -70,19 +70,13 @@ def export_candidate(
     as_json: Json = False,
 ) -> None:
     """Write a candidate as an ANSI/NIST-ITL Type-10 file, within this authority. Needs the extra `exchange`."""
-    from datetime import date
-
-    from nodes.casework.exchange.type10 import FaceRecord, write_face
+    from nodes.casework.exchange.export import candidate_file
     from nodes.private_files import replace_private
 
     with at_desk(folder, key) as (desk, acting):
         shown = desk.view(acting, f"candidate:{candidate}", reason)
         name = desk.office.name
-        if shown.image is None:
-            raise InputError(f"candidate {candidate} came without an image")
-        taken = date.fromisoformat(shown.acquired) if shown.acquired else None
-        face = FaceRecord(shown.image, taken, name, shown.reference)
-        replace_private(out, write_face(face, name, receiver or name, datetime.now(timezone.utc).date()))
+        replace_private(out, candidate_file(shown, name, receiver or name, datetime.now(timezone.utc).date()))
     tell({"file": str(out)}, as_json, f"{out}: {BANNER}")
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from nodes.casework.contents import Aim, Depicted
 from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
+from nodes.cli.outage import outage
 from nodes.cli.peers import peers
 from nodes.cli.supply import supply_lines
 from nodes.config.names import Purpose
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to `lineup`."""
     node.add_typer(impact, name="impact")
     node.add_typer(peers, name="peers")
+    node.command()(outage)
     app.add_typer(node, name="node")
     app.command()(query)
 

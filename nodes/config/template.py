@@ -176,6 +176,7 @@ accept_single_review = {_toml(casework.accept_single_review)}  # whether other s
 require_authorisation = {_toml(casework.require_authorisation)}  # stop and purge searches without one after 48 hours
 send_images = {_toml(casework.send_images)}  # show others the photos of candidates
 minimum_quality = {casework.minimum_quality}  # 0 to 100, of every component of a probe
+refuse_without_receipts = {_toml(casework.refuse_without_receipts)}  # give nothing to who left a recall unanswered
 candidate_days = {casework.candidate_days}  # 1 to 365: what was received and is not confirmed
 core_data_days = {casework.core_data_days}  # 1 to 1098
 query_days = {casework.query_days}  # 1 to 1098: probes

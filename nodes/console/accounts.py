@@ -22,6 +22,7 @@ from nodes.config.console import ConsoleConfig
 from nodes.console.errors import SignedOut, SignInRefused
 from nodes.console.migrations import upgrade
 from nodes.console.tables import AccountRow, DoorRow, SessionRow
+from nodes.console.texts import text
 from nodes.store.database import Database
 from pets.errors import InputError
 from pets.prf import labelled_hash
@@ -246,9 +247,11 @@ class Accounts:
 def check_password(password: str, handle: str) -> str:
     """The password. Raises `PasswordRefused`."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-        raise PasswordRefused(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters, got {len(password)}")
+        raise PasswordRefused(
+            text("refused.password-length").format(least=MIN_PASSWORD, most=MAX_PASSWORD, got=len(password))
+        )
     if handle in password.lower() or len(set(password)) < 6:
-        raise PasswordRefused("a password that holds the handle, or fewer than 6 different characters, is guessed")
+        raise PasswordRefused(text("refused.password-guessed"))
     return password
 
 

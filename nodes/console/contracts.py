@@ -30,10 +30,34 @@ class Credentials(Contract, frozen=True):
     __repr__ = kind_only
 
 
+class Joining(Contract, frozen=True):
+    """An invitation is taken up."""
+
+    token: Annotated[str, msgspec.Meta(max_length=200)]
+    password: Annotated[str, msgspec.Meta(max_length=1000)]
+
+    __repr__ = kind_only
+
+
+class First(Contract, frozen=True):
+    """The first administrator. `token`: stands on the terminal."""
+
+    token: Annotated[str, msgspec.Meta(max_length=200)]
+    handle: str
+    name: str
+    password: Annotated[str, msgspec.Meta(max_length=1000)]
+
+    __repr__ = kind_only
+
+
 class Half(Contract, frozen=True):
-    """The first factor held. `challenge`: 32 bytes, hexadecimal, for a key file; `options`: for a passkey, or null."""
+    """A session that waits for a key. `stage`: password: the known key is to sign; enrol: a key is to be shown.
+
+    `challenge`: 32 bytes, hexadecimal, for a key file; `options`: for a passkey, null for a person with a key file.
+    """
 
     token: str
+    stage: Literal["password", "enrol"]
     challenge: str
     options: dict[str, Any] | None
 
@@ -46,6 +70,13 @@ class Signed(Contract, frozen=True):
     assertion: Signature
 
 
+class NewKey(Contract, frozen=True):
+    """A key that signed the challenge. `assertion`: as in `Signed`, or a new passkey's; `public`: of a key file."""
+
+    assertion: Signature
+    public: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
 class SessionToken(Contract, frozen=True):
     """`Authorization: Bearer TOKEN`."""
 
@@ -55,7 +86,7 @@ class SessionToken(Contract, frozen=True):
 
 
 class Me(Contract, frozen=True):
-    """Who is signed in. `key`: kind of the key."""
+    """Who is signed in. `key`: kind of the key. `exchange`: whether ANSI/NIST-ITL files are read and written here."""
 
     handle: str
     name: str
@@ -63,6 +94,7 @@ class Me(Contract, frozen=True):
     key: str | None
     node: str
     node_role: str
+    exchange: bool
 
 
 class ToSign(Contract, frozen=True):
@@ -76,6 +108,13 @@ class Reason(Contract, frozen=True):
     """Why personal data are looked at (LED 25)."""
 
     reason: Text
+
+
+class Export(Contract, frozen=True):
+    """A candidate is to go into an ANSI/NIST-ITL file. `receiver`: agency within this authority; empty: this node."""
+
+    reason: Text
+    receiver: Annotated[str, msgspec.Meta(max_length=32)] = ""
 
 
 class FaceView(Contract, frozen=True):
@@ -146,11 +185,12 @@ class CountryProgress(Contract, frozen=True):
 
 
 class Progress(Contract, frozen=True):
-    """A search: its own state, and each country's."""
+    """A search: its own state, and each country's. `alternative`: what is agreed for when somebody does not answer."""
 
     state: str
     running: bool
     countries: tuple[CountryProgress, ...]
+    alternative: str
 
 
 class Case(Contract, frozen=True):
@@ -251,6 +291,12 @@ class Transfer(Contract, frozen=True):
     authorisation: Annotated[str, msgspec.Meta(max_length=500)] = ""
 
 
+class VerifyForm(Contract, frozen=True):
+    """Evidence bundles to check, base64."""
+
+    bundles: tuple[bytes, ...]
+
+
 class NewPerson(Contract, frozen=True):
     """A member of staff."""
 
@@ -277,6 +323,14 @@ class PersonView(Contract, frozen=True):
     key: str | None
     fingerprint: str | None
     active: bool
+
+
+class DoorView(Contract, frozen=True):
+    """Something happened at the door. `time`: seconds since 1970."""
+
+    time: int
+    handle: str
+    what: str
 
 
 class Problem(Contract, frozen=True):

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from nodes.console.texts import text
 from pets.errors import InputError, LineupError
 
 
@@ -24,21 +25,21 @@ class SignInRefused(ConsoleError):
     """One answer to every failed log-in."""
 
     def __init__(self) -> None:
-        super().__init__("Sign-in failed, or the account is locked for a while.")
+        super().__init__(text("refused.sign-in"))
 
 
 class SignedOut(ConsoleError):
     """There is no session, or it has ended."""
 
     def __init__(self) -> None:
-        super().__init__("Please sign in.")
+        super().__init__(text("refused.signed-out"))
 
 
 class TooMany(ConsoleError):
     """A rate limit. `seconds`: until the next try."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"Too many tries. Wait {seconds} s.")
+        super().__init__(text("refused.too-many").format(seconds=seconds))
         self.seconds = seconds
 
 
@@ -46,7 +47,7 @@ class FormRefused(ConsoleError):
     """A form that this console did not make, or made for another session."""
 
     def __init__(self) -> None:
-        super().__init__("This form is not valid any more. Go back, reload the page and try again.")
+        super().__init__(text("refused.form-token"))
 
 
 class UploadRefused(ConsoleError, InputError):

@@ -1,4 +1,4 @@
-"""Photos that are uploaded: decoded within limits, made anew from their pixels, faces found.
+"""Photos, also in ANSI/NIST-ITL files: decoded within limits, made anew from their pixels, faces found.
 
 What a browser is shown again is always a picture this console has drawn from pixels. A file that is an image and
 something else besides, its metadata and its comments end here. Nothing is written to disk before a query is opened.
@@ -6,7 +6,6 @@ something else besides, its metadata and its comments end here. Nothing is writt
 
 from __future__ import annotations
 
-import io
 import secrets
 import threading
 import time
@@ -16,11 +15,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nodes.casework.errors import UnknownThing
+from nodes.casework.exchange.type10 import ExchangeError, looks_like_one, read_faces
+from nodes.casework.images import KEPT_SIDE, MAX_PIXELS, draw
 from nodes.casework.quality import assess
 from nodes.console.errors import UploadRefused
+from nodes.console.texts import text
 from pets.errors import ParameterError, PhotoError
 from pets.faces import FaceModel
 from pets.photos import WEB_FORMATS, decode_photo
@@ -28,8 +29,6 @@ from pets.templates import ModelIdentity, quantise
 from pets.thresholds import default_threshold
 
 UPLOAD_LIMIT = 16 << 20  # bytes of a file
-MAX_PIXELS = 40_000_000
-KEPT_SIDE = 1600  # pixels of the longer side of what is shown and kept
 KEPT_SECONDS = 900.0
 KEPT_AT_MOST = 64
 MAX_FACES = 20
@@ -76,15 +75,16 @@ class Intakes:
         self._kept: OrderedDict[str, tuple[float, Intake]] = OrderedDict()
 
     def add(self, owner: str, data: bytes) -> Intake:
-        """Decode a photo and find its faces. Raises `UploadRefused`."""
+        """Decode a photo, or an ANSI/NIST-ITL file with one, and find its faces. Raises `UploadRefused`."""
         if not data:
-            raise UploadRefused("no photo was chosen")
+            raise UploadRefused(text("upload.none"))
         if len(data) > UPLOAD_LIMIT:
-            raise UploadRefused(f"the photo has {len(data)} bytes, the limit is {UPLOAD_LIMIT}")
+            raise UploadRefused(text("upload.large").format(size=len(data), limit=UPLOAD_LIMIT))
         with self._working:
             try:
-                intake = self._look(owner, decode_photo(data, "the photo", MAX_PIXELS, WEB_FORMATS))
-            except PhotoError as error:
+                photo = _only_face(data) if looks_like_one(data) else data
+                intake = self._look(owner, decode_photo(photo, text("upload.the-photo"), MAX_PIXELS, WEB_FORMATS))
+            except (PhotoError, ExchangeError) as error:
                 raise UploadRefused(str(error)) from None
         with self._lock:
             self._drop_old()
@@ -129,32 +129,19 @@ class Intakes:
             self._kept.popitem(last=False)
 
 
+def _only_face(data: bytes) -> bytes:
+    """The image of an ANSI/NIST-ITL file. Raises `ExchangeError`, `UploadRefused` for several."""
+    first, *others = read_faces(data)
+    if others:
+        raise UploadRefused(text("upload.several").format(count=1 + len(others)))
+    return first.image
+
+
 def _threshold(identity: ModelIdentity) -> str | None:
     try:
         return f"{default_threshold(identity):f}"
     except ParameterError:
         return None
-
-
-def draw(image: NDArray[np.uint8], shrink: float) -> bytes:
-    """Pixels, (height, width, 3) BGR, as a JPEG without metadata."""
-    picture = Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
-    if shrink < 1:
-        picture = picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))))
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=90)
-    return out.getvalue()
-
-
-def redrawn(data: bytes | None) -> bytes | None:
-    """An image from elsewhere, made anew from its pixels; None for none, and for what is no image within the limits."""
-    if data is None:
-        return None
-    try:
-        image = decode_photo(data, "the image", MAX_PIXELS)
-    except PhotoError:
-        return None
-    return draw(image, min(1.0, KEPT_SIDE / max(image.shape[:2])))
 
 
 def _box(box: tuple[float, float, float, float], shrink: float) -> tuple[int, int, int, int]:

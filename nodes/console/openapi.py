@@ -8,34 +8,22 @@ from typing import Any
 import msgspec
 
 from nodes.console import contracts as c
-from nodes.console.api import ENDPOINTS, PREFIX, Endpoint
+from nodes.console.api import DOOR, ENDPOINTS, PREFIX, Endpoint
 from nodes.console.texts import text
 
-_SESSION = (
-    ("post", "/session", "First factor", c.Credentials, c.Half),
-    ("post", "/session/key", "Second factor", c.Signed, c.SessionToken),
-    ("delete", "/session", "Sign out", None, c.Done),
-)
+OPERATIONS = (*ENDPOINTS, *DOOR)
 
 
 def describe() -> dict[str, Any]:
     """The document."""
     kinds: list[Any] = [c.Problem]
-    for one in ENDPOINTS:
+    for one in OPERATIONS:
         kinds += [kind for kind in (one.body, one.gives) if kind not in (None, bytes)]
-    for _, _, _, body, gives in _SESSION:
-        kinds += [kind for kind in (body, gives) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     known = list(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for one in ENDPOINTS:
+    for one in OPERATIONS:
         paths.setdefault(PREFIX + one.path, {})[one.method.lower()] = _operation(one, known)
-    for method, path, summary, body, gives in _SESSION:
-        endpoint = Endpoint(method.upper(), path, summary, body, gives, describe)
-        operation = _operation(endpoint, known)
-        if path == "/session" and method == "post":
-            operation["security"] = []
-        paths.setdefault(PREFIX + path, {})[method] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Blind Lineup, operator's API", "version": "1", "description": text("banner")},
@@ -52,12 +40,14 @@ def _operation(one: Endpoint, known: list[tuple[Any, dict[str, Any]]]) -> dict[s
     parts = re.findall(r"{(\w+)}", one.path)
     operation: dict[str, Any] = {
         "summary": one.summary,
-        "operationId": re.sub(r"\W+", "-", f"{one.method.lower()}{one.path}").strip("-"),
+        "operationId": one.name,
         "responses": {
             "200": {"description": "Done", "content": _content(one.gives, known)},
             "4XX": {"description": "Refused", "content": _content(c.Problem, known)},
         },
     }
+    if not one.session:
+        operation["security"] = []
     if parts:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in parts

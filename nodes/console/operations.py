@@ -14,6 +14,9 @@ from nodes.casework.core_data import RequestView
 from nodes.casework.deletion import DisclosureView, RecallView
 from nodes.casework.desk import CaseDesk
 from nodes.casework.errors import CaseRefused
+from nodes.casework.exchange.export import candidate_file
+from nodes.casework.exchange.type10 import ExchangeMissing, is_installed
+from nodes.casework.images import redrawn
 from nodes.casework.outcomes import MatchView
 from nodes.casework.persons import Person
 from nodes.casework.review import BlindCandidate
@@ -21,7 +24,8 @@ from nodes.config.schema import NodeConfig, Role
 from nodes.console import contracts as c
 from nodes.console import passkeys
 from nodes.console.accounts import Accounts
-from nodes.console.intake import Intake, Intakes, redrawn
+from nodes.console.intake import Intake, Intakes
+from nodes.console.texts import text
 from nodes.operator.client import NodeNotRunning, searches
 from nodes.service.operator_api import Stage
 from protocol.approval import Assertion, Decision
@@ -42,26 +46,35 @@ class Operations:
         person = self.person(who)
         kind = None if person.key is None else person.key.kind
         roles = tuple(sorted(person.roles))
-        return c.Me(person.handle, person.name, roles, kind, self.config.name, self.config.role.value)
+        return c.Me(person.handle, person.name, roles, kind, self.config.name, self.config.role.value,
+                    is_installed())  # fmt: skip
 
     # A search
 
-    def holders(self) -> tuple[str, ...]:
+    def holders(self, who: str) -> tuple[str, ...]:
         """Whom this node can ask."""
+        self.person(who)
         return tuple(sorted(peer.name for peer in self.desk.office.peers.values() if peer.role is Role.HOLDER))
 
     def upload(self, who: str, data: bytes) -> c.IntakeView:
-        """Take a photo, and say what is on it. Raises `UploadRefused`, `NotYourRole`."""
+        """Take a photo or a Type-10 file, and say what is on it. Raises `UploadRefused`, `NotYourRole`."""
         self.person(who).needs("officer")
-        return self.intake_view(self.intakes.add(who, data))
+        return self._told(self.intakes.add(who, data))
 
-    def intake(self, who: str, name: str) -> Intake:
+    def intake(self, who: str, name: str) -> c.IntakeView:
         """One's own upload."""
         self.person(who).needs("officer")
-        return self.intakes.get(who, name)
+        return self._told(self.intakes.get(who, name))
 
-    def intake_view(self, intake: Intake) -> c.IntakeView:
-        """An upload as it may be told."""
+    def picture(self, who: str, name: str) -> bytes:
+        """One's own upload as a JPEG, drawn anew; the look is written down."""
+        person = self.person(who)
+        person.needs("officer")
+        picture = self.intakes.get(who, name).picture
+        self.desk.note_look(person, f"upload:{name}", text("upload.look"), "establish-match")
+        return picture
+
+    def _told(self, intake: Intake) -> c.IntakeView:
         limit = self.config.casework.minimum_quality
         faces = tuple(
             c.FaceView(face.box, face.quality, all(score >= limit for score in face.quality.values()))
@@ -75,15 +88,13 @@ class Operations:
         person.needs("officer")  # before anything is said of uploads and peers
         intake = self.intakes.get(who, form.intake)
         if form.face >= len(intake.faces):
-            raise CaseRefused(f"face {form.face + 1}: the photo has {len(intake.faces)}")
-        unknown = sorted(set(form.holders) - set(self.holders()))
+            raise CaseRefused(text("refused.face").format(face=form.face + 1, faces=len(intake.faces)))
+        unknown = sorted(set(form.holders) - set(self.holders(who)))
         if unknown:
-            raise CaseRefused(f"{', '.join(unknown)[:80]}: no holder among the peers of {self.config.name}")
+            raise CaseRefused(text("refused.holder").format(names=", ".join(unknown)[:80], node=self.config.name))
         threshold = form.threshold or intake.threshold
         if threshold is None:
-            raise CaseRefused(
-                "there is no default threshold for this node's face model: name one, from lineup calibrate"
-            )
+            raise CaseRefused(text("refused.threshold"))
         face = intake.faces[form.face]
         draft = Draft(
             template=face.template,
@@ -117,13 +128,14 @@ class Operations:
         """How far a search is, by country."""
         view = self.query(who, query)
         stages: dict[str, Stage] = {}
+        agreed = self.config.casework.alternative
         if view.state == "running":
             try:
                 running = {one.request_number: one.stages for one in searches(self.folder)}
             except NodeNotRunning:
-                return c.Progress("node not running", True, _countries(view, {}))
+                return c.Progress("node not running", True, _countries(view, {}), agreed)
             stages = running.get(view.number, {})
-        return c.Progress(view.state, view.state in ("approved", "running"), _countries(view, stages))
+        return c.Progress(view.state, view.state in ("approved", "running"), _countries(view, stages), agreed)
 
     def case(self, who: str, query: str, reason: c.Reason) -> c.Case:
         """Justification and probe; written down with the reason."""
@@ -150,7 +162,7 @@ class Operations:
     def stop(self, who: str, query: str) -> c.Done:
         """The authorisation was refused: stop and delete (AIA 26(10))."""
         receipts = self.desk.authorisation_refused(self.person(who), query)
-        return c.Done(f"stopped, {len(receipts)} candidates deleted")
+        return c.Done(text("done.stopped").format(count=len(receipts)))
 
     # Review
 
@@ -163,7 +175,7 @@ class Operations:
         person = self.person(who)
         person.needs("reviewer")
         if candidate not in {one.id for one in self.desk.candidates_for(person, query)}:
-            raise CaseRefused("the candidate belongs to another query")
+            raise CaseRefused(text("refused.candidate"))
         probe: Any = self.desk.view(person, f"probe:{query}", reason.reason)
         shown: Shown = self.desk.view(person, f"candidate:{candidate}", reason.reason)
         holder = next(one.holder for one in self.desk.candidates_for(person, query) if one.id == candidate)
@@ -181,10 +193,21 @@ class Operations:
         self.person(who).needs("reviewer", "officer", "approver", "data-protection", "supervisor")
         return c.Done(self.desk.outcome(candidate))
 
-    def votes(self, who: str, candidate: str) -> list[c.VoteView]:
-        """Who found what, once the review is over."""
-        votes = self.desk.votes(self.person(who), candidate)
+    def votes(self, who: str, candidate: str, reason: c.Reason) -> list[c.VoteView]:
+        """Who found what, once the review is over; written down with the reason."""
+        votes = self.desk.votes(self.person(who), candidate, reason.reason)
         return [c.VoteView(handle, vote.verdict, vote.note) for handle, vote in votes]
+
+    def export(self, who: str, candidate: str, export: c.Export) -> bytes:
+        """A candidate as an ANSI/NIST-ITL file, for whom may look at it; written down with the reason.
+
+        Raises `ExchangeError`, `ExchangeMissing`.
+        """
+        if not is_installed():
+            raise ExchangeMissing(text("exchange.missing"))
+        shown: Shown = self.desk.view(self.person(who), f"candidate:{candidate}", export.reason)
+        sender = self.desk.office.name
+        return candidate_file(shown, sender, export.receiver or sender, self.desk.office.clock().date())
 
     def confirmation_to_sign(self, who: str, candidate: str) -> c.ToSign:
         """What both reviewers sign."""
@@ -269,7 +292,7 @@ class Operations:
     def recall(self, who: str, form: c.RecallForm) -> c.Done:
         """Tell everybody who received a reference."""
         told = self.desk.recall(self.person(who), form.reference.strip(), form.why, form.kind)
-        return c.Done(", ".join(told) or "nobody has it any more")
+        return c.Done(", ".join(told) or text("recalls.nobody"))
 
     def recalls(self, who: str) -> list[RecallView]:
         """Recalls, and whether they were answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -16,6 +17,7 @@ from nodes.casework.statistics import as_csv, as_html
 from nodes.console import contracts as c
 from nodes.console.accounts import Accounts
 from nodes.console.operations import Operations
+from nodes.console.texts import text
 from nodes.evidence.export import export_bundle, open_for_reading
 from nodes.identity.identity import load_identity
 from nodes.logs.entries import ArticleForty, Kind, retention_end
@@ -24,21 +26,29 @@ from nodes.operator import client
 from nodes.operator.client import NodeNotRunning
 from nodes.operator.statistics import Count, statistics
 from nodes.service.operator_api import Supplies
+from nodes.service.outage import Outage
 from nodes.service.under_way import UnderWay
 from nodes.store import Status
 from nodes.store.subjects import Category
-from nodes.verify import Report, load_trust, verify_bundles
+from nodes.verify import load_trust, verify_bundles
+from nodes.verify.page import as_data
 from pets.errors import InputError
 from protocol.approval import PersonRole
 
 OVERSEERS: tuple[PersonRole, ...] = ("data-protection", "supervisor")
+LOG_READERS: tuple[PersonRole, ...] = (*OVERSEERS, "admin")
 SHOWN_ENTRIES = 500
+DAYS = 31
 VERIFY_LIMIT = 64 << 20  # bytes of all bundles checked at once
 VERIFY_FILES = 16
+YEAR = re.compile("[0-9]{4}")
 
 
 class NodeView(c.Contract, frozen=True):
-    """The node. `status`: what it says of itself, null while it does not run."""
+    """The node. `status`: what it says of itself, null while it does not run.
+
+    `alternative`: what is agreed for when somebody does not answer.
+    """
 
     name: str
     role: str
@@ -49,6 +59,7 @@ class NodeView(c.Contract, frozen=True):
     failing: tuple[str, ...]
     peers: tuple[dict[str, str], ...]
     status: dict[str, Any] | None
+    alternative: str
 
 
 class GalleryView(c.Contract, frozen=True):
@@ -135,8 +146,9 @@ class Oversight:
         office, config = self._operations.desk.office, self._config
         try:
             up: dict[str, bool] = client.peers(self._folder)
+            outages = client.outages(self._folder)
         except NodeNotRunning:
-            up = {}
+            up, outages = {}, {}
         peers = tuple(
             {
                 "name": peer.name,
@@ -144,6 +156,7 @@ class Oversight:
                 "address": peer.address,
                 "fingerprint": peer.fingerprint,
                 "state": {True: "up", False: "down", None: "unknown"}[up.get(peer.name)],
+                **_planned(outages.get(peer.name)),
             }
             for peer in sorted(office.peers.values(), key=lambda peer: peer.name)
             if peer.name != config.name
@@ -157,7 +170,7 @@ class Oversight:
         fingerprint = office.identity.peer.fingerprint
         return NodeView(
             config.name, config.role.value, config.address, fingerprint, status is not None, health["status"], failing,
-            peers, status,
+            peers, status, self._operations.config.casework.alternative,
         )  # fmt: skip
 
     def under_way(self, who: str) -> Sequence[UnderWay]:
@@ -185,7 +198,7 @@ class Oversight:
         self._operations.person(who)
         store = self._operations.desk.office.gallery
         if store is None:
-            raise InputError(f"{self._config.name} is a {self._config.role.value}; only holders have a gallery")
+            raise InputError(text("refused.gallery").format(node=self._config.name, role=self._config.role.value))
         models = tuple(sorted(digest.hex() for digest in store.models()))
         categories = tuple(sorted(Category(kind).value for kind in store.categories))
         return GalleryView(store.count(), store.generation, models, categories, len(store.deletions()))
@@ -214,24 +227,19 @@ class Oversight:
             for state in sorted(policy.states)
         )
 
-    def may_see_log(self, who: str) -> None:
-        """Raise `NotYourRole` for whom the logs are not for."""
-        self._operations.person(who).needs(*OVERSEERS, "admin")
-
     def article_forty(self, who: str, reason: c.Reason) -> list[LoggedQuery]:
         """The last entries of the Article 40 log, the newest first; the look is written down with its reason."""
-        self.may_see_log(who)
-        self._operations.desk.note_look(self._operations.person(who), "article-40 log", reason.reason, "audit")
+        self._look(who, LOG_READERS, "article-40 log", reason)
         return [
             LoggedQuery(one.requester, one.request_time, one.reply_time, one.asked, one.replied,
                         retention_end(one.request_time))
             for one in self._entries()
         ][:SHOWN_ENTRIES]  # fmt: skip
 
-    def days(self, who: str, days: int = 31) -> list[DayCount]:
+    def days(self, who: str) -> list[DayCount]:
         """Queries by state and day, of the last days, from the Article 40 log."""
         self._operations.person(who).needs(*OVERSEERS)
-        since = datetime.now(timezone.utc) - timedelta(days)
+        since = datetime.now(timezone.utc) - timedelta(DAYS)
         asked: Counter[tuple[str, str]] = Counter()
         answered: Counter[tuple[str, str]] = Counter()
         for one in self._entries():
@@ -242,17 +250,18 @@ class Oversight:
                 answered[cell] += bool(one.replied)
         return [DayCount(*cell, asked[cell], answered[cell]) for cell in sorted(asked, reverse=True)]
 
-    def statistics(self, who: str, year: int) -> tuple[Count, ...]:
+    def statistics(self, who: str, year: str) -> tuple[Count, ...]:
         """Counts of a year that is over, small ones not told (R 72(1))."""
         self._operations.person(who).needs(*OVERSEERS, "admin")
-        return statistics(self._folder, year, datetime.now(timezone.utc))
+        return statistics(self._folder, _year(year), datetime.now(timezone.utc))
 
-    def report(self, who: str, year: int, form: str) -> tuple[str, str]:
-        """The yearly report as a file, `form` html or csv: its name and content."""
+    def report(self, who: str, year: str, form: str) -> bytes:
+        """The yearly report as a file, `form` html or csv."""
         self._operations.person(who).needs(*OVERSEERS, "admin")
-        told = self._operations.desk.statistics(year)
-        name = f"{self._config.name}-{year}.{form}"
-        return name, as_csv(told) if form == "csv" else as_html(told)
+        if form not in ("html", "csv"):
+            raise InputError(text("refused.form").format(form=form[:20]))
+        told = self._operations.desk.statistics(_year(year))
+        return (as_csv(told) if form == "csv" else as_html(told)).encode()
 
     def logs(self, who: str) -> list[LogView]:
         """The node's logs and their last checkpoints."""
@@ -278,20 +287,20 @@ class Oversight:
         self._operations.person(who).needs(*OVERSEERS)
         return export_bundle(self._folder, query)
 
-    def verify(self, who: str, bundles: Sequence[bytes]) -> Report:
+    def verify(self, who: str, form: c.VerifyForm) -> dict[str, Any]:
         """Check evidence against the public identities that this node trusts."""
         self._operations.person(who).needs(*OVERSEERS)
+        bundles = form.bundles
         size = sum(map(len, bundles))
         if not 0 < len(bundles) <= VERIFY_FILES or size > VERIFY_LIMIT:
-            raise InputError(
-                f"{len(bundles)} bundles of {size} bytes: 1 to {VERIFY_FILES}, {VERIFY_LIMIT} bytes in all"
-            )
+            counts = {"count": len(bundles), "size": size, "most": VERIFY_FILES, "limit": VERIFY_LIMIT}
+            raise InputError(text("refused.bundles").format(**counts))
         unique = {hashlib.sha256(data).digest(): data for data in bundles}
-        return verify_bundles(list(unique.values()), load_trust(self._config.paths.peers))
+        return as_data(verify_bundles(list(unique.values()), load_trust(self._config.paths.peers)), [])
 
-    def handled(self, who: str) -> list[HandledView]:
-        """Who enrolled, changed, deleted or looked up whom in the gallery, the last first."""
-        self._operations.person(who).needs(*OVERSEERS, "admin")
+    def handled(self, who: str, reason: c.Reason) -> list[HandledView]:
+        """Who enrolled, changed, deleted or looked up whom, the last first; the look is written down."""
+        self._look(who, LOG_READERS, "gallery log", reason)
         store = self._operations.desk.office.gallery
         if store is None:
             return []
@@ -301,15 +310,16 @@ class Oversight:
             for one in reversed(store.handled())
         ][:SHOWN_ENTRIES]  # fmt: skip
 
-    def views(self, who: str) -> list[View]:
-        """Who looked at personal data, when and why."""
+    def views(self, who: str, reason: c.Reason) -> list[View]:
+        """Who looked at personal data, when and why; this look is written down too, and stands first."""
+        self._look(who, OVERSEERS, "views", reason)
         return self._operations.desk.views(self._operations.person(who))
 
     # Staff
 
-    def staff(self, who: str) -> list[c.PersonView]:
-        """The staff list (R 64(1)(g))."""
-        self._operations.person(who).needs("admin", *OVERSEERS)
+    def staff(self, who: str, reason: c.Reason) -> list[c.PersonView]:
+        """The staff list (R 64(1)(g)); the look is written down."""
+        self._look(who, LOG_READERS, "staff list", reason)
         return [
             c.PersonView(
                 one.handle, one.name, tuple(sorted(one.roles)), None if one.key is None else one.key.kind,
@@ -336,10 +346,15 @@ class Oversight:
         self._accounts.shut(handle)
         return c.Done("closed")
 
-    def door(self, who: str) -> list[tuple[int, str, str]]:
-        """What happened at the door."""
-        self._operations.person(who).needs("admin", *OVERSEERS)
-        return self._accounts.door()
+    def door_log(self, who: str, reason: c.Reason) -> list[c.DoorView]:
+        """What happened at the door, the last first; the look is written down."""
+        self._look(who, LOG_READERS, "door", reason)
+        return [c.DoorView(*one) for one in self._accounts.door()]
+
+    def _look(self, who: str, roles: tuple[PersonRole, ...], what: str, reason: c.Reason) -> None:
+        person = self._operations.person(who)
+        person.needs(*roles)
+        self._operations.desk.note_look(person, what, reason.reason, "audit")
 
     def _entries(self) -> list[ArticleForty]:
         if not (self._config.paths.logs / "article-40").is_dir():
@@ -354,3 +369,16 @@ class Oversight:
                 assert isinstance(entry, ArticleForty)
                 found.append(entry)
         return found
+
+
+def _planned(outage: Outage | None) -> dict[str, str]:
+    if outage is None:
+        return {}
+    begins, ends = (moment.astimezone(timezone.utc).isoformat() for moment in (outage.begins, outage.ends))
+    return {"outage-begins": begins, "outage-ends": ends, "outage-why": outage.why}
+
+
+def _year(told: str) -> int:
+    if not YEAR.fullmatch(told):
+        raise InputError(text("refused.year").format(year=told[:20]))
+    return int(told)

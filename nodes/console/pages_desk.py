@@ -7,20 +7,20 @@ from typing import get_args
 from starlette.responses import Response
 
 from nodes.console import contracts as c
-from nodes.console.pages_search import converted, reason_of
+from nodes.console.pages_search import reason_of
 from nodes.console.texts import name_of, text
-from nodes.console.web import Visit
+from nodes.console.web import Visit, converted
 from protocol.follow_up import IDENTIFIED_FIELDS, UNIDENTIFIED_FIELDS, RecallKind, RefusalReason
 
 
 def requests(visit: Visit) -> Response:
     """Requests with their clocks."""
-    return visit.show("requests.html", requests=visit.site.operations.requests(visit.who))
+    return visit.show("requests.html", requests=visit.operations.requests(visit.who))
 
 
 def request(visit: Visit) -> Response:
     """One request; with a reason, its facts or the core data."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("request")
+    operations, who, name = visit.operations, visit.who, visit.path("request")
     view = next((one for one in operations.requests(who) if one.id == name), None)
     content = operations.request_content(who, name, reason_of(visit)) if visit.request.method == "POST" else None
     return visit.show("request.html", 200 if view else 404, view=view, name=name, content=content,
@@ -30,7 +30,7 @@ def request(visit: Visit) -> Response:
 
 def release(visit: Visit) -> Response:
     """A releasing person fills in core data, and signs."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("request")
+    operations, who, name = visit.operations, visit.who, visit.path("request")
     record = {field: visit.text(f"record-{field}") for field in IDENTIFIED_FIELDS if visit.text(f"record-{field}")}
     given = {"kind": visit.text("kind"), "record": record, "late": visit.text("late"),
              "assertion": visit.text("assertion")}  # fmt: skip
@@ -47,7 +47,7 @@ def release(visit: Visit) -> Response:
 
 def refuse(visit: Visit) -> Response:
     """A releasing person refuses, and signs."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("request")
+    operations, who, name = visit.operations, visit.who, visit.path("request")
     given = {"reason": visit.text("why"), "assertion": visit.text("assertion")}
     refusal = converted(given, c.Refusal)
     if refusal.assertion:
@@ -60,7 +60,7 @@ def refuse(visit: Visit) -> Response:
 
 def clock(visit: Visit) -> Response:
     """Stop the clock, for a reason, or let it run on."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("request")
+    operations, who, name = visit.operations, visit.who, visit.path("request")
     if visit.text("resume"):
         operations.resume(who, name)
     else:
@@ -70,7 +70,7 @@ def clock(visit: Visit) -> Response:
 
 def recalls(visit: Visit) -> Response:
     """Recalls, and a new one."""
-    operations, who = visit.site.operations, visit.who
+    operations, who = visit.operations, visit.who
     told = None
     if visit.request.method == "POST":
         given = {"reference": visit.text("reference"), "why": visit.text("reason"), "kind": visit.text("kind")}

@@ -2,120 +2,80 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 
 from starlette.responses import Response
 
-from nodes.console import passkeys
-from nodes.console.accounts import SignedIn
-from nodes.console.errors import SignInRefused
-from nodes.console.web import Visit
-from protocol.approval import PersonRole
+from nodes.console import contracts as c
+from nodes.console.web import Visit, converted
 
-FIRST_ROLES: tuple[PersonRole, ...] = ("admin",)
+KEY_PAGES = {"password": "/sign-in/key", "enrol": "/join/key"}
 
 
 def sign_in(visit: Visit) -> Response:
     """Handle and password."""
-    site = visit.site
     if visit.request.method == "GET":
-        if site.accounts.empty:
+        if visit.door.unclaimed():
             return visit.go("/first")
         return visit.show("sign_in.html", next=_inside(visit.request.query_params.get("next", "/")))
-    site.limits.take("sign-in", f"handle {visit.text('handle')}")
-    half = site.accounts.sign_in(visit.text("handle"), next(iter(visit.form.get("password", ())), ""))
-    return _enter(visit, half, f"/sign-in/key?next={_inside(visit.text('next'))}")
+    visit.limit(f"handle {visit.text('handle')}")
+    given = converted({"handle": visit.text("handle"), "password": visit.exactly("password")}, c.Credentials)
+    half = visit.door.sign_in(given)
+    return visit.enter(half.token, f"{KEY_PAGES[half.stage]}?next={_inside(visit.text('next'))}")
 
 
 def key(visit: Visit) -> Response:
     """The second factor: a signature of the person's key."""
-    site, half = visit.site, visit.half
+    if visit.request.method == "POST":
+        session = visit.door.give_key(visit.token, converted({"assertion": visit.text("assertion")}, c.Signed))
+        return visit.enter(session.token, _inside(visit.text("next")))
+    half = visit.door.challenge(visit.token)
     if half.stage != "password":
-        return visit.go("/join/key")
-    person = site.operations.person(half.handle)
-    credential = site.accounts.credential(half.handle)
-    if visit.request.method == "GET":
-        challenge = site.accounts.challenge(half)
-        options = passkeys.to_sign(site.operations.config.console, credential, challenge) if credential else None
-        return visit.show(
-            "key.html",
-            challenge=challenge.hex(),
-            options=None if options is None else json.dumps(options),
-            next=_inside(visit.request.query_params.get("next", "/")),
-        )
-    challenge = site.accounts.take_challenge(half)
-    try:
-        count = passkeys.check_sign_in(person.key, credential, visit.text("assertion"), challenge)
-    except SignInRefused:
-        site.accounts.failed_key(half)
-        raise
-    return _enter(visit, site.accounts.key_shown(half, count), _inside(visit.text("next")))
+        return visit.go(KEY_PAGES[half.stage])
+    return visit.show("key.html", challenge=half.challenge, options=_json(half),
+                      next=_inside(visit.request.query_params.get("next", "/")))  # fmt: skip
 
 
 def first(visit: Visit) -> Response:
     """The first administrator, with the token that stands on the terminal."""
-    site = visit.site
-    if not site.accounts.empty or site.first_token is None:
+    if not visit.door.unclaimed():
         return visit.go("/sign-in")
     if visit.request.method == "GET":
         return visit.show("first.html")
-    if not hmac.compare_digest(visit.text("token").encode(), site.first_token.encode()):
-        raise SignInRefused
-    desk = site.operations.desk
-    known = {one.handle for one in desk.staff()}
-    if visit.text("handle") not in known:
-        desk.add_person(None, visit.text("handle"), visit.text("name"), FIRST_ROLES)
-    else:
-        desk.person(visit.text("handle")).needs("admin")
-    token = site.accounts.invite(visit.text("handle"))
-    half = site.accounts.accept(token, next(iter(visit.form.get("password", ())), ""))
-    site.first_token = None
-    return _enter(visit, half, "/join/key")
+    given = {name: visit.text(name) for name in ("token", "handle", "name")} | {"password": visit.exactly("password")}
+    half = visit.door.first(converted(given, c.First))
+    return visit.enter(half.token, KEY_PAGES[half.stage])
 
 
 def join(visit: Visit) -> Response:
     """An invitation is taken up: a password."""
     if visit.request.method == "GET":
         return visit.show("join.html")
-    half = visit.site.accounts.accept(visit.text("token"), next(iter(visit.form.get("password", ())), ""))
-    return _enter(visit, half, "/join/key")
+    given = {"token": visit.text("token"), "password": visit.exactly("password")}
+    half = visit.door.join(converted(given, c.Joining))
+    return visit.enter(half.token, KEY_PAGES[half.stage])
 
 
 def join_key(visit: Visit) -> Response:
     """An invitation is taken up: a key, shown to be one's own."""
-    site, half = visit.site, visit.half
+    if visit.request.method == "POST":
+        given = {"assertion": visit.text("assertion"), "public": visit.text("public")}
+        return visit.enter(visit.door.set_key(visit.token, converted(given, c.NewKey)).token, "/")
+    half = visit.door.challenge(visit.token)
     if half.stage != "enrol":
-        return visit.go("/sign-in/key")
-    settings = site.operations.config.console
-    if visit.request.method == "GET":
-        challenge = site.accounts.challenge(half)
-        options = json.dumps(passkeys.to_register(settings, half.handle, challenge))
-        return visit.show("join_key.html", challenge=challenge.hex(), options=options)
-    challenge = site.accounts.take_challenge(half)
-    answer = visit.text("assertion")
-    if answer.startswith("{"):
-        made, credential, count = passkeys.registered(settings, answer, challenge)
-    else:
-        made, credential, count = passkeys.key_file(visit.text("public"), answer, challenge), b"", 0
-    desk = site.operations.desk
-    desk.set_key(None, site.operations.person(half.handle), made)
-    return _enter(visit, site.accounts.key_enrolled(half, credential, count), "/")
+        return visit.go(KEY_PAGES[half.stage])
+    return visit.show("join_key.html", challenge=half.challenge, options=_json(half))
 
 
 def sign_out(visit: Visit) -> Response:
     """End the session."""
     if visit.signed_in is not None:
-        visit.site.accounts.sign_out(visit.signed_in.token)
-    response = visit.go("/sign-in")
-    visit.site.forms.clear(response)
-    return response
+        visit.door.sign_out(visit.token)
+    return visit.leave("/sign-in")
 
 
-def _enter(visit: Visit, session: SignedIn, path: str) -> Response:
-    response = visit.go(path)
-    visit.site.forms.set(response, visit.site.forms.session_cookie, session.token)
-    return response
+def _json(half: c.Half) -> str | None:
+    return None if half.options is None else json.dumps(half.options)
 
 
 def _inside(path: str) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import msgspec
 from starlette.responses import Response
 
 from nodes.casework.errors import CaseworkError
 from nodes.casework.review import VERDICTS
 from nodes.console import contracts as c
 from nodes.console.texts import name_of, text
-from nodes.console.web import Visit
+from nodes.console.web import Visit, converted, file
 from pets.errors import InputError
 from protocol.follow_up import IDENTIFIED_FIELDS
 
@@ -29,7 +26,7 @@ def reason_of(visit: Visit) -> c.Reason:
 
 def start(visit: Visit) -> Response:
     """What waits for this person."""
-    operations, who = visit.site.operations, visit.who
+    operations, who = visit.operations, visit.who
     me = operations.me(who)
     waiting: list[tuple[str, str, str]] = []
     if me.node_role == "requester":
@@ -48,7 +45,7 @@ def start(visit: Visit) -> Response:
 
 def _mine_to_decide(visit: Visit, query: str) -> bool:
     """Whether this reviewer has a decision to lock or a match to sign."""
-    operations, who = visit.site.operations, visit.who
+    operations, who = visit.operations, visit.who
     for one in operations.candidates(who, query):
         outcome = operations.outcome(who, one.id).outcome
         if (outcome == "under review" and one.mine is None) or outcome == "match":
@@ -61,17 +58,16 @@ def new_query(visit: Visit) -> Response:
     if visit.request.method == "GET":
         return visit.show("new.html")
     photo = next(iter(visit.files.get("photo", ())), b"")
-    return visit.go(f"/queries/new/{visit.site.operations.upload(visit.who, photo).id}")
+    return visit.go(f"/queries/new/{visit.operations.upload(visit.who, photo).id}")
 
 
 def describe(visit: Visit) -> Response:
     """The face, and the case."""
-    operations, who = visit.site.operations, visit.who
+    operations, who = visit.operations, visit.who
     intake = operations.intake(who, visit.path("intake"))
     if visit.request.method == "GET":
         return visit.show(
-            "describe.html", intake=operations.intake_view(intake), picture=intake.picture,
-            holders=operations.holders(),
+            "describe.html", intake=intake, picture=operations.picture(who, intake.id), holders=operations.holders(who),
             subjects=("suspect", "convicted", "victim", "missing", "remains"), aims=("identify", "verify"),
         )  # fmt: skip
     fields = {
@@ -87,12 +83,12 @@ def describe(visit: Visit) -> Response:
 
 def history(visit: Visit) -> Response:
     """All queries."""
-    return visit.show("queries.html", queries=visit.site.operations.queries(visit.who))
+    return visit.show("queries.html", queries=visit.operations.queries(visit.who))
 
 
 def query(visit: Visit) -> Response:
     """One query; with a reason, its case and probe too."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("query")
+    operations, who, name = visit.operations, visit.who, visit.path("query")
     view = operations.query(who, name)
     case = operations.case(who, name, reason_of(visit)) if visit.request.method == "POST" else None
     me = operations.me(who)
@@ -110,13 +106,13 @@ def query(visit: Visit) -> Response:
 def progress(visit: Visit) -> Response:
     """The part of a query's page that changes while it runs."""
     name = visit.path("query")
-    view = visit.site.operations.query(visit.who, name)
-    return visit.show("progress.html", view=view, progress=visit.site.operations.progress(visit.who, name))
+    view = visit.operations.query(visit.who, name)
+    return visit.show("progress.html", view=view, progress=visit.operations.progress(visit.who, name))
 
 
 def approve(visit: Visit) -> Response:
     """The second person: looks, with a reason, then signs."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("query")
+    operations, who, name = visit.operations, visit.who, visit.path("query")
     if visit.text("assertion"):
         operations.launch(who, name, c.Signed(visit.text("assertion")))
         return visit.go(f"/queries/{name}")
@@ -135,47 +131,49 @@ def lodge(visit: Visit) -> Response:
     """The judicial authorisation, or its refusal."""
     name = visit.path("query")
     if visit.text("refused"):
-        visit.site.operations.stop(visit.who, name)
+        visit.operations.stop(visit.who, name)
     else:
-        visit.site.operations.authorise(visit.who, name, c.Made(visit.text("authorisation")))
+        visit.operations.authorise(visit.who, name, c.Made(visit.text("authorisation")))
     return visit.go(f"/queries/{name}")
 
 
 def reviews(visit: Visit) -> Response:
     """Queries with candidates."""
-    found = [view for view in visit.site.operations.queries(visit.who) if view.candidates]
+    found = [view for view in visit.operations.queries(visit.who) if view.candidates]
     return visit.show("reviews.html", queries=found)
 
 
 def review(visit: Visit) -> Response:
     """The candidates of one query, in this reviewer's own order."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("query")
+    operations, who, name = visit.operations, visit.who, visit.path("query")
     blind = operations.candidates(who, name)
     outcomes = {one.id: operations.outcome(who, one.id).outcome for one in blind}
     return visit.show("review.html", view=operations.query(who, name), candidates=blind, outcomes=outcomes)
 
 
 def candidate(visit: Visit) -> Response:
-    """A candidate beside the probe, for a reason; then one's decision."""
-    operations, who = visit.site.operations, visit.who
+    """A candidate beside the probe, and what reviewers noted, for a reason; then one's decision."""
+    operations, who = visit.operations, visit.who
     name, query_name = visit.path("candidate"), visit.path("query")
-    pictures = None
+    pictures, votes = None, None
     if visit.text("verdict"):
         fields = {"verdict": visit.text("verdict"), "note": visit.text("note")}
         operations.decide(who, name, converted(fields, c.Decided))
         return visit.go(f"/review/{query_name}")
-    if visit.request.method == "POST":
-        pictures = operations.pictures(who, query_name, name, reason_of(visit))
     mine = next((one for one in operations.candidates(who, query_name) if one.id == name), None)
     outcome = operations.outcome(who, name).outcome
-    votes = operations.votes(who, name) if outcome != "under review" else []
+    if visit.request.method == "POST":
+        if mine is not None:  # else it is deleted: the notes alone are left
+            pictures = operations.pictures(who, query_name, name, reason_of(visit))
+        votes = operations.votes(who, name, reason_of(visit)) if outcome != "under review" else ()
     return visit.show("candidate.html", query=query_name, candidate=name, pictures=pictures, outcome=outcome,
-                      votes=votes, mine=None if mine is None else mine.mine, verdicts=VERDICTS)  # fmt: skip
+                      votes=votes, alive=mine is not None, mine=None if mine is None else mine.mine,
+                      verdicts=VERDICTS)  # fmt: skip
 
 
 def confirm(visit: Visit) -> Response:
     """A reviewer signs a match."""
-    operations, who = visit.site.operations, visit.who
+    operations, who = visit.operations, visit.who
     name, query_name = visit.path("candidate"), visit.path("query")
     if visit.text("assertion"):
         operations.confirm(who, name, c.Signed(visit.text("assertion")))
@@ -185,9 +183,17 @@ def confirm(visit: Visit) -> Response:
     return visit.sign("confirm", action, summary, operations.confirmation_to_sign(who, name))
 
 
+def export(visit: Visit) -> Response:
+    """A candidate as an ANSI/NIST-ITL file, for a reason."""
+    name = visit.path("candidate")
+    given = {"reason": reason_of(visit).reason, "receiver": visit.text("receiver")}
+    data = visit.operations.export(visit.who, name, converted(given, c.Export))
+    return file(data, f"candidate-{bytes.fromhex(name).hex()[:8]}.an2")
+
+
 def ask(visit: Visit) -> Response:
     """The officer asks for core data of a confirmed match."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("candidate")
+    operations, who, name = visit.operations, visit.who, visit.path("candidate")
     if visit.request.method == "GET":
         return visit.show("ask.html", candidate=name, fields=IDENTIFIED_FIELDS)
     given = {"fields": visit.texts("fields"), "facts": visit.text("facts"), "offence": visit.text("category"),
@@ -204,7 +210,7 @@ def ask(visit: Visit) -> Response:
 
 def end(visit: Visit) -> Response:
     """A candidate is not needed any more, or is to go on to somebody else."""
-    operations, who, name = visit.site.operations, visit.who, visit.path("candidate")
+    operations, who, name = visit.operations, visit.who, visit.path("candidate")
     if visit.text("recipient"):
         operations.transfer(who, name, c.Transfer(visit.text("recipient"), visit.text("authorisation")))
         return visit.show("done.html", message=text("done.transfer"))
@@ -212,11 +218,3 @@ def end(visit: Visit) -> Response:
         raise InputError(text("problem.recipient"))
     receipt = operations.delete(who, name).outcome
     return visit.show("done.html", message=f"{text('done.deleted')} {receipt}")
-
-
-def converted(fields: Mapping[str, object], kind: type[c.T]) -> c.T:
-    """A form as its contract has it. Raises `InputError`."""
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise InputError(str(error)) from None

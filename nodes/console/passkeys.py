@@ -19,10 +19,10 @@ from webauthn.helpers.structs import (
 
 from nodes.config.console import ConsoleConfig
 from nodes.console.errors import SignInRefused
+from nodes.console.texts import text
 from pets.errors import InputError
 from protocol.approval import ApprovalRefused, Assertion, PersonKey, check_assertion
 
-NAME = "Blind Lineup"
 ANSWER_LIMIT = 32_768
 
 
@@ -34,7 +34,7 @@ def to_register(settings: ConsoleConfig, handle: str, challenge: bytes) -> dict[
     """What a browser needs to make a passkey."""
     options = generate_registration_options(
         rp_id=settings.relying_party,
-        rp_name=NAME,
+        rp_name=text("brand"),
         user_name=handle,
         user_id=handle.encode(),
         challenge=challenge,
@@ -65,7 +65,7 @@ def registered(settings: ConsoleConfig, answer: str, challenge: bytes) -> tuple[
             require_user_verification=True,
         )
     except (WebAuthnException, ValueError, KeyError, TypeError) as error:
-        raise KeyRefused(f"the passkey was not accepted: {type(error).__name__}") from None
+        raise KeyRefused(text("refused.passkey").format(why=type(error).__name__)) from None
     key = PersonKey("webauthn", done.credential_public_key, settings.relying_party, settings.url)
     return key, done.credential_id, done.sign_count
 
@@ -76,7 +76,7 @@ def key_file(public: str, signature: str, challenge: bytes) -> PersonKey:
         key = PersonKey("ed25519", bytes.fromhex(public.strip()))
         check_assertion(key, assertion(signature), challenge)
     except (ValueError, ApprovalRefused):
-        raise KeyRefused("the key file did not sign this") from None
+        raise KeyRefused(text("refused.key-file")) from None
     return key
 
 
@@ -87,7 +87,7 @@ def assertion(answer: str) -> Assertion:
         try:
             return Assertion(bytes.fromhex(answer))
         except ValueError:
-            raise KeyRefused("a signature is 128 hexadecimal digits, or a passkey's answer") from None
+            raise KeyRefused(text("refused.signature")) from None
     try:
         given = _json(answer)
         response = given["response"]
@@ -98,7 +98,7 @@ def assertion(answer: str) -> Assertion:
             base64url_to_bytes(given["rawId"]),
         )
     except (ValueError, KeyError, TypeError):
-        raise KeyRefused("this is no answer of a passkey") from None
+        raise KeyRefused(text("refused.passkey-answer")) from None
 
 
 def check_sign_in(key: PersonKey | None, credential: bytes | None, answer: str, challenge: bytes) -> int:
@@ -119,8 +119,8 @@ def check_sign_in(key: PersonKey | None, credential: bytes | None, answer: str, 
 
 def _json(answer: str) -> dict[str, Any]:
     if len(answer) > ANSWER_LIMIT:
-        raise KeyRefused(f"a passkey's answer of {len(answer)} characters, the limit is {ANSWER_LIMIT}")
+        raise KeyRefused(text("refused.passkey-long").format(got=len(answer), limit=ANSWER_LIMIT))
     given = json.loads(answer)
     if not isinstance(given, dict):
-        raise KeyRefused("this is no answer of a passkey")
+        raise KeyRefused(text("refused.passkey-answer"))
     return given

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nodes.config.console import LOOPBACK, ConsoleConfig
 from nodes.console.errors import FormRefused
+from nodes.console.texts import text
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -59,9 +60,9 @@ class Guard:
 
         answer: Response | None = None
         if request.headers.get("host", "") not in self._hosts:
-            answer = PlainTextResponse("unknown host", 421)
+            answer = PlainTextResponse(text("refused.host"), 421)
         elif not _fits(request):
-            answer = PlainTextResponse(f"at most {BODY_LIMIT} bytes, and their number must be told", 413)
+            answer = PlainTextResponse(text("refused.body").format(limit=BODY_LIMIT), 413)
         await (answer or self._app)(scope, receive, with_headers)
 
 

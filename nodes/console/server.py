@@ -18,6 +18,7 @@ from nodes.config.console import FILE
 from nodes.config.schema import load_config
 from nodes.console.accounts import Accounts
 from nodes.console.app import make_console
+from nodes.console.door import Door
 from nodes.console.intake import Intakes
 from nodes.console.limits import RateLimits
 from nodes.console.operations import Operations
@@ -46,10 +47,9 @@ def open_site(folder: Path, load: Callable[[], FaceModel]) -> Site:
         desk.close()
         raise
     operations = Operations(folder, config, desk, Intakes(load), accounts)
-    first = secrets.token_urlsafe(18) if accounts.empty else None
-    return Site(
-        operations, Oversight(operations, accounts), accounts, Forms(config.console, config.name), RateLimits(), first
-    )
+    door = Door(operations, accounts, secrets.token_urlsafe(18) if accounts.empty else None)
+    oversight, forms = Oversight(operations, accounts), Forms(config.console, config.name)
+    return Site(operations, oversight, door, accounts, forms, RateLimits())
 
 
 def close_site(site: Site) -> None:
@@ -73,8 +73,8 @@ def run_console(
     threading.Thread(target=_follow_peers, args=(site.operations.desk, ended), daemon=True).start()
     try:
         say(f"console of {site.operations.config.name}: {settings.url}")
-        if site.first_token is not None:
-            say(f"nobody can sign in yet: open {settings.url}/first with the one-time token {site.first_token}")
+        if site.door.first_token is not None:
+            say(f"nobody can sign in yet: open {settings.url}/first with the one-time token {site.door.first_token}")
         uvicorn.run(
             make_console(site), host=settings.host, port=settings.port, log_level="warning", ws="none",
             http=StrictProtocol, access_log=False,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -23,6 +24,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from nodes.casework import errors as casework
 from nodes.console import texts
 from nodes.console.accounts import Accounts, SignedIn
+from nodes.console.contracts import T
+from nodes.console.door import Door
 from nodes.console.errors import ConsoleError, FormRefused, SignedOut, SignInRefused, TooMany, UploadRefused
 from nodes.console.limits import RateLimits
 from nodes.console.operations import Operations
@@ -57,16 +60,20 @@ class Site:
 
     operations: Operations
     oversight: Oversight
+    door: Door
     accounts: Accounts
     forms: Forms
     limits: RateLimits
-    first_token: str | None = field(default=None, repr=False)
     templates: Environment = field(default_factory=lambda: environment())
 
 
 @dataclass
 class Visit:
-    """One request of a browser. `form`: fields that came, `files`: contents of files. `signed_in`: None before."""
+    """One request of a browser. `form`: fields that came, `files`: contents of files. `signed_in`: None before.
+
+    A page does what it does through `operations`, `oversight` and `door`, by the operations that the API has; the rest
+    of the site is for the machinery here. Tests hold pages to that.
+    """
 
     site: Site
     request: Request
@@ -82,11 +89,26 @@ class Visit:
         return self.signed_in.handle
 
     @property
-    def half(self) -> SignedIn:
-        """A session that still waits for its key. Raises `SignedOut`."""
-        if self.signed_in is None or self.signed_in.stage == "full":
+    def token(self) -> str:
+        """Of the session, in full or not. Raises `SignedOut`."""
+        if self.signed_in is None:
             raise SignedOut
-        return self.signed_in
+        return self.signed_in.token
+
+    @property
+    def operations(self) -> Operations:
+        """What is done with cases."""
+        return self.site.operations
+
+    @property
+    def oversight(self) -> Oversight:
+        """What the node shows of itself."""
+        return self.site.oversight
+
+    @property
+    def door(self) -> Door:
+        """Who comes in."""
+        return self.site.door
 
     @property
     def address(self) -> str:
@@ -101,6 +123,10 @@ class Visit:
         """A field of the form, empty if it did not come."""
         return next(iter(self.form.get(name, ())), "").strip()
 
+    def exactly(self, name: str) -> str:
+        """A field as it came, blanks and all: a password."""
+        return next(iter(self.form.get(name, ())), "")
+
     def texts(self, name: str) -> tuple[str, ...]:
         """Every value of a field."""
         return tuple(self.form.get(name, ()))
@@ -110,7 +136,18 @@ class Visit:
         try:
             return float(self.text(name).replace(",", "."))
         except ValueError:
-            raise InputError(f"{texts.text(f'field.{name}')}: {self.text(name)[:40]!r} is no number") from None
+            raise InputError(
+                texts.text("refused.number").format(field=texts.text(f"field.{name}"), given=self.text(name)[:40])
+            ) from None
+
+    def needs(self, *roles: PersonRole) -> None:
+        """Refuse the form of an operation to whom the operation would be refused. Raises `NotYourRole`."""
+        if not set(roles) & set(self.operations.me(self.who).roles):
+            raise casework.NotYourRole(self.who, " or ".join(roles))
+
+    def limit(self, who: str) -> None:
+        """Count one more try to sign in. Raises `TooMany`."""
+        self.site.limits.take("sign-in", who)
 
     def show(self, template: str, status: int = 200, **more: Any) -> Response:
         """A page."""
@@ -120,9 +157,10 @@ class Visit:
         cookie, fresh = self.site.forms.bound_to(self.request), None
         if not cookie:
             cookie = fresh = base64.urlsafe_b64encode(_random()).decode()
+        config = self.site.operations.config
         content = self.site.templates.get_template(template).render(
-            me=me, csrf=self.site.forms.token(cookie), here=self.request.url.path, config=self.site.operations.config,
-            nav=navigation(me) if me else (), **more,
+            me=me, csrf=self.site.forms.token(cookie), here=self.request.url.path,
+            node={"name": config.name, "role": config.role.value}, nav=navigation(me) if me else (), **more,
         )  # fmt: skip
         response = HTMLResponse(content, status)
         if fresh:
@@ -132,6 +170,18 @@ class Visit:
     def go(self, path: str) -> Response:
         """To another page."""
         return RedirectResponse(path, 303)
+
+    def enter(self, token: str, path: str) -> Response:
+        """To another page, with a new session."""
+        response = self.go(path)
+        self.site.forms.set(response, self.site.forms.session_cookie, token)
+        return response
+
+    def leave(self, path: str) -> Response:
+        """To another page, without a session."""
+        response = self.go(path)
+        self.site.forms.clear(response)
+        return response
 
     def sign(self, what: str, action: str, summary: list[tuple[str, str]], to_sign: Any, **hidden: Any) -> Response:
         """The page on which a decision is signed. `hidden`: fields that go with it, text or tuples of text."""
@@ -144,6 +194,19 @@ class Visit:
 
 
 Handler = Callable[[Visit], Response]
+
+
+def converted(fields: Mapping[str, object], kind: type[T]) -> T:
+    """A form as its contract has it. Raises `InputError`."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error)) from None
+
+
+def file(data: bytes, name: str, kind: str = "application/octet-stream") -> Response:
+    """A file to be kept. `name`: of letters, digits, hyphens and dots."""
+    return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
 def page(handler: Handler, *, limit: str = "page", open_to_all: bool = False) -> Callable[[Request], Any]:
@@ -204,7 +267,9 @@ def _problem(visit: Visit, error: BaseException) -> Response:
             message = texts.text("problem.internal")
     else:
         status, message = 400, texts.text("problem.form")
-    response = visit.show("problem.html", status, message=message, kind=type(error).__name__)
+    kinds = (kind.__name__ for kind in type(error).__mro__)
+    what = next((texts.KINDS[kind] for kind in kinds if kind in texts.KINDS), "")
+    response = visit.show("problem.html", status, message=message, what=what, kind=type(error).__name__)
     if isinstance(error, TooMany):
         response.headers["retry-after"] = str(error.seconds)
     return response
@@ -215,7 +280,7 @@ def environment() -> Environment:
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)  # fmt: skip
     made.globals.update(t=texts.text, name_of=texts.name_of)
-    made.filters.update(moment=_moment, utc=_utc, picture=_picture, hours=_hours)
+    made.filters.update(name_of=texts.name_of, moment=_moment, utc=_utc, picture=_picture, hours=_hours)
     return made
 
 

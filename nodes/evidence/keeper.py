@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from nodes.config.storage import storage_key
-from nodes.evidence import followed_up, links, sealed
+from nodes.evidence import followed_up, links, sealed, under_way
 from nodes.evidence.block_hashes import block_hashes
 from nodes.evidence.ledger import Ledger
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
 from nodes.identity.identity import NodeIdentity
 from nodes.logs.entries import ArticleForty, Kind
-from nodes.logs.errors import OrderRefused
+from nodes.logs.errors import EntryErased, OrderRefused
 from nodes.logs.holds import Order, decode_order
 from nodes.logs.log import TamperEvidentLog
 from nodes.logs.of_node import open_log
@@ -24,9 +26,14 @@ from nodes.verify.format import Direction
 from protocol.follow_up import Statement
 from protocol.party import Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
+from protocol.roles import Parties
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 from protocol.session import Event, State
 from protocol.warrant import Justification
+
+log = logging.getLogger("lineup.keeper")
+
+LAST_ENTRIES = 1000  # looked at for an entry that was made just before the node was killed
 
 
 class Keeper:
@@ -48,10 +55,20 @@ class Keeper:
         self.witnesses = Witnesses(folder / WITNESSED)
         self._recorder = Recorder(folder / "evidence", self.transcript, self.writing)
         self._started: dict[bytes, int] = {}
+        self._enter_cut_off()
 
-    def begin(self, conversation: bytes) -> Callable[[Event], None]:
-        """What a machine tells of all that it sends and takes, from its start. `end` then ends it."""
-        self._started[conversation] = _now()
+    def begin(self, conversation: bytes, search: Parties | None = None) -> Callable[[Event], None]:
+        """What a machine tells of all that it sends and takes, from its start. `end` then ends it.
+
+        `search`: who takes part, if it is one, which is then noted in case the node is killed.
+        """
+        started = self._started[conversation] = _now()
+        if search is not None:
+            entry = ArticleForty(search.requester, started, None, tuple(sorted(search.holders)), ())
+            try:
+                under_way.begin(self.folder, conversation, entry)
+            except OSError as error:  # a disk that is full stops the search where its records must be written
+                log.warning("a search is not noted as under way", extra={"error": type(error).__name__})
         return self._recorder.begin(conversation)
 
     def keep_probe(self, machine: SearchingRequester, template: bytes, justification: Justification) -> None:
@@ -88,6 +105,7 @@ class Keeper:
                 if isinstance(machine, (SearchingRequester, SearchingRouter, SearchingHolder)):
                     self.article_forty.append([article_forty(machine, started, _now())], _now())
                     self.article_forty.checkpoint(_now())
+                    under_way.end(self.folder, machine.query)
             finally:
                 self._recorder.end(machine.query)
                 self.transcript.checkpoint(_now())
@@ -101,10 +119,10 @@ class Keeper:
     def obey(self, data: bytes) -> Order:
         """Put a supervisor's order for one of this node's logs into force. Raises `OrderRefused`, OSError."""
         order = decode_order(data)
-        for log in self.logs.values():
-            if log.header.log == order.log:
+        for journal in self.logs.values():
+            if journal.header.log == order.log:
                 with self.writing:
-                    log.obey(order)
+                    journal.obey(order)
                 return order
         raise OrderRefused("an order for a log of another node")
 
@@ -115,6 +133,27 @@ class Keeper:
             self.transcript.close()
             self.article_forty.close()
             self._gallery.close()
+
+    def _enter_cut_off(self) -> None:
+        """Searches during which the node was killed: nobody is known to have replied. Once each, also if it is killed
+        between the two steps."""
+        for conversation, entry in list(under_way.cut_off(self.folder)):
+            if entry is not None and not self._is_entered(entry):
+                self.article_forty.append([entry], _now())
+                self.article_forty.checkpoint(_now())
+            under_way.end(self.folder, conversation)
+
+    def _is_entered(self, entry: ArticleForty) -> bool:
+        size = self.article_forty.size
+        for index in range(size - 1, max(-1, size - 1 - LAST_ENTRIES), -1):
+            with suppress(EntryErased):
+                kept = self.article_forty.read(index)
+                assert isinstance(kept, ArticleForty)
+                if (kept.requester, kept.request_time, kept.asked) == (
+                    entry.requester, entry.request_time, entry.asked,
+                ):  # fmt: skip
+                    return True
+        return False
 
 
 def article_forty(machine: Party, started: int, ended: int) -> ArticleForty:

@@ -22,6 +22,7 @@ from nodes.service.operator_api import (
     SearchUnderWay,
     Supplies,
 )
+from nodes.service.outage import Outage
 from nodes.service.under_way import UnderWay
 from pets.errors import InputError, LineupError
 
@@ -88,6 +89,12 @@ def peers(folder: Path) -> dict[str, bool]:
     """Which peers answer the running node now. Raises `NodeNotRunning`."""
     response = _call(load_config(folder), "GET", "/operator/v1/peers", seconds=HEALTH_SECONDS)
     return msgspec.json.decode(response.content, type=dict[str, bool])
+
+
+def outages(folder: Path) -> dict[str, Outage]:
+    """Which peers have told of an outage that they plan. Raises `NodeNotRunning`."""
+    response = _call(load_config(folder), "GET", "/operator/v1/outages", seconds=HEALTH_SECONDS)
+    return msgspec.json.decode(response.content, type=dict[str, Outage])
 
 
 def reread_peers(folder: Path) -> dict[str, Any]:

@@ -124,6 +124,8 @@ class Answering:
 
     def _search(self, announce: Search, conversation: bytes) -> Party:
         self._gate.check(announce, conversation)
+        if self._owes_receipts(announce.requester):
+            raise QueryRefused("state", f"{announce.requester} has not answered a recall within 48 hours")
         if not self._waits(announce):
             raise UnknownPreparation(announce.preparation, f"of {announce.requester} does not wait here")
         self._gate.admit(announce, conversation)
@@ -137,6 +139,16 @@ class Answering:
         except BaseException:
             self._give_up(made)
             raise
+
+    def _owes_receipts(self, requester: str) -> bool:
+        """Whether the requester has let the time of a recall pass (`casework.refuse_without_receipts`)."""
+        follow_up, settings = self._node.follow_up, self._node.config.casework
+        if follow_up is None or not settings.refuse_without_receipts:
+            return False
+        try:
+            return follow_up.desk.owes_receipts(requester)
+        except StoreError as error:
+            raise QueryRefused("internal", str(error)) from error
 
     def _waits(self, announce: Search) -> bool:
         """Looked at first: what was not prepared uses up no quota, and a quota that is used up no preparation."""

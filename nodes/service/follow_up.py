@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -58,6 +59,7 @@ class FollowUp:
         self._node = node
         gallery = node.store if node.config.role is Role.HOLDER else None
         self.desk = CaseDesk.of_node(node.identity, node.peers, node.keeper.folder, gallery)
+        self.desk.office = replace(self.desk.office, asked=node.keeper.keeps)
         self._searches: set[asyncio.Task[None]] = set()
         self._alarmed = 0.0
         with self.desk.office.vault.writing() as session:

@@ -30,6 +30,7 @@ from nodes.service.galleries import Galleries
 from nodes.service.gossip import Gossip
 from nodes.service.guard import Guard
 from nodes.service.health import failing
+from nodes.service.outage import Outage
 from nodes.service.pace import Pace
 from nodes.store import EmptyStore, GalleryStore
 from nodes.transport.outbox import PeerRefused, Transport
@@ -86,6 +87,7 @@ class Node:
         self._guard = Guard(config.name, keeper.ledger)
         self.alarms: list[str] = []  # since this node was started: for its operator, and stopping nothing
         self.peer_faults: list[str] = []  # what was refused when the peers were read again (`nodes.service.reload`)
+        self.outages: dict[str, Outage] = {}  # what peers told of theirs (`nodes.service.outage`)
         self.reread: Callable[[], Awaitable[None]] | None = None  # reads the peers again, in a node that serves
         self.clocks = Clocks(config.policy.clock_skew_seconds, self.metrics.clocks_differ)
         self.transport = transport
@@ -194,8 +196,9 @@ class Node:
 
     def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
         """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
-        machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
         preparing = isinstance(machine, _PREPARING)
+        recorder = self.keeper.begin(machine.query, None if preparing else machine.parties)
+        machine.recorder = self._strict(recorder, watch)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
         patience = seconds * REQUESTER_PATIENCE if machine.role is Role.REQUESTER else seconds

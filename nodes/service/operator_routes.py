@@ -16,6 +16,7 @@ from nodes.query.metrics import CONTENT_TYPE
 from nodes.service.bodies import read_body
 from nodes.service.node import Node
 from nodes.service.operator_api import BODY_LIMIT, PrepareRequest, SearchRequest
+from nodes.service.outage import ask_peers
 from nodes.service.refusals import Handler, calling, guarded, refusal
 from nodes.service.requester import AskingNode
 from nodes.service.streams import LINES, streamed
@@ -118,6 +119,15 @@ async def peers(request: Request) -> Response:
     return JSONResponse(await peers_up(node))
 
 
+async def outages(request: Request) -> Response:
+    """The outages that peers plan, as far as they told."""
+    node: Node = request.app.state.node
+    if not _by_operator(node, request):
+        return refusal(403, "state")
+    await ask_peers(node)
+    return Response(msgspec.json.encode(node.outages), media_type="application/json")
+
+
 async def reread(request: Request) -> Response:
     """Read the folder of peers again."""
     node: Node = request.app.state.node
@@ -171,6 +181,7 @@ ROUTES = [
     _route("status", status, "GET"),
     _route("peers", peers, "GET"),
     _route("peers", reread, "POST"),
+    _route("outages", outages, "GET"),
     _route("queries", queries, "GET"),
     _route("searches", searches, "GET"),
     Route("/health", health, methods=["GET"]),

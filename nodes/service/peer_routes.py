@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 
 import msgspec
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nodes.config.schema import Role
+from nodes.service import outage
 from nodes.service.bodies import read_body, take_units
 from nodes.service.follow_up import BODY_LIMIT as FOLLOW_UP_LIMIT
 from nodes.service.node import Node
@@ -94,6 +96,15 @@ async def standing(request: Request) -> Response:
     return Response(msgspec.json.encode(Standing(shut.get(peer))), media_type="application/json")
 
 
+async def planned(request: Request) -> Response:
+    """The outage that this node's operator plans, for its peers."""
+    node: Node = request.app.state.node
+    if _peer_of(node, request) is None:
+        return refusal(403, "state")
+    told = outage.Told(await asyncio.to_thread(outage.announced, node.keeper.folder, datetime.now(timezone.utc)))
+    return Response(msgspec.json.encode(told), media_type="application/json")
+
+
 async def follow_up(request: Request) -> Response:
     """A document of the follow-up, and its answer."""
     node: Node = request.app.state.node
@@ -127,6 +138,7 @@ def _is_hex(text: str) -> bool:
 ROUTES = [
     Route("/v1/queries/{query}/units", guarded(units), methods=["POST"]),
     Route("/v1/checkpoints", guarded(checkpoints), methods=["GET"]),
+    Route(outage.PATH, guarded(planned), methods=["GET"]),
     Route(STANDING, guarded(standing), methods=["GET"]),
     Route("/v1/consistency", guarded(consistency), methods=["GET"]),
     Route("/v1/follow-up", guarded(follow_up), methods=["POST"]),

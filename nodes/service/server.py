@@ -23,6 +23,7 @@ from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.peers import Peers
 from nodes.identity.tls import CertificateError, peer_name, running_out, server_context
+from nodes.service import outage
 from nodes.service.app import make_app
 from nodes.service.beside import keep_console
 from nodes.service.json_logs import set_up_logging
@@ -232,6 +233,7 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
             _expire_preparations(node),
             _follow_gallery(node),
             node.gossip.meet_for_ever(),
+            outage.follow(node),
         )
     ]
     if node.follow_up is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import select
 
 from nodes.casework import candidates, cases, inbox
 from nodes.casework.contents import FactsPayload, Found, NamedPayload, Told
@@ -26,7 +27,7 @@ from nodes.casework.errors import (
 )
 from nodes.casework.office import encode_payload
 from nodes.casework.persons import certify
-from nodes.casework.tables import StatementRow
+from nodes.casework.tables import DisclosedRow, StatementRow
 from nodes.store import Status
 from protocol.approval import Approval, Assertion
 from protocol.follow_up import (
@@ -201,6 +202,46 @@ def test_a_recall_deletes_at_whoever_received_it_and_comes_back_as_a_receipt(off
         offices.fr.view(offices.french.rita, f"candidate:{candidate}", "once more")
     (done,) = offices.es.recalls(offices.spanish.dora)
     assert done.answered
+
+
+def test_of_a_recalled_candidate_nothing_more_is_given(offices: Offices) -> None:
+    """Core data that were asked for before, and core data that are asked for before the recall has arrived."""
+    asked, late = offices.confirmed(), offices.confirmed()
+    request = offices.request(asked)
+    early, other = offices.references
+    assert offices.es.recall(offices.spanish.dora, early, "another person's photo") == ["FR"]
+    with pytest.raises(CaseRefused, match="recalled"):
+        offices.spanish.sign("lena", "release-core-data", request, record=RECORD)
+    offices.es.recall(offices.spanish.dora, other, "another person's photo")
+    with pytest.raises(StatementRefused, match="recalled"):
+        offices.request(late)
+
+
+def test_control_before_the_recall_core_data_are_given(offices: Offices) -> None:
+    request = offices.request(offices.confirmed())
+    offices.release(request, RECORD)
+    assert offices.es.requests(offices.spanish.lena)[0].state == "released"
+
+
+def test_a_candidate_that_is_recalled_before_it_is_shown_comes_without_its_image(
+    offices: Offices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nodes.cli.demo_photos import demo_photos
+
+    photo = demo_photos().obama.read_bytes()
+    show = candidates.show
+
+    def after_recall(office: Any, session: Any, wanted: Any) -> Any:
+        with monkeypatch.context() as once:  # as if the recall had been made just before
+            once.setattr(candidates, "show", show)
+            for row in session.scalars(select(DisclosedRow)):
+                row.recalled = office.now()
+            return show(office, session, wanted)
+
+    seen = [offices.fr.candidates_for(offices.french.rita, offices.searched(offices.enrol(photo)))[0]]
+    monkeypatch.setattr(candidates, "show", after_recall)
+    seen.append(offices.fr.candidates_for(offices.french.rita, offices.searched(offices.enrol(photo + b"2")))[0])
+    assert [(one.has_image, one.contested) for one in seen] == [(True, False), (False, True)]  # the control first
 
 
 def test_whoever_forgets_a_subject_is_told_who_else_has_it(offices: Offices, tmp_path: Path, run: Any) -> None:

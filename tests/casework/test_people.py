@@ -106,12 +106,12 @@ def test_a_reviewer_cannot_see_the_others_word_before_the_review_is_over(offices
     candidate = offices.candidate()
     offices.fr.lock_decision(offices.french.rita, candidate, "same person", "ears")
     with pytest.raises(NotYetLocked):
-        offices.fr.votes(offices.french.remo, candidate)
+        offices.fr.votes(offices.french.remo, candidate, "to compare")
     with pytest.raises(NotYetLocked):  # nor can a friend look for the second reviewer
-        offices.fr.votes(offices.french.olga, candidate)
+        offices.fr.votes(offices.french.olga, candidate, "to tell remo")
     assert offices.fr.outcome(candidate) == "under review"
     offices.fr.lock_decision(offices.french.remo, candidate, "inconclusive", "blurred")
-    seen = {handle: vote.verdict for handle, vote in offices.fr.votes(offices.french.remo, candidate)}
+    seen = {handle: vote.verdict for handle, vote in offices.fr.votes(offices.french.remo, candidate, "to compare")}
     assert seen == {"rita": "same person", "remo": "inconclusive"}
 
 

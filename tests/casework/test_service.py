@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
+import msgspec
 import pytest
 from sqlalchemy import select
 
 from nodes.casework import candidates, inbox
 from nodes.casework.tables import StatementRow
+from nodes.config.casework import CaseworkConfig
 from nodes.identity.identity import NodeNotary
 from nodes.service.follow_up import BODY_LIMIT, PATH
 from protocol.documents import seal_document
@@ -136,6 +139,42 @@ def test_nothing_is_released_that_could_not_be_noted(federation: Federation, mon
             answer = (await network.search(wanted)).answers[ES]
             assert (answer.status, answer.references) == ("refused", ())
         assert (await network.search(wanted)).answers[ES].status == "candidates"  # the control
+
+    at(federation, body)
+
+
+def test_a_state_that_lets_the_time_of_a_recall_pass_is_given_nothing_more(federation: Federation) -> None:
+    clock = Clock()
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        holder = network.nodes[ES]
+
+        async def answer() -> tuple[str, str | None]:
+            told = (await network.search(request(federation.people.hit, (ES,)))).answers[ES]
+            await network.settle()
+            return told.status, told.reason
+
+        with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
+            french, spanish = staffed(fr), staffed(es)
+            query = fr.open_query(french.olga, draft(federation.people.hit, ES))
+            fr.approve_launch(french.anton, query, french.sign("anton", "launch", query))
+            await rounds(network)
+            (one,) = fr.candidates_for(french.rita, query)
+            reference = fr.view(french.rita, f"candidate:{one.id}", "to compare").reference
+            es.recall(spanish.dora, reference, "another person's photo")  # which does not arrive yet
+            clock.ahead = timedelta(hours=47)
+            assert await answer() == ("candidates", None)
+            clock.ahead = timedelta(hours=49)
+            assert await answer() == ("refused", "state")
+            usual = holder.config
+            holder.config = msgspec.structs.replace(usual, casework=CaseworkConfig(refuse_without_receipts=False))
+            assert await answer() == ("candidates", None)  # control: where the policy does not say so
+            holder.config = usual
+            assert (await answer())[0] == "refused"
+            await rounds(network)  # the recall arrives, and the receipt comes back
+            assert fr.outcome(one.id) == "deleted"
+            assert await answer() == ("candidates", None)
 
     at(federation, body)
 

@@ -158,9 +158,9 @@ def test_a_look_at_personal_data_needs_a_reason_and_is_written_down(house: House
         case = olga.call("POST", f"/queries/{query}/case", c.Case, c.Reason("to check the spelling"))
         assert case.case == "C-77"
         assert case.photo is not None
-        views = dora.call("GET", "/views", list[dict])  # type: ignore[type-arg]
-        assert views[0]["person"] == "olga"
-        assert views[0]["reason"] == "to check the spelling"
+        own, look, *_ = dora.views("monthly check")
+        assert (look.person, look.reason) == ("olga", "to check the spelling")
+        assert (own.person, own.what, own.reason) == ("dora", "views", "monthly check")  # the look at the log too
 
 
 def test_a_wrong_key_and_a_console_that_is_not_there(house: House, tmp_path: Path) -> None:

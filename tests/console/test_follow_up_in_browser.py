@@ -15,6 +15,7 @@ from tests.kit.browser import (
     refused,
     reload_until,
     review,
+    show,
 )
 
 
@@ -131,7 +132,9 @@ def test_an_onward_transfer_with_authorisation_is_noted(people: People, nodes: R
     page.get_by_label("Authorisation of the state").fill("ES 17/2026")
     page.get_by_role("button", name="Note a transfer").click()
     assert "The transfer is noted" in page.locator("main").inner_text()
-    assert "ES 17/2026" in at(dora, "/supervision").locator("main").inner_text()
+    at(dora, "/supervision")
+    show(dora, "monthly check", "Show these logs")
+    assert "ES 17/2026" in dora.page.locator("main").inner_text()
 
 
 def test_an_authorisation_is_lodged_and_a_refused_one_stops_and_deletes(people: People, nodes: Running) -> None:

@@ -21,6 +21,7 @@ from tests.kit.browser import (
     release,
     reload_until,
     review,
+    show,
 )
 
 
@@ -55,6 +56,7 @@ def test_a_whole_case(people: People, nodes: Running) -> None:
     assert "ears and brows" not in remi.page.content()
     review(remi, query, "same person")
     rosa.page.goto(f"{rosa.origin}/review/{query}/{candidate}")
+    show(rosa, "to sign", "Show side by side")
     assert "remi" in rosa.page.locator("dl.facts").inner_text()  # control: once the review is over
 
     # core data before both have signed are refused

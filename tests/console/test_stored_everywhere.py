@@ -75,7 +75,7 @@ def test_no_page_runs_what_somebody_wrote(two: Two) -> None:
     shown = dict(pages(two))
     assert not [name for name, text in shown.items() if LIVE.search(text)]
     told = {name for name, text in shown.items() if TOLD in text}  # it is shown, as text
-    for path in ("GET /staff as", "GET /supervision as", "POST /queries/{query} as olga",
+    for path in ("POST /staff as", "POST /supervision as", "POST /queries/{query} as olga",
                  "POST /queries/{draft}/approve as anton", "POST /core-data/{request} as lena"):  # fmt: skip
         assert any(name.startswith(path) for name in told), path
 

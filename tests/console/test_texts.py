@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from nodes.casework import errors as casework
+from nodes.console import errors as console
 from nodes.console import texts
 from nodes.console.app import STATIC
 from nodes.console.web import TEMPLATES
@@ -33,11 +38,82 @@ def test_every_text_that_is_used_is_there_and_the_other_way_round() -> None:
     assert left == set()
 
 
+JINJA = r"{%.*?%}|{{.*?}}|{#.*?#}"
+SHOWN = re.compile(r"\b(?:aria-label|alt|title|placeholder|label|summary|data-no-\w+)=(\"[^\"]*\"|'[^']*')")
+COMMAND = "lineup console sign --key FILE"
+# In an expression: what is looked up, compared or joined, and is not shown.
+KEYS = re.compile(
+    r"""\bt\("[^"]*"(?:\ ~\ \w+)?\)|\bt\('[^']*'\)|\["[^"]*"\]|[=!]=\ "[^"]*"|\bin\ \([^)]*\)|"[^"]*"\ in\ \w
+    |(?:selectattr|map|sort|replace)\([^)]*\)|\bparts\.\w+\([^{]*\)|\bfield\([^{]*\)""",
+    re.X,
+)
+
+
+def literals(page: str) -> list[str]:
+    """Words of a template that the catalogue does not have: between tags, in attributes that are read out, and in
+    expressions."""
+    page = page.replace("<!doctype html>", " ").replace(COMMAND, " ")
+    found = [word for shown in SHOWN.findall(page) for word in re.findall(r"[A-Za-z]{2,}", re.sub(JINJA, " ", shown))]
+    outside = re.sub(r"<(?:[^<>{]|{(?![{%#])|" + JINJA + ")*>", " ", page, flags=re.S)
+    found += re.findall(r"[A-Za-z]{2,}", re.sub(JINJA, " ", outside, flags=re.S))
+    for expression in re.findall(r"{{(.*?)}}", outside, flags=re.S):
+        found += re.findall(r"[\"'][^\"']*[A-Za-z]{2,}[^\"']*[\"']", KEYS.sub(" ", expression))
+    for macro in re.findall(r"parts\.(?:field|area|choose)\((.*?)\) }}", page, flags=re.S):
+        found += re.findall(r", \"[^\"]* [^\"]*\"", macro)  # a label or hint with a blank
+    return found
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_no_page_has_a_text_of_its_own(path: Path) -> None:
-    bare = re.sub(r"{%.*?%}|{{.*?}}|{#.*?#}|<code>.*?</code>|<[^>]*>", " ", path.read_text(), flags=re.S)
-    bare = bare.replace("&nbsp;", " ").replace("<!doctype html>", " ")
-    assert not re.findall(r"[A-Za-z]{2,}", bare)
+    assert literals(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["<p>Planted</p>", '<img alt="A face">', '<a title="{{ x }} more">', '{{ "Planted" if x else t("a") }}',
+     '<b>{{ t("a") }} and</b>', '{{ parts.field("a", "The name") }}', "<td>{{ 'yes' if x }}</td>"],
+)  # fmt: skip
+def test_control_a_planted_text_is_found(planted: str) -> None:
+    assert literals(planted)
+
+
+def told(path: Path) -> list[int]:
+    """Lines that refuse something, or answer plainly, in words of their own."""
+    words = (ast.Constant, ast.JoinedStr)
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        call = node.exc if isinstance(node, ast.Raise) else node
+        if not isinstance(call, ast.Call):
+            continue
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        speaks = isinstance(node, ast.Raise) or name in ("PlainTextResponse", "__init__")
+        if speaks and any(isinstance(one, words) and " " in ast.unparse(one) for one in call.args):
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(CODE.glob("*.py")) - set(CODE.glob("client*.py"))), ids=lambda path: path.name
+)
+def test_no_handler_has_a_text_of_its_own(path: Path) -> None:
+    assert told(path) == []  # the client is for programs
+
+
+def test_control_a_planted_refusal_is_found(tmp_path: Path) -> None:
+    planted = tmp_path / "planted.py"
+    planted.write_text('raise InputError(f"no such {x}")\nPlainTextResponse("not here")\nraise InputError(text("a"))\n')
+    assert told(planted) == [1, 2]
+
+
+def kinds(module: ModuleType, base: type) -> set[type]:
+    return {one for _, one in inspect.getmembers(module, inspect.isclass)
+            if issubclass(one, base) and one.__module__ == module.__name__}  # fmt: skip
+
+
+def test_every_kind_of_refusal_has_a_text() -> None:
+    told = kinds(casework, casework.CaseworkError) | kinds(console, console.ConsoleError)
+    told -= {casework.CaseworkError, console.ConsoleError}
+    assert {one.__name__ for one in told} - set(texts.KINDS) == set()
 
 
 def test_every_page_says_that_a_candidate_is_not_identified() -> None:

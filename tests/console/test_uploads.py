@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-import re
-import struct
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +12,14 @@ from PIL import Image
 from starlette.formparsers import MultiPartParser
 
 from nodes.casework.errors import UnknownThing
+from nodes.casework.images import redrawn
 from nodes.cli.demo_photos import demo_photos
 from nodes.console import intake as intake_module
 from nodes.console.errors import UploadRefused
-from nodes.console.intake import MAX_PIXELS, UPLOAD_LIMIT, Intakes, redrawn
+from nodes.console.intake import MAX_PIXELS, UPLOAD_LIMIT, Intakes
 from pets.faces import FaceModel
 from tests.kit.console import Browser, House
-
-SCRIPT = b"<script>alert('planted')</script>"
+from tests.kit.uploads import SCRIPT, bomb, shown_pictures
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +35,6 @@ def intakes() -> Intakes:
 
 def upload(browser: Browser, data: bytes):  # type: ignore[no-untyped-def]
     return browser.post("/queries/new", files={"photo": ("p.jpg", data, "image/jpeg")})
-
-
-def shown_pictures(page: str) -> list[bytes]:
-    found = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", html.unescape(page))
-    return [base64.b64decode(one) for one in found]
-
-
-def bomb(side: int) -> bytes:
-    """A PNG of one colour that says `side` x `side`: small as a file, huge in memory."""
-    row = b"\0" * (side * 3 + 1)
-    packer = zlib.compressobj(9)
-    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def test_a_photo_becomes_faces_with_quality(house: House, photo: bytes) -> None:

@@ -156,6 +156,7 @@ def passkey(people: People, node: str, handle: str) -> Person:
     """An administrator invites a person again, who comes with a passkey of a software authenticator."""
     admin = people(node, "alma")
     admin.page.goto(f"{admin.origin}/staff")
+    show(admin, "to invite again", "Show staff list and door")
     admin.page.get_by_role("row", name=re.compile(f"^{handle}")).get_by_role("button", name="Invite again").click()
     token = admin.page.locator("[data-invitation]").inner_text()
     admin.check("staff")
@@ -177,6 +178,13 @@ def passkey(people: People, node: str, handle: str) -> Person:
     page.get_by_role("button", name="Sign out").click()
     person.sign_in(handle, "passkey-Password-99")
     return person
+
+
+def show(person: Person, reason: str, button: str) -> None:
+    """Give the reason that a look needs."""
+    form = person.page.locator("form", has=person.page.get_by_role("button", name=button))
+    form.get_by_label("Why do you look").fill(reason)
+    form.get_by_role("button", name=button).click()
 
 
 def refused(person: Person, kind: str) -> None:

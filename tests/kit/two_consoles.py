@@ -64,4 +64,4 @@ def a_case(offices: Offices) -> dict[str, str]:
     (one,) = offices.fr.candidates_for(offices.french.rita, query)
     draft = offices.fr.open_query(offices.french.olga, a_draft(np.ones(128, np.int8), "ES"))
     return {"match": match, "request": request, "query": query, "candidate": one.id, "intake": "0" * 32, "draft": draft,
-            "handle": "remo", "year": "2020"}  # fmt: skip
+            "handle": "remo", "year": "2020", "form": "csv"}  # fmt: skip

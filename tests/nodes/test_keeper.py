@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nodes.evidence import under_way
 from nodes.evidence.keeper import Keeper, article_forty
 from nodes.evidence.recorder import Recorder, read_records
 from nodes.evidence.witnesses import Witnesses
@@ -123,6 +124,57 @@ def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_s
         keeper.end(machine)
     assert keeper.article_forty.size == keeper.article_forty.last_checkpoint.size == 1
     assert not keeper._started
+    keeper.close()
+
+
+def test_a_query_during_which_the_node_was_killed_is_in_the_article_40_log_from_the_next_start(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    world = World.make(tmp_path_factory.mktemp("keeper"))
+
+    def opened() -> Keeper:
+        return Keeper(world.identities[EU], world.root / EU)
+
+    def entries(keeper: Keeper) -> list[Any]:
+        return [keeper.article_forty.read(index) for index in range(keeper.article_forty.size)]
+
+    keeper, parties = opened(), Parties("FR", "EU", ("ES", "DE"))
+    keeper.begin(QUERY, parties)
+    keeper.begin(bytes(16))  # control: a preparation, or a search that was not noted, leaves nothing
+    assert keeper.article_forty.size == 0
+    started = keeper._started[QUERY]
+    keeper.close()  # and with it what it knew of queries under way
+    keeper = opened()
+    assert entries(keeper) == [ArticleForty("FR", started, None, ("DE", "ES"), ())]
+    assert keeper.article_forty.last_checkpoint.size == 1
+    keeper.close()
+    keeper = opened()
+    assert keeper.article_forty.size == 1  # once
+    machine = router()
+    keeper.begin(machine.query, machine.parties)
+    keeper.end(machine)
+    keeper.close()
+    keeper = opened()
+    assert keeper.article_forty.size == 2  # control: one that ended is not entered again
+    keeper.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x95", b"junk" * 20])
+def test_a_node_killed_between_entry_and_file_enters_it_once_and_junk_never(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World.make(tmp_path_factory.mktemp("keeper"))
+    keeper = Keeper(world.identities[EU], world.root / EU)
+    machine = router()
+    with monkeypatch.context() as killed:
+        killed.setattr(under_way, "end", lambda folder, query: None)
+        keeper.begin(machine.query, machine.parties)
+        keeper.end(machine)
+    keeper.close()
+    (world.root / EU / under_way.FOLDER / bytes(16).hex()).write_bytes(content)
+    keeper = Keeper(world.identities[EU], world.root / EU)
+    assert keeper.article_forty.size == 1
+    assert list((world.root / EU / under_way.FOLDER).iterdir()) == []
     keeper.close()
 
 

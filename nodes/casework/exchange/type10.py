@@ -32,6 +32,7 @@ import io
 import re
 from dataclasses import dataclass, field
 from datetime import date
+from importlib.util import find_spec
 from typing import Any
 
 from PIL import Image
@@ -46,6 +47,8 @@ MAX_TEXT = 64 * 1024  # bytes of a record besides its image
 _LEN = re.compile(rb"(\d{1,2})\.0*1:(\d{1,9})\x1d")
 _CODINGS = {"JPEGB": "JPEG", "JPEGL": "JPEG", "PNG": "PNG"}
 _AGENCY = re.compile(r"[A-Z0-9-]{1,32}")
+_REFERENCE = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_BEGINS = re.compile(rb"1\.0*1:")
 
 
 class ExchangeError(InputError):
@@ -64,6 +67,16 @@ class FaceRecord:
     taken: date | None
     source: str
     reference: str
+
+
+def is_installed() -> bool:
+    """Whether such files can be read and written here."""
+    return find_spec("nistitl") is not None
+
+
+def looks_like_one(data: bytes) -> bool:
+    """Whether a file begins as an ANSI/NIST-ITL file does, which no photo does."""
+    return _BEGINS.match(data) is not None
 
 
 def read_faces(data: bytes) -> list[FaceRecord]:
@@ -117,6 +130,8 @@ def write_face(face: FaceRecord, sender: str, receiver: str, today: date) -> byt
     for name in (sender, receiver):
         if not _AGENCY.fullmatch(name):
             raise ExchangeError(f"agency {name!r:.40}: 1 to 32 capital letters, digits and hyphens")
+    if face.reference and not _REFERENCE.fullmatch(face.reference):  # a separator in it would begin a field
+        raise ExchangeError(f"reference {face.reference!r:.80}: 1 to 64 letters, digits and _.:/-")
     coding, (width, height) = _inspect(face.image)
     message = nistitl.Message()
     head = message[0]
