@@ -1,20 +1,20 @@
 """What a store holds, in a few bytes: which database it is, how often it changed, how many rows, their digest.
 
-The digest is the sum, modulo 2^256, of the SHA-256 of each row as it lies in the table, so a change adds and subtracts
-without reading the rest. It is no secret (rows are encrypted) and no defence against who can write to the database:
-templates are authenticated one by one, and the node's log holds the digests of before (`nodes.evidence.ledger`).
+The digest is the sum, modulo 2^256, of the SHA-256 of each subject as it lies in the table, so a change adds and
+subtracts without reading the rest. It is no secret and no defence against who can write to the database: the node's log
+holds the digests of before (`nodes.evidence.ledger`). Templates are authenticated in their block files, whose state the
+database remembers (`nodes.store.rows`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, select, text, update
+from sqlalchemy import ColumnElement, Executable, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
 from nodes.store.errors import StoreCorrupted
@@ -36,38 +36,33 @@ class Content:
     digest: bytes
 
 
-Row = tuple[str, str, str, date | str, bytes, bytes]
-COLUMNS = (
-    SubjectRow.reference,
-    SubjectRow.category,
-    SubjectRow.status,
-    SubjectRow.retain_until,
-    ModelRow.digest,
-    SubjectRow.template,
+# the same text on both databases, put together there, so that thirty million rows are not converted value by value
+_TEXT = (
+    "subject.reference || '|' || subject.category || '|' || subject.status || '|' || CAST(retain_until AS TEXT)"
+    " || '|' || CAST(subject.\"row\" AS TEXT) || '|'"
 )
+_ALL_ROWS = text(f"SELECT {_TEXT} FROM subject WHERE model_id = :model")  # noqa: S608  (nothing of it is given)
 
 
-_ALL_ROWS = text(
-    "SELECT subject.reference, subject.category, subject.status, subject.retain_until, model.digest, subject.template "
-    "FROM subject JOIN model ON subject.model_id = model.id"
-)
+def row_value(text: str, model: bytes) -> int:
+    """The number that stands for a subject: its text, as `row_text` gives it, and its model's digest."""
+    return int.from_bytes(hashlib.sha256(text.encode() + model).digest(), "big")
 
 
-def row_value(row: Row | Sequence[Any]) -> int:
-    """The number that stands for a row: reference, category, status, retention date, model, encrypted template."""
-    reference, category, status, until, model, template = row
-    head = f"{reference}|{category}|{status}|{until}|".encode()
-    return int.from_bytes(hashlib.sha256(b"".join((head, model, template))).digest(), "big")
+def row_text(reference: str, category: str, status: str, until: date, row: int) -> str:
+    """Reference, category, status, retention date and number of the row."""
+    return f"{reference}|{category}|{status}|{until}|{row}|"
 
 
 def values_of(session: Session, wanted: ColumnElement[bool] | None = None) -> tuple[int, int]:
     """How many rows there are (of those wanted), and the sum of their values."""
-    statement: Executable = _ALL_ROWS  # a text, so that a million rows are not converted value by value
-    if wanted is not None:
-        statement = select(*COLUMNS).join(ModelRow, SubjectRow.model_id == ModelRow.id).where(wanted)
     rows = total = 0
-    for part in session.execute(statement.execution_options(yield_per=READ_ROWS)).partitions():
-        rows, total = rows + len(part), total + sum(row_value(row) for row in part)
+    for model, digest in session.execute(select(ModelRow.id, ModelRow.digest)).all():
+        statement: Executable = _ALL_ROWS.bindparams(model=model)
+        if wanted is not None:
+            statement = select(literal_column(_TEXT)).select_from(SubjectRow).where(wanted, SubjectRow.model_id == model)
+        for part in session.execute(statement.execution_options(yield_per=READ_ROWS)).partitions():
+            rows, total = rows + len(part), total + sum(row_value(found, digest) for (found,) in part)
     return rows, total % _MODULUS
 
 
@@ -79,9 +74,9 @@ def account(session: Session, rows: int, value: int) -> None:
     )
 
 
-def account_added(session: Session, rows: Iterable[Row]) -> None:
-    """As `account`, for rows just inserted."""
-    values = [row_value(row) for row in rows]
+def account_added(session: Session, texts: Iterable[str], model: bytes) -> None:
+    """As `account`, for rows of a model just inserted, by their `row_text`."""
+    values = [row_value(text, model) for text in texts]
     account(session, len(values), sum(values))
 
 

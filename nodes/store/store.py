@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy.orm import Session
 
-from nodes.store import answers, backup, content, enrolment, gallery, handling, records, rekey
+from nodes.blocks import BlockFiles
+from nodes.store import answers, backup, content, enrolment, gallery, handling, moving, records, rekey
 from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
-from nodes.store.errors import EnrolmentConflict, StoreRefusal, UnknownReference
+from nodes.store.errors import EnrolmentConflict, StoreCorrupted, StoreRefusal, UnknownReference
 from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
+from nodes.store.rows import RowFiles, any_unmoved, copy_folder, rows_beside
+from nodes.store.gallery import Standing
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
     MAX_ROWS_OF_SUBJECT,
@@ -36,15 +41,19 @@ from nodes.store.subjects import (
     utc_day,
     utc_seconds,
 )
+from nodes.store.tables import SubjectRow
 
-BATCH_ROWS = 32768  # 22 MB a transaction at d = 512
+BATCH_ROWS = 65536  # in a transaction: 34 MB of templates at d = 512
+_TRIES = 8  # to read rows while somebody is forgotten
 
 
 class GalleryStore:
     """The gallery of one member state, its quotas and the queries it has answered.
 
     `url`: see `Database`; a database that is new or of an earlier version is brought up to date. `key`: what records
-    are encrypted under; `retired`: keys that older records still need. `state`: two capital letters. `categories`: the
+    are encrypted under; `retired`: keys that older records still need. `rows`: the folder of the templates
+    (`nodes.store.rows`); beside an SQLite file it is FILE.rows, unless another is named. `reconcile`: the database was
+    brought back by other means and may be older than that folder; who was forgotten since is forgotten again. `state`: two capital letters. `categories`: the
     only ones enrolled and the only ones searched (Article 19(1)); victims, missing persons and remains need a citation
     in `national_law` (Article 29). `lock_seconds`: how long to wait for others. `handler`: on whose behalf it is
     opened, for the log of who did what to whom; None is the node itself, or a program.
@@ -60,6 +69,8 @@ class GalleryStore:
         key: StorageKey,
         *,
         state: str,
+        rows: Path | None = None,
+        reconcile: bool = False,
         categories: Iterable[Category] = DEFAULT_CATEGORIES,
         national_law: Mapping[Category, str] | None = None,
         retired: Sequence[StorageKey] = (),
@@ -70,9 +81,14 @@ class GalleryStore:
         self._handler = handler
         self.categories = check_categories(categories, national_law or {})
         self._database = Database(url, lock_seconds=lock_seconds)
+        if rows is None and self._database.path is not None:
+            rows = rows_beside(self._database.path)
+        self._rows = RowFiles(rows, [each.blocks for each in (key, *retired)], BATCH_ROWS, reconcile)
         try:
             upgrade(self._database)
             self._keys = self._attach(key, retired)
+            if reconcile:
+                self._forget_erased()
         except BaseException:
             self._database.close()
             raise
@@ -138,10 +154,9 @@ class GalleryStore:
         if not 1 <= len(templates) <= MAX_ROWS_OF_SUBJECT:
             raise StoreRefusal(f"a subject has 1 to {MAX_ROWS_OF_SUBJECT} rows, got {len(templates)}")
         particulars = self._particulars(templates, category, status, retain_until, model, quality)
-        with self._database.writing() as session:
-            gallery.change(session)
+        with self._changing() as session:
             references = enrolment.enrol(
-                session, self._keys, self.state, templates, particulars, datetime.now(timezone.utc), photos, names
+                session, self._keys, self._rows, self.state, templates, particulars, datetime.now(timezone.utc), photos, names
             )
             enrolment.join_rows(session, references)
             self._note(session, "enrol", references[:1])
@@ -175,15 +190,15 @@ class GalleryStore:
         done = skipped = self._rows_done(source, particulars, len(templates))
         while done < len(templates):
             part = templates[done : done + BATCH_ROWS]
-            with self._database.writing() as session:
-                gallery.change(session)
+            with self._changing() as session:
                 if source is not None:
                     # again, under the lock: another process may be enrolling the same source
                     now_done = enrolment.rows_done(session, self._keys, source, particulars, len(templates))
                     if now_done != done:
                         raise EnrolmentConflict("the same source is being enrolled by another process")
                     enrolment.set_rows_done(session, self._keys, source, done + len(part))
-                added = enrolment.enrol(session, self._keys, self.state, part, particulars, datetime.now(timezone.utc))
+                now = datetime.now(timezone.utc)
+                added = enrolment.enrol(session, self._keys, self._rows, self.state, part, particulars, now)
                 self._note(session, "enrol", added)
             references += added
             done += len(part)
@@ -253,6 +268,7 @@ class GalleryStore:
             receipts = records.forget(session, references, now, gallery.change(session))
             if receipts:
                 self._note(session, "forget", [receipt.reference for receipt in receipts], now)
+        self.settle()
         self._database.wipe_log()
         return receipts
 
@@ -268,8 +284,18 @@ class GalleryStore:
             receipts = records.expire(session, now, gallery.change(session))
             if receipts:
                 self._note(session, "expire", [receipt.reference for receipt in receipts], now)
+        self.settle()
         self._database.wipe_log()
         return receipts
+
+    def settle(self) -> int:
+        """Erase rows whose subjects were deleted, and rows that an interrupted enrolment left; gives how many.
+
+        Part of every change; to be called at a start too, once the database is known to be the right one.
+        """
+        with self._database.writing() as session:
+            gallery.lock(session)
+            return self._rows.settle(session)
 
     def deletions(self) -> dict[str, datetime]:
         """All references forgotten, with the time: keep this list apart from backups (README, "Restore")."""
@@ -333,13 +359,38 @@ class GalleryStore:
         wanted = self.categories if categories is None else frozenset(categories)
         for category in sorted(wanted):
             enrolment.check_allowed(category, self.categories)
-        with self._database.reading() as session:
-            return gallery.snapshot(session, self._keys, utc_day(now), wanted, model)
+        for _ in range(_TRIES):
+            with self._database.reading() as session:
+                found = gallery.snapshot(session, self._rows, utc_day(now), wanted, model)
+            if found is not None:
+                return found
+        raise StoreCorrupted(f"templates of subjects that are held are erased, in each of {_TRIES} readings")
 
-    def standing(self, now: datetime, categories: Iterable[Category]) -> tuple[int, frozenset[str]]:
-        """The generation, and the references of subjects of some categories that are held and within retention."""
+    def row_files(self, categories: Iterable[Category], model: bytes | None = None) -> tuple[bytes, BlockFiles]:
+        """A model, and its block files: the one named, or the only one of subjects of these categories.
+
+        Raises as `snapshot`.
+        """
+        wanted = SubjectRow.category.in_([category.value for category in categories])
         with self._database.reading() as session:
-            return gallery.standing(session, utc_day(now), frozenset(categories))
+            chosen = gallery.choose_model(session, wanted, model)
+            return chosen.digest, self._rows.of(chosen)
+
+    def reference(self, model: bytes, row: int) -> str:
+        """The reference of the subject whose row has a number. Raises `UnknownReference` if it was forgotten."""
+        with self._database.reading() as session:
+            found = gallery.reference(session, model, row)
+        if found is None:
+            raise UnknownReference("the subject was forgotten meanwhile")
+        return found
+
+    def standing(self, model: bytes, after: int = 0) -> Standing:
+        """Who is held, by row number: subjects of a model with a number above `after`, and rows that are gone."""
+        with self._database.reading() as session:
+            chosen = gallery.choose_model(session, SubjectRow.id > after, model)
+            held = tuple(gallery.held_rows(session, chosen, after))
+            gone = gallery.gone_rows(session, chosen)
+            return Standing(gallery.generation(session), gallery.last_subject(session), held, gone)
 
     # Answers
 
@@ -424,6 +475,8 @@ class GalleryStore:
         If interrupted, open the store with the same keys and call it again. Raises `StoreCorrupted`.
         """
         after = total = 0
+        with self._changing() as session:
+            self._rows.rekey(session)
         while True:
             with self._database.writing() as session:
                 result = rekey.rekey_batch(session, self._keys, after)
@@ -439,21 +492,77 @@ class GalleryStore:
         return total
 
     def backup(self, path: Path) -> None:
-        """Copy one moment of an SQLite store to a new file while it is in use; encrypted like the store.
+        """Copy one moment of an SQLite store to a new file while it is in use; encrypted like the store. The templates
+        go to FILE.rows.
 
         Raises `StoreRefusal` on PostgreSQL, where `pg_dump` does it, and if the file exists.
         """
         if self._database.path is None:
             raise StoreRefusal("a PostgreSQL store is backed up with pg_dump --format=custom")
-        backup.copy_database(self._database.path, path)
+        rows, staged = rows_beside(path), self._rows.place.with_name(f".{self._rows.place.name}-backup")
+        for target in (path, rows):
+            if target.exists():
+                raise StoreRefusal(f"{target} exists already, a copy never overwrites")
+        try:
+            self.settle()
+            shutil.rmtree(staged, ignore_errors=True)
+            with self._database.writing() as session:  # one moment of both: nobody changes either
+                gallery.lock(session)
+                self._rows.copy_to(session, staged)
+                reader = backup.moment(self._database.path)
+            with closing(reader):
+                for folder in sorted(staged.iterdir()):
+                    copy_folder(folder, rows / folder.name)
+                backup.copy_database(self._database.path, path, reader)
+        except BaseException:
+            shutil.rmtree(rows, ignore_errors=True)
+            raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def unnamed_rows(self) -> list[Path]:
+        """Folders among those of the templates that are not this database's."""
+        with self._database.reading() as session:
+            return self._rows.unnamed(session)
 
     def _attach(self, key: StorageKey, retired: Sequence[StorageKey]) -> KeyRing:
         with self._database.writing() as session:
             owner = gallery.owner(session, self.state)
             if owner != self.state:
                 raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
-            content.settle(session)
-            return open_keys(session, key, retired)
+            keys = open_keys(session, key, retired)
+            self._rows.check(session)
+            unmoved = any_unmoved(session)
+            if not unmoved:
+                content.settle(session)
+        if unmoved:
+            self._move(keys)
+        return keys
+
+    def _forget_erased(self) -> None:
+        """Forget subjects whose rows are erased, as they were forgotten after the database was copied."""
+        with self._database.reading() as session:
+            references = [found for model, rows in self._rows.erased(session)
+                          for found in gallery.references(session, model, rows)]  # fmt: skip
+        self.forget_all(references, datetime.now(timezone.utc))
+
+    def _move(self, keys: KeyRing) -> None:
+        """Move the templates of an earlier version into block files, then count what is held."""
+        moved = 1
+        while moved:
+            with self._database.writing() as session:
+                moved = moving.move_batch(session, keys, self._rows)
+                if not moved:
+                    content.settle(session)
+        self._database.wipe_log()
+
+    @contextmanager
+    def _changing(self) -> Iterator[Session]:
+        """A change of the gallery, begun where none before was left half done."""
+        with self._database.writing() as session:
+            gallery.change(session)
+            self._rows.settle(session)
+            yield session
 
     def _note(
         self, session: Session, act: handling.Act, references: Iterable[str], now: datetime | None = None

@@ -68,7 +68,7 @@ def test_old_version_is_brought_up_with_its_data(url: str) -> None:
         sql(url, statement, **{name: value for name, value in values.items() if f":{name}" in statement})
     with open_store(url) as store:
         snapshot = store.snapshot(NOW)
-        assert (snapshot.references, snapshot.generation) == ((reference,), 7)
+        assert (snapshot.references, snapshot.generation) == ((reference,), 9)
         assert (snapshot.templates == row).all()
         assert store.photo(reference) == b"photo"
         assert not store.subject(reference).contested

@@ -88,6 +88,6 @@ def test_a_store_of_an_earlier_version_is_counted_when_it_is_opened(url: str) ->
         connection.execute(text("INSERT INTO store (id, state, generation) VALUES (1, 'ES', 7)"))
     database.close()
     with open_store(url) as opened:
-        assert opened.verify().generation == 7
+        assert opened.verify().generation == 8
         fill(opened)
         assert opened.verify().rows == 20
