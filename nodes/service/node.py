@@ -92,7 +92,7 @@ class Node:
         self.notary = NodeNotary(identity, peers)
         self._credentials = Credentials(self.notary, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
         self._gate = Gate(identity, peers, store, keeper, self.notary, self.metrics)
-        self.galleries = Galleries(config, store, keeper, self._guard, self.threads)
+        self.galleries = Galleries(config, store, self._guard, self.threads)
         self.answering = Answering(self, self._gate)
         # Searches before preparations, which have a worker of their own and a part of the threads.
         self._precedence = Precedence(min(GIVE_WAY_SECONDS, config.limits.read_timeout_seconds / 3))
@@ -295,14 +295,14 @@ class Node:
         if self.config.role is not Role.HOLDER or not policy.purposes:
             return None
         try:
-            return self.galleries.of(policy.presets[0]).current(datetime.now(timezone.utc)).root
+            return self.galleries.of(policy.presets[0]).current().root
         except EmptyStore:
             log.info("the gallery is empty")
             return None
 
     def follow_gallery(self) -> None:
         """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
-        if gone := self.galleries.follow(self.answering.roots):
+        if gone := self.galleries.follow():
             log.info(f"{gone} rows of earlier versions overwritten", extra={"node": self.name})
 
     def inspect(self) -> None:

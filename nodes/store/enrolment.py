@@ -60,28 +60,34 @@ def enrol(
     Raises `DuplicatePhoto`, `ModelMismatch` if the model had another dimension before, `StoreRefusal` for a photo
     that is too large.
     """
+    references, key = new_references(state, len(templates)), keys.key
+    _check_photos(session, keys, photos, references[0] if references else "")
     model = _model(session, files, particulars.model, templates.shape[1])
     numbers = files.append(model, templates)
-    references = new_references(state, len(templates))
     shared = _shared(session, particulars, model.id, keys.current) | {"enrolled": utc_seconds(now)}
     _insert(session, zip(references, numbers, strict=True), shared)
     beside = particulars.category.value, particulars.status.value, particulars.retain_until
     texts = (row_text(reference, *beside, row) for reference, row in zip(references, numbers, strict=True))
     account_added(session, texts, particulars.model)
-    key = keys.key
     for index, photo in enumerate(photos):
-        if not 0 < len(photo) <= MAX_PHOTO_BYTES:
-            raise StoreRefusal(f"a photo has 1 to {MAX_PHOTO_BYTES} bytes, got {len(photo)}")
-        same = find_photo(session, keys, photo)
-        if same is not None:
-            raise DuplicatePhoto(same)
         number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == references[0])).scalar_one()
         table = FurtherPhotoRow if index else PhotoRow
         sealed_photo = key.seal(photo, "photo", references[0])
         name = key.seal(names[index].encode(), "photo-name", references[0]) if names else None
         session.add(table(subject_id=number, mac=key.mac("photo", photo), sealed=sealed_photo, name=name))
-        session.flush()  # so that the same photo given twice is found
     return references
+
+
+def _check_photos(session: Session, keys: KeyRing, photos: Sequence[bytes], reference: str) -> None:
+    """Refuse photos before anything is written: too large, enrolled already, or the same one twice."""
+    seen = set()
+    for photo in photos:
+        if not 0 < len(photo) <= MAX_PHOTO_BYTES:
+            raise StoreRefusal(f"a photo has 1 to {MAX_PHOTO_BYTES} bytes, got {len(photo)}")
+        same = reference if photo in seen else find_photo(session, keys, photo)
+        if same is not None:
+            raise DuplicatePhoto(same)
+        seen.add(photo)
 
 
 def join_rows(session: Session, references: Sequence[str]) -> None:

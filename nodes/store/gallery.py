@@ -22,9 +22,9 @@ READ_ROWS = 16384
 CATEGORY_CODES = {category: code for code, category in enumerate(Category, 1)}  # in memory, from 1
 _CATEGORY_BITS = 3
 _DAY_BITS = 16  # days since 1970, up to the year 2149; who is kept longer is kept until then
-_LAST_DAY = 2**_DAY_BITS - 1
-_DAY_SQLITE = f"min({_LAST_DAY}, CAST(julianday(retain_until) - 2440587.5 AS INTEGER))"
-_DAY_POSTGRESQL = f"least({_LAST_DAY}, retain_until - DATE '1970-01-01')"
+LAST_DAY = 2**_DAY_BITS - 1
+_DAY_SQLITE = f"min({LAST_DAY}, CAST(julianday(retain_until) - 2440587.5 AS INTEGER))"
+_DAY_POSTGRESQL = f"least({LAST_DAY}, retain_until - DATE '1970-01-01')"
 
 
 @dataclass(frozen=True)

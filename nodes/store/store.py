@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from nodes.blocks import BlockFiles
 from nodes.store import answers, backup, content, enrolment, gallery, handling, moving, records, rekey
 from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
-from nodes.store.errors import EnrolmentConflict, StoreCorrupted, StoreRefusal, UnknownReference
+from nodes.store.errors import EnrolmentConflict, StoreCorrupted, StoreError, StoreRefusal, UnknownReference
 from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
@@ -558,11 +558,16 @@ class GalleryStore:
 
     @contextmanager
     def _changing(self) -> Iterator[Session]:
-        """A change of the gallery, begun where none before was left half done."""
-        with self._database.writing() as session:
-            gallery.change(session)
-            self._rows.settle(session)
-            yield session
+        """A change of the gallery. What was left half done is brought to an end before, and at once if it fails."""
+        try:
+            with self._database.writing() as session:
+                gallery.change(session)
+                self._rows.settle(session)
+                yield session
+        except BaseException:
+            with suppress(StoreError):
+                self.settle()
+            raise
 
     def _note(
         self, session: Session, act: handling.Act, references: Iterable[str], now: datetime | None = None

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nodes.store import DuplicatePhoto, GalleryStore, Status, StoreRefusal, UnknownReference
+from nodes.blocks import VersionReader
+from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, StoreRefusal, UnknownReference
 from nodes.store.derived import DerivedGallery
+from protocol.errors import QueryRefused
 from tests.kit.ring import RING
 from tests.kit.stores import DIM, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
 
@@ -42,17 +44,23 @@ def test_forgotten_bytes_are_overwritten_in_the_file(sqlite_url: str, tmp_path: 
     with open_store(sqlite_url) as store:
         enrol_one(store, 1)
         gone = enrol_one(store, 2, b"photo" * 1000)
-        sealed = sql(sqlite_url, "SELECT template FROM subject WHERE reference = :r", r=gone)[0][0]
         sealed_photo = sql(sqlite_url, "SELECT sealed FROM photo")[0][0]
+        (block,) = tmp_path.glob("store.db.rows/*/block-*")
+        with_both = block.read_bytes()
 
         def on_disk(part: bytes) -> bool:
-            return any(part in path.read_bytes() for path in tmp_path.iterdir())
+            return any(part in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
-        assert on_disk(sealed)
+        assert on_disk(with_both[-500:])
         assert on_disk(sealed_photo[:500])
         store.forget(gone, NOW)
-        assert not on_disk(sealed)
+        assert not on_disk(with_both[-500:]), "the block is sealed anew, without the row"
         assert not on_disk(sealed_photo[:500])
+        _, files = store.row_files(store.categories)
+        rows = VersionReader(files, files.manifest().current.number).read(0, 2)
+        assert rows.rows[0].any()
+        assert not rows.rows[1].any()
+        assert rows.erased.tolist() == [False, True]
 
 
 def test_subject_past_retention_is_not_searched_and_then_deleted(store: GalleryStore) -> None:
@@ -128,14 +136,30 @@ def test_derived_gallery_follows_the_store(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:
         first, second = enrol_one(store, 1), enrol_one(store, 2, retain_until=TODAY)
         derived = DerivedGallery(store, RING)
-        gallery = derived.current(NOW)
-        assert gallery.references == (first, second)
-        assert len(gallery.templates) == 2
-        assert derived.current(NOW) is gallery
-        tomorrow = NOW + timedelta(days=1)
-        assert derived.current(tomorrow).references == (first,)  # retention passed, though nothing was written
+        gallery = derived.current()
+        assert list(gallery.references or ()) == [first, second]
+        assert derived.current() is gallery
+        tomorrow, everybody = NOW + timedelta(days=1), store.categories
+        assert found(derived, gallery.root, NOW) == [True, True]
+        assert found(derived, gallery.root, tomorrow) == [True, False], "retention passed, though nothing was written"
         third = enrol_one(store, 3)
-        assert derived.current(tomorrow).references == (first, third)
+        later = derived.current()
+        assert later.reference(2) == third
+        assert found(derived, later.root, tomorrow) == [True, False, True]
         store.forget(first, NOW)
-        assert derived.current(tomorrow).references == (third,)
-        assert gallery.references == (first, second)  # a query that runs keeps its own
+        assert derived.current() is later, "a root says which rows there were, not who may be found"
+        assert found(derived, later.root, NOW) == [False, True, True]
+        assert found(derived, gallery.root, NOW) == [False, True], "an earlier version is lent like the present one"
+        assert derived.erase_gone(NOW) == 1
+        assert [bool(row.any()) for row in gallery.templates] == [False, True]
+        with pytest.raises(QueryRefused, match="forgotten"):
+            later.reference(0)
+        assert derived.lend(bytes(32), NOW, everybody) is None
+
+
+def found(derived: DerivedGallery, root: bytes, now: datetime) -> list[bool]:
+    """Who of a version may be found."""
+    lent = derived.lend(root, now, list(Category))
+    assert lent is not None
+    derived.give_back(lent[1])
+    return lent[1].tolist()
