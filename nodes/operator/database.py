@@ -34,7 +34,6 @@ from nodes.service.expiry import expire as expire_at
 from nodes.store import GalleryStore, StorageKey, StoreError
 from nodes.store.backup import CarriedOver, adopt_rows, carry_over, copy_database, replace_database
 from nodes.store.rows import rows_beside
-from nodes.store.derived import reseal_salt
 from pets.errors import InputError
 
 
@@ -219,7 +218,6 @@ def _rekey(
     cases = desk.database_url(config, folder)
     if config.casework.url is not None or (folder / desk.FILE).is_file():
         vault.rekey(cases, old, new)
-    reseal_salt(folder, old, new)
     pool.reseal(folder / pool.FOLDER, old, new)
     return subjects, sealed.reseal(folder / "sealed", old, new)
 

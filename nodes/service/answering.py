@@ -40,9 +40,7 @@ class Answering:
     @property
     def roots(self) -> frozenset[bytes]:
         """Of the versions of the gallery that preparations were made for which wait, or are being made."""
-        machines = [
-            driver.machine for driver in list(self._node.drivers.values())
-        ]  # before what waits
+        machines = [driver.machine for driver in list(self._node.drivers.values())]  # before what waits
         making = [machine.gallery.root for machine in machines if isinstance(machine, PreparingHolder)]
         return frozenset((*self._node.pool.roots, *making))
 

@@ -115,7 +115,7 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
 
 
 _GONE = (  # their rows are erased when the copy is opened
-    "INSERT OR IGNORE INTO main.gone_row SELECT model_id, \"row\" FROM main.subject "
+    'INSERT OR IGNORE INTO main.gone_row SELECT model_id, "row" FROM main.subject '
     "WHERE reference IN (SELECT reference FROM main.deletion) OR subject IN (SELECT reference FROM main.deletion)"
 )
 # WHERE true: else SQLite reads ON CONFLICT as a join

@@ -60,7 +60,9 @@ def values_of(session: Session, wanted: ColumnElement[bool] | None = None) -> tu
     for model, digest in session.execute(select(ModelRow.id, ModelRow.digest)).all():
         statement: Executable = _ALL_ROWS.bindparams(model=model)
         if wanted is not None:
-            statement = select(literal_column(_TEXT)).select_from(SubjectRow).where(wanted, SubjectRow.model_id == model)
+            statement = (
+                select(literal_column(_TEXT)).select_from(SubjectRow).where(wanted, SubjectRow.model_id == model)
+            )
         for part in session.execute(statement.execution_options(yield_per=READ_ROWS)).partitions():
             rows, total = rows + len(part), total + sum(row_value(found, digest) for (found,) in part)
     return rows, total % _MODULUS

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import overload
 
 import numpy as np
@@ -22,16 +22,15 @@ from nodes.blocks import Snapshot as Lent
 from nodes.blocks.block import Rows
 from nodes.blocks.manifest import Version
 from nodes.store.errors import UnknownReference
-from nodes.store.gallery import CATEGORY_CODES, LAST_DAY
+from nodes.store.holdings import Holdings
 from nodes.store.rows import as_store_errors
 from nodes.store.store import GalleryStore
-from nodes.store.subjects import Category, utc_day
+from nodes.store.subjects import Category
 from pets.params import Parameters
 from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 
 Live = npt.NDArray[np.bool_]
-_EPOCH = date(1970, 1, 1)
 
 
 class Resident:
@@ -46,9 +45,7 @@ class Resident:
         self._rows: ResidentGallery | None = None
         self._model = b""
         self._told = 0  # rows overwritten that were told of
-        self._read: tuple[int, int] = (-1, 0)  # generation of the store, and the last subject, that is known here
-        self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)  # by row number; 0: nobody
-        self._days: npt.NDArray[np.uint16] = np.zeros(0, np.uint16)  # the last day searched
+        self._holdings: Holdings | None = None
 
     def rows(self, categories: Collection[Category]) -> ResidentGallery:
         """The rows; read the first time. `categories`: of whom there must be some of one model only."""
@@ -56,7 +53,8 @@ class Resident:
             model, files = self._store.row_files(categories, self._wanted)
             if self._rows is None or model != self._model:
                 self._rows = ResidentGallery(files, threads=self._threads)
-                self._model, self._read, self._told = model, (-1, 0), self._rows.overwritten
+                self._model, self._holdings = model, Holdings(self._store, model)
+                self._told = self._rows.overwritten
             return self._rows
 
     @property
@@ -81,34 +79,14 @@ class Resident:
         """Who of a version may be found now, bool (rows,): held, of these categories, within retention."""
         with self._lock, as_store_errors():
             assert self._rows is not None
-            self._follow()
-            wanted = np.zeros(len(CATEGORY_CODES) + 1, np.bool_)
-            wanted[[CATEGORY_CODES[category] for category in categories]] = True
-            today = min((utc_day(now) - _EPOCH).days, LAST_DAY)
-            held = wanted[self._codes] & (self._days >= today)
+            assert self._holdings is not None
+            held = self._holdings.bits(now, categories)  # first: who is gone from the database is in the files by then
             live = self._rows.live(version)
             if self._rows.renumbered(version):
-                live &= _at(held, self._rows.numbers(np.arange(len(live)), version))
+                live &= held.of(self._rows.numbers(np.arange(len(live)), version))
             else:
-                live[: len(held)] &= held[: len(live)]
-                live[len(held) :] = False
+                live &= held.first(len(live))
             return live
-
-    def _follow(self) -> None:
-        """Read who was enrolled and who is gone since the last time."""
-        generation, last = self._read
-        if self._store.generation == generation:
-            return
-        now = self._store.standing(self._model, last)
-        for part in now.held:
-            size = int(part.rows.max(initial=-1)) + 1
-            if size > len(self._codes):
-                more = size + size // 8 - len(self._codes)
-                self._codes, self._days = np.pad(self._codes, (0, more)), np.pad(self._days, (0, more))
-            self._codes[part.rows] = part.categories
-            self._days[part.rows] = part.days
-        self._codes[now.gone[now.gone < len(self._codes)]] = 0
-        self._read = now.generation, now.last
 
     def reference(self, slot: int, version: Version) -> str:
         """The reference of the subject in a slot. Raises `QueryRefused` (internal) if it was forgotten meanwhile."""
@@ -134,6 +112,8 @@ class References(Sequence[str]):
         """Raises `QueryRefused` for a row whose subject was forgotten."""
         if isinstance(row, slice):
             return tuple(self[place] for place in range(len(self))[row])
+        if not 0 <= row < len(self):
+            raise IndexError(row)
         return self._resident.reference(row, self._version)
 
     def __len__(self) -> int:
@@ -251,10 +231,3 @@ class DerivedGallery:
             made = Gallery.hold(lent.rows, self._params, references, self._resident.model, root=version.root)
             self._made[version.root] = made
         return made
-
-
-def _at(held: Live, numbers: npt.NDArray[np.int64]) -> Live:
-    found: Live = np.zeros(len(numbers), np.bool_)
-    inside = numbers < len(held)
-    found[inside] = held[numbers[inside]]
-    return found

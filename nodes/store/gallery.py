@@ -116,7 +116,10 @@ def references(session: Session, model: int, rows: npt.NDArray[np.int64]) -> lis
     found: list[str] = []
     for start in range(0, len(rows), READ_ROWS):
         chosen = (SubjectRow.model_id == model) & SubjectRow.row.in_(rows[start : start + READ_ROWS].tolist())
-        found += [first or name for name, first in session.execute(select(SubjectRow.reference, SubjectRow.subject).where(chosen))]
+        found += [
+            first or name
+            for name, first in session.execute(select(SubjectRow.reference, SubjectRow.subject).where(chosen))
+        ]
     return list(dict.fromkeys(found))
 
 

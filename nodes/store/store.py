@@ -19,11 +19,11 @@ from nodes.store import answers, backup, content, enrolment, gallery, handling, 
 from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
 from nodes.store.errors import EnrolmentConflict, StoreCorrupted, StoreError, StoreRefusal, UnknownReference
+from nodes.store.gallery import Standing
 from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
 from nodes.store.rows import RowFiles, any_unmoved, copy_folder, rows_beside
-from nodes.store.gallery import Standing
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
     MAX_ROWS_OF_SUBJECT,
@@ -156,7 +156,15 @@ class GalleryStore:
         particulars = self._particulars(templates, category, status, retain_until, model, quality)
         with self._changing() as session:
             references = enrolment.enrol(
-                session, self._keys, self._rows, self.state, templates, particulars, datetime.now(timezone.utc), photos, names
+                session,
+                self._keys,
+                self._rows,
+                self.state,
+                templates,
+                particulars,
+                datetime.now(timezone.utc),
+                photos,
+                names,
             )
             enrolment.join_rows(session, references)
             self._note(session, "enrol", references[:1])

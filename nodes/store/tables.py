@@ -99,7 +99,10 @@ class SubjectRow(Base):
     """
 
     __tablename__ = "subject"
-    __table_args__ = (Index("ix_subject_model_id_row", "model_id", "row"), {"sqlite_autoincrement": True})  # numbers once
+    __table_args__ = (
+        Index("ix_subject_model_id_row", "model_id", "row"),
+        {"sqlite_autoincrement": True},
+    )  # numbers once
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
     reference: Mapped[str] = mapped_column(String(64), unique=True)
     category: Mapped[str] = mapped_column(String(16))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nodes.blocks import ResidentGallery
 from nodes.config.storage import holder_store
 from nodes.query import scorer as scorer_module
 from nodes.query.scorer import Precedence, Scorer
@@ -106,7 +107,7 @@ def test_who_is_forgotten_while_a_preparation_waits_is_not_found_with_it(federat
     run(federation, body)
 
 
-def test_control_without_the_bits_who_was_forgotten_is_found(
+def test_control_without_the_bits_in_memory_that_is_not_wiped_who_was_forgotten_is_found(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = request(federation.people.hit, (ES,))
@@ -114,9 +115,9 @@ def test_control_without_the_bits_who_was_forgotten_is_found(
     async def body(network: AsgiNetwork) -> None:
         await let_wait(network, ES)
         forget(federation, 17)
-        monkeypatch.setattr(
-            Resident, "live", lambda _, version, *rest: np.ones(version.rows, np.bool_)
-        )
+        monkeypatch.setattr(Resident, "live", lambda _, version, *rest: np.ones(version.rows, np.bool_))
+        monkeypatch.setattr(ResidentGallery, "_wipe", lambda _: None)
+        monkeypatch.setattr(Resident, "reference", lambda _, slot, __: federation.references[ES][slot])
         assert (await network.search(wanted)).answers == federation.expected(wanted)
 
     run(federation, body)

@@ -28,7 +28,19 @@ from nodes.store.database import Database
 from nodes.store.migrations import upgrade
 from nodes.store.tables import Base
 from tests.kit.postgres import PostgresServer
-from tests.kit.stores import KEY, MODEL, NOW, WHAT, database_name, enrol_one, enrolling, open_store, rows_folder, sql, templates
+from tests.kit.stores import (
+    KEY,
+    MODEL,
+    NOW,
+    WHAT,
+    database_name,
+    enrol_one,
+    enrolling,
+    open_store,
+    rows_folder,
+    sql,
+    templates,
+)
 
 # Migrations
 
