@@ -1,4 +1,4 @@
-"""Moving everything in the database from retired storage keys to the current one, a batch at a time; it may be interrupted."""
+"""Moving all records from retired storage keys to the current one, a batch at a time; it may be interrupted."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ class RowFiles:
     """The folders of a store, in the folder `place`. `ciphers`: what they may be sealed under, the current one first.
 
     `most`: rows that are appended at once. `reconcile`: the folders may be ahead of the database, which was brought
-    back by other means; then nobody is held whose row is erased. Methods that are given a session are called under the database's lock, and
+    back by other means; then nobody is held whose row is erased.
+    Methods that are given a session are called under the database's lock, and
     raise `StoreError`.
     """
 
@@ -172,6 +173,19 @@ class RowFiles:
                     erased += files.forget([*gone, *range(model.next_row, manifest.next_row)])
                     self.remember(model, files.manifest())
                 session.execute(delete(GoneRow).where(GoneRow.model_id == model.id))
+        return erased
+
+    def retire(self, session: Session, before: int) -> int:
+        """Give up versions that were superseded before a second since 1970; gives how many rows were erased."""
+        erased = 0
+        for model in _with_folder(session):
+            with as_store_errors():
+                files = self.of(model)
+                versions = files.manifest().versions
+                oldest = max((found.number for found in versions if found.time <= before), default=versions[0].number)
+                if oldest != versions[0].number:
+                    erased += files.retire(oldest)
+                    self.remember(model, files.manifest())
         return erased
 
     def read(self, model: ModelRow, numbers: Numbers) -> tuple[Rows, npt.NDArray[np.bool_]]:

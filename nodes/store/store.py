@@ -35,6 +35,7 @@ from nodes.store.subjects import (
     Snapshot,
     Status,
     Subject,
+    Templates,
     check_categories,
     check_state,
     check_templates,
@@ -53,10 +54,11 @@ class GalleryStore:
     `url`: see `Database`; a database that is new or of an earlier version is brought up to date. `key`: what records
     are encrypted under; `retired`: keys that older records still need. `rows`: the folder of the templates
     (`nodes.store.rows`); beside an SQLite file it is FILE.rows, unless another is named. `reconcile`: the database was
-    brought back by other means and may be older than that folder; who was forgotten since is forgotten again. `state`: two capital letters. `categories`: the
-    only ones enrolled and the only ones searched (Article 19(1)); victims, missing persons and remains need a citation
-    in `national_law` (Article 29). `lock_seconds`: how long to wait for others. `handler`: on whose behalf it is
-    opened, for the log of who did what to whom; None is the node itself, or a program.
+    brought back by other means and may be older than that folder; who was forgotten since is forgotten again.
+    `state`: two capital letters. `categories`: the only ones enrolled and the only ones searched (Article 19(1));
+    victims, missing persons and remains need a citation in `national_law` (Article 29). `lock_seconds`: how long to
+    wait for others. `handler`: on whose behalf it is opened, for the log of who did what to whom; None is the node
+    itself, or a program.
 
     Safe to use from many threads, and from several processes at once. Every method may raise `StoreError`:
     `StoreLocked`, `StoreFull`, `StoreUnavailable` mean that nothing was changed. Opening raises `WrongStorageKey`,
@@ -177,7 +179,7 @@ class GalleryStore:
 
     def enrol_many(
         self,
-        templates: npt.NDArray[np.int8],
+        templates: Templates,
         *,
         category: Category,
         status: Status,
@@ -187,13 +189,14 @@ class GalleryStore:
         source: bytes | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> BulkEnrolment:
-        """Store many subjects without photos, int8 (rows, d), in transactions of 32,768 rows.
+        """Store many subjects without photos, int8 (rows, d), in transactions of 65,536 rows.
 
         `source`: digest of what is enrolled, 32 bytes; with it, an enrolment that was interrupted continues after the
         last stored row, and one that was completed adds nothing. `progress` is told the number of rows done.
         Raises as `enrol`, and `EnrolmentConflict` if the source was begun with other particulars.
         """
-        particulars = self._particulars(templates, category, status, retain_until, model, quality)
+        array = templates if isinstance(templates, np.ndarray) else templates[:1]  # else checked as they are read
+        particulars = self._particulars(array, category, status, retain_until, model, quality)
         references: list[str] = []
         done = skipped = self._rows_done(source, particulars, len(templates))
         while done < len(templates):
@@ -527,6 +530,14 @@ class GalleryStore:
             raise
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def retire_versions(self, before: int) -> int:
+        """Keep no version of the templates that was not in force after a second since 1970; gives how many rows that
+        erased. No audit and no preparation needs one any more."""
+        with self._database.writing() as session:
+            gallery.lock(session)
+            self._rows.settle(session)
+            return self._rows.retire(session, before)
 
     def unnamed_rows(self) -> list[Path]:
         """Folders among those of the templates that are not this database's."""

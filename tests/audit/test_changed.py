@@ -134,7 +134,7 @@ def test_a_hit_that_was_forgotten_since_is_named_and_the_others_are_compared(wor
     report = audited(world, query, tmp_path)
     assert failures(report) == {}
     assert "whether 1 rows are the gallery's" in unknown(report)["audit-rows"]
-    assert "whether a rung was climbed" in unknown(report)["audit-hits"]
+    assert "whether any of 1 rows hit" in unknown(report)["audit-hits"]
 
 
 def test_a_version_that_is_not_kept_any_more_is_said_to_be_gone(world: World, tmp_path: Path) -> None:

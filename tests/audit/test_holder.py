@@ -13,12 +13,12 @@ import pytest
 
 from nodes.audit import audit as auditing
 from nodes.audit import handover
-from nodes.audit.handover import Sent
 from nodes.audit import rows as audited
+from nodes.audit.handover import Sent
 from nodes.audit.rows import Rows, version_rows
 from nodes.blocks import UnknownVersion
-from pets.gallery_commitment import block_hash
 from nodes.evidence.sealed import SealedProbe
+from pets.gallery_commitment import block_hash
 from pets.params import theta
 from pets.product import public_sums
 from protocol import admitting, filtering, preparing, searching
@@ -34,9 +34,7 @@ def planted(honest: Gallery) -> Gallery:
     """Another gallery that says it is the committed one: row 0 is turned round."""
     rows = honest.templates.copy()
     rows[0] = rows[0][::-1]
-    swapped = Gallery.hold(rows, RING, honest.references, salt_seed=honest.salt_seed)
-    swapped.__dict__["root"] = honest.root
-    return swapped
+    return Gallery.hold(rows, RING, honest.references, root=honest.root)
 
 
 # What was prepared.
@@ -89,7 +87,7 @@ def test_chosen_coins_in_the_form_check_are_found(
         ("public", lambda value: bytes(len(value)), {"audit-keys"}),
         ("own", lambda value: bytes(32), {"audit-keys"}),
         ("following", lambda value: bytes(32), {"audit-keys"}),
-        ("hashes", lambda value: bytes(len(value)), {"audit-gallery"}),
+        ("rows", lambda value: value - 1, {"audit-gallery"}),
         ("versions", lambda value: value[:-1], {"audit-gallery"}),
         ("versions", lambda value: (msgspec.structs.replace(value[0], attempt=1),), {"audit-gallery", "audit-blocks"}),
     ],
