@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from nodes.store.content import account_added, row_text
+from nodes.store.content import accounted
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
 from nodes.store.keys import KeyRing
@@ -65,10 +65,8 @@ def enrol(
     model = _model(session, files, particulars.model, templates.shape[1])
     numbers = files.append(model, templates)
     shared = _shared(session, particulars, model.id, keys.current) | {"enrolled": utc_seconds(now)}
-    _insert(session, zip(references, numbers, strict=True), shared)
-    beside = particulars.category.value, particulars.status.value, particulars.retain_until
-    texts = (row_text(reference, *beside, row) for reference, row in zip(references, numbers, strict=True))
-    account_added(session, texts, particulars.model)
+    with accounted(session):
+        _insert(session, zip(references, numbers, strict=True), shared)
     for index, photo in enumerate(photos):
         number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == references[0])).scalar_one()
         table = FurtherPhotoRow if index else PhotoRow

@@ -126,18 +126,23 @@ def references(session: Session, model: int, rows: npt.NDArray[np.int64]) -> lis
 def held_rows(session: Session, model: ModelRow, after: int) -> Iterator[Held]:
     """Number, category and last day searched of each row of subjects with a number above `after`, in pieces.
 
-    Packed into one integer by the database, as a million tuples would take longer than the reading.
+    Packed into one integer a row, and the integers into one text, by the database: a million tuples would take longer
+    than the reading.
     """
-    day = _DAY_POSTGRESQL if is_postgresql(session.connection()) else _DAY_SQLITE
+    postgresql = is_postgresql(session.connection())
+    day = _DAY_POSTGRESQL if postgresql else _DAY_SQLITE
     cases = " ".join(f"WHEN '{category.value}' THEN {code}" for category, code in CATEGORY_CODES.items())
     packed = f'("row" * {2**_CATEGORY_BITS} + CASE category {cases} ELSE 0 END) * {2**_DAY_BITS} + {day}'
-    statement = text(f"SELECT {packed} FROM subject WHERE model_id = :model AND id > :after")  # noqa: S608
-    found = session.execute(statement.bindparams(model=model.id, after=after).execution_options(yield_per=READ_ROWS))
-    for part in found.partitions():
-        values = np.fromiter((value for (value,) in part), np.int64, len(part))
-        rest = values >> _DAY_BITS
-        days = values & (2**_DAY_BITS - 1)
-        yield Held(rest >> _CATEGORY_BITS, rest & (2**_CATEGORY_BITS - 1), days)
+    joined = f"string_agg(CAST({packed} AS TEXT), ' ')" if postgresql else f"group_concat({packed}, ' ')"
+    where = "+model_id = :model AND id > :after AND id <= :last"  # +: by number, not by the index over models
+    statement = text(f"SELECT {joined} FROM subject WHERE {where}")  # noqa: S608
+    for start in range(after, last_subject(session), READ_ROWS):
+        found = session.scalar(statement, {"model": model.id, "after": start, "last": start + READ_ROWS})
+        if found is not None:
+            values = np.fromstring(found, np.int64, sep=" ")
+            rest = values >> _DAY_BITS
+            days = values & (2**_DAY_BITS - 1)
+            yield Held(rest >> _CATEGORY_BITS, rest & (2**_CATEGORY_BITS - 1), days)
 
 
 def gone_rows(session: Session, model: ModelRow) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, insert, select
 from sqlalchemy.orm import Session
 
-from nodes.store.content import account_gone
+from nodes.store.content import accounted
 from nodes.store.errors import StoreCorrupted, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing
 from nodes.store.subjects import (
@@ -146,9 +146,9 @@ def expire(session: Session, now: datetime, current: int) -> list[DeletionReceip
 
 def _delete(session: Session, wanted: ColumnElement[bool]) -> list[tuple[str, str | None]]:
     """Delete subjects and note their rows as gone; gives each row's reference, and that of the first where further."""
-    account_gone(session, wanted)
     columns = SubjectRow.reference, SubjectRow.subject, SubjectRow.model_id, SubjectRow.row
-    gone = session.execute(delete(SubjectRow).where(wanted).returning(*columns)).all()
+    with accounted(session, wanted):
+        gone = session.execute(delete(SubjectRow).where(wanted).returning(*columns)).all()
     if gone:
         session.execute(insert(GoneRow), [{"model_id": model, "row": row} for _, _, model, row in gone])
     return [(reference, first) for reference, first, _, _ in gone]

@@ -234,6 +234,7 @@ def test_a_backup_of_another_state_or_key_or_a_damaged_one_changes_nothing(
     (tmp_path / "text.db").write_text("no database" * 100)
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("VACUUM INTO ?", (str(tmp_path / "foreign.db"),))
+    shutil.copytree(tmp_path / "backup.db.rows", tmp_path / "foreign.db.rows")
     with closing(sqlite3.connect(tmp_path / "foreign.db")) as connection, connection:
         connection.execute("UPDATE store SET state = 'PT'")
     for name, error in (
