@@ -93,12 +93,24 @@ def drop_rows(path: Path) -> None:
     connection.close()
 
 
+def lose_the_templates(path: Path) -> None:
+    shutil.rmtree(path.with_name(f"{path.name}.rows"))
+
+
+def damage_the_manifest(path: Path) -> None:
+    (manifest,) = path.with_name(f"{path.name}.rows").glob("*/manifest")
+    content = manifest.read_bytes()
+    manifest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 LOSSES: dict[str, Callable[[Path], None]] = {
     "gone": remove,
     "empty": truncate,
     "scribbled over": scribble,
     "a row changed": flip_a_bit_of_a_row,
     "rows missing": drop_rows,
+    "templates gone": lose_the_templates,
+    "templates damaged": damage_the_manifest,
 }
 
 
