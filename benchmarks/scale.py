@@ -188,7 +188,8 @@ class Chunks:
         with self.making:
             start, stop, _ = part.indices(self._rows)
             mixed = self._pool[:, np.random.default_rng(start).permutation(self._dim)]
-            return mixed[np.arange(start, stop) % len(mixed)]
+            rows: npt.NDArray[np.int8] = mixed[np.arange(start, stop) % len(mixed)]
+            return rows
 
 
 def measure_store(rows: int, folder: Path) -> dict[str, Any]:

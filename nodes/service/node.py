@@ -286,7 +286,7 @@ class Node:
         """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
         warm_up(preset(self.config.policy.presets[0]), self.threads)
         if (root := self._read_gallery()) is not None:
-            dropped = self.pool.drop_where(gallery_root_is_not=root)  # earlier versions are gone with the last run
+            dropped = self.pool.drop_where(gallery_root_is_not=root)  # searched as they were, but without who came since
             log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
 
     def _read_gallery(self) -> bytes | None:
@@ -301,9 +301,9 @@ class Node:
             return None
 
     def follow_gallery(self) -> None:
-        """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
+        """Let go of whoever was forgotten since."""
         if gone := self.galleries.follow():
-            log.info(f"{gone} rows of earlier versions overwritten", extra={"node": self.name})
+            log.info(f"{gone} rows overwritten in memory", extra={"node": self.name})
 
     def inspect(self) -> None:
         """The daily look at the database and the galleries made of it (`nodes.service.guard`)."""

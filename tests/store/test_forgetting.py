@@ -162,4 +162,4 @@ def found(derived: DerivedGallery, root: bytes, now: datetime) -> list[bool]:
     lent = derived.lend(root, now, list(Category))
     assert lent is not None
     derived.give_back(lent[1])
-    return lent[1].tolist()
+    return [bool(bit) for bit in lent[1]]
