@@ -21,9 +21,10 @@ log = logging.getLogger("lineup.node")
 
 
 class Galleries:
-    """A preparation knows no purpose, so a gallery holds everybody whom any purpose served here may find.
+    """A preparation knows no purpose, so a gallery holds every row there is.
 
-    A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29).
+    A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29). Nobody
+    may be found whom no purpose served here looks for.
     """
 
     def __init__(self, config: NodeConfig, store: GalleryStore, guard: Guard, threads: int) -> None:

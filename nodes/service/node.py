@@ -286,7 +286,7 @@ class Node:
         """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
         warm_up(preset(self.config.policy.presets[0]), self.threads)
         if (root := self._read_gallery()) is not None:
-            dropped = self.pool.drop_where(gallery_root_is_not=root)  # searched as they were, but without who came since
+            dropped = self.pool.drop_where(gallery_root_is_not=root)  # they would find nobody who came since
             log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
 
     def _read_gallery(self) -> bytes | None:

@@ -168,6 +168,8 @@ def test_pg_dump_is_restored_and_read(postgres: PostgresServer, tmp_path: Path) 
         store.enrol_many(templates(5), **WHAT)
         gone = store.snapshot(NOW).references[40]  # the dump holds it
         store.forget(gone, NOW)
+        for seed in range(6):  # more than a crash may leave the database behind
+            enrol_one(store, seed)
     rows = rows_folder(old)  # goes on: the database that is restored is older than it
     with pytest.raises(StoreCorrupted, match="the database is an older one"):
         open_store(new, rows=rows)
