@@ -76,6 +76,7 @@ def backup(folder: Path, target: Path) -> list[Path]:
         return [target, *beside.copy_beside(folder, config, target)]
     except BaseException:
         target.unlink(missing_ok=True)
+        shutil.rmtree(rows_beside(target), ignore_errors=True)
         raise
 
 

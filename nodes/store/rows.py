@@ -220,7 +220,7 @@ class RowFiles:
     def copy_to(self, session: Session, target: Path) -> None:
         """Copies of all folders, in a new folder; no bytes on the same file system."""
         with as_store_errors(), typed_errors(str(target)):
-            target.mkdir(mode=0o700)
+            target.mkdir(mode=0o700, parents=True)
             for model in _with_folder(session):
                 assert model.folder is not None
                 self.of(model).copy_to(target / model.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -45,6 +46,8 @@ from nodes.store.subjects import (
 from nodes.store.tables import SubjectRow
 
 BATCH_ROWS = 65536  # in a transaction: 34 MB of templates at d = 512
+log = logging.getLogger("lineup.store")
+
 _TRIES = 8  # to read rows while somebody is forgotten
 
 
@@ -279,7 +282,7 @@ class GalleryStore:
             receipts = records.forget(session, references, now, gallery.change(session))
             if receipts:
                 self._note(session, "forget", [receipt.reference for receipt in receipts], now)
-        self.settle()
+        self._erase()
         self._database.wipe_log()
         return receipts
 
@@ -290,14 +293,21 @@ class GalleryStore:
         """
         with self._database.writing() as session:
             handling.purge(session, utc_seconds(now - timedelta(days=handling.KEPT_YEARS * 366)))
-            if not records.any_past(session, now):
-                return []  # a gallery that did not change is not derived again
-            receipts = records.expire(session, now, gallery.change(session))
+            receipts: list[DeletionReceipt] = []
+            if records.any_past(session, now):  # a gallery that did not change is not derived again
+                receipts = records.expire(session, now, gallery.change(session))
             if receipts:
                 self._note(session, "expire", [receipt.reference for receipt in receipts], now)
-        self.settle()
+        self._erase()
         self._database.wipe_log()
         return receipts
+
+    def _erase(self) -> None:
+        """Erase the rows of who was just deleted. Where that fails they are gone all the same, and it is done later."""
+        try:
+            self.settle()
+        except StoreError as error:
+            log.error("templates of deleted subjects are not erased yet", extra={"error": type(error).__name__})
 
     def settle(self) -> int:
         """Erase rows whose subjects were deleted, and rows that an interrupted enrolment left; gives how many.

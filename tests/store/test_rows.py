@@ -93,6 +93,19 @@ def test_a_deletion_that_is_killed_is_brought_to_its_end(
         assert store.settle() == 0
 
 
+def test_a_deletion_whose_rows_cannot_be_erased_yet_gives_its_receipt(
+    store: GalleryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = enrol_one(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(RowFiles, "settle", _full)
+        assert store.forget(gone, NOW).reference == gone
+    assert store.standing(MODEL).gone.tolist() == [0]
+    assert on_disk(store) == [True]
+    assert store.expire(NOW) == []
+    assert on_disk(store) == [False], "the daily look erases it"
+
+
 def test_an_enrolment_that_fails_leaves_no_row(store: GalleryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     enrol_one(store, 1)
     for _ in range(8):  # more than a crash may leave behind
