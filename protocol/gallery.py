@@ -50,7 +50,7 @@ class Gallery:
         """A gallery as int8 rows, possibly memory-mapped: what preparations and searches with them need.
 
         `salt_seed`: 32 secret bytes behind the root; fresh if not given. `root`: what commits to the rows where they
-        are kept and were checked when they came (`nodes.blocks`); rows and references are not read then. Raises
+        are kept and were checked when they came (`nodes.blocks`); rows are not read then. Raises
         `GalleryError` for rows that are not int8 (rows, d), are too long (a score could wrap) or do not fit their
         references, and `ParameterError` for a d that is not a multiple of 8 up to 1024.
         """
@@ -59,6 +59,7 @@ class Gallery:
         check_dim(templates.shape[1])
         if root is None:
             _check_templates(templates)
+        if root is None or isinstance(references, tuple):  # else they are looked up when they are asked for
             _check_references(len(templates), references)
         gallery = cls(templates, params, references, model, salt_seed or secrets.token_bytes(SECRET_BYTES))
         gallery.__dict__["root"] = root or gallery_root(templates, gallery.salt_seed, params.n, threads)
