@@ -71,15 +71,18 @@ lint: setup
 
 check: lint test
 
-bench: setup  ## the latency table and the comparison: all figures of the README
+bench: setup  ## the latency table, the network, the comparison and the roofline: all figures of the README
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -m benchmarks.search --json benchmarks/results/search.json
 	$(BIN)/python -m benchmarks.network --json benchmarks/results/network.json
 	$(BIN)/python -m benchmarks.network --delay-ms 15 --runs 5 --json benchmarks/results/network-30ms.json
+	$(BIN)/python -m benchmarks.network --union 1000 --runs 3 --json benchmarks/results/network-union.json
 	$(BIN)/lineup bench --literature benchmarks/literature.csv --sweep 65536,1000000 \
 		--json benchmarks/results/bench.json --report benchmarks/results/bench.html
+	$(BIN)/python -m benchmarks.pages
+	$(BIN)/python -m benchmarks.roofline --json benchmarks/results/roofline.json --page benchmarks/roofline.md
 
-bench-check: setup  ## has ours become slower beside numpy? BENCH=--smoke for the small size
+bench-check: setup  ## has ours become slower beside numpy? BENCH=--smoke for what CI runs: bytes and messages
 	$(BIN)/python -m benchmarks.check $(BENCH)
 
 # One size at a time; 30000000 needs 20 GB of memory and 17 GB in SCALE_FOLDER. CI runs SCALE_ROWS=20000.

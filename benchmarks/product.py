@@ -50,11 +50,16 @@ def turns(works: dict[str, Callable[[], object]], count: int) -> dict[str, dict[
     }
 
 
-def run_parties(running: list[Circuit[Bits]], purpose: str, threads: int) -> list[Bits]:
+def run_parties(
+    running: list[Circuit[Bits]], purpose: str, threads: int, gates: dict[str, int] | None = None
+) -> list[Bits]:
+    """All three in turn. `gates`: is told under `purpose` how many ANDs of single bits it took."""
+    count = 0
     keys = [derive_key(bytes(32), "benchmark", purpose, k) for k in range(PARTIES)]
     masks = [Masks(i, Keystream(keys[i]), Keystream(keys[(i + 1) % PARTIES])) for i in range(PARTIES)]
     pairs = [next(circuit) for circuit in running]
     while True:
+        count += 64 * pairs[0][0].shape[0] * pairs[0][0].shape[1]
         products = [and_local(masks[i], *pairs[i], threads) for i in range(PARTIES)]
         results = []
         for i, circuit in enumerate(running):
@@ -64,10 +69,14 @@ def run_parties(running: list[Circuit[Bits]], purpose: str, threads: int) -> lis
             except StopIteration as end:
                 results.append(end.value)
         if results:
+            if gates is not None:
+                gates[purpose] = count
             return results
 
 
-def circuit_works(rng: np.random.Generator, rows: int, threads: int) -> dict[str, Callable[[], object]]:
+def circuit_works(
+    rng: np.random.Generator, rows: int, threads: int, gates: dict[str, int] | None = None
+) -> dict[str, Callable[[], object]]:
     words = -(-rows // 64)
     e, z, m_0, m_1 = rng.integers(0, 2**64, (4, WIDTH, words), np.uint64)
     zero = np.zeros_like(z)
@@ -75,18 +84,20 @@ def circuit_works(rng: np.random.Generator, rows: int, threads: int) -> dict[str
     y = [party_bits(0, m_0, m_1), party_bits(1, m_1, zero), party_bits(2, zero, m_0)]
 
     def difference() -> list[Bits]:
-        return run_parties([public_sum.subtract(*pair, threads) for pair in zip(x, y, strict=True)], "z", threads)
+        return run_parties(
+            [public_sum.subtract(*pair, threads) for pair in zip(x, y, strict=True)], "difference", threads, gates
+        )
 
     shared = difference()
 
     def pair_products() -> list[Bits]:
-        return run_parties([circuits.adjacent_products(own) for own in shared], "zz", threads)
+        return run_parties([circuits.adjacent_products(own) for own in shared], "pair_products", threads, gates)
 
     products = pair_products()
 
     def sign() -> list[Bits]:
         both = zip(shared, products, strict=True)
-        return run_parties([public_sum.sign_of_public_sum(e, *own, threads) for own in both], "sign", threads)
+        return run_parties([public_sum.sign_of_public_sum(e, *own, threads) for own in both], "sign", threads, gates)
 
     return {"difference": difference, "pair_products": pair_products, "sign": sign}
 

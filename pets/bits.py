@@ -76,12 +76,6 @@ class Bits:
         """The same bits in another shape, in the order they lie in memory."""
         return Bits(self.parts.reshape(len(self.parts), planes, words), self.ones)
 
-    def pad_words(self, words: int) -> Bits:
-        """The same planes with zero words appended up to `words`."""
-        planes, present = self.shape
-        spare = np.zeros((len(self.parts), planes, words - present), np.uint64)
-        return Bits(np.concatenate([self.parts, spare], axis=2), self.ones)
-
     def shift_lanes(self, count: int) -> Bits:
         """Lane i takes the bit of lane i + count of its own word; the top lanes become zero."""
         return Bits(self.parts >> np.uint64(count), self.ones)
@@ -100,11 +94,6 @@ class Bits:
 def concatenate(items: Sequence[Bits]) -> Bits:
     """Planes of all items, one after the other."""
     return Bits(np.concatenate([item.parts for item in items], axis=1), items[0].ones)
-
-
-def join_words(items: Sequence[Bits]) -> Bits:
-    """Lanes of all items side by side; they have equally many planes."""
-    return Bits(np.concatenate([item.parts for item in items], axis=2), items[0].ones)
 
 
 def plain_bits(planes: Planes) -> Bits:

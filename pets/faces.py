@@ -7,7 +7,7 @@ import ctypes
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pets.batches import BATCH, Batched
 from pets.cache import sha256_file
 from pets.centre import centred, load_centre
 from pets.errors import (
@@ -26,6 +27,7 @@ from pets.errors import (
     SeveralFaces,
     UnreadablePhoto,
 )
+from pets.packs import check_pack
 from pets.params import check_dim, scale
 from pets.templates import ModelIdentity
 
@@ -75,6 +77,20 @@ class _Face:
         return min(right - left, bottom - top)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The face that was chosen on a photo. `aligned`: as the embedder takes it; `faces`: to choose from."""
+
+    name: str
+    aligned: Image = field(repr=False)
+    face: _Face
+    faces: int
+
+    def embedded(self, template: NDArray[np.float32]) -> Embedded:
+        face = self.face
+        return Embedded(template, face.box, face.score, face.side, face.landmarks, self.faces, face.turned)
+
+
 class FaceModel:
     """A detector and an embedder, ready to run. Built with `FaceModel.load`."""
 
@@ -82,6 +98,7 @@ class FaceModel:
         self._detector = detector
         self._embedder = embedder
         self.folder = folder
+        self._batched: Batched | None = None  # made when there are several photos
         dim = _dimension(embedder, folder)
         self._centre, centre_sha256 = load_centre(folder, dim)
         self.identity = ModelIdentity(
@@ -108,8 +125,8 @@ class FaceModel:
         folder = default_models() if models is None else _check_folder(models)
         found, notices = _load_folder(folder, wanted)
         for task, what in (("detection", "face detector"), ("recognition", "face embedder")):
-            if task not in found:
-                raise ModelError(f"{folder} has no {what} among its ONNX files: {_onnx_names(folder)}")
+            if task not in found:  # insightface sees it otherwise than `check_pack`
+                raise ModelError(f"{folder} has no {what} that insightface recognises: {_onnx_names(folder)}")
         detector, embedder = found["detection"], found["recognition"]
         if not getattr(detector, "use_kps", False):
             raise ModelError(f"the detector {detector.model_file} gives no landmarks, 5 are needed to align a face")
@@ -137,6 +154,10 @@ class FaceModel:
         or stands on its head is found out by trying all four positions.
         Raises `UnreadablePhoto`, `NoFace`, `SeveralFaces` or `FaceTooSmall`.
         """
+        found = self._find(photo, largest, mirrored, name)
+        return found.embedded(self._unit(next(self._raw([found.aligned])), found.name))
+
+    def _find(self, photo: Path | Image, largest: bool, mirrored: bool, name: str) -> _Found:
         if isinstance(photo, Path):
             from pets.photos import read_photo
 
@@ -146,8 +167,7 @@ class FaceModel:
         if mirrored:
             image = np.ascontiguousarray(image[:, ::-1])
         face, faces = _choose(self._detect(image), name, largest)
-        template = self._template(image, face, name)
-        return Embedded(template, face.box, face.score, face.side, face.landmarks, faces, face.turned)
+        return _Found(name, self._aligned(image, face), face, faces)
 
     def embed_each(
         self,
@@ -157,15 +177,54 @@ class FaceModel:
         mirrored: bool = False,
         progress: Callable[[], object] | None = None,
     ) -> Iterator[tuple[Path, Embedded | PhotoError]]:
-        """Each photo with its face, or with the error that `embed` raised for it; `progress()` after each."""
+        """Each photo with its face, or with the error that `embed` raised for it; `progress()` after each.
+
+        The embedder gets up to `batch_size` faces in a call, so results come in groups.
+        """
+        group: list[tuple[Path, _Found | PhotoError]] = []
         for path in photos:
             try:
-                result: Embedded | PhotoError = self.embed(path, largest=largest, mirrored=mirrored)
+                found: _Found | PhotoError = self._find(path, largest, mirrored, "")
             except PhotoError as error:
-                result = error
+                found = error
+            group.append((path, found))
             if progress is not None:
                 progress()
+            if len(group) == BATCH:
+                yield from self._embed_group(group)
+                group = []
+        yield from self._embed_group(group)
+
+    @property
+    def batch_size(self) -> int:
+        """Faces that the embedder takes in one call."""
+        if self._batched is None:
+            self._batched = Batched(self._embedder)
+        return self._batched.size
+
+    def _embed_group(
+        self, group: list[tuple[Path, _Found | PhotoError]]
+    ) -> Iterator[tuple[Path, Embedded | PhotoError]]:
+        raw = iter(self._raw([found.aligned for _, found in group if not isinstance(found, PhotoError)]))
+        for path, found in group:
+            if isinstance(found, PhotoError):
+                yield path, found
+                continue
+            try:
+                result: Embedded | PhotoError = found.embedded(self._unit(next(raw), found.name))
+            except PhotoError as error:
+                result = error
             yield path, result
+
+    def _raw(self, aligned: Sequence[Image]) -> Iterator[NDArray[np.float64]]:
+        """What the embedder says of each face, (d,)."""
+        if len(aligned) == 1 or self.batch_size == 1:
+            for face in aligned:
+                yield np.asarray(self._embedder.get_feat(face), np.float64).reshape(-1)
+            return
+        assert self._batched is not None
+        for start in range(0, len(aligned), self.batch_size):
+            yield from self._batched(aligned[start : start + self.batch_size])
 
     def embed_all(self, image: Image) -> list[Embedded]:
         """Every face on an image that is not below 40 pixels, the largest first; none is no error.
@@ -213,8 +272,12 @@ class FaceModel:
         return []
 
     def _template(self, image: Image, face: _Face, name: str) -> NDArray[np.float32]:
-        aligned = _align(image, face.landmarks, self._embedder.input_size[0])
-        raw = np.asarray(self._embedder.get_feat(aligned), np.float64).reshape(-1)
+        return self._unit(next(self._raw([self._aligned(image, face)])), name)
+
+    def _aligned(self, image: Image, face: _Face) -> Image:
+        return _align(image, face.landmarks, self._embedder.input_size[0])
+
+    def _unit(self, raw: NDArray[np.float64], name: str) -> NDArray[np.float32]:
         norm = float(np.linalg.norm(raw))
         if not np.isfinite(norm) or norm == 0:
             raise UnreadablePhoto(f"{name}: the embedder gave a vector of norm {norm}, it must be finite and not 0")
@@ -280,6 +343,7 @@ def _check_folder(folder: Path) -> Path:
         raise ModelError(f"model folder {folder} " + ("is not a folder" if folder.exists() else "does not exist"))
     if not _onnx_names(folder):
         raise ModelError(f"model folder {folder} holds no .onnx file; a detector and an embedder are needed")
+    check_pack(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The encrypted mask of a preparation: r uniform in Z_t^d, one ciphertext a coordinate (protocol/DESIGN.md, section 9).
+"""The encrypted mask of a preparation: r uniform in Z_t^d, one ciphertext a coordinate (protocol/DESIGN.md, section 5).
 
     ct_j = (-a_j·s + e_j + round(Q·r_j/t), a_j)
 

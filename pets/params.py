@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cached_property
 
 from pets.errors import ParameterError
 
@@ -65,11 +64,6 @@ class Parameters:
     def log2_q(self) -> int:
         """Bits of Q."""
         return self.q.bit_length()
-
-    @cached_property
-    def delta_residues(self) -> tuple[int, int]:
-        """Δ modulo each prime."""
-        return self.delta % self.primes[0], self.delta % self.primes[1]
 
     def digest_input(self) -> bytes:
         """The bytes that stand for these parameters in every hash."""

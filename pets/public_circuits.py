@@ -1,4 +1,4 @@
-"""Sums of shared and public numbers (protocol/DESIGN.md, section 9): a public plane costs no round.
+"""Sums of shared and public numbers (protocol/DESIGN.md, section 6): a public plane costs no round.
 
 As in `pets.circuits`, a circuit yields pairs to be ANDed. Public numbers are uint64 (planes, words), lowest bit first.
 """

@@ -1,4 +1,4 @@
-"""Scoring rows under an encrypted mask: the scores of a block as one ciphertext, without a key (DESIGN, section 9).
+"""Scoring rows under an encrypted mask: the scores of a block as one ciphertext, without a key (DESIGN, section 5).
 
 ::
 

@@ -1,4 +1,4 @@
-"""Admission of a probe that is q = u + r: is it a quantised unit vector? (protocol/DESIGN.md, section 9)
+"""Admission of a probe that is q = u + r: is it a quantised unit vector? (protocol/DESIGN.md, section 6)
 
 The rows e_j were prepared like any others, so e + z of them holds 16·q_j within 2, e being published by the holder. The
 requester, who knows what each lane must hold, looks before its first gate. On shares the parties check that

@@ -1,4 +1,4 @@
-"""Preparing blocks of a gallery: scores of the mask, left as two shares, and their bits (DESIGN, section 9).
+"""Preparing blocks of a gallery: scores of the mask, left as two shares, and their bits (DESIGN, section 5).
 
     e' = round((c0 + c1·s1)·2^24/Q)   at the holder
     z' = round(c1·s2·2^24/Q)          at requester and router, from the c1 that the holder sends to both

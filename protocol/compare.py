@@ -1,4 +1,4 @@
-"""The threshold, as it is taken off shares (protocol/DESIGN.md, section 9)."""
+"""The threshold, as it is taken off shares (protocol/DESIGN.md, section 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confirmation of a prepared query: a second, authenticated evaluation of just the hits (protocol/DESIGN.md, 6 and 9).
+"""Confirmation of a prepared query: a second, authenticated evaluation of just the hits (DESIGN, section 6).
 
 The block of `protocol.confirmation` is scored with the encrypted mask, slot by slot (`pets.combining`), and the holder
 adds its product with u to its own addend. Requester and router can both compute the rest, z': each sends it, and the

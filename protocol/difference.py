@@ -1,4 +1,4 @@
-"""u = q - r modulo t on the wire: 20 bits each (protocol/DESIGN.md, section 9)."""
+"""u = q - r modulo t on the wire: 20 bits each (protocol/DESIGN.md, section 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The form of an encrypted mask, checked before any row is scored with it (protocol/DESIGN.md, section 9).
+"""The form of an encrypted mask, checked before any row is scored with it (protocol/DESIGN.md, section 5).
 
 1. constancy  40 random {0,1} sums of the ciphertexts are zero in every coefficient but the first. To keep it small,
               40 random {0,1} subsets of coefficients 1 … n-1 of each sum are added, modulo Q and before rounding. Each

@@ -1,4 +1,4 @@
-"""Who may still be found: a private bit a row, the holder's input to a search (protocol/DESIGN.md, section 9).
+"""Who may still be found: a private bit a row, the holder's input to a search (protocol/DESIGN.md, section 6).
 
 A preparation is made for rows as they were; whoever was forgotten since must not be found with it. So the hit bit of
 a row is ANDed with a bit *live*, which is the holder's alone: x_1 is a stream of holder and requester, x_0 = live ^ x_1

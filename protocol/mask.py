@@ -1,4 +1,4 @@
-"""Sending the encrypted mask to a holder, and its hashes to the router (protocol/DESIGN.md, section 9)."""
+"""Sending the encrypted mask to a holder, and its hashes to the router (protocol/DESIGN.md, section 5)."""
 
 from __future__ import annotations
 

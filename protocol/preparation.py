@@ -1,4 +1,4 @@
-"""What each party keeps of a preparation until a search uses it (protocol/DESIGN.md, section 9).
+"""What each party keeps of a preparation until a search uses it (protocol/DESIGN.md, sections 5 and 7).
 
 Everything here is secret to its party. `pack` and `unpack` turn it into bytes and back, so that it can be sealed to
 disk; `claim` lets it be used once; `erase` ends its life.

@@ -1,4 +1,4 @@
-"""Preparing, before there is a probe: the machines of requester, router and holder (protocol/DESIGN.md, section 9).
+"""Preparing, before there is a probe: the machines of requester, router and holder (protocol/DESIGN.md, section 5).
 
 Requester Q and router R hold s2, Q and the holders s1, and the key is s1 + s2: it takes both parts to decrypt, and
 everything that Q and R say of theirs is said by two and compared.

@@ -1,4 +1,4 @@
-"""Searching with a preparation: the machines of requester, router and holder (protocol/DESIGN.md, section 9).
+"""Searching with a preparation: the machines of requester, router and holder (protocol/DESIGN.md, section 6).
 
 A preparation serves one search. Router and holders mark it as used when they accept the announcement, the requester
 before u leaves it: two u for one mask would give the holder the difference of two probes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -46,16 +47,28 @@ REVEALS = {
 
 @dataclass
 class Clock:
-    """Seconds by phase. What is in `FIXED` does not grow with the rows."""
+    """Seconds by phase, those that pass and (`core`) those of all threads. `FIXED` does not grow with the rows."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    core: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the time of a block to a phase."""
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         yield
         self.seconds[phase] += time.perf_counter() - started
+        self.core[phase] += time.process_time() - processor
+
+
+@dataclass
+class Costs:
+    """By link ("requester to holder") bytes, and by party seconds of computing; the offline part apart."""
+
+    online_bytes: dict[str, int] = field(default_factory=dict)
+    offline_bytes: dict[str, int] = field(default_factory=dict)
+    online_seconds: dict[str, float] = field(default_factory=dict)
+    offline_seconds: dict[str, float] = field(default_factory=dict)
 
 
 FIXED = frozenset({"encrypt probe"})
@@ -68,17 +81,18 @@ class Engine(Protocol):
         """Take a gallery, int8 (rows, dim)."""
         ...
 
-    def prepare(self) -> None:
-        """Do what one search needs and can be done before its probe is known."""
+    def prepare(self, probes: int) -> None:
+        """Do what the search for so many probes needs and can be done before they are known."""
         ...
 
-    def search(self, probe: Rows, clock: Clock) -> list[int]:
-        """From a probe, int8 (dim,), to the rows at or above `THRESHOLD`. Tells `clock` its phases."""
+    def search(self, probes: Rows, clock: Clock) -> list[list[int]]:
+        """From probes, int8 (n, dim), to the rows at or above `THRESHOLD` for each. Tells `clock` its phases."""
         ...
 
 
+OURS = "blind-lineup"
 KINDS = [
-    Kind("blind-lineup", "hits", "three parties in one process, no network", "blind_lineup:BlindLineup"),
+    Kind(OURS, "hits", "three parties in one process, no network", "blind_lineup:BlindLineup"),
     Kind("plain-float32", "all", "numpy, float32 product", "plain:Float32"),
     Kind("plain-int8", "all", "numpy, int8 gallery, turned into float32 by blocks", "plain:Int8"),
     Kind("faiss-flat", "all", "IndexFlatIP, range_search", "faiss_flat:FaissFlat", "faiss"),
@@ -96,7 +110,7 @@ KINDS = [
     ),
     Kind(
         "openfhe-ckks-threshold", "graded",
-        "Chebyshev series of degree 247 over encrypted scores, three joint keys, N = 32768; the scoring is not in it",
+        "scores by EvalMult, then a Chebyshev series of degree 247, three joint keys, N = 32768",
         "openfhe_threshold:OpenfheThreshold", "openfhe", 16384, True, 1,
     ),
 ]  # fmt: skip
@@ -104,22 +118,25 @@ GROUPS = {"plain": ("plain-float32", "plain-int8", "faiss-flat")}
 
 
 def missing(kind: Kind) -> str | None:
-    """One sentence if the library of an engine cannot be used here."""
+    """One sentence if the library of an engine cannot be used here.
+
+    Libraries are looked for, not imported: each brings threads and mathematics of its own, and FAISS, TenSEAL and
+    OpenFHE in one process have crashed it.
+    """
     if kind.needs == "openfhe":
         from pets import openfhe_keys
 
         return openfhe_keys.available()
-    try:
-        importlib.import_module(kind.needs or "numpy")
-    except ImportError:
+    if kind.needs and importlib.util.find_spec(kind.needs) is None:
         return f"{kind.needs} is not installed"
     return None
 
 
-def make(kind: Kind, dim: int, threads: int, preset: str) -> Engine:
-    """The engine of a kind."""
+def make(kind: Kind, dim: int, threads: int, preset: str, holders: int = 1) -> Engine:
+    """The engine of a kind. `holders`: galleries of a joint query, for ours; the others have all rows in one."""
     file, name = kind.module.split(":")
-    engine: Engine = getattr(importlib.import_module(f"nodes.bench.{file}"), name)(dim, threads, preset)
+    more = {"holders": holders} if kind.name == OURS else {}
+    engine: Engine = getattr(importlib.import_module(f"nodes.bench.{file}"), name)(dim, threads, preset, **more)
     return engine
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,11 +24,11 @@ class FaissFlat:
         """As `Engine`."""
         self.index.add(templates.astype(np.float32))
 
-    def prepare(self) -> None:
+    def prepare(self, probes: int) -> None:
         """Nothing to prepare."""
 
-    def search(self, probe: Rows, clock: Clock) -> list[int]:
-        """As `Engine`."""
+    def search(self, probes: Rows, clock: Clock) -> list[list[int]]:
+        """As `Engine`, all probes in one call."""
         with clock("score"):
-            _, _, rows = self.index.range_search(probe.astype(np.float32)[None], self.least)
-        return sorted(map(int, rows))
+            bounds, _, rows = self.index.range_search(probes.astype(np.float32), self.least)
+        return [sorted(map(int, rows[start:end])) for start, end in pairwise(bounds)]

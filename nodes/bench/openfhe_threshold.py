@@ -1,7 +1,6 @@
-"""OpenFHE, CKKS: a threshold over scores that are encrypted under the joint key of three parties, jointly decrypted.
+"""OpenFHE, CKKS: scores under the joint key of three parties, a threshold over them, and a joint decryption.
 
-The scoring is not in it: the scores start out encrypted. What comes out is graded, not a bit: near the threshold the
-value follows the score.
+What comes out is graded, not a bit: near the threshold the value follows the score.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nodes.bench.engine import THRESHOLD, Clock, Rows
+from nodes.bench.engine import THRESHOLD, Clock, Rows, padded
 from pets.params import scale
-from protocol.engine import plain_scores
 
 SLOTS = 16384
-DEGREE, DEPTH = 247, 9  # of the series, and multiplicative
+DEGREE, DEPTH = 247, 10  # of the series, and multiplicative: nine for the series, one for the scores
 PARTIES = 3
 
 
@@ -39,20 +37,29 @@ class OpenfheThreshold:
         self.squared = scale(dim) ** 2
 
     def enrol(self, templates: Rows) -> None:
-        """As `Engine`."""
-        self.gallery = templates
+        """As `Engine`; at most `SLOTS` rows. Plaintexts are kept: a coordinate of all rows each."""
+        self.rows = len(templates)
+        columns = padded(templates, SLOTS).T / self.squared**0.5
+        self.columns = [self.context.MakeCKKSPackedPlaintext(column.tolist()) for column in columns]
 
-    def prepare(self) -> None:
+    def prepare(self, probes: int) -> None:
         """The keys are kept."""
 
-    def search(self, probe: Rows, clock: Clock) -> list[int]:
-        """As `Engine`; the scores are made in the clear and encrypted, off the clock."""
-        scores = np.clip(plain_scores(self.gallery, probe) / self.squared, -1, 1)
-        context, values = self.context, np.zeros(SLOTS)
-        values[: len(scores)] = scores
-        encrypted = context.Encrypt(self.pairs[-1].publicKey, context.MakeCKKSPackedPlaintext(values.tolist()))
+    def search(self, probes: Rows, clock: Clock) -> list[list[int]]:
+        """As `Engine`, one probe after the other."""
+        return [self._find(probe, clock) for probe in probes]
+
+    def _find(self, probe: Rows, clock: Clock) -> list[int]:
+        context, total = self.context, None
+        for value, column in zip(probe / self.squared**0.5, self.columns, strict=True):
+            with clock("encrypt probe"):
+                plaintext = context.MakeCKKSPackedPlaintext([float(value)] * SLOTS)
+                encrypted = context.Encrypt(self.pairs[-1].publicKey, plaintext)
+            with clock("score"):
+                product = context.EvalMult(encrypted, column)
+                total = product if total is None else context.EvalAdd(total, product)
         with clock("threshold"):
-            graded = context.EvalChebyshevFunction(lambda x: float(x >= THRESHOLD), encrypted, -1, 1, DEGREE)
+            graded = context.EvalChebyshevFunction(lambda x: float(x >= THRESHOLD), total, -1, 1, DEGREE)
         with clock("joint decryption"):
             parts = context.MultipartyDecryptLead([graded], self.pairs[0].secretKey)
             for pair in self.pairs[1:]:
@@ -60,7 +67,7 @@ class OpenfheThreshold:
             plaintext = context.MultipartyDecryptFusion(parts)
             plaintext.SetLength(SLOTS)
             decided = np.array(plaintext.GetRealPackedValue())
-        return [int(row) for row in np.flatnonzero(decided[: len(scores)] >= 0.5)]
+        return [int(row) for row in np.flatnonzero(decided[: self.rows] >= 0.5)]
 
 
 def joint_keys(context: Any) -> list[Any]:

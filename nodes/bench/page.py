@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from nodes.bench.engine import REVEALS
-from nodes.bench.report import in_words, notes, spread
+from nodes.bench.report import in_short, in_words, notes, spread
 from nodes.operator.pages import NO_PLOTS, paragraph, plot, plots_available, table, whole
 
 COLOURS = {"all": "#6b6b6b", "scores": "#b2182b", "graded": "#c77400", "hits": "#1b6ca8"}
@@ -19,8 +19,8 @@ def page(report: Json) -> str:
     """The whole page."""
     parts = [
         paragraph(
-            f"One probe against {report['rows']:,} synthetic templates of {report['dim']} numbers, the same for every "
-            "engine: from the known probe to the rows that match. What is done before the probe is known is offline."
+            f"{in_short(report)[0].upper()}{in_short(report)[1:]}: synthetic templates, the same for every engine, "
+            "from the known probe to the rows that match. What is done before the probe is known is offline."
         ),
         _engines(report),
         *(paragraph(line) for line in notes(report)),
@@ -79,9 +79,8 @@ def _literature(report: Json) -> list[str]:
 def _plots(report: Json) -> list[str]:
     if not plots_available():
         return [paragraph(NO_PLOTS)]
-    shown = len(report["engines"]) + sum(item["seconds_per_million"] is not None for item in report["literature"])
     drawn: list[tuple[str, Callable[[Any], None], float]] = [
-        ("Time per million against what is revealed", partial(_revealed, report), 1.5 + 0.32 * (shown + 4)),
+        ("Time per million against what is revealed", partial(revealed, report), height_of(report)),
         ("Offline and online", partial(_parts, report), 1.2 + 0.34 * len(report["engines"])),
     ]
     if len({item["rows"] for item in report["sweep"]}) > 1:
@@ -89,11 +88,21 @@ def _plots(report: Json) -> list[str]:
     ours = next((item for item in report["engines"] if item["name"] == "blind-lineup"), None)
     if ours is not None:
         drawn.append(("Ours, online, by phase", partial(_bars, ours["phases"], 1e3, "milliseconds"), 3.4))
-        drawn.append(("Ours, bytes by link", partial(_bars, ours["bytes"], 1e-6, "megabytes a query"), 3.0))
+        drawn.append(("Ours, by party", partial(_apart, ours["parties"], 1.0, "seconds of computing"), 2.6))
+        drawn.append(("Ours, bytes by link", partial(_apart, ours["bytes"], 1e-6, "megabytes"), 3.6))
+    if len(report["latency"]) > 1:
+        drawn.append(("Ours, on a long line", partial(_latency, report), 4.2))
     return [f"<h2>{escape(title)}</h2>{plot(draw, height)}" for title, draw, height in drawn]
 
 
-def _revealed(report: Json, axes: Any) -> None:
+def height_of(report: Json) -> float:
+    """Inches that `revealed` needs."""
+    quoted = sum(item["seconds_per_million"] is not None for item in report["literature"])
+    return 1.5 + 0.32 * (len(report["engines"]) + quoted + 4)
+
+
+def revealed(report: Json, axes: Any) -> None:
+    """Draw time per million comparisons against what is revealed to whom."""
     line, names = 0, []
     quoted = [item for item in report["literature"] if item["seconds_per_million"] is not None]
     for group, (what, whom) in REVEALS.items():
@@ -149,3 +158,22 @@ def _bars(values: dict[str, float], factor: float, unit: str, axes: Any) -> None
     axes.barh(list(shown), list(shown.values()), color="#1b6ca8")
     axes.invert_yaxis()
     axes.set_xlabel(unit)
+
+
+def _apart(values: dict[str, dict[str, float]], factor: float, unit: str, axes: Any) -> None:
+    names = list(dict.fromkeys(name for part in values.values() for name in part))
+    for part, offset, colour in (("online", -0.2, "#1b6ca8"), ("offline", 0.2, "#9ecae1")):
+        shown = [factor * values[part].get(name, 0) for name in names]
+        axes.barh([at + offset for at in range(len(names))], shown, 0.38, color=colour, label=part)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    axes.legend(frameon=False)
+
+
+def _latency(report: Json, axes: Any) -> None:
+    points = sorted((item["round_trip_ms"], item["seconds"]) for item in report["latency"])
+    axes.plot(*zip(*points, strict=True), marker="o", linestyle="--", color=COLOURS["hits"])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("round-trip time, milliseconds; worked out, bandwidth not in it")
+    axes.set_ylabel("seconds, online")

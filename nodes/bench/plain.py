@@ -1,4 +1,4 @@
-"""Nothing is hidden: numpy's product of the gallery and the probe."""
+"""Nothing is hidden: numpy's product of the gallery and the probes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class Float32:
         """As `Engine`."""
         self.gallery = templates.astype(np.float32)
 
-    def prepare(self) -> None:
+    def prepare(self, probes: int) -> None:
         """Nothing to prepare."""
 
-    def search(self, probe: Rows, clock: Clock) -> list[int]:
-        """As `Engine`."""
+    def search(self, probes: Rows, clock: Clock) -> list[list[int]]:
+        """As `Engine`; several probes in one matrix product."""
         with clock("score"):
-            return at_least(self.gallery @ probe.astype(np.float32), self.least, len(self.gallery))
+            queries = probes.astype(np.float32)
+            scores = queries @ self.gallery.T if len(queries) > 1 else [self.gallery @ queries[0]]
+            return [at_least(some, self.least, len(self.gallery)) for some in scores]
 
 
 class Int8(Float32):
@@ -35,7 +37,7 @@ class Int8(Float32):
         """As `Engine`."""
         self.small = templates
 
-    def search(self, probe: Rows, clock: Clock) -> list[int]:
-        """As `Engine`."""
+    def search(self, probes: Rows, clock: Clock) -> list[list[int]]:
+        """As `Engine`, one probe after the other."""
         with clock("score"):
-            return at_least(plain_scores(self.small, probe), self.least, len(self.small))
+            return [at_least(plain_scores(self.small, probe), self.least, len(self.small)) for probe in probes]

@@ -10,7 +10,7 @@ from rich.table import Table
 
 def print_table(report: dict[str, Any], console: Console) -> None:
     """What each engine took, and what it reveals to whom."""
-    figures = Table(title=f"one probe against {report['rows']:,} rows, d = {report['dim']}")
+    figures = Table(title=in_short(report))
     words = Table(title="what is revealed, to whom")
     for column in ("engine", "online", "from – to", "offline", "× numpy"):
         figures.add_column(column, justify="left" if column == "engine" else "right", no_wrap=True)
@@ -33,6 +33,13 @@ def print_table(report: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def in_short(report: dict[str, Any]) -> str:
+    """What was searched for in what."""
+    probes = "one probe" if report["probes"] == 1 else f"{report['probes']} probes together"
+    split = "" if report["holders"] == 1 else f", of {report['holders']} holders in one joint query"
+    return f"{probes} against {report['rows']:,} rows{split}, d = {report['dim']}"
+
+
 def notes(report: dict[str, Any]) -> list[str]:
     """What the figures rest on."""
     lines = []
@@ -44,6 +51,14 @@ def notes(report: dict[str, Any]) -> list[str]:
         for item in report["engines"]
         if item["wrong_rows"]
     ]
+    if (ours := next((item for item in report["engines"] if item["hops"]), None)) is not None:
+        lines.append(
+            f"A search waits for {ours['hops']} messages, one after the other: half a round trip each on a long line"
+            + "".join(f"; {in_words(item['seconds'])} at {item['round_trip_ms']} ms" for item in report["latency"])
+            + " (worked out, bandwidth not in it)."
+        )
+    if report["holders"] > 1:
+        lines.append("Others than ours have the rows of all holders in one gallery.")
     described = report["machine"]
     lines.append(
         f"{described['processor']}, {described['threads']} threads, load {described['load']:.1f} before, "

@@ -34,11 +34,14 @@ class TensealBfv:
                 block.append(plaintext)
             self.blocks.append(block)
 
-    def prepare(self) -> None:
+    def prepare(self, probes: int) -> None:
         """Nothing: keys are kept, and encryptions of zero cannot be made ahead through this interface."""
 
-    def search(self, probe: Rows, clock: Clock) -> list[int]:
-        """As `Engine`."""
+    def search(self, probes: Rows, clock: Clock) -> list[list[int]]:
+        """As `Engine`, one probe after the other."""
+        return [self._find(probe, clock) for probe in probes]
+
+    def _find(self, probe: Rows, clock: Clock) -> list[int]:
         tools, seal = self.tools, self.tools.seal
         encrypted: list[Any] = []
         with clock("encrypt probe"):

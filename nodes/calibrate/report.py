@@ -27,6 +27,8 @@ def as_json(result: Calibration) -> dict[str, Any]:
     return {
         "version": version("blind-lineup"),
         "date": time.strftime("%Y-%m-%d"),
+        "seconds": {step: round(taken, 3) for step, taken in result.seconds.items()},
+        "threads": result.options.threads,
         "model": _model(sample),
         "sample": {
             "people": len(sample.names),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 
@@ -58,7 +60,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Calibration:
-    """All results of one calibration."""
+    """All results of one calibration. `seconds`: by step."""
 
     sample: Sample
     options: Options
@@ -70,6 +72,7 @@ class Calibration:
     costs: list[Cost]
     groups: list[GroupRate]
     det: list[tuple[float, float, float]]
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def to_set(self) -> Identified | None:
@@ -101,13 +104,16 @@ class Calibration:
 def calibrate(sample: Sample, options: Options, console: Console) -> Calibration:
     """Measure everything. `console` takes the progress bars."""
     rows = options.rows or default_rows(sample)
-    with progress_bar(console, "comparing", len(sample.templates)) as progress:
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "comparing"), progress_bar(console, "comparing", len(sample.templates)) as progress:
         scores = all_scores(sample, progress)
-    rates = [rate_at(scores, sample, fmr, options.resamples, options.seed) for fmr in FMRS]
+    with _timed(seconds, "rates"):
+        rates = [rate_at(scores, sample, fmr, options.resamples, options.seed) for fmr in FMRS]
     sizes = len(rows) * len(options.holders)
-    with progress_bar(console, "searches", sizes) as progress:
+    with _timed(seconds, "searches"), progress_bar(console, "searches", sizes) as progress:
         found = identification(sample, scores, rows, options.holders, options.resamples, options.seed, progress)
-    encrypted = _encrypted(sample, rates, options, console)
+    with _timed(seconds, "encrypted searches"):
+        encrypted = _encrypted(sample, rates, options, console)
     at = next((rate.threshold for rate in reversed(rates) if rate.fmr >= 1e-3 and rate.threshold), None)
     groups = [] if at is None else by_group(scores, sample, at, options.resamples, options.seed)
     totals = [count * parties for count in rows for parties in options.holders]
@@ -122,7 +128,15 @@ def calibrate(sample: Sample, options: Options, console: Console) -> Calibration
         costs(sample, scores, totals, options.resamples, options.seed),
         groups,
         det_curve(scores),
+        seconds,
     )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - started
 
 
 def default_rows(sample: Sample) -> tuple[int, ...]:

@@ -76,11 +76,13 @@ def embed(
     """Turn photos into face templates, one row a photo."""
     from nodes.cli.embed import run_embed
 
-    count = run_embed(
+    done = run_embed(
         photos, out, models=models, provider=provider.value, largest=largest, skip_bad=skip_bad, console=errors
     )
     if as_json:
-        print(json.dumps({"file": str(out), "templates": count}))
+        told = {"file": str(out), "templates": done.templates, "photos": done.photos, "seconds": round(done.seconds, 3)}
+        rate = {"photos_per_second": done.photos_per_second, "provider": done.provider, "batch": done.batch}
+        print(json.dumps(told | rate))
 
 
 @app.command()

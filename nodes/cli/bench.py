@@ -31,6 +31,11 @@ def bench(
     runs: Annotated[int, typer.Option(help="Searches of each engine; medians are shown.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Threads, 1 to 256.", show_default=False)] = None,
     params: Annotated[str, typer.Option("--preset", help=f"{' or '.join(PRESETS)}.")] = N4096.preset,
+    probes: Annotated[int, typer.Option(help="Probes that are searched for together, 1 to 16.")] = 1,
+    holders: Annotated[int, typer.Option(help="Holders among whom ours splits the rows, 1 to 27: a joint query.")] = 1,
+    round_trips: Annotated[
+        str, typer.Option(help="Round-trip times in ms, for which the latency of ours is worked out.")
+    ] = "0,10,30,100",
     sweep: Annotated[str, typer.Option(help="Other numbers of rows, for ours and numpy's, as 65536,1000000.")] = "",
     literature: Annotated[
         Path | None, typer.Option(help="Published figures to show beside: benchmarks/literature.csv.")
@@ -46,7 +51,9 @@ def bench(
     try:
         names = tuple(name.strip() for name in engines.split(",") if name.strip())
         sizes = tuple(int(part) for part in sweep.split(",") if part.strip())
-        options = Options(names, rows, dim, default_threads() if threads is None else threads, runs, params, sizes)
+        lines = tuple(int(part) for part in round_trips.split(",") if part.strip())
+        count = default_threads() if threads is None else threads
+        options = Options(names, rows, dim, count, runs, params, sizes, probes, holders, lines)
     except (ParameterError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     for path in (json_file, report):

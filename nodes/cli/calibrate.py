@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,7 @@ def calibrate(
         if path is not None and not path.parent.is_dir():
             raise typer.BadParameter(f"the folder of {path} does not exist")
     sample: Sample
+    started = time.perf_counter()
     if photos is not None and embeddings is None and labels is None and groups is None:
         from pets.faces import FaceModel
 
@@ -93,11 +95,13 @@ def calibrate(
             check_centre(centre, sample.identity)
     else:
         raise typer.BadParameter("give either --photos, or --embeddings with --labels (and --groups)")
+    embedding = time.perf_counter() - started  # of templates: reading them
     if centre is not None:
         norm = write_centre(centre, averaged, len(sample.names))
         said = f"wrote the centre, of norm {norm:.3f}, to {centre}; what follows is measured without it."
         errors.print(f"{said} Measure it on other people", highlight=False, markup=False, soft_wrap=True)
     result = run(sample, options, errors)
+    result.seconds["embedding"] = embedding
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if report is not None:

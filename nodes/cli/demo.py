@@ -215,6 +215,9 @@ def _verify(root: Path, report: SearchReport, output: Console) -> None:
     trust = load_trust(load_config(root / REQUESTER).paths.peers)
     verdict = verify_bundles([decode_bundle(path.read_bytes()) for path in bundles.values()], trust)
     output.print(summary(verdict), highlight=False, soft_wrap=True)
+    if any(check.id == "launch-approval" and check.status == "not-checkable" for check in verdict.checks):
+        told = "No person signed the launch: these nodes have no staff. Those of `lineup console demo` have."
+        output.print(told, highlight=False, soft_wrap=True)
     if not verdict.holds:
         raise DemoFailed("the evidence of the demo's own query does not hold")
 

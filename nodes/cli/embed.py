@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,25 @@ from pets.photos import list_photos, skipped_files, tell_skipped
 from pets.templates import save_templates
 
 
+@dataclass(frozen=True)
+class Written:
+    """What `run_embed` did. `seconds`: for all `photos`, from reading to template, the model's loading left out.
+
+    `batch`: faces that the embedder took in one call; `provider`: "cuda" or "cpu".
+    """
+
+    templates: int
+    photos: int
+    seconds: float
+    provider: str
+    batch: int
+
+    @property
+    def photos_per_second(self) -> float:
+        """Rounded to three digits."""
+        return float(f"{self.photos / self.seconds:.3g}")
+
+
 def run_embed(
     photos: list[Path],
     output: Path,
@@ -23,10 +44,10 @@ def run_embed(
     largest: bool,
     skip_bad: bool,
     console: Console,
-) -> int:
+) -> Written:
     """Embed photos and write `output` (n, d) float32 with its sidecar, one row a photo in the order given.
 
-    Returns n, which is less than the photos given if bad ones were left out.
+    There are fewer templates than photos given if bad ones were left out.
 
     `photos`: files and folders; a folder stands for all photos below it, sorted by path.
     `console` takes the progress bar and reports (standard error). Unless `skip_bad`, one photo without a template
@@ -43,7 +64,9 @@ def run_embed(
     given = photo_count(len(paths))
     about = f"{given}, model {model.identity}, running on {model.provider}"
     console.print(about, highlight=False, soft_wrap=True)
+    batch, started = model.batch_size if len(paths) > 1 else 1, time.perf_counter()
     good, bad = _embed_all(model, paths, largest, console)
+    done = Written(len(good), len(paths), time.perf_counter() - started, model.provider, batch)
     if bad and not skip_bad:
         raise InputError(
             f"{len(bad)} of {given} give no template, so nothing was written "
@@ -62,12 +85,12 @@ def run_embed(
             console.print(several, highlight=False, markup=False, soft_wrap=True)
     written = f"{len(good)} template" + ("" if len(good) == 1 else "s")
     console.print(
-        f"wrote {written} to {output}",
+        f"wrote {written} to {output}" + (f", {done.photos_per_second:g} photos a second" if len(paths) > 1 else ""),
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    return len(good)
+    return done
 
 
 def _embed_all(

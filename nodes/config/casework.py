@@ -7,6 +7,7 @@ import re
 from nodes.config.values import ConfigError, Section, within
 
 MIN_CITATION = 8
+MAX_ALTERNATIVE = 500
 CORE_DATA_SECONDS = 48 * 3600  # R 47(1)
 RECALL_SECONDS = 48 * 3600  # R 64(1)(m)
 AUTHORISATION_SECONDS = 48 * 3600  # AIA 26(10)
@@ -20,6 +21,8 @@ class CaseworkConfig(Section, frozen=True):
     `require_authorisation`: a search without judicial authorisation is stopped and purged after 48 hours (AIA 26(10)).
     `send_images`: show others the photos of candidates. `minimum_quality`: of every component, 0 to 100 (R 38).
     `candidate_days`: what was received and is not decided goes then; `core_data_days`: core data; `query_days`: probes.
+    `alternative`: what officers do while a country or this node does not answer, as agreed between the states (R 41);
+    the console shows it then.
     `url`: a PostgreSQL database of its own; None: casework.db in the node's folder.
     """
 
@@ -32,11 +35,15 @@ class CaseworkConfig(Section, frozen=True):
     candidate_days: int = 30
     core_data_days: int = 365
     query_days: int = 180
+    alternative: str = ""
     url: str | None = None
 
     def __post_init__(self) -> None:
         if self.single_review_law and len(self.single_review_law.strip()) < MIN_CITATION:
             raise ConfigError("casework.single_review_law", self.single_review_law, "must cite the law")
+        if len(self.alternative) > MAX_ALTERNATIVE:
+            limit = f"must have at most {MAX_ALTERNATIVE} characters, got {len(self.alternative)}"
+            raise ConfigError("casework.alternative", self.alternative[:40], limit)
         if self.url is not None and not re.match(r"postgresql(\+psycopg)?://", self.url):
             raise ConfigError(
                 "casework.url", "…", "must begin with postgresql://; without it: casework.db in the folder"

@@ -14,15 +14,17 @@ MAX_BYTES = 2**50
 
 
 class Preparations(Section, frozen=True):
-    """What is made before there is a probe (protocol/DESIGN.md, section 9).
+    """What is made before there is a probe (protocol/DESIGN.md, section 7).
 
     `ready`: at a requester, how many it keeps ready; at a holder or the router, the most that wait for one requester.
+    A requester keeps up to twice its own (4 by default). Those that answer have room for twice as many again: after a
+    change of a gallery none of those that wait can be used, and they lie there until the nodes have compared.
     `max_age_hours`: what is older is erased unused. `max_bytes`: of all that waits for one requester, so that no
     state takes the room of another. `on_disk`: sealed to files under the storage key, so that it outlives a restart.
     `cpu_share`: of `limits.threads`, what making them may use; at least one.
     """
 
-    ready: int = 8
+    ready: int = 16
     max_age_hours: int = 24
     max_bytes: int = 2**30
     on_disk: bool = False

@@ -49,7 +49,7 @@ def write_default(
     check_node(name, role)
     policy = PolicyConfig(states=tuple(states))
     # others let more wait for a requester than it keeps ready: a search that finds none ready prepares one beside them
-    preparations = Preparations(ready=Preparations().ready // 2) if role is Role.REQUESTER else Preparations()
+    preparations = Preparations(ready=Preparations().ready // 4) if role is Role.REQUESTER else Preparations()
     content = _head(name, role, address, crl, peers) + _limits(Limits()) + _retention(Retention())
     content += _preparations(preparations, role)
     content += _casework(CaseworkConfig()) + _console(ConsoleConfig()) + _cluster(ClusterConfig()) + _policy(policy)
@@ -179,6 +179,7 @@ minimum_quality = {casework.minimum_quality}  # 0 to 100, of every component of 
 candidate_days = {casework.candidate_days}  # 1 to 365: what was received and is not confirmed
 core_data_days = {casework.core_data_days}  # 1 to 1098
 query_days = {casework.query_days}  # 1 to 1098: probes
+alternative = {_toml(casework.alternative)}  # what officers are told to do while a country or this node does not answer
 # url = "postgresql://lineup@db.example/cases"  # without it: casework.db in this folder
 
 """

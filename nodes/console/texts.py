@@ -43,6 +43,7 @@ TEXTS = {
     "key.public": "Public key",
     "key.signature": "Signature",
     "key.give": "Give the signature",
+    "alternative": "Not everybody answers. Agreed for this case:",
     # navigation
     "nav.label": "Pages",
     "nav.start": "Start",

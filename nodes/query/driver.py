@@ -153,6 +153,8 @@ class QueryDriver:
         for outbox in self._outboxes.values():
             outbox.close()
         await asyncio.wait({self.task})
+        if not self.finished:  # a task that is cancelled before its first step never runs, nor does what it would end
+            await self._finish()
 
     async def _run(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._lifetime
@@ -163,14 +165,17 @@ class QueryDriver:
                 await self._step([action for action, _ in actions])
                 self._waiting_bytes -= sum(size for _, size in actions)
         finally:
-            try:
-                await self._ended(self)
-            finally:
-                self.finished = True
-                self.changed.set()
+            await self._finish()
         await asyncio.gather(*(outbox.flush(LINGER_SECONDS) for outbox in self._outboxes.values()))
         for outbox in self._outboxes.values():
             outbox.close()
+
+    async def _finish(self) -> None:
+        try:
+            await self._ended(self)
+        finally:
+            self.finished = True
+            self.changed.set()
 
     async def _next_actions(self, deadline: float) -> list[tuple[Action, int]]:
         """All that is to be done now; waits for the first of it."""

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from nodes.config.schema import Role
-from nodes.query.driver import QueryDriver, Silence
+from nodes.query.driver import InternalError, QueryDriver, Silence
 from nodes.service.node import Node
 from nodes.service.operator_api import (
     STANDING,
@@ -119,7 +119,7 @@ class AskingNode(Node):
         finally:
             self._searches -= 1
             wanted = PrepareRequest(request.holders, 1, len(request.template), request.model, request.preset)
-            await asyncio.to_thread(self.supply.want, wanted)
+            await asyncio.to_thread(self.supply.searched, wanted)
 
     @property
     def searching(self) -> bool:
@@ -409,7 +409,8 @@ def _answer(driver: QueryDriver, machine: Asking, answer: Answer | None, holder:
     router = driver.failed_peers.get(machine.parties.router)
     if holder not in driver.failed_peers and isinstance(router, (PeerRefused, PeerUnreachable)):
         return _failure(router, machine.parties.router)
-    return _failure(driver.failed_peers.get(holder) or _reason(driver, machine, session), holder)
+    error = driver.failed_peers.get(holder) or _reason(driver, machine, session)
+    return _failure(error, machine.name if isinstance(error, InternalError) else holder)
 
 
 def _reason(driver: QueryDriver, machine: Asking, session: Session) -> LineupError | None:

@@ -102,6 +102,13 @@ class Supply:
         except OSError as error:
             log.warning("not noted what to keep ready", extra={"error": type(error).__name__})
 
+    def searched(self, request: PrepareRequest) -> None:
+        """Note what a search would have used. What is kept ready for these holders and others serves it as well."""
+        wanted = self.wanted
+        alike = msgspec.structs.replace(request, count=1, holders=wanted.holders) if wanted is not None else None
+        if wanted is None or alike != wanted or not set(request.holders) <= set(wanted.holders):
+            self.want(request)
+
     @property
     def wanted(self) -> PrepareRequest | None:
         """What is to be kept ready; None before anything was asked for."""

@@ -23,6 +23,7 @@ from nodes.store.keys import KeyRing
 from nodes.store.subjects import utc_time
 from nodes.store.tables import HandlingRow, StoreRow
 from pets.errors import MALFORMED
+from protocol.shown import kind_only
 
 Act = Literal["enrol", "forget", "expire", "contest", "clear", "consult"]
 MAX_TEXT = 200
@@ -63,6 +64,8 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     references: tuple[str, ...]
     before: bytes
     salt: bytes
+
+    __repr__ = kind_only
 
 
 def note(

@@ -1,4 +1,4 @@
-"""In which order each link speaks (protocol/DESIGN.md, 6 and 9), as far as it came before somebody stopped.
+"""In which order each link speaks (protocol/DESIGN.md, sections 5 and 6), as far as it came before somebody stopped.
 
 One function a link, written as the design's table reads. It takes messages from a `Reader`; where the messages end,
 reading ends. This is no state machine of a party: it looks at types and numbers, not at contents.

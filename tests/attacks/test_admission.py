@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import protocol.admitting
+import protocol.filtering
 import protocol.form
 import protocol.preparing
 from pets import residues
@@ -400,10 +401,27 @@ def stops_beside(monkeypatch: pytest.MonkeyPatch, target: Templates, other: Temp
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.6])
-def test_known_limit_with_that_lie_a_row_that_does_not_exist_tells_about_one_that_does(
+def test_with_that_lie_a_row_that_does_not_exist_tells_nothing_for_it_is_not_live(
+    cosine: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    other = unit_rows(rng, 1, 128)[0]
+    trio = stops_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)
+    assert {hit.row for hit in trio.outcome().hits} == {10, 11}
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.6])
+def test_control_without_live_bits_a_row_that_does_not_exist_tells_about_one_that_does(
     cosine: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One comparison with any vector, whatever hits: the search stops, or the answer is right."""
+
+    def whatever_lives(negative: Any, live: Any) -> Any:
+        below = yield from negative
+        yield ~below, live
+        return ~below
+
+    monkeypatch.setattr(protocol.filtering, "_live_and_not", whatever_lives)
     rng = np.random.default_rng(5)
     other = unit_rows(rng, 1, 128)[0]
     trio = stops_beside(monkeypatch, near(rng, other, 1, np.array([cosine]))[0], other)

@@ -10,7 +10,6 @@ import pytest
 
 import protocol.filtering
 from pets.bits import Bits
-from pets.circuits import Circuit
 from pets.planes import unpack_bits
 from pets.replicated import Masks, and_local
 from protocol import compute
@@ -24,6 +23,7 @@ from protocol.messages import ConfirmationBlock, LiveRows, Release
 from protocol.session import State
 from protocol.steps import Product, Send, Step
 from protocol.wire import as_bytes
+from tests.kit.attacks import without_the_bit
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, ROUTER, Attack, Delivery, forge
 from tests.kit.ring import RING
@@ -49,17 +49,6 @@ def all_but(*rows: int) -> np.ndarray:
 
 def trio(live: np.ndarray | None, attack: Attack | None = None, cap: int = 10) -> Trio:
     return Trio(fresh(), threshold="0.7", ladder="0", cap=cap, live=live, attack=attack)
-
-
-def without_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The defence is taken away: the hit bit is opened as it is. The holder does not look either."""
-
-    def hit_alone(negative: Circuit[Bits], live: Bits) -> Circuit[Bits]:
-        return ~(yield from negative)
-
-    monkeypatch.setattr(protocol.filtering, "_live_and_not", hit_alone)
-    monkeypatch.setattr(Live, "standing", lambda self, rows: rows)
-    monkeypatch.setattr(Live, "check_opened", lambda self, rows: None)
 
 
 def test_a_forgotten_row_is_not_found_with_an_older_preparation() -> None:

@@ -11,6 +11,7 @@ import pytest
 from nodes.verify import decode_bundle
 from pets import ntt
 from pets.keys import expand_secret
+from pets.scoring import ScoringProbe, score_rows
 from protocol import cap, confirmation, confirming, filtering, searching
 from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
@@ -23,27 +24,33 @@ from tests.kit.evidence import ES, FR, World, failures, sends_instead, wrong_ans
 from tests.kit.ring import RING
 
 
-def chosen_numbers(real: Any) -> Any:
+class ChosenNumbers:
     """Instead of a hit and its multiples: 1000 times single coordinates, which read the probe."""
 
-    def build(templates: Any, rows: Any, cap: int) -> Any:
-        block, factors = real(templates, rows, cap)
-        block = block.copy()
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._block: Any = None
+        patch.setattr(confirming, "build_block", self.build)
+        patch.setattr(confirming, "combine_rows", self.score)
+        patch.setattr(confirming, "check_answers", lambda sums, factors, used, theta, params: [theta] * used)
+
+    def build(self, templates: Any, rows: Any, cap: int) -> Any:
+        block, factors = confirmation.build_block(templates, rows, cap)
+        self._block = block.copy()
         for slot in range(len(rows)):
             for m in range(SLOT):
-                block[SLOT * slot + m] = 0
-                block[SLOT * slot + m, 6 * slot + m] = 1000
-        return block, factors
+                self._block[SLOT * slot + m] = 0
+                self._block[SLOT * slot + m, 6 * slot + m] = 1000
+        return self._block, factors
 
-    return build
+    def score(self, _rows: Any, _polynomials: Any, probe: ScoringProbe, threads: int) -> Any:
+        return score_rows(self._block, [probe], probe.params, threads)[0, 0]
 
 
 @pytest.fixture
 def asked(world: World, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A query whose holder asks for chosen numbers, lets its own check pass, and releases its hits."""
     with monkeypatch.context() as patch:
-        patch.setattr(confirming, "build_block", chosen_numbers(confirmation.build_block))
-        patch.setattr(confirming, "check_answers", lambda sums, factors, used, theta, params: [theta] * used)
+        ChosenNumbers(patch)
         return world.query((ES,))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import time
+from contextlib import suppress
 from datetime import date
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from nodes.casework.exchange import type10
 from nodes.casework.exchange.umf import CORE_DATA, core_data_as_umf
 from protocol.follow_up import IDENTIFIED_FIELDS
 
@@ -64,6 +68,54 @@ def test_hostile_files_are_refused_with_one_error(noise: bytes, place: int) -> N
             read_faces(hostile)
         except ExchangeError:
             continue
+
+
+FLOODS = {
+    "subfields": lambda data: data.replace(b"10.004:ES", b"10.004:" + b"\x1e".join([b"x\x1fy"] * 60_000)),
+    "contents": lambda data: data.replace(b"10\x1f1\x1d", b"10\x1f1" + b"\x1e10\x1f1" * 60_000 + b"\x1d", 1),
+    "records": lambda data: data.split(b"\x1c", 1)[0] + b"\x1c" + data.split(b"\x1c", 1)[1] * 1200,
+}
+
+
+def _lengths_right(data: bytes) -> bytes:
+    """Each record says how long it is."""
+    out = b""
+    for record in data.split(b"\x1c", 1):
+        if not record:
+            continue
+        head, rest = record.split(b"\x1d", 1)
+        tag = head.split(b":")[0] + b":"
+        body = b"\x1d" + rest + (b"" if record.endswith(b"\x1c") else b"\x1c")
+        length = len(tag) + len(body)
+        length += len(str(length + len(str(length))))
+        out += tag + str(length).encode() + body
+    return out
+
+
+@pytest.mark.parametrize("flood", ["subfields", "contents"])
+def test_a_small_file_does_not_keep_the_parser_busy(flood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _lengths_right(FLOODS[flood](write_face(FaceRecord(photo(), None, "ES", ""), "ES", "FR", TODAY)))
+    with pytest.raises(ExchangeError, match="bytes of text, the limit is 65536"):
+        read_faces(data)
+    # control: without the limit the library parses all of it
+    monkeypatch.setattr(type10, "MAX_TEXT", 10**9)
+    begun = time.perf_counter()
+    with suppress(ExchangeError):
+        read_faces(data)
+    assert time.perf_counter() - begun > 0.3
+
+
+def test_more_records_than_the_limit_are_refused() -> None:
+    data = FLOODS["records"](write_face(FaceRecord(photo(), None, "ES", ""), "ES", "FR", TODAY))
+    with pytest.raises(ExchangeError, match="more than 1000 records"):
+        read_faces(data)
+
+
+@pytest.mark.parametrize("length", [b"0", b"3", b"999999999", b"-1", b"", b"9" * 40])
+def test_lengths_that_do_not_add_up_are_refused(length: bytes) -> None:
+    data = write_face(FaceRecord(photo(), None, "ES", ""), "ES", "FR", TODAY)
+    with pytest.raises(ExchangeError):
+        read_faces(re.sub(rb"10\.001:\d+", b"10.001:" + length, data))
 
 
 def test_every_field_of_the_core_data_is_mapped_once() -> None:

@@ -75,6 +75,8 @@ def test_rates_are_those_of_plain_numpy_and_encrypted_agrees_exactly(run: Any, t
     assert "3159 impostor pairs" in report["fmr"][2]["reason"]
     assert "not measurable" in report["printed"]
     assert "minimum_threshold" not in report["printed"]  # nothing to paste: a million rows need 10,000 pairs
+    assert set(report["seconds"]) == {"embedding", "comparing", "rates", "searches", "encrypted searches"}
+    assert all(seconds > 0 for seconds in report["seconds"].values())
     sizes = {(row["rows"], row["extrapolated"]) for row in report["identification"]}
     assert sizes == {(20, False), (26, False), (1_000_000, True)}
     for row in report["identification"]:

@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 STORE_README = README.parent / "nodes" / "store" / "README.md"
 SECTIONS = "Running nodes", "Evidence"
 # The last block of each section is not part of the walk, as the README says.
-NOT_WALKED = re.compile(r"lineup (node (status|statistics|hold)|store rekey|evidence (key|hold))\b")
+NOT_WALKED = re.compile(r"lineup (node (status|statistics|hold)|gallery log|store rekey|evidence (key|hold))\b")
 SKEW_SECONDS = 2  # in place of 120: so long a node distrusts warrants after a loss
 
 
@@ -53,7 +53,7 @@ DROPS = [
     f"ALTER TABLE {table} DROP COLUMN {column}"
     for table, column in (("subject", "enrolled"), ("photo", "name"), ("further_photo", "name"))
 ]
-BEFORE = (*DROPS, "UPDATE alembic_version SET version_num = '0005'")  # as the version before left a database
+BEFORE = (*DROPS, "DROP TABLE handling", "UPDATE alembic_version SET version_num = '0005'")  # as the version before left a database
 
 
 def age_sqlite(folder: Path) -> None:

@@ -16,6 +16,7 @@ import protocol.compute
 import protocol.filtering
 from pets import gf32, sketch
 from pets.bits import Bits, Planes
+from pets.circuits import Circuit
 from pets.params import Parameters, scale
 from pets.replicated import Masks
 from protocol.compare import threshold_offset
@@ -24,6 +25,7 @@ from protocol.compute import REQUESTER as REQUESTER_SEAT
 from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
 from protocol.filter import CLIMB, CONFIRM
+from protocol.live import Live
 from protocol.messages import PowerSums
 from protocol.steps import Step, receive
 from protocol.wire import array
@@ -36,6 +38,17 @@ N = RING.n
 TREE = 4  # ANDs, one after the other, of the comparison's tree: the last of them decides the sign
 
 Residues = npt.NDArray[np.uint32]
+
+
+def without_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defence is taken away: the hit bit is opened as it is. The holder does not look either."""
+
+    def hit_alone(negative: Circuit[Bits], live: Bits) -> Circuit[Bits]:
+        return ~(yield from negative)
+
+    monkeypatch.setattr(protocol.filtering, "_live_and_not", hit_alone)
+    monkeypatch.setattr(Live, "standing", lambda self, rows: rows)
+    monkeypatch.setattr(Live, "check_opened", lambda self, rows: None)
 
 
 def payload(trio: Trio, kind: Any, receiver: str) -> list[npt.NDArray[np.uint32]]:

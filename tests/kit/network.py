@@ -28,6 +28,8 @@ from protocol.session import Event
 from tests.kit.faults import Fault, Faults
 from tests.kit.federation import FR, ROLES, Answers, Federation
 
+CLOSING_SECONDS = 0.3
+
 
 class Network:
     """Nodes that run in this process. `drivers`: all that ran since the last `assert_clear`."""
@@ -116,7 +118,7 @@ class Network:
             self.drivers.append((node.name, driver))
             return driver
 
-        node.drive = watched  # type: ignore[method-assign, assignment]
+        node.drive = watched  # type: ignore[method-assign]
 
     def _transport(self, name: str, peers: Mapping[str, Any]) -> HttpTransport:
         raise NotImplementedError
@@ -184,6 +186,10 @@ class TlsNetwork(Network):
         while not server.started:
             assert not task.done(), "the port is taken"
             await asyncio.sleep(0.005)
+
+    async def close(self) -> None:
+        await super().close()
+        await asyncio.sleep(CLOSING_SECONDS)  # TLS says goodbye in turns of the loop, which would end before them
 
     def cut(self, name: str) -> None:
         for connection in list(self.servers[name][0].server_state.connections):

@@ -48,8 +48,8 @@ def two_consoles(root: Path, fill: Callable[[Offices], dict[str, str]]) -> Itera
     """`fill`: makes the case; gives the identities of what is in it."""
     with ExitStack() as stack:
         fr, es = (stack.enter_context(house(root, node=node)) for node in ("FR", "ES"))
-        desks = [made.site.operations.desk for made in (fr, es)]
-        things = fill(Offices(*desks, staff_of(fr), staff_of(es), Clock(), []))
+        french, spanish = fr.site.operations.desk, es.site.operations.desk
+        things = fill(Offices(french, spanish, staff_of(fr), staff_of(es), Clock(), []))
         browsers = {
             (node, handle): made.signed_in(handle) for node, made in (("FR", fr), ("ES", es)) for handle in ROLES
         }

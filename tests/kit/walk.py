@@ -31,6 +31,8 @@ CHANGING = (
     (r"\b\d+\.\d+ s\b", "SECONDS s"),
     (r"\b[\d,]+ bytes\b", "N bytes"),
     (r"\b\d+ checks passed\b", "N checks passed"),
+    # How fast the machine is decides whether a node at rest has refilled by now.
+    (r"^(nothing fitting waited: prepared now, in SECONDS s|a preparation waited and was used)$", "WAITED OR MADE NOW"),
 )
 TABLES = ("lineup verify", "lineup audit")  # of these the last line is told
 

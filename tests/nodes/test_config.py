@@ -94,13 +94,13 @@ def test_every_role_has_a_default_file_without_a_revocation_list(tmp_path: Path)
         assert config.paths.tls_crl is None
         assert config.paths.peers == Path('/a "b"\\c\x7f')
         assert config.policy.states == ()
-        assert config.preparations.ready == (4 if role is Role.REQUESTER else 8)
+        assert config.preparations.ready == (4 if role is Role.REQUESTER else 16)
 
 
 def test_a_requester_may_keep_none_ready(folder: Path) -> None:
     """It prepares when an officer asks. A holder at which none may wait would answer nobody."""
     change(folder, 'role = "holder"', 'role = "requester"')
-    change(folder, "\nready = 8", "\nready = 0")
+    change(folder, "\nready = 16", "\nready = 0")
     assert load_config(folder).preparations.ready == 0
 
 
@@ -141,8 +141,8 @@ def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
         ("max_rungs = 9", "max_rungs = 0", "policy.max_rungs", "0: must be from 1 to 9"),
         ("ladder_step = 0.02", "ladder_step = 0", "policy.minimum_ladder_step", "0: must be from 0.001 to below 1"),
         ("sealed_days = 180", "sealed_days = 1096", "retention.sealed_days", "1096: must be from 1 to 1095"),
-        ("ready = 8", "ready = 0", "preparations.ready", "0: must be at least 1 at a holder"),
-        ("ready = 8", "ready = 1001", "preparations.ready", "1001: must be from 0 to 1000"),
+        ("ready = 16", "ready = 0", "preparations.ready", "0: must be at least 1 at a holder"),
+        ("ready = 16", "ready = 1001", "preparations.ready", "1001: must be from 0 to 1000"),
         ("max_age_hours = 24", "max_age_hours = 169", "preparations.max_age_hours", "169: must be from 1 to 168"),
         ("max_bytes = 1073741824", "max_bytes = 1024", "preparations.max_bytes", "1024: must be from 16777216 to"),
         ("on_disk = false", 'on_disk = "no"', "preparations.on_disk", "'no': Expected `bool`"),

@@ -35,10 +35,6 @@ from tests.kit.stories import Story
 pytestmark = pytest.mark.slow
 
 KEPT = {kind.__name__ for kind in HARMLESS}
-OLD = {  # what nothing sends any more
-    "Announce", "KeyCommitment", "PublicShare", "KeyPair", "ProbePart", "ProbeDigest", "AdmissionBlock", "FilterBlock",
-    "ConfirmationDigest",
-}  # fmt: skip
 runner = CliRunner()
 
 
@@ -57,7 +53,7 @@ def app() -> typer.Typer:
 
 
 def test_no_score_share_reference_or_template_is_in_any_bundle(world: World, query: bytes) -> None:
-    assert {kind.__name__ for kind in ALLOWED} - KEPT - OLD == {
+    assert {kind.__name__ for kind in ALLOWED} - KEPT == {
         "KeySeed", "PublicPart", "PairSecret", "MaskPart", "FormBlock", "PreparedBlocks", "Difference",
         "AdmissionScores", "AdmissionGates", "AdmissionCount", "AdmissionInput", "MaskedScores", "LiveRows",
         "InputShare", "Gates", "CountShare", "PowerSums", "ConfirmationAnswer", "Release",

@@ -303,6 +303,7 @@ def test_while_a_holder_is_gone_others_are_kept_ready(federation: Federation) ->
                 await network.settle()
                 assert waiting(network) == {FR: 1, DE: 1, EU: 1}
             assert (await network.search(nobody)).prepared == "waiting"
+            supply.want(wanted())  # the search was of DE alone
             await network.start(ES)
             await network.settle()
             assert await supply.round()

@@ -8,7 +8,7 @@ import pytest
 from pets.combining import combine_rows
 from pets.errors import CryptoError, GalleryError
 from pets.params import N4096, N8192, Parameters
-from pets.scoring import ScoringProbe, encode_gallery, prepare_probe, score
+from pets.scoring import ScoringProbe, prepare_probe, score_rows
 
 
 def probe(params: Parameters, dim: int, rng: np.random.Generator) -> ScoringProbe:
@@ -35,7 +35,7 @@ def test_equals_the_block_in_ntt_form(params: Parameters, dim: int, count: int, 
         polynomials[k, 6 * k : 6 * k + 6] = factors[k]
     block = (factors[:, :, None] * rows[:, None].astype(np.int32)).reshape(6 * count, dim)
     encrypted = probe(params, dim, rng)
-    expected = score(encode_gallery(block, params), encrypted)[0]
+    expected = score_rows(block, [encrypted], params)[0, 0]
     assert np.array_equal(combine_rows(rows, polynomials, encrypted, threads), expected)
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from nodes.casework.quality import assess
 from nodes.cli.demo_photos import DemoPhotos, demo_photos
 from nodes.cli.embed import run_embed
+from pets import batches
 from pets import photos as photo_limits
 from pets.errors import (
     FaceTooSmall,
@@ -27,9 +28,9 @@ from pets.errors import (
     SeveralFaces,
     UnreadablePhoto,
 )
-from pets.faces import FaceModel
+from pets.faces import Embedded, FaceModel
 from pets.photos import list_photos, read_photo
-from pets.templates import load_templates, read_identity, unit_templates
+from pets.templates import load_templates, quantise, read_identity, unit_templates
 from pets.weights import DETECTOR, EMBEDDER, default_models
 
 pytestmark = pytest.mark.slow
@@ -224,6 +225,42 @@ def test_a_batch_gives_each_photo_its_face_or_its_error(model: FaceModel, demo: 
     assert len(steps) == 4
 
 
+def test_a_batch_gives_the_templates_that_each_photo_gives_alone(model: FaceModel, demo: DemoPhotos) -> None:
+    paths = [demo.obama, demo.six_faces, demo.biden, demo.obama2]
+    together = [face for _, face in model.embed_each(paths, largest=True)]
+    assert model.batch_size == 16
+    for path, face in zip(paths, together, strict=True):
+        alone = model.embed(path, largest=True)
+        assert isinstance(face, Embedded)
+        assert np.array_equal(quantise(face.template[None]), quantise(alone.template[None]))
+        np.testing.assert_allclose(face.template, alone.template, atol=1e-6)
+        assert (face.box, face.faces, face.turned) == (alone.box, alone.faces, alone.turned)
+
+
+class Network:
+    """Stands for an embedder of four numbers; `most`: faces that it takes; `wrong`: it mixes them up."""
+
+    input_size = (112, 112)
+    model_file = ""
+
+    def __init__(self, most: int = 99, wrong: bool = False) -> None:
+        self.most, self.wrong = most, wrong
+
+    def get_feat(self, faces: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        if len(faces) > self.most:
+            raise RuntimeError("Got invalid dimensions for input")
+        out = np.stack([face.reshape(-1, 4).astype(np.float32).mean(0) for face in faces])
+        return out[::-1] if self.wrong else out
+
+
+@pytest.mark.parametrize(("network", "size"), [(Network(), 16), (Network(most=1), 1), (Network(wrong=True), 1)])
+def test_an_embedder_that_takes_one_face_or_mixes_them_up_gets_one(
+    network: Network, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_freed", lambda embedder: None)
+    assert batches.Batched(network).size == size
+
+
 def test_an_operators_folder_with_the_same_files_is_the_same_model(model: FaceModel, tmp_path: Path) -> None:
     for name in (DETECTOR, EMBEDDER):
         shutil.copy(default_models() / name, tmp_path / name)
@@ -271,6 +308,7 @@ def test_embedding_files_and_folders_writes_rows_in_order(demo: DemoPhotos, tmp_
     output = tmp_path / "out.npy"
     report = embed([demo.obama2, tmp_path / "in", tmp_path / "in" / "a.jpg"], output)
     assert "running on cpu" in report
+    assert "photos a second" in report
     rows = load_templates(output, what="templates")
     assert rows.shape == (3, 128)
     assert rows.dtype == np.float32

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import check, machine
@@ -19,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 MACHINE = {"processor", "cores", "threads", "load", "python", "numpy", "numba", "commit", "date"}
 
 
-def benchmark(name: str, *args: str) -> tuple[dict[str, Any], str]:
+def benchmark(name: str, *args: str, timeout: float = 300) -> tuple[dict[str, Any], str]:
     command = [sys.executable, "-m", f"benchmarks.{name}", *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -87,13 +88,20 @@ def test_search_reports_every_figure_that_has_a_target():
     assert table.count("must") == 10
 
 
-def test_network_reports_nodes_beside_one_process():
-    report, _ = benchmark("network", "--rows", "4096", "--dim", "64", "--runs", "1", "--delay-ms", "1")
+def test_network_reports_nodes_with_a_preparation_and_without_beside_one_process():
+    small = ("--rows", "4096", "--dim", "64", "--runs", "1", "--delay-ms", "1", "--holders", "2")
+    report, _ = benchmark("network", *small, timeout=900)
     assert set(report["machine"]) >= MACHINE
-    assert (report["rows"], report["dim"], report["round_trip_added_ms"]) == (4096, 64, 2)
-    for field in ("nodes_online_s", "nodes_offline_s", "nodes_online_over_one_process", "nodes_core_seconds"):
-        assert report[field] > 0, field
-    assert report["nodes_online_s"] > 0.04, "40 rounds and more on a line 1 ms long"
+    assert (report["rows"], report["holders"], report["dim"], report["round_trip_added_ms"]) == (8192, 2, 64, 2)
+    prepared, cold, preparing = report["prepared"], report["cold"], report["preparing"]
+    for turns in (prepared, cold, preparing):
+        assert set(turns["received_bytes"]) == {"requester", "holders", "router"}
+        assert turns["core_seconds"] > 0
+        assert all(count > 0 for count in turns["received_bytes"].values())
+    assert prepared["online_s"] > 0.02, "20 messages and more on a line 1 ms long"
+    assert prepared["answer_s"] > prepared["online_s"]
+    assert cold["received_bytes"]["holders"] > 10 * prepared["received_bytes"]["holders"], "the masks"
+    assert report["one_process_online_s"] > 0
 
 
 def test_a_ratio_a_quarter_worse_fails_the_gate_and_seconds_do_not():
@@ -108,6 +116,77 @@ def test_a_ratio_a_quarter_worse_fails_the_gate_and_seconds_do_not():
         for by in (1, 7)
     )  # fmt: skip
     assert check.ratios(slow) == check.ratios(fast) == {"blind-lineup": 20.0}
+
+
+def test_bytes_and_messages_are_those_that_are_checked_in():
+    """What CI runs of `make bench-check`. After a change that is meant: `benchmarks.check --smoke --write`."""
+    report, _ = benchmark("check", "--smoke")
+    assert report["now"]["hops"] == report["checked_in"]["hops"]
+
+
+def test_a_byte_more_or_less_and_a_message_more_fail_the_gate():
+    before = {"bytes": {"online": {"a to b": 5}, "offline": {"a to b": 7}}, "hops": 29}
+    assert check.different(before, before) == []
+    more = {"bytes": {"online": {"a to b": 6}, "offline": {"a to b": 7, "b to a": 1}}, "hops": 30}
+    assert check.different(more, before) == [
+        "messages waited for: 30, checked in is 29",
+        "offline bytes, b to a: 1, checked in is None",
+        "online bytes, a to b: 6, checked in is 5",
+    ]
+
+
+def test_the_roofline_counts_what_a_row_takes_and_fills_its_page(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "benchmarks" / "roofline.md").read_text())
+    small = ("--rows", "16384", "--dim", "64", "--runs", "1", "--score-rows", "4096", "--batch", "2")
+    report, _ = benchmark("roofline", *small, "--page", str(page))
+    assert all(value > 0 for value in report["ceilings"].values())
+    stages = report["stages"]
+    assert len(stages) == 6
+    assert stages["numpy float32"]["bytes_a_row"] == 4 * 64
+    assert stages["online: the holder's product"]["operations_a_row"] == 3 * 64
+    assert stages["preparation: products, a mask"]["operations_a_row"] == 4 * 64
+    for name, item in stages.items():
+        assert item["reached"] == pytest.approx(item["floor_ns_a_row"] / item["ns_a_row"]), name
+        assert f"| {name} |" in page.read_text()
+    assert "How to read it" in page.read_text()
+
+
+def test_pages_are_written_from_results_and_keep_what_has_none(tmp_path: Path):
+    page, results = tmp_path / "page.md", tmp_path / "results"
+    results.mkdir()
+    page.write_text((ROOT / "benchmarks" / "README.md").read_text())
+    report, _ = benchmark("pages", "--page", str(page), "--results", str(results))
+    assert report["written"] == []
+    assert page.read_text() == (ROOT / "benchmarks" / "README.md").read_text()
+    about = {"processor": "P", "threads": 2, "load": 0.1, "commit": "c0ffee", "date": "today"}
+    turns = {"online_s": 0.25, "answer_s": 0.5, "received_bytes": {"requester": 1e6, "holders": 2e6, "router": 3e6}}
+    network = {"machine": about, "rows": 4096, "holders": 3, "dim": 64, "round_trip_added_ms": 30.0, "prepared": turns}
+    network |= {"cold": turns, "preparing": {"preparation_s": 1.5}, "one_process_online_s": 0.1}
+    (results / "network-30ms.json").write_text(json.dumps(network))
+    report, _ = benchmark("pages", "--page", str(page), "--results", str(results))
+    assert report["written"] == ["network"]
+    assert "| 4,096, 3 | 30 ms | 250 ms | 500 ms | 500 ms | 1.5 s | 100 ms | 1.0, 2.0, 3.0 |" in page.read_text()
+    assert page.read_text().count("<!-- up to here -->") == 2
+
+
+def test_centring_is_measured_on_people_who_are_not_in_the_mean(tmp_path: Path):
+    """Templates that all lean in one direction, more or less: without it they are told apart better."""
+    rng = np.random.default_rng(2)
+    people = rng.normal(size=(60, 1, 32)) / 32**0.5
+    rows = people + 0.6 * rng.normal(size=(60, 4, 32)) / 32**0.5
+    rows[..., 0] += rng.uniform(1, 3, (60, 4))
+    rows = rows.reshape(-1, 32)
+    np.save(tmp_path / "e.npy", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    (tmp_path / "l.txt").write_text("".join(f"{row // 4}\n" for row in range(240)))
+    files = ("--embeddings", str(tmp_path / "e.npy"), "--labels", str(tmp_path / "l.txt"))
+    report, _ = benchmark("centring", *files, "--draws", "10")
+    assert (report["people"], report["photos"], report["mirror_images"], report["draws"]) == (60, 240, False, 10)
+    assert [row["fmr"] for row in report["fmr"]] == [1e-2, 1e-3]
+    assert report["not_measurable"] == [1e-4], "6960 impostor pairs"
+    first = report["fmr"][0]
+    assert first["misses_centred"] < first["misses"]
+    assert first["lower"] > 0.7 > first["higher"]
 
 
 def test_every_published_figure_has_a_source_and_says_whether_it_can_be_compared():

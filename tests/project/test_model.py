@@ -39,7 +39,7 @@ def test_intact_model_holds_and_every_broken_variant_fails_in_its_property() -> 
 
 @needs_maude
 def test_a_violation_that_nobody_expected_is_reported(check: ModuleType) -> None:
-    hopeful = check.Variant("hopeful", "no factors, yet all should hold", without=("factors",))
+    hopeful = check.Variant("hopeful", "no form check, yet all should hold", without=("form-check",))
     outcome = check.explore([hopeful])[0]
     assert outcome.failed == {"confirmed-only"}
     assert not outcome.as_expected
@@ -53,12 +53,12 @@ def test_a_defence_that_does_nothing_is_reported(check: ModuleType) -> None:
 
 
 @needs_maude
-def test_counterexample_shows_the_rogue_share(check: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main(["--show", "commit-first"]) == 0
+def test_counterexample_shows_the_one_mouth(check: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["--show", "two-mouths"]) == 0
     printed = capsys.readouterr().out
-    assert "corrupt: router" in printed
-    assert "rogue(key(Q, q1))" in printed
-    assert printed.index("requester-announces") < printed.index("violated(no-rogue-key)")
+    assert "corrupt: requester" in printed
+    assert "msg(R, H, p1, public(public-of(evil-seed, ID1)))" in printed
+    assert printed.index("router-joins-preparation") < printed.index("violated(same-to-both)")
 
 
 def test_every_property_has_a_broken_variant_and_every_flag_is_used(check: ModuleType) -> None:

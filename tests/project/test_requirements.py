@@ -13,7 +13,7 @@ from nodes.verify import table
 from nodes.verify.verdict import RULES
 from protocol import wire
 from protocol.errors import MalformedFrame
-from protocol.messages import Announce, Warrant
+from protocol.messages import Search, Warrant
 from protocol.warrant import Justification, Request, issue_warrant
 from tests.project.test_threat_model import rows
 
@@ -22,7 +22,7 @@ def announcement() -> list[Any]:
     """A frame with a warrant, as its decoder sees it."""
     reason = Justification("4711/26", "robbery", 5.0, "suspect", "identify", "officer", "approver", bytes(32))
     warrant = issue_warrant(Request("FR", "FR-1", "INVESTIGATION", False, 1000, 2000, ("ES",)), reason, b"probe")
-    announce = Announce(
+    announce = Search(
         "FR", "EU", ("ES",), bytes(32), "0.55", 10, "0.02", "n4096_q60_t20", 128, bytes(32), None, warrant, b"signed"
     )
     frame = wire.encode(wire.Envelope(wire.VERSION, bytes(16), "", "FR", "ES", 0, announce))
@@ -37,7 +37,7 @@ def test_a_request_has_the_fields_listed_and_refuses_one_more() -> None:
         "probe", "holders",
     )  # fmt: skip
     raw = announcement()
-    place = Announce.__struct_fields__.index("warrant") + 1  # behind the tag
+    place = Search.__struct_fields__.index("warrant") + 1  # behind the tag
     wire.decode(msgspec.msgpack.encode(raw))  # the control
     for extended in (raw[-1], raw[-1][place]):
         extended.append("A. Suspect")

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from protocol.keyring import QueryKey
 
 import nodes
 import pets
 import protocol
-from pets.keys import JointKey, sample_key_share
+from pets.keys import reduced_key, sample_key_share
 from pets.params import N4096
 from pets.sampling import common_polynomial
 from protocol.blocks import HolderKeys
@@ -45,6 +44,7 @@ PUBLIC = {
     "nodes.verify.format.Bundle.preparation",
     "nodes.verify.format.SignedBundle.content",
     "nodes.verify.rules_log._History.proofs",
+    # another bundle, which shows as much
     "pets.bits.Bits.ones",
     "pets.faces.Embedded.landmarks",
     "pets.faces._Face.landmarks",
@@ -98,9 +98,9 @@ def test_what_holds_a_secret_does_not_print_it() -> None:
     secret, params = secrets.token_bytes(32), N4096
     common = common_polynomial(params, bytes(16))
     share = sample_key_share(params, common, secret, bytes(16))
-    joint = JointKey.combine(params, bytes(16), (share.public, share.public))
+    joint = reduced_key(params, bytes(16), share.public, share.secret)
     ring = Ring(0, ("ES", "FR", "ROUTER"), bytes(16), secret, secret)
-    things: list[Any] = [ring, share, QueryKey(share, joint), PairSecret(secret), KeySeed(secret)]
+    things: list[Any] = [ring, share, joint, PairSecret(secret), KeySeed(secret)]
     things.append(HolderKeys(share.secret, joint, secret))
     things.append(PreparedRing(0, "ES", secret, secret, 0, bytes(32), (), share.secret, None, []))
     for thing in things:

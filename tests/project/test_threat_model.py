@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from protocol.admission import AMPLIFIED
 
 from nodes.config.schema import PolicyConfig
 from pets.params import N4096, norm_bound, theta
+from protocol.form import AMPLIFIED
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "threat_model"
@@ -110,12 +110,12 @@ def test_everything_named_exists(page: Path) -> None:
         "`tests/attacks/test_opening.py::test_nothing`",
         "`tests/attacks/test_opening.py::planted`",
         "`tests/attacks/test_opening.py:planted`",
-        "`protocol/filter.py::rerandomise`",
+        "`protocol/filter.py::verdict_on`",
         "`threat_model/nothing.md`",
     ],
 )
 def test_control_a_name_that_points_at_nothing_is_noticed(wrong: str) -> None:
-    right = "`protocol/filter.py:rerandomise` `protocol/machine.py:Machine.handle` `pets/params.py:SECURITY_TABLE`"
+    right = "`protocol/filter.py:verdict_on` `protocol/machine.py:Machine.handle` `pets/params.py:SECURITY_TABLE`"
     assert broken_references(right) == []
     assert broken_references(f"{right} {wrong}") == [wrong]
 
@@ -209,12 +209,11 @@ def test_hits_imply_the_probe_as_the_table_says() -> None:
 
 
 def test_slots_that_hold_as_many_bits_as_the_key() -> None:
-    """s_Q + s_R has coefficients -2 … 2 with weights 1, 2, 3, 2, 1; a slot answers six numbers of 24 bits."""
-    weights = np.array([1, 2, 3, 2, 1]) / 9
-    bits = float(-(weights * np.log2(weights)).sum())
-    assert bits == pytest.approx(2.2, abs=0.01)
-    assert bits * N4096.n == pytest.approx(9000, abs=10)
-    assert math.ceil(bits * N4096.n / (6 * 24)) == 63
+    """s2 has coefficients -1, 0 and 1, equally often; a slot answers six numbers of 24 bits."""
+    bits = math.log2(3)
+    assert bits == pytest.approx(1.58, abs=0.006)
+    assert bits * N4096.n == pytest.approx(6492, abs=1)
+    assert math.ceil(bits * N4096.n / (6 * 24)) == 46
 
 
 def test_a_coordinate_probe_can_hit_where_the_readme_says() -> None:
@@ -224,15 +223,15 @@ def test_a_coordinate_probe_can_hit_where_the_readme_says() -> None:
 
 
 def test_noise_that_admission_lets_pass_moves_scores_by_less_than_stated() -> None:
-    # A lane of zeros passes up to 3 units of a share, 4.5 with what three roundings may hide; 16 make one of score.
-    passes, row = 4.5 / 16, math.sqrt(norm_bound(1024))
+    # A lane of zeros passes up to 3 units of a share, 4 with what two roundings may hide; 16 make one of score.
+    passes, row = 4 / 16, math.sqrt(norm_bound(1024))
     coordinates = passes / N4096.t * math.sqrt(1024) * row
     assert coordinates < 0.005
     # Noise of norm r at one power of X has random sums of deviation r/2; all 40 within r/2 of zero are this unlikely:
     assert math.erf(math.sqrt(0.5)) ** 40 < 2**-20
     one_power = 2 * passes / AMPLIFIED * row
     assert one_power < 0.04
-    # 8 units between theta and theta - 1/2; the shares' rounding takes 1.5 of them, the threshold's half a unit.
+    # 8 units between theta and theta - 1/2; rounding shares and D·u takes 1.5 of them, the threshold half a unit.
     assert coordinates + one_power < (8 - 1.5 - 0.5) / 16
 
 

@@ -224,7 +224,7 @@ def test_a_head_of_another_conversation_stops_everybody(monkeypatch: pytest.Monk
         original(machine, session, effect)
 
     monkeypatch.setattr(Machine, "_sign", about_nothing)
-    galleries, probe = scene(1)
+    galleries, _ = scene(1)
     signed = Signed(galleries, random.Random(1))
     assert None in (*signed.prepare()[:2], *signed.prepare()[2].values())
     assert any(isinstance(failure, Disagreement) for failure in signed.failures)

@@ -287,15 +287,19 @@ def drawn_mask(count: int) -> list[int]:
     return [word >> 44 for word in words if word >> 44 < T][:count]
 
 
-def public_polynomial(preset: str, j: int) -> Lists:
-    """a_j."""
+@lru_cache(maxsize=4)
+def public_polynomials(preset: str, count: int) -> tuple[Lists, ...]:
+    """a_j for j < count: for each prime the first n of n + 64 numbers of a stream that are below it."""
     n, primes = PRESETS[preset]
+    stream = Stream(labelled_hash("mask-polynomials", parameter_bytes(preset), QUERY_ID))
     out = []
-    for index, p in enumerate(primes):
-        head = labels("blind-lineup/mask-polynomial/v1", parameter_bytes(preset), QUERY_ID, j, index)
-        words = struct.unpack(f"<{n + 64}I", hashlib.shake_128(head).digest(4 * (n + 64)))
-        out.append([word % 2**30 for word in words if word % 2**30 < p][:n])
-    return out
+    for _ in range(count):
+        rows = []
+        for p in primes:
+            words = struct.unpack(f"<{n + 64}I", stream.read(4 * (n + 64)))
+            rows.append([word % 2**30 for word in words if word % 2**30 < p][:n])
+        out.append(rows)
+    return tuple(out)
 
 
 def mask_vectors() -> dict[str, Any]:
@@ -312,7 +316,7 @@ def mask_vectors() -> dict[str, Any]:
             pointwise(
                 preset,
                 lambda a, s1, s2, e, c=constant: e + c - a * (s1 + s2),
-                public_polynomial(preset, j),
+                public_polynomials(preset, 2)[j],
                 own,
                 secret,
                 error,
@@ -320,7 +324,7 @@ def mask_vectors() -> dict[str, Any]:
         )
     return {
         "mask": drawn_mask(16),
-        "public": {name: described([public_polynomial(name, j) for j in range(2)], "I") for name in PRESETS},
+        "public": {name: described(list(public_polynomials(name, 2)), "I") for name in PRESETS},
         "first_components": described(firsts, "I"),
     }
 

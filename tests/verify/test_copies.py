@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from nodes.config.preparations import MAX_AGE_HOURS
 from nodes.verify import table as own_table
 from nodes.verify.format import WHOLE, WIRE_VERSION
 from pets import params
@@ -28,7 +29,8 @@ def test_the_security_table_is_the_same_twice() -> None:
         assert own_table.weakness(preset) is None
     assert own_table.weakness(own_table.Preset(1024, (1073692673, 1073668097), 1048573)) is not None
     assert own_table.weakness(own_table.Preset(512, (1073692673, 1073668097), 1048573)) is not None
-    assert (own_table.CHUNK_ROWS, own_table.MASK_PART) == (wire.CHUNK_ROWS, wire.PROBE_PART)
+    assert (own_table.CHUNK_ROWS, own_table.MASK_PART) == (wire.CHUNK_ROWS, wire.MASK_PART)
+    assert own_table.PREPARATION_SECONDS == MAX_AGE_HOURS * 3600
     assert own_table.NO_MODEL == SYNTHETIC_MODEL
     assert (WHOLE, WIRE_VERSION) == (session.WHOLE, wire.VERSION)
 
