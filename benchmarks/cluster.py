@@ -108,7 +108,7 @@ def searches_with_kills(node: Path) -> dict[str, Any]:
     config = configuration(node, options.workers)
     held = connection.open_rows(config, node, folder, 1, len(rows), options.dim, N4096.n)
     plain = Gallery.plain(rows, N4096)
-    spread = Gallery.hold(held, N4096, root=secrets.token_bytes(32))  # type: ignore[arg-type]
+    spread = Gallery.of(held, N4096, root=secrets.token_bytes(32))  # type: ignore[arg-type]
     terms = Terms(Decimal("0.55"), options.dim, N4096, 10, Decimal("0.02"))
     calls = connection.Calls(connection.connect(config))
     killer = Killer(held, calls)

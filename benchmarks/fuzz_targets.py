@@ -26,7 +26,7 @@ from pets.params import N4096
 from pets.photos import read_photo
 from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
 from pets.signatures import SigningKey, VerifyKey
-from pets.templates import ModelIdentity, load_templates, read_identity, save_templates
+from pets.templates import ModelIdentity, Templates, load_templates, read_identity, save_templates
 from protocol import wire
 from protocol.announcing import Plan, parties_of
 from protocol.approval import Approval, Assertion, Certificate, PersonKey
@@ -44,7 +44,7 @@ from protocol.preparation import (
 )
 from protocol.release import pack_release, unpack_release
 from protocol.terms import Terms
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.trio import Trio, hold
 
 CAP = 10
@@ -151,7 +151,7 @@ def _protocol() -> Iterator[Target]:
     yield Target("sketch.decode", 20, sums, mutate.of_bytes, power_sums)
     two_slots = np.array([160] * 12 + [0] * (6 * CAP - 12), "<u4").tobytes()  # a score of 10 with factors of 1
     yield Target("check_answers", 30, [two_slots], mutate.of_bytes, answers)
-    yield Target("transfer.UnitReader", 100, [pack_units(every[:5]), pack_units([b""] * 64)], mutate.of_bytes,
+    yield Target("units.UnitReader", 100, [pack_units(every[:5]), pack_units([b""] * 64)], mutate.of_bytes,
                  read_units)  # fmt: skip
     yield Target("follow_up.decode_statement", 60, statements(), mutate.of_msgpack, decode_statement)
     key = SealingKey.generate()
@@ -203,7 +203,7 @@ def _nodes(folder: Path) -> Iterator[Target]:
     yield Target("check_certificate", 5, [(home / "tls.pem").read_bytes()], mutate.of_lines, certificate)
     request = SearchRequest(bytes(128), bytes(32), ("ES", "DE"), "0.55", "case", "offence", 5.0, "a", "b")
     report = SearchReport("FR-1", ("00",), {"ES": HolderAnswer("candidates", ("a",), "0.55")}, 0.5, 0.5)
-    refused = (LineupError, *MALFORMED)  # `nodes.service.app` answers 400
+    refused = (LineupError, *MALFORMED)  # `nodes.service.refusals` answers 400
     for kind, value in ((SearchRequest, request), (SearchReport, report)):
         yield Target(kind.__name__, 25, [msgspec.json.encode(value)], mutate.of_json, _json(kind), refused)
 

@@ -131,7 +131,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
         resident = ResidentGallery(files, threads=threads)
     terms = Terms(Decimal("0.6"), dim, N4096)
     with resident.snapshot() as snapshot:
-        gallery = Gallery.hold(snapshot.rows, N4096, root=snapshot.version.root)
+        gallery = Gallery.of(snapshot.rows, N4096, root=snapshot.version.root)
         wanted = PlainEngine().search(gallery, probe[None], terms)
         opened_peak = machine.peak_bytes()
         engine = EncryptedEngine(threads)

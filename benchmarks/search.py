@@ -72,7 +72,7 @@ class Bench:
         self.cpu = 0.0
 
     def _hold(self) -> Gallery:
-        return Gallery.hold(self.rows, N4096, threads=options.threads)
+        return Gallery.of(self.rows, N4096, threads=options.threads)
 
     def prepare(self, count: int) -> tuple[EncryptedEngine, list[Any]]:
         engine = EncryptedEngine(options.threads)

@@ -95,7 +95,7 @@ class Soak:
     def search(self) -> bool:
         """Prepare, change the gallery while the preparation waits, search; whether the hits were right."""
         with self.resident.snapshot() as snapshot:
-            gallery = Gallery.hold(snapshot.rows, N4096, root=snapshot.version.root)
+            gallery = Gallery.of(snapshot.rows, N4096, root=snapshot.version.root)
             engine = EncryptedEngine(options.threads)
             (made,) = engine.prepare(gallery, Plan(N4096, options.dim, TERMS.model))
             known = set(self.people)

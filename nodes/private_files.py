@@ -53,12 +53,16 @@ def replace_private(path: Path, content: bytes) -> None:
     fresh.unlink(missing_ok=True)  # of a write that was interrupted
     write_private(fresh, content)
     fresh.replace(path)
+    _flush_folder(path.parent)
 
 
 def append_private(path: Path, content: bytes) -> None:
     """Add to a file with mode 0600, made if absent: all of `content`, on disk, or nothing. Raises OSError."""
+    new = not path.exists()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
     try:
+        if new:
+            _flush_folder(path.parent)
         before = os.fstat(handle).st_size
         try:
             _write(handle, content)
@@ -82,6 +86,15 @@ def write_public(path: Path, content: bytes, *, overwrite: bool = True) -> None:
             os.link(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """A power cut would take the name of a new or renamed file with it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write(handle: int, content: bytes) -> None:

@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from pets import ntt, residues, sampling
 from pets.errors import StreamReused
 from pets.params import Parameters
 from pets.prf import Keystream, derive_key
-
-Residues = npt.NDArray[np.uint32]
+from pets.residues import Residues
 
 BATCH = 64  # encryptions of zero made at a time, to bound working memory
 

@@ -13,18 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pets import ntt, residues, sampling
 from pets.errors import CryptoError
 from pets.jit import kernel
 from pets.params import Parameters
 from pets.prf import Keystream, derive_key, labelled_hash
-from pets.residues import prime_row
+from pets.residues import Residues, Values, prime_row
 from pets.threads import parallel_ranges
-
-Residues = npt.NDArray[np.uint32]
-Values = npt.NDArray[np.uint32]
 
 _SPARE = 64  # numbers drawn beyond those needed; a share of 2^-13 (a_j) or 2^-18 (r_j) is rejected
 

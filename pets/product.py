@@ -15,10 +15,8 @@ import numpy.typing as npt
 from pets.errors import CryptoError, GalleryError, ParameterError
 from pets.params import SHARE_BITS, Parameters, check_dim
 from pets.product_kernel import LIMB_BITS, LIMBS, TILE, WIDTH, multiply_rows, share_products
-from pets.residues import check_shape
+from pets.residues import Values, check_shape
 from pets.threads import check_threads, parallel_ranges
-
-Values = npt.NDArray[np.uint32]
 
 
 def public_product(rows: npt.NDArray[np.int8], us: npt.NDArray[np.int32], t: int, threads: int = 1) -> Values:

@@ -18,6 +18,7 @@ from pets.params import Parameters
 from pets.threads import check_threads, parallel_ranges
 
 Residues = npt.NDArray[np.uint32]
+Values = npt.NDArray[np.uint32]  # integers modulo t or 2^SHARE_BITS, one each
 
 
 @lru_cache(maxsize=16)

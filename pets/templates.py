@@ -31,6 +31,7 @@ NORM_TOLERANCE = 1e-3  # float32 rounding moves a norm by less than 1e-6; a file
 MAX_ENTRY = 127
 CHUNK_ROWS = 8192  # 64 MiB of float64 at the largest dimension
 
+Templates = NDArray[np.int8]  # quantised (rows, d), or one of them (d,)
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 

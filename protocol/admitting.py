@@ -28,11 +28,12 @@ from pets.planes import to_planes, unpack_bits
 from pets.prf import Keystream, derive_key
 from pets.product import public_sums
 from pets.public_circuits import add_public
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, own_bits, share_inputs
+from protocol.compute import Ring, evaluate, own_bits, share_inputs
 from protocol.form import GUARD_BITS, check_lanes
 from protocol.messages import AdmissionCount, AdmissionGates, AdmissionInput, AdmissionScores
 from protocol.opening import holders_component, lacking_component
 from protocol.preparation import PreparedRing
+from protocol.roles import Seat
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
@@ -88,7 +89,7 @@ def admits(ring: Ring, prepared: PreparedRing, public: Planes, seed: bytes, dim:
     bits = _joined([concatenate([probe, products]).as_row(), _parities(soiled, seed)])
     share = yield from _weighted_sum(ring, bits, _weights(z.shape[1]))
     lanes = np.zeros(64, np.uint32)
-    lanes[0] = ((norm_bound(dim) if ring.index == HOLDER else 0) - share) % 2**SUM_BITS
+    lanes[0] = ((norm_bound(dim) if ring.seat == Seat.HOLDER else 0) - share) % 2**SUM_BITS
     compared = ring.masks("admission bound")
     x, y, w = yield from share_inputs(ring, compared, to_planes(lanes, SUM_BITS), AdmissionInput)
     exceeds = yield from evaluate(ring, compared, sign_of_sum(x, y, w), AdmissionGates)
@@ -140,16 +141,16 @@ def _weights(words: int) -> npt.NDArray[np.uint32]:
 
 def _weighted_sum(ring: Ring, bits: Bits, weights: npt.NDArray[np.uint32]) -> Step[int]:
     """This party's share of Σ weight·bit modulo 2^32. `bits`: one plane. See `protocol.cap` for why they add up."""
-    if ring.index == HOLDER:
+    if ring.seat == Seat.HOLDER:
         own = unpack_bits(np.ascontiguousarray(holders_component(bits))).astype(np.uint32)
         stream = _stream(ring.masks("admission sum").following, len(own))
-        yield Send(ring.names[ROUTER], AdmissionCount(as_bytes(own - stream)))
+        yield Send(ring.names[Seat.ROUTER], AdmissionCount(as_bytes(own - stream)))
         return _sum(own * weights)
     others = unpack_bits(np.ascontiguousarray(lacking_component(ring, bits))).astype(np.uint32) * weights
-    if ring.index == REQUESTER:
+    if ring.seat == Seat.REQUESTER:
         stream = _stream(ring.masks("admission sum").own, len(others))
         return _sum(others) - 2 * _sum(others * stream)
-    message = yield from receive(ring.names[HOLDER], AdmissionCount)
+    message = yield from receive(ring.names[Seat.HOLDER], AdmissionCount)
     return -2 * _sum(others * array(message.data, others.shape, np.uint32, "admission count"))
 
 

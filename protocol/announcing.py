@@ -13,7 +13,7 @@ from pets.params import Parameters, check_dim, preset
 from pets.prf import labelled_hash
 from protocol.errors import Disagreement
 from protocol.messages import Announce, Joined, JoinedPreparation, Message, Prepare
-from protocol.roles import Parties
+from protocol.roles import Parties, Role
 from protocol.steps import Notary, Send, Step, receive
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -89,7 +89,7 @@ def gather(announce: Prepare | Announce, name: str, own: J | None, kind: type[J]
         message: J = yield from receive(other, kind)
         if message.announce != digest_of(announce):
             raise Disagreement(f"{other} answered another announcement than {name} did")
-        if (parties.role_of(other) == "holder") != (message.blocks is not None and message.gallery is not None):
+        if (parties.role_of(other) is Role.HOLDER) != (message.blocks is not None and message.gallery is not None):
             raise Disagreement(f"{other} stated a gallery though it is no holder, or none though it is one")
         joined[other] = message
     return joined

@@ -26,16 +26,17 @@ from pets.keys import JointKey, ZeroPool
 from pets.params import SHARE_BITS, Parameters
 from pets.planes import from_planes, to_planes
 from pets.public_sum import subtract
+from pets.residues import Residues
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, masked_bits
+from protocol.compute import Ring, evaluate, masked_bits
 from protocol.form import SHARE_MASK
 from protocol.messages import PreparedBlocks
 from protocol.preparation import Chunk, Version
+from protocol.roles import Seat
 from protocol.steps import Phase, Scored, ScoreRows, Send, Step, receive
 from protocol.wire import as_bytes, residue_array
 
-Residues = npt.NDArray[np.uint32]
 Prepared = tuple[Chunk, list[Version]]
 
 
@@ -82,7 +83,7 @@ def holder_prepares(
     zeros = keys.zeros(f"rerandomise {first} {count} {attempt}", count, ring.threads)
     blinded = residues.add(scored, zeros, params, ring.threads)
     message = PreparedBlocks(as_bytes(blinded[:, 1]))
-    for index in (REQUESTER, ROUTER):
+    for index in (Seat.REQUESTER, Seat.ROUTER):
         yield Send(ring.names[index], message)
     yield Phase("share")
     own = round_shares(keys.own_addend(blinded, ring.threads), params, ring.threads).reshape(-1)
@@ -100,13 +101,13 @@ def key_owner_prepares(
     ring: Ring, params: Parameters, secret: Residues, first: int, count: int, attempt: int
 ) -> Step[Prepared]:
     """The part of requester and router. `secret`: s2."""
-    message = yield from receive(ring.names[HOLDER], PreparedBlocks)
+    message = yield from receive(ring.names[Seat.HOLDER], PreparedBlocks)
     yield Phase("share")
     c1 = residue_array(message.data, (count,), params, "prepared blocks")
     addend = ntt.inverse(residues.multiply(c1, secret, params, ring.threads), params, ring.threads)
     values = to_planes(round_shares(addend, params, ring.threads).reshape(-1), SHARE_BITS, ring.threads)
     masks = ring.masks("mask", first, count, attempt)
-    stream = (masks.own if ring.index == REQUESTER else masks.following).words(*values.shape)
+    stream = (masks.own if ring.seat == Seat.REQUESTER else masks.following).words(*values.shape)
     zero = np.zeros_like(values)
     mine = (stream, stream, zero)  # x_1 is the requester's, x_0 the router's
     chunk = yield from _bits(ring, (zero, zero, values), mine, first, count, attempt)

@@ -16,9 +16,10 @@ from pets.circuits import sign_of_sum
 from pets.counting import masked, sum_where
 from pets.planes import to_planes
 from pets.prf import Keystream
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, share_inputs
+from protocol.compute import Ring, evaluate, share_inputs
 from protocol.messages import CountShare
 from protocol.opening import holders_component, lacking_component
+from protocol.roles import Seat
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
@@ -27,23 +28,23 @@ COUNT_BITS = 32  # a sum of three shares is read as a signed number: counts belo
 
 def count_share(ring: Ring, hits: Bits, rung: int, chunk: int) -> Step[int]:
     """This party's share of the number of hits in a chunk, modulo 2^32. `hits`: one plane."""
-    if ring.index == HOLDER:
+    if ring.seat == Seat.HOLDER:
         bits = np.ascontiguousarray(holders_component(hits))
         stream = _stream(ring.masks("count", rung, chunk).following, len(bits))
-        yield Send(ring.names[ROUTER], CountShare(as_bytes(masked(bits, stream))))
+        yield Send(ring.names[Seat.ROUTER], CountShare(as_bytes(masked(bits, stream))))
         return sum_where(bits, None)
     bits = np.ascontiguousarray(lacking_component(ring, hits))
-    if ring.index == REQUESTER:
+    if ring.seat == Seat.REQUESTER:
         stream = _stream(ring.masks("count", rung, chunk).own, len(bits))
         return sum_where(bits, None) - 2 * sum_where(bits, stream)
-    message = yield from receive(ring.names[HOLDER], CountShare)
+    message = yield from receive(ring.names[Seat.HOLDER], CountShare)
     return -2 * sum_where(bits, array(message.data, (64 * len(bits),), np.uint32, "count share"))
 
 
 def cap_bit(ring: Ring, share: int, cap: int, rung: int) -> Step[Bits]:
     """Whether the count whose shares the three parties hold is at most `cap`: one bit, shared, in lane 0."""
     lanes = np.zeros(64, np.uint32)
-    lanes[0] = ((cap if ring.index == HOLDER else 0) - share) % 2**COUNT_BITS
+    lanes[0] = ((cap if ring.seat == Seat.HOLDER else 0) - share) % 2**COUNT_BITS
     masks = ring.masks("cap", rung)
     x, y, z = yield from share_inputs(ring, masks, to_planes(lanes, COUNT_BITS))
     more = yield from evaluate(ring, masks, sign_of_sum(x, y, z))

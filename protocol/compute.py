@@ -27,23 +27,23 @@ from protocol.messages import (
     InputShare,
     PairSecret,
 )
+from protocol.roles import Seat
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
-HOLDER, REQUESTER, ROUTER = 0, 1, 2
 NAMES = {AdmissionBit: "admission bit", CapBit: "cap bit", FormBit: "form bit"}
 
 
-def other(index: int) -> int:
+def other(seat: Seat) -> Seat:
     """The other key owner: the router to the requester and the requester to the router."""
-    return ROUTER if index == REQUESTER else REQUESTER
+    return Seat.ROUTER if seat is Seat.REQUESTER else Seat.REQUESTER
 
 
 @dataclass
 class Ring:
-    """One party's seat in the ring of one session. `secrets_`: k_index and k_{index+1}."""
+    """One party's seat in the ring of one session. `secrets_`: k_seat and k_{seat+1}."""
 
-    index: int
+    seat: Seat
     names: tuple[str, str, str]
     query_id: bytes
     own_secret: bytes = field(repr=False)
@@ -54,12 +54,12 @@ class Ring:
     @property
     def previous(self) -> str:
         """The party everything is sent to."""
-        return self.names[(self.index - 1) % PARTIES]
+        return self.names[(self.seat - 1) % PARTIES]
 
     @property
     def following(self) -> str:
         """The party everything comes from."""
-        return self.names[(self.index + 1) % PARTIES]
+        return self.names[(self.seat + 1) % PARTIES]
 
     def masks(self, *purpose: Label) -> Masks:
         """Fresh streams for one purpose: HKDF(pair secret, query id, holder, purpose…).
@@ -70,29 +70,29 @@ class Ring:
             raise StreamReused(f"masks for {purpose} were already drawn in this query")
         self._used.add(purpose)
         own, following = (
-            Keystream(derive_key(secret, "masks", self.query_id, self.names[HOLDER], *purpose))
+            Keystream(derive_key(secret, "masks", self.query_id, self.names[Seat.HOLDER], *purpose))
             for secret in (self.own_secret, self.following_secret)
         )
-        return Masks(self.index, own, following)
+        return Masks(self.seat, own, following)
 
 
-def join_ring(index: int, names: tuple[str, str, str], identity: bytes, threads: int) -> Step[Ring]:
+def join_ring(seat: Seat, names: tuple[str, str, str], identity: bytes, threads: int) -> Step[Ring]:
     """Party j draws k_j and hands it to party j-1; it receives k_{j+1} from party j+1."""
     own = secrets.token_bytes(32)
-    yield Send(names[(index - 1) % PARTIES], PairSecret(own))
-    message = yield from receive(names[(index + 1) % PARTIES], PairSecret)
-    return Ring(index, names, identity, own, message.secret, threads)
+    yield Send(names[(seat - 1) % PARTIES], PairSecret(own))
+    message = yield from receive(names[(seat + 1) % PARTIES], PairSecret)
+    return Ring(seat, names, identity, own, message.secret, threads)
 
 
 def masked_bits(ring: Ring, first: Planes, second: Planes, third: Planes) -> Bits:
     """Shared bits whose three components are given, x_0, x_1, x_2: a party needs only to know its own two of them."""
     components = (first, second, third)
-    return party_bits(ring.index, components[ring.index], components[(ring.index + 1) % PARTIES])
+    return party_bits(ring.seat, components[ring.seat], components[(ring.seat + 1) % PARTIES])
 
 
 def own_bits(ring: Ring, parts: Planes) -> Bits:
     """Shared bits of which this party holds two components, uint64 (2, planes, words), in its order."""
-    return party_bits(ring.index, parts[0], parts[1])
+    return party_bits(ring.seat, parts[0], parts[1])
 
 
 def share_inputs(
@@ -104,7 +104,7 @@ def share_inputs(
     previous = input_of_previous(masks, own.shape)
     message = yield from receive(ring.following, kind)
     received = array(message.data, own.shape, np.uint64, "input share")
-    return in_party_order(ring.index, own, previous, input_of_following(masks, received))
+    return in_party_order(ring.seat, own, previous, input_of_following(masks, received))
 
 
 def evaluate(

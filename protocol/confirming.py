@@ -22,11 +22,12 @@ from pets.product import product_share
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe
 from protocol.blocks import HolderKeys
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, other
+from protocol.compute import Ring, other
 from protocol.confirmation import SLOT, Hit, SealedConfirmation, build_block, check_answers
 from protocol.errors import ConfirmationFailed
 from protocol.form import SHARE_MASK, same_from_holder
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock
+from protocol.roles import Seat
 from protocol.steps import Send, Step, check_phase, receive, sign_phase
 from protocol.wire import array, residue_array
 
@@ -63,7 +64,7 @@ def holder_confirms(
     shares = own + product_share(product, params) & SHARE_MASK
     sealed = SealedConfirmation(secrets.token_bytes(32), rows, factors, block, shares, keys.seed)
     keep(sealed)
-    key_owners = (ring.names[REQUESTER], ring.names[ROUTER])
+    key_owners = (ring.names[Seat.REQUESTER], ring.names[Seat.ROUTER])
     for name in key_owners:
         yield Send(name, ConfirmationBlock(sealed.commitment(c1), c1))
     # Signed before any answer arrives, so that an audit can hold the holder to what it committed to.
@@ -92,13 +93,13 @@ def _in_slots(factors: npt.NDArray[np.int32], params: Parameters) -> npt.NDArray
 
 def key_owner_confirms(ring: Ring, params: Parameters, secret: npt.NDArray[np.uint32], cap: int) -> Step[None]:
     """The part of requester and router: compare what the holder sent to both, then answer, once. `secret`: s2."""
-    message = yield from receive(ring.names[HOLDER], ConfirmationBlock)
+    message = yield from receive(ring.names[Seat.HOLDER], ConfirmationBlock)
     c1 = residue_array(message.data, (1,), params, "confirmation block")
-    yield from check_phase("confirmation block", (ring.names[HOLDER],))
+    yield from check_phase("confirmation block", (ring.names[Seat.HOLDER],))
     yield from same_from_holder(ring, labelled_hash("confirmation-block", message.commitment, message.data))
     addend = ntt.inverse(residues.multiply(c1, secret, params), params)
     answer = round_shares(addend, params)[0, : SLOT * cap]
-    yield Send(ring.names[HOLDER], ConfirmationAnswer(answer.astype("<u4").tobytes()))
-    peer = ring.names[other(ring.index)]
-    yield from sign_phase("confirmation", (ring.names[HOLDER], peer))
+    yield Send(ring.names[Seat.HOLDER], ConfirmationAnswer(answer.astype("<u4").tobytes()))
+    peer = ring.names[other(ring.seat)]
+    yield from sign_phase("confirmation", (ring.names[Seat.HOLDER], peer))
     yield from check_phase("confirmation", (peer,))

@@ -21,7 +21,7 @@ from protocol.filter import CONFIRM, EXHAUSTED
 from protocol.gallery import Gallery
 from protocol.local import LocalPreparation, LocalSearch, machines_of, prepare
 from protocol.memory import MemoryNetwork
-from protocol.outcome import Status, status_of
+from protocol.outcome import SearchStatus, status_of
 from protocol.party import Hook
 from protocol.roles import Parties
 from protocol.terms import Terms
@@ -37,7 +37,7 @@ Progress = Callable[[int], None]
 class Outcome:
     """How the search for one probe ended. `hits`: confirmed, by falling score, then row."""
 
-    status: Status
+    status: SearchStatus
     threshold_used: Decimal
     hits: tuple[Hit, ...] = ()
 
@@ -185,5 +185,5 @@ class EncryptedEngine:
 def warm_up(params: Parameters, threads: int = 1) -> None:
     """Run a tiny search, so that every kernel is compiled (or loaded from numba's cache) before it is needed."""
     template = np.full((1, 8), 20, np.int8)
-    gallery = Gallery.hold(template, params, threads=threads)
+    gallery = Gallery.of(template, params, threads=threads)
     EncryptedEngine(threads).search(gallery, template, Terms(Decimal("0.5"), 8, params))

@@ -26,7 +26,7 @@ from pets.public_circuits import subtract_constant
 from pets.public_sum import sign_of_public_sum
 from protocol.cap import cap_bit, count_share
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, open_bit, other, own_bits
+from protocol.compute import Ring, evaluate, open_bit, other, own_bits
 from protocol.errors import Disagreement
 from protocol.filter import CLIMB, verdict_on
 from protocol.form import same_from_holder
@@ -34,6 +34,7 @@ from protocol.live import Live, holder_shares_live, key_owner_shares_live
 from protocol.messages import AdmissionScores, CapBit, MaskedScores, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
 from protocol.preparation import Chunk, PreparedRing
+from protocol.roles import Seat
 from protocol.steps import Phase, Product, Scored, Send, Step, end_phase, receive
 from protocol.terms import Terms
 from protocol.wire import array, as_bytes
@@ -88,7 +89,7 @@ def holder_publishes(filtering: Filter, live: Live, work: Sequence[Product], ind
     values = public_sums(chunk.masked, padded, offset, terms.params, ring.threads)
     filtering.public.append(to_planes(values, SHARE_BITS, ring.threads))
     message = MaskedScores(as_bytes(filtering.public[index]))
-    for seat in (REQUESTER, ROUTER):
+    for seat in (Seat.REQUESTER, Seat.ROUTER):
         yield Send(ring.names[seat], message)
     # Only now: a row that was cleared while the product read it, or before, is not found.
     first, lanes = chunk.first * terms.params.n, len(chunk.masked)
@@ -98,7 +99,7 @@ def holder_publishes(filtering: Filter, live: Live, work: Sequence[Product], ind
 def key_owner_reads(filtering: Filter, index: int, *earlier: AdmissionScores) -> Step[None]:
     """Requester and router receive e of a chunk and compare its hash, with that of what came `earlier`."""
     ring = filtering.ring
-    message = yield from receive(ring.names[HOLDER], MaskedScores)
+    message = yield from receive(ring.names[Seat.HOLDER], MaskedScores)
     yield Phase("share")
     shape = filtering.prepared.chunks[index].z.shape[1:]
     filtering.public.append(array(message.data, shape, np.uint64, "masked scores"))
@@ -167,9 +168,9 @@ def holder_filters(
         ahead, few = yield from _rung(filtering, rung, ahead, partial(holder_publishes, filtering, live, work))
         hit_rows = (yield from open_hits(ring, ahead.running, len(live.now), terms.cap)) if few else None
         verdict = verdict_on(few, rung, terms)
-        for seat in (REQUESTER, ROUTER):
+        for seat in (Seat.REQUESTER, Seat.ROUTER):
             yield Send(ring.names[seat], Rung(verdict))
-        yield from end_phase(f"rung {rung}", (ring.names[REQUESTER], ring.names[ROUTER]))
+        yield from end_phase(f"rung {rung}", (ring.names[Seat.REQUESTER], ring.names[Seat.ROUTER]))
         if verdict != CLIMB:
             return rung, hit_rows
     raise AssertionError("the last rung always ends the filter")
@@ -182,11 +183,11 @@ def key_owner_filters(filtering: Filter, ahead: Ahead) -> Step[tuple[int, str]]:
         ahead, few = yield from _rung(filtering, rung, ahead, partial(key_owner_reads, filtering))
         if few:
             yield from send_sums(ring, ahead.running)
-        answer = yield from receive(ring.names[HOLDER], Rung)
-        yield from end_phase(f"rung {rung}", (ring.names[HOLDER], ring.names[other(ring.index)]))
+        answer = yield from receive(ring.names[Seat.HOLDER], Rung)
+        yield from end_phase(f"rung {rung}", (ring.names[Seat.HOLDER], ring.names[other(ring.seat)]))
         due = verdict_on(few, rung, terms)
         if answer.verdict != due:
-            raise Disagreement(f"{ring.names[HOLDER]} says {answer.verdict} on rung {rung}, where {due} is due")
+            raise Disagreement(f"{ring.names[Seat.HOLDER]} says {answer.verdict} on rung {rung}, where {due} is due")
         if answer.verdict != CLIMB:
             return rung, answer.verdict
     raise AssertionError("the last rung always ends the filter")

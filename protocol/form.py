@@ -26,16 +26,14 @@ from pets.planes import from_planes, to_planes
 from pets.prf import Keystream, derive_key, labelled_hash
 from pets.public_circuits import add_public
 from pets.public_sum import subtract
-from pets.residues import prime_row
+from pets.residues import Residues, Values, prime_row
 from pets.rounding import round_shares
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, evaluate, masked_bits, open_bit, other
+from protocol.compute import Ring, evaluate, masked_bits, open_bit, other
 from protocol.errors import Disagreement, MaskRefused
 from protocol.messages import Echo, FormBit, FormBlock
+from protocol.roles import Seat
 from protocol.steps import Send, Step, receive
 from protocol.wire import array
-
-Residues = npt.NDArray[np.uint32]
-Values = npt.NDArray[np.uint32]
 
 SUMS = 40  # random sums of ciphertexts
 SUBSETS = 40  # random subsets of coefficients of each sum; a deviation passes with 2·2^-40
@@ -123,7 +121,7 @@ def holder_checks_form(
     message = FormBlock(
         seed, to_planes(zeros + lanes[: len(zeros)] + np.uint32(SLACK) & SHARE_MASK, SHARE_BITS).tobytes()
     )
-    for index in (REQUESTER, ROUTER):
+    for index in (Seat.REQUESTER, Seat.ROUTER):
         yield Send(ring.names[index], message)
     z = yield from _shared(ring, np.zeros_like(masks), masks)
     yield from _decide(ring, array(message.data, (SHARE_BITS, len(zeros) // 64), np.uint64, "form"), z)
@@ -134,7 +132,7 @@ def holder_checks_form(
 def key_owner_checks_form(ring: Ring, params: Parameters, public: Residues, secret: Residues) -> Step[Identity]:
     """The part of requester and router. `public`: a_j, uint32 (d, 2, n). `secret`: s2. Raises `MaskRefused`."""
     dim = len(public)
-    message = yield from receive(ring.names[HOLDER], FormBlock)
+    message = yield from receive(ring.names[Seat.HOLDER], FormBlock)
     words = form_lanes(dim) // 64
     stated = array(message.data, (SHARE_BITS, words), np.uint64, "form")
     yield from same_from_holder(ring, labelled_hash("form", message.seed, message.data))
@@ -143,11 +141,11 @@ def key_owner_checks_form(ring: Ring, params: Parameters, public: Residues, secr
     values = np.concatenate(form_values(shares, dim, message.seed, params))
     known = None
     masks: Planes = np.zeros((SHARE_BITS, len(values) // 64), np.uint64)
-    if ring.index == REQUESTER:
+    if ring.seat == Seat.REQUESTER:
         masks = _masks(ring, dim)
         difference = values - from_planes(masks) & SHARE_MASK
         known = difference[64 * words :].copy()
-        check_lanes(stated, difference[: 64 * words], np.full(64 * words, SLACK, np.int64), ring.names[HOLDER])
+        check_lanes(stated, difference[: 64 * words], np.full(64 * words, SLACK, np.int64), ring.names[Seat.HOLDER])
     else:
         ring.masks("form mask")
     z = yield from _shared(ring, to_planes(values, SHARE_BITS), masks)
@@ -167,17 +165,17 @@ def check_lanes(stated: Planes, known: Values, due: npt.NDArray[np.int64], holde
 
 def same_from_holder(ring: Ring, digest: bytes) -> Step[None]:
     """Requester and router compare the hash of what the holder sent to both, in this query. Raises `Disagreement`."""
-    peer, bound = ring.names[other(ring.index)], labelled_hash("echo", ring.query_id, ring.names[HOLDER], digest)
+    peer, bound = ring.names[other(ring.seat)], labelled_hash("echo", ring.query_id, ring.names[Seat.HOLDER], digest)
     yield Send(peer, Echo(bound))
     theirs = yield from receive(peer, Echo)
     if theirs.digest != bound:
-        raise Disagreement(f"{ring.names[HOLDER]} did not send the same to requester and router")
+        raise Disagreement(f"{ring.names[Seat.HOLDER]} did not send the same to requester and router")
 
 
 def _masks(ring: Ring, dim: int) -> Planes:
     """m of all lanes, uint64 (24, words): the stream of holder and requester."""
     masks = ring.masks("form mask")
-    stream = masks.following if ring.index == HOLDER else masks.own
+    stream = masks.following if ring.seat == Seat.HOLDER else masks.own
     return stream.words(SHARE_BITS, form_lanes(dim) // 64 + -(-dim // 64)).copy()
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import GalleryError
-from pets.merkle import MerkleTree, hash_leaf
+from pets.gallery_commitment import gallery_root as root_of
 from pets.params import Parameters, check_dim, norm_bound
 from pets.prf import SECRET_BYTES, derive_key
+from pets.templates import Templates
 from pets.threads import parallel_ranges
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -37,7 +38,7 @@ class Gallery:
     salt_seed: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
 
     @classmethod
-    def hold(
+    def of(
         cls,
         templates: npt.NDArray[np.int8],
         params: Parameters,
@@ -104,21 +105,28 @@ class Gallery:
         return self.references[row] if self.references is not None else secrets.token_hex(16)
 
 
-def gallery_root(templates: npt.NDArray[np.int8], salt_seed: bytes, n: int, threads: int = 1) -> bytes:
+def gallery_root(templates: Templates, salt_seed: bytes, n: int, threads: int = 1) -> bytes:
     """Root of the tree (`pets.merkle`) whose leaves are salted hashes of blocks of n rows, 32 bytes."""
-    leaves = [b""] * -(-len(templates) // n)
+    return root_of(block_hashes(templates, salt_seed, n, threads))
+
+
+def block_hashes(templates: Templates, salt_seed: bytes, n: int, threads: int = 1) -> list[bytes]:
+    """The salted hashes of blocks of n rows, 32 bytes each. Who has one can check its block by itself."""
+    hashes = [b""] * -(-len(templates) // n)
 
     def work(start: int, stop: int) -> None:
         for block in range(start, stop):
-            hasher = hashlib.sha256(derive_key(salt_seed, "block-salt", block))
-            hasher.update(np.ascontiguousarray(templates[block * n : (block + 1) * n]).data)
-            leaves[block] = hasher.digest()
+            hashes[block] = block_hash(templates[block * n : (block + 1) * n], salt_seed, block)
 
-    parallel_ranges(work, len(leaves), threads)
-    tree = MerkleTree()
-    for leaf in leaves:
-        tree.append(hash_leaf(leaf))
-    return tree.root()
+    parallel_ranges(work, len(hashes), threads)
+    return hashes
+
+
+def block_hash(rows: Templates, salt_seed: bytes, block: int) -> bytes:
+    """Of the rows of one block, int8 (up to n, d), under the salt of its number."""
+    hasher = hashlib.sha256(derive_key(salt_seed, "block-salt", block))
+    hasher.update(np.ascontiguousarray(rows).data)
+    return hasher.digest()
 
 
 def _check_templates(templates: npt.NDArray[np.int8]) -> None:

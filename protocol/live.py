@@ -16,13 +16,14 @@ import numpy.typing as npt
 from pets.bits import Bits, Planes
 from pets.errors import GalleryError
 from pets.planes import pack_bits
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, masked_bits
+from protocol.compute import Ring, masked_bits
 from protocol.errors import ConfirmationFailed
 from protocol.messages import LiveRows
+from protocol.roles import Seat
 from protocol.steps import Send, Step, receive
 from protocol.wire import array, as_bytes
 
-Rows = npt.NDArray[np.bool_]
+Liveness = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Live:
     score is random.
     """
 
-    now: Rows = field(repr=False)
-    shared: Rows = field(repr=False)
+    now: Liveness = field(repr=False)
+    shared: Liveness = field(repr=False)
 
     @classmethod
-    def of(cls, rows: int, live: Rows | None) -> Live:
+    def of(cls, rows: int, live: Liveness | None) -> Live:
         """Of a gallery of so many rows; None: all are live. Raises `GalleryError` for bits that do not fit it."""
         if live is None:
             live = np.ones(rows, np.bool_)
@@ -71,7 +72,7 @@ def holder_shares_live(ring: Ring, live: Live, first: int, lanes: int, index: in
     bits = live.take(first, lanes)
     stream = ring.masks("live", index).following.words(*bits.shape)
     masked = bits ^ stream
-    yield Send(ring.names[ROUTER], LiveRows(as_bytes(masked)))
+    yield Send(ring.names[Seat.ROUTER], LiveRows(as_bytes(masked)))
     return masked_bits(ring, masked, stream, np.zeros_like(bits))
 
 
@@ -79,7 +80,7 @@ def key_owner_shares_live(ring: Ring, lanes: int, index: int) -> Step[Bits]:
     """The part of requester, who has it from the stream, and router, who is told. Raises `WrongSize`."""
     shape = (1, lanes // 64)
     zero = np.zeros(shape, np.uint64)
-    if ring.index == REQUESTER:
+    if ring.seat == Seat.REQUESTER:
         return masked_bits(ring, zero, ring.masks("live", index).own.words(*shape), zero)
-    message = yield from receive(ring.names[HOLDER], LiveRows)
+    message = yield from receive(ring.names[Seat.HOLDER], LiveRows)
     return masked_bits(ring, array(message.data, shape, np.uint64, "live rows"), zero, zero)

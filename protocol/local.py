@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from protocol.announcing import Plan
 from protocol.gallery import Gallery
-from protocol.live import Rows
+from protocol.live import Liveness
 from protocol.machine import Machine
 from protocol.memory import MemoryNetwork
 from protocol.party import Context, Hook, Party
@@ -119,7 +119,7 @@ class LocalSearch:
         terms: Terms,
         threads: int = 1,
         spend: Hook | None = None,
-        live: Mapping[str, Rows] | None = None,
+        live: Mapping[str, Liveness] | None = None,
     ) -> LocalSearch:
         """Machines for every party; the requester has announced. `galleries`: of the holders that are asked.
 

@@ -38,6 +38,7 @@ from protocol.errors import (
     WrongSize,
 )
 from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Message, Signature
+from protocol.roles import Role
 from protocol.session import Arrived, Event, Session, State
 from protocol.steps import Notarised, Notary, Phase, Receive, ReceiveAny, Scored, Send, Sign, Step, Verify, Work
 from protocol.terms import announce_digest
@@ -53,7 +54,7 @@ T = TypeVar("T")
 class Machine:
     """One party in one query. Subclasses are the roles."""
 
-    role: str
+    role: Role
 
     def __init__(self, name: str, query: bytes, threads: int) -> None:
         self.name = name
@@ -123,7 +124,7 @@ class Machine:
         if isinstance(envelope.message, Abort):
             # A router that answered and is done still learns how the query ended: it holds no answer that could be
             # undone. What the others have finished stays finished.
-            late = self.role == "router" and not session.whole and session.state is State.FINISHED
+            late = self.role is Role.ROUTER and not session.whole and session.state is State.FINISHED
             if not session.state.over or late:
                 self._record(session, "received", arrived)
                 frozen = envelope.message.code == "confirmation"
@@ -149,7 +150,7 @@ class Machine:
         if not session.state.over:
             self._stop(session, error)
 
-    def role_of(self, peer: str) -> str:
+    def role_of(self, peer: str) -> Role:
         """The role of another party of this query."""
         raise NotImplementedError
 

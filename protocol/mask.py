@@ -6,15 +6,13 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from pets.params import Parameters
 from pets.prf import labelled_hash
+from pets.residues import Residues
 from protocol.messages import MaskDigest, MaskPart
 from protocol.steps import Send, Step, receive
 from protocol.wire import MASK_PART, as_bytes, residue_array
-
-Residues = npt.NDArray[np.uint32]
 
 
 def mask_parts(mask: Residues) -> list[MaskPart]:

@@ -8,18 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from pets.errors import LineupError
 from pets.threads import short_turns
 from protocol.machine import Machine
 from protocol.session import Session
-from protocol.steps import Work
+from protocol.steps import Work, WorkResult
 from protocol.work import passes, perform
 
 Want = tuple[Machine, Session, Work]
-Result = tuple[Machine, Session, Work, npt.NDArray[np.uint32]]
+Done = tuple[Machine, Session, Work, WorkResult]
 
 
 @dataclass
@@ -48,7 +45,7 @@ class MemoryNetwork:
         # Queries share nothing but the pass over the gallery, so each may have a thread of its own until then.
         with ThreadPoolExecutor(min(self.threads, len(queries) or 1)) as pool, short_turns():
             settle = map if len(queries) == 1 else pool.map
-            scored: dict[bytes, list[Result]] = {}
+            scored: dict[bytes, list[Done]] = {}
             while True:
                 begin, first = first or {}, None
                 work = [(parties, scored.get(query, []), begin.get(query)) for query, parties in queries.items()]
@@ -69,7 +66,7 @@ class MemoryNetwork:
             raise self.failures[0]
 
     def _settle(
-        self, parties: dict[str, Machine], scored: list[Result], first: Callable[[], None] | None
+        self, parties: dict[str, Machine], scored: list[Done], first: Callable[[], None] | None
     ) -> tuple[Counter[tuple[str, str]], list[LineupError]]:
         """Hand over what was scored for one query, then deliver its frames until it wants a pass over the gallery."""
         traffic: Counter[tuple[str, str]] = Counter()
@@ -98,9 +95,9 @@ class MemoryNetwork:
                         except LineupError as error:
                             failures.append(error)
 
-    def _score(self, wanted: list[Want], threads: int) -> list[Result]:
+    def _score(self, wanted: list[Want], threads: int) -> list[Done]:
         """Score all that is wanted; queries that want the same blocks share the pass over the gallery."""
-        results: list[Result] = []
+        results: list[Done] = []
         for same in passes(wanted, lambda want: want[2]):
             started = time.perf_counter()
             scored = perform([work for _, _, work in same], threads)

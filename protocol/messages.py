@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.roles import Role
 from protocol.shown import kind_only
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -343,9 +344,15 @@ AnyMessage = (
     | LiveRows
 )
 
+
+def _links(links: str) -> frozenset[tuple[Role, Role]]:
+    ends = (link.split(">") for link in links.split())
+    return frozenset((Role(sender), Role(receiver)) for sender, receiver in ends)
+
+
 # Section 6a as data: message type -> allowed (sender role, receiver role). Tests walk every message against it.
-ALLOWED: dict[type[Message], frozenset[tuple[str, str]]] = {
-    kind: frozenset(tuple(link.split(">")) for link in links.split())  # type: ignore[misc]
+ALLOWED: dict[type[Message], frozenset[tuple[Role, Role]]] = {
+    kind: _links(links)  # type: ignore[misc]  # of classes mypy sees the metaclass only
     for kind, links in {
         Joined: "router>requester router>holder holder>requester holder>router holder>holder",
         PairSecret: "holder>router requester>holder router>requester",

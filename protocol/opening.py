@@ -9,16 +9,17 @@ import numpy as np
 
 from pets import sketch
 from pets.bits import Bits, Planes
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring
+from protocol.compute import Ring
 from protocol.errors import Disagreement
 from protocol.messages import PowerSums
+from protocol.roles import Seat
 from protocol.steps import Send, Step, receive
 from protocol.wire import array
 
 
 def lacking_component(ring: Ring, hits: Bits) -> Planes:
     """x_2, as requester or router hold it. uint64 (words,)."""
-    component: Planes = hits.parts[1 if ring.index == REQUESTER else 0][0]
+    component: Planes = hits.parts[1 if ring.seat == Seat.REQUESTER else 0][0]
     return component
 
 
@@ -41,7 +42,7 @@ class RunningSums:
     def add(self, hits: Bits) -> None:
         """Add the next chunk: this party's part of its hit bits."""
         ring = self._ring
-        part = holders_component(hits) if ring.index == HOLDER else lacking_component(ring, hits)
+        part = holders_component(hits) if ring.seat == Seat.HOLDER else lacking_component(ring, hits)
         chunk = sketch.power_sums(np.ascontiguousarray(part), self._cap, ring.threads, self._first)
         self.sums = sketch.combine(self.sums, chunk)
         self._first += 64 * len(part)
@@ -49,7 +50,7 @@ class RunningSums:
 
 def send_sums(ring: Ring, running: RunningSums) -> Step[None]:
     """Requester and router: the sums of x_2 go to the holder, cap + 2 words of 32 bits."""
-    yield Send(ring.names[HOLDER], PowerSums(running.sums.astype("<u4").tobytes()))
+    yield Send(ring.names[Seat.HOLDER], PowerSums(running.sums.astype("<u4").tobytes()))
 
 
 def open_hits(ring: Ring, running: RunningSums, rows: int, cap: int) -> Step[tuple[int, ...]]:
@@ -59,7 +60,7 @@ def open_hits(ring: Ring, running: RunningSums, rows: int, cap: int) -> Step[tup
     than the cap, or a row that the gallery has not: somebody lied.
     """
     received = []
-    for index in (REQUESTER, ROUTER):
+    for index in (Seat.REQUESTER, Seat.ROUTER):
         message = yield from receive(ring.names[index], PowerSums)
         received.append(array(message.data, (cap + 2,), np.uint32, "power sums"))
     sketch.check_equal(received[0], received[1])

@@ -9,14 +9,14 @@ from typing import Literal
 from protocol.confirmation import Hit
 from protocol.filter import CONFIRM
 
-Status = Literal["released", "no_hit", "too_many_candidates", "probe_refused"]
+SearchStatus = Literal["released", "no_hit", "too_many_candidates", "probe_refused"]
 
 
 @dataclass(frozen=True)
 class Answer:
     """What the requester learns from one holder. `references`: of confirmed hits, by rank."""
 
-    status: Status
+    status: SearchStatus
     threshold_used: Decimal
     references: tuple[str, ...] = ()
 
@@ -25,12 +25,12 @@ class Answer:
 class HolderResult:
     """What the holder knows at the end: its own hits with exact scores, by falling score. Stays at home."""
 
-    status: Status
+    status: SearchStatus
     threshold_used: Decimal
     hits: tuple[Hit, ...] = ()
 
 
-def status_of(verdict: str, released: int) -> Status:
+def status_of(verdict: str, released: int) -> SearchStatus:
     """The status that a holder's last verdict and the number of released hits stand for."""
     if verdict != CONFIRM:
         return "too_many_candidates"

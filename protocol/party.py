@@ -55,7 +55,7 @@ class Party(Machine):
         self.notary, self.recorder, self.admitted = context.notary, context.recorder, context.admitted
         self.role = parties.role_of(context.name)
         self.whole = self.open(WHOLE, parties.others(context.name))
-        holders = (context.name,) if self.role == "holder" else parties.holders
+        holders = (context.name,) if self.role is Role.HOLDER else parties.holders
         for holder in holders:
             self.open(holder, tuple(name for name in parties.ring(holder) if name != context.name))
 

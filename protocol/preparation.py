@@ -19,7 +19,7 @@ from pets.prf import labelled_hash
 from pets.scoring import ScoringProbe, prepare_probe
 from protocol.errors import PreparationSpent
 from protocol.messages import Digest, Name
-from protocol.roles import Parties
+from protocol.roles import Parties, Seat
 from protocol.shown import kind_only
 from protocol.wire import CHUNK_ROWS
 
@@ -68,7 +68,7 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
     uint64 (2, 24, words). `known`: of the same rows, the holder's e' + m, the requester's z' - m, uint32 (lanes,).
     """
 
-    seat: int
+    seat: Seat
     holder: Name
     own: Digest
     following: Digest
@@ -92,8 +92,9 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
         shapes: list[tuple[Array, int, tuple[int, ...]]] = [(self.admission, 8, (2, SHARE_BITS, words))]
         if self.known is not None:
             shapes.append((self.known, 4, (words * 64,)))
-        holders = self.seat == 0
-        if (self.known is None) != (self.seat == 2) or any((c.masked is not None) != holders for c in self.chunks):
+        holders = self.seat is Seat.HOLDER
+        router = self.seat is Seat.ROUTER
+        if (self.known is None) != router or any((c.masked is not None) != holders for c in self.chunks):
             raise PreparationError(f"seat {self.seat} must keep its own part of every number, and no other's")
         done = 0
         for chunk in self.chunks:
@@ -104,7 +105,7 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
             if chunk.first != done or not 0 < rows <= CHUNK_ROWS:
                 raise PreparationError(f"blocks {chunk.first} to {chunk.first + chunk.count} are out of order")
             done += chunk.count
-        if done != self.blocks or len(self.versions) != self.blocks or self.seat not in range(3):
+        if done != self.blocks or len(self.versions) != self.blocks:
             raise PreparationError(f"{done} blocks are prepared of {self.blocks}, in seat {self.seat}")
         for array, size, shape in shapes:
             check_array(array, size, shape)
@@ -125,7 +126,7 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
 class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=False):
     """What all parties keep. `identity`: the preparation's id, 32 bytes. `spent`: it was claimed."""
 
-    SEAT: ClassVar[int]  # of its role in every ring
+    SEAT: ClassVar[Seat]  # of its role in every ring
 
     identity: Digest
     requester: Name
@@ -177,7 +178,7 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=F
 class RequesterPreparation(Preparation, tag="requester"):
     """`seed`: of mask and errors. `holder_seed`, `router_seed`: of s1 and s2."""
 
-    SEAT = 1
+    SEAT = Seat.REQUESTER
 
     seed: Digest
     holder_seed: Digest
@@ -192,7 +193,7 @@ class RequesterPreparation(Preparation, tag="requester"):
 class RouterPreparation(Preparation, tag="router"):
     """`router_seed`: of s2."""
 
-    SEAT = 2
+    SEAT = Seat.ROUTER
 
     router_seed: Digest
 
@@ -208,7 +209,7 @@ class HolderPreparation(Preparation, tag="holder", dict=True):
     `mask`: first components of the encrypted mask, uint32 (d, 2, n).
     """
 
-    SEAT = 0
+    SEAT = Seat.HOLDER
 
     seed: Digest
     holder_seed: Digest

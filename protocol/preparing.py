@@ -11,18 +11,18 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pets.errors import GalleryError
 from pets.keys import KeyShare, expand_secret, reduced_key, sample_key_share
 from pets.mask_encryption import draw_mask, encrypt_mask, expand_public
 from pets.params import Parameters
 from pets.prf import derive_key
+from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
 from protocol.announcing import Plan, commit_seed, digest_of, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys, Prepared, holder_prepares, key_owner_prepares
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, join_ring
+from protocol.compute import Ring, join_ring
 from protocol.errors import Disagreement, FalseRefusal, MaskRefused
 from protocol.filter import chunks
 from protocol.form import Identity, holder_checks_form, key_owner_checks_form, same_from_holder
@@ -38,12 +38,11 @@ from protocol.preparation import (
     RouterPreparation,
     Version,
 )
+from protocol.roles import Seat
 from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, end_phase, receive
 from protocol.terms import SYNTHETIC_MODEL
 from protocol.wire import residue_array
-
-Residues = npt.NDArray[np.uint32]
 
 
 class PreparingRequester(Party):
@@ -102,7 +101,7 @@ class PreparingRequester(Party):
         assert self._router_part is not None
         assert self._public is not None
         identity, secret = self.preparation.identity, self._router_part.secret
-        ring: Ring = yield from join_ring(REQUESTER, self.parties.ring(holder), identity, self.threads)
+        ring: Ring = yield from join_ring(Seat.REQUESTER, self.parties.ring(holder), identity, self.threads)
         for part in self._parts:
             yield Send(holder, part)
         try:
@@ -164,7 +163,7 @@ class PreparingRouter(Party):
         assert self._part is not None
         assert self._public is not None
         names = self.parties.ring(holder)
-        ring: Ring = yield from join_ring(ROUTER, names, self.preparation.identity, self.threads)
+        ring: Ring = yield from join_ring(Seat.ROUTER, names, self.preparation.identity, self.threads)
         received = yield from receive(holder, MaskDigest)
         if received != self._stated:
             raise Disagreement(f"{holder} got another mask or another part of the key than {names[1]} stated")
@@ -228,20 +227,23 @@ class PreparingHolder(Party):
         assert self._received is not None
         identity, seed, public = self._received
         plan, params, parties = self.plan, self.plan.params, self.parties
-        ring: Ring = yield from join_ring(HOLDER, parties.ring(holder), identity, self.threads)
+        ring: Ring = yield from join_ring(Seat.HOLDER, parties.ring(holder), identity, self.threads)
         mask = yield from receive_mask(parties.requester, parties.router, seed, plan.dim, params)
         keys = holder_keys(params, identity, seed, public, self._seed)
-        second = expand_public(identity, plan.dim, params, self.threads)
-        form_seed = derive_key(self._seed, "form", identity)
-        checked = yield from holder_checks_form(ring, params, mask, second, keys.secret, form_seed)
-        probe = prepare_probe(np.stack([mask, second], axis=1), params, self.threads)
-        del second
-        chunk_list, versions = [], []
-        for first, count in chunks(self.gallery.blocks, params):
-            work = holder_prepares(ring, keys, self.gallery.templates, probe, first, count, 0)
-            chunk, listed = yield from work
-            chunk_list.append(chunk)
-            versions += listed
+        try:
+            second = expand_public(identity, plan.dim, params, self.threads)
+            form_seed = derive_key(self._seed, "form", identity)
+            checked = yield from holder_checks_form(ring, params, mask, second, keys.secret, form_seed)
+            probe = prepare_probe(np.stack([mask, second], axis=1), params, self.threads)
+            del second
+            chunk_list, versions = [], []
+            for first, count in chunks(self.gallery.blocks, params):
+                work = holder_prepares(ring, keys, self.gallery.templates, probe, first, count, 0)
+                chunk, listed = yield from work
+                chunk_list.append(chunk)
+                versions += listed
+        finally:
+            keys.secret.fill(0)
         yield from end_phase("prepared", (parties.requester, parties.router))
         prepared = _prepared(ring, self.gallery.blocks, self.gallery.root, checked, chunk_list, versions)
         common = _common(identity, self)
@@ -322,7 +324,7 @@ def _key_owner_ring(
     kept = _prepared(ring, joined.blocks, joined.gallery, checked, chunk_list, versions)
     yield from same_from_holder(ring, kept.agreed())
     yield Phase("offline")
-    yield from end_phase("prepared", tuple(name for index, name in enumerate(ring.names) if index != ring.index))
+    yield from end_phase("prepared", tuple(name for index, name in enumerate(ring.names) if index != ring.seat))
     return kept
 
 
@@ -330,8 +332,8 @@ def _prepared(
     ring: Ring, blocks: int, root: bytes, checked: Identity, chunk_list: list[Chunk], versions: list[Version]
 ) -> PreparedRing:
     return PreparedRing(
-        seat=ring.index,
-        holder=ring.names[HOLDER],
+        seat=ring.seat,
+        holder=ring.names[Seat.HOLDER],
         own=ring.own_secret,
         following=ring.following_secret,
         blocks=blocks,

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum, IntEnum
 
 from pets.errors import ParameterError
 
-Role = Literal["requester", "holder", "router"]
+
+class Role(str, Enum):
+    """What a party does in a query."""
+
+    REQUESTER = "requester"
+    HOLDER = "holder"
+    ROUTER = "router"
+
+    __str__ = str.__str__  # its value, on every Python
+
+    @property
+    def seat(self) -> Seat:
+        """Where it sits in a ring."""
+        return Seat[self.name]
+
+
+class Seat(IntEnum):
+    """A party's number in the ring of one holder: everything is sent to the one before (`protocol.compute`)."""
+
+    HOLDER = 0
+    REQUESTER = 1
+    ROUTER = 2
+
 
 HOLDERS_LIMIT = 64
 
@@ -32,7 +54,7 @@ class Parties:
 
     def role_of(self, name: str) -> Role:
         """The role of one of them."""
-        return "requester" if name == self.requester else "router" if name == self.router else "holder"
+        return Role.REQUESTER if name == self.requester else Role.ROUTER if name == self.router else Role.HOLDER
 
     def others(self, name: str) -> tuple[str, ...]:
         """Everybody but `name`."""

@@ -22,7 +22,7 @@ from pets.scoring import ScoringProbe
 from protocol.admitting import KINDS, admission_scores, admits, read_admission
 from protocol.announcing import digest_of, gather, identity_of, parties_of
 from protocol.blocks import HolderKeys
-from protocol.compute import HOLDER, REQUESTER, ROUTER, Ring, open_bit
+from protocol.compute import Ring, open_bit
 from protocol.confirmation import SealedConfirmation
 from protocol.confirming import Mask, holder_confirms, key_owner_confirms
 from protocol.difference import difference, difference_digest, pack_difference, unpack_difference
@@ -41,7 +41,7 @@ from protocol.filtering import (
 )
 from protocol.form import same_from_holder
 from protocol.gallery import Gallery
-from protocol.live import Live, Rows
+from protocol.live import Live, Liveness
 from protocol.messages import (
     AdmissionBit,
     AdmissionScores,
@@ -57,6 +57,7 @@ from protocol.party import Context, Party
 from protocol.preparation import HolderPreparation, Preparation, PreparedRing, RequesterPreparation, RouterPreparation
 from protocol.preparing import check_gallery, holder_keys
 from protocol.release import pack_release, unpack_release
+from protocol.roles import Role, Seat
 from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, beside, end_phase, receive
 from protocol.terms import SYNTHETIC_MODEL, Terms
@@ -98,19 +99,19 @@ class _Searching(Party):
         if (announce.requester, announce.router) != (self.preparation.requester, self.preparation.router):
             raise Disagreement("a preparation serves the requester and the router it was made for, and nobody else")
         terms = Terms.announced(announce)
-        mine = (self.name,) if self.role == "holder" else self.parties.holders
+        mine = (self.name,) if self.role is Role.HOLDER else self.parties.holders
         check_terms(self.preparation, terms, mine)
         return terms
 
     def _use(self) -> None:
         """Mark the preparation as used, here and wherever the hook does it. Raises `PreparationSpent`."""
-        hook = self.context.spend if self.role == "requester" else self.context.accept
+        hook = self.context.spend if self.role is Role.REQUESTER else self.context.accept
         self.preparation.claim()
         self._claimed = True
         if hook is not None:
             hook(self.preparation.identity)
 
-    def _ring(self, seat: int, holder: str, identity: bytes) -> tuple[Ring, PreparedRing]:
+    def _ring(self, seat: Seat, holder: str, identity: bytes) -> tuple[Ring, PreparedRing]:
         """The seat in a ring of this search: secrets of the preparation, streams of this query."""
         prepared = self.preparation.rings[holder]
         names = self.parties.ring(holder)
@@ -126,7 +127,7 @@ class _Searching(Party):
     def _key_owner_admits(self, filtering: Filter, probe: npt.NDArray[np.int8] | None) -> Step[tuple[bool, Ahead]]:
         """The part of requester and router, the comparison of the first chunk beside it."""
         ring, prepared = filtering.ring, filtering.prepared
-        message = yield from receive(ring.names[HOLDER], AdmissionScores)
+        message = yield from receive(ring.names[Seat.HOLDER], AdmissionScores)
         public = read_admission(prepared, message, probe)
         if prepared.chunks:
             yield from key_owner_reads(filtering, 0, message)
@@ -142,7 +143,7 @@ class _Searching(Party):
         admitted, ahead = yield from beside(admission, first_chunk(filtering), KINDS)
         yield Phase("admit")
         bit = yield from open_bit(ring, admitted, AdmissionBit)
-        yield from end_phase("admission", tuple(n for index, n in enumerate(ring.names) if index != ring.index))
+        yield from end_phase("admission", tuple(n for index, n in enumerate(ring.names) if index != ring.seat))
         return bit, ahead
 
     def wipe(self, session: Session) -> None:
@@ -182,7 +183,7 @@ class SearchingRequester(_Searching):
 
     def start(self) -> None:
         """Announce."""
-        self.begin(self.whole, self._set_up(), self._hold)
+        self.begin(self.whole, self._set_up(), self._await_probe)
 
     @property
     def ready(self) -> bool:
@@ -230,7 +231,7 @@ class SearchingRequester(_Searching):
         yield from end_phase("set-up", parties.others(self.name))
         return identity_of(self.announce, joined)
 
-    def _hold(self, identity: bytes) -> None:
+    def _await_probe(self, identity: bytes) -> None:
         """The probe may come now."""
         params, prepared = self.terms.params, self.preparation
         self._secret = expand_secret(params, prepared.router_seed, prepared.identity)
@@ -241,7 +242,7 @@ class SearchingRequester(_Searching):
         assert self._difference is not None
         assert self._secret is not None
         terms, router = self.terms, self.parties.router
-        ring, prepared = self._ring(REQUESTER, holder, self._identity)
+        ring, prepared = self._ring(Seat.REQUESTER, holder, self._identity)
         yield Send(holder, self._difference)
         yield Send(router, difference_digest(self._difference))
         filtering = Filter(ring, terms, prepared)
@@ -300,7 +301,7 @@ class SearchingRouter(_Searching):
     def _serve(self, holder: str) -> Step[None]:
         assert self.terms is not None
         assert self._secret is not None
-        ring, prepared = self._ring(ROUTER, holder, self._identity)
+        ring, prepared = self._ring(Seat.ROUTER, holder, self._identity)
         for name in (self.parties.requester, holder):
             self._same(holder, (yield from receive(name, DifferenceDigest)).digest)
         filtering = Filter(ring, self.terms, prepared)
@@ -331,7 +332,7 @@ class SearchingHolder(_Searching):
     """
 
     def __init__(
-        self, context: Context, gallery: Gallery, preparation: HolderPreparation, live: Rows | None = None
+        self, context: Context, gallery: Gallery, preparation: HolderPreparation, live: Liveness | None = None
     ) -> None:
         super().__init__(context)
         self.gallery = gallery
@@ -372,7 +373,7 @@ class SearchingHolder(_Searching):
         assert self._probe is not None
         terms, params, rows = self.terms, self.terms.params, self.gallery.templates
         parties = self.parties
-        ring, prepared = self._ring(HOLDER, holder, self._identity)
+        ring, prepared = self._ring(Seat.HOLDER, holder, self._identity)
         message = yield from receive(parties.requester, Difference)
         check_same_query(message, self._identity, parties.requester)
         if self.context.answer is not None:

@@ -76,6 +76,7 @@ class Product:
 
 
 Work = ScoreRows | Product
+WorkResult = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)

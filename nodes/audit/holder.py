@@ -22,11 +22,12 @@ from pets.mask_encryption import expand_public
 from pets.params import SHARE_BITS
 from pets.planes import from_planes, to_planes
 from pets.prf import derive_key, labelled_hash
+from pets.residues import Residues, Values
 from pets.rounding import round_shares
 from pets.scoring import ScoringProbe, prepare_probe, score_rows
 from protocol.announcing import commit_seed
 from protocol.blocks import HolderKeys
-from protocol.compute import HOLDER, Ring
+from protocol.compute import Ring
 from protocol.difference import unpack_difference
 from protocol.filter import chunks
 from protocol.form import SHARE_MASK, SLACK, form_lanes, form_polynomials, form_values
@@ -42,10 +43,8 @@ from protocol.messages import (
     PublicPart,
 )
 from protocol.preparing import holder_keys
+from protocol.roles import Seat
 from protocol.wire import MASK_PART, as_bytes, residue_array
-
-Residues = npt.NDArray[np.uint32]
-Values = npt.NDArray[np.uint32]
 
 NO_SENT = "needs what the requester sent, which its audit writes (--sent)"
 
@@ -77,7 +76,7 @@ class HolderAudit:
     def ring(self, query_id: bytes) -> Ring:
         """The holder's seat, from the secrets that it sealed: of the preparation's streams, or of the search's."""
         names = (self.holder, self.query.announce.requester, self.query.announce.router)
-        return Ring(HOLDER, names, query_id, self.content.own, self.content.following, self.query.threads)
+        return Ring(Seat.HOLDER, names, query_id, self.content.own, self.content.following, self.query.threads)
 
     def committed(self) -> Findings:
         """Seed and list of blocks open what was committed to; the rows under the root, as far as they are kept."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nodes.audit.holder import HolderAudit, Values
+from nodes.audit.holder import HolderAudit
 from nodes.audit.query import same
 from nodes.verify.report import Findings, Open
 from pets.bits import Planes
@@ -17,6 +17,7 @@ from pets.params import SHARE_BITS
 from pets.planes import from_planes, pack_bits, to_planes
 from pets.prf import derive_key
 from pets.product import public_product, public_sums
+from pets.residues import Values
 from protocol.admitting import SLACK
 from protocol.compare import threshold_offset
 from protocol.form import SHARE_MASK

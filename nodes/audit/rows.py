@@ -24,9 +24,8 @@ from nodes.store.holdings import Holdings
 from nodes.store.rows import as_store_errors
 from pets.errors import GalleryError
 from pets.gallery_commitment import block_hash, gallery_root
+from pets.templates import Templates
 from protocol.messages import Search
-
-Templates = npt.NDArray[np.int8]
 
 
 @dataclass

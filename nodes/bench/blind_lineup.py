@@ -55,7 +55,7 @@ class BlindLineup:
         rows = 0
         for name, templates in zip(self.parties.holders, galleries, strict=True):
             self.first[name] = rows
-            self.galleries[name] = Gallery.hold(templates, self.params, threads=self.threads)
+            self.galleries[name] = Gallery.of(templates, self.params, threads=self.threads)
             rows += len(templates)
 
     def prepare(self, probes: int) -> None:

@@ -78,7 +78,7 @@ def search_all(
     searched: set[int] = set()
     done = genuine = matches = expected = decisions = wrong = 0
     for rows, probes in blocks_of_people(sample, most_probes):
-        gallery = Gallery.hold(quantised[rows], N4096, threads=threads)
+        gallery = Gallery.of(quantised[rows], N4096, threads=threads)
         told = None if progress is None else partial(_told, progress, done)
         outcomes = EncryptedEngine(threads).search(gallery, quantised[probes], terms, told)
         scores = quantised[probes].astype(np.int64) @ quantised[rows].astype(np.int64).T

@@ -10,7 +10,7 @@ from protocol.follow_up import CoreDataField, RecallKind
 from protocol.messages import Decimals, Digest, Name
 from protocol.shown import kind_only
 
-Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
+Depicted = Literal["suspect", "convicted", "victim", "missing", "remains"]
 Aim = Literal["identify", "verify"]
 Verdict = Literal["same person", "not the same person", "inconclusive"]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -39,7 +39,7 @@ class Draft(Closed, frozen=True):
     maximum_penalty_years: float
     threshold: Decimals = "0.55"
     purpose: str = "INVESTIGATION"
-    subject: Subject = "suspect"
+    subject: Depicted = "suspect"
     aim: Aim = "identify"
     cap: Annotated[int, msgspec.Meta(ge=1, le=99)] = 10
     ladder: Decimals = "0.02"

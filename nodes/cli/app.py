@@ -70,7 +70,7 @@ def embed(
     models: Models = None,
     provider: Provider = ProviderName.auto,
     largest: Largest = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out photos that give no template.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip photos that give no template.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn photos into face templates, one row a photo."""
@@ -92,20 +92,24 @@ def match(
     threshold: Annotated[str, typer.Option(help="Smallest cosine of a hit, strictly between 0 and 1.")],
     max_candidates: Annotated[int, typer.Option(help="Cap on released candidates, 1 to 99.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
-    engine: Annotated[EngineName, typer.Option(help="Encrypted, or the plaintext twin.")] = EngineName.encrypted,
+    engine: Annotated[
+        EngineName, typer.Option(help="Encrypted, or the plaintext twin, which gives the same result.")
+    ] = EngineName.encrypted,
     params: Annotated[
         str, typer.Option("--preset", help=f"Lattice parameters: {' or '.join(PRESETS)}.")
     ] = N4096.preset,
     prepared: Annotated[
         list[Path] | None,
-        typer.Option(help="File of `lineup prepare`, one for each probe. Serves one search.", show_default=False),
+        typer.Option(
+            help="File written by `lineup prepare`, one for each probe; it serves one search.", show_default=False
+        ),
     ] = None,
     threads: Threads = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the result and its cost to this file.")
     ] = None,
 ) -> None:
-    """Search a gallery: three parties in this process, exchanging only messages."""
+    """Search a gallery with all three parties in this process; they exchange only messages."""
     from nodes.cli.match import MatchOptions, run_match
     from protocol.terms import parse_decimal
 
@@ -139,8 +143,10 @@ def prepare(
     folder: Annotated[
         Path | None, typer.Option("--dir", help="A requester node's folder, to prepare for its `lineup query`.")
     ] = None,
-    holders: Annotated[str, typer.Option(help="With --dir: holders that will be asked, such as ES,DE.")] = "",
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="With --dir: how many.")] = 1,
+    holders: Annotated[str, typer.Option(help="With --dir: holders to prepare with, such as ES,DE.")] = "",
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=1000, help="With --dir: how many preparations to make.")
+    ] = 1,
     dim: Annotated[
         int | None,
         typer.Option(help="With --dir: length of templates given as .npy files, in place of a face model's."),

@@ -24,26 +24,30 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     rows: Annotated[int, typer.Option(help="Rows of the gallery.")] = 262_144,
-    dim: Annotated[int, typer.Option(help="Numbers of a template.")] = 512,
+    dim: Annotated[int, typer.Option(help="Length of a template.")] = 512,
     engines: Annotated[
-        str, typer.Option(help="Which, comma separated: blind-lineup, plain, tenseal-ckks, … Default: all.")
+        str, typer.Option(help="Engines, separated by commas: blind-lineup, plain, tenseal-ckks, … Default: all.")
     ] = "",
-    runs: Annotated[int, typer.Option(help="Searches of each engine; medians are shown.")] = 5,
+    runs: Annotated[int, typer.Option(help="Searches with each engine; the median is shown.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Threads, 1 to 256.", show_default=False)] = None,
     params: Annotated[str, typer.Option("--preset", help=f"{' or '.join(PRESETS)}.")] = N4096.preset,
-    probes: Annotated[int, typer.Option(help="Probes that are searched for together, 1 to 16.")] = 1,
-    holders: Annotated[int, typer.Option(help="Holders among whom ours splits the rows, 1 to 27: a joint query.")] = 1,
+    probes: Annotated[int, typer.Option(help="Probes to search for at once, 1 to 16.")] = 1,
+    holders: Annotated[
+        int, typer.Option(help="Holders among whom ours splits the rows in a joint query, 1 to 27.")
+    ] = 1,
     round_trips: Annotated[
-        str, typer.Option(help="Round-trip times in ms, for which the latency of ours is worked out.")
+        str, typer.Option(help="Round-trip times in ms for which the latency of ours is computed.")
     ] = "0,10,30,100",
-    sweep: Annotated[str, typer.Option(help="Other numbers of rows, for ours and numpy's, as 65536,1000000.")] = "",
+    sweep: Annotated[
+        str, typer.Option(help="Further numbers of rows for ours and numpy's, such as 65536,1000000.")
+    ] = "",
     literature: Annotated[
-        Path | None, typer.Option(help="Published figures to show beside: benchmarks/literature.csv.")
+        Path | None, typer.Option(help="Published figures to show alongside, such as benchmarks/literature.csv.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page with plots to this file.")] = None,
 ) -> None:
-    """Measure encrypted matching beside other ways to search, and say what each reveals to whom."""
+    """Compare encrypted matching with other ways to search, and show what each reveals and to whom."""
     from nodes.bench.literature import read_literature
     from nodes.bench.report import print_table
     from nodes.bench.run import Options, compare

@@ -24,26 +24,30 @@ def register(app: typer.Typer) -> None:
 
 
 def calibrate(
-    photos: Annotated[Path | None, typer.Option(help="Folder of folders, one a person, with their photos.")] = None,
+    photos: Annotated[Path | None, typer.Option(help="Folder with one folder of photos for each person.")] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Templates instead of photos: float32 (n, d) .npy.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Whose template each row is: a label a line.")] = None,
-    groups: Annotated[Path | None, typer.Option(help="For error by group: a group a line, one a person.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Whose template each row is, one label a line.")] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="Group of each person, one a line, for error rates by group.")
+    ] = None,
     rows: Annotated[
-        str, typer.Option(help="Sizes of a gallery, as 1000,1000000. Default: what the sample shows, 10^6, 3·10^7.")
+        str, typer.Option(help="Gallery sizes, such as 1000,1000000. Default: the sample's own, 10^6 and 3·10^7.")
     ] = "",
-    holders: Annotated[str, typer.Option(help="How many such galleries are asked together, as 1,5.")] = "1",
+    holders: Annotated[str, typer.Option(help="How many such galleries are asked at once, such as 1,5.")] = "1",
     fpir: Annotated[
-        float, typer.Option(help="False positive identification rate that the threshold to set is for.")
+        float, typer.Option(help="False positive identification rate that the threshold should reach.")
     ] = 0.1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page with plots to this file.")] = None,
     centre: Annotated[
         Path | None,
-        typer.Option(help="Write the mean template to this file: as centre.npy beside a model it is subtracted."),
+        typer.Option(
+            help="Write the mean template here. Saved as centre.npy beside a model, every template has it subtracted."
+        ),
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Resamples of the people, for the intervals.")] = 200,
+    resamples: Annotated[int, typer.Option(help="How often people are resampled for the confidence intervals.")] = 200,
     encrypted_probes: Annotated[
-        int, typer.Option(help="Most probes that are searched encrypted at each threshold; 0: none.")
+        int, typer.Option(help="Largest number of probes to search encrypted at each threshold; 0 for none.")
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads, 1 to 256.", show_default=False)] = None,

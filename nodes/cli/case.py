@@ -49,7 +49,9 @@ def add_person(
     name: Annotated[str, typer.Option(help="Full name; stays at this node, encrypted.")],
     roles: Annotated[
         str,
-        typer.Option(help="Of officer, approver, reviewer, releaser, data-protection, supervisor, admin, by commas."),
+        typer.Option(
+            help="Of officer, approver, reviewer, releaser, data-protection, supervisor, admin, separated by commas."
+        ),
     ],
     new_key: Annotated[Path, typer.Option("--new-key", help="New private key file, for the person alone.")],
     as_json: Json = False,
@@ -72,7 +74,7 @@ def add_person(
 
 @person.command("close")
 def close_person(folder: Dir, handle: Handle, as_json: Json = False) -> None:
-    """End what a person may do. What they signed stays."""
+    """Withdraw all of a person's rights. What they signed remains."""
     from nodes.casework.desk import CaseDesk
 
     with CaseDesk.open(folder) as desk:
@@ -104,7 +106,7 @@ def open_case(
     folder: Dir,
     key: Key,
     photo: Annotated[Path, typer.Argument(help="Photo of the probe, or a .npy file with one unit template.")],
-    holders: Annotated[str, typer.Option(help="Holders to ask, such as ES,DE.")],
+    holders: Annotated[str, typer.Option(help="Holders to ask, separated by commas, such as ES,DE.")],
     case_number: Annotated[str, typer.Option("--case", help="Case number; stays at this node.")],
     offence: Annotated[str, typer.Option(help="Offence; stays at this node.")],
     max_penalty_years: Annotated[float, typer.Option(help="Maximum penalty of the offence, at least 1.")],
@@ -113,7 +115,7 @@ def open_case(
     ] = None,
     max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
-    purpose: Annotated[str, typer.Option(help="As of `lineup query`.")] = "INVESTIGATION",
+    purpose: Annotated[str, typer.Option(help="As for `lineup query`.")] = "INVESTIGATION",
     subject: Annotated[str, typer.Option(help="suspect, convicted, victim, missing or remains.")] = "suspect",
     aim: Annotated[str, typer.Option(help="identify or verify.")] = "identify",
     authorisation: Annotated[str, typer.Option(help="Reference of the judicial authorisation (AIA 26(10)).")] = "",
@@ -122,7 +124,7 @@ def open_case(
     largest: Largest = False,
     as_json: Json = False,
 ) -> None:
-    """Put a search up for a second person's approval. An image of poor quality is refused at once (R 38)."""
+    """Submit a search for a second person's approval. An image of poor quality is refused at once (R 38)."""
     from nodes.casework.contents import Draft
     from nodes.operator.probe import prepare_probe
     from pets.thresholds import default_threshold
@@ -152,7 +154,7 @@ def approve(folder: Dir, key: Key, query: Query, as_json: Json = False) -> None:
 
 @case.command("list")
 def list_queries(folder: Dir, key: Key, as_json: Json = False) -> None:
-    """All searches, the last first."""
+    """List all searches, the latest first."""
     with at_desk(folder, key) as (desk, acting):
         views = desk.queries(acting)
     if as_json:
@@ -164,7 +166,7 @@ def list_queries(folder: Dir, key: Key, as_json: Json = False) -> None:
 
 @case.command()
 def show(folder: Dir, key: Key, query: Query, as_json: Json = False) -> None:
-    """One search: state, answers by holder, identities of its queries."""
+    """Show one search: its state, answers by holder and the IDs of its queries."""
     with at_desk(folder, key) as (desk, acting):
         view = desk.query(acting, query)
     if as_json:
@@ -192,11 +194,11 @@ def review(
     folder: Dir,
     key: Key,
     query: Query,
-    images: Annotated[Path | None, typer.Option(help="Folder to write probe and candidates' images to.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder for the images of probe and candidates.")] = None,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Your candidates, in an order of your own, without rank, score or anybody's word."""
+    """Show your candidates in an order of your own, without rank, score or anybody else's opinion."""
     with at_desk(folder, key) as (desk, acting):
         found = desk.candidates_for(acting, query)
         if images is not None:
@@ -221,7 +223,7 @@ def decide(
     key: Key,
     candidate: Candidate,
     verdict: Annotated[str, typer.Argument(help="same, not-same or inconclusive.")],
-    note: Annotated[str, typer.Option(help="The features that you compared.")],
+    note: Annotated[str, typer.Option(help="Which features you compared.")],
     as_json: Json = False,
 ) -> None:
     """Lock your decision about a candidate, once."""
@@ -235,7 +237,7 @@ def decide(
 
 @case.command()
 def outcome(folder: Dir, key: Key, candidate: Candidate, as_json: Json = False) -> None:
-    """The outcome of a review, and who found what once it is over."""
+    """Show the outcome of a review and, once it is over, who decided what."""
     from nodes.casework.errors import NotYetLocked
 
     with at_desk(folder, key) as (desk, acting):
@@ -252,7 +254,7 @@ def outcome(folder: Dir, key: Key, candidate: Candidate, as_json: Json = False) 
 
 @case.command()
 def confirm(folder: Dir, key: Key, candidate: Candidate, as_json: Json = False) -> None:
-    """Sign a match that you found. With the last reviewer's signature it is confirmed, and the holder is told."""
+    """Sign a match that you found. The last reviewer's signature confirms it, and the holder is told."""
     with at_desk(folder, key) as (desk, acting):
         told = desk.confirm(acting, candidate, sign_with_key(desk, acting, key, "confirm", candidate))
     tell({"candidate": candidate, "outcome": told}, as_json, f"{candidate}: {told}")

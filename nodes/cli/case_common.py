@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from nodes.casework.persons import Person
 
 case = typer.Typer(
-    help="From a candidate to a confirmed match and core data: what persons decide.", no_args_is_help=True
+    help="From a candidate to a confirmed match and core data: what people decide.", no_args_is_help=True
 )
 person = typer.Typer(help="Staff: who may do what, with which key.", no_args_is_help=True)
 case.add_typer(person, name="person")
 output = Console(markup=False, soft_wrap=True, highlight=False)
 
 BANNER = "Candidate, not identified"
-Key = Annotated[Path, typer.Option("--key", help="Your private key file: says who acts, and signs decisions.")]
-Query = Annotated[str, typer.Argument(help="The query's identity, as `lineup case list` shows it.")]
-Candidate = Annotated[str, typer.Argument(help="The candidate's identity, as `lineup case review` shows it.")]
+Key = Annotated[Path, typer.Option("--key", help="Your private key file, which shows who acts and signs decisions.")]
+Query = Annotated[str, typer.Argument(help="The query's ID, as `lineup case list` shows it.")]
+Candidate = Annotated[str, typer.Argument(help="The candidate's ID, as `lineup case review` shows it.")]
 Handle = Annotated[str, typer.Argument(help="The person's short name.")]
 RequestId = Annotated[
-    str, typer.Argument(metavar="REQUEST", help="The request's identity, as `lineup case requests` shows it.")
+    str, typer.Argument(metavar="REQUEST", help="The request's ID, as `lineup case requests` shows it.")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Why you look at this; written down.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why you look at this; recorded.")]
 
 
 @contextmanager

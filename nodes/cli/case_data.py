@@ -32,11 +32,11 @@ def request(
     key: Key,
     candidate: Candidate,
     facts: Annotated[str, typer.Option(help="The facts (R 47(1)); sealed to the holder.")],
-    offence_category: Annotated[str, typer.Option(help="Small letters, such as robbery.")],
-    fields: Annotated[str, typer.Option(help="Fields by commas; default: all eleven of R 47(4).")] = "",
+    offence_category: Annotated[str, typer.Option(help="Category of the offence in lower case, such as robbery.")],
+    fields: Annotated[str, typer.Option(help="Fields, separated by commas. Default: all eleven of R 47(4).")] = "",
     as_json: Json = False,
 ) -> None:
-    """Ask the holder for core data of a confirmed match. Its clock of 48 hours starts when it has this."""
+    """Ask the holder for core data of a confirmed match. Its 48 hours start when it receives the request."""
     from protocol.follow_up import IDENTIFIED_FIELDS
 
     wanted: Any = split_names(fields) or IDENTIFIED_FIELDS
@@ -67,9 +67,11 @@ def release(
     folder: Dir,
     key: Key,
     request_id: RequestId,
-    record: Annotated[Path, typer.Option(help="JSON file: field to text, at most those of R 47(4) or (5).")],
+    record: Annotated[
+        Path, typer.Option(help="JSON file from field names to text; at most the fields of R 47(4) or (5).")
+    ],
     kind: Annotated[str, typer.Option(help="identified or unidentified.")] = "identified",
-    late: Annotated[str, typer.Option(help="Why after the deadline.")] = "",
+    late: Annotated[str, typer.Option(help="Why it comes after the deadline.")] = "",
     as_json: Json = False,
 ) -> None:
     """Release core data, signed, at the holder."""
@@ -119,7 +121,7 @@ def pause(
 
 @commands.command()
 def resume(folder: Dir, key: Key, request_id: RequestId, as_json: Json = False) -> None:
-    """Let a request's clock run on."""
+    """Restart a request's clock."""
     with at_desk(folder, key) as (desk, acting):
         desk.resume_clock(acting, request_id)
     tell({"resumed": request_id}, as_json, f"the clock of {request_id} runs")

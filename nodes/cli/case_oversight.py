@@ -42,7 +42,7 @@ def view(
     image: Annotated[Path | None, typer.Option(help="Write the image to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at personal data, without the image; who, what, when and why is written down."""
+    """Look at personal data, without the image. Who looked at what, when and why is recorded."""
     with at_desk(folder, key) as (desk, acting):
         found = desk.view(acting, what, reason, purpose)
     told = msgspec.to_builtins(found, builtin_types=(bytes,))
@@ -105,9 +105,7 @@ def authorise(
     key: Key,
     query: Query,
     reference: Annotated[str, typer.Option(help="Reference of the judicial authorisation.")] = "",
-    refused: Annotated[
-        bool, typer.Option("--refused", help="It was refused: stop, and delete what came of it.")
-    ] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="It was refused: stop, and delete the results.")] = False,
     as_json: Json = False,
 ) -> None:
     """Lodge the judicial authorisation of a search, or its refusal (AIA 26(10))."""
@@ -125,11 +123,11 @@ def recall(
     folder: Dir,
     key: Key,
     reference: Annotated[str, typer.Argument(help="A reference of this node's gallery.")],
-    why: Annotated[str, typer.Option(help="In words; sealed to who received it.")],
+    why: Annotated[str, typer.Option(help="The reason in words; sealed to those who received the reference.")],
     kind: Annotated[str, typer.Option(help="delete, correct, contested or uncontested.")] = "delete",
     as_json: Json = False,
 ) -> None:
-    """Tell everybody who received a reference that it must go, or is contested; receipts come back."""
+    """Tell those who got a reference that it must be deleted or corrected, or is contested; they return receipts."""
     with at_desk(folder, key) as (desk, acting):
         told = desk.recall(acting, reference, why, kind)  # type: ignore[arg-type]
     tell({"told": told}, as_json, f"told: {', '.join(told) or 'nobody: all have deleted it'}")
@@ -161,13 +159,13 @@ def onward(
     folder: Dir,
     key: Key,
     candidate: Candidate,
-    recipient: Annotated[str, typer.Option(help="Who would get it.")],
+    recipient: Annotated[str, typer.Option(help="Who would receive the data.")],
     authorisation: Annotated[
-        str, typer.Option(help="The giving state's prior authorisation; without it: refused.")
+        str, typer.Option(help="The providing state's prior authorisation; without it the transfer is refused.")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Note an onward transfer; refused without the giving state's prior authorisation (R 60)."""
+    """Record an onward transfer; refused without the providing state's prior authorisation (R 60)."""
     with at_desk(folder, key) as (desk, acting):
         desk.onward_transfer(acting, candidate, recipient, authorisation)
     tell({"candidate": candidate, "recipient": recipient}, as_json, f"noted: {candidate} to {recipient}")
@@ -181,7 +179,7 @@ def report(
     table: Annotated[Path | None, typer.Option("--csv", help="Write the report to this file as tables.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The yearly report: searches, matches, false-match and disagreement rates, core data; small counts not told."""
+    """Yearly report: searches, matches, false-match and disagreement rates, core data; small counts are suppressed."""
     from nodes.casework.desk import CaseDesk
     from nodes.casework.statistics import as_csv, as_html
     from nodes.private_files import write_public

@@ -251,19 +251,19 @@ def _print_knowledge(output: Console) -> None:
         table.add_column(column)
     table.add_row(
         "France (requester)",
-        "one half of each block's ciphertext, masked bits, padded release slots",
+        "one half of each score of its mask, masked scores and bits, padded release slots",
         "reference numbers of confirmed hits; the size of each gallery",
         "scores, counts, positions, any row that was not released",
     )
     table.add_row(
         "Spain, Germany (holders)",
-        "the probe as ciphertexts, masked bits, sketch sums",
+        "an encrypted mask, the probe less the mask, masked bits, sketch sums",
         "which of their own rows hit, at most the cap, and those rows' scores",
         "the probe, beyond what its own hits imply",
     )
     table.add_row(
         "router (EU)",
-        "one half of each block's ciphertext, masked bits",
+        "one half of each score of the mask, masked scores and bits",
         "who asked whom and when, block counts, whether a rung was climbed or the probe refused",
         "any template, score, image, identity, hit, position or count",
     )

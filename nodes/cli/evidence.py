@@ -32,13 +32,13 @@ def export(
     query: Annotated[
         str,
         typer.Option(
-            help="The query: 32 hexadecimal digits, as `lineup query` shows them. Or a preparation that none used."
+            help="The query, 32 hexadecimal digits as `lineup query` shows them; or a preparation that no query used."
         ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     since: Annotated[
         list[Path] | None,
-        typer.Option(help="A bundle that shows an earlier state of this node's log: proves that it only grew since."),
+        typer.Option(help="A bundle with an earlier state of this node's log; proves that it has only grown since."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +58,7 @@ def verify(
     trust: Annotated[
         Path | None, typer.Option(help="Public identities of the parties: NAME.json, or a folder of them.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail too if a check could not be made.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Also fail if a check could not be made.")] = False,
     as_json: Json = False,
     html: Html = None,
 ) -> None:
@@ -120,12 +120,12 @@ def key(
 
 @evidence.command()
 def hold(
-    log: Annotated[str, typer.Option(help="The log's identity, as `lineup node status` shows it.")],
+    log: Annotated[str, typer.Option(help="The log's ID, as `lineup node status` shows it.")],
     key: Annotated[Path, typer.Option(help="The supervisor's private key, from `lineup evidence key`.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    number: Annotated[int, typer.Option(min=0, help="Holds of a log are numbered from 0, in turn.")] = 0,
+    number: Annotated[int, typer.Option(min=0, help="Number of the hold; a log's holds are numbered from 0.")] = 0,
     first: Annotated[int, typer.Option(min=0, help="First entry to keep.")] = 0,
-    last: Annotated[int | None, typer.Option(min=0, help="Last entry to keep. Without it: all that follow.")] = None,
+    last: Annotated[int | None, typer.Option(min=0, help="Last entry to keep. Default: all that follow.")] = None,
     lift: Annotated[bool, typer.Option("--lift", help="End the hold of this number instead.")] = False,
     as_json: Json = False,
 ) -> None:

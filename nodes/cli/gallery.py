@@ -21,7 +21,7 @@ output = Console(markup=False, soft_wrap=True)
 errors = Console(stderr=True, markup=False, soft_wrap=True)
 
 
-gallery = typer.Typer(help="What a holder's gallery holds, without opening a photo.", no_args_is_help=True)
+gallery = typer.Typer(help="Show what a holder's gallery contains, without opening a photo.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -32,14 +32,15 @@ def register(app: typer.Typer) -> None:
 
 
 ActingKey = Annotated[
-    Path | None, typer.Option("--key", help="Your private key file: says who acts. Needed once the node has staff.")
+    Path | None,
+    typer.Option("--key", help="Your private key file, which shows who acts. Needed once the node has staff."),
 ]
-Why = Annotated[str, typer.Option("--reason", help="Why you do this; written down with your name and the time.")]
+Why = Annotated[str, typer.Option("--reason", help="Why you do this; recorded with your name and the time.")]
 
 
 @gallery.command("list")
 def list_subjects(folder: Dir, key: ActingKey = None, reason: Why = "", as_json: Json = False) -> None:
-    """All subjects, a line each, in the order of their enrolment."""
+    """List all subjects, one a line, in the order of their enrolment."""
     from nodes.config.storage import holder_store
     from nodes.operator.acting import READERS
     from nodes.operator.enrolment import handler_at
@@ -133,15 +134,23 @@ def enroll(
         list[Path] | None, typer.Argument(help="Photos, folders of photos, or one .npy file of templates.")
     ] = None,
     subject: Annotated[bool, typer.Option("--subject", help="All these photos show one person.")] = False,
-    folders: Annotated[bool, typer.Option("--folders", help="The photos in one folder show one person.")] = False,
+    folders: Annotated[bool, typer.Option("--folders", help="The photos in each folder show one person.")] = False,
     table: Annotated[Path | None, typer.Option(help="CSV file with the columns photo and subject.")] = None,
     apart: Annotated[
-        bool, typer.Option("--apart", help="Keep each photo a row of its own: photos decades apart, at most four.")
+        bool, typer.Option("--apart", help="Keep a row for each photo, at most four; for photos taken decades apart.")
     ] = False,
-    category: Annotated[str, typer.Option(help="suspect, convicted, … as the node's policy allows.")] = "suspect",
-    unidentified: Annotated[bool, typer.Option("--unidentified", help="The persons are not identified.")] = False,
+    category: Annotated[
+        str,
+        typer.Option(
+            help="Category of the subjects, such as suspect or convicted; the node's policy says which it allows."
+        ),
+    ] = "suspect",
+    unidentified: Annotated[
+        bool, typer.Option("--unidentified", help="Nobody knows yet who these people are.")
+    ] = False,
     retain_until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day searched; default 3 years.")
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Last day on which they are searched. Default: in 3 years."),
     ] = None,
     models: Models = None,
     provider: Provider = ProviderName.auto,
@@ -150,7 +159,7 @@ def enroll(
     reason: Why = "",
     as_json: Json = False,
 ) -> None:
-    """Add subjects to a holder's gallery. Given again after an interruption, it goes on where it stopped.
+    """Add subjects to a holder's gallery. Run it again after an interruption and it continues where it stopped.
 
     Several photos of one person (--subject, --folders, --table) become one
     template, which misses fewer than one photo does. One that does not look
@@ -242,7 +251,7 @@ def _remind(folder: Path, references: list[str]) -> None:
 def contest(
     folder: Dir,
     reference: Annotated[str, typer.Argument(help="Reference number.")],
-    clear: Annotated[bool, typer.Option("--clear", help="Take the mark off; needs --authority.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the mark; needs --authority.")] = False,
     authority: Annotated[str, typer.Option(help="The decision that clears the mark; kept encrypted.")] = "",
     key: ActingKey = None,
     reason: Why = "",

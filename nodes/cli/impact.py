@@ -15,7 +15,7 @@ from nodes.cli.options import Dir, Json
 
 impact = typer.Typer(help="The impact assessment that a node needs before it connects.", no_args_is_help=True)
 output = Console(markup=False, soft_wrap=True, highlight=False)
-Day = Annotated[str, typer.Option(help="Day, as 2026-11-28.")]
+Day = Annotated[str, typer.Option(help="Day of the assessment, such as 2026-11-28.")]
 
 
 def _day(text: str, option: str) -> date:
@@ -33,9 +33,9 @@ def _today() -> date:
 def lodge(
     folder: Dir,
     document: Annotated[Path, typer.Argument(help="The assessment; only its hash is kept.")],
-    by: Annotated[str, typer.Option(help="Who assessed.")],
+    by: Annotated[str, typer.Option(help="Who made the assessment.")],
     on: Day = "",
-    review: Annotated[str, typer.Option(help="The last day it holds, as 2028-11-28.")] = "",
+    review: Annotated[str, typer.Option(help="Last day on which it is valid, such as 2028-11-28.")] = "",
     as_json: Json = False,
 ) -> None:
     """Lodge who assessed, when, and the document's hash, signed by the node. Without it the node does not serve."""
@@ -54,7 +54,7 @@ def lodge(
 
 @impact.command()
 def show(folder: Dir, as_json: Json = False) -> None:
-    """The record that is lodged; exit status 1 if none holds."""
+    """Show the lodged record; exit status 1 if there is no valid one."""
     from nodes.casework.impact import check
     from nodes.identity.identity import load_identity
 

@@ -200,7 +200,7 @@ def enrol(
             templates = quantise_rows(gallery_file, name="gallery", progress=advance)
     if plain:
         return Gallery.plain(templates, params, model)
-    return Gallery.hold(templates, params, None, model, threads=threads)
+    return Gallery.of(templates, params, None, model, threads=threads)
 
 
 def _report(

@@ -12,13 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nodes.casework.contents import Aim, Depicted
 from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from nodes.cli.peers import peers
 from nodes.cli.supply import supply_lines
 from nodes.config.names import Purpose
 from nodes.operator.progress import progress_bar
-from nodes.service.operator_api import TOO_MANY, Aim, Progress, SearchReport, Subject, Supplies, explained
+from nodes.service.operator_api import TOO_MANY, Progress, SearchReport, Supplies, explained
 from pets.errors import ParameterError
 from pets.params import N4096
 
@@ -40,8 +41,8 @@ def init(
     folder: Dir,
     name: Annotated[str, typer.Option(help="Name, beginning with the state's code, such as ES or ES-2.")],
     role: Annotated[str, typer.Option(help="requester, holder or router.")],
-    address: Annotated[str, typer.Option(help="How the others reach it: https://host:port.")],
-    authority: Annotated[Path, typer.Option(help="Folder of the certificate authority; created if absent.")],
+    address: Annotated[str, typer.Option(help="Address at which the others reach it: https://host:port.")],
+    authority: Annotated[Path, typer.Option(help="Folder of the certificate authority; created if it does not exist.")],
     states: Annotated[str, typer.Option(help="States whose queries it accepts, such as FR,IT.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -68,9 +69,11 @@ def serve(
     folder: Dir,
     accept_loss: Annotated[
         bool,
-        typer.Option("--accept-loss", help="Go on with a database that lost something; this is signed into the log."),
+        typer.Option(
+            "--accept-loss", help="Continue with a database that has lost data; a signed log entry records this."
+        ),
     ] = False,
-    delay_ms: Annotated[float, typer.Option(hidden=True, help="Delay each way, for measurements.")] = 0,
+    delay_ms: Annotated[float, typer.Option(hidden=True, help="Artificial delay each way, for measurements.")] = 0,
 ) -> None:
     """Run the node until interrupted. Logs are JSON lines on standard error, without personal data."""
     from nodes.service.server import serve as run
@@ -80,7 +83,7 @@ def serve(
 
 @node.command()
 def status(folder: Dir, as_json: Json = False) -> None:
-    """Ask the running node how it is."""
+    """Show the state of the running node."""
     from nodes.operator.client import status as ask
 
     report = ask(folder)
@@ -120,7 +123,7 @@ def health(folder: Dir, as_json: Json = False) -> None:
 
 @node.command()
 def expire(folder: Dir, as_json: Json = False) -> None:
-    """Delete what is past its time, at a node that is stopped; a running node does it at start and then daily."""
+    """Delete what is past its retention, at a stopped node. A running node does this at start and then daily."""
     from nodes.operator.database import expire as run
 
     done = run(folder)
@@ -156,7 +159,7 @@ def statistics(
     year: Annotated[int, typer.Option(help="A calendar year that is over, and whose log entries are not yet erased.")],
     as_json: Json = False,
 ) -> None:
-    """Queries by requesting state and database, from the Article 40 log. Small counts are not told."""
+    """Count queries by requesting state and database, from the Article 40 log. Small counts are suppressed."""
     from nodes.operator.statistics import SMALLEST
     from nodes.operator.statistics import statistics as count
 
@@ -178,7 +181,7 @@ def statistics(
 def revoke(
     authority: Annotated[Path, typer.Option(help="Folder of the certificate authority.")],
     name: Annotated[
-        str | None, typer.Argument(help="The node. Without it the list is only signed anew, for 30 days.")
+        str | None, typer.Argument(help="The node's name. Without it the list is only signed afresh, for 30 days.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -198,10 +201,10 @@ def revoke(
 def renew(
     folder: Dir,
     authority: Annotated[Path, typer.Option(help="Folder of the certificate authority.")],
-    days: Annotated[int, typer.Option(min=1, max=825, help="How long the new ones are valid.")] = 365,
+    days: Annotated[int, typer.Option(min=1, max=825, help="How long the new certificates are valid.")] = 365,
     as_json: Json = False,
 ) -> None:
-    """New certificates for a node and its operator, of the same keys. A running node follows within a minute."""
+    """Issue new certificates for the same keys of a node and its operator. A running node follows within a minute."""
     from nodes.identity.renewal import renew_certificates
 
     ends = renew_certificates(folder, authority, days)
@@ -217,7 +220,7 @@ def query(
     photos: Annotated[
         list[Path], typer.Argument(help="Photos of one person, the probe; or a .npy file with one unit template.")
     ],
-    holders: Annotated[str, typer.Option(help="Holders to ask, such as ES,DE.")],
+    holders: Annotated[str, typer.Option(help="Holders to ask, separated by commas, such as ES,DE.")],
     case: Annotated[str, typer.Option(help="Case number; stays at this node.")],
     offence: Annotated[str, typer.Option(help="Offence; stays at this node.")],
     max_penalty_years: Annotated[float, typer.Option(help="Maximum penalty of the offence, at least 1.")],
@@ -229,8 +232,10 @@ def query(
     ] = None,
     max_candidates: Annotated[int, typer.Option(min=1, max=99, help="Cap on candidates of each holder.")] = 10,
     ladder: Annotated[str, typer.Option(help="Step by which the threshold climbs when the cap is exceeded.")] = "0.02",
-    purpose: Annotated[Purpose, typer.Option(help="The last two need national law.")] = Purpose.INVESTIGATION,
-    subject: Annotated[Subject, typer.Option(help="Whom the probe shows.")] = "suspect",
+    purpose: Annotated[
+        Purpose, typer.Option(help="Why the query is asked; the last two need a basis in national law.")
+    ] = Purpose.INVESTIGATION,
+    subject: Annotated[Depicted, typer.Option(help="Who the probe depicts.")] = "suspect",
     aim: Annotated[Aim, typer.Option(help="Identify an unknown person, or verify a known one.")] = "identify",
     models: Models = None,
     provider: Provider = ProviderName.auto,

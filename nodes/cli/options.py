@@ -24,10 +24,10 @@ class ProviderName(str, Enum):
 Models = Annotated[
     Path | None, typer.Option(help="Folder with your own ONNX models; default: YuNet and SFace from PyPI.")
 ]
-Provider = Annotated[ProviderName, typer.Option(help="Where the models run. auto takes CUDA if it really works.")]
+Provider = Annotated[ProviderName, typer.Option(help="Where the models run; auto uses CUDA if it works.")]
 Dir = Annotated[Path, typer.Option("--dir", help="The node's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Largest = Annotated[bool, typer.Option("--largest", help="With several faces, take the largest.")]
+Largest = Annotated[bool, typer.Option("--largest", help="If a photo shows several faces, use the largest.")]
 
 
 def tell_several(several: Mapping[str, int]) -> None:

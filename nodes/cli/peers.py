@@ -15,14 +15,14 @@ from nodes.cli.options import Dir, Json
 if TYPE_CHECKING:
     from nodes.operator.peers import Done
 
-peers = typer.Typer(help="Which nodes this one talks to. A running node follows at once.", no_args_is_help=True)
+peers = typer.Typer(help="Manage which nodes this one talks to. A running node follows at once.", no_args_is_help=True)
 output = Console(markup=False, soft_wrap=True, highlight=False)
 errors = Console(stderr=True, markup=False, soft_wrap=True, highlight=False)
 
 
 @peers.command("list")
 def list_peers(folder: Dir, as_json: Json = False) -> None:
-    """Name, role, address and fingerprint of each. Status 1 if the file of one does not hold."""
+    """List name, role, address and fingerprint of each peer. Exit status 1 if a peer's file is not valid."""
     from nodes.operator.peers import list_peers as run
 
     listed = run(folder)
@@ -44,7 +44,7 @@ def add(
     folder: Dir,
     file: Annotated[Path, typer.Argument(help="The node's public identity, NAME.json.")],
     fingerprint: Annotated[
-        str | None, typer.Option(help="As the node's people told it to you over another channel; checked.")
+        str | None, typer.Option(help="Its fingerprint, as its people told you over another channel; it is checked.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +64,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="The node.")],
     as_json: Json = False,
 ) -> None:
-    """Talk to a node no more: its connections end at once, and the queries it takes part in.
+    """Stop talking to a node: its connections and the queries it takes part in end at once.
 
     Takes NAME.json out of the folder of peers, for every node that uses the
     same folder. `lineup node revoke` shuts a node out everywhere.

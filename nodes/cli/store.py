@@ -48,10 +48,10 @@ def backup(
 def restore(
     folder: Dir,
     file: Annotated[
-        Path | None, typer.Argument(help="The backup. For PostgreSQL run pg_restore first and give none.")
+        Path | None, typer.Argument(help="The backup. For PostgreSQL, run pg_restore first and leave this out.")
     ] = None,
     old_key: OldKey = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Go on although something is lost.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Restore even if data is lost.")] = False,
     as_json: Json = False,
 ) -> None:
     """Put a backup in the database's place, with the node stopped.
@@ -87,7 +87,7 @@ def restore(
 
 @store.command()
 def rekey(folder: Dir, old_key: OldKey = None, as_json: Json = False) -> None:
-    """Encrypt database and sealed files under a new key, with the node stopped. If interrupted, give it again.
+    """Encrypt database and sealed files under a new key, with the node stopped. If interrupted, run it again.
 
     Makes a new key in the place of the key file. The key until now stays
     beside it, for backups made under it.

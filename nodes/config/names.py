@@ -8,17 +8,10 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 from nodes.config.values import ConfigError
+from protocol.roles import Role as Role
 
 NAME_PATTERN = "[A-Z0-9-]{1,16}"
 _OPERATOR = "-OPERATOR"
-
-
-class Role(str, Enum):
-    """What a node does in a query."""
-
-    REQUESTER = "requester"
-    HOLDER = "holder"
-    ROUTER = "router"
 
 
 class Purpose(str, Enum):

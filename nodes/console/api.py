@@ -31,6 +31,7 @@ from nodes.console.security import BODY_LIMIT
 from nodes.console.texts import text
 from nodes.console.web import Site, log, status_of
 from nodes.operator.statistics import Count
+from nodes.service.operator_api import Supplies
 from nodes.service.under_way import UnderWay
 from nodes.verify.page import as_data
 from pets.errors import MALFORMED, LineupError
@@ -121,6 +122,7 @@ ENDPOINTS = (
              _operation("disclosures")),
     Endpoint(GET, "/node", "The node", None, o.NodeView, _oversight("node")),
     Endpoint(GET, "/under-way", "Queries in flight", None, list[UnderWay], _oversight("under_way")),
+    Endpoint(GET, "/preparations", "Preparations that wait", None, Supplies, _oversight("preparations")),
     Endpoint(GET, "/refusals", "Refusals by code", None, dict[str, int], _oversight("refusals")),
     Endpoint(GET, "/gallery", "The gallery", None, o.GalleryView, _oversight("gallery")),
     Endpoint(GET, "/gallery/log", "Who handled whom", None, list[o.HandledView], _oversight("handled")),

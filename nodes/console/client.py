@@ -25,6 +25,7 @@ from nodes.casework.outcomes import MatchView
 from nodes.casework.persons import sign_with_file
 from nodes.casework.review import BlindCandidate
 from nodes.console import contracts as c
+from nodes.service.operator_api import Supplies
 from pets.errors import InputError, LineupError
 
 T = TypeVar("T")
@@ -122,6 +123,10 @@ class ConsoleClient:
     def progress(self, query: str) -> c.Progress:
         """How far a search is, by country."""
         return self.call("GET", f"/queries/{query}/progress", c.Progress)
+
+    def preparations(self) -> Supplies:
+        """Preparations that wait at the node: for whom, since when, until when."""
+        return self.call("GET", "/preparations", Supplies)
 
     def approve(self, query: str) -> None:
         """Approve a launch: sign it."""

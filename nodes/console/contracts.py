@@ -130,11 +130,19 @@ class Done(Contract, frozen=True):
 
 
 class CountryProgress(Contract, frozen=True):
-    """How far one country's part of a running search is. `state`: waiting, preparing, comparing, or how it ended."""
+    """How far one country's part of a search is.
+
+    `state`: waiting, preparing, searching, answered (others of the same attempt have not), or how it ended. While it is
+    preparing, `rows` of `of` are scored, 0: not known yet. `prepared`: while it runs, whether a preparation that waited
+    is used or one was made now; null before that is known, and once the search is over.
+    """
 
     holder: str
     state: str
     detail: str
+    rows: int = 0
+    of: int = 0
+    prepared: Literal["waiting", "now"] | None = None
 
 
 class Progress(Contract, frozen=True):

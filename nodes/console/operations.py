@@ -22,7 +22,8 @@ from nodes.console import contracts as c
 from nodes.console import passkeys
 from nodes.console.accounts import Accounts
 from nodes.console.intake import Intake, Intakes, redrawn
-from nodes.operator.client import NodeNotRunning, queries
+from nodes.operator.client import NodeNotRunning, searches
+from nodes.service.operator_api import Stage
 from protocol.approval import Assertion, Decision
 
 
@@ -115,16 +116,14 @@ class Operations:
     def progress(self, who: str, query: str) -> c.Progress:
         """How far a search is, by country."""
         view = self.query(who, query)
-        parts: dict[str, tuple[str, str]] = {}
+        stages: dict[str, Stage] = {}
         if view.state == "running":
             try:
-                running = {one.query: one for one in queries(self.folder)}
+                running = {one.request_number: one.stages for one in searches(self.folder)}
             except NodeNotRunning:
                 return c.Progress("node not running", True, _countries(view, {}))
-            for attempt in view.attempts:
-                if attempt in running:
-                    parts |= {part.name: (part.state, part.phase) for part in running[attempt].parts}
-        return c.Progress(view.state, view.state in ("approved", "running"), _countries(view, parts))
+            stages = running.get(view.number, {})
+        return c.Progress(view.state, view.state in ("approved", "running"), _countries(view, stages))
 
     def case(self, who: str, query: str, reason: c.Reason) -> c.Case:
         """Justification and probe; written down with the reason."""
@@ -306,14 +305,17 @@ def _filled(release: c.Release) -> dict[str, str]:
     return {str(field): value.strip() for field, value in release.record.items() if value.strip()}
 
 
-def _countries(view: QueryView, parts: dict[str, tuple[str, str]]) -> tuple[c.CountryProgress, ...]:
+def _countries(view: QueryView, stages: dict[str, Stage]) -> tuple[c.CountryProgress, ...]:
     told = []
     for holder in view.holders:
         answer = view.answers.get(holder)
         if answer is not None:
             told.append(c.CountryProgress(holder, answer.status, answer.reason or ""))
             continue
-        state, phase = parts.get(holder, parts.get("", ("idle", "offline")))
-        word = {"idle": "waiting", "running": "preparing" if phase == "offline" else "comparing"}.get(state, state)
-        told.append(c.CountryProgress(holder, word, ""))
+        stage = stages.get(holder)
+        if stage is None:
+            told.append(c.CountryProgress(holder, "waiting", ""))
+            continue
+        word = (stage.answer or "answered") if stage.phase == "over" else stage.phase
+        told.append(c.CountryProgress(holder, word, "", stage.rows, stage.of, stage.prepared))
     return tuple(told)

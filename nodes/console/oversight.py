@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nodes.casework.deletion import View
 from nodes.casework.statistics import as_csv, as_html
-from nodes.config.schema import Role
 from nodes.console import contracts as c
 from nodes.console.accounts import Accounts
 from nodes.console.operations import Operations
@@ -24,6 +23,7 @@ from nodes.logs.errors import EntryErased
 from nodes.operator import client
 from nodes.operator.client import NodeNotRunning
 from nodes.operator.statistics import Count, statistics
+from nodes.service.operator_api import Supplies
 from nodes.service.under_way import UnderWay
 from nodes.store import Status
 from nodes.store.subjects import Category
@@ -164,6 +164,11 @@ class Oversight:
         """Queries under way. Raises `NodeNotRunning`."""
         self._operations.person(who)
         return client.queries(self._folder)
+
+    def preparations(self, who: str) -> Supplies:
+        """Preparations that wait at this node: for whom, since when, until when. Raises `NodeNotRunning`."""
+        self._operations.person(who)
+        return client.preparations(self._folder)
 
     def refusals(self, who: str) -> dict[str, int]:
         """Queries refused before any work since the node started, by code. Raises `NodeNotRunning`."""
@@ -349,8 +354,3 @@ class Oversight:
                 assert isinstance(entry, ArticleForty)
                 found.append(entry)
         return found
-
-
-def is_holder(operations: Operations) -> bool:
-    """Whether this node holds a gallery."""
-    return operations.config.role is Role.HOLDER

@@ -23,6 +23,7 @@ def node(visit: Visit) -> Response:
         "node.html", view=view, policy=oversight.policy(who), quotas=oversight.quotas(who),
         gallery=oversight.gallery(who) if view.role == "holder" else None,
         under_way=oversight.under_way(who) if view.running else (),
+        preparations=oversight.preparations(who) if view.running else None,
     )  # fmt: skip
 
 

@@ -215,7 +215,7 @@ def environment() -> Environment:
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)  # fmt: skip
     made.globals.update(t=texts.text, name_of=texts.name_of)
-    made.filters.update(moment=_moment, picture=_picture, hours=_hours)
+    made.filters.update(moment=_moment, utc=_utc, picture=_picture, hours=_hours)
     return made
 
 
@@ -245,6 +245,11 @@ def _moment(seconds: int | None) -> str:
     if seconds is None:
         return ""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _utc(told: str) -> str:
+    """A time that a node told in ISO 8601, as all others are shown."""
+    return _moment(int(datetime.fromisoformat(told).timestamp()))
 
 
 def _hours(seconds: int) -> str:

@@ -19,7 +19,7 @@ authority's certificate to say (name), and for `peer_fingerprints` in node.toml,
 
     IdentityError (a pets.errors.InputError)
     ├── NodeExists               the folder or the name is taken
-    └── PeerRefused              a public identity that does not hold
+    └── PeerFileRefused          a public identity that does not hold
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class NodeExists(IdentityError):
     """There is a node already, in this folder or of this name."""
 
 
-class PeerRefused(IdentityError):
+class PeerFileRefused(IdentityError):
     """A public identity that is malformed, not signed by itself, or not the expected one."""
 
 
@@ -104,12 +104,12 @@ class Peer:
 
     @classmethod
     def read(cls, path: Path) -> Peer:
-        """The identity in NAME.json, its signature checked. Raises `PeerRefused`."""
+        """The identity in NAME.json, its signature checked. Raises `PeerFileRefused`."""
         try:
             with path.open("rb") as stream:
                 content = stream.read(_MAX_PEER_BYTES + 1)
             if len(content) > _MAX_PEER_BYTES:
-                raise PeerRefused(f"{path} has more than {_MAX_PEER_BYTES} bytes")
+                raise PeerFileRefused(f"{path} has more than {_MAX_PEER_BYTES} bytes")
             record = msgspec.json.decode(content, type=_PeerFile)
             check_node(record.name, record.role)
             split_address(record.address)
@@ -117,11 +117,11 @@ class Peer:
             peer = cls(record.name, record.role, record.address, verify_key, SealingPublicKey(record.sealing_key))
             verify_key.verify(record.signature, peer._statement(), _CONTEXT)
         except (OSError, *MALFORMED, ConfigError, CryptoError) as error:
-            raise PeerRefused(f"{path}: {error}") from error
+            raise PeerFileRefused(f"{path}: {error}") from error
         if path.name != f"{peer.name}.json":
-            raise PeerRefused(f"{path} holds the identity of {peer.name}, it must be called {peer.name}.json")
+            raise PeerFileRefused(f"{path} holds the identity of {peer.name}, it must be called {peer.name}.json")
         if record.fingerprint != peer.fingerprint:
-            raise PeerRefused(f"{path} states fingerprint {record.fingerprint[:64]}, its key has {peer.fingerprint}")
+            raise PeerFileRefused(f"{path} states {record.fingerprint[:64]}, its key has {peer.fingerprint}")
         return peer
 
     def _statement(self) -> bytes:
@@ -218,7 +218,7 @@ def load_identity(folder: Path) -> NodeIdentity:
 def load_peers(config: NodeConfig) -> dict[str, Peer]:
     """Every node in the peers folder by name, this one included if it is there; every signature checked.
 
-    Raises `PeerRefused` for a file that does not hold, for a key under two names, and for a peer that is not the one
+    Raises `PeerFileRefused` for an invalid file, for a key under two names, and for a peer that is not the one
     in `peer_fingerprints`.
     """
     peers: dict[str, Peer] = {}
@@ -226,7 +226,7 @@ def load_peers(config: NodeConfig) -> dict[str, Peer]:
     for path in peer_files(config):
         peer = Peer.read(path)
         if owners.setdefault(peer.fingerprint, peer.name) != peer.name:
-            raise PeerRefused(f"{path} has the same key as {owners[peer.fingerprint]}")
+            raise PeerFileRefused(f"{path} has the same key as {owners[peer.fingerprint]}")
         _check_pin(config, peer)
         peers[peer.name] = peer
     return peers
@@ -246,7 +246,7 @@ def _check_pin(config: NodeConfig, peer: Peer) -> None:
         return
     if pins.get(peer.name) != peer.fingerprint:
         expected = pins.get(peer.name, "none: it is not listed")
-        raise PeerRefused(f"{peer.name} has fingerprint {peer.fingerprint}, peer_fingerprints expects {expected}")
+        raise PeerFileRefused(f"{peer.name} has fingerprint {peer.fingerprint}, peer_fingerprints expects {expected}")
 
 
 def _make_keys(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 `Peers` is what every part of a node looks its peers up in; `replace` puts another set in its place in one step.
 `read_again` says what the folder holds now. It believes a running node's memory before the folder: a peer whose file
-is damaged, or suddenly holds another key, stays as it was, unless `peer_fingerprints` names that key. Only who is
-known may be removed, by taking the file away (or by another fingerprint under its name).
+is damaged, or suddenly holds another role or another key, stays as it was, unless `peer_fingerprints` names that key.
+Only who is known may be removed, by taking the file away (or by another fingerprint under its name).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from nodes.config.schema import NodeConfig, load_config
-from nodes.identity.identity import Peer, PeerRefused, peer_files
+from nodes.identity.identity import Peer, PeerFileRefused, peer_files
 
 Value = TypeVar("Value")
 
@@ -81,7 +81,7 @@ def read_again(folder: Path, known: Mapping[str, Peer]) -> Reread:
         try:
             peer = Peer.read(path)
             _check(config, peer, before, {**was, **peers})
-        except PeerRefused as error:
+        except PeerFileRefused as error:
             refused[path] = str(error)
             if before is not None and _still_wanted(config, before):
                 peers[before.name] = before
@@ -96,18 +96,29 @@ def read_again(folder: Path, known: Mapping[str, Peer]) -> Reread:
 def _check(config: NodeConfig, peer: Peer, before: Peer | None, others: Mapping[str, Peer]) -> None:
     pin = config.peer_fingerprints.get(peer.name)
     if config.peer_fingerprints and peer.name != config.name and pin != peer.fingerprint:
-        raise PeerRefused(
+        raise PeerFileRefused(
             f"{peer.name} has fingerprint {peer.fingerprint}, peer_fingerprints in node.toml expects "
             f"{pin or 'none: it is not listed'}"
         )
     if before is not None and pin is None and before.fingerprint != peer.fingerprint:
-        raise PeerRefused(
+        raise PeerFileRefused(
             f"{peer.name} has another key now, fingerprint {peer.fingerprint}; it was {before.fingerprint}, which "
             "still counts. If its people say that they changed it, remove the peer and add it again"
         )
+    if before is not None:
+        check_same_role(before, peer)
     for name, other in others.items():
         if name != peer.name and other.fingerprint == peer.fingerprint:
-            raise PeerRefused(f"{peer.name} has the same key as {name}")
+            raise PeerFileRefused(f"{peer.name} has the same key as {name}")
+
+
+def check_same_role(before: Peer, peer: Peer) -> None:
+    """Raise `PeerFileRefused` for a peer that says it has another role than it had: no fingerprint tells that."""
+    if before.role is not peer.role:
+        raise PeerFileRefused(
+            f"{peer.name} was {before.role.value} and is {peer.role.value} now. If its people and yours agree to that, "
+            "remove the peer and add it again"
+        )
 
 
 def _still_wanted(config: NodeConfig, before: Peer) -> bool:

@@ -4,7 +4,7 @@ A log that shows each of two peers another history has to sign two roots that do
 exchange the checkpoints that they were given and ask the log for proofs between them (RFC 9162, sections 2.1.4, 11.3):
 `nodes.service.gossip`.
 
-A `Sign` takes a message and returns a signature; a `Verify` takes signature and message and raises if it does not hold.
+A `Signer` takes a message and returns a signature; a `Verifier` takes both and raises if the signature does not hold.
 Both know their key and their context label, e.g. ``lambda s, m: key.verify(s, m, "checkpoint")``.
 """
 
@@ -23,8 +23,8 @@ from pets.prf import encode_labels
 from protocol.messages import Digest
 from protocol.shown import kind_only
 
-Sign = Callable[[bytes], bytes]
-Verify = Callable[[bytes, bytes], None]
+Signer = Callable[[bytes], bytes]
+Verifier = Callable[[bytes, bytes], None]
 
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 Proof = Annotated[tuple[Digest, ...], msgspec.Meta(max_length=64)]
@@ -93,7 +93,7 @@ def checkpoint_message(log: bytes, size: int, root: bytes, time: int) -> bytes:
     return encode_labels("blind-lineup/checkpoint/v1", log, size, root, time)
 
 
-def check_checkpoint(checkpoint: Checkpoint, log: bytes, verify: Verify) -> None:
+def check_checkpoint(checkpoint: Checkpoint, log: bytes, verify: Verifier) -> None:
     """Raise `BadCheckpoint` unless this is a checkpoint of `log` that its owner signed."""
     if checkpoint.log != log:
         raise BadCheckpoint(f"a checkpoint of log {checkpoint.log.hex()[:16]}, expected {log.hex()[:16]}")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from nodes.logs.checkpoints import Index, Verify
+from nodes.logs.checkpoints import Index, Verifier
 from nodes.logs.entries import Milliseconds
 from nodes.logs.errors import OrderRefused
 from pets.errors import MALFORMED, CryptoError
@@ -72,7 +72,7 @@ def decode_order(data: bytes) -> Order:
 class Holds:
     """The orders in force on one log."""
 
-    def __init__(self, log: bytes, supervisor: Verify) -> None:
+    def __init__(self, log: bytes, supervisor: Verifier) -> None:
         self._log = log
         self._supervisor = supervisor
         self._next = 0

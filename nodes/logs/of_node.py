@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from nodes.identity.identity import NodeIdentity
-from nodes.logs.checkpoints import Verify
+from nodes.logs.checkpoints import Verifier
 from nodes.logs.entries import Kind
 from nodes.logs.holds import SUPERVISOR_CONTEXT
 from nodes.logs.log import TamperEvidentLog
@@ -40,7 +40,7 @@ def log_keys(identity: NodeIdentity, folder: Path) -> LogKeys:
     return LogKeys(lambda message: signing.sign(message, CONTEXT), verify, _supervisor(folder / SUPERVISOR_FILE))
 
 
-def _supervisor(path: Path) -> Verify:
+def _supervisor(path: Path) -> Verifier:
     if not path.exists():
 
         def refuse(signature: bytes, message: bytes) -> None:

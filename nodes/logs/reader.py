@@ -15,8 +15,8 @@ from nodes.logs.checkpoints import (
     BadCheckpoint,
     Checkpoint,
     Disclosure,
-    Sign,
-    Verify,
+    Signer,
+    Verifier,
     check_checkpoint,
     decode_checkpoint,
 )
@@ -36,9 +36,9 @@ _Log = TypeVar("_Log", bound="LogReader")
 class LogKeys:
     """Whose signatures count: the owner's (`sign`, `verify`) and the supervisor's (`supervisor`)."""
 
-    sign: Sign
-    verify: Verify
-    supervisor: Verify
+    sign: Signer
+    verify: Verifier
+    supervisor: Verifier
 
 
 class LogReader:

@@ -12,7 +12,16 @@ import msgspec
 
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.identity.tls import client_context, server_name
-from nodes.service.operator_api import Line, PrepareReport, PrepareRequest, Progress, SearchReport, SearchRequest
+from nodes.service.operator_api import (
+    Line,
+    PrepareReport,
+    PrepareRequest,
+    Progress,
+    SearchReport,
+    SearchRequest,
+    SearchUnderWay,
+    Supplies,
+)
 from nodes.service.under_way import UnderWay
 from pets.errors import InputError, LineupError
 
@@ -62,6 +71,17 @@ def queries(folder: Path) -> list[UnderWay]:
     """Queries that the running node takes part in now. Raises `NodeNotRunning`."""
     response = _call(load_config(folder), "GET", "/operator/v1/queries", seconds=HEALTH_SECONDS)
     return msgspec.json.decode(response.content, type=list[UnderWay])
+
+
+def searches(folder: Path) -> list[SearchUnderWay]:
+    """Searches of the running requester node, while they prepare too. Raises `NodeNotRunning`, `InputError`."""
+    response = _call(load_config(folder), "GET", "/operator/v1/searches", seconds=HEALTH_SECONDS)
+    return msgspec.json.decode(response.content, type=list[SearchUnderWay])
+
+
+def preparations(folder: Path) -> Supplies:
+    """Which preparations wait at the running node. Raises `NodeNotRunning`."""
+    return msgspec.convert(status(folder)["preparations"], type=Supplies)
 
 
 def peers(folder: Path) -> dict[str, bool]:

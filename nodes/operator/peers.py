@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from nodes.config.schema import FILE, NodeConfig, load_config
-from nodes.identity.identity import IdentityError, Peer, PeerRefused, load_identity, peer_files
+from nodes.identity.identity import IdentityError, Peer, PeerFileRefused, load_identity, peer_files
+from nodes.identity.peers import check_same_role
 from nodes.operator.client import NodeNotRunning, reread_peers
 from nodes.private_files import write_public
 from pets.errors import InputError
@@ -57,8 +58,8 @@ def list_peers(folder: Path) -> Listed:
                 continue
             pins = config.peer_fingerprints
             if pins and pins.get(peer.name) != peer.fingerprint:
-                raise PeerRefused(f"{path}: fingerprint {peer.fingerprint} is not the one in {_toml(folder)}")
-        except PeerRefused as error:
+                raise PeerFileRefused(f"{path}: fingerprint {peer.fingerprint} is not the one in {_toml(folder)}")
+        except PeerFileRefused as error:
             refused[str(path)] = str(error)
             continue
         pinned = True if pins else None
@@ -70,7 +71,7 @@ def add_peer(folder: Path, file: Path, fingerprint: str | None) -> Done:
     """Make the node whose public identity is in `file` a peer; a new address or seal of a known one is taken over.
 
     `fingerprint`: as its people said it over another channel, 64 hexadecimal digits. A node that pins its peers needs
-    it, and writes it into node.toml. Raises `PeerRefused`, `IdentityError`, `InputError`; nothing was changed then.
+    it, and writes it into node.toml. Raises `PeerFileRefused`, `IdentityError`, `InputError`; nothing was changed then.
     """
     config = load_config(folder)
     peer = Peer.read(file)
@@ -78,14 +79,17 @@ def add_peer(folder: Path, file: Path, fingerprint: str | None) -> Done:
     if peer.name == config.name:
         raise IdentityError(f"{file} is the identity of this node itself")
     if fingerprint is not None and fingerprint.replace(" ", "").lower() != peer.fingerprint:
-        raise PeerRefused(f"{file}: its key has fingerprint {peer.fingerprint}, and you were told {fingerprint}")
+        raise PeerFileRefused(f"{file}: its key has fingerprint {peer.fingerprint}, and you were told {fingerprint}")
     if config.peer_fingerprints and fingerprint is None and peer.name not in config.peer_fingerprints:
-        raise InputError(f"{_toml(folder)} lists [{SECTION}]: say --fingerprint, as {peer.name}'s people told it you")
-    if target.exists() and Peer.read(target).fingerprint != peer.fingerprint:
-        raise PeerRefused(f"{target} holds another key of {peer.name}: remove that peer first, if you trust this one")
+        raise InputError(f"{_toml(folder)} lists [{SECTION}]: give --fingerprint, as {peer.name}'s people told you")
+    if target.exists():
+        before = Peer.read(target)
+        if before.fingerprint != peer.fingerprint:
+            raise PeerFileRefused(f"{target} holds another key of {peer.name}: if you trust this one, remove it first")
+        check_same_role(before, peer)
     for path in peer_files(config):
         if path != target and _key(path) == peer.fingerprint:
-            raise PeerRefused(f"{file} has the same key as {path}")
+            raise PeerFileRefused(f"{file} has the same key as {path}")
     if config.peer_fingerprints:
         _pin(folder, config, peer.name, peer.fingerprint)
     write_public(target, file.read_bytes())
@@ -135,7 +139,7 @@ def _key(path: Path) -> str:
     """The fingerprint in a file; empty for a file that does not hold."""
     try:
         return Peer.read(path).fingerprint
-    except PeerRefused:
+    except PeerFileRefused:
         return ""
 
 

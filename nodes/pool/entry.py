@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protocol.preparation import HolderPreparation, Preparation
+from protocol.preparation import Array, HolderPreparation, Preparation
+from protocol.roles import Seat
 from protocol.terms import SYNTHETIC_MODEL
 
 SHARE_BYTES = 3  # of e' + m, modulo 2^24, which a search wants as uint32
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Resting:
         packed = iter(self._packed)
         for ring in self._preparation.rings.values():
             for chunk in ring.chunks:
-                if ring.seat == 0:
+                if ring.seat is Seat.HOLDER:
                     chunk.masked = _unpack(next(packed))
         self._packed = []
         return self._preparation

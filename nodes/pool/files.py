@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -25,16 +25,17 @@ from protocol.preparation import (
     pack,
     unpack,
 )
+from protocol.roles import Role
 from protocol.shown import kind_only
 
 log = logging.getLogger("lineup.pool")
 
 _COLUMN = "preparation"
 _NAME = "[0-9a-f]" * 64
-_KINDS: dict[str, type[Any]] = {
-    "requester": RequesterPreparation,
-    "router": RouterPreparation,
-    "holder": HolderPreparation,
+_KINDS: dict[Role, type[Any]] = {
+    Role.REQUESTER: RequesterPreparation,
+    Role.ROUTER: RouterPreparation,
+    Role.HOLDER: HolderPreparation,
 }
 
 
@@ -43,7 +44,7 @@ class Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     conversation: bytes
     made: float
-    role: Literal["requester", "router", "holder"]
+    role: Role
     packed: bytes
 
     __repr__ = kind_only
@@ -62,7 +63,7 @@ class SealedFiles:
         Raises OSError for a disk that is full, OverflowError above 2 GB; there is no file then.
         """
         role = next(role for role, kind in _KINDS.items() if isinstance(preparation, kind))
-        content = Sealed(conversation, made, role, pack(preparation))  # type: ignore[arg-type]
+        content = Sealed(conversation, made, role, pack(preparation))
         name = preparation.identity.hex()
         data = self._key.seal(msgspec.msgpack.encode(content), _COLUMN, name)
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)

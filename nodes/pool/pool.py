@@ -78,6 +78,12 @@ class Pool:
                 raise QueryRefused("capacity", f"{number} preparations wait for {requester}, limit {limit}")
             raise QueryRefused("capacity", f"preparations for {requester} would take {total} bytes, limit {most}")
 
+    def largest(self, requester: str) -> int:
+        """Bytes of the largest that waits for a requester: what the next one will take, as far as can be told."""
+        with self._lock:
+            waiting = (entry.waiting for entry in self._waiting.values())
+            return max((item.bytes for item in waiting if item.requester == requester), default=0)
+
     def release(self, requester: str) -> None:
         """One that was being made failed: its place is free again."""
         with self._lock:
@@ -141,7 +147,8 @@ class Pool:
         """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
 
         `requester`: who names it; another's stays where it is. Raises `UnknownPreparation` for what is not here, too
-        old, used before, made for somebody else, or made before a restore in which claims were lost.
+        old, used before, made for somebody else, or made before a restore in which claims were lost, and `QueryRefused`
+        (internal) if the store does not say: it waits on then.
         """
         with self._lock:
             entry = self._waiting.get(identity)
@@ -149,7 +156,11 @@ class Pool:
             raise UnknownPreparation(identity, "does not wait here")
         if requester is not None and requester != entry.waiting.requester:
             raise UnknownPreparation(identity, f"was not made for {requester}")
-        why = self._unusable(entry.waiting, now)
+        try:
+            why = self._unusable(entry.waiting, now)
+        except QueryRefused:
+            entry.reserved = False  # else nobody would ever find it again
+            raise
         with self._lock:
             if self._waiting.pop(identity, None) is not entry:
                 raise UnknownPreparation(identity, "does not wait here any more")
@@ -230,14 +241,21 @@ class Pool:
             free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
         return sorted(free, key=lambda waiting: waiting.made)
 
-    def identities(self, requester: str, roots: Collection[bytes] | None = None) -> frozenset[bytes]:
-        """Of what waits for a requester, or was handed out and not used so far; with `roots`, made for one of these."""
+    def identities(
+        self, requester: str, roots: Collection[bytes] | None = None, holder: str | None = None
+    ) -> frozenset[bytes]:
+        """Of what waits for a requester, or was handed out and not used so far.
+
+        With `roots`, made for one of these; with `holder`, in which it has a finished ring.
+        """
         with self._lock:
             entries = (*self._waiting.values(), *self._taken.values())
             return frozenset(
                 entry.waiting.identity
                 for entry in entries
-                if entry.waiting.requester == requester and (roots is None or entry.roots <= frozenset(roots))
+                if entry.waiting.requester == requester
+                and (roots is None or entry.roots <= frozenset(roots))
+                and (holder is None or holder in entry.waiting.holders)
             )
 
     @property

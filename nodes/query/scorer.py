@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import numpy as np
-import numpy.typing as npt
-
-from protocol.steps import Work
+from protocol.steps import Work, WorkResult
 from protocol.work import passes, perform
-
-Result = npt.NDArray[np.uint32]
 
 BATCH = 16  # that share one pass; bounds memory at 100 MB each (d = 512)
 GIVE_WAY_SECONDS = 5.0  # the longest that a preparation waits for searches before each pass: its peers wait with it
@@ -26,12 +21,12 @@ class Scorer:
     def __init__(self, threads: int, turn: Callable[[], Awaitable[None]] | None = None) -> None:
         self._threads = threads
         self._turn = turn
-        self._waiting: list[tuple[Work, asyncio.Future[Result]]] = []
+        self._waiting: list[tuple[Work, asyncio.Future[WorkResult]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def score(self, work: Work) -> Result:
+    async def score(self, work: Work) -> WorkResult:
         """The result of `work` (`protocol.steps`)."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[WorkResult] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._serve())

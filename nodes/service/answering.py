@@ -84,8 +84,19 @@ class Answering:
         if made is None or not made.rings:
             self._node.pool.release(machine.parties.requester)
             return
-        self._node.pool.add(machine.query, made, time.time())
-        self._node.promise(made.identity)
+        identity = made.identity
+        self.let_wait(machine.query, made)
+        self._node.promise(identity)
+
+    def let_wait(self, conversation: bytes, made: Preparation) -> None:
+        """Put what was made into the pool, unless one of its parties is no peer any more.
+
+        After it is there: who removes a peer drops what waits with it, and may do so just before.
+        """
+        identity, parties = made.identity, {made.requester, made.router, *made.rings}
+        self._node.pool.add(conversation, made, time.time())
+        if parties - {self._node.name} - set(self._node.peers):
+            self._node.pool.drop(identity)
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
         self._gate.admit_preparation(announce, conversation)
@@ -95,7 +106,8 @@ class Answering:
             raise QueryRefused("parameters", str(error)) from None
         context = self._context(announce, conversation)
         if self._node.config.role is Role.ROUTER:
-            self._node.pool.admit(announce.requester, 0, time.time())  # it learns how many rows from the holders
+            size = self._node.pool.largest(announce.requester)  # it learns how many rows from the holders
+            self._node.pool.admit(announce.requester, size, time.time())
             return PreparingRouter(context)
         gallery = self._node.galleries.current(announce.preset, plan.dim, plan.model)
         size = ROW_BYTES * gallery.blocks * plan.params.n + 8 * plan.params.n * plan.dim

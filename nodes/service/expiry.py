@@ -4,7 +4,7 @@
 - Log entries of both logs at three years, by destroying their keys, unless the supervisor holds them.
 - Evidence of searches and preparations with their log entries, and which preparation a conversation made: files first,
   so that an interruption leaves nothing that is never met again. Whoever holds a search and wants its preparation too
-  holds the entries of both.
+  holds the entries of both; what says that they belong together stays with those of the preparation.
 - What was sealed for audits after `retention.sealed_days`; both kinds of files stay while a query's entry is held.
 - Counts of releases past `policy.release_window_days`.
 - Claims on queries answered, three years after: as long as there is evidence that another query could be added to.
@@ -73,7 +73,11 @@ def expire(
     evidence = [path for path, at in _files(keeper.folder / "evidence", held) if path.name in over or is_old(at)]
     sealed = [path for path, at in _files(keeper.folder / "sealed", held) if is_sealed_long_enough(at)]
     told = [path for path, at in _files(keeper.folder / followed_up.FOLDER, held) if is_old(at)]
-    made = [path for path, at in _files(keeper.folder / links.FOLDER, set()) if is_old(at)]
+    made = [
+        path
+        for path, at in _files(keeper.folder / links.FOLDER, set())
+        if is_old(at) and path.read_bytes().hex() not in held
+    ]
     for path in (*evidence, *sealed, *told, *made):
         path.unlink()
     oldest = min((at // 1000 for _, at in _files(keeper.folder / "sealed", set())), default=int(now.timestamp()))

@@ -11,11 +11,12 @@ from nodes.config.names import Purpose
 from nodes.config.schema import NodeConfig
 from nodes.service.guard import Guard
 from nodes.store import EmptyStore, GalleryStore
-from nodes.store.derived import DerivedGallery, Live, Resident
+from nodes.store.derived import DerivedGallery, Resident
 from pets.errors import LineupError
 from pets.params import preset
 from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
+from protocol.live import Liveness
 
 log = logging.getLogger("lineup.node")
 
@@ -43,7 +44,9 @@ class Galleries:
         except LineupError as error:
             raise _unusable(error) from error
 
-    def lend(self, name: str, root: bytes, empty: tuple[int, bytes], purpose: Purpose) -> tuple[Gallery, Live] | None:
+    def lend(
+        self, name: str, root: bytes, empty: tuple[int, bytes], purpose: Purpose
+    ) -> tuple[Gallery, Liveness] | None:
         """The version that was prepared, and who of it may be found, until `give_back`; None if it is not here.
 
         `empty`: dimension and model, for the version of a holder that held nobody. Raises `QueryRefused` (internal).
@@ -65,7 +68,7 @@ class Galleries:
         except LineupError:
             return None
 
-    def give_back(self, live: Live) -> None:
+    def give_back(self, live: Liveness) -> None:
         """The search that was lent these bits is over."""
         for derived in self.all:
             derived.give_back(live)
@@ -93,7 +96,7 @@ class Galleries:
         return list(self._derived.values())
 
     def _nobody(self, name: str, dim: int, model: bytes) -> Gallery:
-        return Gallery.hold(np.empty((0, dim), np.int8), preset(name), (), model)
+        return Gallery.of(np.empty((0, dim), np.int8), preset(name), (), model)
 
 
 def _unusable(error: LineupError) -> QueryRefused:

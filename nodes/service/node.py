@@ -18,7 +18,7 @@ from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
 from nodes.identity.peers import Told
 from nodes.pool import FOLDER, Pool
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
-from nodes.query.early import EarlyUnits
+from nodes.query.early_units import EarlyUnits
 from nodes.query.gate import Gate, has_room
 from nodes.query.metrics import Metrics
 from nodes.query.scorer import GIVE_WAY_SECONDS, Precedence, Scorer
@@ -198,7 +198,7 @@ class Node:
         preparing = isinstance(machine, _PREPARING)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
-        patience = seconds * REQUESTER_PATIENCE if machine.role == "requester" else seconds
+        patience = seconds * REQUESTER_PATIENCE if machine.role is Role.REQUESTER else seconds
         driver = QueryDriver(
             machine,
             self._credentials,

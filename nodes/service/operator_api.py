@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from nodes.casework.contents import Aim, Depicted
 from protocol.messages import Decimals, Digest, Name
 from protocol.shown import kind_only
 
-Subject = Literal["suspect", "convicted", "victim", "missing", "remains"]
-Aim = Literal["identify", "verify"]
 AnswerStatus = Literal["candidates", "no hit", "too many candidates", "refused", "unreachable"]
 
 # What a code says to an officer: what happened; who can do what about it; whether asking again helps. A node sends no
@@ -56,6 +55,7 @@ TOO_MANY = (
 )
 
 
+BODY_LIMIT = 65536  # of a request, in bytes
 STANDING = "/v1/standing"
 
 
@@ -78,7 +78,7 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     officer: str
     approver: str
     purpose: str = "INVESTIGATION"
-    subject: Subject = "suspect"
+    subject: Depicted = "suspect"
     aim: Aim = "identify"
     cap: Annotated[int, msgspec.Meta(ge=1, le=99)] = 10
     ladder: Decimals = "0.02"
@@ -121,7 +121,7 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a search is. `rows`: of all holders, scored for a preparation so far, `of` how many; 0: not known yet.
 
-    Where several are prepared, `made` of `count` are done, and rows are those of all.
+    Where several are prepared, `made` of `count` are done, and rows are those of all. `by_holder`: rows, of how many.
     """
 
     phase: Literal["preparing", "searching"]
@@ -129,6 +129,28 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     of: int = 0
     made: int = 0
     count: int = 1
+    by_holder: dict[str, tuple[int, int]] = {}
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where one holder's part of a search is. `rows` of `of` are scored for its preparation; 0: not known yet.
+
+    `prepared`: whether a preparation that waited is used, or one was made now; None before either is known. `answer`:
+    how it ended; None while it is under way, or where it has answered and others of the same attempt have not.
+    """
+
+    phase: Literal["preparing", "searching", "over"]
+    rows: int = 0
+    of: int = 0
+    prepared: Literal["waiting", "now"] | None = None
+    answer: AnswerStatus | None = None
+
+
+class SearchUnderWay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A search at the requester. `stages`: by holder; one that is not named was not begun."""
+
+    request_number: str
+    stages: dict[str, Stage]
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

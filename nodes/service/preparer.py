@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nodes.pool import UnknownPreparation
 from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import Progress
 from protocol.announcing import Plan
-from protocol.errors import PreparationSpent, QueryRefused
+from protocol.errors import QueryRefused
 from protocol.messages import JoinedPreparation, PreparedBlocks
 from protocol.party import Context
 from protocol.preparation import Preparation, RequesterPreparation
@@ -29,8 +30,8 @@ class Tally:
     """Rows that holders have scored for a preparation, of how many: read off its frames, in any thread."""
 
     def __init__(self, plan: Plan) -> None:
-        self.rows = 0
-        self.of = 0
+        self._rows: dict[str, int] = {}
+        self._of: dict[str, int] = {}
         self._block_bytes = 8 * plan.params.n
         self._n = plan.params.n
 
@@ -39,9 +40,18 @@ class Tally:
         if event.direction != "received":
             return
         if isinstance(event.message, JoinedPreparation):
-            self.of += self._n * (event.message.blocks or 0)
+            if event.message.blocks:
+                self._of[event.peer] = self._n * event.message.blocks
         elif isinstance(event.message, PreparedBlocks):
-            self.rows += self._n * (len(event.message.data) // self._block_bytes)
+            rows = self._n * (len(event.message.data) // self._block_bytes)
+            self._rows[event.session] = self._rows.get(event.session, 0) + rows
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is, in all and by holder."""
+        by_holder = {name: (self._rows.get(name, 0), of) for name, of in list(self._of.items())}
+        rows, of = (sum(counts) for counts in zip(*by_holder.values(), strict=True)) if by_holder else (0, 0)
+        return Progress("preparing", rows, of, by_holder=by_holder)
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,10 @@ class Preparer:
                 return None
             try:
                 made = pool.take(identity, now)
-            except (QueryRefused, PreparationSpent):  # it cannot be read any more, or was used
+            except UnknownPreparation:  # it cannot be read any more, or was used
                 continue
+            except QueryRefused:  # the store does not say just now; it would of no other
+                return None
             if isinstance(made, RequesterPreparation):
                 return made
             self.give_up(made)
@@ -92,7 +104,7 @@ class Preparer:
         driver = node.drive(machine, tally)
         while not driver.finished:
             if told is not None:
-                told(Progress("preparing", tally.rows, tally.of))
+                told(tally.progress)
             driver.changed.clear()
             await driver.changed.wait()
         return Making(driver, machine)
@@ -102,7 +114,7 @@ class Preparer:
         made = making.made
         if made is None:
             return False
-        self._node.pool.add(making.machine.query, made, time.time())
+        self._node.answering.let_wait(making.machine.query, made)
         return True
 
     def give_up(self, made: Preparation) -> None:

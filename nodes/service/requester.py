@@ -26,6 +26,8 @@ from nodes.service.operator_api import (
     Progress,
     SearchReport,
     SearchRequest,
+    SearchUnderWay,
+    Stage,
     Standing,
 )
 from nodes.service.preparer import Making, Preparer, Told
@@ -76,6 +78,8 @@ class _Search:
     begins: Callable[[bytes], None]
     told: Told
     answers: dict[str, HolderAnswer] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    machines: dict[str, SearchingRequester] = field(default_factory=dict)  # by holder: the attempt it is in
     answered_in: dict[str, str] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     prepared: Literal["waiting", "now"] = "waiting"  # until something had to be prepared for it
@@ -83,6 +87,38 @@ class _Search:
     offline: float = 0.0
     online: float = 0.0
     side_by_side: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SIDE_BY_SIDE))
+
+    def prepares(self, asked: Sequence[str], progress: Progress) -> None:
+        """A preparation is being made for these holders."""
+        for name in asked:
+            self.stages[name] = Stage("preparing", *progress.by_holder.get(name, (0, 0)))
+        self.told(progress)
+
+    def asks(self, machine: SearchingRequester, asked: Sequence[str], prepared: Literal["waiting", "now"]) -> None:
+        """An attempt begins with these holders."""
+        self.machines.update(dict.fromkeys(asked, machine))
+        self.stages.update(dict.fromkeys(asked, Stage("searching", prepared=prepared)))
+        self.told(Progress("searching"))
+
+    def ends(self, answers: Mapping[str, HolderAnswer]) -> None:
+        """These holders' parts are over; some may be asked once more."""
+        self.answers.update(answers)
+        for name, answer in answers.items():
+            before = self.stages.get(name)
+            self.stages[name] = Stage("over", prepared=before.prepared if before else None, answer=answer.status)
+
+    @property
+    def under_way(self) -> SearchUnderWay:
+        """As the operator may see it."""
+        return SearchUnderWay(
+            self.number, {name: self._stage(name) for name in self.request.holders if name in self.stages}
+        )
+
+    def _stage(self, name: str) -> Stage:
+        stage = self.stages[name]
+        if stage.phase == "searching" and self.machines[name].sessions[name].state is State.FINISHED:
+            return Stage("over", prepared=stage.prepared)
+        return stage
 
 
 class AskingNode(Node):
@@ -92,6 +128,7 @@ class AskingNode(Node):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
+        self._asked: list[_Search] = []
         self._refused_until: dict[str, date | None] = {}  # by holders, for the limit of releases
         self._preparer = Preparer(self)
         self.supply = Supply(self, self._preparer, _not_prepared)
@@ -126,6 +163,10 @@ class AskingNode(Node):
         """Whether a search is under way, even if just now none of its conversations is."""
         return self._searches > 0
 
+    def searches(self) -> list[SearchUnderWay]:
+        """Searches under way, from their first preparation on, and where each holder's part is. No personal data."""
+        return [search.under_way for search in self._asked]
+
     def _unapproved(self, request: SearchRequest) -> Approved:
         return Approved(f"{self.name}-{secrets.token_hex(8)}", _justification(request), lambda query: None)
 
@@ -133,8 +174,12 @@ class AskingNode(Node):
         number, justification = approved.number, approved.justification
         warrant = self._warrant(request, number, justification)
         search = _Search(request, number, justification, warrant, approved.begins, told)
-        await self._ask(search, request.holders)
-        await self._ask_standing(search.answers)
+        self._asked.append(search)
+        try:
+            await self._ask(search, request.holders)
+            await self._ask_standing(search.answers)
+        finally:
+            self._asked.remove(search)
         return SearchReport(
             request_number=search.number,
             queries=tuple(search.queries),
@@ -154,11 +199,11 @@ class AskingNode(Node):
         plan = plan_of(search.request)
         made = None if lost else await asyncio.to_thread(self._preparer.waiting, asked, plan)
         if made is not None:
-            await self._ask_with(search, asked, made, lost)
+            await self._ask_with(search, asked, made, lost, "waiting")
             return
         search.prepared = "now"
         started = time.perf_counter()
-        making = await self._preparer.make(self.router, asked, plan, search.told)
+        making = await self._preparer.make(self.router, asked, plan, partial(search.prepares, asked))
         search.preparing += time.perf_counter() - started
         search.offline += time.perf_counter() - started
         driver, machine, made = making.driver, making.machine, making.made
@@ -168,16 +213,23 @@ class AskingNode(Node):
             return
         able = [name for name in asked if made is not None and name in made.rings]
         missing = [name for name in asked if name not in able]
-        search.answers.update({name: _answer(driver, machine, None, name) for name in missing})
+        search.ends({name: _answer(driver, machine, None, name) for name in missing})
         if made is not None:
-            await self._ask_with(search, able, made, lost)
+            await self._ask_with(search, able, made, lost, "now")
         if len(asked) > 1:
             await self._ask_each(search, [name for name in missing if _waited_in_vain(driver, machine, name)])
 
-    async def _ask_with(self, search: _Search, asked: Sequence[str], made: RequesterPreparation, lost: int) -> None:
+    async def _ask_with(
+        self,
+        search: _Search,
+        asked: Sequence[str],
+        made: RequesterPreparation,
+        lost: int,
+        prepared: Literal["waiting", "now"],
+    ) -> None:
         """One query with a preparation, which serves no other whatever comes of it."""
         try:
-            driver, machine = await self._query(search, asked, made)
+            driver, machine = await self._query(search, asked, made, prepared)
         finally:
             await asyncio.to_thread(self._preparer.give_up, made)
         self._look_for_lies(machine)
@@ -187,20 +239,20 @@ class AskingNode(Node):
             else:
                 await self._ask_others(search, driver, machine, asked)
             return
-        search.answers.update({name: _answer(driver, machine, machine.answers.get(name), name) for name in asked})
+        search.ends({name: _answer(driver, machine, machine.answers.get(name), name) for name in asked})
         search.answered_in.update(dict.fromkeys(asked, machine.query.hex()))
         if len(asked) > 1:
             # A holder that waited in vain for another one is there, and is asked alone.
             await self._ask_each(search, [name for name in asked if _waited_in_vain(driver, machine, name)])
 
     async def _query(
-        self, search: _Search, asked: Sequence[str], made: RequesterPreparation
+        self, search: _Search, asked: Sequence[str], made: RequesterPreparation, prepared: Literal["waiting", "now"]
     ) -> tuple[QueryDriver, SearchingRequester]:
         started = time.perf_counter()
         machine = self._machine_for(search, asked, made)
         search.queries.append(machine.query.hex())
         await asyncio.to_thread(search.begins, machine.query)
-        search.told(Progress("searching"))
+        search.asks(machine, asked, prepared)
         driver = self.drive(machine)
         await _until(driver, lambda: machine.ready or machine.whole.state.over)
         search.offline += time.perf_counter() - started
@@ -216,13 +268,13 @@ class AskingNode(Node):
         """An attempt that failed before anything was asked: once more without who is to blame."""
         failed = _culprits(driver, machine, asked)
         rest = [name for name in asked if name not in failed]
-        search.answers.update(failed)
+        search.ends(failed)
         if failed and rest:
             await self._ask(search, rest)
         elif len(rest) > 1:
             await self._ask_each(search, rest)
         else:
-            search.answers.update({name: _failure(_reason(driver, machine, machine.whole), self.name) for name in rest})
+            search.ends({name: _failure(_reason(driver, machine, machine.whole), self.name) for name in rest})
 
     async def _ask_each(self, search: _Search, holders: Sequence[str]) -> None:
         """Each alone, some side by side."""

@@ -176,7 +176,8 @@ class Supply:
             self._compared = -COMPARE_SECONDS
 
     async def compare(self, at_once: bool = False) -> None:
-        """Tell every peer which preparations this node has, now and then: each drops what the other lost or outgrew.
+        """Tell every peer which preparations this node has with it, now and then: each drops what the other lost or
+        outgrew. Not which it has with others: from what is used up a holder could count their searches.
 
         Not while one is being made, or searched with as soon as it is: it is not in the pool of this node then.
         """
@@ -190,7 +191,8 @@ class Supply:
 
     async def _compare_with(self, peer: str) -> None:
         node = self._node
-        mine = await asyncio.to_thread(node.pool.identities, node.name)
+        holder = None if peer == node.router else peer
+        mine = await asyncio.to_thread(node.pool.identities, node.name, None, holder)
         try:
             told = await node.transport.tell(peer, PREPARED, msgspec.msgpack.encode(sorted(mine)))
             lost = set(msgspec.msgpack.decode(told, type=Identities)) & mine

@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import overload
 
 import numpy as np
-import numpy.typing as npt
 
 from nodes.blocks import ResidentGallery, UnknownVersion, VersionReader
 from nodes.blocks import Snapshot as Lent
@@ -29,8 +28,7 @@ from nodes.store.subjects import Category
 from pets.params import Parameters
 from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
-
-Live = npt.NDArray[np.bool_]
+from protocol.live import Liveness
 
 
 class Resident:
@@ -75,7 +73,7 @@ class Resident:
         """The model's digest."""
         return self._model
 
-    def live(self, version: Version, now: datetime, categories: Collection[Category]) -> Live:
+    def live(self, version: Version, now: datetime, categories: Collection[Category]) -> Liveness:
         """Who of a version may be found now, bool (rows,): held, of these categories, within retention."""
         with self._lock, as_store_errors():
             assert self._rows is not None
@@ -125,7 +123,7 @@ class _Loan:
     """The rows of a version, lent to a search. `live`: who may be found, bool (rows,)."""
 
     rows: Lent
-    live: Live
+    live: Liveness
     categories: frozenset[Category]
 
 
@@ -162,7 +160,7 @@ class DerivedGallery:
             self._made = {root: made for root, made in self._made.items() if root in kept}
             return gallery
 
-    def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Live] | None:
+    def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Liveness] | None:
         """The version with this root, and who of it may be found: bool (rows,), True for subjects of these categories
         that are held and within retention. None if it is not here.
 
@@ -184,7 +182,7 @@ class DerivedGallery:
             self._loans.append(loan)
             return self._gallery(lent), loan.live
 
-    def give_back(self, live: Live) -> None:
+    def give_back(self, live: Liveness) -> None:
         """The search that was lent these bits is over, and reads the rows no more."""
         with self._lock, as_store_errors():
             for loan in self._loans:
@@ -228,6 +226,6 @@ class DerivedGallery:
         made = self._made.get(version.root)
         if made is None:
             references = References(self._resident, version)
-            made = Gallery.hold(lent.rows, self._params, references, self._resident.model, root=version.root)
+            made = Gallery.of(lent.rows, self._params, references, self._resident.model, root=version.root)
             self._made[version.root] = made
         return made

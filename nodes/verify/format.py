@@ -74,7 +74,7 @@ HARMLESS: tuple[type[Message], ...] = (
     Abort,
 )
 
-Role = Literal["requester", "holder", "router"]
+Role = Literal["requester", "holder", "router"]  # its own copy: it does not import `protocol.roles`
 Direction = Literal["sent", "received"]
 
 

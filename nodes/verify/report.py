@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from pets.errors import printable
 
-Status = Literal["pass", "fail", "not-checkable"]
+CheckStatus = Literal["pass", "fail", "not-checkable"]
 SHOWN = 20  # findings of one rule that are spelt out
 
 
@@ -45,7 +45,7 @@ class Check:
     id: str
     title: str
     rule: str
-    status: Status
+    status: CheckStatus
     details: tuple[str, ...] = ()
 
 
@@ -69,7 +69,7 @@ class Report:
         """No check failed, and there were some."""
         return bool(self.checks) and not self.failed
 
-    def count(self, status: Status) -> int:
+    def count(self, status: CheckStatus) -> int:
         """How many checks ended so."""
         return sum(check.status == status for check in self.checks)
 

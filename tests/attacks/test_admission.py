@@ -19,22 +19,22 @@ from pets.bits import Planes
 from pets.mask_encryption import draw_mask
 from pets.params import SHARE_BITS, norm_bound, scale
 from pets.prf import Keystream, derive_key
-from protocol.compute import REQUESTER as REQUESTER_SEAT
+from pets.residues import Residues
+from pets.templates import Templates
 from protocol.difference import unpack_difference
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.form import SUMS
 from protocol.messages import AdmissionBit, CapBit, Difference, FormBlock, MaskPart, PreparedBlocks, Release
+from protocol.roles import Seat
 from protocol.session import State
 from tests.kit.attacks import Gate, asks_signs, crowd, doubled, one_row, turn_gates, turn_the_bound
-from tests.kit.galleries import Templates, near, rows_with_scores, scores, unit_rows
+from tests.kit.galleries import near, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
 from tests.kit.ring import RING
 from tests.kit.scene import DIM, MALFORMED, assert_refused, monomial, run, scene, small_trio, spoiled
 from tests.kit.trio import Trio, hold
 
 pytestmark = pytest.mark.ring
-
-Residues = npt.NDArray[np.uint32]
 
 
 # --- a scaled probe ---
@@ -65,7 +65,7 @@ def test_known_limit_a_requester_that_flips_the_last_gate_gets_any_probe_admitte
 ) -> None:
     """Design 2.9: closing this needs a verified circuit. The committed seed makes it provable in an audit."""
     probe, templates = crowd()
-    turn_the_bound(monkeypatch, REQUESTER_SEAT)
+    turn_the_bound(monkeypatch, Seat.REQUESTER)
     trio = Trio(hold(templates), threshold="0.7").accept()
     assert trio.made is not None
     seed, identity = trio.made.requester.seed, trio.made.requester.identity
@@ -333,7 +333,7 @@ def turn_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
     last = last_of_form()
 
     def flips(gate: Gate) -> Planes | None:
-        turned = gate.seat == REQUESTER_SEAT and gate.purpose == ("form",) and gate.turn == last
+        turned = gate.seat == Seat.REQUESTER and gate.purpose == ("form",) and gate.turn == last
         return one_row(gate.x, 0) if turned else None
 
     turn_gates(monkeypatch, flips)

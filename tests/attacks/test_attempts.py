@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import protocol.blocks
@@ -17,14 +16,13 @@ import protocol.searching
 from pets import ntt, residues
 from pets.errors import StreamReused
 from pets.mask_encryption import expand_public
-from tests.kit.galleries import Templates
+from pets.residues import Residues
+from pets.templates import Templates
 from tests.kit.parties import HOLDER
 from tests.kit.ring import RING
 from tests.kit.scene import DIM, N, faces, small_trio
 
 pytestmark = pytest.mark.ring
-
-Residues = npt.NDArray[np.uint32]
 
 
 def c1_of_a_changed_block(attempt: int) -> tuple[Residues, Residues, Templates]:

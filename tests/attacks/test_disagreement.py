@@ -21,7 +21,6 @@ from pets.params import SHARE_BITS, scale
 from pets.planes import from_planes, unpack_bits
 from pets.rounding import round_shares
 from pets.sampling import common_polynomial
-from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import Ring, other
 from protocol.difference import unpack_difference
 from protocol.errors import Disagreement, FalseRefusal
@@ -36,6 +35,7 @@ from protocol.messages import (
     PreparedBlocks,
     PublicPart,
 )
+from protocol.roles import Seat
 from protocol.session import State
 from protocol.steps import Send, Step, receive
 from tests.kit.galleries import scores
@@ -89,7 +89,7 @@ class watched(pytest.MonkeyPatch):  # noqa: N801
         def hits(self: Any, rung: int, index: int) -> Any:
             bits = yield from original(self, rung, index)
             if rung == 0:
-                seen[self.ring.index] = bits
+                seen[self.ring.seat] = bits
             return bits
 
         self.setattr(protocol.filtering.Filter, "hits", hits)
@@ -218,7 +218,7 @@ def test_control_without_the_query_id_random_bits_are_opened_as_if_they_were_ans
     """Some 1 search in 60 then ends as `too_many_candidates` with no error at all, though row 17 alone hits."""
 
     def same(ring: Ring, digest: bytes) -> Step[None]:
-        peer = ring.names[other(ring.index)]
+        peer = ring.names[other(ring.seat)]
         yield Send(peer, Echo(digest))
         assert (yield from receive(peer, Echo)).digest == digest
 
@@ -296,7 +296,7 @@ def test_a_refusal_of_a_good_probe_stops_every_ring(monkeypatch: pytest.MonkeyPa
             return end.value
 
     def evaluate(ring: Any, masks: Any, circuit: Any, kind: Any) -> Any:
-        if ring.index == HOLDER_SEAT and ring.names[0].endswith("0"):
+        if ring.seat == Seat.HOLDER and ring.names[0].endswith("0"):
             calls.append(1)
             if len(calls) == 3:
                 return lying(ring, masks, circuit, kind)

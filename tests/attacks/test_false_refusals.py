@@ -7,13 +7,14 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from pets.templates import Templates
 from protocol.errors import FalseRefusal, OutOfTurn
 from protocol.memory import MemoryNetwork
 from protocol.messages import AdmissionBit, AdmissionScores
 from protocol.searching import SearchingRequester
 from protocol.session import State
 from tests.kit.attacks import asks_signs
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER, Delivery
 from tests.kit.trio import Trio, hold
 

@@ -10,11 +10,11 @@ import pytest
 from pets import ntt
 from pets.mask_encryption import expand_public
 from pets.sampling import common_polynomial
+from pets.templates import Templates
 from protocol.announcing import identity_of
 from protocol.blocks import HolderKeys
 from protocol.messages import JoinedPreparation, Prepare, PreparedBlocks
 from tests.kit.attacks import SMALL, N, centred, payload, probes_and_gallery
-from tests.kit.galleries import Templates
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold

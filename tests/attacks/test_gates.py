@@ -16,12 +16,13 @@ import protocol.filtering
 from pets.bits import Planes
 from pets.params import SHARE_BITS
 from pets.planes import from_planes
+from pets.templates import Templates
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import Ring
 from protocol.messages import MaskedScores
+from protocol.roles import Seat
 from tests.kit.attacks import Gate, SketchSolver, claims_few, one_row, received_sums, turn_gates
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.parties import HOLDER
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold
@@ -52,14 +53,14 @@ class BorrowTurner:
 
     def flips(self, gate: Gate) -> Planes | None:
         """In the preparation."""
-        here = gate.seat == HOLDER_SEAT and gate.purpose[0] == "subtract" and gate.turn == PLANE
+        here = gate.seat == Seat.HOLDER and gate.purpose[0] == "subtract" and gate.turn == PLANE
         return one_row(gate.x, *self.solver.rows) if here else None
 
     def open(self, ring: Ring, running: Any, _rows: int, cap: int) -> Any:
         """In place of decoding: solve for the rows, then confirm nobody."""
         assert self.trio.made is not None
         prepared = self.trio.made.holders[HOLDER].rings[HOLDER]
-        then = Ring(HOLDER_SEAT, ring.names, self.trio.made.requester.identity, prepared.own, prepared.following)
+        then = Ring(Seat.HOLDER, ring.names, self.trio.made.requester.identity, prepared.own, prepared.following)
         words = len(self.published) // 64
         drawn = then.masks("mask", 0, 1, 0)
         m = from_planes(drawn.own.words(SHARE_BITS, words) ^ drawn.following.words(SHARE_BITS, words)).astype(np.int64)

@@ -15,7 +15,9 @@ from pets import ntt, residues
 from pets.keys import expand_secret
 from pets.mask_encryption import expand_public
 from pets.params import SHARE_BITS, Parameters
+from pets.residues import Residues
 from pets.scoring import score_rows
+from pets.templates import Templates
 from protocol.compute import Ring
 from protocol.confirmation import SLOT, Hit, check_answers
 from protocol.confirming import holder_confirms
@@ -24,8 +26,8 @@ from protocol.errors import ConfirmationFailed
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Difference, Release
 from protocol.session import State
 from protocol.steps import Step
-from tests.kit.attacks import Residues, centred
-from tests.kit.galleries import Templates, near, scores, unit_rows
+from tests.kit.attacks import centred
+from tests.kit.galleries import near, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, Delivery, forge
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold

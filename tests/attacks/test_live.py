@@ -13,13 +13,12 @@ from pets.bits import Bits
 from pets.planes import unpack_bits
 from pets.replicated import Masks, and_local
 from protocol import compute
-from protocol.compute import REQUESTER as REQUESTER_SEAT
-from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring, masked_bits
 from protocol.errors import ConfirmationFailed
 from protocol.gallery import Gallery
 from protocol.live import Live
 from protocol.messages import ConfirmationBlock, LiveRows, Release
+from protocol.roles import Seat
 from protocol.session import State
 from protocol.steps import Product, Send, Step
 from protocol.wire import as_bytes
@@ -160,7 +159,7 @@ def test_the_router_sees_random_bits_and_the_requester_none() -> None:
 def test_control_without_its_mask_the_router_sees_who_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
     def unmasked(ring: Ring, live: Live, first: int, lanes: int, index: int) -> Step[Bits]:
         bits, zero = live.take(first, lanes), np.zeros((1, lanes // 64), np.uint64)
-        yield Send(ring.names[ROUTER_SEAT], LiveRows(as_bytes(bits)))
+        yield Send(ring.names[Seat.ROUTER], LiveRows(as_bytes(bits)))
         return masked_bits(ring, bits, zero, zero)
 
     monkeypatch.setattr(protocol.filtering, "holder_shares_live", unmasked)
@@ -188,7 +187,7 @@ def turning(monkeypatch: pytest.MonkeyPatch, seat: int, *rows: int) -> None:
     monkeypatch.setattr(compute, "and_local", lying)
 
 
-@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT])
+@pytest.mark.parametrize("seat", [Seat.REQUESTER, Seat.ROUTER])
 def test_a_gate_turned_for_a_forgotten_row_releases_nothing(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its score is above the threshold, so that confirmation alone would let it pass."""
     search = trio(all_but(HIT)).prepare()
@@ -198,7 +197,7 @@ def test_a_gate_turned_for_a_forgotten_row_releases_nothing(seat: int, monkeypat
     assert State.FROZEN in search.states.values()
 
 
-@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT])
+@pytest.mark.parametrize("seat", [Seat.REQUESTER, Seat.ROUTER])
 def test_control_unless_the_holder_looks_it_is_released(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Live, "standing", lambda self, rows: rows)
     monkeypatch.setattr(Live, "check_opened", lambda self, rows: None)
@@ -213,7 +212,7 @@ def messages_after_turning(monkeypatch: pytest.MonkeyPatch, row: int, live: np.n
     with monkeypatch.context() as patch:
         search = trio(live).accept()
         before = len(search.deliveries)
-        turning(patch, ROUTER_SEAT, row)
+        turning(patch, Seat.ROUTER, row)
         search.search(faces()[1])
     assert isinstance(search.failures[0], ConfirmationFailed)
     assert search.sent(ConfirmationBlock)

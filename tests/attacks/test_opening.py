@@ -12,14 +12,13 @@ import protocol.cap
 import protocol.filtering
 from pets import gf32, sketch
 from pets.planes import unpack_bits
+from pets.templates import Templates
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER as HOLDER_SEAT
-from protocol.compute import REQUESTER as REQUESTER_SEAT
-from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
 from protocol.errors import ConfirmationFailed, Disagreement, OutOfTurn, QueryRefused
 from protocol.filter import CLIMB, CONFIRM
 from protocol.messages import ConfirmationBlock, PowerSums, Release, Rung
+from protocol.roles import Seat
 from protocol.session import State
 from tests.kit.attacks import (
     SMALL,
@@ -33,7 +32,7 @@ from tests.kit.attacks import (
     payload,
     probes_and_gallery,
 )
-from tests.kit.galleries import Templates, near, rows_with_scores, scores, unit_rows
+from tests.kit.galleries import near, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, Delivery, forge
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold, opened
@@ -55,7 +54,7 @@ class Watched:
 
         def hits(filtering: Any, rung: int, index: int) -> Any:
             bits = yield from original(filtering, rung, index)
-            self.parts[rung, filtering.ring.index] = bits.parts
+            self.parts[rung, filtering.ring.seat] = bits.parts
             return bits
 
         monkeypatch.setattr(protocol.filtering.Filter, "hits", hits)
@@ -281,7 +280,7 @@ def test_a_holder_that_gives_up_before_the_last_rung_is_stopped(told: str) -> No
 
 
 @pytest.mark.parametrize("hits", [False, True])
-@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+@pytest.mark.parametrize("seat", [Seat.REQUESTER, Seat.ROUTER], ids=["requester", "router"])
 def test_known_limit_a_lie_in_the_count_tells_one_comparison_a_rung_and_freezes_nothing(
     seat: int, hits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +313,7 @@ def test_known_limit_a_holder_that_lies_in_the_count_has_the_bit_tell_of_one_row
 
     def counting(ring: Ring, *rest: Any) -> Any:
         share = yield from original(ring, *rest)
-        return share + 1000 * (ring.index == HOLDER_SEAT and rest[1] == 0 and component[0])
+        return share + 1000 * (ring.seat == Seat.HOLDER and rest[1] == 0 and component[0])
 
     monkeypatch.setattr(protocol.cap, "masked", lying_mask)
     monkeypatch.setattr(protocol.filtering, "count_share", counting)

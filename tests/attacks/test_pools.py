@@ -19,13 +19,14 @@ from nodes.pool import FOLDER, Pool, UnknownPreparation
 from nodes.pool.files import SealedFiles
 from nodes.store import GalleryStore, StorageKey, StoreCorrupted
 from nodes.store.backup import carry_over, copy_database, replace_database
+from pets.templates import Templates
 from protocol.difference import unpack_difference
 from protocol.errors import PreparationSpent, QueryRefused
 from protocol.local import LocalPreparation, LocalSearch
 from protocol.memory import MemoryNetwork
 from protocol.messages import Difference
 from protocol.preparation import HolderPreparation, RequesterPreparation, RouterPreparation, pack, unpack
-from tests.kit.galleries import Templates, near, unit_rows
+from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery
 from tests.kit.pools import HOUR, PoolAtNode, fresh, secrets_of
 from tests.kit.ring import RING
@@ -33,7 +34,7 @@ from tests.kit.stores import KEY
 from tests.kit.trio import Trio, hold
 
 DIM = 64
-Residues = npt.NDArray[np.int64]
+Differences = npt.NDArray[np.int64]
 
 
 def now() -> float:
@@ -83,7 +84,7 @@ class Federation:
     galleries: dict[str, Any]
     terms: Any
     identity: bytes
-    seen: list[Residues]
+    seen: list[Differences]
 
     def search(self, probe: Templates) -> list[Exception]:
         """One search with what waits at every party; gives what anybody refused."""
@@ -156,9 +157,9 @@ def put_back(federation: Federation, copies: dict[str, Path]) -> None:
         node.start()
 
 
-def gap(u: Residues, v: Residues) -> Residues:
+def gap(u: Differences, v: Differences) -> Differences:
     between = (u - v) % RING.t
-    signed: Residues = np.where(between > RING.t // 2, between - RING.t, between)
+    signed: Differences = np.where(between > RING.t // 2, between - RING.t, between)
     return signed
 
 

@@ -15,12 +15,13 @@ from pets.mask_encryption import draw_mask
 from pets.planes import unpack_bits
 from pets.prf import Keystream
 from pets.replicated import Masks, share_input
+from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe, score_rows
 from protocol.blocks import HolderKeys
-from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.compute import Ring
-from tests.kit.attacks import SMALL, N, Residues
+from protocol.roles import Seat
+from tests.kit.attacks import SMALL, N
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER
 from tests.kit.ring import RING
@@ -76,7 +77,7 @@ def test_a_new_preparation_uses_a_new_mask_and_new_encryptions() -> None:
     assert not (drawn[0][1] == drawn[1][1]).any()
 
 
-def ring(*, index: int = HOLDER_SEAT, query: bytes = bytes(32), holder: str = "ES") -> Ring:
+def ring(*, index: int = Seat.HOLDER, query: bytes = bytes(32), holder: str = "ES") -> Ring:
     return Ring(index, (holder, "REQUESTER", "ROUTER"), query, b"o" * 32, b"f" * 32)
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from pets.keys import KeyShare
 from pets.prf import Keystream
+from protocol import preparing
+from protocol.blocks import HolderKeys
 from protocol.confirmation import SLOT, build_block
 from protocol.messages import AdmissionGates, FormBlock, Gates, InputShare, MaskedScores, Message
 from protocol.preparation import Preparation
@@ -71,9 +73,14 @@ def test_after_the_preparation_the_machines_hold_no_key_and_no_seed(monkeypatch:
     erased: list[KeyShare] = []
     original = KeyShare.erase
     monkeypatch.setattr(KeyShare, "erase", lambda share: erased.append(share) or original(share))
+    made: list[HolderKeys] = []
+    keys_of = preparing.holder_keys
+    monkeypatch.setattr(preparing, "holder_keys", lambda *given: made.append(keys_of(*given)) or made[-1])
     trio = small_trio().prepare()
     assert trio.made is not None
     assert trio.preparing is not None
+    assert len(made) == 1
+    assert not made[0].secret.any()
     assert bytes(32) not in seeds(trio), "control: the preparation itself has them"
     asking, answering = trio.preparing.requester, trio.preparing.holders[HOLDER]
     assert not any((asking._seed, asking._holder_seed, asking._router_seed, answering._seed, answering._received))

@@ -89,7 +89,7 @@ def planted(world: World, row: int) -> bytes:
     honest = world.galleries[ES]
     rows = honest.templates.copy()
     rows[row] = rows[row][::-1]
-    world.galleries[ES] = Gallery.hold(rows, RING, honest.references, root=honest.root)
+    world.galleries[ES] = Gallery.of(rows, RING, honest.references, root=honest.root)
     query = world.query((ES,))
     world.galleries[ES] = honest
     return query

@@ -13,11 +13,11 @@ from pets import ntt
 from pets.keys import expand_secret
 from pets.scoring import ScoringProbe, score_rows
 from protocol import cap, confirmation, confirming, filtering, searching
-from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
 from protocol.confirmation import SLOT
 from protocol.engine import plain_scores
 from protocol.messages import ConfirmationBlock, Search
+from protocol.roles import Seat
 from protocol.steps import Send, Step
 from tests.kit.audits import audit, audit_both, reblocked, resealed, sealed_block, sealed_of
 from tests.kit.evidence import ES, FR, World, failures, sends_instead, wrong_answer
@@ -178,7 +178,7 @@ def test_a_frozen_query_shows_in_the_audit_why_it_froze(
     real = confirming.key_owner_confirms
 
     def confirms(ring: Ring, *arguments: Any) -> Step[None]:
-        lies = ring.index == ROUTER_SEAT
+        lies = ring.seat == Seat.ROUTER
         yield from (sends_instead(real, wrong_answer) if lies else real)(ring, *arguments)
 
     monkeypatch.setattr(searching, "key_owner_confirms", confirms)
@@ -200,7 +200,7 @@ def miscounts(monkeypatch: pytest.MonkeyPatch, by: int) -> None:
     original = cap.count_share
 
     def lying(ring: Ring, *arguments: Any) -> Step[int]:
-        return (yield from original(ring, *arguments)) + by * (ring.index == ROUTER_SEAT)
+        return (yield from original(ring, *arguments)) + by * (ring.seat == Seat.ROUTER)
 
     monkeypatch.setattr(filtering, "count_share", lying)
 

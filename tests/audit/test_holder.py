@@ -34,7 +34,7 @@ def planted(honest: Gallery) -> Gallery:
     """Another gallery that says it is the committed one: row 0 is turned round."""
     rows = honest.templates.copy()
     rows[0] = rows[0][::-1]
-    return Gallery.hold(rows, RING, honest.references, root=honest.root)
+    return Gallery.of(rows, RING, honest.references, root=honest.root)
 
 
 # What was prepared.

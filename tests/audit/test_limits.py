@@ -12,8 +12,7 @@ from nodes.verify import verify_bundles
 from pets.bits import Bits
 from pets.replicated import Masks, and_local
 from protocol import compute, filtering, searching
-from protocol.compute import HOLDER as HOLDER_SEAT
-from protocol.compute import ROUTER as ROUTER_SEAT
+from protocol.roles import Seat
 from tests.kit.audits import audit, audit_both
 from tests.kit.evidence import ES, EU, FR, World, failures
 from tests.kit.ring import RING
@@ -27,7 +26,7 @@ def turned(monkeypatch: pytest.MonkeyPatch, seat: int, gate: int, rows: list[int
     lanes = np.zeros(RING.n, np.uint8)
     lanes[rows] = 1
     flips = np.packbits(lanes, bitorder="little").view("<u8").astype(np.uint64)
-    number = {HOLDER_SEAT: 0, ROUTER_SEAT: 0}
+    number = {Seat.HOLDER: 0, Seat.ROUTER: 0}
 
     def lying(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
         product = and_local(masks, x, y, threads)
@@ -56,7 +55,7 @@ def test_known_limit_a_holder_that_turned_gates_passes_every_rule(
         made = world.prepare((ES,))
         with monkeypatch.context() as patch:
             patch.setattr(searching, "holder_filters", keeps_quiet)
-            turned(patch, HOLDER_SEAT, CARRY, NEAR)
+            turned(patch, Seat.HOLDER, CARRY, NEAR)
             query = world.query((ES,), made=made, threshold="0.75")
         if opened:
             break
@@ -84,7 +83,7 @@ def test_known_limit_a_hidden_hit_is_found_only_if_the_probe_is_brought_to_the_a
 ) -> None:
     """The router turns the last gate for both rows that hit."""
     made = world.prepare((ES,))
-    turned(monkeypatch, ROUTER_SEAT, LAST, [200, 201])
+    turned(monkeypatch, Seat.ROUTER, LAST, [200, 201])
     query = world.query((ES,), made=made, threshold="0.8")
     monkeypatch.undo()
     assert failures(verify_bundles(list(world.bundles(query, (FR, EU, ES)).values()), world.trust)) == {}

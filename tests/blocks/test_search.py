@@ -26,7 +26,7 @@ def test_search_of_one_version_with_changes_while_the_preparation_waits(tmp_path
     templates[[17, RING.n + 3, RING.n + 9]] = templates[5]
     files.append(templates)
     with ResidentGallery(files).snapshot() as snapshot:
-        gallery = Gallery.hold(snapshot.rows, RING, root=snapshot.version.root)
+        gallery = Gallery.of(snapshot.rows, RING, root=snapshot.version.root)
         engine = EncryptedEngine()
         made = engine.prepare(gallery, Plan(RING, WIDE, TERMS.model))
         assert made[0].holders[HOLDER].rings[HOLDER].root == snapshot.version.root
@@ -48,6 +48,6 @@ def test_rows_from_elsewhere_are_checked_and_references_always() -> None:
     bad = rows(3, dim=WIDE)
     bad[1] = 127
     with pytest.raises(GalleryError, match="template 1"):
-        Gallery.hold(bad, RING)
+        Gallery.of(bad, RING)
     with pytest.raises(GalleryError, match="2 reference numbers for 3"):
-        Gallery.hold(rows(3, dim=WIDE), RING, ("ES-1", "ES-2"), root=bytes(32))
+        Gallery.of(rows(3, dim=WIDE), RING, ("ES-1", "ES-2"), root=bytes(32))

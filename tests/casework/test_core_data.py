@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from nodes.casework import candidates, cases, inbox
-from nodes.casework.contents import FactsPayload, NamedPayload, Told
+from nodes.casework.contents import FactsPayload, Found, NamedPayload, Told
 from nodes.casework.errors import (
     AlreadyLocked,
     BadAssertion,
@@ -388,6 +388,28 @@ def test_a_recall_of_what_never_arrived_is_answered(offices: Offices) -> None:
     offices.carry()
     assert [one.answered for one in offices.es.recalls(offices.spanish.dora)] == [True]
     assert offices.es.receivers(reference) == []
+
+
+def test_control_a_receipt_given_too_early_stands_for_what_arrives_after_it(
+    offices: Offices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same recall answered while the search runs: its holder is told "deleted", and then the face is here."""
+    monkeypatch.setattr(inbox, "_waits_for", lambda *_: False)
+    query, reference, attempt = offices.query(), offices.enrol(), secrets.token_bytes(16)
+    with offices.fr.office.vault.writing() as session:
+        launch = cases.take_approved(offices.fr.office, session)
+        assert launch is not None
+        cases.note_attempt(offices.fr.office, session, query, attempt, launch.approved)
+    with offices.es.office.vault.writing() as session:
+        candidates.note_disclosed(offices.es.office, session, attempt, "FR", (reference,))
+    offices.es.recall(offices.spanish.dora, reference, "another person's photo")
+    offices.carry()
+    assert [one.answered for one in offices.es.recalls(offices.spanish.dora)] == [True]
+    with offices.fr.office.vault.writing() as session:
+        found = {"ES": Found(attempt, frozenset({reference}), 10)}
+        candidates.note_found(offices.fr.office, session, query, {"ES": Told("candidates", 1, "0.55", None)}, found)
+    offices.carry()
+    assert len(offices.fr.candidates_for(offices.french.rita, query)) == 1
 
 
 def test_a_recall_about_a_query_of_somebody_else_is_refused(offices: Offices) -> None:

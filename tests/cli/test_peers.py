@@ -79,7 +79,7 @@ def test_a_wrong_fingerprint_another_key_and_a_bad_file_are_refused_by_name(
     forged = Peer("DE", Peer.read(file).role, "https://127.0.0.1:8", key.verify_key, Peer.read(file).sealing_key)
     file.write_bytes(forged.publish(key))
     assert run("node", "peers", "add", "--dir", es, file)[2] == (
-        f"error: {peers / 'DE.json'} holds another key of DE: remove that peer first, if you trust this one\n"
+        f"error: {peers / 'DE.json'} holds another key of DE: if you trust this one, remove it first\n"
     )
     file.write_text("{")
     assert run("node", "peers", "add", "--dir", es, file)[2].startswith(f"error: {file}: ")
@@ -97,7 +97,7 @@ def test_a_node_that_pins_its_peers_pins_the_new_one(run: Any, nodes: dict[str, 
     toml.write_text(before.replace("[peer_fingerprints]\n", f'[peer_fingerprints]\nFR = "{french}"  # by telephone\n'))
     run("node", "peers", "export", "--dir", nodes["DE"], "-o", tmp_path)
     add = ("node", "peers", "add", "--dir", es, tmp_path / "DE.json")
-    assert run(*add)[2] == (f"error: {toml} lists [peer_fingerprints]: say --fingerprint, as DE's people told it you\n")
+    assert run(*add)[2] == (f"error: {toml} lists [peer_fingerprints]: give --fingerprint, as DE's people told you\n")
     assert run(*add, "--fingerprint", german)[0] == 0
     assert load_config(es).peer_fingerprints == {"DE": german, "FR": french}
     assert "# by telephone" in toml.read_text()

@@ -161,6 +161,8 @@ def test_over_tls_the_lines_come_while_the_node_works(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+# An interrupted client leaves its line to the garbage collector, which warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.slow
 def test_when_the_operator_interrupts_it_no_more_are_begun(tmp_path: Path) -> None:
     from nodes.operator.client import prepare

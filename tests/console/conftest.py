@@ -18,19 +18,19 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     needs_chromium()
     with running(tmp_path_factory.mktemp("case")) as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, asyncio.run() fails in this process: not for longer than its tests
 def browser() -> Iterator[Any]:
     with chromium() as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def people(browser: Any, nodes: Running) -> People:
     return People(browser, nodes)

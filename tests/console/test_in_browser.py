@@ -265,6 +265,9 @@ def test_dark_and_printed_pages_say_it_too(people: People) -> None:
     sven.page.goto(f"{sven.origin}/supervision")
     sven.page.emulate_media(media="print")
     assert sven.page.locator(".banner").is_visible()
+    # the header of a table: repeated on every sheet, above what stands there and not over it
+    style = "(({display, breakInside}) => [display, breakInside])(getComputedStyle(document.querySelector('.banner')))"
+    assert sven.page.evaluate(style) == ["table-header-group", "avoid"]
     assert not sven.page.locator("header nav").is_visible()
     assert not sven.page.locator("form").first.is_visible()
     sven.page.emulate_media(media="screen")

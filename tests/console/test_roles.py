@@ -113,6 +113,7 @@ API: dict[tuple[str, str], tuple[Any, set[str]]] = {
     ("GET", "/disclosures"): (None, ALL),  # empty for whom it is not
     ("GET", "/node"): (None, ALL),
     ("GET", "/under-way"): (None, ALL),
+    ("GET", "/preparations"): (None, ALL),
     ("GET", "/refusals"): (None, {*OVERSEERS, "admin", "releaser"}),
     ("GET", "/gallery"): (None, ALL),
     ("GET", "/gallery/log"): (None, {*OVERSEERS, "admin"}),

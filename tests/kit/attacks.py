@@ -19,25 +19,23 @@ from pets.bits import Bits, Planes
 from pets.circuits import Circuit
 from pets.params import Parameters, scale
 from pets.replicated import Masks
+from pets.residues import Residues
+from pets.templates import Templates
 from protocol.compare import threshold_offset
-from protocol.compute import HOLDER as HOLDER_SEAT
-from protocol.compute import REQUESTER as REQUESTER_SEAT
-from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.compute import Ring
 from protocol.filter import CLIMB, CONFIRM
 from protocol.live import Live
 from protocol.messages import PowerSums
+from protocol.roles import Seat
 from protocol.steps import Step, receive
 from protocol.wire import array
-from tests.kit.galleries import Templates, near, unit_rows
+from tests.kit.galleries import near, unit_rows
 from tests.kit.ring import RING
 from tests.kit.trio import Trio
 
 SMALL = 8  # dimensions: the attacks on the gallery take d preparations
 N = RING.n
 TREE = 4  # ANDs, one after the other, of the comparison's tree: the last of them decides the sign
-
-Residues = npt.NDArray[np.uint32]
 
 
 def without_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +106,7 @@ def turn_gates(monkeypatch: pytest.MonkeyPatch, flips: Callable[[Gate], Planes |
     def masks(ring: Ring, *purpose: Any) -> Masks:
         drawn = drawing(ring, *purpose)
         kept.append(drawn)
-        known[id(drawn)] = ring.names[HOLDER_SEAT], ring.index, purpose
+        known[id(drawn)] = ring.names[Seat.HOLDER], ring.seat, purpose
         return drawn
 
     def and_local(drawn: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
@@ -150,7 +148,7 @@ def turn_rows(
 
 def force(monkeypatch: pytest.MonkeyPatch, rows: Iterable[int], rungs: Iterable[int]) -> None:
     """A requester that makes `rows`, of which it knows that they do not hit, hit on some rungs."""
-    turn_rows(monkeypatch, REQUESTER_SEAT, rows, rungs)
+    turn_rows(monkeypatch, Seat.REQUESTER, rows, rungs)
 
 
 BOUND_TURNS = 7  # ANDs of the comparison of the norm with its bound, of 32 bits
@@ -178,7 +176,7 @@ def asks_signs(monkeypatch: pytest.MonkeyPatch, coordinate: Callable[[str], int]
     at = protocol.admitting._PAIRS.index((6, 7))
 
     def flips(gate: Gate) -> Planes | None:
-        if gate.seat != ROUTER_SEAT or gate.purpose != ("admission",) or gate.turn != PRODUCTS_TURN:
+        if gate.seat != Seat.ROUTER or gate.purpose != ("admission",) or gate.turn != PRODUCTS_TURN:
             return None
         j, out = coordinate(gate.holder), np.zeros(gate.x.shape, np.uint64)
         out[at, j // 64] = np.uint64(1 << j % 64)
@@ -195,14 +193,14 @@ def miscounts(monkeypatch: pytest.MonkeyPatch, seat: int, by: int, rungs: Iterab
     original = protocol.filtering.cap_bit  # type: ignore[attr-defined]
 
     def lying(ring: Ring, share: int, cap: int, rung: int) -> Step[Bits]:
-        return (yield from original(ring, share + by * (ring.index == seat and rung in rungs), cap, rung))
+        return (yield from original(ring, share + by * (ring.seat == seat and rung in rungs), cap, rung))
 
     monkeypatch.setattr(protocol.filtering, "cap_bit", lying)
 
 
 def claims_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder for whom the bit says "no more than the cap", whatever hits."""
-    miscounts(monkeypatch, HOLDER_SEAT, -(2**30))
+    miscounts(monkeypatch, Seat.HOLDER, -(2**30))
 
 
 def climbs_at_will(monkeypatch: pytest.MonkeyPatch, rungs: int) -> None:

@@ -23,10 +23,11 @@ from nodes.config.names import Role
 from nodes.identity.identity import init_node
 from nodes.private_files import write_private
 from nodes.store import Category, Status
+from pets.templates import Templates
 from protocol.approval import Assertion, Decision, PersonKey
 from protocol.follow_up import CandidatesWanted, Statement, check_payload, decode_statement
 from protocol.terms import SYNTHETIC_MODEL
-from tests.kit.galleries import Templates, unit_rows
+from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
 
 ROLES: dict[str, tuple[Any, ...]] = {

@@ -229,7 +229,7 @@ def held(folder: Path) -> Gallery:
         gallery = DerivedGallery(store, RING).current()
         assert gallery.references is not None
         lent = [name_or_nobody(gallery, row) for row in range(len(gallery.templates))]
-        return Gallery.hold(gallery.templates.copy(), RING, tuple(lent), gallery.model, root=gallery.root)
+        return Gallery.of(gallery.templates.copy(), RING, tuple(lent), gallery.model, root=gallery.root)
 
 
 def found(gallery: Gallery) -> Any:
@@ -289,7 +289,7 @@ def at_seat(seat: int, part: Callable[..., Any], change: Callable[[Send], Send])
 
     def chosen(first: Any, *arguments: Any) -> Any:
         ring = getattr(first, "ring", first)
-        return (lying if ring.index == seat else part)(first, *arguments)
+        return (lying if ring.seat == seat else part)(first, *arguments)
 
     return chosen
 

@@ -30,9 +30,10 @@ from nodes.identity.identity import init_node, load_identity
 from nodes.service.operator_api import HolderAnswer, SearchRequest
 from nodes.store import Category, Status
 from pets.params import PRESETS
+from pets.templates import Templates
 from protocol.engine import PlainEngine
 from protocol.terms import SYNTHETIC_MODEL, Terms
-from tests.kit.galleries import Templates, near, unit_rows
+from tests.kit.galleries import near, unit_rows
 from tests.kit.ring import RING
 
 FR, ES, DE, EU = "FR", "ES", "DE", "EU"

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.params import norm_bound, scale
-
-Templates = npt.NDArray[np.int8]
+from pets.templates import Templates
 
 
 def unit_rows(rng: np.random.Generator, rows: int, dim: int) -> Templates:

@@ -6,8 +6,8 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 
+from pets.templates import Templates
 from tests.kit.federation import PLANTED, ROLES, Federation
-from tests.kit.galleries import Templates
 
 
 class Capture(logging.Handler):

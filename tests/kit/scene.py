@@ -7,17 +7,18 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import protocol.form
 import protocol.preparing
 from pets import ntt, residues
+from pets.residues import Residues
+from pets.templates import Templates
 from protocol.errors import FalseRefusal, ProbeRefused
 from protocol.gallery import Gallery
 from protocol.messages import CapBit, ConfirmationBlock, Message, PowerSums, Release
 from protocol.session import State
-from tests.kit.galleries import Templates, near, scores, unit_rows
+from tests.kit.galleries import near, scores, unit_rows
 from tests.kit.parties import HOLDER, Attack, Delivery
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold
@@ -26,8 +27,6 @@ DIM = 64
 N = RING.n
 ROWS = 200
 HIT_ROW, OTHER_ROW = 17, 23  # in `scene`: a hit, and a row that is none
-
-Residues = npt.NDArray[np.uint32]
 
 
 @lru_cache(maxsize=4)

@@ -25,7 +25,7 @@ def over_memory(federation: Federation) -> System:
 
     def ask(wanted: SearchRequest) -> Answers:
         galleries = {
-            name: Gallery.hold(federation.people.galleries[name], RING, federation.references[name])
+            name: Gallery.of(federation.people.galleries[name], RING, federation.references[name])
             for name in wanted.holders
         }
         terms, parties = terms_of(wanted), Parties(FR, EU, tuple(galleries))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pets.errors import LineupError
 from pets.params import Parameters
+from pets.templates import Templates
 from protocol.announcing import Plan
 from protocol.engine import Outcome, PlainEngine
 from protocol.gallery import Gallery
@@ -23,14 +24,13 @@ from protocol.roles import Parties
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 from protocol.session import State
 from protocol.terms import Terms
-from tests.kit.galleries import Templates
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery
 from tests.kit.ring import RING
 
 
 def hold(templates: Templates, params: Parameters = RING) -> Gallery:
     """A gallery whose reference numbers name the rows."""
-    return Gallery.hold(templates, params, tuple(f"row-{row}" for row in range(len(templates))))
+    return Gallery.of(templates, params, tuple(f"row-{row}" for row in range(len(templates))))
 
 
 def copied(made: LocalPreparation) -> LocalPreparation:

@@ -16,9 +16,10 @@ import protocol.admitting
 from nodes.config.schema import operator_name
 from nodes.service.node import REQUESTER_PATIENCE
 from nodes.service.operator_api import REFUSALS, HolderAnswer, explained
-from protocol.compute import ROUTER, Ring
+from protocol.compute import Ring
 from protocol.errors import PeerAborted
 from protocol.messages import ABORT_CODES
+from protocol.roles import Seat
 from tests.kit.federation import DE, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, TlsNetwork, running
@@ -154,7 +155,7 @@ def lies_in_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     sharing = protocol.admitting.share_inputs
 
     def lying(ring: Ring, masks: Any, planes: Any, kind: Any) -> Any:
-        if ring.index == ROUTER:
+        if ring.seat == Seat.ROUTER:
             planes = planes.copy()
             planes[-1] ^= 1
         return (yield from sharing(ring, masks, planes, kind))

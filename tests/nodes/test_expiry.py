@@ -131,6 +131,24 @@ def test_what_the_supervisor_holds_stays_until_it_is_lifted(federation: Federati
     assert files(folder) == {"evidence": 0, "sealed": 0, "links": 0}
 
 
+def test_while_a_preparation_is_held_its_search_finds_it(federation: Federation) -> None:
+    """Without the file that names it, `lineup node evidence` would leave it out, and a verifier blame this node."""
+    folder, supervisor = federation.folder(ES), SigningKey.generate()
+    (folder / SUPERVISOR_FILE).write_text(supervisor.verify_key.to_pem())
+    (identity,) = [bytes.fromhex(path.name) for path in (folder / links.FOLDER).iterdir()]
+    conversation = links.conversation_of(folder, identity)
+
+    def hold_all(keeper: Keeper) -> None:
+        log = keeper.transcript
+        order = HoldOrder(log.header.log, 0, 0, log.size - 1, int(time.time() * 1000))
+        signature = supervisor.sign(order.signed(), SUPERVISOR_CONTEXT)
+        log.obey(msgspec.structs.replace(order, signature=signature))
+
+    expire_at(folder, THREE_YEARS, hold_all)
+    assert files(folder)["evidence"] == 2
+    assert links.conversation_of(folder, identity) == conversation
+
+
 def test_an_expiry_that_was_cut_short_is_completed_by_the_next(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

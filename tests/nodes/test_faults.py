@@ -24,6 +24,7 @@ from nodes.service.operator_api import HolderAnswer
 from nodes.service.requester import AskingNode
 from pets.errors import LineupError
 from protocol.errors import MissingMessage, QueryRefused
+from protocol.roles import Seat
 from tests.kit.faults import During, Fault, Kind
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import Capture, captured_logs
@@ -151,7 +152,8 @@ def test_a_holder_that_read_something_before_it_fell_silent_is_not_asked_again(
 
     def once_silent(*args: Any) -> Any:
         names = args[1] if step == "join_ring" else getattr(args[0], "ring", args[0]).names
-        if names[0] == ES and not silent:
+        holders = step != "join_ring" or args[0] is Seat.HOLDER
+        if names[0] == ES and holders and not silent:
             silent.append(step)
             raise QueryRefused("timeout", "a holder that pretends")
         return (yield from original(*args))
@@ -304,7 +306,7 @@ def test_a_result_that_waits_in_the_queue_is_not_computed_again(federation: Fede
         network.nodes[ES].drive = drive  # type: ignore[method-assign]
         report = await network.search(wanted)
         assert report.answers == federation.expected(wanted)
-        assert len(asked) == len(set(map(id, asked))) == 2  # product, confirmation
+        assert len(asked) == len(set(map(id, asked))) == 1  # the product: a confirmation is no pass over the rows
 
     run(federation, body)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from nodes.evidence.recorder import Recorder, read_records
 from nodes.evidence.witnesses import Witnesses
 from nodes.logs.checkpoints import Checkpoint
 from nodes.logs.entries import ArticleForty, LogHeader
+from nodes.private_files import append_private, replace_private
 from nodes.verify.format import Witnessed
 from protocol.messages import Gates, Message
 from protocol.party import Context
@@ -140,3 +142,21 @@ def test_what_was_witnessed_is_for_its_owner_only(tmp_path: Path) -> None:
     Witnesses(tmp_path / "w").keep(Witnessed(header, Checkpoint(header.log, 0, bytes(32), 0, b"s")))
     (file,) = (tmp_path / "w").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("write", [replace_private, append_private])
+def test_the_name_of_a_private_file_is_on_disk_too_before_anything_goes_on(
+    write: Callable[[Path, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut takes what was sealed for an audit, and u has left."""
+    place, flushed = tmp_path / "name", []
+    flush = os.fsync
+
+    def watched(handle: int) -> None:
+        flushed.append((Path(os.readlink(f"/proc/self/fd/{handle}")), place.exists()))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write(place, b"content")
+    assert (tmp_path, True) in flushed
+    assert place.read_bytes() == b"content"

@@ -163,7 +163,7 @@ async def one_unit_then_crumbs() -> AsyncIterator[bytes]:
 
 async def small_units() -> AsyncIterator[bytes]:
     while True:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)  # so that fewer wait after ten seconds than one peer may send ahead
         yield pack_units([b"x"])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nodes.casework.desk import CaseDesk
-from nodes.config.schema import load_config
+from nodes.config.schema import Role, load_config
 from nodes.identity.identity import IdentityError, Peer, load_identity, load_peers
 from nodes.identity.peers import Peers, read_again
 from nodes.identity.renewal import renew_certificates
@@ -114,6 +114,28 @@ def test_a_known_peers_key_does_not_change_behind_a_running_node(federation: Fed
     pin(federation, FR, others)
     after = read_again(folder, was)  # no key of ES is pinned any more
     assert (after.gone, list(after.refused)) == (frozenset({ES}), [published(federation, ES)])
+
+
+def test_a_known_peer_gives_itself_no_other_role(federation: Federation) -> None:
+    """A holder that became a router would sit in the rings of others, beside a requester that is its friend."""
+    folder, was = federation.folder(FR), known(federation)
+    spain, router = load_identity(federation.folder(ES)), replace(was[ES], role=Role.ROUTER)
+    moved = replace(was[ES], address="https://127.0.0.1:9")
+    published(federation, ES).write_bytes(moved.publish(spain.signing))
+    assert read_again(folder, was).peers[ES] == moved  # control: an address may change
+    elsewhere = federation.root / "ES.json"
+    elsewhere.write_bytes(router.publish(spain.signing))
+    with pytest.raises(IdentityError, match="was holder and is router now"):
+        add_peer(folder, elsewhere, router.fingerprint)
+    published(federation, ES).write_bytes(elsewhere.read_bytes())
+    for pins in ({}, {name: peer.fingerprint for name, peer in was.items() if name != FR}):
+        pin(federation, FR, pins)
+        after = read_again(folder, was)
+        assert after.peers == was
+        (why,) = after.refused.values()
+        assert "was holder and is router now" in why
+    others = {name: peer for name, peer in was.items() if name != ES}
+    assert read_again(folder, others).peers[ES].role is Role.ROUTER  # whoever removed it may add it so
 
 
 def test_a_damaged_file_a_second_name_and_a_lost_folder_change_nothing(federation: Federation) -> None:

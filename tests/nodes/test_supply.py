@@ -6,14 +6,24 @@ import asyncio
 import time
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from nodes.config.schema import operator_name
+from nodes.identity.peers import Peers
 from nodes.service import supply as supplying
-from nodes.service.operator_api import HolderAnswer, Line, PrepareReport, PrepareRequest
+from nodes.service.operator_api import (
+    HolderAnswer,
+    Line,
+    PrepareReport,
+    PrepareRequest,
+    Progress,
+    SearchUnderWay,
+    Stage,
+)
 from nodes.service.requester import AskingNode
 from nodes.service.supply import PREPARED, Supply
 from nodes.store import Category, Status
@@ -94,6 +104,50 @@ def test_what_was_prepared_waits_everywhere_and_a_search_uses_it(federation: Fed
     asyncio.run(body())
 
 
+def test_the_operator_sees_by_holder_how_far_a_search_is_while_it_prepares_too(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit, seen = request(federation.people.hit), []
+    last: list[SearchUnderWay] = []
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            node = network.nodes[FR]
+            assert isinstance(node, AskingNode)
+
+            async def over(_: object) -> None:
+                async with network.client(operator_name(FR), FR) as client:
+                    content = (await client.get("/operator/v1/searches")).content
+                last[:] = msgspec.json.decode(content, type=list[SearchUnderWay])
+
+            def told(_: Progress) -> None:
+                (search,) = node.searches()
+                seen.append(search.stages)
+
+            monkeypatch.setattr(node, "_ask_standing", over)
+            for prepared in ("now", "waiting"):
+                seen.clear()
+                report = await node.search(hit, told=told)
+                preparing = [stages for stages in seen if stages[ES].phase == "preparing"]
+                assert bool(preparing) == (prepared == "now")
+                for name in HOLDERS:
+                    assert seen[-1][name] == Stage("searching", prepared=prepared)
+                    rows = [(stages[name].rows, stages[name].of) for stages in preparing]
+                    assert rows == sorted(rows)
+                    assert all(done <= of for done, of in rows)
+                    assert not rows or rows[-1][0] > 0
+                    ended = Stage("over", prepared=prepared, answer=report.answers[name].status)
+                    assert last[0].stages[name] == ended
+                assert last[0].request_number == report.request_number
+                assert node.searches() == []
+                await supply_of(network).prepare(wanted())
+            for caller in (ES, operator_name(ES)):
+                async with network.client(caller, FR) as client:
+                    assert (await client.get("/operator/v1/searches")).status_code == 403
+
+    asyncio.run(body())
+
+
 def test_only_the_operator_may_prepare_and_a_wrong_wish_is_refused_by_name(federation: Federation) -> None:
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
@@ -128,6 +182,66 @@ def test_a_holder_lets_no_more_wait_than_its_policy_says_and_the_rest_is_told(fe
             # what failed there is no longer counted anywhere
             assert waiting(network)[FR] == 2
             assert (await supply_of(network).prepare(wanted(1, (DE,)))).made == 1
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["removed", "control"])
+@pytest.mark.parametrize("at", [ES, EU, FR])
+def test_what_is_put_away_just_after_a_peer_was_removed_does_not_wait(
+    removed: bool, at: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            node = network.nodes[at]
+            add = node.pool.add
+
+            def late(*given: Any) -> None:
+                if removed:
+                    assert isinstance(node.peers, Peers)
+                    gone = ES if at == FR else FR
+                    node.peers.replace({name: peer for name, peer in node.peers.items() if name != gone})
+                    node.pool.drop_with(gone)
+                add(*given)
+
+            monkeypatch.setattr(node.pool, "add", late)
+            await supply_of(network).prepare(wanted())
+            await network.settle()
+            assert waiting(network)[at] == (0 if removed else 1)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "control"])
+def test_a_router_counts_bytes_it_is_about_to_keep(limited: bool, federation: Federation) -> None:
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            pool = network.nodes[EU].pool
+            assert (await supply_of(network).prepare(wanted())).made == 1
+            await network.settle()
+            (waits,) = pool.standing()
+            policy = {**msgspec.structs.asdict(pool._policy), "max_bytes": waits.bytes * (1 if limited else 2)}
+            pool._policy = SimpleNamespace(**policy)  # type: ignore[assignment] # less than a node may be told
+            report = await supply_of(network).prepare(wanted())
+            assert report.made == (0 if limited else 1)
+
+    asyncio.run(body())
+
+
+def test_known_limit_a_requester_lets_others_prepare_without_end(federation: Federation) -> None:
+    """It drops each one, and the place is free again: no quota counts preparations, as quotas count searches."""
+    federation.configure(ES, ready=1)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            pool = network.nodes[FR].pool
+            for _ in range(3):
+                assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
+                await network.settle()
+                assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 0  # the control: one waits
+                pool.drop(pool.standing()[0].identity)
+                await supply_of(network).compare(at_once=True)
+            assert network.nodes[ES].pool.counts.made == 3
 
     asyncio.run(body())
 
@@ -200,6 +314,32 @@ def test_after_a_gallery_has_grown_what_waits_is_made_anew(
             searched = await network.search(face)
             assert searched.prepared == "waiting"
             assert searched.answers[ES].references == (reference,)
+
+    asyncio.run(body())
+
+
+def test_a_holder_is_told_only_of_preparations_that_it_has_a_part_in(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could count the searches of others: each makes one vanish from the list."""
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            for holders in ((DE,), HOLDERS):
+                assert (await supply_of(network).prepare(wanted(1, holders))).made == 1
+            await network.settle()
+            transport, told = network.nodes[FR].transport, {}
+            tell = transport.tell
+
+            async def watched(peer: str, path: str, content: bytes) -> bytes:
+                if path == PREPARED:
+                    told[peer] = len(msgspec.msgpack.decode(content))
+                return await tell(peer, path, content)
+
+            monkeypatch.setattr(transport, "tell", watched)
+            await supply_of(network).compare(at_once=True)
+            assert told == {EU: 2, DE: 2, ES: 1}
+            assert waiting(network) == {FR: 2, EU: 2, DE: 2, ES: 1}
 
     asyncio.run(body())
 

@@ -25,7 +25,7 @@ from nodes.identity.tls import client_context, running_out, server_name
 from nodes.private_files import write_private, write_public
 from nodes.service import reload
 from nodes.service import server as serve
-from nodes.transport import units as transfer
+from nodes.transport import units
 from nodes.transport.client import HttpTransport
 from nodes.transport.outbox import PeerUnreachable
 from nodes.transport.units import BODY_UNITS, UNIT_LIMIT, pack_units
@@ -180,7 +180,7 @@ def test_peers_and_operators_each_have_their_own_routes(federation: Federation) 
             "peers": [DE, ES, EU, FR],
         } | {key: value for key, value in status.json().items() if key not in ("name", "role", "address")}
         for tls in (node, foreign, config(federation, ES)):
-            for method, path in (("GET", "status"), ("POST", "search"), ("POST", "hold")):
+            for method, path in (("GET", "status"), ("POST", "search"), ("GET", "searches"), ("POST", "hold")):
                 assert (await ask(tls, method, f"/operator/v1/{path}")).status_code == 403
         for tls in (operator, foreign):
             assert (await ask(tls, "POST", UNITS)).status_code == 403
@@ -371,7 +371,7 @@ def test_a_body_that_is_too_slow_gets_a_408(federation: Federation) -> None:
 
 def test_what_is_too_large_is_refused(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     many, long = pack_units([b"x"] * (BODY_UNITS + 1)), struct.pack(">I", UNIT_LIMIT + 1) + b"x"
-    monkeypatch.setattr(transfer, "BODY_LIMIT", 100_000)
+    monkeypatch.setattr(units, "BODY_LIMIT", 100_000)
 
     async def body(network: TlsNetwork) -> None:
         context = client_context(config(federation, FR))

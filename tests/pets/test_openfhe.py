@@ -10,10 +10,11 @@ import pytest
 
 from pets import keys, ntt, openfhe_keys, residues, sampling
 from pets.errors import CryptoError, ParameterError, ResidueOutOfRange
-from pets.keys import JointKey, KeyShare, Residues, ZeroPool
+from pets.keys import JointKey, KeyShare, ZeroPool
 from pets.mask_encryption import draw_mask, encrypt_mask, expand_public
 from pets.openfhe_keys import OpenFheKeys, bfv_context, read_residues, write_residues
 from pets.params import ERROR_SIGMA, N4096, N8192, SHARE_BITS, Parameters
+from pets.residues import Residues
 from pets.rounding import round_shares
 from pets.scoring import prepare_probe, score_rows
 from tests.kit.ring import OTHER, RING

@@ -94,6 +94,11 @@ def test_a_store_that_cannot_be_read_hands_out_nothing_and_loses_nothing(
         patch.setattr(node.store, "has_claimed", locked)
         with pytest.raises(QueryRefused, match="locked"):
             node.pool.take(identity, now())
+        assert node.pool.find(**WANTED, now=now()) == identity
+        with pytest.raises(QueryRefused, match="locked"):
+            node.pool.take(identity, now())
+    assert [one.identity for one in node.pool.standing()] == [identity]  # else nobody finds it, and it takes a place
+    assert node.pool.find(**WANTED, now=now()) == identity
     assert node.pool.take(identity, now()).identity == identity
 
 

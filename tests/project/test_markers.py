@@ -24,7 +24,7 @@ ONCE = {
     "nodes/test_supply.py": "when preparations are made, not what of",
     "nodes/test_versions.py": "which version of a gallery a search meets",
     "nodes/test_refusals.py": "what a node refuses before it computes",
-    "nodes/test_transfer.py": "a limit on bytes that wait, measured in parts of the smaller ring",
+    "nodes/test_units.py": "a limit on bytes that wait, measured in parts of the smaller ring",
     "verify/test_copies.py": "the verifier's table, compared with both presets at once",
     "verify/test_partial.py": "what is called checkable; the ring only sets a length",
 }

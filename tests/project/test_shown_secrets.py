@@ -24,7 +24,7 @@ from protocol.compute import Ring
 from protocol.messages import KeySeed, PairSecret
 from protocol.preparation import PreparedRing
 
-RAW = re.compile(r"\bbytes|NDArray|Residues|Planes|Bits\b|Hashes|Shares|Unit\b|Array\b")
+RAW = re.compile(r"\bbytes|NDArray|Residues|Planes|Bits\b|Hashes|Shares|Templates|Values|Liveness|Unit\b|Array\b")
 NAMES = re.compile(r"secret|seed|salt|token|password|^form$")
 # By name: public keys, digests, signatures and identities.
 PUBLIC_NAMES = re.compile(

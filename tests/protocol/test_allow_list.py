@@ -246,7 +246,7 @@ def test_sizes_are_equal_for_a_probe_and_gallery_of_other_kind() -> None:
     rows = np.repeat(-probe[None], 500, axis=0)
     rows[:4] = probe
     references = tuple("x" * (1 + row % 64) for row in range(500))
-    trio = Trio(Gallery.hold(rows, RING, references), threshold="0.7", ladder="0").search(probe)
+    trio = Trio(Gallery.of(rows, RING, references), threshold="0.7", ladder="0").search(probe)
     assert len(trio.outcome().hits) == 4
     assert sizes(trio) == sizes(searched(0))
 

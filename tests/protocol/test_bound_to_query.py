@@ -18,14 +18,14 @@ from protocol.searching import SearchingRouter
 from protocol.session import Event
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import REQUESTER, ROUTER, Delivery, forge
-from tests.kit.prepared import PreparedTrio, hold
+from tests.kit.trio import Trio, hold
 
 pytestmark = pytest.mark.ring
 
 DIM = 64
 
 
-class Recorded(PreparedTrio):
+class Recorded(Trio):
     """Keeps what each party would write into its log."""
 
     events: list[tuple[str, Event]]
@@ -93,6 +93,6 @@ def test_a_requester_cannot_give_two_holders_two_probes(defended: bool, monkeypa
 
     if not defended:
         monkeypatch.setattr(SearchingRouter, "_same", lambda *_: None)
-    trio = PreparedTrio(*held, attack=attack).accept().search(probe)
+    trio = Trio(*held, attack=attack).accept().search(probe)
     told = [failure for failure in trio.failures if isinstance(failure, Disagreement) and "the u of" in str(failure)]
     assert bool(told) is defended, trio.failures

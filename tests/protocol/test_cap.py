@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import protocol.filtering
 from pets.counting import masked, sum_where
 from pets.planes import pack_bits
-from protocol.compute import HOLDER as HOLDER_SEAT
 from protocol.errors import Disagreement
 from protocol.messages import CapBit, CountShare, PowerSums, Release
+from protocol.roles import Seat
 from tests.kit.attacks import crowd
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Delivery, forge
@@ -38,7 +38,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, hits: int, cap: int, rows: int = 30
     original = protocol.filtering.cap_bit
 
     def watched(ring: Any, share: int, *rest: Any) -> Any:
-        shares[ring.index] = share % 2**32
+        shares[ring.seat] = share % 2**32
         return (yield from original(ring, share, *rest))
 
     rng = np.random.default_rng(hits)
@@ -67,7 +67,7 @@ def test_shares_of_the_count_add_up_and_say_nothing_alone(monkeypatch: pytest.Mo
     """The same search twice: the count is the same, every party's share another."""
     (_, first), (_, second) = counted(monkeypatch, 5, 10), counted(monkeypatch, 5, 10)
     assert sum(first.values()) % 2**32 == sum(second.values()) % 2**32 == 5
-    assert all(first[seat] != second[seat] for seat in first if seat != HOLDER_SEAT)
+    assert all(first[seat] != second[seat] for seat in first if seat != Seat.HOLDER)
 
 
 def test_what_the_router_gets_of_the_count_is_uniform() -> None:

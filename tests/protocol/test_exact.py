@@ -22,10 +22,11 @@ from pets.mask_encryption import draw_mask
 from pets.params import N4096, N8192, SHARE_BITS, Parameters, norm_bound, scale
 from pets.planes import from_planes, unpack_bits
 from pets.rounding import round_shares
+from pets.templates import Templates
 from protocol.engine import EncryptedEngine, PlainEngine
 from protocol.gallery import Gallery
 from protocol.terms import Terms
-from tests.kit.galleries import Templates, longest, near, quantised, rows_with_scores, scores, unit_rows
+from tests.kit.galleries import longest, near, quantised, rows_with_scores, scores, unit_rows
 from tests.kit.parties import HOLDER
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold, opened
@@ -230,7 +231,7 @@ def test_several_probes_in_one_pass_equal_the_twin() -> None:
     rng = np.random.default_rng(3)
     probes = unit_rows(rng, 3, 128)
     rows = np.concatenate([unit_rows(rng, 4090, 128), near(rng, probes[1], 7, np.linspace(0.4, 0.6, 7))])
-    gallery = Gallery.hold(rows, RING)
+    gallery = Gallery.of(rows, RING)
     terms = Terms(Decimal("0.3"), 128, RING)
     encrypted = EncryptedEngine().search(gallery, probes, terms)
     assert encrypted == PlainEngine().search(gallery, probes, terms)
@@ -247,7 +248,7 @@ def test_queries_on_several_threads_equal_the_twin(threads: int, monkeypatch: py
     templates = unit_rows(rng, 2 * RING.n + 90, 64)
     templates[RING.n - 3 : RING.n + 4] = near(rng, probes[1], 7, np.linspace(0.6, 0.8, 7))
     templates[2 * RING.n :: 9] = near(rng, probes[2], 10, np.linspace(0.59, 0.65, 10))
-    gallery = Gallery.hold(templates, RING)
+    gallery = Gallery.of(templates, RING)
     terms = Terms(Decimal("0.58"), 64, RING, cap=7)
     expected = PlainEngine().search(gallery, probes, terms)
     assert EncryptedEngine(threads).search(gallery, probes, terms) == expected
@@ -377,7 +378,7 @@ def hit_bits_of(monkeypatch: pytest.MonkeyPatch) -> dict[int, npt.NDArray[np.uin
 
     def hits(filtering: Any, rung: int, index: int) -> Any:
         bits = yield from original(filtering, rung, index)
-        seen[filtering.ring.index] = bits.parts
+        seen[filtering.ring.seat] = bits.parts
         return bits
 
     monkeypatch.setattr(protocol.filtering.Filter, "hits", hits)

@@ -25,6 +25,7 @@ from pets.mask_encryption import constants, draw_mask, expand_public
 from pets.params import ERROR_SIGMA, MAX_DIM, N8192, SHARE_BITS, Parameters
 from pets.planes import from_planes
 from pets.prf import Keystream
+from pets.residues import Residues
 from pets.sampling import common_polynomial
 from protocol.blocks import HolderKeys
 from protocol.form import AMPLIFIED
@@ -39,7 +40,6 @@ DIM = 64
 ERROR_VARIANCE = ERROR_SIGMA**2 + 1 / 12  # rounding adds the variance of a uniform number
 LOW, HIGH = 0.8, 1.25
 
-Residues = npt.NDArray[np.uint32]
 Noise = npt.NDArray[np.float64]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import protocol.filter
 from pets.errors import CryptoError, LineupError
+from pets.templates import Templates
 from protocol.announcing import Plan
 from protocol.engine import PlainEngine
 from protocol.errors import Disagreement
@@ -30,7 +31,7 @@ from protocol.terms import Terms
 from protocol.warrant import sign_announcement
 from protocol.wire import decode
 from protocol.work import perform
-from tests.kit.galleries import Templates, near, unit_rows
+from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import REQUESTER, ROUTER
 from tests.kit.ring import RING
 from tests.kit.trio import hold

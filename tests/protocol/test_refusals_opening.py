@@ -13,16 +13,15 @@ import protocol.filtering
 import protocol.opening
 from pets import sketch
 from pets.errors import SketchMismatch
+from pets.templates import Templates
 from protocol import wire
-from protocol.compute import HOLDER as HOLDER_SEAT
-from protocol.compute import REQUESTER as REQUESTER_SEAT
-from protocol.compute import ROUTER as ROUTER_SEAT
 from protocol.errors import ConfirmationFailed, Disagreement
 from protocol.gallery import Gallery
 from protocol.messages import ConfirmationAnswer, ConfirmationBlock, Gates, PowerSums, Release, Rung, Search
+from protocol.roles import Seat
 from protocol.session import State
 from tests.kit.attacks import TREE, turn_rows
-from tests.kit.galleries import Templates, scores
+from tests.kit.galleries import scores
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
 from tests.kit.scene import HIT_ROW, OTHER_ROW, replace_first, run, scene
 from tests.kit.trio import Trio
@@ -96,7 +95,7 @@ def test_a_holder_that_climbs_beyond_the_ladder_is_stopped() -> None:
 
 
 @pytest.mark.ring
-@pytest.mark.parametrize("seat", [HOLDER_SEAT, REQUESTER_SEAT, ROUTER_SEAT], ids=["holder", "requester", "router"])
+@pytest.mark.parametrize("seat", [Seat.HOLDER, Seat.REQUESTER, Seat.ROUTER], ids=["holder", "requester", "router"])
 def test_a_row_turned_into_a_hit_is_not_released(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
     turn_rows(monkeypatch, seat, [OTHER_ROW])
     trio = run(None)
@@ -104,7 +103,7 @@ def test_a_row_turned_into_a_hit_is_not_released(seat: int, monkeypatch: pytest.
     assert trio.sent(ConfirmationBlock)
 
 
-@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+@pytest.mark.parametrize("seat", [Seat.REQUESTER, Seat.ROUTER], ids=["requester", "router"])
 def test_control_without_the_checks_of_the_confirmation_a_row_turned_into_a_hit_is_released(
     seat: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +112,7 @@ def test_control_without_the_checks_of_the_confirmation_a_row_turned_into_a_hit_
     assert {hit.row for hit in run(None).outcome().hits} == {HIT_ROW, OTHER_ROW}
 
 
-@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+@pytest.mark.parametrize("seat", [Seat.REQUESTER, Seat.ROUTER], ids=["requester", "router"])
 def test_a_row_that_does_not_exist_turned_into_a_hit_stops_the_search(
     seat: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +122,7 @@ def test_a_row_that_does_not_exist_turned_into_a_hit_stops_the_search(
 
 
 @pytest.mark.ring
-@pytest.mark.parametrize("seat", [REQUESTER_SEAT, ROUTER_SEAT], ids=["requester", "router"])
+@pytest.mark.parametrize("seat", [Seat.REQUESTER, Seat.ROUTER], ids=["requester", "router"])
 def test_known_limit_a_hit_turned_into_none_is_a_clean_no_hit(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who turns it must know which row it is. Only an audit to which the probe is brought can tell."""
     turn_rows(monkeypatch, seat, [HIT_ROW])

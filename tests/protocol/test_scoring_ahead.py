@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import protocol.filter
+from pets.templates import Templates
 from protocol.errors import PeerAborted
 from protocol.messages import AdmissionBit, AdmissionGates, Gates, MaskedScores
 from protocol.session import Session, State
 from protocol.steps import Product, Work
 from protocol.work import perform
-from tests.kit.galleries import Templates, near, unit_rows
+from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import HOLDER, REQUESTER, Delivery
 from tests.kit.ring import RING
 from tests.kit.trio import Trio, hold

@@ -17,8 +17,8 @@ from nodes.verify.format import SignedBundle, decode_bundle
 from nodes.verify.trust import TrustRefused, load_trust
 from pets.signatures import SigningKey
 from protocol import filtering, searching
-from protocol.compute import ROUTER
 from protocol.messages import MaskedScores
+from protocol.roles import Seat
 from protocol.steps import Send, Step
 from tests.kit.evidence import DE, ES, EU, FR, World, at_seat, failures, sends_instead, wrong_answer
 from tests.kit.stories import Files, Story, first, verified
@@ -63,7 +63,9 @@ def test_a_router_that_confirms_wrongly_is_found_beside_the_requester(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both must answer alike. The query is frozen, and the bundles say that one of the two lied."""
-    monkeypatch.setattr(searching, "key_owner_confirms", at_seat(ROUTER, searching.key_owner_confirms, wrong_answer))
+    monkeypatch.setattr(
+        searching, "key_owner_confirms", at_seat(Seat.ROUTER, searching.key_owner_confirms, wrong_answer)
+    )
     files = world.bundles(world.query((ES,)), (FR, EU, ES))
     failed = failures(verified(world, files))
     assert list(failed) == ["same-content"]

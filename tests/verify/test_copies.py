@@ -57,7 +57,7 @@ def test_the_verifier_imports_little(files: Files) -> None:
     assert {name for name in ours if not name.startswith("nodes.verify")} == {
         "nodes", "nodes.logs", "nodes.logs.checkpoints", "nodes.logs.entries", "nodes.logs.errors",
         "pets", "pets.errors", "pets.merkle", "pets.prf", "pets.signatures",
-        "protocol", "protocol.approval", "protocol.follow_up", "protocol.messages", "protocol.shown",
+        "protocol", "protocol.approval", "protocol.follow_up", "protocol.messages", "protocol.roles", "protocol.shown",
     }  # fmt: skip
     assert not {"socket", "ssl", "httpx", "numba", "sqlalchemy"} & loaded - _always_loaded()
 

@@ -153,7 +153,7 @@ def test_a_gallery_of_several_chunks_holds(world: World, monkeypatch: pytest.Mon
     rows = np.concatenate(
         [small.templates, unit_rows(np.random.default_rng(2), 2 * RING.n - len(small.templates) + 1, DIM)]
     )
-    monkeypatch.setitem(world.galleries, ES, Gallery.hold(rows, RING))
+    monkeypatch.setitem(world.galleries, ES, Gallery.of(rows, RING))
     files = world.bundles(world.query((ES,)), (FR, EU, ES))
     assert failures(verified(world, files)) == {}
     assert len([r for r in decode_bundle(files[EU])[1].records if r.kind == "MaskedScores"]) == 3

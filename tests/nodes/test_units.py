@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodes.query import driver
-from nodes.service import app as service
-from nodes.transport import outbox
-from nodes.transport import units as transfer
+from nodes.service import peer_routes
+from nodes.transport import outbox, units
 from nodes.transport.client import _delayed
 from nodes.transport.outbox import Outbox, PeerRefused, PeerUnreachable
 from nodes.transport.units import UnitReader, Units, pack_units
@@ -50,12 +49,12 @@ def test_a_unit_that_is_cut_off_is_named() -> None:
 
 
 def test_a_unit_that_says_it_is_too_long_is_refused_before_it_comes() -> None:
-    with pytest.raises(FrameTooLarge, match=str(transfer.UNIT_LIMIT)):
-        UnitReader().feed((transfer.UNIT_LIMIT + 1).to_bytes(4, "big"))
+    with pytest.raises(FrameTooLarge, match=str(units.UNIT_LIMIT)):
+        UnitReader().feed((units.UNIT_LIMIT + 1).to_bytes(4, "big"))
 
 
 def test_a_body_beyond_its_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BODY_LIMIT", 100)
+    monkeypatch.setattr(units, "BODY_LIMIT", 100)
     reader = UnitReader()
     reader.feed(pack_units([bytes(40)]))
     with pytest.raises(FrameTooLarge, match="100 bytes"):
@@ -63,8 +62,8 @@ def test_a_body_beyond_its_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_too_many_units_in_one_body_are_refused() -> None:
-    with pytest.raises(FrameTooLarge, match=f"{transfer.BODY_UNITS} units"):
-        UnitReader().feed(pack_units([b""] * (transfer.BODY_UNITS + 1)))
+    with pytest.raises(FrameTooLarge, match=f"{units.BODY_UNITS} units"):
+        UnitReader().feed(pack_units([b""] * (units.BODY_UNITS + 1)))
 
 
 class Line:
@@ -216,7 +215,7 @@ def test_what_opens_a_query_is_taken_while_the_rest_of_the_body_is_under_way(
 ) -> None:
     """Else a peer could have 64 MB kept for each body that it begins and does not end; and it may begin so many."""
     federation = found(tmp_path_factory.mktemp("opening"))
-    monkeypatch.setattr(service, "STREAMS_OF_ONE_PEER", 1)
+    monkeypatch.setattr(peer_routes, "STREAMS_OF_ONE_PEER", 1)
 
     async def run() -> None:
         async with running(AsgiNetwork(federation)) as network:
