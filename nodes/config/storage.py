@@ -36,12 +36,12 @@ def open_store(
     key: StorageKey | None = None,
     retired: Sequence[StorageKey] = (),
     handler: Handler | None = None,
-    reconcile: bool = False,
+    ahead: bool = False,
 ) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas.
 
     `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`). `handler`: on
-    whose behalf it is opened. `reconcile`: as in `GalleryStore`. The templates are always in the place configured.
+    whose behalf it is opened. `ahead`: as in `GalleryStore`. The templates are always in the place configured.
     Raises as `GalleryStore`; `StoreUnavailable` names the database.
     """
     where = url or config.storage.database_url
@@ -51,7 +51,7 @@ def open_store(
             key or storage_key(config),
             state=config.state or "EU",
             rows=rows_folder(config),
-            reconcile=reconcile,
+            ahead=ahead,
             categories=config.policy.categories,
             national_law=config.policy.national_law.citations,
             retired=retired,

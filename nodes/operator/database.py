@@ -169,7 +169,7 @@ def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, ye
     lost = ("what was forgotten and answered since the dump",)
     if not yes:
         raise LossRefused(f"after pg_restore the store has lost {lost[0]}: give --yes to go on")
-    with open_store(config, reconcile=True) as store:
+    with open_store(config, ahead=True) as store:
         store.note_loss(now)
         return _restored(config, store, now, 0, lost)
 
@@ -177,11 +177,12 @@ def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, ye
 def _restored(
     config: NodeConfig, store: GalleryStore, now: datetime, forgotten: int, lost: tuple[str, ...]
 ) -> Restored:
-    store.settle()  # rows of who was forgotten since
+    found = store.reconcile(now)
     expired, until = len(store.expire(now)), store.claims_lost_until
+    lost += (f"{found.lost} templates that were enrolled since the backup",) if found.lost else ()
     skew = config.policy.clock_skew_seconds  # by so much a warrant may be dated ahead
     moment = None if until is None else datetime.fromtimestamp(until + skew, now.tzinfo)
-    return Restored(store.count(), forgotten, expired, lost, moment)
+    return Restored(store.count(), forgotten + len(found.forgotten), expired, lost, moment)
 
 
 def rekey(folder: Path, *, old_key: Path | None = None, progress: Callable[[int], object] | None = None) -> Rekeyed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +15,8 @@ from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
 from pets.errors import InputError
+
+log = logging.getLogger("lineup.node")
 
 CHECKED_QUERIES = 16  # the last ones: an older copy lacks the last ones first
 
@@ -81,9 +84,12 @@ def _check_claims(identity: NodeIdentity, store: GalleryStore, keeper: Keeper) -
 def _open_what_is_left(identity: NodeIdentity, error: StoreLost) -> GalleryStore:
     file, aside = identity.config.storage.file, f".lost-{int(time.time())}"
     try:
-        store = open_store(identity.config, reconcile=True)
+        store = open_store(identity.config, ahead=True)
         try:
             store.verify()
+            found = store.reconcile(datetime.now(timezone.utc))
+            told = {"forgotten": len(found.forgotten), "templates": found.lost}
+            log.warning("accepted: what was forgotten since, and templates of nobody, are erased", extra=told)
         except BaseException:
             store.close()
             raise

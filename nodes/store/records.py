@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, insert, select
@@ -129,6 +129,18 @@ def forget(session: Session, references: Iterable[str], now: datetime, current: 
         if _delete(session, (SubjectRow.reference == reference) | (SubjectRow.subject == reference)):
             session.merge(DeletionRow(reference=reference, time=utc_seconds(now)))
             receipts.append(DeletionReceipt(reference, now, current, "forgotten"))
+    return receipts
+
+
+def forgotten_before(
+    session: Session, references: Sequence[str], now: Sequence[DeletionReceipt], current: int
+) -> list[DeletionReceipt]:
+    """The receipts of subjects among these that were deleted earlier, and not `now`."""
+    new, receipts = {receipt.reference for receipt in now}, []
+    for reference in dict.fromkeys(references):
+        known = None if reference in new else session.get(DeletionRow, reference)
+        if known is not None:
+            receipts.append(DeletionReceipt(reference, utc_time(known.time), current, "forgotten"))
     return receipts
 
 

@@ -4,12 +4,16 @@ The database knows a row by its number, and of every folder what it was when the
 gallery, the `generation` of its manifest, the number after its last row. Every change of a folder is made under the
 lock of the database, in this order:
 
-- *enrolment*: rows are appended, then the subjects are written;
+- *enrolment*: the database notes that the folder will change, rows are appended, then the subjects are written;
 - *deletion*: subjects are deleted and their rows noted as gone, then the rows are erased.
 
 So a crash between the two leaves rows without a subject, or rows that are noted as gone. `settle` erases both. A folder
-that is older than the database, another, or missing, is `StoreCorrupted`; so is one that is further ahead than a crash
-can leave it: then the *database* is an older one.
+that is older than the database, another, or missing, is `StoreCorrupted`; so is one that is ahead without a note in the
+database, or further than a crash can leave it: then the *database* is an older one.
+
+After a restore the two may be of different moments, which `reconcile` settles: what is gone in either is gone in both.
+Numbers that were given after the moment of the database may be given again, so a new *line* of numbers begins
+(`nodes.blocks.manifest`), and a database that knows such numbers of an earlier line is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from nodes.blocks import (
@@ -41,7 +45,7 @@ from nodes.blocks.files import LOCK, MANIFEST, link_file, sync_folder
 from nodes.blocks.manifest import Manifest
 from nodes.blocks.numbering import Numbering
 from nodes.store.errors import StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
-from nodes.store.tables import GoneRow, ModelRow, SubjectRow
+from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
 
 MAX_AHEAD = 4  # changes of a folder that a crash may keep the database from knowing of
 FOLDER_BYTES = 8
@@ -77,14 +81,12 @@ def as_store_errors() -> Iterator[None]:
 class RowFiles:
     """The folders of a store, in the folder `place`. `ciphers`: what they may be sealed under, the current one first.
 
-    `most`: rows that are appended at once. `reconcile`: the folders may be ahead of the database, which was brought
-    back by other means; then nobody is held whose row is erased.
-    Methods that are given a session are called under the database's lock, and
-    raise `StoreError`.
+    `most`: rows that are appended at once. `ahead`: the folders may be ahead of the database, until `reconcile`.
+    Methods that are given a session are called under the database's lock, and raise `StoreError`.
     """
 
-    def __init__(self, place: Path | None, ciphers: Sequence[AESGCM], most: int, reconcile: bool = False) -> None:
-        self._place, self._ciphers, self._most, self._reconcile = place, tuple(ciphers), most, reconcile
+    def __init__(self, place: Path | None, ciphers: Sequence[AESGCM], most: int, ahead: bool = False) -> None:
+        self._place, self._ciphers, self._most, self.ahead = place, tuple(ciphers), most, ahead
         self._opened: dict[str, tuple[BlockFiles, AESGCM]] = {}
 
     @property
@@ -124,7 +126,7 @@ class RowFiles:
 
     def remember(self, model: ModelRow, manifest: Manifest) -> None:
         """Note in the database what a folder is now."""
-        model.gallery, model.generation, model.next_row = manifest.gallery, manifest.generation, manifest.next_row
+        model.line, model.generation, model.next_row = manifest.lines[-1].name, manifest.generation, manifest.next_row
 
     def append(self, model: ModelRow, rows: Rows) -> range:
         """Add rows, int8 (rows, d); gives their numbers."""
@@ -134,26 +136,43 @@ class RowFiles:
             self.remember(model, files.manifest())
             return numbers
 
+    def announce(self, session: Session, changing: bool) -> None:
+        """Note that folders are about to be changed, in a transaction before the one that changes them; or no more."""
+        session.execute(update(StoreRow).values(changing=changing))
+
+    def announced(self, session: Session) -> bool:
+        """Whether that is noted."""
+        return bool(session.scalar(select(StoreRow.changing)))
+
+    def models(self, session: Session) -> Sequence[ModelRow]:
+        """The models that have a folder."""
+        return _with_folder(session)
+
     def check(self, session: Session) -> None:
         """Compare every folder with what the database knows of it. Raises `StoreCorrupted`."""
         for model in _with_folder(session):
-            self._check(model)
+            self._check(session, model)
 
-    def _check(self, model: ModelRow) -> Manifest:
+    def _check(self, session: Session, model: ModelRow) -> Manifest:
         with as_store_errors():
             files = self.of(model)
             manifest = files.manifest()
+        assert model.line is not None
         assert model.generation is not None
         assert model.next_row is not None
-        if manifest.gallery != model.gallery:
+        end, same = manifest.end_of(model.line), model.line == manifest.lines[-1].name
+        if end is None:
             raise StoreCorrupted(f"{files.folder} holds the templates of another database")
-        if manifest.generation < model.generation or manifest.next_row < model.next_row:
+        if end < model.next_row or (same and manifest.generation < model.generation):
             raise StoreCorrupted(
-                f"{files.folder} is an older state of the templates: {manifest.next_row} were enrolled, in "
-                f"{manifest.generation} changes; the database knows {model.next_row}, and {model.generation} changes"
+                f"{files.folder} is an older state of the templates, or goes on from an older one: it has {end} of the "
+                f"{model.next_row} rows that the database knows, {manifest.generation} changes of {model.generation}"
             )
-        ahead = manifest.generation > model.generation + MAX_AHEAD or manifest.next_row > model.next_row + self._most
-        if ahead and not self._reconcile:
+        if same and manifest.generation == model.generation:
+            return manifest
+        noted = same and (self.announced(session) or bool(_gone(session, model, 1)))
+        far = manifest.generation > model.generation + MAX_AHEAD or manifest.next_row > model.next_row + self._most
+        if (far or not noted) and not self.ahead:
             raise StoreCorrupted(
                 f"the database is an older one than the templates in {files.folder}: it knows {model.next_row} of "
                 f"{manifest.next_row}, and {model.generation} of {manifest.generation} changes"
@@ -164,16 +183,36 @@ class RowFiles:
         """Erase rows without a subject, and those that are noted as gone; gives how many were there."""
         erased = 0
         for model in _with_folder(session):
-            manifest = self._check(model)
-            gone = session.scalars(select(GoneRow.row).where(GoneRow.model_id == model.id)).all()
+            manifest = self._check(session, model)
+            gone = _gone(session, model)
             assert model.next_row is not None
             if gone or manifest.generation != model.generation:
-                with as_store_errors():
-                    files = self.of(model)
-                    erased += files.forget([*gone, *range(model.next_row, manifest.next_row)])
-                    self.remember(model, files.manifest())
-                session.execute(delete(GoneRow).where(GoneRow.model_id == model.id))
+                erased += self._erase(session, model, [*gone, *range(model.next_row, manifest.next_row)])
+        self.announce(session, False)
         return erased
+
+    def _erase(self, session: Session, model: ModelRow, rows: Sequence[int]) -> int:
+        """Erase rows; what was noted as gone is gone."""
+        with as_store_errors():
+            files = self.of(model)
+            erased = files.forget(rows)
+            self.remember(model, files.manifest())
+        session.execute(delete(GoneRow).where(GoneRow.model_id == model.id))
+        return erased
+
+    def reconcile(self, session: Session, model: ModelRow, held: Numbers) -> int:
+        """Let a folder go on from the moment of the database: all rows but those `held` are erased, and what was
+        noted as gone, and a new line begins; gives how many rows were erased that nobody had deleted."""
+        manifest = self._check(session, model)
+        assert model.next_row is not None
+        lost = [row for row in range(model.next_row, manifest.next_row) if row not in manifest.dead]
+        first, known = model.next_row, np.concatenate([held, self.erased(model)])
+        self._erase(session, model, np.setdiff1d(np.arange(manifest.next_row), known).tolist())
+        with as_store_errors():
+            files = self.of(model)
+            files.branch(first)
+            self.remember(model, files.manifest())
+        return len(lost)
 
     def retire(self, session: Session, before: int) -> int:
         """Give up versions that were superseded before a second since 1970; gives how many rows were erased."""
@@ -198,7 +237,7 @@ class RowFiles:
     def rekey(self, session: Session) -> None:
         """Seal every folder under the current cipher that is under another."""
         for model in _with_folder(session):
-            self._check(model)
+            self._check(session, model)
             with as_store_errors():
                 files = self.of(model)
                 assert model.folder is not None
@@ -207,15 +246,25 @@ class RowFiles:
                     self._opened[model.folder] = files, self._ciphers[0]
                     self.remember(model, files.manifest())
 
-    def erased(self, session: Session) -> list[tuple[int, Numbers]]:
-        """Models by number in the database, and the numbers of their rows that are erased."""
-        found = []
-        for model in _with_folder(session):
-            with as_store_errors():
-                manifest, numbering = self.of(model).state()
-            dead = [row for row, state in manifest.dead.items() if state.forgotten]
-            found.append((model.id, np.concatenate([np.array(dead, np.int64), numbering.gone(manifest.current.epoch)])))
-        return found
+    def erased(self, model: ModelRow) -> Numbers:
+        """The numbers of a model's rows that are erased."""
+        with as_store_errors():
+            return _erased(self.of(model))
+
+    def erased_beside(self, session: Session, model: ModelRow) -> Numbers:
+        """Numbers of rows of a model that are erased in another folder of the same history, which is not named: that of
+        the database that a restore replaces. One that cannot be read tells nothing."""
+        with as_store_errors():
+            own = self.of(model).manifest()
+        found: list[Numbers] = [np.empty(0, np.int64)]
+        for folder in self.unnamed(session):
+            try:
+                files, _ = self._open(folder)
+                shared, rows = own.shared(files.manifest()), _erased(files)
+            except (StoreError, BlocksError):
+                continue
+            found.append(rows[rows < shared])
+        return np.unique(np.concatenate(found))
 
     def copy_to(self, session: Session, target: Path) -> None:
         """Copies of all folders, in a new folder; no bytes on the same file system."""
@@ -262,6 +311,16 @@ def read_rows(
         inside = held[first:last] - block * size
         out[places[first:last]], erased[places[first:last]] = rows.rows[inside], rows.erased[inside]
     return out, erased
+
+
+def _erased(files: BlockFiles) -> Numbers:
+    manifest, numbering = files.state()
+    dead = [row for row, state in manifest.dead.items() if state.erased]
+    return np.concatenate([np.array(dead, np.int64), numbering.gone(manifest.current.epoch)])
+
+
+def _gone(session: Session, model: ModelRow, most: int | None = None) -> Sequence[int]:
+    return session.scalars(select(GoneRow.row).where(GoneRow.model_id == model.id).limit(most)).all()
 
 
 def _with_folder(session: Session) -> Sequence[ModelRow]:

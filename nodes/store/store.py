@@ -33,6 +33,7 @@ from nodes.store.subjects import (
     ContestedEvent,
     DeletionReceipt,
     Particulars,
+    Reconciled,
     Snapshot,
     Status,
     Subject,
@@ -56,8 +57,8 @@ class GalleryStore:
 
     `url`: see `Database`; a database that is new or of an earlier version is brought up to date. `key`: what records
     are encrypted under; `retired`: keys that older records still need. `rows`: the folder of the templates
-    (`nodes.store.rows`); beside an SQLite file it is FILE.rows, unless another is named. `reconcile`: the database was
-    brought back by other means and may be older than that folder; who was forgotten since is forgotten again.
+    (`nodes.store.rows`); beside an SQLite file it is FILE.rows, unless another is named. `ahead`: the database was
+    brought back by other means and may be older than that folder; `reconcile` it then.
     `state`: two capital letters. `categories`: the only ones enrolled and the only ones searched (Article 19(1));
     victims, missing persons and remains need a citation in `national_law` (Article 29). `lock_seconds`: how long to
     wait for others. `handler`: on whose behalf it is opened, for the log of who did what to whom; None is the node
@@ -75,7 +76,7 @@ class GalleryStore:
         *,
         state: str,
         rows: Path | None = None,
-        reconcile: bool = False,
+        ahead: bool = False,
         categories: Iterable[Category] = DEFAULT_CATEGORIES,
         national_law: Mapping[Category, str] | None = None,
         retired: Sequence[StorageKey] = (),
@@ -88,12 +89,10 @@ class GalleryStore:
         self._database = Database(url, lock_seconds=lock_seconds)
         if rows is None and self._database.path is not None:
             rows = rows_beside(self._database.path)
-        self._rows = RowFiles(rows, [each.blocks for each in (key, *retired)], BATCH_ROWS, reconcile)
+        self._rows = RowFiles(rows, [each.blocks for each in (key, *retired)], BATCH_ROWS, ahead)
         try:
             upgrade(self._database)
             self._keys = self._attach(key, retired)
-            if reconcile:
-                self._forget_erased()
         except BaseException:
             self._database.close()
             raise
@@ -270,20 +269,33 @@ class GalleryStore:
     # Deletion
 
     def forget(self, reference: str, now: datetime) -> DeletionReceipt:
-        """Delete a subject; the next snapshot is without it (Article 64(1)(m)). Raises `UnknownReference`."""
+        """Delete a subject; the next snapshot is without it (Article 64(1)(m)). For one who was forgotten before, the
+        receipt says when. Raises `UnknownReference`."""
         receipts = self.forget_all([reference], now)
         if not receipts:
             raise UnknownReference(f"no subject has reference {reference[:64]!r}")
         return receipts[0]
 
     def forget_all(self, references: Iterable[str], now: datetime) -> list[DeletionReceipt]:
-        """Delete subjects, passing over references that do not exist: what `deletions` lists, after a restore."""
+        """Delete subjects, passing over references that do not exist: what `deletions` lists, after a restore.
+
+        Who was forgotten before gets the receipt of then.
+        """
+        wanted = list(references)
         with self._database.writing() as session:
-            receipts = records.forget(session, references, now, gallery.change(session))
-            if receipts:
-                self._note(session, "forget", [receipt.reference for receipt in receipts], now)
+            current = gallery.change(session)
+            receipts = self._forget(session, wanted, now, current)
+            receipts += records.forgotten_before(session, wanted, receipts, current)
         self._erase()
         self._database.wipe_log()
+        return receipts
+
+    def _forget(
+        self, session: Session, references: Iterable[str], now: datetime, current: int
+    ) -> list[DeletionReceipt]:
+        receipts = records.forget(session, references, now, current)
+        if receipts:
+            self._note(session, "forget", [receipt.reference for receipt in receipts], now)
         return receipts
 
     def expire(self, now: datetime) -> list[DeletionReceipt]:
@@ -318,6 +330,25 @@ class GalleryStore:
             gallery.lock(session)
             return self._rows.settle(session)
 
+    def reconcile(self, now: datetime) -> Reconciled:
+        """Let database and templates go on together after a restore, whichever of them is older (`nodes.store.rows`).
+
+        Who is held but has no template any more was forgotten since, and is forgotten again; so is who has none in the
+        folder that a restored one replaces. Templates that nobody has are erased: of who was enrolled since.
+        """
+        with self._database.writing() as session:
+            current = gallery.change(session)
+            again: list[DeletionReceipt] = []
+            lost = 0
+            for model in self._rows.models(session):
+                erased = np.union1d(self._rows.erased(model), self._rows.erased_beside(session, model))
+                again += self._forget(session, gallery.references(session, model.id, erased), now, current)
+                parts = [part.rows for part in gallery.held_rows(session, model, 0)]
+                lost += self._rows.reconcile(session, model, np.concatenate([*parts, np.empty(0, np.int64)]))
+            self._rows.announce(session, False)
+        self._database.wipe_log()
+        return Reconciled(tuple(again), lost)
+
     def deletions(self) -> dict[str, datetime]:
         """All references forgotten, with the time: keep this list apart from backups (README, "Restore")."""
         with self._database.reading() as session:
@@ -350,12 +381,18 @@ class GalleryStore:
             return content.content(session)
 
     def verify(self, *, whole: bool = False) -> Content:
-        """Check the file (SQLite) and every row's digest; gives what it holds. Raises `StoreCorrupted`.
+        """Check the file (SQLite), every row's digest, and that all have a template; gives what it holds.
 
-        `whole`: SQLite's integrity check in place of the quick one.
+        Raises `StoreCorrupted`. Where templates may be ahead, only `reconcile` looks at them. `whole`: SQLite's
+        integrity check in place of the quick one.
         """
         self._database.check(whole)
         with self._database.reading() as session:
+            erased = [(model.id, self._rows.erased(model)) for model in self._rows.models(session)]
+        with self._database.reading() as session:  # later: who was deleted is gone from the database first
+            missing = sum(len(gallery.references(session, model, rows)) for model, rows in erased)
+            if missing and not self._rows.ahead:
+                raise StoreCorrupted(f"the database holds {missing} subjects whose templates were deleted: it is older")
             return content.verify(session)
 
     def count(self) -> int:
@@ -544,9 +581,7 @@ class GalleryStore:
     def retire_versions(self, before: int) -> int:
         """Keep no version of the templates that was not in force after a second since 1970; gives how many rows that
         erased. No audit and no preparation needs one any more."""
-        with self._database.writing() as session:
-            gallery.lock(session)
-            self._rows.settle(session)
+        with self._changing(counted=False) as session:
             return self._rows.retire(session, before)
 
     def unnamed_rows(self) -> list[Path]:
@@ -568,31 +603,38 @@ class GalleryStore:
             self._move(keys)
         return keys
 
-    def _forget_erased(self) -> None:
-        """Forget subjects whose rows are erased, as they were forgotten after the database was copied."""
-        with self._database.reading() as session:
-            references = [found for model, rows in self._rows.erased(session)
-                          for found in gallery.references(session, model, rows)]  # fmt: skip
-        self.forget_all(references, datetime.now(timezone.utc))
-
     def _move(self, keys: KeyRing) -> None:
         """Move the templates of an earlier version into block files, then count what is held."""
         moved = 1
         while moved:
-            with self._database.writing() as session:
+            with self._changing(counted=False) as session:
                 moved = moving.move_batch(session, keys, self._rows)
                 if not moved:
                     content.settle(session)
         self._database.wipe_log()
 
     @contextmanager
-    def _changing(self) -> Iterator[Session]:
-        """A change of the gallery. What was left half done is brought to an end before, and at once if it fails."""
+    def _changing(self, counted: bool = True) -> Iterator[Session]:
+        """A change of the block files, noted before: else what a crash leaves would look like an older database.
+
+        What was left half done is brought to an end before, and at once if it fails. `counted`: of the gallery.
+        """
         try:
-            with self._database.writing() as session:
-                gallery.change(session)
-                self._rows.settle(session)
-                yield session
+            while True:
+                with self._database.writing() as session:
+                    gallery.lock(session)
+                    self._rows.settle(session)
+                    self._rows.announce(session, True)
+                with self._database.writing() as session:
+                    gallery.lock(session)
+                    if not self._rows.announced(session):  # another writer came between, and is done
+                        continue
+                    if counted:
+                        gallery.change(session)
+                    self._rows.settle(session)
+                    yield session
+                    self._rows.announce(session, False)
+                    return
         except BaseException:
             with suppress(StoreError):
                 self.settle()

@@ -81,6 +81,17 @@ class DeletionReceipt:
 
 
 @dataclass(frozen=True)
+class Reconciled:
+    """What a restored database and the templates beside it had to give up to be of one moment.
+
+    `forgotten`: subjects that were forgotten since the backup. `lost`: templates that were enrolled since.
+    """
+
+    forgotten: tuple[DeletionReceipt, ...]
+    lost: int
+
+
+@dataclass(frozen=True)
 class BulkEnrolment:
     """`references` of the rows enrolled now, in order; `skipped`: rows at the front that were enrolled before."""
 

@@ -43,7 +43,8 @@ class Base(DeclarativeBase):
 class StoreRow(Base):
     """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first.
 
-    `identity`, `rows`, `digest`: see `nodes.store.content`; without them only between an upgrade and the next opening.
+    `changing`: the block files are about to be changed; a crash can leave it so. `identity`, `rows`, `digest`: see
+    `nodes.store.content`; without them only between an upgrade and the next opening.
     """
 
     __tablename__ = "store"
@@ -53,6 +54,7 @@ class StoreRow(Base):
     identity: Mapped[bytes | None] = mapped_column(LargeBinary)
     rows: Mapped[int | None] = mapped_column(BigInteger)
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    changing: Mapped[bool] = mapped_column(server_default=false(), default=False)
 
 
 class KeyRow(Base):
@@ -67,9 +69,9 @@ class KeyRow(Base):
 class ModelRow(Base):
     """A face model: digest of its identity (32 bytes) and entries of a template.
 
-    `folder`: name of its folder of block files. What these were when the database was last written: `gallery`, their
-    identity; `generation`, of their manifest; `next_row`, the number of the row after the last one. None only between
-    an upgrade and the next opening.
+    `folder`: name of its folder of block files. What these were when the database was last written: `line`, the name of
+    their history; `generation`, of their manifest; `next_row`, the number of the row after the last one. None only
+    between an upgrade and the next opening.
     """
 
     __tablename__ = "model"
@@ -77,7 +79,7 @@ class ModelRow(Base):
     digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     dim: Mapped[int] = mapped_column(Integer)
     folder: Mapped[str | None] = mapped_column(String(32))
-    gallery: Mapped[bytes | None] = mapped_column(LargeBinary)
+    line: Mapped[bytes | None] = mapped_column(LargeBinary)
     generation: Mapped[int | None] = mapped_column(BigInteger)
     next_row: Mapped[int | None] = mapped_column(BigInteger)
 

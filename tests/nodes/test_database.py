@@ -159,10 +159,11 @@ def test_without_the_present_store_older_warrants_are_refused(
     with pytest.raises(LossRefused, match="forgotten and answered since the backup"):
         restore(folder, file, NOW)
     result = restore(folder, file, NOW, yes=True)
-    assert (result.subjects, result.refuses_until) == (6, NOW + SKEW)
+    assert (result.subjects, result.forgotten_again, result.refuses_until) == (5, 1, NOW + SKEW)
     with holder_store(folder) as store:
         assert store.claims_lost_until == int(NOW.timestamp())
-        assert references[1] in store.snapshot(NOW).references  # for the operator to forget again: it is said
+        assert references[1] not in store.snapshot(NOW).references, "the templates of the lost store tell"
+        assert store.forget(references[1], NOW + timedelta(days=1)).time == NOW, "told to forget again: a receipt"
     # a second restore, with a store that is readable, keeps the note of the loss; of two losses, the later
     assert restore(folder, file, NOW + timedelta(hours=1)).refuses_until == NOW + SKEW
     backup(folder, tmp_path / "second.db")
@@ -327,6 +328,18 @@ def test_a_key_in_the_environment_is_changed_there(
         assert len(store.snapshot(NOW).references) == 5
 
 
+def test_control_where_the_templates_are_lost_too_nobody_knows_who_was_forgotten(
+    holder: tuple[Path, tuple[str, ...], Path],
+) -> None:
+    folder, references, file = holder
+    (folder / "store.db").unlink()
+    shutil.rmtree(folder / "store.db.rows")
+    result = restore(folder, file, NOW, yes=True)
+    assert (result.subjects, result.forgotten_again) == (6, 0)
+    with holder_store(folder) as store:
+        assert references[1] in store.snapshot(NOW).references  # for the operator to forget again: it is said
+
+
 # PostgreSQL
 
 
@@ -351,13 +364,22 @@ def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants
             restore(folder, tmp_path / "file", NOW)
         server.run("pg_dump", "--format=custom", f"--file={tmp_path}/dump", _name(old))
         server.run("pg_restore", f"--dbname={_name(new)}", "--exit-on-error", str(tmp_path / "dump"))
+        with holder_store(folder) as store:
+            gone = store.snapshot(NOW).references[0]
+            store.forget(gone, NOW)
+            store.enrol_many(unit_rows(np.random.default_rng(3), 4, 64), **WHAT)
         (folder / "node.toml").write_text(configured.replace(old, new))
+        with pytest.raises(StoreCorrupted, match="the database is an older one"), holder_store(folder):
+            pass
         with pytest.raises(LossRefused, match="--yes"):
             restore(folder, None, NOW)
         result = restore(folder, None, NOW, yes=True)
-        assert (result.subjects, result.refuses_until) == (3, NOW + SKEW)
+        assert (result.subjects, result.forgotten_again, result.refuses_until) == (2, 1, NOW + SKEW)
+        assert "4 templates that were enrolled since the backup" in result.lost
         with holder_store(folder) as store:
             assert store.claims_lost_until == int(NOW.timestamp())
+            assert gone not in store.snapshot(NOW).references
+            assert store.forget(gone, NOW + timedelta(days=1)).time == NOW
 
 
 def _name(url: str) -> str:

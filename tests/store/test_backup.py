@@ -173,7 +173,11 @@ def test_pg_dump_is_restored_and_read(postgres: PostgresServer, tmp_path: Path) 
     rows = rows_folder(old)  # goes on: the database that is restored is older than it
     with pytest.raises(StoreCorrupted, match="the database is an older one"):
         open_store(new, rows=rows)
-    with open_store(new, rows=rows, reconcile=True) as store:
+    with open_store(new, rows=rows, ahead=True) as store:
+        assert gone in store.subject(gone).reference, "the dump brought it back"
+        found = store.reconcile(NOW)
+        assert [receipt.reference for receipt in found.forgotten] == [gone]
+        assert found.lost >= 11
         assert gone not in store.snapshot(NOW).references, "who was forgotten since the dump is forgotten again"
         assert store.verify().rows == store.count()
     with open_store(new, rows=rows) as store:

@@ -145,7 +145,7 @@ def missing(folder: Path, url: str) -> None:
 
 
 LOSSES: list[tuple[Callable[[Path, str], None], str]] = [
-    (older, "is an older state of the templates: 1 were enrolled"),
+    (older, "it has 1 of the 2 rows that the database knows"),
     (another, "holds the templates of another database"),
     (missing, "is gone: the templates lay there"),
 ]

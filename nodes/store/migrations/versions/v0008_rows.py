@@ -19,9 +19,11 @@ def upgrade() -> None:
     op.add_column("subject", sa.Column("row", sa.BigInteger, nullable=True))
     op.create_index("ix_subject_model_id_row", "subject", ["model_id", "row"])
     op.add_column("model", sa.Column("folder", sa.String(32), nullable=True))
-    op.add_column("model", sa.Column("gallery", sa.LargeBinary, nullable=True))
+    op.add_column("model", sa.Column("line", sa.LargeBinary, nullable=True))
     for column in ("generation", "next_row"):
         op.add_column("model", sa.Column(column, sa.BigInteger, nullable=True))
+    changing = sa.Column("changing", sa.Boolean, nullable=False, server_default=sa.false())
+    op.add_column("store", changing)
     op.create_table(
         "gone_row",
         sa.Column("model_id", Identifier, sa.ForeignKey("model.id", name="fk_gone_row_model_id"), nullable=False),
