@@ -21,7 +21,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ from nodes.blocks import (
     VersionReader,
 )
 from nodes.blocks.errors import typed_errors
-from nodes.blocks.files import LOCK, MANIFEST, link_file, sync_folder
+from nodes.blocks.files import LOCK, MANIFEST, link_file, locked, sync_folder
 from nodes.blocks.manifest import Manifest
 from nodes.blocks.numbering import Numbering
 from nodes.store.errors import StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
@@ -189,6 +189,7 @@ class RowFiles:
             if gone or manifest.generation != model.generation:
                 erased += self._erase(session, model, [*gone, *range(model.next_row, manifest.next_row)])
         self.announce(session, False)
+        self._drop_staged()
         return erased
 
     def _erase(self, session: Session, model: ModelRow, rows: Sequence[int]) -> int:
@@ -266,13 +267,34 @@ class RowFiles:
             found.append(rows[rows < shared])
         return np.unique(np.concatenate(found))
 
-    def copy_to(self, session: Session, target: Path) -> None:
-        """Copies of all folders, in a new folder; no bytes on the same file system."""
-        with as_store_errors(), typed_errors(str(target)):
-            target.mkdir(mode=0o700, parents=True)
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """An empty folder beside that of the templates, for a backup. Raises `StoreLocked` while there is another."""
+        with as_store_errors(), typed_errors(str(self.place)):
+            staged = _staged(self.place)
+            staged.mkdir(mode=0o700, exist_ok=True)
+            with locked(staged, 0):
+                try:
+                    yield staged
+                finally:
+                    shutil.rmtree(staged, ignore_errors=True)
+
+    def _drop_staged(self) -> None:
+        """Delete what a backup that was killed left: it holds who is forgotten since. One under way keeps its own."""
+        if self._place is None or not (staged := _staged(self._place)).is_dir():
+            return
+        with suppress(StoreLocked), as_store_errors(), typed_errors(str(staged)), locked(staged, 0):
+            shutil.rmtree(staged)
+
+    def copy_to(self, session: Session, target: Path) -> list[Path]:
+        """Copies of all folders, in a folder, no bytes on the same file system; gives the copies."""
+        with as_store_errors():
+            copies = []
             for model in _with_folder(session):
                 assert model.folder is not None
-                self.of(model).copy_to(target / model.folder)
+                copies.append(target / model.folder)
+                self.of(model).copy_to(copies[-1])
+            return copies
 
     def unnamed(self, session: Session) -> list[Path]:
         """Folders that the database does not name: what a restore replaced, or left when it was interrupted."""
@@ -311,6 +333,10 @@ def read_rows(
         inside = held[first:last] - block * size
         out[places[first:last]], erased[places[first:last]] = rows.rows[inside], rows.erased[inside]
     return out, erased
+
+
+def _staged(place: Path) -> Path:
+    return place.with_name(f".{place.name}-backup")
 
 
 def _erased(files: BlockFiles) -> Numbers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -557,26 +557,24 @@ class GalleryStore:
         """
         if self._database.path is None:
             raise StoreRefusal("a PostgreSQL store is backed up with pg_dump --format=custom")
-        rows, staged = rows_beside(path), self._rows.place.with_name(f".{self._rows.place.name}-backup")
+        rows = rows_beside(path)
         for target in (path, rows):
             if target.exists():
                 raise StoreRefusal(f"{target} exists already, a copy never overwrites")
         try:
             self.settle()
-            shutil.rmtree(staged, ignore_errors=True)
-            with self._database.writing() as session:  # one moment of both: nobody changes either
-                gallery.lock(session)
-                self._rows.copy_to(session, staged)
-                reader = backup.moment(self._database.path)
-            with closing(reader):
-                for folder in sorted(staged.iterdir()):
+            with ExitStack() as until_done:
+                with self._database.writing() as session:  # one moment of both: nobody changes either
+                    gallery.lock(session)
+                    staged = until_done.enter_context(self._rows.staging())
+                    copies = self._rows.copy_to(session, staged)
+                    reader = until_done.enter_context(closing(backup.moment(self._database.path)))
+                for folder in copies:
                     copy_folder(folder, rows / folder.name)
                 backup.copy_database(self._database.path, path, reader)
         except BaseException:
             shutil.rmtree(rows, ignore_errors=True)
             raise
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
 
     def retire_versions(self, before: int) -> int:
         """Keep no version of the templates that was not in force after a second since 1970; gives how many rows that

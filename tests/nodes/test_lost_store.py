@@ -153,7 +153,7 @@ def test_an_older_copy_is_refused_and_a_restore_of_it_is_not(federation: Federat
     start(federation)
     remove(file(federation))
     shutil.copyfile(tmp_path / "copy", file(federation))
-    with pytest.raises(StoreLost, match="an older one than the templates.* it knows 130 of 132"):
+    with pytest.raises(StoreLost, match=r"an older one than the templates.* it knows 130 of 132"):
         start(federation)
     rows = file(federation).with_name("store.db.rows")
     rows.rename(rows.with_name("newer"))
