@@ -142,8 +142,7 @@ def test_a_version_that_is_not_kept_any_more_is_said_to_be_gone(world: World, tm
     query = world.query((ES,))
     enrol(world, 3)
     with holder_store(world.root / ES) as store:
-        _, files = store.row_files(store.categories)
-        files.retire(files.manifest().current.number)
+        store.retire_versions(int(now().timestamp()) + 1)
     report = audited(world, query, tmp_path)
     assert failures(report) == {}
     assert unknown(report)["audit-gallery"].startswith("the gallery cannot be read: this version")
