@@ -3,11 +3,16 @@
     python -m benchmarks.scale                                    10^5, 10^6 and 10^7 rows, d = 512
     python -m benchmarks.scale --rows 30000000                    needs 20 GB of memory and 17 GB of disk
     python -m benchmarks.scale --rows 4096 --dim 64 --batch 2     a smoke run
+    python -m benchmarks.scale --store --rows 1000000             a holder's store: enrolment, and start of its node
 
 Every size runs in a process of its own: int8 rows are made a chunk at a time, enrolled into block files, opened from
 them into memory; `--batch` preparations are made in one pass, and each is used for one search, whose hits must be
 those of the plaintext twin. Writes a flat list, an entry a size. Seconds are those of a clock, which other work on the
 machine makes longer (`load` says how much there was); `cpu` seconds are of this process, on all cores together.
+
+`--store` adds to the entries of the same size: `enrolment_store_rows_per_s`, into block files and an SQLite database
+with a reference each, and `node_start_s`, of what a node does with its store before it answers: the database's own
+check, every subject against the digest, the rows into memory, and who of them may be found.
 
 `verified`: whether gates are verified against cheating parties; it is false until the protocol does that.
 `peak_rss_bytes`: of the whole process from its start, the gallery included.
@@ -25,6 +30,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -39,6 +45,7 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--folder", type=Path, help="where block files are made and deleted; default: a temporary folder")
 parser.add_argument("--json", type=Path, help="add the entries to this file, in place of those of the same size")
 parser.add_argument("--patience", type=float, default=0, help="minutes to wait for memory that other programs have")
+parser.add_argument("--store", action="store_true", help="a holder's store in place of preparations and searches")
 parser.add_argument("--only", action="store_true", help="one size, in this process")
 options = parser.parse_args()
 machine.prepare(options.threads)
@@ -48,6 +55,8 @@ import numpy.typing as npt  # noqa: E402
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: E402
 
 from nodes.blocks import BlockFiles, ResidentGallery  # noqa: E402
+from nodes.store import Category, GalleryStore, Status, StorageKey  # noqa: E402
+from nodes.store.derived import DerivedGallery  # noqa: E402
 from pets.allocator import keep_freed_memory  # noqa: E402
 from pets.params import N4096  # noqa: E402
 from pets.synthetic import synthetic_templates  # noqa: E402
@@ -164,11 +173,74 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     }
 
 
+class Chunks:
+    """Synthetic rows as `GalleryStore.enrol_many` reads them, and the time that making them takes."""
+
+    def __init__(self, rows: int, dim: int) -> None:
+        self._rows, self._dim = rows, dim
+        self._pool = quantise(synthetic_templates(min(POOL_ROWS, rows), dim, 0, mean=0.0087, sd=0.0757))
+        self.making = Stopwatch()
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.int8]:
+        with self.making:
+            start, stop, _ = part.indices(self._rows)
+            mixed = self._pool[:, np.random.default_rng(start).permutation(self._dim)]
+            rows: npt.NDArray[np.int8] = mixed[np.arange(start, stop) % len(mixed)]
+            return rows
+
+
+def measure_store(rows: int, folder: Path) -> dict[str, Any]:
+    """Enrolment with references and store; and a start on it, as in `nodes.service.known_store` and `Node.warm`."""
+    dim, threads, load = options.dim, options.threads, os.getloadavg()[0]
+    folder.mkdir()
+    url, key = f"sqlite:///{folder}/store.db", StorageKey(secrets.token_bytes(32))
+    chunks = Chunks(rows, dim)
+    what = Category.SUSPECT, Status.IDENTIFIED, date.today() + timedelta(days=365)
+    with GalleryStore(url, key, state="ES") as store, Stopwatch() as enrolling:
+        store.enrol_many(
+            chunks, category=what[0], status=what[1], retain_until=what[2], model=bytes(32), source=bytes(32)
+        )
+    with Stopwatch() as starting:
+        with Stopwatch() as checking, GalleryStore(url, key, state="ES") as store:
+            store.verify()
+            store.settle()
+        with GalleryStore(url, key, state="ES") as store:
+            derived = DerivedGallery(store, N4096, threads=threads)
+            with Stopwatch() as opening:
+                gallery = derived.current()
+            with Stopwatch() as finding:
+                lent = derived.lend(gallery.root, datetime.now(timezone.utc), list(Category))
+            assert lent is not None
+            assert int(lent[1].sum()) == rows
+            with Stopwatch() as again:
+                derived.lend(gallery.root, datetime.now(timezone.utc), list(Category))
+            gallery.reference(rows - 1)
+    steps = {"check_s": checking.wall, "open_s": opening.wall, "bits_s": finding.wall, "bits_again_s": again.wall}
+    seconds = enrolling.wall - chunks.making.wall
+    return {
+        "rows": rows,
+        "dim": dim,
+        "measured": True,
+        "enrolment_store_rows_per_s": round(rows / seconds),
+        "enrolment_store_cpu_s": round(enrolling.cpu - chunks.making.cpu, 2),
+        "node_start_s": round(starting.wall, 2),
+        "node_start_cpu_s": round(starting.cpu, 2),
+        "node_start_steps": {name: round(value, 3) for name, value in steps.items()},
+        "database_bytes": (folder / "store.db").stat().st_size,
+        "store_peak_rss_bytes": machine.peak_bytes(),
+        "store_load": round(load, 1),
+        "store_commit": machine.describe(threads)["commit"],
+    }
+
+
 def apart(rows: int, folder: Path) -> dict[str, Any]:
     """`measure` in a process of its own, so that the memory of one size is not counted in another."""
     command = [sys.executable, "-m", "benchmarks.scale", "--only", "--rows", rows, "--dim", options.dim]
     command += ["--batch", options.batch, "--threads", options.threads, "--folder", folder]
-    command += ["--patience", options.patience]
+    command += ["--patience", options.patience, *(["--store"] if options.store else [])]
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
     entry: dict[str, Any] = json.loads(done.stdout)
     return entry
@@ -180,13 +252,22 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp(prefix="lineup-scale-", dir=options.folder))
         try:
             if options.only:
-                entries.append(measure(rows, folder / "gallery"))
+                entries.append((measure_store if options.store else measure)(rows, folder / "gallery"))
                 print(json.dumps(entries[0]))
                 return
             entry = apart(rows, folder)
         finally:
             shutil.rmtree(folder)
         entries.append(entry)
+        if options.store:
+            print(
+                f"{rows:>10,} rows: enrolled at {entry['enrolment_store_rows_per_s']:,} rows/s, start in "
+                f"{entry['node_start_s']:.1f} s",
+                file=sys.stderr,
+            )
+            if options.json:
+                add(options.json, entry)
+            continue
         print(
             f"{rows:>10,} rows: online {entry['online_s']:.3f} s, preparation {entry['preparation_s']:.2f} s, "
             f"peak {entry['peak_rss_bytes'] / 1e9:.2f} GB",
@@ -195,6 +276,17 @@ def main() -> None:
         if options.json:
             save(options.json, entry)
     print(json.dumps(entries, indent=2))
+
+
+def add(path: Path, entry: dict[str, Any]) -> None:
+    """Add what was measured of a store to the entries of the same size. Raises SystemExit if there are none."""
+    kept = json.loads(path.read_text()) if path.exists() else []
+    same = [other for other in kept if (other["rows"], other["dim"]) == (entry["rows"], entry["dim"])]
+    if not same:
+        raise SystemExit(f"{path} has no entry of {entry['rows']} rows: measure preparations and searches first")
+    for other in same:
+        other.update(entry)
+    path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def save(path: Path, entry: dict[str, Any]) -> None:

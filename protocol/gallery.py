@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -32,7 +33,7 @@ class Gallery:
 
     templates: npt.NDArray[np.int8] = field(repr=False)
     params: Parameters
-    references: tuple[str, ...] | None = None
+    references: Sequence[str] | None = None
     model: bytes = SYNTHETIC_MODEL
     salt_seed: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
 
@@ -41,7 +42,7 @@ class Gallery:
         cls,
         templates: npt.NDArray[np.int8],
         params: Parameters,
-        references: tuple[str, ...] | None = None,
+        references: Sequence[str] | None = None,
         model: bytes = SYNTHETIC_MODEL,
         salt_seed: bytes | None = None,
         threads: int = 1,
@@ -50,16 +51,17 @@ class Gallery:
         """A gallery as int8 rows, possibly memory-mapped: what preparations and searches with them need.
 
         `salt_seed`: 32 secret bytes behind the root; fresh if not given. `root`: what commits to the rows where they
-        are kept and were checked when they came (`nodes.blocks`); they are not read then. Raises `GalleryError` for
-        rows that are not int8 (rows, d), are too long (a score could wrap) or do not fit their references, and
-        `ParameterError` for a d that is not a multiple of 8 up to 1024.
+        are kept and were checked when they came (`nodes.blocks`); rows are not read then. Raises
+        `GalleryError` for rows that are not int8 (rows, d), are too long (a score could wrap) or do not fit their
+        references, and `ParameterError` for a d that is not a multiple of 8 up to 1024.
         """
         if templates.dtype != np.int8 or templates.ndim != 2:
             raise GalleryError(f"templates must be int8 shaped (rows, d), got {templates.dtype} {templates.shape}")
         check_dim(templates.shape[1])
         if root is None:
             _check_templates(templates)
-        _check_references(len(templates), references)
+        if root is None or isinstance(references, tuple):  # else they are looked up when they are asked for
+            _check_references(len(templates), references)
         gallery = cls(templates, params, references, model, salt_seed or secrets.token_bytes(SECRET_BYTES))
         gallery.__dict__["root"] = root or gallery_root(templates, gallery.salt_seed, params.n, threads)
         return gallery
@@ -144,7 +146,7 @@ def _check_templates(templates: npt.NDArray[np.int8]) -> None:
             raise GalleryError(f"template {start + row} has squared norm {int(norms[row])}, the limit is {bound}")
 
 
-def _check_references(rows: int, references: tuple[str, ...] | None) -> None:
+def _check_references(rows: int, references: Sequence[str] | None) -> None:
     if references is not None:
         if len(references) != rows:
             raise GalleryError(f"{len(references)} reference numbers for {rows} templates")

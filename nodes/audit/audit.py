@@ -28,7 +28,7 @@ from nodes.audit.holder import HolderAudit
 from nodes.audit.published import PublishedAudit
 from nodes.audit.query import Query
 from nodes.audit.requester import RequesterAudit
-from nodes.audit.rows import stored_rows
+from nodes.audit.rows import version_rows
 from nodes.config.schema import load_config
 from nodes.config.storage import storage_key
 from nodes.evidence import sealed as sealing
@@ -109,7 +109,7 @@ def _holder_rules(
     if carried is not None and carried.query_id != query.query_id:
         raise AuditRefused(f"{probe} is the probe of another query")
     brought = None if sent is None else read(sent, Sent)
-    audit = HolderAudit(query, content, brought, partial(stored_rows, folder, query.announce))
+    audit = HolderAudit(query, content, brought, partial(version_rows, folder, query.announce, query.params.n))
     published, block = PublishedAudit(audit), BlockAudit(audit, content.confirmation, carried)
     return [
         ("audit-gallery", "Gallery, seed and list of blocks are those committed to", "design 9, 6a", audit.committed),

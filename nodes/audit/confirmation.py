@@ -66,7 +66,7 @@ class BlockAudit:
         if probe.shape != (query.dim,):
             yield Broken("probe", f"{len(probe)} entries, announced were {query.dim}")
             return
-        scores, n = plain_scores(audit.rows.templates, probe), audit.params.n
+        scores = plain_scores(audit.rows.templates, probe)
         for rung, (item, message) in enumerate(self._verdicts()):
             hits = set(np.flatnonzero((scores >= query.terms.theta(rung)) & audit.rows.found).tolist())
             fault = self._difference(hits) if message.verdict == "confirm" else self._room(len(hits))
@@ -75,7 +75,7 @@ class BlockAudit:
             else:
                 yield Held() if fault is None else Broken(self._view.place(item.record), fault)
         if audit.rows.missing:
-            yield Open(f"whether any of {len(audit.rows.missing) * n} rows hit, of which one or more changed since")
+            yield Open(f"whether any of {len(audit.rows.missing)} rows hit that were forgotten since")
 
     def _verdicts(self) -> list[tuple[Item, Rung]]:
         told = self._view.messages(Rung, self._audit.holder, "sent", self._query.announce.requester)
@@ -90,8 +90,8 @@ class BlockAudit:
         )
 
     def _difference(self, hits: set[int]) -> str | None:
-        missing_blocks, n = self._audit.rows.missing if self._audit.rows else (), self._audit.params.n
-        rows = {row for row in (self._sealed.rows if self._sealed else ()) if row // n not in missing_blocks}
+        gone = self._audit.rows.missing if self._audit.rows else ()
+        rows = {row for row in (self._sealed.rows if self._sealed else ()) if row not in gone}
         faults = []
         if extra := len(rows - hits):
             faults.append(f"{extra} of {len(rows)} rows in the block did not hit: their exact scores were read")
@@ -129,7 +129,7 @@ class BlockAudit:
                 fault = "not a template: longer than any that a gallery may hold"
             elif not 0 <= sealed.rows[slot] < self._audit.content.rows:
                 fault = f"not row {sealed.rows[slot]} of the gallery"
-            elif known is None or sealed.rows[slot] // self._audit.params.n in known.missing:
+            elif known is None or sealed.rows[slot] in known.missing:
                 fault, unknown = None, unknown + 1
             elif not (first == known.templates[sealed.rows[slot]]).all():
                 fault = f"not row {sealed.rows[slot]} of the gallery"

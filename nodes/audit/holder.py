@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from nodes.audit.handover import Sent
 from nodes.audit.query import Query, same
-from nodes.audit.rows import Rows, Stored, as_searched
+from nodes.audit.rows import Rows
 from nodes.evidence.sealed import SealedGallery
 from nodes.verify.report import Broken, Finding, Findings, Held, Open
 from pets import ntt, residues
-from pets.errors import LineupError
-from pets.gallery_commitment import gallery_root as root_of
+from pets.errors import GalleryError, LineupError
 from pets.mask_encryption import expand_public
 from pets.params import SHARE_BITS
 from pets.planes import from_planes, to_planes
@@ -31,7 +30,6 @@ from protocol.blocks import HolderKeys, chunks
 from protocol.compute import Ring
 from protocol.difference import unpack_difference
 from protocol.form import SHARE_MASK, SLACK, form_lanes, form_polynomials, form_values
-from protocol.gallery import block_hash
 from protocol.messages import (
     Difference,
     FormBlock,
@@ -53,10 +51,12 @@ NO_SENT = "needs what the requester sent, which its audit writes (--sent)"
 class HolderAudit:
     """Rules in the order of a report: later ones use what earlier ones found right.
 
-    `stored`: reads the rows that the holder has now. `sent`: not yet trusted.
+    `stored`: reads the rows under a root from the holder's files. `sent`: not yet trusted.
     """
 
-    def __init__(self, query: Query, content: SealedGallery, sent: Sent | None, stored: Callable[[], Stored]) -> None:
+    def __init__(
+        self, query: Query, content: SealedGallery, sent: Sent | None, stored: Callable[[bytes], Rows]
+    ) -> None:
         self.query, self.content, self.params, self.holder = query, content, query.params, query.owner
         self._sent, self._stored = sent, stored
         self.rows: Rows | None = None
@@ -78,16 +78,13 @@ class HolderAudit:
         return Ring(Seat.HOLDER, names, query_id, self.content.own, self.content.following, self.query.threads)
 
     def committed(self) -> Findings:
-        """Seed, block hashes and versions open what was committed to; the rows as they are now, as far as they are."""
+        """Seed and list of blocks open what was committed to; the rows under the root, as far as they are kept."""
         content, made, search = self.content, self.query.preparation, self.query.search
-        split = [content.hashes[at : at + 32] for at in range(0, len(content.hashes), 32)]
         root = b""
         for item, joined in made.messages(JoinedPreparation, direction="sent"):
             root = joined.gallery or b""
             if commit_seed(content.seed, self.holder) != joined.seed:
                 yield Broken(made.place(item.record), "the sealed seed does not open the commitment to it")
-            elif split and root_of(split) != root:
-                yield Broken(made.place(item.record), "the sealed hashes of blocks do not open the gallery's root")
             elif not joined.blocks == len(content.versions) == -(-content.rows // self.params.n):
                 yield Broken(made.place(item.record), "rows or blocks of another number were sealed")
             else:
@@ -99,7 +96,7 @@ class HolderAudit:
                 yield Held()
             else:
                 yield Broken(search.place(item.record), "the sealed list of blocks is not the one that all agreed on")
-        yield from self._compare_rows(split, root)
+        yield from self._read_rows(root)
 
     def keyed(self) -> Findings:
         """The seed of s1, b2 and the secrets of the streams are those that were received and sent."""
@@ -178,8 +175,10 @@ class HolderAudit:
             found: list[Finding] = []
             for block in range(first, first + count):
                 fits = sha256(c1[block - first].tobytes()).digest() == self.content.versions[block].digest
-                if block not in rows.missing:
+                if rows.whole(block, 1):
                     found.append(Held() if fits else Broken(f"block {block}", "the committed rows give another c1"))
+                elif fits:
+                    rows.fits(block)
             if rows.whole(first, count):
                 message = PreparedBlocks(as_bytes(c1))
                 items = [records[index] for records in sent if index < len(records)]
@@ -213,29 +212,30 @@ class HolderAudit:
         zeros = self.keys.zeros(f"rerandomise {first} {count} {attempt}", count, threads)
         return residues.add(scored, zeros, self.params, threads)
 
-    def _compare_rows(self, split: list[bytes], root: bytes) -> Findings:
-        content, n = self.content, self.params.n
+    def _read_rows(self, root: bytes) -> Findings:
         try:
-            stored = self._stored()
+            found = self._stored(root)
+        except GalleryError as error:
+            self.why_no_rows = str(error)
+            yield Broken("the gallery's files", str(error))
+            return
         except LineupError as error:
             self.why_no_rows = f"the gallery cannot be read: {error}"
             yield Open(self.why_no_rows)
             return
-        if not split:  # none were sealed: all rows are as they were, or nothing can be said
-            mine = [block_hash(stored.templates[b * n : min(b * n + n, content.rows)], content.salt_seed, b)
-                    for b in range(len(content.versions))]  # fmt: skip
-            split = mine if root_of(mine) == root else []
-        found = as_searched(stored, content.rows, n, split, content.salt_seed)
-        if len(split) != len(content.versions) or (split and len(found.missing) == len(split)):
-            self.why_no_rows = "the gallery has changed since (or is not the one searched)"
-            yield Open(f"{self.why_no_rows}: rows cannot be compared with it")
+        if len(found.templates) != self.content.rows:
+            self.why_no_rows = f"{self.content.rows} rows were sealed, the root is that of {len(found.templates)}"
+            yield Broken("the sealed number of rows", self.why_no_rows)
             return
         self.rows = found
-        yield Held(f"{content.rows} rows" + ("" if found.missing else ", unchanged since the preparation"))
+        yield Held(f"{len(found.templates)} rows, which give the root")
         yield from self._named_missing()
 
     def _named_missing(self) -> Findings:
+        """Rows of which only the leaf is left, in ranges."""
         assert self.rows is not None
-        for block in sorted(self.rows.missing):
-            last = min((block + 1) * self.params.n, self.content.rows) - 1
-            yield Open(f"rows {block * self.params.n} to {last}: one of them was changed or forgotten since")
+        rows = np.array(sorted(self.rows.missing), np.int64)
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+            if len(part):
+                which = f"row {part[0]}" if len(part) == 1 else f"rows {part[0]} to {part[-1]}"
+                yield Open(f"{which}: forgotten, only the leaf under the root is left")

@@ -1,12 +1,12 @@
-"""The rows that a holder searched, put together from those that it has now, block by block.
+"""The rows that a holder prepared and searched, read from its block files: as committed to, but for who was forgotten.
 
-Who was forgotten since is gone, and everybody behind has moved up; who was enrolled since stands at the end. A block is
-what it was if its salted hash is. Of a block that is not, nothing can be recomputed, and the audit says which it was.
+Of a forgotten row only its salted leaf is left. With it the root can be recomputed, so the version is known to be the
+one committed to, and the audit says which rows it cannot recompute. Whoever was forgotten *before* the preparation was
+zeros in it: if the block fits with zeros in these places, nothing of it is missing (`fits`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,84 +14,71 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nodes.blocks import UnknownVersion, VersionReader
+from nodes.blocks.numbering import live_slots
 from nodes.config.names import Purpose
 from nodes.config.schema import load_config
 from nodes.config.storage import holder_store
 from nodes.store import EmptyStore
+from nodes.store.holdings import Holdings
+from nodes.store.rows import as_store_errors
+from pets.errors import GalleryError
+from pets.gallery_commitment import block_hash, gallery_root
 from pets.templates import Templates
-from protocol.gallery import block_hash
 from protocol.messages import Search
 
-TRIES = 20_000  # hashes of a block, about a millisecond each at d = 512
 
-
-@dataclass(frozen=True)
-class Stored:
-    """What a node holds now. `templates`: int8 (rows, d). `found`: bool (rows,), who may be found for this purpose."""
-
-    templates: Templates = field(repr=False)
-    found: npt.NDArray[np.bool_] = field(repr=False)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Rows:
-    """`templates`: int8 (rows, d), zero in the blocks that are `missing`. `found`: as in `Stored`."""
+    """`templates`: int8 (rows, d), zeros where a row is missing. `found`: bool (rows,), who may be found now for the
+    purpose of the query. `missing`: the rows that cannot be recomputed. `n`: rows of a block of the query.
+    """
 
     templates: Templates = field(repr=False)
     found: npt.NDArray[np.bool_] = field(repr=False)
-    missing: frozenset[int]
+    missing: set[int]
+    n: int
 
     def whole(self, first: int, count: int) -> bool:
-        """Whether none of these blocks is missing."""
-        return self.missing.isdisjoint(range(first, first + count))
+        """Whether none of the rows of these blocks is missing."""
+        return not any(first <= row // self.n < first + count for row in self.missing)
+
+    def fits(self, block: int) -> None:
+        """The block was prepared with zeros in the place of the rows that are missing."""
+        self.missing = {row for row in self.missing if row // self.n != block}
 
 
-def stored_rows(folder: Path, announce: Search) -> Stored:
-    """The gallery of a holder's folder. Raises `StoreError` and as the configuration does."""
-    policy, now = load_config(folder).policy, datetime.now(timezone.utc)
-    with holder_store(folder) as store:
-        searched = store.categories if announce.warrant is None else policy.searched(Purpose(announce.warrant.purpose))
+def version_rows(folder: Path, announce: Search, n: int, root: bytes) -> Rows:
+    """The rows under a root, from a holder's folder. `n`: rows of a block of the query.
+
+    Raises `UnknownVersion` where that version is not kept, `GalleryError` where its rows do not give the root,
+    `StoreError`, and as the configuration does.
+    """
+    config, now = load_config(folder), datetime.now(timezone.utc)
+    if root == gallery_root(()):
+        return Rows(np.empty((0, announce.dim), np.int8), np.empty(0, np.bool_), set(), n)
+    with holder_store(folder) as store, as_store_errors():
+        searched = store.categories
+        if announce.warrant is not None:
+            searched = config.policy.searched(Purpose(announce.warrant.purpose))
         try:
-            snapshot = store.snapshot(now)
+            model, files = store.row_files(store.categories, announce.model)
         except EmptyStore:
-            return Stored(np.empty((0, announce.dim), np.int8), np.empty(0, np.bool_))
-        _, references = store.standing(now, searched)
-    found = np.fromiter((reference in references for reference in snapshot.references), np.bool_)
-    return Stored(snapshot.templates, found)
-
-
-def as_searched(stored: Stored, rows: int, n: int, hashes: Sequence[bytes], salt_seed: bytes) -> Rows:
-    """The `rows` rows under these hashes, one for each block of n, as far as `stored` still has them."""
-    starts = _starts(stored.templates, rows, n, hashes, salt_seed)
-    missing = frozenset(block for block, start in enumerate(starts) if start is None)
-    if not missing:
-        return Rows(stored.templates[:rows], stored.found[:rows], missing)
-    templates = np.zeros((rows, stored.templates.shape[1]), np.int8)
-    found = np.zeros(rows, np.bool_)
-    for block, start in enumerate(starts):
-        if start is not None:
-            stop = min((block + 1) * n, rows)
-            templates[block * n : stop] = stored.templates[start : start + stop - block * n]
-            found[block * n : stop] = stored.found[start : start + stop - block * n]
-    return Rows(templates, found, missing)
-
-
-def _starts(templates: Templates, rows: int, n: int, hashes: Sequence[bytes], salt_seed: bytes) -> list[int | None]:
-    """Where each block begins now, None if it is not there as it was."""
-    found: list[int | None] = []
-    shift, reach, tries = 0, 0, TRIES  # rows known to be gone before a block, and how many more may be
-    for block, wanted in enumerate(hashes):
-        begin, size = block * n, min(n, rows - block * n)
-        start = None
-        for gone in range(shift, min(shift + reach, begin) + 1):
-            place = templates[begin - gone : begin - gone + size]
-            if len(place) == size and block_hash(place, salt_seed, block) == wanted:
-                start, shift, reach = begin - gone, gone, 0
-                break
-            tries -= 1
-            if tries <= 0:
-                break
-        if start is None:
-            reach = reach + n if tries > 0 else 0
-        found.append(start)
-    return found
+            raise UnknownVersion("no templates of this model are held any more") from None
+        manifest, numbering = files.state()
+        version = next((found for found in reversed(manifest.versions) if found.root == root), None)
+        if version is None:
+            raise UnknownVersion("this version of the gallery is not kept any more")
+        templates = np.empty((version.rows, manifest.dim), np.int8)
+        hashes, missing, start = [], set(), 0
+        for part in VersionReader(files, version.number).blocks():
+            templates[start : start + len(part)] = part.rows
+            missing |= set((start + np.flatnonzero(part.erased)).tolist())
+            hashes.append(block_hash(part.leaves()))
+            start += len(part)
+        if gallery_root(hashes) != root:
+            raise GalleryError("the rows that are kept are not those of the root")
+        held = Holdings(store, model).bits(now, searched)
+        found = live_slots(manifest, numbering, version)
+        found &= held.of(numbering.rows(np.arange(version.rows), version.epoch))
+    return Rows(templates, found, missing, n)

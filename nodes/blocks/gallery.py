@@ -29,7 +29,7 @@ from nodes.blocks.errors import (
     typed_errors,
 )
 from nodes.blocks.files import MANIFEST, link_file, locked, remove_all_but, sync_folder
-from nodes.blocks.manifest import Manifest, Run, read_manifest, write_manifest
+from nodes.blocks.manifest import Line, Manifest, Run, read_manifest, write_manifest
 from nodes.blocks.numbering import Numbering, read_dropped
 from pets.params import check_dim
 
@@ -77,7 +77,8 @@ class BlockFiles:
                 if (folder / MANIFEST).exists():
                     raise BlocksRefusal(f"{folder} holds a gallery already")
                 remove_all_but(folder, frozenset())
-                manifest = Manifest(secrets.token_bytes(16), dim, block_rows, model, [], [])
+                lines = [Line(secrets.token_bytes(16), 0)]
+                manifest = Manifest(secrets.token_bytes(16), dim, block_rows, model, [], [], lines=lines)
                 with begun(folder, cipher, manifest) as change:
                     change.new_version(0, int(time.time()))
                     change.commit()
@@ -184,6 +185,12 @@ class BlockFiles:
             if dropped:
                 change.commit()
         return dropped
+
+    def branch(self, first: int) -> None:
+        """Begin a new line, after a restore: numbers from `first` on that were given so far are not its rows."""
+        with self._changing() as change:
+            change.manifest.lines.append(Line(secrets.token_bytes(16), first))
+            change.commit()
 
     def copy_to(self, target: Path) -> None:
         """A copy of one moment in a new folder: no bytes on the same file system, as files never change in place.

@@ -8,6 +8,9 @@ a row never changes. What can happen to a row is that it is
 
 - replaced (a correction) from a version on: queries of earlier versions still find it, later ones do not;
 - forgotten: no query finds it, whatever its version; its bytes and its salt are gone, its leaf stays.
+
+A *line* is a history in which a number is given once. A gallery that goes on from an earlier state (a restore) begins a
+new one: the numbers that were given after that state may be given again, and are then other rows.
 """
 
 from __future__ import annotations
@@ -86,6 +89,13 @@ class Run(msgspec.Struct, array_like=True, frozen=True):
     digest: bytes = b""
 
 
+class Line(msgspec.Struct, array_like=True, frozen=True):
+    """A history. `name`: 16 random bytes. `first`: numbers from here on that earlier lines gave are not its rows."""
+
+    name: bytes
+    first: int
+
+
 class Manifest(msgspec.Struct):
     """Everything about the gallery but its rows. `versions`: those kept, oldest first; the last is the present one."""
 
@@ -101,6 +111,7 @@ class Manifest(msgspec.Struct):
     generation: int = 0
     next_block: int = 0
     next_row: int = 0
+    lines: list[Line] = []
     format: int = FORMAT
 
     @property
@@ -120,6 +131,19 @@ class Manifest(msgspec.Struct):
     def run(self, source: bytes) -> Run | None:
         """The enrolment of a source."""
         return next((run for run in self.runs if run.source == source), None)
+
+    def end_of(self, name: bytes) -> int | None:
+        """Rows below this number are those that a line gave; None for a line that is no part of this history."""
+        for place, line in enumerate(self.lines):
+            if line.name == name:
+                return min([self.next_row, *(later.first for later in self.lines[place + 1 :])])
+        return None
+
+    def shared(self, other: Manifest) -> int:
+        """Numbers below this one are the same rows in both."""
+        same = [line.name for line, theirs in zip(self.lines, other.lines, strict=False) if line == theirs]
+        ends = (self.end_of(same[-1]), other.end_of(same[-1])) if same else ()
+        return min((end for end in ends if end is not None), default=0)
 
     def names(self) -> frozenset[str]:
         """The files that make up the gallery, besides the manifest."""

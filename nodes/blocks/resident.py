@@ -65,7 +65,8 @@ class ResidentGallery:
 
     `threads`: that read and decrypt. `spare`: rows that can be appended while it is open. `progress` is told the
     number of rows read. `unsafe_plaintext_map`: a file in which the rows lie *unencrypted*, in the place of memory;
-    opened again without reading the gallery, and larger than memory if need be. Raises `BlocksError`.
+    opened again without reading the gallery, and larger than memory if need be. `overwritten`: rows that were erased in
+    memory so far, those among them that were erased before they were read. Raises `BlocksError`.
     """
 
     def __init__(
@@ -77,10 +78,11 @@ class ResidentGallery:
         unsafe_plaintext_map: Path | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        self._files = files
+        self.files = files
         self._threads = threads or default_threads()
         self._lock = threading.RLock()
         self._held = 0
+        self.overwritten = 0
         self._settled = -1  # generation of the manifest that memory holds
         self._stamp = files.stamp()
         self._manifest, self._numbering = files.state()
@@ -108,6 +110,15 @@ class ResidentGallery:
             self._held += 1
             return Snapshot(self, found, rows)
 
+    def snapshot_of(self, root: bytes) -> Snapshot:
+        """The newest version with a root that is kept and of the epoch in memory. Raises `UnknownVersion`."""
+        with self._lock:
+            self._look()
+            for version in reversed(self._manifest.versions):
+                if version.root == root and version.epoch == self._epoch:
+                    return self.snapshot(version.number)
+        raise UnknownVersion("no version with this root is in memory")
+
     def refresh(self) -> bool:
         """Take over what changed in the files, in this process or another; gives whether anything did.
 
@@ -127,6 +138,11 @@ class ResidentGallery:
             self._look()
             return live_slots(self._manifest, self._numbering, version)
 
+    def renumbered(self, version: Version) -> bool:
+        """Whether a compaction came before a version, so that numbers of rows are not their slots."""
+        with self._lock:
+            return len(self._numbering.gone(version.epoch)) > 0
+
     def numbers(self, slots: npt.ArrayLike, version: Version) -> npt.NDArray[np.int64]:
         """As `Snapshot.numbers`."""
         with self._lock:
@@ -144,9 +160,9 @@ class ResidentGallery:
 
     def _look(self) -> None:
         """Read the manifest again if it was replaced; memory may be behind it then."""
-        stamp = self._files.stamp()
+        stamp = self.files.stamp()
         if stamp != self._stamp:
-            self._manifest, self._numbering = self._files.state()
+            self._manifest, self._numbering = self.files.state()
             self._stamp = stamp
 
     def _newest(self) -> Version:
@@ -158,7 +174,7 @@ class ResidentGallery:
 
     def _settle(self, progress: Callable[[int], object] | None = None) -> None:
         """Bring memory to the present version, as far as open snapshots let it."""
-        with typed_errors(str(self._files.folder)):
+        with typed_errors(str(self.files.folder)):
             for _ in range(ATTEMPTS):
                 if self._moved and self._held:
                     return
@@ -170,7 +186,7 @@ class ResidentGallery:
                 except FileNotFoundError as error:  # replaced since the manifest was read
                     self._read_again(error)
             else:
-                raise BlocksUnavailable(f"{self._files.folder} changed {ATTEMPTS} times while it was read")
+                raise BlocksUnavailable(f"{self.files.folder} changed {ATTEMPTS} times while it was read")
             self._settled = self._manifest.generation
             self._wipe()
             if self._plaintext is not None and not self._held:
@@ -179,8 +195,8 @@ class ResidentGallery:
 
     def _read_again(self, error: FileNotFoundError) -> None:
         generation = self._manifest.generation
-        self._stamp = self._files.stamp()
-        self._manifest, self._numbering = self._files.state()
+        self._stamp = self.files.stamp()
+        self._manifest, self._numbering = self.files.state()
         if self._manifest.generation == generation:
             raise BlocksCorrupted(f"{error.filename} is missing") from None
 
@@ -196,7 +212,7 @@ class ResidentGallery:
         done, counter = [start], threading.Lock()
 
         def work(first: int, last: int) -> None:
-            reader = self._files.block_reader(manifest)
+            reader = self.files.block_reader(manifest)
             for index in range(first + start // size, last + start // size):
                 rows = reader.read(manifest.blocks[index]).rows
                 place = max(start, index * size)
@@ -239,6 +255,7 @@ class ResidentGallery:
         if inside.any():
             self._changing()
             self._memory.rows[slots[inside]] = 0
+            self.overwritten += int(inside.sum())
 
     def _changing(self) -> None:
         """Before the rows of a plaintext map change: killed half-way, it must not be believed."""

@@ -93,10 +93,14 @@ class Paths(Section, frozen=True):
 
 
 class Storage(Section, frozen=True):
-    """The database: a SQLite `file` or a PostgreSQL `url`; its key: in `key_file` or in the variable `key_env`."""
+    """The database: a SQLite `file` or a PostgreSQL `url`; its key: in `key_file` or in the variable `key_env`.
+
+    `rows`: the folder of the templates; FILE.rows beside an SQLite file, else store.rows in the node's folder.
+    """
 
     file: Path | None = None
     url: str | None = None
+    rows: Path | None = None
     key_file: Path | None = None
     key_env: str | None = None
 
@@ -228,7 +232,11 @@ def load_config(folder: Path) -> NodeConfig:
         return folder / value
 
     try:
-        return msgspec.convert(raw, NodeConfig, dec_hook=path_in_folder)
+        config = msgspec.convert(raw, NodeConfig, dec_hook=path_in_folder)
+        if config.storage.url is not None and config.storage.rows is None:
+            beside = msgspec.structs.replace(config.storage, rows=folder / "store.rows")
+            return msgspec.structs.replace(config, storage=beside)
+        return config
     except msgspec.ValidationError as error:
         problem = _config_error(str(error), raw)
     except ConfigError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nodes.config.schema import NodeConfig, Role, load_config
 from nodes.store import GalleryStore, Handler, StorageKey, StoreUnavailable
+from nodes.store.rows import rows_beside
 from pets.errors import InputError
 
 
@@ -19,6 +20,15 @@ def storage_key(config: NodeConfig) -> StorageKey:
     return StorageKey.from_environment(storage.key_env or "")
 
 
+def rows_folder(config: NodeConfig) -> Path:
+    """The folder of the node's templates."""
+    storage = config.storage
+    if storage.rows is not None:
+        return storage.rows
+    assert storage.file is not None  # else it was given, or set when the configuration was read
+    return rows_beside(storage.file)
+
+
 def open_store(
     config: NodeConfig,
     *,
@@ -26,11 +36,13 @@ def open_store(
     key: StorageKey | None = None,
     retired: Sequence[StorageKey] = (),
     handler: Handler | None = None,
+    ahead: bool = False,
 ) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas.
 
     `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`). `handler`: on
-    whose behalf it is opened. Raises as `GalleryStore`; `StoreUnavailable` names the database.
+    whose behalf it is opened. `ahead`: as in `GalleryStore`. The templates are always in the place configured.
+    Raises as `GalleryStore`; `StoreUnavailable` names the database.
     """
     where = url or config.storage.database_url
     try:
@@ -38,6 +50,8 @@ def open_store(
             where,
             key or storage_key(config),
             state=config.state or "EU",
+            rows=rows_folder(config),
+            ahead=ahead,
             categories=config.policy.categories,
             national_law=config.policy.national_law.citations,
             retired=retired,

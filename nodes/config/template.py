@@ -85,6 +85,7 @@ logs = "logs"
 
 [storage]
 file = "store.db"  # SQLite; or: url = "postgresql://lineup@db.example/lineup"
+# rows = "store.db.rows"  # the folder of the templates, sealed; 0.6 GB for a million
 key_file = "storage.key"  # or: key_env = "LINEUP_STORAGE_KEY"
 
 # Accept only peers with these keys: name = fingerprint, 64 hexadecimal digits, compared over another channel.

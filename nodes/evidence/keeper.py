@@ -12,7 +12,6 @@ from pathlib import Path
 
 from nodes.config.storage import storage_key
 from nodes.evidence import followed_up, links, sealed, under_way
-from nodes.evidence.block_hashes import block_hashes
 from nodes.evidence.ledger import Ledger
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
@@ -84,8 +83,6 @@ class Keeper:
         """Note which conversation made a preparation, once it is made and before it waits: evidence of a search needs
         it. Nothing is sealed while it waits."""
         self._recorder.flush(machine.query)
-        if isinstance(machine, PreparingHolder):
-            block_hashes(machine.gallery)  # else the first search would wait for them
         links.note(self.folder, machine.identity, machine.query)
 
     def keeps(self, query: bytes) -> bool:

@@ -1,8 +1,8 @@
 """What a party keeps under its own key for an audit on site (protocol/DESIGN.md, 2.8), and shows nobody else.
 
 The requester: the probe and all seeds of its preparation, from which the mask r, its encryption and u = q - r follow.
-(r and u give the probe away too; but the probe itself lies beside them.) The holder: what opens its commitments to
-gallery and seed, the seed of s1, b2, its secrets with requester and router, and what made its confirmation block.
+(r and u give the probe away too; but the probe itself lies beside them.) The holder: what opens its commitment to the
+seed, the seed of s1, b2, its secrets with requester and router, and what made its confirmation block.
 Together with what requester and router had, that shows what they sent; alone it says who hit, and no more of the
 probe. Not the encrypted mask, 16.8 MB at d = 512, nor u: a supervisor brings both from the requester's audit.
 
@@ -20,7 +20,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodes.evidence.block_hashes import block_hashes
 from nodes.private_files import replace_private, write_private
 from nodes.store.errors import StoreCorrupted
 from nodes.store.keys import StorageKey
@@ -61,19 +60,15 @@ class SealedBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SealedGallery(msgspec.Struct, frozen=True, tag="holder", forbid_unknown_fields=True):
     """The holder's part.
 
-    `seed`: its own, `holder_seed`: that of s1. `public`: b2, uint32 (2, n). `rows`: of the gallery; `salt_seed`: of the
-    salts under its root; `hashes`: the salted hashes of its blocks, 32 bytes each, one after the other, empty where
-    rows were forgotten before they were asked for. `versions`: of the blocks as prepared. `own`, `following`: the
-    secrets with router and requester, out of which the masks come. `confirmation`: None for a query that never came to
-    one.
+    `seed`: its own, `holder_seed`: that of s1. `public`: b2, uint32 (2, n). `rows`: of the gallery, which lie in its
+    block files under the root that was signed. `versions`: of the blocks as prepared. `own`, `following`: the secrets
+    with router and requester, out of which the masks come. `confirmation`: None for a query that never came to one.
     """
 
     seed: Digest
     holder_seed: Digest
     public: bytes
     rows: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
-    salt_seed: Digest
-    hashes: Annotated[bytes, msgspec.Meta(max_length=32 * 2**18)]
     versions: tuple[Version, ...]
     own: Digest
     following: Digest
@@ -146,8 +141,6 @@ def of_holder(machine: SearchingHolder) -> SealedGallery:
         holder_seed=made.holder_seed,
         public=made.public.tobytes(),
         rows=len(gallery.templates),
-        salt_seed=gallery.salt_seed,
-        hashes=b"".join(block_hashes(gallery)),
         versions=ring.versions,
         own=ring.own,
         following=ring.following,

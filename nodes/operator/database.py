@@ -9,6 +9,7 @@ the restore.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
@@ -19,7 +20,7 @@ import msgspec
 from nodes import pool
 from nodes.casework import desk, vault
 from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
-from nodes.config.storage import open_store, storage_key
+from nodes.config.storage import open_store, rows_folder, storage_key
 from nodes.evidence import sealed
 from nodes.evidence.keeper import Keeper
 from nodes.evidence.ledger import Ledger
@@ -31,8 +32,8 @@ from nodes.operator import beside
 from nodes.service.expiry import Expired
 from nodes.service.expiry import expire as expire_at
 from nodes.store import GalleryStore, StorageKey, StoreError
-from nodes.store.backup import CarriedOver, carry_over, copy_database, replace_database
-from nodes.store.derived import reseal_salt
+from nodes.store.backup import CarriedOver, adopt_rows, carry_over, copy_database, replace_database
+from nodes.store.rows import rows_beside
 from pets.errors import InputError
 
 
@@ -75,6 +76,7 @@ def backup(folder: Path, target: Path) -> list[Path]:
         return [target, *beside.copy_beside(folder, config, target)]
     except BaseException:
         target.unlink(missing_ok=True)
+        shutil.rmtree(rows_beside(target), ignore_errors=True)
         raise
 
 
@@ -111,11 +113,13 @@ def _note_restored(folder: Path) -> None:
 
 
 def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_key: Path | None, yes: bool) -> Restored:
-    copy = place.with_name(f".{place.name}-restoring")
+    copy, rows = place.with_name(f".{place.name}-restoring"), rows_folder(config)
     retired = [] if old_key is None else [StorageKey.from_file(old_key)]
+    before = _names(rows)
     try:
         _remove(copy)  # of a restore that was interrupted
         copy_database(source, copy)
+        adopt_rows(copy, rows_beside(source), rows)
         with open_store(config, url=f"sqlite:///{copy}", retired=retired) as fresh:
             fresh.rekey()  # nothing to do unless its key is an old one
         carried, lost = _carry_over(config, place, copy, now)
@@ -126,9 +130,20 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
         replace_database(place, copy)
-        return result
+    except BaseException:
+        for name in _names(rows) - before:
+            shutil.rmtree(rows / name)
+        raise
     finally:
         _remove(copy)
+    with open_store(config) as restored:
+        for folder in restored.unnamed_rows():
+            shutil.rmtree(folder)
+    return result
+
+
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def _carry_over(
@@ -154,7 +169,7 @@ def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, ye
     lost = ("what was forgotten and answered since the dump",)
     if not yes:
         raise LossRefused(f"after pg_restore the store has lost {lost[0]}: give --yes to go on")
-    with open_store(config) as store:
+    with open_store(config, ahead=True) as store:
         store.note_loss(now)
         return _restored(config, store, now, 0, lost)
 
@@ -162,10 +177,12 @@ def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, ye
 def _restored(
     config: NodeConfig, store: GalleryStore, now: datetime, forgotten: int, lost: tuple[str, ...]
 ) -> Restored:
+    found = store.reconcile(now)
     expired, until = len(store.expire(now)), store.claims_lost_until
+    lost += (f"{found.lost} templates that were enrolled since the backup",) if found.lost else ()
     skew = config.policy.clock_skew_seconds  # by so much a warrant may be dated ahead
     moment = None if until is None else datetime.fromtimestamp(until + skew, now.tzinfo)
-    return Restored(store.count(), forgotten, expired, lost, moment)
+    return Restored(store.count(), forgotten + len(found.forgotten), expired, lost, moment)
 
 
 def rekey(folder: Path, *, old_key: Path | None = None, progress: Callable[[int], object] | None = None) -> Rekeyed:
@@ -203,7 +220,6 @@ def _rekey(
     cases = desk.database_url(config, folder)
     if config.casework.url is not None or (folder / desk.FILE).is_file():
         vault.rekey(cases, old, new)
-    reseal_salt(folder, old, new)
     pool.reseal(folder / pool.FOLDER, old, new)
     return subjects, sealed.reseal(folder / "sealed", old, new)
 

@@ -31,6 +31,7 @@ from nodes.store import (
     Subject,
 )
 from nodes.store.enrolment import check_allowed
+from nodes.store.subjects import check_templates
 from pets.errors import InputError, ModelMismatch, OddPhoto, PhotoError
 from pets.faces import FaceModel, Provider
 from pets.fusion import fuse
@@ -39,6 +40,7 @@ from protocol.approval import PersonRole
 from protocol.terms import SYNTHETIC_MODEL
 
 RETENTION_DAYS = 3 * 365
+STEP_ROWS = 65536
 Progress = Callable[[int, int], object]
 Unit = npt.NDArray[np.float32]
 
@@ -83,7 +85,7 @@ def enroll(
     key: Path | None = None,
     reason: str = "",
 ) -> Enrolled:
-    """Add photos (files, folders) or one .npy file of unit templates. What is enrolled already is passed over.
+    """Add photos (files, folders) or one .npy file of templates, unit vectors or int8; not what is enrolled already.
 
     Photos of one person, by `grouping` or by the column `subject` of `table` (CSV: photo, subject), are fused into one
     template; `apart`: each stays a row of its own, at most four, not compared with the others, and the person still is
@@ -128,22 +130,47 @@ def _check_model(store: GalleryStore, model: bytes, whose: str) -> None:
 def _enroll_templates(
     store: GalleryStore, path: Path, category: Category, status: Status, until: date, progress: Progress
 ) -> Enrolled:
-    unit = load_templates(path, what="templates")
+    templates = NpyTemplates(path)
     identity = read_identity(path)
     model = identity.digest() if identity is not None else SYNTHETIC_MODEL
     whose = f"{path} says {identity}" if identity is not None else f"no {sidecar_path(path)} names the model of {path}"
     _check_model(store, model, whose)
-    templates = np.atleast_2d(quantise_rows(unit, name=str(path)))
     result = store.enrol_many(
         templates,
         category=category,
         status=status,
         retain_until=until,
         model=model,
-        source=hashlib.sha256(np.ascontiguousarray(templates).data).digest(),
+        source=templates.digest(),
         progress=lambda done: progress(done, len(templates)),
     )
     return Enrolled(len(result.references), result.skipped, {}, result.references)
+
+
+class NpyTemplates:
+    """The rows of a .npy file, float or int8, as int8: a slice in memory at a time. Raises as `load_templates`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows = np.atleast_2d(load_templates(path, what="templates", quantised=True))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.int8]:
+        rows = self._rows[part]
+        if rows.dtype == np.int8:
+            return np.array(rows)
+        return np.atleast_2d(quantise_rows(rows, name=str(self._path), first=part.indices(len(self))[0]))
+
+    def digest(self) -> bytes:
+        """SHA-256 of all rows. So every row is looked at before one is stored. Raises `TemplateError` for a bad one."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self), STEP_ROWS):
+            part = self[start : start + STEP_ROWS]
+            check_templates(part, start)
+            digest.update(part.data)
+        return digest.digest()
 
 
 def photo_groups(sources: Sequence[Path], grouping: Grouping) -> list[list[Path]]:

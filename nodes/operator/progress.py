@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Moves(Protocol):
@@ -17,6 +18,15 @@ class Moves(Protocol):
         """Move on to `done`. `what`: where something else is done from now on."""
 
 
+class Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """Empty while that is not known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
+
+
 @contextmanager
 def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Moves]:
     """Yield a function that moves the bar. `total`: None while nobody knows how many there are."""
@@ -24,6 +34,7 @@ def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Mov
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(),
         TimeRemainingColumn(),
         console=console,
         transient=True,

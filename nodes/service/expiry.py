@@ -30,6 +30,7 @@ from nodes.logs.log import TamperEvidentLog
 from nodes.store import GalleryStore
 
 _CLAIMS = timedelta(days=3 * 366)
+_SLACK_SECONDS = 24 * 3600  # a preparation is made for the version of when it began
 
 
 class Expired(msgspec.Struct, frozen=True):
@@ -79,6 +80,8 @@ def expire(
     ]
     for path in (*evidence, *sealed, *told, *made):
         path.unlink()
+    oldest = min((at // 1000 for _, at in _files(keeper.folder / "sealed", set())), default=int(now.timestamp()))
+    store.retire_versions(oldest - config.preparations.max_age_hours * 3600 - _SLACK_SECONDS)
     with writing:
         erased = len(log.erase_due(moment)) + len(keeper.article_forty.erase_due(moment))
     return Expired(subjects, erased, len(evidence) + len(told), len(sealed))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from datetime import datetime, timezone
 
 import numpy as np
 
 from nodes.config.names import Purpose
 from nodes.config.schema import NodeConfig
-from nodes.evidence.keeper import Keeper
 from nodes.service.guard import Guard
 from nodes.store import EmptyStore, GalleryStore
-from nodes.store.derived import DerivedGallery, salt_seed
+from nodes.store.derived import DerivedGallery, Resident
 from pets.errors import LineupError
 from pets.params import preset
 from protocol.errors import QueryRefused
@@ -24,22 +22,23 @@ log = logging.getLogger("lineup.node")
 
 
 class Galleries:
-    """A preparation knows no purpose, so a gallery holds everybody whom any purpose served here may find.
+    """A preparation knows no purpose, so a gallery holds every row there is.
 
-    A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29).
+    A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29). Nobody
+    may be found whom no purpose served here looks for.
     """
 
-    def __init__(self, config: NodeConfig, store: GalleryStore, keeper: Keeper, guard: Guard, threads: int) -> None:
+    def __init__(self, config: NodeConfig, store: GalleryStore, guard: Guard, threads: int) -> None:
         self._policy = config.policy
-        self._store, self._guard, self._threads = store, guard, threads
-        self._salt_seed = salt_seed(keeper.folder, keeper.key)
+        self._store, self._guard = store, guard
+        self._resident = Resident(store, threads=threads)  # the same rows for every preset
         self._derived: dict[str, DerivedGallery] = {}
 
     def current(self, name: str, dim: int, model: bytes) -> Gallery:
         """What is prepared now, for a preset. Raises `QueryRefused` (internal) if the gallery cannot be used."""
         try:
             self._guard.meet(self._store)
-            return self.of(name).current(_now())
+            return self.of(name).current()
         except EmptyStore:
             return self._nobody(name, dim, model)
         except LineupError as error:
@@ -65,7 +64,7 @@ class Galleries:
         """Of the galleries that would be prepared with now; None where that cannot be told."""
         try:
             self._guard.meet(self._store)
-            return frozenset(derived.current(_now()).root for derived in self.all)
+            return frozenset(derived.current().root for derived in self.all)
         except LineupError:
             return None
 
@@ -74,16 +73,9 @@ class Galleries:
         for derived in self.all:
             derived.give_back(live)
 
-    def follow(self, roots: Collection[bytes]) -> int:
-        """Let go of whoever was forgotten, and of versions that nobody needs; gives how many rows were overwritten.
-
-        `roots`: of the versions that preparations wait for.
-        """
-        gone = 0
-        for derived in self.all:
-            gone += derived.erase_gone(_now())
-            derived.keep_only(roots)
-        return gone
+    def follow(self) -> int:
+        """Let go of whoever was forgotten; gives how many rows were overwritten."""
+        return sum(derived.erase_gone(_now()) for derived in self.all)
 
     def of(self, name: str) -> DerivedGallery:
         """The gallery of a preset."""
@@ -94,8 +86,7 @@ class Galleries:
                 self._store,
                 preset(name),
                 categories=frozenset().union(*found),
-                salt_seed=self._salt_seed,
-                threads=self._threads,
+                resident=self._resident,
             )
         return self._derived.setdefault(name, made)
 
@@ -105,7 +96,7 @@ class Galleries:
         return list(self._derived.values())
 
     def _nobody(self, name: str, dim: int, model: bytes) -> Gallery:
-        return Gallery.of(np.empty((0, dim), np.int8), preset(name), (), model, self._salt_seed)
+        return Gallery.of(np.empty((0, dim), np.int8), preset(name), (), model)
 
 
 def _unusable(error: LineupError) -> QueryRefused:

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
 
 from nodes.evidence.ledger import Ledger
 from nodes.service.self_test import SelfTestFailed, self_test
@@ -53,7 +52,7 @@ class Guard:
             store.verify(whole=True)
             for gallery in galleries:
                 with suppress(EmptyStore):
-                    self_test(store, gallery, datetime.now(timezone.utc))
+                    self_test(gallery)
         except SelfTestFailed as error:
             self._fault("self-test", error)
         except (StoreCorrupted, StoreLost) as error:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 
 from nodes.config.schema import Role
-from nodes.config.storage import open_store
+from nodes.config.storage import open_store, rows_folder
 from nodes.evidence.keeper import Keeper
 from nodes.evidence.ledger import lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
 from pets.errors import InputError
+
+log = logging.getLogger("lineup.node")
 
 CHECKED_QUERIES = 16  # the last ones: an older copy lacks the last ones first
 
@@ -56,6 +59,7 @@ def _open(identity: NodeIdentity, keeper: Keeper) -> GalleryStore:
             content = store.verify()
             _check_claims(identity, store, keeper)
             ledger.meet(content)
+            store.settle()  # what a crash left half done; not before it is known to be the right database
         except BaseException:
             store.close()
             raise
@@ -78,11 +82,14 @@ def _check_claims(identity: NodeIdentity, store: GalleryStore, keeper: Keeper) -
 
 
 def _open_what_is_left(identity: NodeIdentity, error: StoreLost) -> GalleryStore:
-    file = identity.config.storage.file
+    file, aside = identity.config.storage.file, f".lost-{int(time.time())}"
     try:
-        store = open_store(identity.config)
+        store = open_store(identity.config, ahead=True)
         try:
             store.verify()
+            found = store.reconcile(datetime.now(timezone.utc))
+            told = {"forgotten": len(found.forgotten), "templates": found.lost}
+            log.warning("accepted: what was forgotten since, and templates of nobody, are erased", extra=told)
         except BaseException:
             store.close()
             raise
@@ -92,6 +99,11 @@ def _open_what_is_left(identity: NodeIdentity, error: StoreLost) -> GalleryStore
         for suffix in ("", "-wal", "-shm"):
             part = Path(f"{file}{suffix}")
             if part.exists():
-                part.rename(Path(f"{file}.lost-{int(time.time())}{suffix}"))
-        return open_store(identity.config)
+                part.rename(Path(f"{file}{aside}{suffix}"))
+        store = open_store(identity.config)
+    rows = rows_folder(identity.config)
+    for folder in store.unnamed_rows():  # of the database that was lost
+        away = rows.with_name(rows.name + aside)
+        away.mkdir(mode=0o700, exist_ok=True)
+        folder.rename(away / folder.name)
     return store

@@ -94,7 +94,7 @@ class Node:
         self.notary = NodeNotary(identity, peers)
         self._credentials = Credentials(self.notary, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
         self._gate = Gate(identity, peers, store, keeper, self.notary, self.metrics)
-        self.galleries = Galleries(config, store, keeper, self._guard, self.threads)
+        self.galleries = Galleries(config, store, self._guard, self.threads)
         self.answering = Answering(self, self._gate)
         # Searches before preparations, which have a worker of their own and a part of the threads.
         self._precedence = Precedence(min(GIVE_WAY_SECONDS, config.limits.read_timeout_seconds / 3))
@@ -289,7 +289,7 @@ class Node:
         """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
         warm_up(preset(self.config.policy.presets[0]), self.threads)
         if roots := self._read_galleries():
-            dropped = self.pool.drop_where(gallery_root_not_in=roots)  # earlier versions are gone with the last run
+            dropped = self.pool.drop_where(gallery_root_not_in=roots)  # they would find nobody who came since
             log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})
 
     def _read_galleries(self) -> frozenset[bytes]:
@@ -301,18 +301,18 @@ class Node:
         if self.config.role is not Role.HOLDER or not policy.purposes:
             return frozenset()
         first, *others = policy.presets
-        now, waits = datetime.now(timezone.utc), self.pool.presets
+        waits = self.pool.presets
         names = (first, *(name for name in others if name in waits))
         try:
-            return frozenset(self.galleries.of(name).current(now).root for name in names)
+            return frozenset(self.galleries.of(name).current().root for name in names)
         except EmptyStore:
             log.info("the gallery is empty")
             return frozenset()
 
     def follow_gallery(self) -> None:
-        """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
-        if gone := self.galleries.follow(self.answering.roots):
-            log.info(f"rows of earlier versions overwritten: {gone}", extra={"node": self.name})
+        """Let go of whoever was forgotten since."""
+        if gone := self.galleries.follow():
+            log.info(f"{gone} rows overwritten in memory", extra={"node": self.name})
 
     def inspect(self) -> None:
         """The daily look at the database and the galleries made of it (`nodes.service.guard`)."""

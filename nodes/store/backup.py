@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -11,11 +12,26 @@ from datetime import datetime
 from pathlib import Path
 
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
+from nodes.store.rows import FOLDER_BYTES, copy_folder
 from nodes.store.subjects import utc_seconds
 
 
-def copy_database(source: Path, target: Path) -> None:
+def moment(source: Path) -> sqlite3.Connection:
+    """A connection that goes on seeing a database as it is now. Raises `StoreUnavailable`."""
+    try:
+        reader = sqlite3.connect(source, isolation_level=None)
+        reader.execute("PRAGMA query_only = ON")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM store").fetchone()
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{source} cannot be read ({type(error).__name__})") from None
+    return reader
+
+
+def copy_database(source: Path, target: Path, reader: sqlite3.Connection | None = None) -> None:
     """Copy one moment of an SQLite database to a new file, mode 0600, which appears whole or not at all.
+
+    `reader`: sees the moment that is wanted (`moment`); else it is the present one.
 
     Writers go on meanwhile. The copy is as encrypted as its source. Raises `StoreRefusal` if the target exists,
     `StoreCorrupted` if the copy fails SQLite's integrity check, `StoreFull`, `StoreUnavailable`.
@@ -29,7 +45,7 @@ def copy_database(source: Path, target: Path) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)  # mode 0600
         temporary = Path(name)
         os.close(handle)
-        _copy(source, temporary)
+        _copy(source, temporary, reader)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(target)
@@ -48,11 +64,11 @@ def copy_database(source: Path, target: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, reader: sqlite3.Connection | None) -> None:
     # closing(): a connection's own context manager ends a transaction and leaves the file open
-    with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(target)) as writer:
-        reader.execute("PRAGMA query_only = ON")
-        reader.backup(writer)
+    with closing(sqlite3.connect(source)) as own, closing(sqlite3.connect(target)) as writer:
+        own.execute("PRAGMA query_only = ON")
+        (reader or own).backup(writer)
         writer.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
         result = writer.execute("PRAGMA integrity_check").fetchone()[0]
         if result != "ok":
@@ -87,6 +103,7 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _CARRY_OVER:
             connection.execute(statement, {"now": utc_seconds(now)})
+        connection.execute(_GONE)
         connection.execute("DELETE FROM main.subject WHERE subject IN (SELECT reference FROM main.deletion)")
         gone = connection.execute("DELETE FROM main.subject WHERE reference IN (SELECT reference FROM main.deletion)")
         (lost,) = connection.execute(
@@ -97,6 +114,10 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
         return CarriedOver(gone.rowcount, lost)
 
 
+_GONE = (  # their rows are erased when the copy is opened
+    'INSERT OR IGNORE INTO main.gone_row SELECT model_id, "row" FROM main.subject '
+    "WHERE reference IN (SELECT reference FROM main.deletion) OR subject IN (SELECT reference FROM main.deletion)"
+)
 # WHERE true: else SQLite reads ON CONFLICT as a join
 _CARRY_OVER = (
     "INSERT INTO main.claimed_query SELECT * FROM current.claimed_query WHERE true "
@@ -114,6 +135,25 @@ _CARRY_OVER = (
     "UPDATE main.store SET generation = 1 + max(generation, (SELECT generation FROM current.store)), "
     "rows = NULL, digest = NULL",  # counted when it is opened, as what was forgotten since is deleted now
 )
+
+
+def adopt_rows(copy: Path, source: Path, place: Path) -> None:
+    """Copy the templates that belong to a copied database from `source` into `place`, beside others, under new names.
+
+    So the database alone says which are the present ones, and replacing it replaces them. Raises `StoreCorrupted` if
+    they are missing.
+    """
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(model)")]
+        if "folder" not in columns:  # of an earlier version: they lie in the database
+            return
+        named = connection.execute("SELECT id, folder FROM model WHERE folder IS NOT NULL").fetchall()
+        for model, folder in named:
+            if not (source / folder).is_dir():
+                raise StoreCorrupted(f"{source / folder} is missing: the templates of the backup lie there")
+            fresh = secrets.token_hex(FOLDER_BYTES)
+            copy_folder(source / folder, place / fresh)
+            connection.execute("UPDATE model SET folder = ? WHERE id = ?", (fresh, model))
 
 
 def replace_database(path: Path, fresh: Path) -> None:

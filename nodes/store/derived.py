@@ -1,54 +1,137 @@
-"""The gallery as rows in memory, read from a store, and its earlier versions for as long as preparations need them.
+"""The gallery in memory: rows of the block files, in every version that is kept, and a bit a row for who may be found.
 
-A preparation is made for one version, whose Merkle root it holds. The gallery may change before it is used: a search
-then uses the rows of that version, and a bit a row says who may still be found. Who was forgotten is not found from
-that moment, and the template is overwritten as soon as no search reads it (`erase_gone`).
+A preparation is made for one version, whose root it holds. The gallery may change before it is used: a search then uses
+the rows of that version, which are the same memory, and a bit a row says who may still be found. Who was forgotten is
+not found from that moment, and the template is overwritten as soon as no search reads the rows (`erase_gone`).
 """
 
 from __future__ import annotations
 
-import secrets
 import threading
-from collections.abc import Collection, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from typing import overload
 
 import numpy as np
 
-from nodes.private_files import replace_private, write_private
-from nodes.store.errors import StoreCorrupted
-from nodes.store.keys import StorageKey
+from nodes.blocks import ResidentGallery, UnknownVersion, VersionReader
+from nodes.blocks import Snapshot as Lent
+from nodes.blocks.block import Rows
+from nodes.blocks.manifest import Version
+from nodes.store.errors import UnknownReference
+from nodes.store.holdings import Holdings
+from nodes.store.rows import as_store_errors
 from nodes.store.store import GalleryStore
-from nodes.store.subjects import Category, Snapshot, utc_day
+from nodes.store.subjects import Category
 from pets.params import Parameters
-from pets.prf import SECRET_BYTES
+from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.live import Liveness
 
-SALT_FILE = "gallery-salt"
-_COLUMN = "gallery salt"
+
+class Resident:
+    """The rows of one model in memory, for galleries of all presets, and who of them is held.
+
+    `threads`: that read and decrypt. Raises as `GalleryStore.row_files`, when it is first used.
+    """
+
+    def __init__(self, store: GalleryStore, *, model: bytes | None = None, threads: int = 1) -> None:
+        self._store, self._wanted, self._threads = store, model, threads
+        self._lock = threading.RLock()
+        self._rows: ResidentGallery | None = None
+        self._model = b""
+        self._told = 0  # rows overwritten that were told of
+        self._holdings: Holdings | None = None
+
+    def rows(self, categories: Collection[Category]) -> ResidentGallery:
+        """The rows; read the first time. `categories`: of whom there must be some of one model only."""
+        with self._lock, as_store_errors():
+            model, files = self._store.row_files(categories, self._wanted)
+            if self._rows is None or model != self._model:
+                self._rows = ResidentGallery(files, threads=self._threads)
+                self._model, self._holdings = model, Holdings(self._store, model)
+                self._told = self._rows.overwritten
+            return self._rows
+
+    @property
+    def loaded(self) -> ResidentGallery | None:
+        """The rows, if they were read."""
+        return self._rows
+
+    def overwritten(self) -> int:
+        """How many rows were overwritten in memory since this was last asked."""
+        with self._lock:
+            if self._rows is None:
+                return 0
+            new, self._told = self._rows.overwritten - self._told, self._rows.overwritten
+            return new
+
+    @property
+    def model(self) -> bytes:
+        """The model's digest."""
+        return self._model
+
+    def live(self, version: Version, now: datetime, categories: Collection[Category]) -> Liveness:
+        """Who of a version may be found now, bool (rows,): held, of these categories, within retention."""
+        with self._lock, as_store_errors():
+            assert self._rows is not None
+            assert self._holdings is not None
+            held = self._holdings.bits(now, categories)  # first: who is gone from the database is in the files by then
+            live = self._rows.live(version)
+            if self._rows.renumbered(version):
+                live &= held.of(self._rows.numbers(np.arange(len(live)), version))
+            else:
+                live &= held.first(len(live))
+            return live
+
+    def reference(self, slot: int, version: Version) -> str:
+        """The reference of the subject in a slot. Raises `QueryRefused` (internal) if it was forgotten meanwhile."""
+        assert self._rows is not None
+        (number,) = self._rows.numbers([slot], version).tolist()
+        try:
+            return self._store.reference(self._model, number)
+        except UnknownReference:
+            raise QueryRefused("internal", "a subject was forgotten during the search: ask again") from None
+
+
+class References(Sequence[str]):
+    """References by row, looked up when they are asked for: thirty million strings do not belong in memory."""
+
+    def __init__(self, resident: Resident, version: Version) -> None:
+        self._resident, self._version = resident, version
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
+        """Raises `QueryRefused` for a row whose subject was forgotten."""
+        if isinstance(row, slice):
+            return tuple(self[place] for place in range(len(self))[row])
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self._resident.reference(row, self._version)
+
+    def __len__(self) -> int:
+        return self._version.rows
 
 
 @dataclass(eq=False)
-class Version:
-    """One state of the gallery. `lent`: who may be found, bool (rows,), of each search that reads its rows now.
+class _Loan:
+    """The rows of a version, lent to a search. `live`: who may be found, bool (rows,)."""
 
-    `zeroed`: rows that were overwritten, bool (rows,); with any of them a preparation would give a random score.
-    """
-
-    snapshot: Snapshot
-    gallery: Gallery
-    zeroed: Liveness = field(repr=False)
-    lent: list[tuple[Liveness, frozenset[Category]]] = field(default_factory=list, repr=False)
+    rows: Lent
+    live: Liveness
+    categories: frozenset[Category]
 
 
 class DerivedGallery:
-    """`current` gives the gallery that is prepared: never one that holds a forgotten or expired subject.
+    """`current` gives the gallery that is prepared. It holds every row of the block files, in or out of retention, and
+    of every category; who of them may be found is said when it is lent.
 
-    `model`, `categories`: as in `GalleryStore.snapshot`. `salt_seed`: 32 secret bytes behind the root (`salt_seed`
-    below), fresh if not given. `threads`: for the root.
+    `categories`: the only ones that may be found. `resident`: the rows, where galleries share them.
     """
 
     def __init__(
@@ -58,46 +141,24 @@ class DerivedGallery:
         *,
         model: bytes | None = None,
         categories: Iterable[Category] | None = None,
-        salt_seed: bytes | None = None,
+        resident: Resident | None = None,
         threads: int = 1,
     ) -> None:
-        self._store = store
         self._params = params
-        self._model = model
         self._categories = store.categories if categories is None else frozenset(categories)
-        self._salt_seed = salt_seed or secrets.token_bytes(SECRET_BYTES)
-        self._threads = threads
+        self._resident = resident or Resident(store, model=model, threads=threads)
         self._lock = threading.RLock()
-        self._held: Version | None = None
-        self._earlier: dict[bytes, Version] = {}  # by root
-        self._replaced: list[Version] = []  # by one with the same root, while searches may still read them
-        self._standing: dict[frozenset[Category], tuple[int, object, frozenset[str]]] = {}
+        self._made: dict[bytes, Gallery] = {}  # by root; the newest, and those that are lent
+        self._loans: list[_Loan] = []
 
-    def current(self, now: datetime) -> Gallery:
-        """The gallery as the store has it now; read anew if it changed. Raises what `GalleryStore.snapshot` raises."""
-        with self._lock:
-            held = self._held
-            if held is not None and self._fresh(held.snapshot, now):
-                return held.gallery
-            snapshot = self.stored(now)
-            gallery = Gallery.of(
-                snapshot.templates,
-                self._params,
-                snapshot.references,
-                snapshot.model,
-                self._salt_seed,
-                self._threads,
-            )
-            if held is not None:
-                self._earlier[held.gallery.root] = held
-            if (alike := self._earlier.pop(gallery.root, None)) is not None:
-                self._replaced.append(alike)
-            self._held = Version(snapshot, gallery, np.zeros(len(gallery.templates), np.bool_))
+    def current(self) -> Gallery:
+        """The gallery as the store has it now. Raises what `GalleryStore.row_files` raises."""
+        with self._lock, as_store_errors():
+            with self._resident.rows(self._categories).snapshot() as newest:
+                gallery = self._gallery(newest)
+            kept = {gallery.root, *(loan.rows.version.root for loan in self._loans)}
+            self._made = {root: made for root, made in self._made.items() if root in kept}
             return gallery
-
-    def stored(self, now: datetime) -> Snapshot:
-        """The same rows, read from the store once more."""
-        return self._store.snapshot(now, model=self._model, categories=self._categories)
 
     def lend(self, root: bytes, now: datetime, categories: Collection[Category]) -> tuple[Gallery, Liveness] | None:
         """The version with this root, and who of it may be found: bool (rows,), True for subjects of these categories
@@ -105,111 +166,66 @@ class DerivedGallery:
 
         The rows stay as they are until `give_back`; the bits do not: who is forgotten meanwhile is cleared.
         """
-        with self._lock:
-            version = self._version(root)
-            if version is None:
+        wanted = frozenset(categories) & self._categories
+        with self._lock, as_store_errors():
+            rows = self._resident.rows(self._categories)
+            rows.refresh()
+            try:
+                lent = rows.snapshot_of(root)
+            except UnknownVersion:
                 return None
-            wanted = frozenset(categories) & self._categories
-            live = self._live(version, now, wanted)
-            version.lent.append((live, wanted))
-            return version.gallery, live
+            try:
+                loan = _Loan(lent, self._resident.live(lent.version, now, wanted), wanted)
+            except BaseException:
+                lent.close()
+                raise
+            self._loans.append(loan)
+            return self._gallery(lent), loan.live
 
     def give_back(self, live: Liveness) -> None:
         """The search that was lent these bits is over, and reads the rows no more."""
-        with self._lock:
-            for version in self._versions:
-                version.lent = [lent for lent in version.lent if lent[0] is not live]
+        with self._lock, as_store_errors():
+            for loan in self._loans:
+                if loan.live is live:
+                    loan.rows.close()
+            self._loans = [loan for loan in self._loans if loan.live is not live]
 
     def erase_gone(self, now: datetime) -> int:
-        """Let who was forgotten or expired go from all versions: at once from the bits that were lent, and from the
-        rows; gives how many were overwritten now.
+        """Let who was forgotten or is past retention go at once from the bits that were lent, and who was forgotten
+        from the rows; gives how many were overwritten now.
 
-        Rows that a search reads are left for the next time: to half a search they would be others.
+        While a search reads the rows they are left for the next time: to half a search they would be others.
         """
-        gone = 0
-        with self._lock:
-            if self._held is not None and not self._fresh(self._held.snapshot, now):
-                self._earlier[self._held.gallery.root], self._held = self._held, None
-            for version in (*self._earlier.values(), *self._replaced):
-                for live, categories in version.lent:
-                    live &= self._live(version, now, categories)
-                if not version.lent:
-                    left = ~self._live(version, now, self._categories)
-                    version.zeroed |= left
-                    gone += _overwrite(version.gallery, left)
-            self._replaced = [version for version in self._replaced if version.lent]
-        return gone
+        with self._lock, as_store_errors():
+            rows = self._resident.loaded
+            if rows is None:
+                return 0
+            rows.refresh()
+            for loan in self._loans:
+                if loan.rows.gallery is rows:
+                    loan.live &= self._resident.live(loan.rows.version, now, loan.categories)
+                else:  # of another model, which is not served any more
+                    loan.live[:] = False
+            return self._resident.overwritten()
 
-    def keep_only(self, roots: Collection[bytes]) -> None:
-        """Give up earlier versions, but for those with these roots and those that a search reads."""
-        with self._lock:
-            kept = {root: version for root, version in self._earlier.items() if root in roots or version.lent}
-            self._earlier = kept
-
-    @property
-    def roots(self) -> frozenset[bytes]:
-        """Of all versions that are here."""
-        with self._lock:
-            return frozenset(version.gallery.root for version in self._versions)
+    @contextmanager
+    def beside_files(self) -> Iterator[tuple[Gallery, Iterator[Rows]]]:
+        """The gallery in memory, and the same rows as they are read from the block files, a block at a time."""
+        with as_store_errors(), self._resident.rows(self._categories).snapshot() as newest:
+            with self._lock:
+                gallery = self._gallery(newest)
+            yield gallery, VersionReader(newest.gallery.files, newest.version.number).blocks()
 
     @property
-    def _versions(self) -> list[Version]:
-        return [*self._earlier.values(), *self._replaced, *(() if self._held is None else (self._held,))]
+    def resident(self) -> Resident:
+        """The rows that it is made of."""
+        return self._resident
 
-    def _live(self, version: Version, now: datetime, categories: frozenset[Category]) -> Liveness:
-        found, references = self._references(now, categories), version.snapshot.references
-        live = np.fromiter((reference in found for reference in references), np.bool_, len(references))
-        return live & ~version.zeroed  # also where a clock that was set back says that somebody is held again
-
-    def _version(self, root: bytes) -> Version | None:
-        held = self._held
-        return held if held is not None and held.gallery.root == root else self._earlier.get(root)
-
-    def _references(self, now: datetime, categories: frozenset[Category]) -> frozenset[str]:
-        """Read again after a change, and every day."""
-        day, generation = utc_day(now), self._store.generation
-        with self._lock:
-            known = self._standing.get(categories)
-            if known is None or known[:2] != (generation, day):
-                read, references = self._store.standing(now, categories)
-                known = self._standing[categories] = read, day, references
-            return known[2]
-
-    def _fresh(self, snapshot: Snapshot, now: datetime) -> bool:
-        in_time = snapshot.valid_through is None or utc_day(now) <= snapshot.valid_through
-        return in_time and snapshot.generation == self._store.generation
-
-
-def _overwrite(gallery: Gallery, which: Liveness) -> int:
-    """Zero some rows that are not zero yet; gives how many."""
-    templates, rows = gallery.templates, np.flatnonzero(which)
-    rows = rows[templates[rows].any(axis=1)]
-    if len(rows):
-        templates.flags.writeable = True  # nobody else may
-        gallery.forget_rows(rows)
-        templates.flags.writeable = False
-    return len(rows)
-
-
-def salt_seed(folder: Path, key: StorageKey) -> bytes:
-    """The secret behind the roots of a node's galleries, 32 bytes: one a node, sealed, so that roots stay the same.
-
-    Made the first time. Raises what `StorageKey.unseal` raises for another key or changed bytes.
-    """
-    path = folder / SALT_FILE
-    if not path.exists():
-        fresh = secrets.token_bytes(SECRET_BYTES)
-        write_private(path, key.seal(fresh, _COLUMN, SALT_FILE))
-        return fresh
-    return key.unseal(path.read_bytes(), _COLUMN, SALT_FILE)
-
-
-def reseal_salt(folder: Path, old: StorageKey, new: StorageKey) -> None:
-    """Encrypt it anew. May be interrupted and called again. Raises `StoreCorrupted` for a file under neither key."""
-    path = folder / SALT_FILE
-    if path.exists():
-        sealed = path.read_bytes()
-        with suppress(StoreCorrupted):
-            new.unseal(sealed, _COLUMN, SALT_FILE)
-            return
-        replace_private(path, new.seal(old.unseal(sealed, _COLUMN, SALT_FILE), _COLUMN, SALT_FILE))
+    def _gallery(self, lent: Lent) -> Gallery:
+        version = lent.version
+        made = self._made.get(version.root)
+        if made is None:
+            references = References(self._resident, version)
+            made = Gallery.of(lent.rows, self._params, references, self._resident.model, root=version.root)
+            self._made[version.root] = made
+        return made

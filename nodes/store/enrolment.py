@@ -11,10 +11,11 @@ import numpy.typing as npt
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from nodes.store.content import account_added
+from nodes.store.content import accounted
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
 from nodes.store.keys import KeyRing
+from nodes.store.rows import RowFiles
 from nodes.store.subjects import MAX_PHOTO_BYTES, Category, Particulars, utc_seconds
 from nodes.store.tables import FurtherPhotoRow, ModelRow, PhotoRow, RunRow, SubjectRow
 from pets.errors import ModelMismatch
@@ -27,9 +28,10 @@ def check_allowed(category: Category, allowed: frozenset[Category]) -> None:
         raise CategoryNotAllowed(f"category {category.value!r} is not allowed at this node; allowed: {names}")
 
 
-def new_reference(state: str) -> str:
-    """A random reference number of 128 bits: ES-…; it tells nothing about the person (Article 19(2))."""
-    return f"{state}-{secrets.token_hex(16)}"
+def new_references(state: str, count: int) -> list[str]:
+    """Random reference numbers of 128 bits: ES-…; they tell nothing about the persons (Article 19(2))."""
+    drawn = secrets.token_hex(16 * count)
+    return [f"{state}-{drawn[place : place + 32]}" for place in range(0, 32 * count, 32)]
 
 
 def find_photo(session: Session, keys: KeyRing, photo: bytes) -> str | None:
@@ -43,6 +45,7 @@ def find_photo(session: Session, keys: KeyRing, photo: bytes) -> str | None:
 def enrol(
     session: Session,
     keys: KeyRing,
+    files: RowFiles,
     state: str,
     templates: npt.NDArray[np.int8],
     particulars: Particulars,
@@ -50,37 +53,39 @@ def enrol(
     photos: Sequence[bytes] = (),
     names: Sequence[str] = (),
 ) -> list[str]:
-    """Store checked templates, and the photos of the first one; gives the new references in order.
+    """Store checked templates (rows first), and the photos of the first one; gives the new references in order.
 
     `names`: of the photos' files, one each, or none at all.
 
     Raises `DuplicatePhoto`, `ModelMismatch` if the model had another dimension before, `StoreRefusal` for a photo
     that is too large.
     """
-    model_id = _model(session, particulars.model, templates.shape[1])
-    references = [new_reference(state) for _ in templates]
-    key = keys.key
-    sealed = [
-        key.seal(template.tobytes(), "template", reference, particulars.model)
-        for reference, template in zip(references, templates, strict=True)
-    ]
-    shared = _shared(session, particulars, model_id, keys.current) | {"enrolled": utc_seconds(now)}
-    _insert(session, zip(references, sealed, strict=True), shared)
-    beside = particulars.category.value, particulars.status.value, particulars.retain_until, particulars.model
-    account_added(session, ((reference, *beside, text) for reference, text in zip(references, sealed, strict=True)))
+    references, key = new_references(state, len(templates)), keys.key
+    _check_photos(session, keys, photos, references[0] if references else "")
+    model = _model(session, files, particulars.model, templates.shape[1])
+    numbers = files.append(model, templates)
+    shared = _shared(session, particulars, model.id, keys.current) | {"enrolled": utc_seconds(now)}
+    with accounted(session):
+        _insert(session, zip(references, numbers, strict=True), shared)
     for index, photo in enumerate(photos):
-        if not 0 < len(photo) <= MAX_PHOTO_BYTES:
-            raise StoreRefusal(f"a photo has 1 to {MAX_PHOTO_BYTES} bytes, got {len(photo)}")
-        same = find_photo(session, keys, photo)
-        if same is not None:
-            raise DuplicatePhoto(same)
         number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == references[0])).scalar_one()
         table = FurtherPhotoRow if index else PhotoRow
         sealed_photo = key.seal(photo, "photo", references[0])
         name = key.seal(names[index].encode(), "photo-name", references[0]) if names else None
         session.add(table(subject_id=number, mac=key.mac("photo", photo), sealed=sealed_photo, name=name))
-        session.flush()  # so that the same photo given twice is found
     return references
+
+
+def _check_photos(session: Session, keys: KeyRing, photos: Sequence[bytes], reference: str) -> None:
+    """Refuse photos before anything is written: too large, enrolled already, or the same one twice."""
+    seen = set()
+    for photo in photos:
+        if not 0 < len(photo) <= MAX_PHOTO_BYTES:
+            raise StoreRefusal(f"a photo has 1 to {MAX_PHOTO_BYTES} bytes, got {len(photo)}")
+        same = reference if photo in seen else find_photo(session, keys, photo)
+        if same is not None:
+            raise DuplicatePhoto(same)
+        seen.add(photo)
 
 
 def join_rows(session: Session, references: Sequence[str]) -> None:
@@ -102,9 +107,10 @@ def _shared(session: Session, particulars: Particulars, model_id: int, key_id: i
     }
 
 
-def _insert(session: Session, rows: Iterable[tuple[str, bytes]], shared: dict[str, object]) -> None:
+def _insert(session: Session, rows: Iterable[tuple[str, int]], shared: dict[str, object]) -> None:
     """Insert subjects past SQLAlchemy's conversion of each value, which would take as long as all the rest."""
-    columns = ("reference", "template", *shared)
+    shared = shared | {"template": b""}
+    columns = ("reference", '"row"', *shared)
     mark = "%s" if is_postgresql(session.connection()) else "?"
     statement = f"INSERT INTO subject ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608
     values = tuple(shared.values())
@@ -148,12 +154,14 @@ def _run(session: Session, keys: KeyRing, source: bytes) -> RunRow | None:
     return session.scalar(select(RunRow).where(RunRow.mac.in_(keys.macs("source", source))))
 
 
-def _model(session: Session, digest: bytes, dim: int) -> int:
+def _model(session: Session, files: RowFiles, digest: bytes, dim: int) -> ModelRow:
     row = session.scalar(select(ModelRow).where(ModelRow.digest == digest))
     if row is None:
         row = ModelRow(digest=digest, dim=dim)
         session.add(row)
-        session.flush()
     if row.dim != dim:
         raise ModelMismatch(f"this model's templates have dimension {row.dim}, got {dim}")
-    return row.id
+    if row.folder is None:
+        files.create(row)
+    session.flush()
+    return row

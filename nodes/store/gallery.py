@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
-from sqlalchemy import ColumnElement, Row, func, select, update
+import numpy.typing as npt
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.orm import Session
 
-from nodes.store.database import insert_into
-from nodes.store.errors import EmptyStore, StoreCorrupted
-from nodes.store.keys import KeyRing
+from nodes.store.database import insert_into, is_postgresql
+from nodes.store.errors import EmptyStore
+from nodes.store.rows import RowFiles
 from nodes.store.subjects import Category, Snapshot
-from nodes.store.tables import ModelRow, StoreRow, SubjectRow
+from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
 from pets.errors import ModelMismatch
 
-READ_ROWS = 4096
+READ_ROWS = 16384
+CATEGORY_CODES = {category: code for code, category in enumerate(Category, 1)}  # in memory, from 1
+_CATEGORY_BITS = 3
+_DAY_BITS = 16  # days since 1970, up to the year 2149; who is kept longer is kept until then
+LAST_DAY = 2**_DAY_BITS - 1
+_DAY_SQLITE = f"min({LAST_DAY}, CAST(julianday(retain_until) - 2440587.5 AS INTEGER))"
+_DAY_POSTGRESQL = f"least({LAST_DAY}, retain_until - DATE '1970-01-01')"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Some rows: `rows`, their numbers; `categories`, codes as in `CATEGORY_CODES`; `days`, since 1970. All int64."""
+
+    rows: npt.NDArray[np.int64]
+    categories: npt.NDArray[np.int64]
+    days: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Who is held at one moment. `last`: the highest number of a subject. `gone`: numbers of rows, int64."""
+
+    generation: int
+    last: int
+    held: tuple[Held, ...]
+    gone: npt.NDArray[np.int64]
 
 
 def owner(session: Session, state: str) -> str:
@@ -30,6 +57,11 @@ def change(session: Session) -> int:
     """Begin to change the gallery: raises its generation, and makes other writers wait until this one ends."""
     statement = update(StoreRow).where(StoreRow.id == 1).values(generation=StoreRow.generation + 1)
     return session.execute(statement.returning(StoreRow.generation)).scalar_one()
+
+
+def lock(session: Session) -> None:
+    """Make other writers wait until this one ends, without a change of the gallery."""
+    session.execute(select(StoreRow.id).where(StoreRow.id == 1).with_for_update())
 
 
 def generation(session: Session) -> int:
@@ -49,54 +81,82 @@ def models(session: Session) -> frozenset[bytes]:
 
 
 def snapshot(
-    session: Session, keys: KeyRing, day: date, categories: frozenset[Category], model: bytes | None
-) -> Snapshot:
+    session: Session, files: RowFiles, day: date, categories: frozenset[Category], model: bytes | None
+) -> Snapshot | None:
     """The rows of one model and of some categories that are within retention on a day, in order of enrolment.
 
-    Raises `ModelMismatch` if `model` is not given and there are rows of several, `EmptyStore` if nothing was ever
-    enrolled, `StoreCorrupted`.
+    None if somebody was forgotten while the rows were read. Raises `ModelMismatch` if `model` is not given and there
+    are rows of several, `EmptyStore` if nothing was ever enrolled, `StoreCorrupted`.
     """
     wanted = (SubjectRow.retain_until >= day) & SubjectRow.category.in_([category.value for category in categories])
-    chosen = _choose_model(session, wanted, model)
+    chosen = choose_model(session, wanted, model)
     wanted &= SubjectRow.model_id == chosen.id
-    rows, valid_through = session.execute(
-        select(func.count(SubjectRow.id), func.min(SubjectRow.retain_until)).where(wanted)
-    ).one()
-    templates = np.empty((rows, chosen.dim), np.int8)
-    references: list[str] = []
-    statement = (
-        select(SubjectRow.reference, SubjectRow.key_id, SubjectRow.template, SubjectRow.subject)
-        .where(wanted)
-        .order_by(SubjectRow.id)
-        .execution_options(yield_per=READ_ROWS)
-    )
-    for part in session.execute(statement).partitions():
-        plain = b"".join(_open_templates(part, keys, chosen))
-        start = len(references)
-        templates[start : start + len(part)] = np.frombuffer(plain, np.int8).reshape(len(part), chosen.dim)
-        references.extend(row[3] or row[0] for row in part)
+    valid_through = session.scalar(select(func.min(SubjectRow.retain_until)).where(wanted))
+    columns = SubjectRow.row, SubjectRow.reference, SubjectRow.subject
+    found = session.execute(select(*columns).where(wanted).order_by(SubjectRow.row)).all()
+    templates, erased = files.read(chosen, np.array([row for row, _, _ in found], np.int64))
+    if erased.any():
+        return None
     templates.flags.writeable = False
-    return Snapshot(templates, tuple(references), chosen.digest, generation(session), valid_through)
+    references = tuple(first or reference for _, reference, first in found)
+    return Snapshot(templates, references, chosen.digest, generation(session), valid_through)
 
 
-def standing(session: Session, day: date, categories: frozenset[Category]) -> tuple[int, frozenset[str]]:
-    """The generation, and the references that are searched for on a day in some categories, of all models."""
-    wanted = (SubjectRow.retain_until >= day) & SubjectRow.category.in_([category.value for category in categories])
-    found = session.execute(select(SubjectRow.reference, SubjectRow.subject).where(wanted))
-    return generation(session), frozenset(first or reference for reference, first in found)
+def reference(session: Session, model: bytes, row: int) -> str | None:
+    """The reference of the subject whose row has this number; None if there is none."""
+    chosen = (SubjectRow.model_id == select(ModelRow.id).where(ModelRow.digest == model).scalar_subquery()) & (
+        SubjectRow.row == row
+    )
+    found = session.execute(select(SubjectRow.reference, SubjectRow.subject).where(chosen)).one_or_none()
+    return None if found is None else found[1] or found[0]
 
 
-def _open_templates(
-    rows: Iterable[Row[tuple[str, int, bytes, str | None]]], keys: KeyRing, model: ModelRow
-) -> Iterator[bytes]:
-    for reference, key_id, sealed, _ in rows:
-        template = keys[key_id].unseal(sealed, "template", reference, model.digest)
-        if len(template) != model.dim:
-            raise StoreCorrupted(f"the template of {reference} has {len(template)} entries, its model {model.dim}")
-        yield template
+def references(session: Session, model: int, rows: npt.NDArray[np.int64]) -> list[str]:
+    """The references of the subjects that have one of some rows of a model, by its number in the database."""
+    found: list[str] = []
+    for start in range(0, len(rows), READ_ROWS):
+        chosen = (SubjectRow.model_id == model) & SubjectRow.row.in_(rows[start : start + READ_ROWS].tolist())
+        found += [
+            first or name
+            for name, first in session.execute(select(SubjectRow.reference, SubjectRow.subject).where(chosen))
+        ]
+    return list(dict.fromkeys(found))
 
 
-def _choose_model(session: Session, wanted: ColumnElement[bool], model: bytes | None) -> ModelRow:
+def held_rows(session: Session, model: ModelRow, after: int) -> Iterator[Held]:
+    """Number, category and last day searched of each row of subjects with a number above `after`, in pieces.
+
+    Packed into one integer a row, and the integers into one text, by the database: a million tuples would take longer
+    than the reading.
+    """
+    postgresql = is_postgresql(session.connection())
+    day = _DAY_POSTGRESQL if postgresql else _DAY_SQLITE
+    cases = " ".join(f"WHEN '{category.value}' THEN {code}" for category, code in CATEGORY_CODES.items())
+    packed = f'("row" * {2**_CATEGORY_BITS} + CASE category {cases} ELSE 0 END) * {2**_DAY_BITS} + {day}'
+    joined = f"string_agg(CAST({packed} AS TEXT), ' ')" if postgresql else f"group_concat({packed}, ' ')"
+    where = "+model_id = :model AND id > :after AND id <= :last"  # +: by number, not by the index over models
+    statement = text(f"SELECT {joined} FROM subject WHERE {where}")  # noqa: S608
+    for start in range(after, last_subject(session), READ_ROWS):
+        found = session.scalar(statement, {"model": model.id, "after": start, "last": start + READ_ROWS})
+        if found is not None:
+            values = np.fromstring(found, np.int64, sep=" ")
+            rest = values >> _DAY_BITS
+            days = values & (2**_DAY_BITS - 1)
+            yield Held(rest >> _CATEGORY_BITS, rest & (2**_CATEGORY_BITS - 1), days)
+
+
+def gone_rows(session: Session, model: ModelRow) -> npt.NDArray[np.int64]:
+    """Numbers of rows whose subjects were deleted, and that may not be erased yet."""
+    return np.array(session.scalars(select(GoneRow.row).where(GoneRow.model_id == model.id)).all(), np.int64)
+
+
+def last_subject(session: Session) -> int:
+    """The highest number of a subject."""
+    return session.scalar(select(func.max(SubjectRow.id))) or 0
+
+
+def choose_model(session: Session, wanted: ColumnElement[bool], model: bytes | None) -> ModelRow:
+    """The model named, or the only one there is among those wanted. Raises as `snapshot`."""
     models = session.scalars(select(ModelRow).order_by(ModelRow.id)).all()
     if model is not None:
         models = [row for row in models if row.digest == model]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, insert, select
 from sqlalchemy.orm import Session
 
-from nodes.store.content import account_gone
+from nodes.store.content import accounted
 from nodes.store.errors import StoreCorrupted, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing
 from nodes.store.subjects import (
@@ -21,7 +21,7 @@ from nodes.store.subjects import (
     utc_seconds,
     utc_time,
 )
-from nodes.store.tables import ContestedRow, DeletionRow, FurtherPhotoRow, ModelRow, PhotoRow, SubjectRow
+from nodes.store.tables import ContestedRow, DeletionRow, FurtherPhotoRow, GoneRow, ModelRow, PhotoRow, SubjectRow
 
 AUTHORITY_LENGTH = (3, 200)
 
@@ -126,12 +126,21 @@ def forget(session: Session, references: Iterable[str], now: datetime, current: 
     """Delete subjects with photo and template (Article 64(1)(m)); references that do not exist are passed over."""
     receipts = []
     for reference in references:
-        its_rows = (SubjectRow.reference == reference) | (SubjectRow.subject == reference)
-        account_gone(session, its_rows)
-        gone = session.scalars(delete(SubjectRow).where(its_rows).returning(SubjectRow.id)).all()
-        if gone:
+        if _delete(session, (SubjectRow.reference == reference) | (SubjectRow.subject == reference)):
             session.merge(DeletionRow(reference=reference, time=utc_seconds(now)))
             receipts.append(DeletionReceipt(reference, now, current, "forgotten"))
+    return receipts
+
+
+def forgotten_before(
+    session: Session, references: Sequence[str], now: Sequence[DeletionReceipt], current: int
+) -> list[DeletionReceipt]:
+    """The receipts of subjects among these that were deleted earlier, and not `now`."""
+    new, receipts = {receipt.reference for receipt in now}, []
+    for reference in dict.fromkeys(references):
+        known = None if reference in new else session.get(DeletionRow, reference)
+        if known is not None:
+            receipts.append(DeletionReceipt(reference, utc_time(known.time), current, "forgotten"))
     return receipts
 
 
@@ -143,10 +152,18 @@ def any_past(session: Session, now: datetime) -> bool:
 
 def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
     """Delete the subjects whose retention date is past."""
-    account_gone(session, SubjectRow.retain_until < utc_day(now))
-    past = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now))
-    gone = session.execute(past.returning(SubjectRow.reference, SubjectRow.subject)).all()
+    gone = _delete(session, SubjectRow.retain_until < utc_day(now))
     return [DeletionReceipt(reference, now, current, "expired") for reference, first in gone if first is None]
+
+
+def _delete(session: Session, wanted: ColumnElement[bool]) -> list[tuple[str, str | None]]:
+    """Delete subjects and note their rows as gone; gives each row's reference, and that of the first where further."""
+    columns = SubjectRow.reference, SubjectRow.subject, SubjectRow.model_id, SubjectRow.row
+    with accounted(session, wanted):
+        gone = session.execute(delete(SubjectRow).where(wanted).returning(*columns)).all()
+    if gone:
+        session.execute(insert(GoneRow), [{"model_id": model, "row": row} for _, _, model, row in gone])
+    return [(reference, first) for reference, first, _, _ in gone]
 
 
 def deletions(session: Session) -> dict[str, datetime]:

@@ -1,4 +1,4 @@
-"""Moving everything from retired storage keys to the current one, a batch at a time; it may be interrupted."""
+"""Moving all records from retired storage keys to the current one, a batch at a time; it may be interrupted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from nodes.store import handling
-from nodes.store.content import account, account_gone, values_of
 from nodes.store.gallery import change
 from nodes.store.keys import KeyRing, StorageKey
-from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
+from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, PhotoRow, RunRow, StoreRow, SubjectRow
 
 BATCH_ROWS = 500
 
@@ -22,20 +21,16 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
     # holds off enrolments on PostgreSQL, so that a photo cannot come in under both keys; SQLite has one writer
     session.execute(select(StoreRow).where(StoreRow.id == 1).with_for_update())
     statement = (
-        select(SubjectRow, ModelRow.digest)
-        .join(ModelRow)
+        select(SubjectRow)
         .where(SubjectRow.id > after, SubjectRow.key_id != keys.current)
         .order_by(SubjectRow.id)
         .limit(BATCH_ROWS)
     )
-    found = session.execute(statement).all()
-    which = SubjectRow.id.in_([row.id for row, _ in found])
+    found = session.scalars(statement).all()
     if found:
         change(session)
-        account_gone(session, which)
-    for row, model in found:
+    for row in found:
         old, new, reference = keys[row.key_id], keys.key, row.reference
-        row.template = new.seal(old.unseal(row.template, "template", reference, model), "template", reference, model)
         photo = session.get(PhotoRow, row.id)
         if photo is not None:
             plain = old.unseal(photo.sealed, "photo", reference)
@@ -54,9 +49,7 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
         row.key_id = keys.current
     if not found:
         return None
-    session.flush()
-    account(session, *values_of(session, which))
-    return found[-1][0].id, len(found)
+    return found[-1].id, len(found)
 
 
 def _name(photo: PhotoRow | FurtherPhotoRow, old: StorageKey, new: StorageKey, reference: str) -> bytes | None:

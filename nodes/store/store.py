@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +15,23 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy.orm import Session
 
-from nodes.store import answers, backup, content, enrolment, gallery, handling, records, rekey
+from nodes.blocks import BlockFiles
+from nodes.store import answers, backup, content, enrolment, gallery, handling, moving, records, rekey
 from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
-from nodes.store.errors import PREPARATION, EnrolmentConflict, StoreRefusal, UnknownReference
+from nodes.store.errors import (
+    PREPARATION,
+    EnrolmentConflict,
+    StoreCorrupted,
+    StoreError,
+    StoreRefusal,
+    UnknownReference,
+)
+from nodes.store.gallery import Standing
 from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
+from nodes.store.rows import RowFiles, any_unmoved, copy_folder, rows_beside
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
     MAX_ROWS_OF_SUBJECT,
@@ -27,27 +40,36 @@ from nodes.store.subjects import (
     ContestedEvent,
     DeletionReceipt,
     Particulars,
+    Reconciled,
     Snapshot,
     Status,
     Subject,
+    Templates,
     check_categories,
     check_state,
     check_templates,
     utc_day,
     utc_seconds,
 )
+from nodes.store.tables import SubjectRow
 
-BATCH_ROWS = 32768  # 22 MB a transaction at d = 512
+BATCH_ROWS = 65536  # in a transaction: 34 MB of templates at d = 512
+log = logging.getLogger("lineup.store")
+
+_TRIES = 8  # to read rows while somebody is forgotten
 
 
 class GalleryStore:
     """The gallery of one member state, its quotas and the queries it has answered.
 
     `url`: see `Database`; a database that is new or of an earlier version is brought up to date. `key`: what records
-    are encrypted under; `retired`: keys that older records still need. `state`: two capital letters. `categories`: the
-    only ones enrolled and the only ones searched (Article 19(1)); victims, missing persons and remains need a citation
-    in `national_law` (Article 29). `lock_seconds`: how long to wait for others. `handler`: on whose behalf it is
-    opened, for the log of who did what to whom; None is the node itself, or a program.
+    are encrypted under; `retired`: keys that older records still need. `rows`: the folder of the templates
+    (`nodes.store.rows`); beside an SQLite file it is FILE.rows, unless another is named. `ahead`: the database was
+    brought back by other means and may be older than that folder; `reconcile` it then.
+    `state`: two capital letters. `categories`: the only ones enrolled and the only ones searched (Article 19(1));
+    victims, missing persons and remains need a citation in `national_law` (Article 29). `lock_seconds`: how long to
+    wait for others. `handler`: on whose behalf it is opened, for the log of who did what to whom; None is the node
+    itself, or a program.
 
     Safe to use from many threads, and from several processes at once. Every method may raise `StoreError`:
     `StoreLocked`, `StoreFull`, `StoreUnavailable` mean that nothing was changed. Opening raises `WrongStorageKey`,
@@ -60,6 +82,8 @@ class GalleryStore:
         key: StorageKey,
         *,
         state: str,
+        rows: Path | None = None,
+        ahead: bool = False,
         categories: Iterable[Category] = DEFAULT_CATEGORIES,
         national_law: Mapping[Category, str] | None = None,
         retired: Sequence[StorageKey] = (),
@@ -70,6 +94,9 @@ class GalleryStore:
         self._handler = handler
         self.categories = check_categories(categories, national_law or {})
         self._database = Database(url, lock_seconds=lock_seconds)
+        if rows is None and self._database.path is not None:
+            rows = rows_beside(self._database.path)
+        self._rows = RowFiles(rows, [each.blocks for each in (key, *retired)], BATCH_ROWS, ahead)
         try:
             upgrade(self._database)
             self._keys = self._attach(key, retired)
@@ -138,10 +165,17 @@ class GalleryStore:
         if not 1 <= len(templates) <= MAX_ROWS_OF_SUBJECT:
             raise StoreRefusal(f"a subject has 1 to {MAX_ROWS_OF_SUBJECT} rows, got {len(templates)}")
         particulars = self._particulars(templates, category, status, retain_until, model, quality)
-        with self._database.writing() as session:
-            gallery.change(session)
+        with self._changing() as session:
             references = enrolment.enrol(
-                session, self._keys, self.state, templates, particulars, datetime.now(timezone.utc), photos, names
+                session,
+                self._keys,
+                self._rows,
+                self.state,
+                templates,
+                particulars,
+                datetime.now(timezone.utc),
+                photos,
+                names,
             )
             enrolment.join_rows(session, references)
             self._note(session, "enrol", references[:1])
@@ -154,7 +188,7 @@ class GalleryStore:
 
     def enrol_many(
         self,
-        templates: npt.NDArray[np.int8],
+        templates: Templates,
         *,
         category: Category,
         status: Status,
@@ -164,26 +198,27 @@ class GalleryStore:
         source: bytes | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> BulkEnrolment:
-        """Store many subjects without photos, int8 (rows, d), in transactions of 32,768 rows.
+        """Store many subjects without photos, int8 (rows, d), in transactions of 65,536 rows.
 
         `source`: digest of what is enrolled, 32 bytes; with it, an enrolment that was interrupted continues after the
         last stored row, and one that was completed adds nothing. `progress` is told the number of rows done.
         Raises as `enrol`, and `EnrolmentConflict` if the source was begun with other particulars.
         """
-        particulars = self._particulars(templates, category, status, retain_until, model, quality)
+        array = templates if isinstance(templates, np.ndarray) else templates[:1]  # else checked as they are read
+        particulars = self._particulars(array, category, status, retain_until, model, quality)
         references: list[str] = []
         done = skipped = self._rows_done(source, particulars, len(templates))
         while done < len(templates):
             part = templates[done : done + BATCH_ROWS]
-            with self._database.writing() as session:
-                gallery.change(session)
+            with self._changing() as session:
                 if source is not None:
                     # again, under the lock: another process may be enrolling the same source
                     now_done = enrolment.rows_done(session, self._keys, source, particulars, len(templates))
                     if now_done != done:
                         raise EnrolmentConflict("the same source is being enrolled by another process")
                     enrolment.set_rows_done(session, self._keys, source, done + len(part))
-                added = enrolment.enrol(session, self._keys, self.state, part, particulars, datetime.now(timezone.utc))
+                now = datetime.now(timezone.utc)
+                added = enrolment.enrol(session, self._keys, self._rows, self.state, part, particulars, now)
                 self._note(session, "enrol", added)
             references += added
             done += len(part)
@@ -241,19 +276,33 @@ class GalleryStore:
     # Deletion
 
     def forget(self, reference: str, now: datetime) -> DeletionReceipt:
-        """Delete a subject; the next snapshot is without it (Article 64(1)(m)). Raises `UnknownReference`."""
+        """Delete a subject; the next snapshot is without it (Article 64(1)(m)). For one who was forgotten before, the
+        receipt says when. Raises `UnknownReference`."""
         receipts = self.forget_all([reference], now)
         if not receipts:
             raise UnknownReference(f"no subject has reference {reference[:64]!r}")
         return receipts[0]
 
     def forget_all(self, references: Iterable[str], now: datetime) -> list[DeletionReceipt]:
-        """Delete subjects, passing over references that do not exist: what `deletions` lists, after a restore."""
+        """Delete subjects, passing over references that do not exist: what `deletions` lists, after a restore.
+
+        Who was forgotten before gets the receipt of then.
+        """
+        wanted = list(references)
         with self._database.writing() as session:
-            receipts = records.forget(session, references, now, gallery.change(session))
-            if receipts:
-                self._note(session, "forget", [receipt.reference for receipt in receipts], now)
+            current = gallery.change(session)
+            receipts = self._forget(session, wanted, now, current)
+            receipts += records.forgotten_before(session, wanted, receipts, current)
+        self._erase()
         self._database.wipe_log()
+        return receipts
+
+    def _forget(
+        self, session: Session, references: Iterable[str], now: datetime, current: int
+    ) -> list[DeletionReceipt]:
+        receipts = records.forget(session, references, now, current)
+        if receipts:
+            self._note(session, "forget", [receipt.reference for receipt in receipts], now)
         return receipts
 
     def expire(self, now: datetime) -> list[DeletionReceipt]:
@@ -263,13 +312,49 @@ class GalleryStore:
         """
         with self._database.writing() as session:
             handling.purge(session, utc_seconds(now - timedelta(days=handling.KEPT_YEARS * 366)))
-            if not records.any_past(session, now):
-                return []  # a gallery that did not change is not derived again
-            receipts = records.expire(session, now, gallery.change(session))
+            receipts: list[DeletionReceipt] = []
+            if records.any_past(session, now):  # a gallery that did not change is not derived again
+                receipts = records.expire(session, now, gallery.change(session))
             if receipts:
                 self._note(session, "expire", [receipt.reference for receipt in receipts], now)
+        self._erase()
         self._database.wipe_log()
         return receipts
+
+    def _erase(self) -> None:
+        """Erase the rows of who was just deleted. Where that fails they are gone all the same, and it is done later."""
+        try:
+            self.settle()
+        except StoreError as error:
+            log.error("templates of deleted subjects are not erased yet", extra={"error": type(error).__name__})
+
+    def settle(self) -> int:
+        """Erase rows whose subjects were deleted, and rows that an interrupted enrolment left; gives how many.
+
+        Part of every change; to be called at a start too, once the database is known to be the right one.
+        """
+        with self._database.writing() as session:
+            gallery.lock(session)
+            return self._rows.settle(session)
+
+    def reconcile(self, now: datetime) -> Reconciled:
+        """Let database and templates go on together after a restore, whichever of them is older (`nodes.store.rows`).
+
+        Who is held but has no template any more was forgotten since, and is forgotten again; so is who has none in the
+        folder that a restored one replaces. Templates that nobody has are erased: of who was enrolled since.
+        """
+        with self._database.writing() as session:
+            current = gallery.change(session)
+            again: list[DeletionReceipt] = []
+            lost = 0
+            for model in self._rows.models(session):
+                erased = np.union1d(self._rows.erased(model), self._rows.erased_beside(session, model))
+                again += self._forget(session, gallery.references(session, model.id, erased), now, current)
+                parts = [part.rows for part in gallery.held_rows(session, model, 0)]
+                lost += self._rows.reconcile(session, model, np.concatenate([*parts, np.empty(0, np.int64)]))
+            self._rows.announce(session, False)
+        self._database.wipe_log()
+        return Reconciled(tuple(again), lost)
 
     def deletions(self) -> dict[str, datetime]:
         """All references forgotten, with the time: keep this list apart from backups (README, "Restore")."""
@@ -303,12 +388,18 @@ class GalleryStore:
             return content.content(session)
 
     def verify(self, *, whole: bool = False) -> Content:
-        """Check the file (SQLite) and every row's digest; gives what it holds. Raises `StoreCorrupted`.
+        """Check the file (SQLite), every row's digest, and that all have a template; gives what it holds.
 
-        `whole`: SQLite's integrity check in place of the quick one.
+        Raises `StoreCorrupted`. Where templates may be ahead, only `reconcile` looks at them. `whole`: SQLite's
+        integrity check in place of the quick one.
         """
         self._database.check(whole)
         with self._database.reading() as session:
+            erased = [(model.id, self._rows.erased(model)) for model in self._rows.models(session)]
+        with self._database.reading() as session:  # later: who was deleted is gone from the database first
+            missing = sum(len(gallery.references(session, model, rows)) for model, rows in erased)
+            if missing and not self._rows.ahead:
+                raise StoreCorrupted(f"the database holds {missing} subjects whose templates were deleted: it is older")
             return content.verify(session)
 
     def count(self) -> int:
@@ -333,13 +424,38 @@ class GalleryStore:
         wanted = self.categories if categories is None else frozenset(categories)
         for category in sorted(wanted):
             enrolment.check_allowed(category, self.categories)
-        with self._database.reading() as session:
-            return gallery.snapshot(session, self._keys, utc_day(now), wanted, model)
+        for _ in range(_TRIES):
+            with self._database.reading() as session:
+                found = gallery.snapshot(session, self._rows, utc_day(now), wanted, model)
+            if found is not None:
+                return found
+        raise StoreCorrupted(f"templates of subjects that are held are erased, in each of {_TRIES} readings")
 
-    def standing(self, now: datetime, categories: Iterable[Category]) -> tuple[int, frozenset[str]]:
-        """The generation, and the references of subjects of some categories that are held and within retention."""
+    def row_files(self, categories: Iterable[Category], model: bytes | None = None) -> tuple[bytes, BlockFiles]:
+        """A model, and its block files: the one named, or the only one of subjects of these categories.
+
+        Raises as `snapshot`.
+        """
+        wanted = SubjectRow.category.in_([category.value for category in categories])
         with self._database.reading() as session:
-            return gallery.standing(session, utc_day(now), frozenset(categories))
+            chosen = gallery.choose_model(session, wanted, model)
+            return chosen.digest, self._rows.of(chosen)
+
+    def reference(self, model: bytes, row: int) -> str:
+        """The reference of the subject whose row has a number. Raises `UnknownReference` if it was forgotten."""
+        with self._database.reading() as session:
+            found = gallery.reference(session, model, row)
+        if found is None:
+            raise UnknownReference("the subject was forgotten meanwhile")
+        return found
+
+    def standing(self, model: bytes, after: int = 0) -> Standing:
+        """Who is held, by row number: subjects of a model with a number above `after`, and rows that are gone."""
+        with self._database.reading() as session:
+            chosen = gallery.choose_model(session, SubjectRow.id > after, model)
+            held = tuple(gallery.held_rows(session, chosen, after))
+            gone = gallery.gone_rows(session, chosen)
+            return Standing(gallery.generation(session), gallery.last_subject(session), held, gone)
 
     # Answers
 
@@ -437,6 +553,8 @@ class GalleryStore:
         If interrupted, open the store with the same keys and call it again. Raises `StoreCorrupted`.
         """
         after = total = 0
+        with self._changing() as session:
+            self._rows.rekey(session)
         while True:
             with self._database.writing() as session:
                 result = rekey.rekey_batch(session, self._keys, after)
@@ -452,21 +570,93 @@ class GalleryStore:
         return total
 
     def backup(self, path: Path) -> None:
-        """Copy one moment of an SQLite store to a new file while it is in use; encrypted like the store.
+        """Copy one moment of an SQLite store to a new file while it is in use; encrypted like the store. The templates
+        go to FILE.rows.
 
         Raises `StoreRefusal` on PostgreSQL, where `pg_dump` does it, and if the file exists.
         """
         if self._database.path is None:
             raise StoreRefusal("a PostgreSQL store is backed up with pg_dump --format=custom")
-        backup.copy_database(self._database.path, path)
+        rows = rows_beside(path)
+        for target in (path, rows):
+            if target.exists():
+                raise StoreRefusal(f"{target} exists already, a copy never overwrites")
+        try:
+            self.settle()
+            with ExitStack() as until_done:
+                with self._database.writing() as session:  # one moment of both: nobody changes either
+                    gallery.lock(session)
+                    staged = until_done.enter_context(self._rows.staging())
+                    copies = self._rows.copy_to(session, staged)
+                    reader = until_done.enter_context(closing(backup.moment(self._database.path)))
+                for folder in copies:
+                    copy_folder(folder, rows / folder.name)
+                backup.copy_database(self._database.path, path, reader)
+        except BaseException:
+            shutil.rmtree(rows, ignore_errors=True)
+            raise
+
+    def retire_versions(self, before: int) -> int:
+        """Keep no version of the templates that was not in force after a second since 1970; gives how many rows that
+        erased. No audit and no preparation needs one any more."""
+        with self._changing(counted=False) as session:
+            return self._rows.retire(session, before)
+
+    def unnamed_rows(self) -> list[Path]:
+        """Folders among those of the templates that are not this database's."""
+        with self._database.reading() as session:
+            return self._rows.unnamed(session)
 
     def _attach(self, key: StorageKey, retired: Sequence[StorageKey]) -> KeyRing:
         with self._database.writing() as session:
             owner = gallery.owner(session, self.state)
             if owner != self.state:
                 raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
-            content.settle(session)
-            return open_keys(session, key, retired)
+            keys = open_keys(session, key, retired)
+            self._rows.check(session)
+            unmoved = any_unmoved(session)
+            if not unmoved:
+                content.settle(session)
+        if unmoved:
+            self._move(keys)
+        return keys
+
+    def _move(self, keys: KeyRing) -> None:
+        """Move the templates of an earlier version into block files, then count what is held."""
+        moved = 1
+        while moved:
+            with self._changing(counted=False) as session:
+                moved = moving.move_batch(session, keys, self._rows)
+                if not moved:
+                    content.settle(session)
+        self._database.wipe_log()
+
+    @contextmanager
+    def _changing(self, counted: bool = True) -> Iterator[Session]:
+        """A change of the block files, noted before: else what a crash leaves would look like an older database.
+
+        What was left half done is brought to an end before, and at once if it fails. `counted`: of the gallery.
+        """
+        try:
+            while True:
+                with self._database.writing() as session:
+                    gallery.lock(session)
+                    self._rows.settle(session)
+                    self._rows.announce(session, True)
+                with self._database.writing() as session:
+                    gallery.lock(session)
+                    if not self._rows.announced(session):  # another writer came between, and is done
+                        continue
+                    if counted:
+                        gallery.change(session)
+                    self._rows.settle(session)
+                    yield session
+                    self._rows.announce(session, False)
+                    return
+        except BaseException:
+            with suppress(StoreError):
+                self.settle()
+            raise
 
     def _note(
         self, session: Session, act: handling.Act, references: Iterable[str], now: datetime | None = None

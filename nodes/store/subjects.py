@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,17 @@ class DeletionReceipt:
     time: datetime
     generation: int
     reason: str  # "forgotten" or "expired"
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What a restored database and the templates beside it had to give up to be of one moment.
+
+    `forgotten`: subjects that were forgotten since the backup. `lost`: templates that were enrolled since.
+    """
+
+    forgotten: tuple[DeletionReceipt, ...]
+    lost: int
 
 
 @dataclass(frozen=True)
@@ -157,8 +169,16 @@ def check_state(state: str) -> str:
     return state
 
 
-def check_templates(templates: npt.NDArray[np.int8]) -> None:
-    """Check quantised templates, int8 (rows, d). Raises `TemplateError`, which names a row but none of its values."""
+class Templates(Protocol):
+    """Quantised templates, int8 (rows, d), that are read a slice at a time."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.int8]: ...
+
+
+def check_templates(templates: npt.NDArray[np.int8], first: int = 0) -> None:
+    """Check quantised templates, int8 (rows, d). Raises `TemplateError`, which names a row (counted from `first`) but
+    none of its values."""
     if templates.dtype != np.int8 or templates.ndim != 2:
         raise TemplateError(f"templates must be int8 (rows, d), got {templates.dtype} {templates.shape}")
     try:
@@ -172,7 +192,7 @@ def check_templates(templates: npt.NDArray[np.int8]) -> None:
         if bad.any():
             row = int(bad.argmax())
             what = f"is longer than the norm bound {norm_bound(dim)} allows" if norms[row] else "is zero"
-            raise TemplateError(f"template {start + row} {what}")
+            raise TemplateError(f"template {first + start + row} {what}")
 
 
 def utc_day(now: datetime) -> date:

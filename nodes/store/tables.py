@@ -1,11 +1,14 @@
 """The tables. Whoever holds only the database sees counts, categories and dates: never a face or a template.
 
+Templates are not here: they lie in block files (`nodes.store.rows`).
+
 ::
 
     store 1 ── state, generation, content            storage_key ── fingerprint and check value of each key in use
     model ──< subject ── photo              subject: what is searched; photo: what may be released
               subject ──< further_photo       of those fused into one template; subject.subject: rows of one person
               subject ──< contested_event   who raised and who cleared the contested-accuracy flag
+    model ──< gone_row                      rows of deleted subjects that are still to be erased in the block files
     deletion                                references forgotten, to be forgotten again after a restore
     enrolment_run                           how far an enrolment from an array came
     handling                                who enrolled, changed, deleted or looked up whom, and why
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from sqlalchemy import BigInteger, Date, ForeignKey, Integer, LargeBinary, MetaData, SmallInteger, String, false
+from sqlalchemy import BigInteger, Date, ForeignKey, Index, Integer, LargeBinary, MetaData, SmallInteger, String, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Identifier = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in an INTEGER column
@@ -40,7 +43,8 @@ class Base(DeclarativeBase):
 class StoreRow(Base):
     """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first.
 
-    `identity`, `rows`, `digest`: see `nodes.store.content`; without them only between an upgrade and the next opening.
+    `changing`: the block files are about to be changed; a crash can leave it so. `identity`, `rows`, `digest`: see
+    `nodes.store.content`; without them only between an upgrade and the next opening.
     """
 
     __tablename__ = "store"
@@ -50,6 +54,7 @@ class StoreRow(Base):
     identity: Mapped[bytes | None] = mapped_column(LargeBinary)
     rows: Mapped[int | None] = mapped_column(BigInteger)
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    changing: Mapped[bool] = mapped_column(server_default=false(), default=False)
 
 
 class KeyRow(Base):
@@ -62,23 +67,44 @@ class KeyRow(Base):
 
 
 class ModelRow(Base):
-    """A face model: digest of its identity (32 bytes) and entries of a template."""
+    """A face model: digest of its identity (32 bytes) and entries of a template.
+
+    `folder`: name of its folder of block files. What these were when the database was last written: `line`, the name of
+    their history; `generation`, of their manifest; `next_row`, the number of the row after the last one. None only
+    between an upgrade and the next opening.
+    """
 
     __tablename__ = "model"
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
     digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     dim: Mapped[int] = mapped_column(Integer)
+    folder: Mapped[str | None] = mapped_column(String(32))
+    line: Mapped[bytes | None] = mapped_column(LargeBinary)
+    generation: Mapped[int | None] = mapped_column(BigInteger)
+    next_row: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class GoneRow(Base):
+    """A row of the block files whose subject was deleted, until it is erased there too."""
+
+    __tablename__ = "gone_row"
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True, autoincrement=False)
+    row: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
 
 
 class SubjectRow(Base):
     """A person, identified or not, under a random reference number (Article 19(2)).
 
     `subject`: the reference of the person's first row, where this is a further one (photos decades apart); else none.
-    `enrolled`: when; none for what an earlier version enrolled.
+    `enrolled`: when; none for what an earlier version enrolled. `row`: number of its row in the block files of its
+    model. `template`: where an earlier version kept it; empty, since it was moved there.
     """
 
     __tablename__ = "subject"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (a number is not given twice)
+    __table_args__ = (
+        Index("ix_subject_model_id_row", "model_id", "row"),
+        {"sqlite_autoincrement": True},
+    )  # numbers once
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
     reference: Mapped[str] = mapped_column(String(64), unique=True)
     category: Mapped[str] = mapped_column(String(16))
@@ -87,10 +113,11 @@ class SubjectRow(Base):
     quality: Mapped[int | None] = mapped_column(SmallInteger)
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
     key_id: Mapped[int] = mapped_column(ForeignKey("storage_key.id"))
-    template: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted
+    template: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
     contested: Mapped[bool] = mapped_column(server_default=false(), default=False)
     subject: Mapped[str | None] = mapped_column(String(64), index=True)
     enrolled: Mapped[int | None] = mapped_column(BigInteger)
+    row: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class PhotoRow(Base):

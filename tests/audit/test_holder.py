@@ -13,9 +13,12 @@ import pytest
 
 from nodes.audit import audit as auditing
 from nodes.audit import handover
+from nodes.audit import rows as audited
 from nodes.audit.handover import Sent
-from nodes.audit.rows import Stored, stored_rows
+from nodes.audit.rows import Rows, version_rows
+from nodes.blocks import UnknownVersion
 from nodes.evidence.sealed import SealedProbe
+from pets.gallery_commitment import block_hash
 from pets.params import theta
 from pets.product import public_sums
 from protocol import admitting, filtering, preparing, searching
@@ -31,9 +34,7 @@ def planted(honest: Gallery) -> Gallery:
     """Another gallery that says it is the committed one: row 0 is turned round."""
     rows = honest.templates.copy()
     rows[0] = rows[0][::-1]
-    swapped = Gallery.of(rows, RING, honest.references, salt_seed=honest.salt_seed)
-    swapped.__dict__["root"] = honest.root
-    return swapped
+    return Gallery.of(rows, RING, honest.references, root=honest.root)
 
 
 # What was prepared.
@@ -86,7 +87,7 @@ def test_chosen_coins_in_the_form_check_are_found(
         ("public", lambda value: bytes(len(value)), {"audit-keys"}),
         ("own", lambda value: bytes(32), {"audit-keys"}),
         ("following", lambda value: bytes(32), {"audit-keys"}),
-        ("hashes", lambda value: bytes(len(value)), {"audit-gallery"}),
+        ("rows", lambda value: value - 1, {"audit-gallery"}),
         ("versions", lambda value: value[:-1], {"audit-gallery"}),
         ("versions", lambda value: (msgspec.structs.replace(value[0], attempt=1),), {"audit-gallery", "audit-blocks"}),
     ],
@@ -102,20 +103,26 @@ def test_another_secret_than_the_one_used_is_found(
         assert {"audit-form", "audit-blocks", "audit-admission", "audit-published", "audit-block"} <= unknown
 
 
-def test_hashes_that_were_not_sealed_cost_nothing_while_the_gallery_is_whole(
-    world: World, query: bytes, sent: Path, kept: Any
+def test_a_gallery_whose_files_are_not_there_leaves_the_rest_checkable(
+    world: World, query: bytes, sent: Path, kept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resealed(world, query, ES, hashes=b"")
-    assert failures(audit(world, query, ES, sent)) == {}
+    def gone(*_: Any) -> Rows:
+        raise UnknownVersion("not kept")
 
-
-def test_other_salts_leave_the_rest_checkable(world: World, query: bytes, sent: Path, kept: Any) -> None:
-    """The rows under them are not those of the root: as if another gallery were shown."""
-    resealed(world, query, ES, salt_seed=bytes(32))
+    monkeypatch.setattr(auditing, "version_rows", gone)
     report = audit(world, query, ES, sent)
     assert failures(report) == {}
     unknown = {check.id for check in report.checks if check.status == "not-checkable"}
     assert {"audit-gallery", "audit-blocks", "audit-published", "audit-live", "audit-rows", "audit-hits"} == unknown
+
+
+def test_rows_that_are_not_those_of_the_root_fail(
+    world: World, query: bytes, sent: Path, kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the files of another gallery were shown, whose owner has the key."""
+    assert failures(audit(world, query, ES, sent)) == {}, "the control"
+    monkeypatch.setattr(audited, "block_hash", lambda leaves: block_hash(leaves[::-1]))
+    assert "audit-gallery" in failures(audit(world, query, ES, sent))
 
 
 def test_what_others_were_sent_is_refused(world: World, query: bytes, sent: Path, tmp_path: Path) -> None:
@@ -210,9 +217,9 @@ def test_who_is_of_no_category_of_the_purpose_must_not_be_live(
     world: World, query: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As if row 5 were of a missing person, whom a search for a suspect does not look at."""
-    real = stored_rows
+    real = version_rows
 
-    def without(*arguments: Any) -> Stored:
+    def without(*arguments: Any) -> Rows:
         stored = real(*arguments)
         stored.found[5] = False
         return stored
@@ -220,6 +227,6 @@ def test_who_is_of_no_category_of_the_purpose_must_not_be_live(
     def attack(search: LocalSearch) -> None:
         search.holders[ES].live.now[5] = False
 
-    monkeypatch.setattr(auditing, "stored_rows", without)
+    monkeypatch.setattr(auditing, "version_rows", without)
     assert failures(audit_both(world, world.query((ES,), attack=attack), tmp_path)) == {}
     assert list(failures(audit_both(world, query, tmp_path))) == ["audit-live"]

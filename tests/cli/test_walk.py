@@ -18,10 +18,15 @@ from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
+from sqlalchemy import select
 
 from nodes.cli.demo_photos import demo_photos
+from nodes.config.schema import load_config
+from nodes.config.storage import open_store, rows_folder, storage_key
+from nodes.store.tables import ModelRow, SubjectRow
 from tests.kit.federation import free_ports
 from tests.kit.postgres import PostgresServer
 from tests.kit.walk import README, Walk, chunks, commands
@@ -57,16 +62,36 @@ DROPS = [
     f"ALTER TABLE {table} DROP COLUMN {column}"
     for table, column in (("subject", "enrolled"), ("photo", "name"), ("further_photo", "name"))
 ]
-BEFORE = (
+BEFORE = (  # as the version before left a database
     *DROPS,
     "DROP TABLE handling",
+    "DROP TABLE gone_row",
+    "DROP INDEX ix_subject_model_id_row",
+    'ALTER TABLE subject DROP COLUMN "row"',
+    *(f"ALTER TABLE model DROP COLUMN {column}" for column in ("folder", "line", "generation", "next_row")),
+    "ALTER TABLE store DROP COLUMN changing",
     "UPDATE alembic_version SET version_num = '0005'",
-)  # as the version before left a database
+)
+
+
+def take_templates(folder: Path) -> list[tuple[bytes, int]]:
+    """Sealed as the version before kept them in the database, with the numbers of their subjects; the files go."""
+    config = load_config(folder)
+    key, found = storage_key(config), []
+    with open_store(config) as store, store._database.reading() as session:
+        for subject, model in session.execute(select(SubjectRow, ModelRow).join(ModelRow)).all():
+            rows, _ = store._rows.read(model, np.array([subject.row], np.int64))
+            sealed = key.seal(rows[0].tobytes(), "template", subject.reference, model.digest)
+            found.append((sealed, subject.id))
+    shutil.rmtree(rows_folder(config))
+    return found
 
 
 def age_sqlite(folder: Path) -> None:
     """What an upgrade finds."""
+    templates = take_templates(folder / "es")
     with closing(sqlite3.connect(folder / "es" / "store.db")) as database, database:
+        database.executemany("UPDATE subject SET template = ? WHERE id = ?", templates)
         for statement in BEFORE:
             database.execute(statement)
 
@@ -135,8 +160,10 @@ def test_the_walk_on_postgresql(tmp_path: Path, postgres: PostgresServer) -> Non
             return restore
         return [line]
 
-    def age(_: Path) -> None:
+    def age(folder: Path) -> None:
+        templates = take_templates(folder / "es")
         with psycopg.connect(f"host={postgres.folder} user=lineup dbname=restored") as database:
+            database.cursor().executemany("UPDATE subject SET template = %s WHERE id = %s", templates)
             for statement in BEFORE:
                 database.execute(statement.encode())
 

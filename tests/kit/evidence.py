@@ -25,9 +25,11 @@ from nodes.evidence.export import export_bundle
 from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import NodeIdentity, NodeNotary, init_node, load_identity, load_peers
 from nodes.store import Category, Status
+from nodes.store.derived import DerivedGallery
 from nodes.verify import Report
 from nodes.verify.trust import Party, load_trust
 from protocol.announcing import Plan
+from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.local import LocalPreparation, LocalPreparing, LocalSearch
 from protocol.machine import Machine
@@ -165,6 +167,7 @@ class World:
                         replace(contexts[name], keep=keepers[name].keep_holder),
                         self.galleries[name],
                         ready.holders[name],
+                        found(self.galleries[name]),
                     )
                     for name in holders
                 },
@@ -217,8 +220,29 @@ def _enrol(folder: Path, rows: Any) -> Gallery:
         store.enrol_many(
             rows, category=Category.SUSPECT, status=Status.IDENTIFIED, retain_until=until, model=SYNTHETIC_MODEL
         )
-        snapshot = store.snapshot(datetime.now(timezone.utc))
-    return Gallery.of(snapshot.templates, RING, snapshot.references)
+    return held(folder)
+
+
+def held(folder: Path) -> Gallery:
+    """The gallery that the node of a holder's folder would prepare and search; its rows are copied."""
+    with holder_store(folder) as store:
+        gallery = DerivedGallery(store, RING).current()
+        assert gallery.references is not None
+        lent = [name_or_nobody(gallery, row) for row in range(len(gallery.templates))]
+        return Gallery.of(gallery.templates.copy(), RING, tuple(lent), gallery.model, root=gallery.root)
+
+
+def found(gallery: Gallery) -> Any:
+    """Who of it may be found, bool (rows,): nobody who was forgotten."""
+    return np.array([reference != "nobody" for reference in gallery.references or ()], np.bool_)
+
+
+def name_or_nobody(gallery: Gallery, row: int) -> str:
+    """The reference of a row, or that of nobody where it was forgotten."""
+    try:
+        return gallery.reference(row)
+    except QueryRefused:
+        return "nobody"
 
 
 @lru_cache(maxsize=1)

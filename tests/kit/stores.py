@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ NOW = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 TODAY = NOW.date()
 LATER = date(2031, 1, 1)
 KEY = StorageKey(b"k" * 32)
+_FOLDERS: dict[str, Path] = {}
 LAW = dict.fromkeys(Category, "National Act 1/2025, section 3")
 
 
@@ -40,8 +42,15 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/store.db"
 
 
+def rows_folder(url: str) -> Path | None:
+    """Where the templates of a store lie: beside an SQLite file, which is the default; else one folder a database."""
+    if url.startswith("sqlite:"):
+        return None
+    return _FOLDERS.setdefault(url, Path(tempfile.mkdtemp(prefix="lineup-rows-")))
+
+
 def open_store(url: str, key: StorageKey = KEY, **options: Any) -> GalleryStore:
-    return GalleryStore(url, key, state="ES", **options)
+    return GalleryStore(url, key, state="ES", **{"rows": rows_folder(url), **options})
 
 
 @pytest.fixture

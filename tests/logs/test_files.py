@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nodes.logs.checkpoints import check_checkpoint_consistent
@@ -43,6 +43,7 @@ def test_a_last_append_cut_short_anywhere_is_dropped_and_the_rest_stays(
     raw = (folder / "entries").read_bytes()
     length = source.draw(st.integers(whole, len(raw) - 1))
     rest = source.draw(st.sampled_from([b"", bytes(len(raw) - length), b"\xff" * (len(raw) - length)]))
+    assume(raw[:length] + rest != raw)  # the byte that is cut off may be the one that comes in its place
     (folder / "entries").write_bytes(raw[:length] + rest)
     with opened(folder) as log:
         kept = log.size

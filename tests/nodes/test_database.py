@@ -33,7 +33,6 @@ from nodes.store import (
     StoreRefusal,
     WrongStorageKey,
 )
-from nodes.store.derived import salt_seed
 from pets.errors import InputError
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import ES, FR, found, request
@@ -110,12 +109,15 @@ def test_a_restore_brings_nobody_back_and_forgets_no_answer(
         assert claimed(store, QUERY[0])
         assert claimed(store, b"\4" * 16)
         assert not claimed(store, b"\5" * 16)
-    assert sorted(path.name for path in folder.glob("*store*")) == ["store.db"]
+    assert sorted(path.name for path in folder.glob("*store*")) == ["store.db", "store.db.rows"]
+    assert len(list((folder / "store.db.rows").iterdir())) == 1, "the folder that was replaced is deleted"
 
 
 def test_control_a_bare_copy_brings_them_back_and_answers_again(holder: tuple[Path, tuple[str, ...], Path]) -> None:
     folder, references, file = holder
+    shutil.rmtree(folder / "store.db.rows")
     shutil.copyfile(file, folder / "store.db")
+    shutil.copytree(file.with_name("backup.db.rows"), folder / "store.db.rows")
     with holder_store(folder) as store:
         assert references[1] in store.snapshot(NOW).references
         assert not claimed(store, QUERY[0])
@@ -157,10 +159,11 @@ def test_without_the_present_store_older_warrants_are_refused(
     with pytest.raises(LossRefused, match="forgotten and answered since the backup"):
         restore(folder, file, NOW)
     result = restore(folder, file, NOW, yes=True)
-    assert (result.subjects, result.refuses_until) == (6, NOW + SKEW)
+    assert (result.subjects, result.forgotten_again, result.refuses_until) == (5, 1, NOW + SKEW)
     with holder_store(folder) as store:
         assert store.claims_lost_until == int(NOW.timestamp())
-        assert references[1] in store.snapshot(NOW).references  # for the operator to forget again: it is said
+        assert references[1] not in store.snapshot(NOW).references, "the templates of the lost store tell"
+        assert store.forget(references[1], NOW + timedelta(days=1)).time == NOW, "told to forget again: a receipt"
     # a second restore, with a store that is readable, keeps the note of the loss; of two losses, the later
     assert restore(folder, file, NOW + timedelta(hours=1)).refuses_until == NOW + SKEW
     backup(folder, tmp_path / "second.db")
@@ -209,6 +212,7 @@ def test_a_store_that_is_in_use_is_not_replaced(
             restore(folder, file, NOW)
     assert (folder / "store.db").read_bytes()[100:] == content[100:]
     assert not list(folder.glob(".store*"))
+    assert len(list((folder / "store.db.rows").iterdir())) == 1
     restore(folder, file, NOW)
 
 
@@ -243,6 +247,7 @@ def test_a_backup_of_another_state_or_key_or_a_damaged_one_changes_nothing(
     (tmp_path / "text.db").write_text("no database" * 100)
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("VACUUM INTO ?", (str(tmp_path / "foreign.db"),))
+    shutil.copytree(tmp_path / "backup.db.rows", tmp_path / "foreign.db.rows")
     with closing(sqlite3.connect(tmp_path / "foreign.db")) as connection, connection:
         connection.execute("UPDATE store SET state = 'PT'")
     for name, error in (
@@ -271,7 +276,6 @@ def test_rekeying_changes_the_key_of_everything_and_keeps_times(holder: tuple[Pa
     folder, references, file = holder
     content, path = seal_one(folder), folder / "sealed" / NEW.hex()
     seal_one(folder, OLD)
-    salt = salt_seed(folder, storage_key(load_config(folder)))
     old, data, time = storage_key(load_config(folder)), path.read_bytes(), path.stat().st_mtime_ns
     done = rekey(folder)
     assert (done.subjects, done.sealed_files) == (5, 2)
@@ -282,7 +286,6 @@ def test_rekeying_changes_the_key_of_everything_and_keeps_times(holder: tuple[Pa
     assert sealed.open_kept(folder / "sealed", new, NEW) == content
     with pytest.raises(StoreCorrupted):
         sealed.open_kept(folder / "sealed", old, NEW)
-    assert salt_seed(folder, new) == salt  # the roots of the gallery stay
     with holder_store(folder) as store:
         assert store.snapshot(NOW).references == references[:1] + references[2:]
         assert claimed(store, QUERY[0])
@@ -337,6 +340,18 @@ def test_a_key_in_the_environment_is_changed_there(
         assert len(store.snapshot(NOW).references) == 5
 
 
+def test_control_where_the_templates_are_lost_too_nobody_knows_who_was_forgotten(
+    holder: tuple[Path, tuple[str, ...], Path],
+) -> None:
+    folder, references, file = holder
+    (folder / "store.db").unlink()
+    shutil.rmtree(folder / "store.db.rows")
+    result = restore(folder, file, NOW, yes=True)
+    assert (result.subjects, result.forgotten_again) == (6, 0)
+    with holder_store(folder) as store:
+        assert references[1] in store.snapshot(NOW).references  # for the operator to forget again: it is said
+
+
 # PostgreSQL
 
 
@@ -361,13 +376,22 @@ def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants
             restore(folder, tmp_path / "file", NOW)
         server.run("pg_dump", "--format=custom", f"--file={tmp_path}/dump", _name(old))
         server.run("pg_restore", f"--dbname={_name(new)}", "--exit-on-error", str(tmp_path / "dump"))
+        with holder_store(folder) as store:
+            gone = store.snapshot(NOW).references[0]
+            store.forget(gone, NOW)
+            store.enrol_many(unit_rows(np.random.default_rng(3), 4, 64), **WHAT)
         (folder / "node.toml").write_text(configured.replace(old, new))
+        with pytest.raises(StoreCorrupted, match="the database is an older one"), holder_store(folder):
+            pass
         with pytest.raises(LossRefused, match="--yes"):
             restore(folder, None, NOW)
         result = restore(folder, None, NOW, yes=True)
-        assert (result.subjects, result.refuses_until) == (3, NOW + SKEW)
+        assert (result.subjects, result.forgotten_again, result.refuses_until) == (2, 1, NOW + SKEW)
+        assert "4 templates that were enrolled since the backup" in result.lost
         with holder_store(folder) as store:
             assert store.claims_lost_until == int(NOW.timestamp())
+            assert gone not in store.snapshot(NOW).references
+            assert store.forget(gone, NOW + timedelta(days=1)).time == NOW
 
 
 def _name(url: str) -> str:

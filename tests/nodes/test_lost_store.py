@@ -23,6 +23,7 @@ from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
 from nodes.store import Category, GalleryStore, Status, StoreLost
+from nodes.store.derived import Resident
 from pets.errors import InputError
 from pets.prf import encode_labels
 from protocol.terms import SYNTHETIC_MODEL
@@ -68,7 +69,7 @@ def truncate(path: Path) -> None:
 
 
 def scribble(path: Path) -> None:
-    """8 KB of random bytes in the middle of the templates."""
+    """8 KB of random bytes in the middle of the file."""
     data = bytearray(path.read_bytes())
     start = len(data) // 2 // 4096 * 4096
     data[start : start + 8192] = random.Random(1).randbytes(8192)
@@ -76,11 +77,11 @@ def scribble(path: Path) -> None:
 
 
 def flip_a_bit_of_a_row(path: Path) -> None:
-    """Of a template, which SQLite's own check does not see."""
+    """Of the number of its row, which SQLite's own check does not see."""
     import sqlite3
 
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE subject SET template = zeroblob(length(template)) WHERE id = 5")
+        connection.execute('UPDATE subject SET "row" = 77 WHERE id = 5')
     connection.close()
 
 
@@ -92,12 +93,24 @@ def drop_rows(path: Path) -> None:
     connection.close()
 
 
+def lose_the_templates(path: Path) -> None:
+    shutil.rmtree(path.with_name(f"{path.name}.rows"))
+
+
+def damage_the_manifest(path: Path) -> None:
+    (manifest,) = path.with_name(f"{path.name}.rows").glob("*/manifest")
+    content = manifest.read_bytes()
+    manifest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 LOSSES: dict[str, Callable[[Path], None]] = {
     "gone": remove,
     "empty": truncate,
     "scribbled over": scribble,
     "a row changed": flip_a_bit_of_a_row,
     "rows missing": drop_rows,
+    "templates gone": lose_the_templates,
+    "templates damaged": damage_the_manifest,
 }
 
 
@@ -140,8 +153,15 @@ def test_an_older_copy_is_refused_and_a_restore_of_it_is_not(federation: Federat
     start(federation)
     remove(file(federation))
     shutil.copyfile(tmp_path / "copy", file(federation))
-    with pytest.raises(StoreLost, match="an older state, with 130 subjects; the node had 132"):
+    with pytest.raises(StoreLost, match=r"an older one than the templates.* it knows 130 of 132"):
         start(federation)
+    rows = file(federation).with_name("store.db.rows")
+    rows.rename(rows.with_name("newer"))
+    shutil.copytree(tmp_path / "copy.rows", rows)
+    with pytest.raises(StoreLost, match="an older state, with 130 subjects; the node had 132"):  # with its templates
+        start(federation)
+    shutil.rmtree(rows)
+    rows.with_name("newer").rename(rows)
     remove(file(federation))
     restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc), yes=True)
     content, last, lost_until = start(federation)
@@ -273,6 +293,7 @@ QUIET = {"contradicting_logs": 0, "alarms": []}
 def swap(node: Node, store: GalleryStore) -> None:
     node.store = node._gate._store = node.galleries._store = store
     node.galleries._derived.clear()
+    node.galleries._resident = Resident(store)
 
 
 def test_control_where_it_does_not_look_an_exchanged_database_is_a_no_hit(
@@ -317,8 +338,7 @@ def test_the_self_test_finds_a_gallery_in_memory_that_is_not_the_stored_one(fede
     async def body(network: AsgiNetwork) -> None:
         node = network.nodes[ES]
         (derived,) = node.galleries.all
-        assert derived._held is not None
-        gallery = derived._held.gallery
+        gallery = derived.current()
         object.__setattr__(gallery, "templates", np.zeros_like(gallery.templates))
         await asyncio.to_thread(node.inspect)
         assert await health(network) == (503, {"status": "degraded", "failing": ["self-test"], **QUIET})

@@ -76,10 +76,10 @@ def test_each_purpose_finds_only_its_categories(federation: Federation) -> None:
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["nobody asks for them", "control"])
-def test_the_missing_are_prepared_only_where_they_may_be_asked_for(
+def test_the_missing_may_be_found_only_where_they_may_be_asked_for(
     asked: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A preparation knows no purpose: it holds everybody whom any purpose served here may find, and no others."""
+    """A preparation knows no purpose and holds everybody; nobody may be found whom no purpose served here looks for."""
     federation = found(tmp_path_factory.mktemp("categories"))
     path = federation.folder(ES) / "node.toml"
     _replace(path, '"unidentified"]', '"unidentified", "missing"]')
@@ -100,7 +100,12 @@ def test_the_missing_are_prepared_only_where_they_may_be_asked_for(
     async def body() -> int:
         async with running(AsgiNetwork(federation)) as network:
             (derived,) = network.nodes[ES].galleries.all
-            return len(derived.current(datetime.now(timezone.utc)).templates)
+            gallery = derived.current()
+            assert len(gallery.templates) == rows + 1
+            lent = derived.lend(gallery.root, datetime.now(timezone.utc), list(Category))
+            assert lent is not None
+            derived.give_back(lent[1])
+            return int(lent[1].sum())
 
     assert asyncio.run(body()) == rows + asked
 

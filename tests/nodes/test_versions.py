@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nodes.blocks import ResidentGallery
 from nodes.config.storage import holder_store
 from nodes.query import scorer as scorer_module
 from nodes.query.scorer import Precedence, Scorer
 from nodes.service.operator_api import HolderAnswer, PrepareRequest
 from nodes.service.requester import AskingNode
 from nodes.store import Category, Status
-from nodes.store.derived import DerivedGallery
+from nodes.store.derived import Resident
 from protocol.preparing import PreparingHolder
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
@@ -106,7 +107,7 @@ def test_who_is_forgotten_while_a_preparation_waits_is_not_found_with_it(federat
     run(federation, body)
 
 
-def test_control_without_the_bits_who_was_forgotten_is_found(
+def test_control_without_the_bits_in_memory_that_is_not_wiped_who_was_forgotten_is_found(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = request(federation.people.hit, (ES,))
@@ -114,9 +115,9 @@ def test_control_without_the_bits_who_was_forgotten_is_found(
     async def body(network: AsgiNetwork) -> None:
         await let_wait(network, ES)
         forget(federation, 17)
-        monkeypatch.setattr(
-            DerivedGallery, "_live", lambda _, version, *rest: np.ones(len(version.gallery.templates), np.bool_)
-        )
+        monkeypatch.setattr(Resident, "live", lambda _, version, *rest: np.ones(version.rows, np.bool_))
+        monkeypatch.setattr(ResidentGallery, "_wipe", lambda _: None)
+        monkeypatch.setattr(Resident, "reference", lambda _, slot, __: federation.references[ES][slot])
         assert (await network.search(wanted)).answers == federation.expected(wanted)
 
     run(federation, body)
@@ -129,7 +130,7 @@ def test_a_forgotten_template_is_overwritten_at_once_and_the_others_are_found(fe
         await let_wait(network, ES)
         node = network.nodes[ES]
         (derived,) = node.galleries.all
-        templates = derived.current(datetime.now(timezone.utc)).templates
+        templates = derived.current().templates
         assert templates[115].any()
         forget(federation, 115)
         node.follow_gallery()
@@ -149,7 +150,7 @@ def test_a_template_that_a_search_reads_is_overwritten_after_it(federation: Fede
     async def body(network: AsgiNetwork) -> None:
         await let_wait(network, ES)
         (derived,), now = network.nodes[ES].galleries.all, datetime.now(timezone.utc)
-        gallery = derived.current(now)
+        gallery = derived.current()
         lent = derived.lend(gallery.root, now, [Category.SUSPECT])
         assert lent is not None
         forget(federation, 17)
@@ -219,7 +220,7 @@ def test_the_same_gallery_has_the_same_root_after_a_restart(federation: Federati
         roots = []
         for _ in range(2):
             (derived,) = network.nodes[ES].galleries.all
-            roots.append(derived.current(datetime.now(timezone.utc)).root)
+            roots.append(derived.current().root)
             await network.restart(ES)
         assert roots[0] == roots[1]
 

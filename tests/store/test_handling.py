@@ -57,7 +57,7 @@ def test_nobody_is_named_in_the_database(sqlite_url: str, tmp_path: Path) -> Non
     with open_store(sqlite_url, handler=CARLA) as store:
         one = enrol_one(store)
         store.forget(one, NOW)
-    for path in tmp_path.iterdir():
+    for path in filter(Path.is_file, tmp_path.rglob("*")):
         assert b"carla" not in path.read_bytes()
         assert b"2026/17" not in path.read_bytes()
 
