@@ -82,7 +82,7 @@ class ConsoleClient(NodeCaller):
         return self._send("GET", f"/photos/{intake}/picture").content
 
     def open_query(self, form: c.QueryForm) -> str:
-        """Put a query up for approval; gives its identity."""
+        """Put a query up for approval; gives its ID."""
         return self.call("POST", "/queries", c.Made, form).id
 
     def queries(self) -> list[QueryView]:
@@ -150,7 +150,7 @@ class ConsoleClient(NodeCaller):
     # Core data
 
     def ask(self, candidate: str, wanted: c.Wanted) -> str:
-        """Ask for core data: signed; gives the request's identity."""
+        """Ask for core data: signed; gives the request's ID."""
         signed = self._signed(f"/candidates/{candidate}/core-data", wanted)
         return self.call("POST", f"/candidates/{candidate}/core-data", c.Made, signed).id
 

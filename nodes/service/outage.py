@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nodes.private_files import write_public
-from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from pets.errors import MALFORMED, InputError
 
 if TYPE_CHECKING:

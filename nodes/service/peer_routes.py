@@ -80,7 +80,7 @@ async def consistency(request: Request) -> Response:
     if _peer_of(node, request) is None:
         return refusal(403, "state")
     kind, first, second = (request.query_params.get(name, "") for name in ("log", "first", "second"))
-    if kind not in node.keeper.logs or not all(size.isdecimal() and len(size) <= 15 for size in (first, second)):
+    if kind not in node.archive.logs or not all(size.isdecimal() and len(size) <= 15 for size in (first, second)):
         return refusal(400, "bad-frame")
     proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
     return Response(proof, media_type="application/msgpack")
@@ -101,7 +101,7 @@ async def planned(request: Request) -> Response:
     node: Node = request.app.state.node
     if _peer_of(node, request) is None:
         return refusal(403, "state")
-    told = outage.Told(await asyncio.to_thread(outage.announced, node.keeper.folder, datetime.now(timezone.utc)))
+    told = outage.Told(await asyncio.to_thread(outage.announced, node.archive.folder, datetime.now(timezone.utc)))
     return Response(msgspec.json.encode(told), media_type="application/json")
 
 

@@ -150,7 +150,7 @@ def any_past(session: Session, now: datetime) -> bool:
     return session.scalar(past) is not None
 
 
-def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
+def delete_expired_subjects(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
     """Delete the subjects whose retention date is past."""
     gone = _delete(session, SubjectRow.retain_until < utc_day(now))
     return [DeletionReceipt(reference, now, current, "expired") for reference, first in gone if first is None]

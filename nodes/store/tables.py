@@ -43,7 +43,7 @@ class Base(DeclarativeBase):
 class StoreRow(Base):
     """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first.
 
-    `changing`: the block files are about to be changed; a crash can leave it so. `identity`, `rows`, `digest`: see
+    `changing`: the block files are about to be changed; a crash can leave it so. `database_id`, `rows`, `digest`: see
     `nodes.store.content`; without them only between an upgrade and the next opening.
     """
 
@@ -51,7 +51,7 @@ class StoreRow(Base):
     id: Mapped[int] = mapped_column(Identifier, primary_key=True, autoincrement=False)
     state: Mapped[str] = mapped_column(String(2))
     generation: Mapped[int] = mapped_column(BigInteger)
-    identity: Mapped[bytes | None] = mapped_column(LargeBinary)
+    database_id: Mapped[bytes | None] = mapped_column("identity", LargeBinary)
     rows: Mapped[int | None] = mapped_column(BigInteger)
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)
     changing: Mapped[bool] = mapped_column(server_default=false(), default=False)
@@ -67,7 +67,7 @@ class KeyRow(Base):
 
 
 class ModelRow(Base):
-    """A face model: digest of its identity (32 bytes) and entries of a template.
+    """A face model: digest of its specification (32 bytes) and entries of a template.
 
     `folder`: name of its folder of block files. What these were when the database was last written: `line`, the name of
     their history; `generation`, of their manifest; `next_row`, the number of the row after the last one. None only

@@ -17,7 +17,7 @@ from pets.mask_encryption import draw_mask
 from pets.params import SHARE_BITS
 from pets.planes import from_planes
 from protocol import wire
-from protocol.announcing import identity_of
+from protocol.announcing import derive_id
 from protocol.difference import difference, pack_difference
 from protocol.errors import Disagreement
 from protocol.messages import Joined, MaskedScores, Message
@@ -64,11 +64,11 @@ class Replay:
             self.holder.handle(frame, REQUESTER)
         joined = self.said(Joined, ROUTER)
         old: Any = self.first.sent(Joined, ROUTER)[0].message
-        identity = identity_of(self.first.requester.announce, {HOLDER: joined, ROUTER: old})
+        preparation_id = derive_id(self.first.requester.announce, {HOLDER: joined, ROUTER: old})
         for frame in self.frames(ROUTER, WHOLE):
             self.holder.handle(frame, ROUTER)
-        mask = draw_mask(self.seed, self.backup.requester.identity, DIM, RING)
-        u = pack_difference(difference(probe, mask, RING), RING, identity)
+        mask = draw_mask(self.seed, self.backup.requester.preparation_id, DIM, RING)
+        u = pack_difference(difference(probe, mask, RING), RING, preparation_id)
         self.holder.handle(forge(self.frames(REQUESTER, HOLDER)[0], query_id=u.query_id, data=u.data), REQUESTER)
 
     def said(self, kind: type[Message], receiver: str) -> Any:

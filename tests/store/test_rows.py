@@ -102,7 +102,7 @@ def test_a_deletion_whose_rows_cannot_be_erased_yet_gives_its_receipt(
         assert store.forget(gone, NOW).reference == gone
     assert store.standing(MODEL).gone.tolist() == [0]
     assert on_disk(store) == [True]
-    assert store.expire(NOW) == []
+    assert store.delete_expired_subjects(NOW) == []
     assert on_disk(store) == [False], "the daily look erases it"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nodes.evidence import under_way
-from nodes.evidence.keeper import Keeper, article_forty
+from nodes.evidence.archive import Archive, article_forty
 from nodes.evidence.recorder import Recorder, read_records
 from nodes.evidence.witnesses import Witnesses
 from nodes.logs.checkpoints import Checkpoint
@@ -111,82 +111,82 @@ def test_a_clock_that_is_set_back_during_a_query_costs_no_entry() -> None:
 def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_same(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.make(tmp_path_factory.mktemp("keeper"))
-    keeper = Keeper(world.identities[EU], world.root / EU)
+    world = World.make(tmp_path_factory.mktemp("archive"))
+    archive = Archive(world.identities[EU], world.root / EU)
     machine = router()
-    keeper.begin(machine.query)
+    archive.begin(machine.query)
 
     def fails(query: bytes) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(keeper._recorder, "end", fails)
+    monkeypatch.setattr(archive._recorder, "end", fails)
     with pytest.raises(OSError, match="no space left"):
-        keeper.end(machine)
-    assert keeper.article_forty.size == keeper.article_forty.last_checkpoint.size == 1
-    assert not keeper._started
-    keeper.close()
+        archive.end(machine)
+    assert archive.article_forty.size == archive.article_forty.last_checkpoint.size == 1
+    assert not archive._started
+    archive.close()
 
 
 def test_a_query_during_which_the_node_was_killed_is_in_the_article_40_log_from_the_next_start(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    world = World.make(tmp_path_factory.mktemp("keeper"))
+    world = World.make(tmp_path_factory.mktemp("archive"))
 
-    def opened() -> Keeper:
-        return Keeper(world.identities[EU], world.root / EU)
+    def opened() -> Archive:
+        return Archive(world.identities[EU], world.root / EU)
 
-    def entries(keeper: Keeper) -> list[Any]:
-        return [keeper.article_forty.read(index) for index in range(keeper.article_forty.size)]
+    def entries(archive: Archive) -> list[Any]:
+        return [archive.article_forty.read(index) for index in range(archive.article_forty.size)]
 
-    keeper, parties = opened(), Parties("FR", "EU", ("ES", "DE"))
-    keeper.begin(QUERY, parties)
-    keeper.begin(bytes(16))  # control: a preparation, or a search that was not noted, leaves nothing
-    assert keeper.article_forty.size == 0
-    started = keeper._started[QUERY]
-    keeper.close()  # and with it what it knew of queries under way
-    keeper = opened()
-    assert entries(keeper) == [ArticleForty("FR", started, None, ("DE", "ES"), ())]
-    assert keeper.article_forty.last_checkpoint.size == 1
-    keeper.close()
-    keeper = opened()
-    assert keeper.article_forty.size == 1  # once
+    archive, parties = opened(), Parties("FR", "EU", ("ES", "DE"))
+    archive.begin(QUERY, parties)
+    archive.begin(bytes(16))  # control: a preparation, or a search that was not noted, leaves nothing
+    assert archive.article_forty.size == 0
+    started = archive._started[QUERY]
+    archive.close()  # and with it what it knew of queries under way
+    archive = opened()
+    assert entries(archive) == [ArticleForty("FR", started, None, ("DE", "ES"), ())]
+    assert archive.article_forty.last_checkpoint.size == 1
+    archive.close()
+    archive = opened()
+    assert archive.article_forty.size == 1  # once
     machine = router()
-    keeper.begin(machine.query, machine.parties)
-    keeper.end(machine)
-    keeper.close()
-    keeper = opened()
-    assert keeper.article_forty.size == 2  # control: one that ended is not entered again
-    keeper.close()
+    archive.begin(machine.query, machine.parties)
+    archive.end(machine)
+    archive.close()
+    archive = opened()
+    assert archive.article_forty.size == 2  # control: one that ended is not entered again
+    archive.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x95", b"junk" * 20])
 def test_a_node_killed_between_entry_and_file_enters_it_once_and_junk_never(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.make(tmp_path_factory.mktemp("keeper"))
-    keeper = Keeper(world.identities[EU], world.root / EU)
+    world = World.make(tmp_path_factory.mktemp("archive"))
+    archive = Archive(world.identities[EU], world.root / EU)
     machine = router()
     with monkeypatch.context() as killed:
         killed.setattr(under_way, "end", lambda folder, query: None)
-        keeper.begin(machine.query, machine.parties)
-        keeper.end(machine)
-    keeper.close()
+        archive.begin(machine.query, machine.parties)
+        archive.end(machine)
+    archive.close()
     (world.root / EU / under_way.FOLDER / bytes(16).hex()).write_bytes(content)
-    keeper = Keeper(world.identities[EU], world.root / EU)
-    assert keeper.article_forty.size == 1
+    archive = Archive(world.identities[EU], world.root / EU)
+    assert archive.article_forty.size == 1
     assert list((world.root / EU / under_way.FOLDER).iterdir()) == []
-    keeper.close()
+    archive.close()
 
 
 def test_a_preparation_is_no_query_and_has_no_article_40_entry(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nobody is searched for, and there is no warrant yet."""
-    world = World.make(tmp_path_factory.mktemp("keeper"))
-    keeper = Keeper(world.identities[EU], world.root / EU)
+    world = World.make(tmp_path_factory.mktemp("archive"))
+    archive = Archive(world.identities[EU], world.root / EU)
     machine = PreparingRouter(Context("EU", QUERY, Parties("FR", "EU", ("ES",))))
-    keeper.begin(machine.query)
-    keeper.end(machine)
-    assert keeper.article_forty.size == 0
-    keeper.close()
+    archive.begin(machine.query)
+    archive.end(machine)
+    assert archive.article_forty.size == 0
+    archive.close()
 
 
 def test_what_was_witnessed_is_for_its_owner_only(tmp_path: Path) -> None:

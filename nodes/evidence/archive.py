@@ -30,12 +30,12 @@ from protocol.searching import SearchingHolder, SearchingRequester, SearchingRou
 from protocol.session import Event, State
 from protocol.warrant import Justification
 
-log = logging.getLogger("lineup.keeper")
+log = logging.getLogger("lineup.archive")
 
 LAST_ENTRIES = 1000  # looked at for an entry that was made just before the node was killed
 
 
-class Keeper:
+class Archive:
     """Opens the logs of a node's folder, verifying them, and keeps each conversation, preparation or search.
 
     Raises what a damaged log raises.
@@ -83,7 +83,7 @@ class Keeper:
         """Note which conversation made a preparation, once it is made and before it waits: evidence of a search needs
         it. Nothing is sealed while it waits."""
         self._recorder.flush(machine.query)
-        links.note(self.folder, machine.identity, machine.query)
+        links.note(self.folder, machine.preparation_id, machine.query)
 
     def keeps(self, query: bytes) -> bool:
         """Whether there is evidence of a conversation."""
