@@ -26,7 +26,7 @@ from pets.params import N4096
 from pets.photos import read_photo
 from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
 from pets.signatures import SigningKey, VerifyKey
-from pets.templates import ModelIdentity, Templates, load_templates, read_identity, save_templates
+from pets.templates import ModelSpec, Templates, load_templates, read_model_spec, save_templates
 from protocol import wire
 from protocol.announcing import Plan, parties_of
 from protocol.approval import Approval, Assertion, Certificate, PersonKey
@@ -214,18 +214,18 @@ def _json(kind: type[Any]) -> Callable[[bytes], object]:
 
 def _faces(folder: Path) -> Iterator[Target]:
     path = folder / "gallery.npy"
-    identity = ModelIdentity("0" * 64, "1" * 64, "insightface-5pt-112", 128, 248)
+    spec = ModelSpec("0" * 64, "1" * 64, "insightface-5pt-112", 128, 248)
     rows = np.eye(128, dtype=np.float32)[:2]
-    save_templates(path, rows, identity, ["a.jpg", "b.jpg"])
+    save_templates(path, rows, spec, ["a.jpg", "b.jpg"])
     (folder / "sidecar").mkdir()
-    save_templates(folder / "sidecar" / "g.npy", rows, identity, ["a.jpg", "b.jpg"])
+    save_templates(folder / "sidecar" / "g.npy", rows, spec, ["a.jpg", "b.jpg"])
     sidecar = folder / "sidecar" / "g.npy.model.json"
     templates = file_decoder(folder / "t.npy", lambda file: load_templates(file, what="gallery").sum())
     yield Target("load_templates", 5, [path.read_bytes()], mutate.of_bytes, templates)
-    reader = file_decoder(sidecar, lambda _: read_identity(folder / "sidecar" / "g.npy"))
-    yield Target("read_identity", 10, [sidecar.read_bytes()], mutate.of_json, reader)
-    yield Target("ModelIdentity.from_json", 20, [identity.to_json().encode()], mutate.of_json,
-                 ModelIdentity.from_json)  # fmt: skip
+    reader = file_decoder(sidecar, lambda _: read_model_spec(folder / "sidecar" / "g.npy"))
+    yield Target("read_model_spec", 10, [sidecar.read_bytes()], mutate.of_json, reader)
+    yield Target("ModelSpec.from_json", 20, [spec.to_json().encode()], mutate.of_json,
+                 ModelSpec.from_json)  # fmt: skip
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
     for kind in ("JPEG", "PNG", "BMP", "WEBP"):
         file = folder / f"photo.{kind.lower()}"

@@ -4,8 +4,8 @@ Templates of all faces lean in one direction, which makes different people look 
 
     template = (x - c) / ‖x - c‖        x: the unit vector that the embedder gives, c: the centre
 
-It is part of the model's identity, because centred templates and others cannot be compared. The file lies beside the
-model's ONNX files.
+It is part of the model's specification, because centred templates and others cannot be compared. The file lies beside
+the model's ONNX files.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from pets.errors import (
 )
 from pets.packs import check_pack
 from pets.params import check_dim, scale
-from pets.templates import ModelIdentity
+from pets.templates import ModelSpec
 
 MIN_FACE_SIDE = 40  # pixels; below it the 112-pixel input of the embedder is mostly interpolation
 DETECTION_SCORE = 0.6
@@ -39,7 +39,7 @@ DETECTION_SIDES = (640, 128, 1280)
 # upright: the template is then of nobody. Of 134 photos of LFW the score was highest in the right position every time,
 # 0.900 to 0.957 there and at most 0.918 in the others: from this score on the others are not tried.
 UPRIGHT_SCORE = 0.93
-# Version of everything between the photo and the embedder's input that changes the template; part of the identity.
+# Version of everything between the photo and the embedder's input that changes the template; part of the spec.
 ALIGNMENT = "similarity-5-landmarks-112-v1"
 
 Provider = Literal["auto", "cuda", "cpu"]
@@ -101,7 +101,7 @@ class FaceModel:
         self._batched: Batched | None = None  # made when there are several photos
         dim = _dimension(embedder, folder)
         self._centre, centre_sha256 = load_centre(folder, dim)
-        self.identity = ModelIdentity(
+        self.spec = ModelSpec(
             detector_sha256=sha256_file(Path(detector.model_file)),
             embedder_sha256=sha256_file(Path(embedder.model_file)),
             alignment=ALIGNMENT,

@@ -2,7 +2,7 @@
 
 The zoo's block-quantised files store each weight as int8 blocks that `DequantizeLinear` (and `Reshape`) turn into
 float32 at run time; here those nodes are folded into plain float32 weights. Both conversions are deterministic down to
-the byte, so the SHA-256 of the result can be pinned and two nodes that prepare it apart have one model identity.
+the byte, so the SHA-256 of the result can be pinned and two nodes that prepare it apart have one model specification.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class ModelIdentity:
+class ModelSpec:
     """What must be equal for two templates to be comparable.
 
     `detector_sha256`, `embedder_sha256`: 64 lower-case hex digits of the ONNX files. `alignment`: version of the code
@@ -76,12 +76,12 @@ class ModelIdentity:
         return msgspec.json.encode(self).decode()
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> ModelIdentity:
+    def from_json(cls, text: str | bytes) -> ModelSpec:
         """The inverse of `to_json`. Raises `ModelError`."""
         try:
             return msgspec.json.decode(text, type=cls)
         except MALFORMED as error:  # covers a wrong type and a missing field too
-            raise ModelError(f"not a model identity: {error}") from error
+            raise ModelError(f"not a model specification: {error}") from error
 
     def __str__(self) -> str:
         short = f"detector {self.detector_sha256[:12]}…, embedder {self.embedder_sha256[:12]}…"
@@ -90,7 +90,7 @@ class ModelIdentity:
 
 
 def check_same_model(
-    a: ModelIdentity | None, b: ModelIdentity | None, *, names: tuple[str, str] = ("the probe", "the gallery")
+    a: ModelSpec | None, b: ModelSpec | None, *, names: tuple[str, str] = ("the probe", "the gallery")
 ) -> None:
     """Raise `ModelMismatch`, which names both models, if both are known and differ. `None` is an unknown model."""
     if a is not None and b is not None and a != b:
@@ -219,7 +219,7 @@ def load_templates(path: Path, *, what: str, quantised: bool = False) -> FloatAr
 
 @dataclass(frozen=True)
 class _Sidecar:
-    model: ModelIdentity
+    model: ModelSpec
     photos: list[str]
 
 
@@ -228,15 +228,15 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".model.json")
 
 
-def save_templates(path: Path, templates: NDArray[np.float32], identity: ModelIdentity, photos: Sequence[str]) -> None:
+def save_templates(path: Path, templates: NDArray[np.float32], spec: ModelSpec, photos: Sequence[str]) -> None:
     """Write (n, d) unit templates and, beside them, their model and the n photo names in row order.
 
     Each file appears whole or not at all. Raises `TemplateError`, or `GalleryError` if the files cannot be written.
     """
     unit_templates(templates, name=path.name)
-    if templates.ndim != 2 or templates.shape != (len(photos), identity.dim):
-        raise TemplateError(f"{path.name} must have shape {(len(photos), identity.dim)}, got {templates.shape}")
-    sidecar = msgspec.json.format(msgspec.json.encode(_Sidecar(identity, list(photos))), indent=2) + b"\n"
+    if templates.ndim != 2 or templates.shape != (len(photos), spec.dim):
+        raise TemplateError(f"{path.name} must have shape {(len(photos), spec.dim)}, got {templates.shape}")
+    sidecar = msgspec.json.format(msgspec.json.encode(_Sidecar(spec, list(photos))), indent=2) + b"\n"
     try:
         # in this order a crash leaves templates without a model, never with another's
         sidecar_path(path).unlink(missing_ok=True)
@@ -246,7 +246,7 @@ def save_templates(path: Path, templates: NDArray[np.float32], identity: ModelId
         raise GalleryError(f"{path} cannot be written: {error}") from error
 
 
-def read_identity(path: Path) -> ModelIdentity | None:
+def read_model_spec(path: Path) -> ModelSpec | None:
     """The model of a template file, or None if no sidecar lies beside it.
 
     Raises `ModelError` for a sidecar that cannot be read, or that was written for another number of rows or dimension.
@@ -256,7 +256,7 @@ def read_identity(path: Path) -> ModelIdentity | None:
 
 
 def read_photo_names(path: Path) -> tuple[str, ...]:
-    """The photo of each row of a template file, or nothing if no sidecar lies beside it. Raises as `read_identity`."""
+    """The photo of each row of a template file, or nothing if it has no sidecar. Raises as `read_model_spec`."""
     parsed = _read_sidecar(path)
     return () if parsed is None else tuple(parsed.photos)
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 from decimal import Decimal
 
 from pets.errors import ParameterError
-from pets.templates import ModelIdentity
+from pets.templates import ModelSpec
 from pets.weights import CONVERTED_SHA256, EMBEDDER
 
 BY_EMBEDDER = {CONVERTED_SHA256[EMBEDDER]: Decimal("0.55")}
 UNKNOWN = Decimal("0.55")  # templates that no model is known of
 
 
-def default_threshold(identity: ModelIdentity | None) -> Decimal:
+def default_threshold(spec: ModelSpec | None) -> Decimal:
     """The default for templates of a model. Raises `ParameterError` for a model that nobody has calibrated here."""
-    if identity is None:
+    if spec is None:
         return UNKNOWN
-    if identity.centre_sha256 or identity.embedder_sha256 not in BY_EMBEDDER:
+    if spec.centre_sha256 or spec.embedder_sha256 not in BY_EMBEDDER:
         raise ParameterError(
-            f"there is no default threshold for this model ({identity}): give --threshold; "
-            "`lineup calibrate` measures one"
+            f"there is no default threshold for this model ({spec}): give --threshold; `lineup calibrate` measures one"
         )
-    return BY_EMBEDDER[identity.embedder_sha256]
+    return BY_EMBEDDER[spec.embedder_sha256]

@@ -50,7 +50,7 @@ _PAIRS = [(i, j) for i in range(PROBE_BITS) for j in range(i + 1, PROBE_BITS)]
 def admission_scores(
     ring: PreparedRing, values: npt.NDArray[np.int32], params: Parameters, seed: bytes
 ) -> tuple[Planes, AdmissionScores]:
-    """The holder's e of the identity rows, uint64 (24, words), and the message with it.
+    """The holder's e of the unit rows, uint64 (24, words), and the message with it.
 
     `values`: u, int32 (d,). `seed`: of the coins, shown now.
     """
@@ -62,7 +62,7 @@ def admission_scores(
 
 
 def read_admission(ring: PreparedRing, message: AdmissionScores, probe: npt.NDArray[np.int8] | None) -> Planes:
-    """What requester and router received of the identity rows. The requester gives its probe and looks at every lane.
+    """What requester and router received of the unit rows. The requester gives its probe and looks at every lane.
 
     Raises `WrongSize`, and `Disagreement` for values that do not belong to mask and probe.
     """
@@ -77,7 +77,7 @@ def read_admission(ring: PreparedRing, message: AdmissionScores, probe: npt.NDAr
 
 
 def admits(ring: Ring, prepared: PreparedRing, public: Planes, seed: bytes, dim: int) -> Step[Bits]:
-    """Lane 0: whether the probe is admitted. `public`: e of the identity rows. `seed`: of the coins."""
+    """Lane 0: whether the probe is admitted. `public`: e of the unit rows. `seed`: of the coins."""
     masks = ring.masks("admission")
     z = own_bits(ring, prepared.admission)
     total = yield from evaluate(ring, masks, add_public(public, z), AdmissionGates)

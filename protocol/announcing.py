@@ -14,7 +14,7 @@ from pets.prf import labelled_hash
 from protocol.errors import Disagreement
 from protocol.messages import Announce, Joined, JoinedPreparation, Message, Prepare
 from protocol.roles import Parties, Role
-from protocol.steps import Notary, Send, Step, receive
+from protocol.steps import Keyring, Send, Step, receive
 from protocol.terms import SYNTHETIC_MODEL
 
 J = TypeVar("J", Joined, JoinedPreparation)
@@ -36,7 +36,7 @@ class Plan:
         """The plan that an announcement states, checked. Raises `ParameterError`."""
         return cls(preset(message.preset), message.dim, message.model)
 
-    def announce(self, parties: Parties, seed_digest: bytes, notary: Notary | None) -> Prepare:
+    def announce(self, parties: Parties, seed_digest: bytes, keyring: Keyring | None) -> Prepare:
         """The requester's announcement, with a fresh nonce, signed where there is an identity."""
         prepare = Prepare(
             requester=parties.requester,
@@ -48,9 +48,9 @@ class Plan:
             model=self.model,
             seed_digest=seed_digest,
         )
-        if notary is None:
+        if keyring is None:
             return prepare
-        return msgspec.structs.replace(prepare, signature=notary.sign(prepare_statement(prepare)))
+        return msgspec.structs.replace(prepare, signature=keyring.sign(prepare_statement(prepare)))
 
 
 def prepare_statement(message: Prepare) -> bytes:
@@ -95,7 +95,7 @@ def gather(announce: Prepare | Announce, name: str, own: J | None, kind: type[J]
     return joined
 
 
-def identity_of(announce: Prepare | Announce, joined: Mapping[str, Joined | JoinedPreparation]) -> bytes:
+def derive_id(announce: Prepare | Announce, joined: Mapping[str, Joined | JoinedPreparation]) -> bytes:
     """Hash of the announcement and of all answers, 32 bytes: it never repeats if one party is honest."""
     answers = [item for name in sorted(joined) for item in (name, msgspec.msgpack.encode(joined[name]))]
     return labelled_hash("identity", digest_of(announce), *answers)

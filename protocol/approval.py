@@ -104,7 +104,7 @@ def decision_digest(decision: Decision, node: str, query: bytes, content: bytes)
 
 
 def check_approval(
-    approval: Approval, decision: Decision, node: str, digest: bytes, notary: Checker, now: float
+    approval: Approval, decision: Decision, node: str, digest: bytes, keyring: Checker, now: float
 ) -> bytes:
     """Return the person's fingerprint if the approval holds. `now`: seconds since 1970, when it was given.
 
@@ -120,7 +120,7 @@ def check_approval(
     if not certificate.issued <= now <= certificate.expires:
         raise ApprovalRefused("the person's certificate was not valid at that time")
     try:
-        notary.check(node, certificate.statement, certificate.signature)
+        keyring.check(node, certificate.statement, certificate.signature)
     except CryptoError as error:
         raise ApprovalRefused(f"{node} did not vouch for this person: {error}") from None
     check_assertion(certificate.key, approval.assertion, digest)

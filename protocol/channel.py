@@ -16,7 +16,7 @@ from pets.prf import derive_key, encode_labels, labelled_hash
 from pets.sealing import OVERHEAD_BYTES, SealingKey, SealingPublicKey, open_sealed, seal
 from pets.signatures import SIGNATURE_BYTES
 from protocol.errors import MalformedFrame
-from protocol.steps import Notary
+from protocol.steps import Keyring
 
 HELLO_BYTES = 32 + OVERHEAD_BYTES + SIGNATURE_BYTES
 TAG_BYTES = 16
@@ -25,11 +25,11 @@ TAG_BYTES = 16
 class SendingChannel:
     """One direction, at the sender: `hello` goes first, then what `seal` returns, in order."""
 
-    def __init__(self, query: bytes, sender: str, receiver: str, public: SealingPublicKey, notary: Notary) -> None:
+    def __init__(self, query: bytes, sender: str, receiver: str, public: SealingPublicKey, keyring: Keyring) -> None:
         secret = secrets.token_bytes(32)
         context = _context(query, sender, receiver)
         sealed = seal(public, secret, context)
-        self.hello = sealed + notary.sign(labelled_hash("channel", context, sealed))
+        self.hello = sealed + keyring.sign(labelled_hash("channel", context, sealed))
         self._cipher = AESGCM(derive_key(secret, "channel", context))
         self._count = 0
 
@@ -43,12 +43,14 @@ class SendingChannel:
 class ReceivingChannel:
     """One direction, at the receiver, opened with the sender's hello."""
 
-    def __init__(self, query: bytes, sender: str, receiver: str, hello: bytes, key: SealingKey, notary: Notary) -> None:
+    def __init__(
+        self, query: bytes, sender: str, receiver: str, hello: bytes, key: SealingKey, keyring: Keyring
+    ) -> None:
         if len(hello) != HELLO_BYTES:
             raise MalformedFrame(f"a hello of {len(hello)} bytes, expected {HELLO_BYTES}")
         context = _context(query, sender, receiver)
         sealed, signature = hello[:-SIGNATURE_BYTES], hello[-SIGNATURE_BYTES:]
-        notary.check(sender, labelled_hash("channel", context, sealed), signature)
+        keyring.check(sender, labelled_hash("channel", context, sealed), signature)
         self._cipher = AESGCM(derive_key(open_sealed(key, sealed, context), "channel", context))
         self._count = 0
 

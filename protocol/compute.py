@@ -76,12 +76,12 @@ class Ring:
         return Masks(self.seat, own, following)
 
 
-def join_ring(seat: Seat, names: tuple[str, str, str], identity: bytes, threads: int) -> Step[Ring]:
+def join_ring(seat: Seat, names: tuple[str, str, str], preparation_id: bytes, threads: int) -> Step[Ring]:
     """Party j draws k_j and hands it to party j-1; it receives k_{j+1} from party j+1."""
     own = secrets.token_bytes(32)
     yield Send(names[(seat - 1) % PARTIES], PairSecret(own))
     message = yield from receive(names[(seat + 1) % PARTIES], PairSecret)
-    return Ring(seat, names, identity, own, message.secret, threads)
+    return Ring(seat, names, preparation_id, own, message.secret, threads)
 
 
 def masked_bits(ring: Ring, first: Planes, second: Planes, third: Planes) -> Bits:

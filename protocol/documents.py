@@ -9,7 +9,7 @@ from pets.prf import encode_labels
 from pets.sealing import SealingKey, SealingPublicKey, open_sealed, seal
 from protocol.follow_up import FollowUpError, Statement, check_payload, decode_statement
 from protocol.shown import kind_only
-from protocol.steps import Notary
+from protocol.steps import Keyring
 
 DOCUMENT_LIMIT = 16 << 20  # bytes of a sealed document
 PADDING = 16384  # lengths of documents are multiples of it, so that they tell little of what is inside
@@ -37,7 +37,9 @@ def seal_document(statement: Statement, payload: bytes, public: SealingPublicKey
     return seal(public, padded, _INFO, _route(statement.sender, statement.receiver))
 
 
-def open_document(data: bytes, key: SealingKey, sender: str, receiver: str, notary: Notary) -> tuple[Statement, bytes]:
+def open_document(
+    data: bytes, key: SealingKey, sender: str, receiver: str, keyring: Keyring
+) -> tuple[Statement, bytes]:
     """Open and check a document. Raises `FollowUpError`, and a `CryptoError` where seal or signature do not hold."""
     plain = open_sealed(key, data, _INFO, _route(sender, receiver))
     end = _LENGTH_BYTES + int.from_bytes(plain[:_LENGTH_BYTES], "big")
@@ -50,7 +52,7 @@ def open_document(data: bytes, key: SealingKey, sender: str, receiver: str, nota
     statement = decode_statement(document.statement)
     if (statement.sender, statement.receiver) != (sender, receiver):
         raise FollowUpError(f"a statement from {statement.sender} to {statement.receiver}, sent by {sender}")
-    notary.check(sender, statement.digest, statement.signature)
+    keyring.check(sender, statement.digest, statement.signature)
     check_payload(statement, document.payload)
     return statement, document.payload
 

@@ -34,7 +34,7 @@ from protocol.approval import Approval, Decision, decision_digest
 from protocol.messages import Decimals, Digest, Name
 
 if TYPE_CHECKING:
-    from protocol.steps import Notary
+    from protocol.steps import Keyring
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, lt=2**47)]
 QueryId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -229,9 +229,9 @@ class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         """The name of its content."""
         return type(self.content).__name__
 
-    def signed(self, notary: Notary) -> Statement:
+    def signed(self, keyring: Keyring) -> Statement:
         """With the signature of the sender's node."""
-        return msgspec.structs.replace(self, signature=notary.sign(self.digest))
+        return msgspec.structs.replace(self, signature=keyring.sign(self.digest))
 
     def encode(self) -> bytes:
         """The canonical bytes."""

@@ -46,7 +46,7 @@ GUARD_BITS = 4
 SHARE_MASK = np.uint32(2**SHARE_BITS - 1)
 
 
-class Identity(NamedTuple):
+class UnitRows(NamedTuple):
     """The rows e_j, prepared: components of z, uint64 (2, 24, words), and what `PreparedRing.known` says."""
 
     z: Planes
@@ -63,11 +63,11 @@ def form_polynomials(polynomials: Residues, seed: bytes, params: Parameters, thr
     dim = len(polynomials)
     shifted = residues.multiply(polynomials, _monomials(dim, params), params, threads)
     moduli = prime_row(params).astype(np.uint64)[:, None]
-    identity = (shifted.sum(axis=0, dtype=np.uint64) % moduli).astype(np.uint32)
+    unit = (shifted.sum(axis=0, dtype=np.uint64) % moduli).astype(np.uint32)
     coins = np.unpackbits(Keystream(derive_key(seed, "form-coins")).bytes_array(SUMS, dim // 8), axis=1)
     columns = np.repeat(prime_row(params), params.n)
     sums = subsets.subset_sums(polynomials.reshape(dim, -1), coins, columns, threads)
-    return np.concatenate([identity[None], sums.reshape(SUMS, 2, params.n)])
+    return np.concatenate([unit[None], sums.reshape(SUMS, 2, params.n)])
 
 
 @lru_cache(maxsize=2)
@@ -108,7 +108,7 @@ def times(coefficients: Residues, factor: int, params: Parameters) -> Residues:
 
 def holder_checks_form(
     ring: Ring, params: Parameters, mask: Residues, public: Residues, secret: Residues, seed: bytes
-) -> Step[Identity]:
+) -> Step[UnitRows]:
     """The holder's part. `mask`, `public`: both components, uint32 (d, 2, n). `secret`: s1. `seed`: to be shown.
 
     Raises `MaskRefused`.
@@ -126,10 +126,10 @@ def holder_checks_form(
     z = yield from _shared(ring, np.zeros_like(masks), masks)
     yield from _decide(ring, array(message.data, (SHARE_BITS, len(zeros) // 64), np.uint64, "form"), z)
     known = probe + lanes[len(zeros) :] & SHARE_MASK
-    return Identity(z.words(len(zeros) // 64, masks.shape[1]).parts.copy(), known)
+    return UnitRows(z.words(len(zeros) // 64, masks.shape[1]).parts.copy(), known)
 
 
-def key_owner_checks_form(ring: Ring, params: Parameters, public: Residues, secret: Residues) -> Step[Identity]:
+def key_owner_checks_form(ring: Ring, params: Parameters, public: Residues, secret: Residues) -> Step[UnitRows]:
     """The part of requester and router. `public`: a_j, uint32 (d, 2, n). `secret`: s2. Raises `MaskRefused`."""
     dim = len(public)
     message = yield from receive(ring.names[Seat.HOLDER], FormBlock)
@@ -150,7 +150,7 @@ def key_owner_checks_form(ring: Ring, params: Parameters, public: Residues, secr
         ring.masks("form mask")
     z = yield from _shared(ring, to_planes(values, SHARE_BITS), masks)
     yield from _decide(ring, stated, z)
-    return Identity(z.words(words, masks.shape[1]).parts.copy(), known)
+    return UnitRows(z.words(words, masks.shape[1]).parts.copy(), known)
 
 
 def check_lanes(stated: Planes, known: Values, due: npt.NDArray[np.int64], holder: str) -> None:

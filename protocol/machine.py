@@ -40,7 +40,7 @@ from protocol.errors import (
 from protocol.messages import ALLOWED, Abort, Announce, AnyMessage, Message, Signature
 from protocol.roles import Role
 from protocol.session import Arrived, Event, Session, State
-from protocol.steps import Notarised, Notary, Phase, Receive, ReceiveAny, Scored, Send, Sign, Step, Verify, Work
+from protocol.steps import HasKeyring, Keyring, Phase, Receive, ReceiveAny, Scored, Send, Sign, Step, Verify, Work
 from protocol.terms import announce_digest
 
 # Messages of one sender that may wait, and their bytes: a correct peer is at most a whole encrypted mask ahead, which
@@ -64,7 +64,7 @@ class Machine:
         self.outgoing: deque[tuple[str, bytes]] = deque()
         self.wanted: deque[tuple[Session, Any]] = deque()
         self.seconds: dict[str, float] = defaultdict(float)
-        self.notary: Notary | None = None
+        self.keyring: Keyring | None = None
         self.recorder: Callable[[Event], None] | None = None
         self.admitted: bytes | None = None  # digest of the announcement a policy has admitted; None admits any
 
@@ -213,7 +213,7 @@ class Machine:
 
     def _record(self, session: Session, direction: Literal["sent", "received"], arrived: Arrived) -> None:
         """Extend the hash chain of a direction and tell the recorder."""
-        if self.notary is None and self.recorder is None:
+        if self.keyring is None and self.recorder is None:
             return
         envelope, content, size = arrived
         peer = envelope.receiver if direction == "sent" else envelope.sender
@@ -225,23 +225,23 @@ class Machine:
 
     def _arrived(self, envelope: wire.Envelope, frame: bytes) -> Arrived:
         """With a hash of zeros where nobody signs or records, because hashing a mask takes its time."""
-        silent = self.notary is None and self.recorder is None
+        silent = self.keyring is None and self.recorder is None
         return Arrived(envelope, bytes(32) if silent else wire.content_digest(frame, envelope), len(frame))
 
     def _sign(self, session: Session, effect: Sign) -> None:
-        assert self.notary is not None
+        assert self.keyring is not None
         head = session.chains["sent", effect.to]
         statement = phase_statement(self.query, session.name, effect.phase, self.name, effect.to, head)
-        self._send(session, effect.to, Signature(effect.phase, head, self.notary.sign(statement)))
+        self._send(session, effect.to, Signature(effect.phase, head, self.keyring.sign(statement)))
 
     def _verify(self, session: Session, effect: Verify) -> None:
-        assert self.notary is not None
+        assert self.keyring is not None
         assert session.unchecked is not None
         message, head = effect.message, session.chains["received", effect.sender]
         if message.phase != effect.phase or message.head != head:
             raise Disagreement(f"{effect.sender} signed another conversation than {self.name} had with it")
         statement = phase_statement(self.query, session.name, effect.phase, effect.sender, self.name, head)
-        self.notary.check(effect.sender, statement, message.signature)
+        self.keyring.check(effect.sender, statement, message.signature)
         self._record(session, "received", session.unchecked)
 
     def _advance(self, session: Session, value: object) -> None:
@@ -268,8 +268,8 @@ class Machine:
                     now = time.perf_counter()
                     self.seconds[session.phase] += now - started
                     session.phase, started = effect.name, now
-                elif isinstance(effect, Notarised):
-                    value = self.notary is not None
+                elif isinstance(effect, HasKeyring):
+                    value = self.keyring is not None
                 elif isinstance(effect, Sign):
                     self._sign(session, effect)
                 elif isinstance(effect, Verify):

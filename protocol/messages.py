@@ -278,7 +278,7 @@ class MaskedScores(Message, tag=37, frozen=True):
 
 
 class AdmissionScores(Message, tag=38, frozen=True):
-    """Admission: e of the identity rows, uint64 (24, words), and the seed of the coins that check the range."""
+    """Admission: e of the unit rows, uint64 (24, words), and the seed of the coins that check the range."""
 
     seed: Digest
     data: bytes

@@ -12,7 +12,7 @@ from protocol.errors import Disagreement
 from protocol.machine import Machine
 from protocol.roles import Parties, Role
 from protocol.session import WHOLE, Event, Session, State
-from protocol.steps import Notary, Step
+from protocol.steps import Keyring, Step
 
 Hook = Callable[[bytes], None]
 
@@ -33,7 +33,7 @@ class Context:
     conversation: bytes
     parties: Parties
     threads: int = 1
-    notary: Notary | None = None
+    keyring: Keyring | None = None
     recorder: Callable[[Event], None] | None = None
     admitted: bytes | None = None
     spend: Hook | None = None
@@ -52,7 +52,7 @@ class Party(Machine):
         super().__init__(context.name, context.conversation, context.threads)
         self.context = context
         self.parties = parties = context.parties
-        self.notary, self.recorder, self.admitted = context.notary, context.recorder, context.admitted
+        self.keyring, self.recorder, self.admitted = context.keyring, context.recorder, context.admitted
         self.role = parties.role_of(context.name)
         self.whole = self.open(WHOLE, parties.others(context.name))
         holders = (context.name,) if self.role is Role.HOLDER else parties.holders

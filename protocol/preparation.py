@@ -64,7 +64,7 @@ class Version(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
     """One party's part of one holder's ring. `own`, `following`: its pair secrets k_i and k_{i+1}.
 
-    `root`: the gallery's Merkle root, `versions`: one a block. `admission`: components of z of the identity rows,
+    `root`: the gallery's Merkle root, `versions`: one a block. `admission`: components of z of the unit rows,
     uint64 (2, 24, words). `known`: of the same rows, the holder's e' + m, the requester's z' - m, uint32 (lanes,).
     """
 
@@ -124,11 +124,11 @@ class PreparedRing(msgspec.Struct, forbid_unknown_fields=True, eq=False):
 
 
 class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=False):
-    """What all parties keep. `identity`: the preparation's id, 32 bytes. `spent`: it was claimed."""
+    """What all parties keep. `preparation_id`: the preparation's id, 32 bytes. `spent`: it was claimed."""
 
     SEAT: ClassVar[Seat]  # of its role in every ring
 
-    identity: Digest
+    preparation_id: Digest
     requester: Name
     router: Name
     holders: tuple[Name, ...]
@@ -153,7 +153,9 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, eq=F
     def claim(self) -> None:
         """Use it, which can be done once. Raises `PreparationSpent` the second time."""
         if self.spent:
-            raise PreparationSpent(f"preparation {self.identity.hex()[:16]} was used already; it serves one search")
+            raise PreparationSpent(
+                f"preparation {self.preparation_id.hex()[:16]} was used already; it serves one search"
+            )
         self.spent = True
 
     def erase(self) -> None:
@@ -227,7 +229,7 @@ class HolderPreparation(Preparation, tag="holder", dict=True):
         """The encrypted mask as the scoring kernel reads it. Made once, and not packed."""
         kept: ScoringProbe | None = self.__dict__.get("_probe")
         if kept is None:
-            second = expand_public(self.identity, self.dim, self.params, threads)
+            second = expand_public(self.preparation_id, self.dim, self.params, threads)
             kept = prepare_probe(np.stack([self.mask, second], axis=1), self.params, threads)
             self.__dict__["_probe"] = kept
         return kept

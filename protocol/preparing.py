@@ -20,12 +20,12 @@ from pets.prf import derive_key
 from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
-from protocol.announcing import Plan, commit_seed, digest_of, gather, identity_of, parties_of
+from protocol.announcing import Plan, commit_seed, derive_id, digest_of, gather, parties_of
 from protocol.blocks import HolderKeys, Prepared, holder_prepares, key_owner_prepares
 from protocol.compute import Ring, join_ring
 from protocol.errors import Disagreement, FalseRefusal, MaskRefused
 from protocol.filter import chunks
-from protocol.form import Identity, holder_checks_form, key_owner_checks_form, same_from_holder
+from protocol.form import UnitRows, holder_checks_form, key_owner_checks_form, same_from_holder
 from protocol.gallery import Gallery
 from protocol.mask import mask_digest, mask_parts, receive_mask
 from protocol.messages import JoinedPreparation, KeySeed, MaskDigest, MaskPart, Prepare, PublicPart
@@ -51,7 +51,7 @@ class PreparingRequester(Party):
     def __init__(self, context: Context, plan: Plan) -> None:
         super().__init__(context)
         self.plan = plan
-        self.identity = b""  # of the preparation, once everybody has answered
+        self.preparation_id = b""  # of the preparation, once everybody has answered
         self.preparation: RequesterPreparation | None = None
         self._seed, self._holder_seed, self._router_seed = (secrets.token_bytes(32) for _ in range(3))
         self._joined: dict[str, JoinedPreparation] = {}
@@ -65,26 +65,26 @@ class PreparingRequester(Party):
 
     def _set_up(self) -> Step[None]:
         plan, parties, params = self.plan, self.parties, self.plan.params
-        announce = plan.announce(parties, commit_seed(self._seed, self.name), self.notary)
+        announce = plan.announce(parties, commit_seed(self._seed, self.name), self.keyring)
         for other in parties.others(self.name):
             yield Send(other, announce)
         self._joined = yield from gather(announce, self.name, None, JoinedPreparation)
-        self.identity = identity = identity_of(announce, self._joined)
-        common = common_polynomial(params, identity)
+        self.preparation_id = preparation_id = derive_id(announce, self._joined)
+        common = common_polynomial(params, preparation_id)
         for name in parties.holders:
             yield Send(name, KeySeed(self._holder_seed))
         yield Send(parties.router, KeySeed(self._router_seed))
-        self._router_part = router_part = sample_key_share(params, common, self._router_seed, identity)
+        self._router_part = router_part = sample_key_share(params, common, self._router_seed, preparation_id)
         for name in parties.holders:
             yield Send(name, PublicPart(router_part.public.tobytes()))
-        holder_part = expand_secret(params, self._holder_seed, identity)
-        self._public = expand_public(identity, plan.dim, params, self.threads)
+        holder_part = expand_secret(params, self._holder_seed, preparation_id)
+        self._public = expand_public(preparation_id, plan.dim, params, self.threads)
         mask = encrypt_mask(
-            draw_mask(self._seed, identity, plan.dim, params),
+            draw_mask(self._seed, preparation_id, plan.dim, params),
             self._public,
             (holder_part, router_part.secret),
             self._seed,
-            identity,
+            preparation_id,
             params,
             self.threads,
         )
@@ -93,15 +93,18 @@ class PreparingRequester(Party):
         yield Send(parties.router, mask_digest(self._holder_seed, self._parts))
         yield from end_phase("set-up", parties.others(self.name))
         self.preparation = RequesterPreparation(
-            **_common(identity, self), seed=self._seed, holder_seed=self._holder_seed, router_seed=self._router_seed
+            **_common(preparation_id, self),
+            seed=self._seed,
+            holder_seed=self._holder_seed,
+            router_seed=self._router_seed,
         )
 
     def _ring(self, holder: str) -> Step[PreparedRing]:
         assert self.preparation is not None
         assert self._router_part is not None
         assert self._public is not None
-        identity, secret = self.preparation.identity, self._router_part.secret
-        ring: Ring = yield from join_ring(Seat.REQUESTER, self.parties.ring(holder), identity, self.threads)
+        preparation_id, secret = self.preparation.preparation_id, self._router_part.secret
+        ring: Ring = yield from join_ring(Seat.REQUESTER, self.parties.ring(holder), preparation_id, self.threads)
         for part in self._parts:
             yield Send(holder, part)
         try:
@@ -131,7 +134,7 @@ class PreparingRouter(Party):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.plan: Plan | None = None
-        self.identity = b""  # of the preparation, once everybody has answered
+        self.preparation_id = b""  # of the preparation, once everybody has answered
         self.preparation: RouterPreparation | None = None
         self._joined: dict[str, JoinedPreparation] = {}
         self._stated: MaskDigest | None = None
@@ -147,15 +150,15 @@ class PreparingRouter(Party):
         self.plan = plan = _agreed(self, announce)
         own = JoinedPreparation(digest_of(announce), secrets.token_bytes(32))
         self._joined = yield from gather(announce, self.name, own, JoinedPreparation)
-        self.identity = identity = identity_of(announce, self._joined)
+        self.preparation_id = preparation_id = derive_id(announce, self._joined)
         seed = (yield from receive(self.parties.requester, KeySeed)).seed
-        self._part = sample_key_share(plan.params, common_polynomial(plan.params, identity), seed, identity)
+        self._part = sample_key_share(plan.params, common_polynomial(plan.params, preparation_id), seed, preparation_id)
         for holder in self.parties.holders:
             yield Send(holder, PublicPart(self._part.public.tobytes()))
         self._stated = yield from receive(self.parties.requester, MaskDigest)
-        self._public = expand_public(identity, plan.dim, plan.params, self.threads)
+        self._public = expand_public(preparation_id, plan.dim, plan.params, self.threads)
         yield from end_phase("set-up", self.parties.others(self.name))
-        self.preparation = RouterPreparation(**_common(identity, self), router_seed=seed)
+        self.preparation = RouterPreparation(**_common(preparation_id, self), router_seed=seed)
 
     def _ring(self, holder: str) -> Step[PreparedRing]:
         assert self.preparation is not None
@@ -163,7 +166,7 @@ class PreparingRouter(Party):
         assert self._part is not None
         assert self._public is not None
         names = self.parties.ring(holder)
-        ring: Ring = yield from join_ring(Seat.ROUTER, names, self.preparation.identity, self.threads)
+        ring: Ring = yield from join_ring(Seat.ROUTER, names, self.preparation.preparation_id, self.threads)
         received = yield from receive(holder, MaskDigest)
         if received != self._stated:
             raise Disagreement(f"{holder} got another mask or another part of the key than {names[1]} stated")
@@ -190,10 +193,10 @@ class PreparingHolder(Party):
         super().__init__(context)
         self.gallery = gallery
         self.plan: Plan | None = None
-        self.identity = b""  # of the preparation, once everybody has answered
+        self.preparation_id = b""  # of the preparation, once everybody has answered
         self.preparation: HolderPreparation | None = None
         self._seed = secrets.token_bytes(32)
-        self._received: tuple[bytes, bytes, Residues] | None = None  # identity, seed of s1, b2
+        self._received: tuple[bytes, bytes, Residues] | None = None  # preparation_id, seed of s1, b2
 
     def start(self) -> None:
         """Wait for the announcement."""
@@ -212,7 +215,7 @@ class PreparingHolder(Party):
             commit_seed(self._seed, self.name),
         )
         joined = yield from gather(announce, self.name, own, JoinedPreparation)
-        self.identity = identity = identity_of(announce, joined)
+        self.preparation_id = preparation_id = derive_id(announce, joined)
         seed = (yield from receive(requester, KeySeed)).seed
         stated = []
         for name in (requester, self.parties.router):
@@ -220,19 +223,19 @@ class PreparingHolder(Party):
             stated.append(residue_array(message.data, (), plan.params, f"public part of {name}"))
         check_same_part(stated[0], stated[1])
         yield from end_phase("set-up", self.parties.others(self.name))
-        self._received = identity, seed, stated[0]
+        self._received = preparation_id, seed, stated[0]
 
     def _ring(self, holder: str) -> Step[HolderPreparation]:
         assert self.plan is not None
         assert self._received is not None
-        identity, seed, public = self._received
+        preparation_id, seed, public = self._received
         plan, params, parties = self.plan, self.plan.params, self.parties
-        ring: Ring = yield from join_ring(Seat.HOLDER, parties.ring(holder), identity, self.threads)
+        ring: Ring = yield from join_ring(Seat.HOLDER, parties.ring(holder), preparation_id, self.threads)
         mask = yield from receive_mask(parties.requester, parties.router, seed, plan.dim, params)
-        keys = holder_keys(params, identity, seed, public, self._seed)
+        keys = holder_keys(params, preparation_id, seed, public, self._seed)
         try:
-            second = expand_public(identity, plan.dim, params, self.threads)
-            form_seed = derive_key(self._seed, "form", identity)
+            second = expand_public(preparation_id, plan.dim, params, self.threads)
+            form_seed = derive_key(self._seed, "form", preparation_id)
             checked = yield from holder_checks_form(ring, params, mask, second, keys.secret, form_seed)
             probe = prepare_probe(np.stack([mask, second], axis=1), params, self.threads)
             del second
@@ -246,7 +249,7 @@ class PreparingHolder(Party):
             keys.secret.fill(0)
         yield from end_phase("prepared", (parties.requester, parties.router))
         prepared = _prepared(ring, self.gallery.blocks, self.gallery.root, checked, chunk_list, versions)
-        common = _common(identity, self)
+        common = _common(preparation_id, self)
         common["rings"] = {holder: prepared}
         made = HolderPreparation(**common, seed=self._seed, holder_seed=seed, public=public.copy(), mask=mask)
         made.__dict__["_probe"] = probe
@@ -281,10 +284,12 @@ def check_gallery(name: str, gallery: Gallery, params: Parameters, dim: int, mod
         raise Disagreement(f"the probe's model {model.hex()[:16]}… is not the gallery's {gallery.model.hex()[:16]}…")
 
 
-def holder_keys(params: Parameters, identity: bytes, holder_seed: bytes, public: Residues, seed: bytes) -> HolderKeys:
+def holder_keys(
+    params: Parameters, preparation_id: bytes, holder_seed: bytes, public: Residues, seed: bytes
+) -> HolderKeys:
     """A holder's keys, from the seed of s1, b2 (uint32 (2, n)) and its own seed."""
-    secret = expand_secret(params, holder_seed, identity)
-    return HolderKeys(secret, reduced_key(params, identity, public, secret), seed)
+    secret = expand_secret(params, holder_seed, preparation_id)
+    return HolderKeys(secret, reduced_key(params, preparation_id, public, secret), seed)
 
 
 def _agreed(machine: Party, announce: Prepare) -> Plan:
@@ -294,11 +299,11 @@ def _agreed(machine: Party, announce: Prepare) -> Plan:
     return Plan.announced(announce)
 
 
-def _common(identity: bytes, machine: PreparingRequester | PreparingRouter | PreparingHolder) -> dict[str, Any]:
+def _common(preparation_id: bytes, machine: PreparingRequester | PreparingRouter | PreparingHolder) -> dict[str, Any]:
     plan, parties = machine.plan, machine.parties
     assert plan is not None
     return {
-        "identity": identity,
+        "preparation_id": preparation_id,
         "requester": parties.requester,
         "router": parties.router,
         "holders": parties.holders,
@@ -310,7 +315,7 @@ def _common(identity: bytes, machine: PreparingRequester | PreparingRouter | Pre
 
 
 def _key_owner_ring(
-    ring: Ring, params: Parameters, secret: Residues, checked: Identity, joined: JoinedPreparation
+    ring: Ring, params: Parameters, secret: Residues, checked: UnitRows, joined: JoinedPreparation
 ) -> Generator[Any, Any, PreparedRing]:
     """What requester and router do with the gallery itself. They end with the same list of what they got."""
     assert joined.blocks is not None
@@ -329,7 +334,7 @@ def _key_owner_ring(
 
 
 def _prepared(
-    ring: Ring, blocks: int, root: bytes, checked: Identity, chunk_list: list[Chunk], versions: list[Version]
+    ring: Ring, blocks: int, root: bytes, checked: UnitRows, chunk_list: list[Chunk], versions: list[Version]
 ) -> PreparedRing:
     return PreparedRing(
         seat=ring.seat,

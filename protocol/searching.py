@@ -20,7 +20,7 @@ from pets.params import norm_bound
 from pets.prf import derive_key
 from pets.scoring import ScoringProbe
 from protocol.admitting import KINDS, admission_scores, admits, read_admission
-from protocol.announcing import digest_of, gather, identity_of, parties_of
+from protocol.announcing import derive_id, digest_of, gather, parties_of
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring, open_bit
 from protocol.confirmation import SealedConfirmation
@@ -70,7 +70,9 @@ def check_terms(preparation: Preparation, terms: Terms, holders: tuple[str, ...]
     `PreparationSpent` where it was used, `Disagreement` where it was made for something else.
     """
     if preparation.spent:
-        raise PreparationSpent(f"preparation {preparation.identity.hex()[:16]} was used already; it serves one search")
+        raise PreparationSpent(
+            f"preparation {preparation.preparation_id.hex()[:16]} was used already; it serves one search"
+        )
     made, asked = (preparation.preset, preparation.dim), (terms.params.preset, terms.dim)
     if made != asked:
         raise Disagreement(
@@ -94,7 +96,7 @@ class _Searching(Party):
         """Check an announcement against what was prepared. Raises `Disagreement` or `ParameterError`."""
         self.check_parties(parties_of(announce))
         self.check_admitted(announce)
-        if announce.preparation != self.preparation.identity:
+        if announce.preparation != self.preparation.preparation_id:
             raise Disagreement(f"{announce.requester} names another preparation than {self.name} has")
         if (announce.requester, announce.router) != (self.preparation.requester, self.preparation.router):
             raise Disagreement("a preparation serves the requester and the router it was made for, and nobody else")
@@ -109,13 +111,13 @@ class _Searching(Party):
         self.preparation.claim()
         self._claimed = True
         if hook is not None:
-            hook(self.preparation.identity)
+            hook(self.preparation.preparation_id)
 
-    def _ring(self, seat: Seat, holder: str, identity: bytes) -> tuple[Ring, PreparedRing]:
+    def _ring(self, seat: Seat, holder: str, query_id: bytes) -> tuple[Ring, PreparedRing]:
         """The seat in a ring of this search: secrets of the preparation, streams of this query."""
         prepared = self.preparation.rings[holder]
         names = self.parties.ring(holder)
-        return Ring(seat, names, identity, prepared.own, prepared.following, self.threads), prepared
+        return Ring(seat, names, query_id, prepared.own, prepared.following, self.threads), prepared
 
     def _check_stated(self, joined: dict[str, Joined]) -> None:
         """Every holder must accept with the gallery, and the list of what it sent, that was prepared."""
@@ -173,10 +175,10 @@ class SearchingRequester(_Searching):
         self.terms: Terms = terms
         self.answers: dict[str, Answer] = {}
         asked = terms.announce(self.name, self.parties.router, self.parties.holders, None, warrant)
-        self.announce = Search(**msgspec.structs.asdict(asked), preparation=preparation.identity)
-        if context.notary is not None:
-            self.announce = sign_announcement(self.announce, context.notary)
-        self._identity: bytes | None = None
+        self.announce = Search(**msgspec.structs.asdict(asked), preparation=preparation.preparation_id)
+        if context.keyring is not None:
+            self.announce = sign_announcement(self.announce, context.keyring)
+        self._query_id: bytes | None = None
         self._secret: npt.NDArray[np.uint32] | None = None  # s2
         self._probe: npt.NDArray[np.int8] | None = None
         self._difference: Difference | None = None
@@ -188,7 +190,7 @@ class SearchingRequester(_Searching):
     @property
     def ready(self) -> bool:
         """Everybody has accepted, and there was no probe yet."""
-        return self._identity is not None and self._probe is None and not self.whole.state.over
+        return self._query_id is not None and self._probe is None and not self.whole.state.over
 
     def submit(self, template: npt.NDArray[np.int8]) -> None:
         """Search for a quantised template, int8 (d,). Only once: a retry needs another preparation.
@@ -215,10 +217,10 @@ class SearchingRequester(_Searching):
         if self.context.keep is not None:
             self.context.keep(self)
         params = self.terms.params
-        mask = draw_mask(self.preparation.seed, self.preparation.identity, self.terms.dim, params)
+        mask = draw_mask(self.preparation.seed, self.preparation.preparation_id, self.terms.dim, params)
         self.preparation.seed = bytes(32)
-        assert self._identity is not None
-        self._difference = pack_difference(difference(template, mask, params), params, self._identity)
+        assert self._query_id is not None
+        self._difference = pack_difference(difference(template, mask, params), params, self._query_id)
         mask.fill(0)
         self.begin_rings(self._search, self.answers.__setitem__)
 
@@ -229,20 +231,20 @@ class SearchingRequester(_Searching):
         joined: dict[str, Joined] = yield from gather(self.announce, self.name, None, Joined)
         self._check_stated(joined)
         yield from end_phase("set-up", parties.others(self.name))
-        return identity_of(self.announce, joined)
+        return derive_id(self.announce, joined)
 
-    def _await_probe(self, identity: bytes) -> None:
+    def _await_probe(self, query_id: bytes) -> None:
         """The probe may come now."""
         params, prepared = self.terms.params, self.preparation
-        self._secret = expand_secret(params, prepared.router_seed, prepared.identity)
-        self._identity = identity
+        self._secret = expand_secret(params, prepared.router_seed, prepared.preparation_id)
+        self._query_id = query_id
 
     def _search(self, holder: str) -> Step[Answer]:
-        assert self._identity is not None
+        assert self._query_id is not None
         assert self._difference is not None
         assert self._secret is not None
         terms, router = self.terms, self.parties.router
-        ring, prepared = self._ring(Seat.REQUESTER, holder, self._identity)
+        ring, prepared = self._ring(Seat.REQUESTER, holder, self._query_id)
         yield Send(holder, self._difference)
         yield Send(router, difference_digest(self._difference))
         filtering = Filter(ring, terms, prepared)
@@ -280,7 +282,7 @@ class SearchingRouter(_Searching):
         self.terms: Terms | None = None
         self._secret: npt.NDArray[np.uint32] | None = None  # s2
         self._digest: bytes | None = None
-        self._identity = b""
+        self._query_id = b""
 
     def start(self) -> None:
         """Wait for the announcement."""
@@ -293,15 +295,15 @@ class SearchingRouter(_Searching):
         own = Joined(digest_of(announce), secrets.token_bytes(32), None, None)
         joined = yield from gather(announce, self.name, own, Joined)
         self._check_stated(joined)
-        self._identity = identity_of(announce, joined)
+        self._query_id = derive_id(announce, joined)
         prepared = self.preparation
-        self._secret = expand_secret(terms.params, prepared.router_seed, prepared.identity)
+        self._secret = expand_secret(terms.params, prepared.router_seed, prepared.preparation_id)
         yield from end_phase("set-up", self.parties.others(self.name))
 
     def _serve(self, holder: str) -> Step[None]:
         assert self.terms is not None
         assert self._secret is not None
-        ring, prepared = self._ring(Seat.ROUTER, holder, self._identity)
+        ring, prepared = self._ring(Seat.ROUTER, holder, self._query_id)
         for name in (self.parties.requester, holder):
             self._same(holder, (yield from receive(name, DifferenceDigest)).digest)
         filtering = Filter(ring, self.terms, prepared)
@@ -343,7 +345,7 @@ class SearchingHolder(_Searching):
         self.sealed: SealedConfirmation | None = None  # what opens the confirmation's commitment in an audit
         self._keys: HolderKeys | None = None
         self._probe: ScoringProbe | None = None
-        self._identity = b""
+        self._query_id = b""
 
     def start(self) -> None:
         """Wait for the announcement."""
@@ -359,10 +361,10 @@ class SearchingHolder(_Searching):
         self._use()
         own = Joined(digest_of(announce), secrets.token_bytes(32), ring.blocks, ring.agreed())
         joined = yield from gather(announce, self.name, own, Joined)
-        self._identity = identity_of(announce, joined)
+        self._query_id = derive_id(announce, joined)
         yield from end_phase("set-up", self.parties.others(self.name))
-        params, identity = terms.params, prepared.identity
-        self._keys = holder_keys(params, identity, prepared.holder_seed, prepared.public, prepared.seed)
+        params, preparation_id = terms.params, prepared.preparation_id
+        self._keys = holder_keys(params, preparation_id, prepared.holder_seed, prepared.public, prepared.seed)
         self._probe = prepared.scoring_probe(self.threads)
         if self.context.keep is not None:
             self.context.keep(self)
@@ -373,9 +375,9 @@ class SearchingHolder(_Searching):
         assert self._probe is not None
         terms, params, rows = self.terms, self.terms.params, self.gallery.templates
         parties = self.parties
-        ring, prepared = self._ring(Seat.HOLDER, holder, self._identity)
+        ring, prepared = self._ring(Seat.HOLDER, holder, self._query_id)
         message = yield from receive(parties.requester, Difference)
-        check_same_query(message, self._identity, parties.requester)
+        check_same_query(message, self._query_id, parties.requester)
         if self.context.answer is not None:
             self.context.answer()
         yield Send(parties.router, difference_digest(message))
@@ -383,7 +385,7 @@ class SearchingHolder(_Searching):
         filtering = Filter(ring, terms, prepared)
         work = [product_of(rows, values, params, chunk) for chunk in prepared.chunks]
         yield from work[:1]
-        seed = derive_key(self._keys.seed, "admission-coins", self._identity)
+        seed = derive_key(self._keys.seed, "admission-coins", self._query_id)
         public, scores = admission_scores(prepared, values, params, seed)
         for name in (parties.requester, parties.router):
             yield Send(name, scores)
@@ -427,13 +429,13 @@ class SearchingHolder(_Searching):
         self._probe = self._keys = None
 
 
-def check_same_query(message: Difference, identity: bytes, requester: str) -> None:
+def check_same_query(message: Difference, query_id: bytes, requester: str) -> None:
     """Raise `Disagreement` unless requester and holder derived the same query id; what the router derived is in `Echo`.
 
     Who answers two parties with two nonces would set their streams apart: every bit is random then, and one search in
     a few ends as if there were too many hits.
     """
-    if message.query_id != identity:
+    if message.query_id != query_id:
         raise Disagreement(f"{requester} derived another query id: somebody answered it with another nonce")
 
 

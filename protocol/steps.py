@@ -9,7 +9,7 @@ A sub-protocol is a generator. It yields effects and is sent their results:
 `Work`                  pass: `protocol.work`); the generator goes on at once, with one `Work` under way at most
 `Scored()`              the generator sleeps until that work is done
 `Phase(name)`           what the time from here on is spent on
-`Notarised()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
+`HasKeyring()`           whether this party has an identity; `Sign` and `Verify` then end a phase with signatures
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Notarised:
+class HasKeyring:
     """Ask whether phases are signed."""
 
 
@@ -115,7 +115,7 @@ class Verify:
 
 T = TypeVar("T")
 M = TypeVar("M")
-Effect = Send | Receive | ReceiveAny | Work | Scored | Phase | Notarised | Sign | Verify
+Effect = Send | Receive | ReceiveAny | Work | Scored | Phase | HasKeyring | Sign | Verify
 Step = Generator[Effect, Any, T]
 
 
@@ -184,14 +184,14 @@ def end_phase(phase: str, peers: Sequence[str]) -> Step[None]:
 
 def sign_phase(phase: str, peers: Sequence[str]) -> Step[None]:
     """Sign what was sent to each of `peers` so far."""
-    if (yield Notarised()):
+    if (yield HasKeyring()):
         for peer in peers:
             yield Sign(peer, phase)
 
 
 def check_phase(phase: str, peers: Sequence[str]) -> Step[None]:
     """Wait for, and check, the signature of each of `peers`."""
-    if (yield Notarised()):
+    if (yield HasKeyring()):
         for peer in peers:
             message = yield from receive(peer, Signature)
             yield Verify(peer, phase, message)
@@ -205,7 +205,7 @@ class Checker(Protocol):
         ...
 
 
-class Notary(Checker, Protocol):
+class Keyring(Checker, Protocol):
     """A party's identity: it signs, and knows the keys of the others."""
 
     def sign(self, message: bytes) -> bytes:

@@ -35,7 +35,7 @@ class Terms:
     """Thresholds, cap, ladder, parameters and model of a query. Raises `ParameterError` for values outside their range.
 
     `threshold` in (0, 1), `ladder` (the step from rung to rung) in [0, 1), both exact; `cap` 1 to 99; `dim` a
-    multiple of 8 up to 1024; `model` the 32-byte digest of the model identity, all zero for synthetic templates.
+    multiple of 8 up to 1024; `model` the 32-byte digest of the model specification, all zero for synthetic templates.
     """
 
     threshold: Decimal

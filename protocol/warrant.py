@@ -21,7 +21,7 @@ from pets.prf import labelled_hash
 from protocol.errors import QueryRefused
 from protocol.messages import Announce, Warrant
 from protocol.shown import kind_only
-from protocol.steps import Notary
+from protocol.steps import Keyring
 
 LIFETIME_SECONDS = 24 * 3600  # longest time between issue and expiry of a warrant
 MINIMUM_PENALTY_YEARS = 1  # R 20(1): the offence's maximum penalty is at least one year
@@ -120,21 +120,21 @@ def warrant_claim(warrant: Warrant) -> tuple[bytes, bytes]:
 A = TypeVar("A", bound=Announce)
 
 
-def sign_announcement(announce: A, notary: Notary) -> A:
+def sign_announcement(announce: A, keyring: Keyring) -> A:
     """The announcement with its requester's signature."""
-    return msgspec.structs.replace(announce, signature=notary.sign(_statement(announce)))
+    return msgspec.structs.replace(announce, signature=keyring.sign(_statement(announce)))
 
 
-def check_announcement(announce: Announce, notary: Notary, now: float, skew_seconds: float) -> Warrant:
+def check_announcement(announce: Announce, keyring: Keyring, now: float, skew_seconds: float) -> Warrant:
     """Return the warrant if it holds now.
 
     Raises `QueryRefused` (code `warrant` or `clock`) where it is missing, not the requester's, not for these holders,
-    not yet or no longer valid, or valid for more than a day; the notary's own error where the signature does not hold.
+    not yet or no longer valid, or valid for more than a day; the keyring's own error where the signature does not hold.
     """
     warrant = announce.warrant
     if warrant is None or not announce.signature:
         raise QueryRefused("warrant", f"{announce.requester} asks without a signed warrant")
-    notary.check(announce.requester, _statement(announce), announce.signature)
+    keyring.check(announce.requester, _statement(announce), announce.signature)
     if warrant.state != announce.requester:
         raise QueryRefused("warrant", f"{announce.requester} asks with a warrant of {warrant.state}")
     if not 0 < warrant.expires - warrant.issued <= LIFETIME_SECONDS:

@@ -65,7 +65,7 @@ class HolderAudit:
         self.mask: Residues | None = None  # once it is found to be what was received
         self.values: npt.NDArray[np.int32] | None = None  # u, the same
         self.shares: dict[int, Values] = {}  # e' of chunks whose c1 was found right
-        self.known: Values | None = None  # e' + m of the identity rows, once the form block was found right
+        self.known: Values | None = None  # e' + m of the unit rows, once the form block was found right
         self.keys: HolderKeys | None = None
 
     @property
@@ -118,7 +118,7 @@ class HolderAudit:
         yield from findings
         if not any(isinstance(finding, Broken) for finding in findings):
             public = residue_array(content.public, (), self.params, "b2")
-            self.keys = holder_keys(self.params, self.query.identity, content.holder_seed, public, content.seed)
+            self.keys = holder_keys(self.params, self.query.preparation_id, content.holder_seed, public, content.seed)
 
     def received(self) -> Findings:
         """The mask and u that the supervisor brings are those that this holder received."""
@@ -148,13 +148,15 @@ class HolderAudit:
         assert self.mask is not None
         assert self.keys is not None
         query, params, threads, view = self.query, self.params, self.query.threads, self.query.preparation
-        seed = derive_key(self.content.seed, "form", query.identity)
-        public = expand_public(query.identity, query.dim, params, threads)
+        seed = derive_key(self.content.seed, "form", query.preparation_id)
+        public = expand_public(query.preparation_id, query.dim, params, threads)
         own = residues.add(self.mask, residues.multiply(public, self.keys.secret, params, threads), params, threads)
         polynomials = ntt.inverse(form_polynomials(own, seed, params, threads), params, threads)
         zeros, probe = form_values(polynomials, query.dim, seed, params)
         words = (form_lanes(query.dim) + len(probe)) // 64
-        lanes = from_planes(self.ring(query.identity).masks("form mask").following.words(SHARE_BITS, words).copy())
+        lanes = from_planes(
+            self.ring(query.preparation_id).masks("form mask").following.words(SHARE_BITS, words).copy()
+        )
         planes = to_planes(zeros + lanes[: len(zeros)] + np.uint32(SLACK) & SHARE_MASK, SHARE_BITS)
         message = FormBlock(seed, planes.tobytes())
         found = [
@@ -203,7 +205,7 @@ class HolderAudit:
     def probe(self) -> ScoringProbe:
         """The encrypted mask, ready to score with."""
         assert self.mask is not None
-        second = expand_public(self.query.identity, self.query.dim, self.params, self.query.threads)
+        second = expand_public(self.query.preparation_id, self.query.dim, self.params, self.query.threads)
         return prepare_probe(np.stack([self.mask, second], axis=1), self.params, self.query.threads)
 
     def _blinded(self, rows: Rows, probe: ScoringProbe, first: int, count: int) -> Residues:

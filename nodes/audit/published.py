@@ -1,6 +1,6 @@
 """What a holder published in a search, and which rows it let be found, computed once more (`nodes.audit.audit`).
 
-All that it puts into admission and comparison is public: e of the identity rows and of every row, whose hash requester
+All that it puts into admission and comparison is public: e of the unit rows and of every row, whose hash requester
 and router compared. A threshold of its own, another row in a row's place, a number added to a coordinate of the probe:
 each gives another e. Which rows are live is its private input, masked by a stream that it has with the requester.
 """
@@ -34,7 +34,7 @@ class PublishedAudit:
         self._audit = audit
 
     def admission(self) -> Findings:
-        """The coins come from the seed, and e of the identity rows from what was prepared of them and u."""
+        """The coins come from the seed, and e of the unit rows from what was prepared of them and u."""
         audit, view, query = self._audit, self._audit.query.search, self._audit.query
         if audit.known is None or audit.values is None:
             yield Open(audit.cannot() or "needs the form block, as the rule before found it right")
@@ -51,7 +51,7 @@ class PublishedAudit:
         if (reason := audit.cannot()) is not None or audit.rows is None or audit.values is None:
             yield Open(reason or audit.why_no_rows)
             return
-        n, ring = audit.params.n, audit.ring(query.identity)
+        n, ring = audit.params.n, audit.ring(query.preparation_id)
         offset = threshold_offset(query.terms.theta(0), audit.params)
         owners = (query.announce.requester, query.announce.router)
         sent = [view.find("MaskedScores", audit.holder, "sent", peer) for peer in owners]

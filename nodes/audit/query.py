@@ -11,21 +11,21 @@ from nodes.verify.report import Broken, Held
 from pets.errors import ParameterError
 from pets.params import Parameters
 from pets.threads import default_threads
-from protocol.announcing import identity_of
+from protocol.announcing import derive_id
 from protocol.messages import AnyMessage, Joined, JoinedPreparation, Prepare, Search
 from protocol.terms import Terms
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """`identity`: the preparation's id, `query_id`: the search's, both as they follow from what was announced."""
+    """`preparation_id`: the preparation's id, `query_id`: the search's, both as they follow from what was announced."""
 
     search: View
     preparation: View
     announce: Search
     prepare: Prepare
     terms: Terms
-    identity: bytes
+    preparation_id: bytes
     query_id: bytes
     threads: int
 
@@ -46,8 +46,8 @@ class Query:
         asked = ({announce.router, *announce.holders}, {prepare.router, *prepare.holders})
         if (set(joined), set(answers)) != asked:
             raise AuditRefused(f"the {search.name} does not show every party's answer to both announcements")
-        identity = identity_of(prepare, answers)
-        if announce.preparation != identity:
+        preparation_id = derive_id(prepare, answers)
+        if announce.preparation != preparation_id:
             raise AuditRefused(f"the search in the {search.name} names another preparation than the one shown with it")
         try:
             terms = Terms.announced(announce)
@@ -55,8 +55,8 @@ class Query:
             raise AuditRefused(f"the {search.name}: {error}") from None
         if (terms.params.preset, terms.dim) != (prepare.preset, prepare.dim):
             raise AuditRefused(f"the {search.name} shows a preparation of another ring or dimension than the search")
-        query_id = identity_of(announce, joined)
-        return cls(search, preparation, announce, prepare, terms, identity, query_id, default_threads())
+        query_id = derive_id(announce, joined)
+        return cls(search, preparation, announce, prepare, terms, preparation_id, query_id, default_threads())
 
     @property
     def params(self) -> Parameters:

@@ -28,7 +28,10 @@ class RequesterAudit:
         self._query, self._content, self._sent, self._probe = query, content, sent, probe
         self._template = np.frombuffer(content.template, np.int8)
         self._part = sample_key_share(
-            query.params, common_polynomial(query.params, query.identity), content.router_seed, query.identity
+            query.params,
+            common_polynomial(query.params, query.preparation_id),
+            content.router_seed,
+            query.preparation_id,
         )
         self._mask: bytes | None = None  # as it was sent, once that is found right
 
@@ -92,14 +95,14 @@ class RequesterAudit:
     def masked(self) -> Findings:
         """The seeds give the encrypted mask whose hash was signed, and that every holder was sent."""
         query, content, view = self._query, self._content, self._query.preparation
-        params, identity, dim = query.params, query.identity, query.dim
+        params, preparation_id, dim = query.params, query.preparation_id, query.dim
         parts = mask_parts(
             encrypt_mask(
-                draw_mask(content.seed, identity, dim, params),
-                expand_public(identity, dim, params, query.threads),
-                (expand_secret(params, content.holder_seed, identity), self._part.secret),
+                draw_mask(content.seed, preparation_id, dim, params),
+                expand_public(preparation_id, dim, params, query.threads),
+                (expand_secret(params, content.holder_seed, preparation_id), self._part.secret),
                 content.seed,
-                identity,
+                preparation_id,
                 params,
                 query.threads,
             )
@@ -122,7 +125,7 @@ class RequesterAudit:
         if len(template) != query.dim:
             yield Broken("probe", f"{len(template)} entries, announced were {query.dim}")
             return
-        mask = draw_mask(self._content.seed, query.identity, query.dim, query.params)
+        mask = draw_mask(self._content.seed, query.preparation_id, query.dim, query.params)
         message = pack_difference(difference(template, mask, query.params), query.params, query.query_id)
         stated = difference_digest(message)
         findings = [

@@ -9,16 +9,16 @@ import numpy.typing as npt
 
 from pets.centre import CENTRE_FILE, mean_of
 from pets.errors import InputError
-from pets.templates import ModelIdentity
+from pets.templates import ModelSpec
 
 LEAST_PEOPLE = 50
 
 
-def check_centre(path: Path, identity: ModelIdentity | None) -> None:
+def check_centre(path: Path, spec: ModelSpec | None) -> None:
     """Refuse, before anything is measured, a file that no centre can be written to."""
     if path.suffix != ".npy" or not path.parent.is_dir():
         raise InputError(f"--centre must name a .npy file in a folder that exists, such as {CENTRE_FILE}, got {path}")
-    if identity is not None and identity.centre_sha256:
+    if spec is not None and spec.centre_sha256:
         raise InputError("--centre: these templates are centred already; take a model without a centre")
 
 

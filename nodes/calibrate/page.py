@@ -20,7 +20,7 @@ def page(result: Calibration) -> str:
         paragraph(
             f"{len(sample.templates):,} photos of {len(sample.names):,} people, templates of {sample.dim} numbers: "
             f"{len(scores.genuine.score):,} genuine and {scores.impostors:,} impostor comparisons. "
-            f"Model: {sample.identity or 'unknown'}."
+            f"Model: {sample.spec or 'unknown'}."
         ),
         _answer(result),
         *(paragraph(warning, "warning") for warning in result.warnings),

@@ -65,9 +65,9 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _model(sample: Sample) -> dict[str, Any] | None:
-    if sample.identity is None:
+    if sample.spec is None:
         return None
-    return {**_fields(sample.identity), "digest": sample.identity.digest().hex()}
+    return {**_fields(sample.spec), "digest": sample.spec.digest().hex()}
 
 
 def _rate(result: Calibration, rate: Rate) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nodes.operator.progress import progress_bar
 from pets.errors import InputError, PhotoError
 from pets.faces import FaceModel
 from pets.photos import SUFFIXES
-from pets.templates import ModelIdentity, load_templates, read_identity, unit_templates
+from pets.templates import ModelSpec, load_templates, read_model_spec, unit_templates
 
 MOST_PHOTOS = 20_000  # all their pairs are compared: 2·10^8 comparisons, a minute
 
@@ -23,7 +23,7 @@ class Sample:
     """Photos of known people, those of one person next to each other.
 
     `templates`: unit vectors, float64 (n, d). `people`: int64 (n,), 0 to the number of people less one, rising.
-    `names`: label of each person. `groups`: group of each person, or None. `identity`: their model, None if unknown.
+    `names`: label of each person. `groups`: group of each person, or None. `spec`: their model, None if unknown.
     `failed`: photos that gave no template. `left_out`: photos beyond `MOST_PHOTOS`.
     """
 
@@ -31,7 +31,7 @@ class Sample:
     people: npt.NDArray[np.int64]
     names: tuple[str, ...]
     groups: tuple[str, ...] | None = None
-    identity: ModelIdentity | None = None
+    spec: ModelSpec | None = None
     failed: tuple[str, ...] = ()
     left_out: int = 0
 
@@ -57,7 +57,7 @@ def from_templates(embeddings: Path, labels: Path, groups: Path | None, seed: in
     templates = unit_templates(array, name=str(embeddings)).astype(np.float64)
     listed = read_lines(labels, len(templates), "label")
     grouped = None if groups is None else read_lines(groups, len(templates), "group")
-    return arrange(templates, listed, grouped, seed, identity=read_identity(embeddings))
+    return arrange(templates, listed, grouped, seed, spec=read_model_spec(embeddings))
 
 
 def from_photos(
@@ -84,7 +84,7 @@ def from_photos(
     if not good:
         raise InputError(f"none of {len(paths)} photos gives a template, the first because: {failed[0]}")
     templates = np.stack(good).astype(np.float64)
-    return arrange(templates, labels, None, seed, identity=model.identity, failed=tuple(failed))
+    return arrange(templates, labels, None, seed, spec=model.spec, failed=tuple(failed))
 
 
 def _photos_of_people(folder: Path) -> list[Path]:
@@ -107,7 +107,7 @@ def arrange(
     groups: list[str] | None,
     seed: int,
     *,
-    identity: ModelIdentity | None = None,
+    spec: ModelSpec | None = None,
     failed: tuple[str, ...] = (),
 ) -> Sample:
     """Bring the photos of one person together and number the people.
@@ -131,9 +131,7 @@ def arrange(
     by_person = None
     if groups is not None:
         by_person = _group_of_each([groups[row] for row in order], arranged, kept_names)
-    return Sample(
-        templates[order], arranged, kept_names, by_person, identity, failed, left_out=len(labels) - len(order)
-    )
+    return Sample(templates[order], arranged, kept_names, by_person, spec, failed, left_out=len(labels) - len(order))
 
 
 def _people_kept(people: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.bool_]:

@@ -109,7 +109,7 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
     statement = Statement(
         1, wanted.query, office.name, wanted.sender, int(office.clock().timestamp() * 1000),
         CandidatesShown(wanted.digest, digest),
-    ).signed(office.notary)  # fmt: skip
+    ).signed(office.keyring)  # fmt: skip
     office.keep(session, statement, "sent", "done")
     return statement, payload, HEAD_BYTES + content.slots * SLOT_BYTES
 

@@ -47,7 +47,7 @@ class QueryView:
 
 
 def open_query(office: Office, session: Session, person: Person, draft: Draft) -> str:
-    """Put a draft up for a second person's approval; gives the query's identity.
+    """Put a draft up for a second person's approval; gives the query's ID.
 
     Raises `NotYourRole`, `Unsuitable` at once for an image below the policy's quality (R 38), `CaseRefused`.
     """

@@ -154,7 +154,7 @@ def request_core_data(
     office: Office, session: Session, person: Person, candidate: str, fields: Sequence[CoreDataField], facts: str,
     offence: str, assertion: Assertion | None,
 ) -> str:  # fmt: skip
-    """Ask the holder; gives the request's identity. Raises as `request_content`, and `BadAssertion`."""
+    """Ask the holder; gives the request's ID. Raises as `request_content`, and `BadAssertion`."""
     person.needs("officer")  # first: the other refusals tell how the review ended
     content, payload = request_content(office, session, candidate, fields, facts, offence)
     row = candidate_row(session, candidate, lock=True)

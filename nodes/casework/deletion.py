@@ -91,7 +91,7 @@ def wipe_candidate(office: Office, session: Session, row: CandidateRow) -> None:
     row.sealed, row.deleted, row.mac = None, office.now(), b""
 
 
-def expire(office: Office, session: Session) -> list[Receipt]:
+def delete_expired_case_data(office: Office, session: Session) -> list[Receipt]:
     """Delete what is past its time; gives a receipt for each candidate."""
     now, receipts = office.now(), []
     live = select(CandidateRow).where(CandidateRow.deleted.is_(None))

@@ -147,7 +147,7 @@ class CaseDesk:
     # From a draft to a confirmed match
 
     def open_query(self, person: Person, draft: Draft) -> str:
-        """Put a search up for a second person's approval; gives the query's identity."""
+        """Put a search up for a second person's approval; gives the query's ID."""
         return self._write(person, cases.open_query, draft)
 
     def approve_launch(self, person: Person, query: str, assertion: Assertion | None) -> None:
@@ -223,7 +223,7 @@ class CaseDesk:
         offence: str = "serious crime",
         assertion: Assertion | None = None,
     ) -> str:
-        """Ask the holder for core data of a confirmed match; gives the request's identity."""
+        """Ask the holder for core data of a confirmed match; gives the request's ID."""
         return self._write(person, core_data.request_core_data, candidate, fields, facts, offence, assertion)
 
     def release_core_data(
@@ -265,11 +265,11 @@ class CaseDesk:
 
     # What goes, what is recalled, what is looked at
 
-    def expire(self, now: datetime | None = None) -> list[deletion.Receipt]:
+    def delete_expired_case_data(self, now: datetime | None = None) -> list[deletion.Receipt]:
         """Delete what is past its time. `now`: only for a clock that differs from the desk's."""
         office = self.office if now is None else _at(self.office, now)
         with office.vault.writing() as session:
-            done = deletion.expire(office, session)
+            done = deletion.delete_expired_case_data(office, session)
         office.vault.wipe_log()
         return done
 

@@ -84,7 +84,7 @@ def _check_persons(office: Office, statement: Statement) -> None:
     digest = digest_to_sign(content, statement.sender, statement.query)
     try:
         people = {
-            check_approval(approval, DECISIONS[type(content)], statement.sender, digest, office.notary,
+            check_approval(approval, DECISIONS[type(content)], statement.sender, digest, office.keyring,
                            statement.time / 1000)
             for approval in content.approvals
         }  # fmt: skip

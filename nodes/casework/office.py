@@ -15,7 +15,7 @@ from nodes.casework.tables import StatementRow
 from nodes.casework.vault import Vault
 from nodes.config.casework import CaseworkConfig
 from nodes.config.names import Role
-from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
+from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
 from nodes.store import GalleryStore
 from protocol.follow_up import Acknowledged, AnyContent, Statement, payload_digest
 
@@ -51,9 +51,9 @@ class Office:
         return self.identity.config.role
 
     @property
-    def notary(self) -> NodeNotary:
+    def keyring(self) -> NodeKeyring:
         """Signs for this node, and knows its peers and itself."""
-        return NodeNotary(self.identity, {**self.peers, self.name: self.identity.peer})
+        return NodeKeyring(self.identity, {**self.peers, self.name: self.identity.peer})
 
     def now(self) -> int:
         """Seconds since 1970, UTC."""
@@ -64,7 +64,7 @@ class Office:
     ) -> Statement:
         """Sign a statement and queue it for its receiver; one to this node itself is kept at home, as evidence."""
         time = int(self.clock().timestamp() * 1000)
-        statement = Statement(1, attempt, self.name, receiver, time, content).signed(self.notary)
+        statement = Statement(1, attempt, self.name, receiver, time, content).signed(self.keyring)
         local = receiver == self.name
         self.keep(session, statement, "sent", "logged" if local else "queued", payload)
         return statement
@@ -94,7 +94,7 @@ class Office:
         """The answer that a statement arrived and was kept."""
         time = int(self.clock().timestamp() * 1000)
         content = Acknowledged(statement.digest)
-        return Statement(1, statement.query, self.name, statement.sender, time, content).signed(self.notary)
+        return Statement(1, statement.query, self.name, statement.sender, time, content).signed(self.keyring)
 
 
 def encode_payload(payload: msgspec.Struct) -> tuple[bytes, bytes]:

@@ -98,7 +98,7 @@ def close_account(session: Session, person: str) -> None:
 
 
 def load(office: Office, session: Session, person: str) -> Person:
-    """A person by identity. Raises `UnknownThing`."""
+    """A person by ID. Raises `UnknownThing`."""
     return _person(office, _row(session, person))
 
 
@@ -122,7 +122,7 @@ def certify(office: Office, person: Person) -> Certificate:
     now = office.now()
     roles = tuple(sorted(person.roles))
     certificate = Certificate(office.name, person.key, roles, max(0, now - CLOCK_SECONDS), now + DAY)
-    return msgspec.structs.replace(certificate, signature=office.notary.sign(certificate.statement))
+    return msgspec.structs.replace(certificate, signature=office.keyring.sign(certificate.statement))
 
 
 def new_key_file(path: Path) -> PersonKey:

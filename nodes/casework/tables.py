@@ -59,7 +59,7 @@ class PersonRow(Base):
 
 
 class QueryRow(Base):
-    """A search. `attempts`: identities of the queries it took, hexadecimal, by commas."""
+    """A search. `attempts`: IDs of the queries it took, hexadecimal, by commas."""
 
     __tablename__ = "query"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

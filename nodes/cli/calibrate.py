@@ -86,7 +86,7 @@ def calibrate(
 
         model = FaceModel.load(models, provider.value)
         if centre is not None:
-            check_centre(centre, model.identity)
+            check_centre(centre, model.spec)
         sample = from_photos(photos, model, seed, largest=largest, console=errors)
         averaged = sample.templates
         if centre is not None:
@@ -96,7 +96,7 @@ def calibrate(
         sample = from_templates(embeddings, labels, groups, seed)
         averaged = sample.templates
         if centre is not None:
-            check_centre(centre, sample.identity)
+            check_centre(centre, sample.spec)
     else:
         raise typer.BadParameter("give either --photos, or --embeddings with --labels (and --groups)")
     embedding = time.perf_counter() - started  # of templates: reading them

@@ -131,7 +131,7 @@ def open_case(
 
     probe = prepare_probe((photo,), models, provider.value, largest)
     tell_several(probe.several)
-    chosen = f"{default_threshold(probe.identity):f}" if threshold is None else threshold
+    chosen = f"{default_threshold(probe.spec):f}" if threshold is None else threshold
     draft = Draft(
         template=probe.template, model=probe.model, holders=split_names(holders.upper()), case=case_number,
         offence=offence,

@@ -57,14 +57,14 @@ def run_demo(provider: Provider, output: Console, errors: Console) -> None:
     """Set up, enrol, serve, search twice, stop. Raises `DemoFailed` if anything ends otherwise than it must."""
     photos = demo_photos()
     model = FaceModel.load(None, provider)
-    output.print(f"Face model: {model.identity}, running on {model.provider}", highlight=False, soft_wrap=True)
+    output.print(f"Face model: {model.spec}, running on {model.provider}", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="lineup-demo-") as temporary:
         root = Path(temporary)
         found_nodes(root)
         centre = model.embed(photos.six_faces, largest=True).template  # a face that no search uses
         names: dict[str, str] = {}
         for seed, (state, photo) in enumerate({"ES": photos.obama, "DE": photos.biden}.items()):
-            names |= enrol(root / state, photo, seed, centre, model.identity.digest(), provider, errors)
+            names |= enrol(root / state, photo, seed, centre, model.spec.digest(), provider, errors)
             output.print(
                 f"{COUNTRIES[state]} ({state}) enrolled {FILLERS + 1:,} people, {photo.name} among them",
                 highlight=False,

@@ -99,7 +99,7 @@ def stage(root: Path, provider: Provider, errors: Console, people: int = PEOPLE)
             file.write(f"\n[console]\nport = {port}\n")
     centre = model.embed(staged.photos.six_faces, largest=True).template  # a face that no sample searches for
     for seed, (state, photo) in enumerate({"ES": staged.photos.obama, "DE": staged.photos.biden}.items()):
-        found = enrol(root / state, photo, seed, centre, model.identity.digest(), provider, errors, people)
+        found = enrol(root / state, photo, seed, centre, model.spec.digest(), provider, errors, people)
         staged.references |= {state: next(iter(found))}
     for name in COUNTRIES:
         _hire(staged, name)

@@ -62,7 +62,7 @@ def run_embed(
         console.print(tell_skipped(skipped), highlight=False, markup=False, soft_wrap=True)
     model = FaceModel.load(models, provider)
     given = photo_count(len(paths))
-    about = f"{given}, model {model.identity}, running on {model.provider}"
+    about = f"{given}, model {model.spec}, running on {model.provider}"
     console.print(about, highlight=False, soft_wrap=True)
     batch, started = model.batch_size if len(paths) > 1 else 1, time.perf_counter()
     good, bad = _embed_all(model, paths, largest, console)
@@ -78,7 +78,7 @@ def run_embed(
         left_out = f"left out {len(bad)} of {given}:\n{_listing(bad)}"
         console.print(left_out, highlight=False, markup=False, soft_wrap=True)
     templates = np.stack([face.template for _, face in good])
-    save_templates(output, templates, model.identity, [str(path) for path, _ in good])
+    save_templates(output, templates, model.spec, [str(path) for path, _ in good])
     for path, face in good:
         if face.faces > 1:
             several = f"{path}: {face.faces} faces, the largest was taken"

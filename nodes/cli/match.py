@@ -23,7 +23,7 @@ from nodes.cli.prepared import PreparedFile, check_no_copies, open_preparation, 
 from nodes.operator.progress import progress_bar
 from pets.errors import InputError, ParameterError, printable
 from pets.params import Parameters, scale
-from pets.templates import check_same_model, load_templates, quantise_rows, read_identity, read_photo_names
+from pets.templates import check_same_model, load_templates, quantise_rows, read_model_spec, read_photo_names
 from pets.threads import check_threads
 from protocol.announcing import Plan
 from protocol.engine import HOLDER, REQUESTER, ROUTER, Cost, EncryptedEngine, Outcome, PlainEngine, warm_up
@@ -83,9 +83,9 @@ def run_match(options: MatchOptions, console: Console, errors: Console) -> int:
         raise InputError("the probe file holds no templates")
     if options.prepared and len(options.prepared) != len(probe_file):
         raise InputError(f"{len(options.prepared)} preparations for {len(probe_file)} probes: each serves one search")
-    identities = read_identity(options.probe), read_identity(options.gallery)
-    check_same_model(*identities)
-    model = next((identity.digest() for identity in identities if identity is not None), SYNTHETIC_MODEL)
+    specs = read_model_spec(options.probe), read_model_spec(options.gallery)
+    check_same_model(*specs)
+    model = next((spec.digest() for spec in specs if spec is not None), SYNTHETIC_MODEL)
     terms = Terms(options.threshold, gallery_file.shape[1], options.params, options.cap, options.ladder, model)
     with ExitStack() as stack:
         files = [stack.enter_context(closing(open_preparation(path))) for path in options.prepared]
@@ -147,8 +147,8 @@ def run_prepare(
     if not out.parent.is_dir():
         raise InputError(f"the folder of {out} does not exist")
     gallery_file = read_gallery(gallery_path)
-    identity = read_identity(gallery_path)
-    model = SYNTHETIC_MODEL if identity is None else identity.digest()
+    spec = read_model_spec(gallery_path)
+    model = SYNTHETIC_MODEL if spec is None else spec.digest()
     warm_up(params, threads)
     gallery = enrol(gallery_file, params, model, threads, errors)
     engine = EncryptedEngine(threads)

@@ -91,7 +91,7 @@ def status(folder: Dir, as_json: Json = False) -> None:
         print(json.dumps(report))
         return
     supplies = report.pop("preparations", None)
-    for key, value in report.items():  # no table: it would cut a log's identity, which `evidence hold` needs whole
+    for key, value in report.items():  # no table: it would cut a log's ID, which `evidence hold` needs whole
         lines = (value or ["none"]) if isinstance(value, list) else [str(value)]
         for line in lines:
             output.print(f"{key.replace('_', ' '):<19} {line}", highlight=False)
@@ -124,7 +124,7 @@ def health(folder: Dir, as_json: Json = False) -> None:
 @node.command()
 def expire(folder: Dir, as_json: Json = False) -> None:
     """Delete what is past its retention, at a stopped node. A running node does this at start and then daily."""
-    from nodes.operator.database import expire as run
+    from nodes.operator.database import delete_expired as run
 
     done = run(folder)
     if as_json:
@@ -259,7 +259,7 @@ def query(
         template=probe.template,
         model=probe.model,
         holders=names_of(holders),
-        threshold=given or f"{default_threshold(probe.identity):f}",
+        threshold=given or f"{default_threshold(probe.spec):f}",
         case=case,
         offence=offence,
         maximum_penalty_years=max_penalty_years,

@@ -86,9 +86,9 @@ class PreparedFile:
         if holder.rings[HOLDER].root != gallery.root:
             raise PreparationFileError(f"{self.path} was made for another gallery")
 
-    def claim(self, identity: bytes) -> None:
+    def claim(self, preparation_id: bytes) -> None:
         """Use it: from here on the file is a tombstone, whatever happens. Raises `PreparationSpent` for another id."""
-        if identity != self.preparation.requester.identity:
+        if preparation_id != self.preparation.requester.preparation_id:
             raise PreparationSpent(f"{self.path} holds another preparation")
         tombstone = msgspec.msgpack.encode(_File(FORMAT, time.time()))
         handle = self._stream.fileno()
@@ -133,10 +133,12 @@ def check_no_copies(files: Sequence[PreparedFile]) -> None:
     """Raise `PreparationFileError` where two files hold one preparation: its mask would hide two probes."""
     seen: dict[bytes, Path] = {}
     for file in files:
-        identity = file.preparation.requester.identity
-        if identity in seen:
-            raise PreparationFileError(f"{file.path} is a copy of {seen[identity]}: a preparation serves one search")
-        seen[identity] = file.path
+        preparation_id = file.preparation.requester.preparation_id
+        if preparation_id in seen:
+            raise PreparationFileError(
+                f"{file.path} is a copy of {seen[preparation_id]}: a preparation serves one search"
+            )
+        seen[preparation_id] = file.path
 
 
 def _read(path: Path, content: bytes) -> tuple[LocalPreparation, bytes]:

@@ -63,8 +63,8 @@ def _probes_to_come(dim: int | None, models: Path | None, provider: ProviderName
         return dim, SYNTHETIC_MODEL
     from pets.faces import FaceModel
 
-    identity = FaceModel.load(models, provider.value).identity
-    return identity.dim, identity.digest()
+    spec = FaceModel.load(models, provider.value).spec
+    return spec.dim, spec.digest()
 
 
 def report_lines(report: PrepareReport, holders: tuple[str, ...]) -> Iterator[str]:

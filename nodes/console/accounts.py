@@ -152,7 +152,7 @@ class Accounts:
         raise SignInRefused
 
     def credential(self, handle: str) -> bytes | None:
-        """Identity of the person's passkey; empty for a key file, None before there is a key."""
+        """Credential ID of the person's passkey; empty for a key file, None before there is a key."""
         with self._database.reading() as session:
             row = session.get(AccountRow, handle)
             return None if row is None else row.credential

@@ -109,7 +109,7 @@ class ConsoleClient:
         return self.call("POST", "/photos", c.IntakeView, photo)
 
     def open_query(self, form: c.QueryForm) -> str:
-        """Put a query up for approval; gives its identity."""
+        """Put a query up for approval; gives its ID."""
         return self.call("POST", "/queries", c.Made, form).id
 
     def queries(self) -> list[QueryView]:
@@ -153,7 +153,7 @@ class ConsoleClient:
         return self.call("GET", f"/queries/{query}/matches", list[MatchView])
 
     def ask(self, candidate: str, wanted: c.Wanted) -> str:
-        """Ask for core data: signed; gives the request's identity."""
+        """Ask for core data: signed; gives the request's ID."""
         signed = self._signed(f"/candidates/{candidate}/core-data/to-sign", wanted)
         return self.call("POST", f"/candidates/{candidate}/core-data", c.Made, signed).id
 

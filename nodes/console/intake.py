@@ -24,7 +24,7 @@ from nodes.console.errors import UploadRefused
 from pets.errors import ParameterError, PhotoError
 from pets.faces import FaceModel
 from pets.photos import WEB_FORMATS, decode_photo
-from pets.templates import ModelIdentity, quantise
+from pets.templates import ModelSpec, quantise
 from pets.thresholds import default_threshold
 
 UPLOAD_LIMIT = 16 << 20  # bytes of a file
@@ -65,7 +65,7 @@ class Intake:
 
 
 class Intakes:
-    """Uploads by identity; each belongs to who made it and goes after 15 minutes, or when there are too many."""
+    """Uploads by ID; each belongs to who made it and goes after 15 minutes, or when there are too many."""
 
     def __init__(self, load: Callable[[], FaceModel], clock: Callable[[], float] = time.monotonic) -> None:
         self._load = load
@@ -120,7 +120,7 @@ class Intakes:
             FoundFace(_box(face.box, shrink), assess(image, face), quantise(face.template).tobytes()) for face in faces
         ]
         size = (round(width * shrink), round(height * shrink))
-        digest, threshold = model.identity.digest(), _threshold(model.identity)
+        digest, threshold = model.spec.digest(), _threshold(model.spec)
         return Intake(secrets.token_hex(16), owner, shown, *size, tuple(found), digest, threshold)
 
     def _drop_old(self) -> None:
@@ -129,9 +129,9 @@ class Intakes:
             self._kept.popitem(last=False)
 
 
-def _threshold(identity: ModelIdentity) -> str | None:
+def _threshold(spec: ModelSpec) -> str | None:
     try:
-        return f"{default_threshold(identity):f}"
+        return f"{default_threshold(spec):f}"
     except ParameterError:
         return None
 

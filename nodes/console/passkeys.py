@@ -55,7 +55,7 @@ def to_sign(settings: ConsoleConfig, credential: bytes, challenge: bytes) -> dic
 
 
 def registered(settings: ConsoleConfig, answer: str, challenge: bytes) -> tuple[PersonKey, bytes, int]:
-    """The new passkey: key, credential identity, signature counter. Raises `KeyRefused`."""
+    """The new passkey: key, credential ID, signature counter. Raises `KeyRefused`."""
     try:
         done = verify_registration_response(
             credential=_json(answer),

@@ -213,7 +213,7 @@ TEXTS = {
     "supervision.outcomes": "Outcomes of reviews",
     "supervision.erasures": "Erasures due elsewhere",
     "supervision.logs": "Logs and checkpoints",
-    "supervision.log": "Identity of the log",
+    "supervision.log": "ID of the log",
     "supervision.entries": "Entries",
     "supervision.checkpoint": "Last checkpoint",
     "supervision.evidence": "Evidence",

@@ -49,7 +49,7 @@ class Ledger:
     def note(self, content: Content, reason: Reason) -> None:
         """Write it down and sign a checkpoint. `accepted-loss` is signed as an order besides."""
         now = int(time.time() * 1000)
-        held = (content.identity, content.generation, content.rows, content.digest)
+        held = (content.database_id, content.generation, content.rows, content.digest)
         signature = None
         if reason == "accepted-loss":
             order = encode_labels("blind-lineup/accept-loss/v1", self._log.header.log, *held, now)
@@ -62,7 +62,7 @@ class Ledger:
 def difference(last: GalleryEntry, content: Content) -> str | None:
     """How a database differs from what the node had, in words; None if it is that one, or a later state of it."""
     had = f"the node had {last.rows} subjects"
-    if content.identity != last.identity:
+    if content.database_id != last.database_id:
         return f"it is another database, with {content.rows} subjects; {had}"
     if content.generation < last.generation:
         return f"it is an older state, with {content.rows} subjects; {had}"

@@ -284,8 +284,8 @@ def _from_hex(path: Path) -> bytes:
     return bytes.fromhex(text)
 
 
-class NodeNotary:
-    """Implements `protocol.steps.Notary` for a node and its peers."""
+class NodeKeyring:
+    """Implements `protocol.steps.Keyring` for a node and its peers."""
 
     def __init__(self, identity: NodeIdentity, peers: Mapping[str, Peer]) -> None:
         self._identity = identity

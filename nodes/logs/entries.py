@@ -89,12 +89,12 @@ class TranscriptEntry(Entry, frozen=True):
 
 
 class GalleryEntry(Entry, frozen=True):
-    """What the node's database held: its identity, the number of changes, of subjects, and their digest.
+    """What the node's database held: its id, the number of changes, of subjects, and their digest.
 
     `reason`: why it was written down. `signature`: of the node, over an order to accept a loss; else None.
     """
 
-    identity: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    database_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     generation: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
     rows: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
     digest: Digest
@@ -120,7 +120,7 @@ class LogHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
     @property
     def log(self) -> bytes:
-        """The log's identity, 32 bytes."""
+        """The log's ID, 32 bytes."""
         return labelled_hash("log", self.version, self.kind, self.owner, self.nonce)
 
 

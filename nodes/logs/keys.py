@@ -56,7 +56,7 @@ class KeySlots:
 
     @staticmethod
     def create(path: Path, log: bytes) -> None:
-        """An empty file for the log with identity `log`."""
+        """An empty file for the log with ID `log`."""
         create_file(path, _MAGIC + log)
 
     def add(self, slots: Sequence[Slot]) -> None:

@@ -31,7 +31,7 @@ def new_key(path: Path) -> Path:
 
 
 def parse_log(text: str) -> bytes:
-    """A log's identity, 32 bytes, from 64 hexadecimal digits. Raises `InputError`."""
+    """A log's ID, 32 bytes, from 64 hexadecimal digits. Raises `InputError`."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise InputError(
             f"log {text!r:.70}: must be 64 lower-case hexadecimal digits, as `lineup node status` shows them"

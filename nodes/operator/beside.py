@@ -93,7 +93,7 @@ def restore_beside(folder: Path, config: NodeConfig, source: Path, old_keys: Seq
             with CaseDesk.open(folder) as opened:
                 with opened.office.vault.writing() as session:
                     restored.catch_up(opened.office, session, _stated(folder))
-                opened.expire()
+                opened.delete_expired_case_data()
 
 
 def _readable(place: Path, config: NodeConfig) -> bool:

@@ -21,7 +21,7 @@ from nodes.casework import desk, vault
 from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
 from nodes.config.storage import open_store, storage_key
 from nodes.evidence import sealed
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import Ledger
 from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
@@ -29,7 +29,7 @@ from nodes.logs.frames import flush_folder, lock_folder
 from nodes.logs.of_node import open_log
 from nodes.operator import beside
 from nodes.service.expiry import Expired
-from nodes.service.expiry import expire as expire_at
+from nodes.service.expiry import delete_expired as delete_expired_now
 from nodes.store import GalleryStore, StorageKey, StoreError
 from nodes.store.backup import CarriedOver, carry_over, copy_database, replace_database
 from nodes.store.derived import reseal_salt
@@ -162,7 +162,7 @@ def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, ye
 def _restored(
     config: NodeConfig, store: GalleryStore, now: datetime, forgotten: int, lost: tuple[str, ...]
 ) -> Restored:
-    expired, until = len(store.expire(now)), store.claims_lost_until
+    expired, until = len(store.delete_expired_subjects(now)), store.claims_lost_until
     skew = config.policy.clock_skew_seconds  # by so much a warrant may be dated ahead
     moment = None if until is None else datetime.fromtimestamp(until + skew, now.tzinfo)
     return Restored(store.count(), forgotten, expired, lost, moment)
@@ -230,19 +230,19 @@ def _remove(database: Path) -> None:
         Path(f"{database}{suffix}").unlink(missing_ok=True)
 
 
-def expire(folder: Path) -> Expired:
+def delete_expired(folder: Path) -> Expired:
     """Delete what is past its time, at a node that is stopped. Raises `InputError` for one that runs."""
     identity = load_identity(folder)
     with open_store(identity.config) as store:
         try:
-            keeper = Keeper(identity, folder)
+            archive = Archive(identity, folder)
         except LogInUse:
             raise InputError(f"{identity.config.name} is running: it does this itself, daily") from None
         try:
-            done = expire_at(store, keeper, identity.config, datetime.now(timezone.utc))
+            done = delete_expired_now(store, archive, identity.config, datetime.now(timezone.utc))
             if identity.config.role is not Role.ROUTER:
                 with desk.CaseDesk.open(folder) as cases:
-                    cases.expire()
+                    cases.delete_expired_case_data()
             return done
         finally:
-            keeper.close()
+            archive.close()

@@ -34,7 +34,7 @@ from nodes.store.enrolment import check_allowed
 from pets.errors import InputError, ModelMismatch, OddPhoto, PhotoError
 from pets.faces import FaceModel, Provider
 from pets.fusion import fuse
-from pets.templates import load_templates, quantise_rows, read_identity, sidecar_path
+from pets.templates import load_templates, quantise_rows, read_model_spec, sidecar_path
 from protocol.approval import PersonRole
 from protocol.terms import SYNTHETIC_MODEL
 
@@ -108,9 +108,9 @@ def enroll(
         from pets.photos import skipped_files  # needs the extra faces, which templates do not
 
         model = FaceModel.load(models, provider)
-        _check_model(store, model.identity.digest(), f"the photos are embedded by {model.identity}")
+        _check_model(store, model.spec.digest(), f"the photos are embedded by {model.spec}")
         groups = table_groups(table) if table is not None else photo_groups(sources, grouping)
-        details = _Details(category, status, until, model.identity.digest())
+        details = _Details(category, status, until, model.spec.digest())
         result = _Enrolment(store, model, details, largest, apart).run(groups, progress)
         return msgspec.structs.replace(result, skipped=tuple(str(path) for path in skipped_files(sources)))
 
@@ -129,9 +129,9 @@ def _enroll_templates(
     store: GalleryStore, path: Path, category: Category, status: Status, until: date, progress: Progress
 ) -> Enrolled:
     unit = load_templates(path, what="templates")
-    identity = read_identity(path)
-    model = identity.digest() if identity is not None else SYNTHETIC_MODEL
-    whose = f"{path} says {identity}" if identity is not None else f"no {sidecar_path(path)} names the model of {path}"
+    spec = read_model_spec(path)
+    model = spec.digest() if spec is not None else SYNTHETIC_MODEL
+    whose = f"{path} says {spec}" if spec is not None else f"no {sidecar_path(path)} names the model of {path}"
     _check_model(store, model, whose)
     templates = np.atleast_2d(quantise_rows(unit, name=str(path)))
     result = store.enrol_many(

@@ -14,20 +14,20 @@ from pets.errors import InputError, UnreadablePhoto
 from pets.faces import Embedded, FaceModel, Provider
 from pets.fusion import fuse
 from pets.photos import decode_photo
-from pets.templates import ModelIdentity, load_templates, quantise, read_identity
+from pets.templates import ModelSpec, load_templates, quantise, read_model_spec
 from protocol.terms import SYNTHETIC_MODEL
 
 
 @dataclass(frozen=True)
 class PreparedProbe:
-    """`template`: int8 (d,) as bytes. `identity`: of its model, None if unknown. `quality`: 0 to 100 each.
+    """`template`: int8 (d,) as bytes. `spec`: of its model, None if unknown. `quality`: 0 to 100 each.
 
     `photo`: as it was given, the first of several, None for a template. `several`: faces on each photo that had more
     than one, of which the largest was taken.
     """
 
     template: bytes = field(repr=False)
-    identity: ModelIdentity | None
+    spec: ModelSpec | None
     photo: bytes | None = field(repr=False)
     quality: dict[str, int]
     several: dict[str, int] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class PreparedProbe:
     @property
     def model(self) -> bytes:
         """Digest of the model, 32 bytes."""
-        return SYNTHETIC_MODEL if self.identity is None else self.identity.digest()
+        return SYNTHETIC_MODEL if self.spec is None else self.spec.digest()
 
 
 def prepare_probe(photos: Sequence[Path], models: Path | None, provider: Provider, largest: bool) -> PreparedProbe:
@@ -51,7 +51,7 @@ def prepare_probe(photos: Sequence[Path], models: Path | None, provider: Provide
         unit = load_templates(path, what="probe")
         if unit.ndim == 2 and len(unit) != 1:
             raise InputError(f"{path} holds {len(unit)} templates; a query has one probe")
-        return PreparedProbe(quantise(unit.reshape(-1)).tobytes(), read_identity(path), None, {})
+        return PreparedProbe(quantise(unit.reshape(-1)).tobytes(), read_model_spec(path), None, {})
     read: list[tuple[str, bytes]] = []
     for one in photos:
         (photo, *others) = _read(one)
@@ -65,14 +65,14 @@ def prepare_probe(photos: Sequence[Path], models: Path | None, provider: Provide
     fused = fuse(np.stack([face.template for face, _ in seen]), [name for name, _ in read])
     quality = {component: min(measured[component] for _, measured in seen) for component in seen[0][1]}
     several = {name: face.faces for (name, _), (face, _) in zip(read, seen, strict=True) if face.faces > 1}
-    return PreparedProbe(quantise(fused).tobytes(), faces.identity, read[0][1], quality, several)
+    return PreparedProbe(quantise(fused).tobytes(), faces.spec, read[0][1], quality, several)
 
 
 def prepare_photo(data: bytes, name: str, faces: FaceModel, largest: bool = False) -> PreparedProbe:
     """A photo that is here already; `name`: what errors call it. Raises `PhotoError`."""
     face, quality = _embedded(data, name, faces, largest)
     several = {name: face.faces} if face.faces > 1 else {}
-    return PreparedProbe(quantise(face.template, name=name).tobytes(), faces.identity, data, quality, several)
+    return PreparedProbe(quantise(face.template, name=name).tobytes(), faces.spec, data, quality, several)
 
 
 def _embedded(data: bytes, name: str, faces: FaceModel, largest: bool) -> tuple[Embedded, dict[str, int]]:

@@ -22,7 +22,7 @@ class Waiting:
     """
 
     conversation: bytes
-    identity: bytes
+    preparation_id: bytes
     requester: str
     holders: tuple[str, ...]
     made: float
@@ -106,7 +106,7 @@ class Entry:
         assert size is not None
         waiting = Waiting(
             conversation,
-            preparation.identity,
+            preparation.preparation_id,
             preparation.requester,
             tuple(sorted(rings)),
             made,

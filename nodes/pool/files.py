@@ -1,4 +1,4 @@
-"""Preparations sealed on disk: one file each, named by its identity, encrypted under the node's storage key.
+"""Preparations sealed on disk: one file each, named by its ID, encrypted under the node's storage key.
 
 A file under another name, under another key or with a changed byte does not open. Deleting a file does not overwrite
 it: what is left of it on the disk is as encrypted as it was.
@@ -64,7 +64,7 @@ class SealedFiles:
         """
         role = next(role for role, kind in _KINDS.items() if isinstance(preparation, kind))
         content = Sealed(conversation, made, role, pack(preparation))
-        name = preparation.identity.hex()
+        name = preparation.preparation_id.hex()
         data = self._key.seal(msgspec.msgpack.encode(content), _COLUMN, name)
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         try:
@@ -75,30 +75,30 @@ class SealedFiles:
             raise
         return len(data)
 
-    def read(self, identity: bytes) -> tuple[bytes, float, Preparation]:
+    def read(self, preparation_id: bytes) -> tuple[bytes, float, Preparation]:
         """Conversation, time and preparation of a file. Raises OSError, `StoreCorrupted`, `PreparationError`."""
-        name = identity.hex()
+        name = preparation_id.hex()
         data = self._key.unseal((self._folder / name).read_bytes(), _COLUMN, name)
         try:
             content = msgspec.msgpack.decode(data, type=Sealed)
         except MALFORMED:
             raise StoreCorrupted(f"the {_COLUMN} of {name} was written by another version") from None
         preparation: Preparation = unpack(content.packed, _KINDS[content.role])
-        if preparation.identity != identity:
+        if preparation.preparation_id != preparation_id:
             raise StoreCorrupted(f"the {_COLUMN} of {name} is another one's")
         return content.conversation, content.made, preparation
 
-    def size(self, identity: bytes) -> int:
+    def size(self, preparation_id: bytes) -> int:
         """Bytes of a file."""
-        return (self._folder / identity.hex()).stat().st_size
+        return (self._folder / preparation_id.hex()).stat().st_size
 
-    def remove(self, identity: bytes) -> None:
+    def remove(self, preparation_id: bytes) -> None:
         """Delete a file, if there is one. What cannot be deleted is said in the log."""
         try:
-            (self._folder / identity.hex()).unlink(missing_ok=True)
+            (self._folder / preparation_id.hex()).unlink(missing_ok=True)
         except OSError as error:
             log.error(
-                "a preparation's file stays", extra={"preparation": identity.hex(), "error": type(error).__name__}
+                "a preparation's file stays", extra={"preparation": preparation_id.hex(), "error": type(error).__name__}
             )
 
     def listed(self) -> list[bytes]:
@@ -116,13 +116,13 @@ class SealedFiles:
 
     def opened(self) -> Iterator[tuple[bytes, float, Preparation, int]]:
         """Every file that opens, one at a time. One that does not is dropped with a line in the log."""
-        for identity in self.listed():
+        for preparation_id in self.listed():
             try:
-                conversation, made, preparation = self.read(identity)
-                size = self.size(identity)
+                conversation, made, preparation = self.read(preparation_id)
+                size = self.size(preparation_id)
             except (OSError, LineupError) as error:
-                log.warning("a preparation that cannot be read is dropped", extra=fields(identity, error))
-                self.remove(identity)
+                log.warning("a preparation that cannot be read is dropped", extra=fields(preparation_id, error))
+                self.remove(preparation_id)
                 continue
             yield conversation, made, preparation, size
 
@@ -130,14 +130,14 @@ class SealedFiles:
 def reseal(folder: Path, old: StorageKey, new: StorageKey) -> int:
     """Encrypt every file anew; gives how many. May be interrupted and called again. What opens under neither stays."""
     done = 0
-    for identity in SealedFiles(folder, new).listed():
-        path, name = folder / identity.hex(), identity.hex()
+    for preparation_id in SealedFiles(folder, new).listed():
+        path, name = folder / preparation_id.hex(), preparation_id.hex()
         with suppress(StoreCorrupted):
             replace_private(path, new.seal(old.unseal(path.read_bytes(), _COLUMN, name), _COLUMN, name))
             done += 1
     return done
 
 
-def fields(identity: bytes, error: Exception | None = None) -> dict[str, str | None]:
+def fields(preparation_id: bytes, error: Exception | None = None) -> dict[str, str | None]:
     """What the log says of a preparation (`nodes.service.json_logs`)."""
-    return {"preparation": identity.hex(), "error": None if error is None else type(error).__name__}
+    return {"preparation": preparation_id.hex(), "error": None if error is None else type(error).__name__}

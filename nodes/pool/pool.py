@@ -1,7 +1,8 @@
 """`Pool`: what waits at a node, whatever its role; thread-safe.
 
-Where one goes: made (`admit`, `add` or `release`) -> waiting -> handed out (`take`) -> used (`spend`). `drop`, `expire`
-and `close` erase what waits. Used means claimed in the store, and the claim is there before anything else happens.
+Where one goes: made (`admit`, `add` or `release`) -> waiting -> handed out (`take`) -> used (`spend`). `drop`,
+`erase_expired` and `close` erase what waits. Used means claimed in the store, and the claim is there before all
+else.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Pool:
         Raises `QueryRefused` (capacity) if as many wait for this requester, or are being made, as may.
         """
         with self._lock:
-            self.expire(now)
+            self.erase_expired(now)
             waiting = [entry.waiting for entry in self._waiting.values() if entry.waiting.requester == requester]
             making = self._making[requester]
             number, limit = len(waiting) + len(making), self._policy.ready
@@ -98,24 +99,24 @@ class Pool:
         With a disk that is full it waits in memory. Raises `PreparationSpent` if it was used here before, and
         `StoreError` if the store does not say; it is erased then.
         """
-        identity = preparation.identity
+        preparation_id = preparation.preparation_id
         expires = now + self._policy.max_age_hours * 3600
         self.release(preparation.requester)
         try:
-            spent = preparation.spent or self._claimed(identity)
+            spent = preparation.spent or self._claimed(preparation_id)
         except StoreError:
             preparation.erase()
             raise
         if spent:
             preparation.erase()
-            raise PreparationSpent(f"preparation {identity.hex()[:16]} was used already; it does not wait again")
+            raise PreparationSpent(f"preparation {preparation_id.hex()[:16]} was used already; it does not wait again")
         size = self._seal(conversation, preparation, now) if self._policy.on_disk else None
         entry = Entry.of(conversation, preparation, now, expires, size)
         if size is not None:
             preparation.erase()
         with self._lock:
-            self._taken.pop(identity, None)
-            self._waiting[identity] = entry
+            self._taken.pop(preparation_id, None)
+            self._waiting[preparation_id] = entry
             self._count(made=1)
 
     def find(self, holders: Collection[str], dim: int, preset: str, model: bytes, now: float) -> bytes | None:
@@ -125,7 +126,7 @@ class Pool:
             for entry in sorted(self._waiting.values(), key=lambda entry: entry.waiting.made):
                 if not entry.reserved and _is_fresh(entry.waiting, now) and entry.serves(wanted, dim, preset, model):
                     entry.reserved = True
-                    return entry.waiting.identity
+                    return entry.waiting.preparation_id
         return None
 
     def ready(self, holders: Collection[str], dim: int, preset: str, model: bytes, now: float) -> int:
@@ -141,9 +142,9 @@ class Pool:
         with self._lock:
             others = [e for e in self._waiting.values() if not (e.reserved or e.serves(wanted, dim, preset, model))]
         oldest = min(others, key=lambda entry: entry.waiting.made, default=None)
-        return None if oldest is None else oldest.waiting.identity
+        return None if oldest is None else oldest.waiting.preparation_id
 
-    def take(self, identity: bytes, now: float, requester: str | None = None) -> Preparation:
+    def take(self, preparation_id: bytes, now: float, requester: str | None = None) -> Preparation:
         """Hand one out: from now on only the caller has it, and must `spend` or `drop` it.
 
         `requester`: who names it; another's stays where it is. Raises `UnknownPreparation` for what is not here, too
@@ -151,62 +152,62 @@ class Pool:
         (internal) if the store does not say: it waits on then.
         """
         with self._lock:
-            entry = self._waiting.get(identity)
+            entry = self._waiting.get(preparation_id)
         if entry is None:
-            raise UnknownPreparation(identity, "does not wait here")
+            raise UnknownPreparation(preparation_id, "does not wait here")
         if requester is not None and requester != entry.waiting.requester:
-            raise UnknownPreparation(identity, f"was not made for {requester}")
+            raise UnknownPreparation(preparation_id, f"was not made for {requester}")
         try:
             why = self._unusable(entry.waiting, now)
         except QueryRefused:
             entry.reserved = False  # else nobody would ever find it again
             raise
         with self._lock:
-            if self._waiting.pop(identity, None) is not entry:
-                raise UnknownPreparation(identity, "does not wait here any more")
-            self._taken[identity] = entry
+            if self._waiting.pop(preparation_id, None) is not entry:
+                raise UnknownPreparation(preparation_id, "does not wait here any more")
+            self._taken[preparation_id] = entry
         if why is not None:
             self._forget(entry)
-            raise UnknownPreparation(identity, why)
+            raise UnknownPreparation(preparation_id, why)
         if entry.preparation is not None:
             resting, entry.preparation = entry.preparation, None
             return resting.wake()
         try:
-            return self._files.read(identity)[2]
+            return self._files.read(preparation_id)[2]
         except (OSError, LineupError) as error:
-            log.warning("a sealed preparation is lost", extra=fields(identity, error))
-            self.drop(identity)
-            raise UnknownPreparation(identity, "cannot be read any more") from None
+            log.warning("a sealed preparation is lost", extra=fields(preparation_id, error))
+            self.drop(preparation_id)
+            raise UnknownPreparation(preparation_id, "cannot be read any more") from None
 
-    def spend(self, identity: bytes) -> None:
+    def spend(self, preparation_id: bytes) -> None:
         """Mark as used, once and for all; call it before anything that follows from it leaves.
 
         The mark is on disk when this returns. Raises `PreparationSpent` the second time, by any process and after any
         restart, and `QueryRefused` (internal) if the mark cannot be written: then it must not be used.
         """
         try:
-            self._claim(identity)
+            self._claim(preparation_id)
         except QueryReplayed:
             raise PreparationSpent(
-                f"preparation {identity.hex()[:16]} was used already; it serves one search"
+                f"preparation {preparation_id.hex()[:16]} was used already; it serves one search"
             ) from None
         except StoreError as error:
-            log.error("the store cannot be used", extra=fields(identity, error))
+            log.error("the store cannot be used", extra=fields(preparation_id, error))
             raise QueryRefused("internal", str(error)) from error
         finally:
-            self._remove(identity)
+            self._remove(preparation_id)
         with self._lock:
             self._count(spent=1)
 
-    def drop(self, identity: bytes) -> None:
+    def drop(self, preparation_id: bytes) -> None:
         """Give up one that was not used: it never is. Nothing happens if it is not here."""
         try:
-            self._claim(identity)
+            self._claim(preparation_id)
         except QueryReplayed:
             pass
         except StoreError as error:  # whoever has a copy of its file could put it back until it is too old
-            log.error("a preparation was erased, but not marked", extra=fields(identity, error))
-        if self._remove(identity):
+            log.error("a preparation was erased, but not marked", extra=fields(preparation_id, error))
+        if self._remove(preparation_id):
             with self._lock:
                 self._count(dropped=1)
 
@@ -214,10 +215,12 @@ class Pool:
         """Drop what was made for another version of the gallery; gives how many."""
         return self._drop_all(lambda entry: entry.roots != {gallery_root_is_not})
 
-    def retain(self, requester: str, identities: Collection[bytes]) -> int:
+    def retain(self, requester: str, preparation_ids: Collection[bytes]) -> int:
         """Drop what waits for a requester that says it has only these, after it lost its own; gives how many."""
-        kept = frozenset(identities)
-        return self._drop_all(lambda entry: entry.waiting.requester == requester and entry.waiting.identity not in kept)
+        kept = frozenset(preparation_ids)
+        return self._drop_all(
+            lambda entry: entry.waiting.requester == requester and entry.waiting.preparation_id not in kept
+        )
 
     def drop_with(self, peer: str | None) -> int:
         """Drop what waits for a requester, or with a holder, that is no peer any more; None: with anybody."""
@@ -225,7 +228,7 @@ class Pool:
             lambda entry: peer is None or peer == entry.waiting.requester or peer in entry.waiting.holders
         )
 
-    def expire(self, now: float) -> int:
+    def erase_expired(self, now: float) -> int:
         """Erase what is too old; gives how many."""
         with self._lock:
             entries = (*self._waiting.values(), *self._taken.values())
@@ -241,7 +244,7 @@ class Pool:
             free = [entry.waiting for entry in self._waiting.values() if not entry.reserved]
         return sorted(free, key=lambda waiting: waiting.made)
 
-    def identities(
+    def preparation_ids(
         self, requester: str, roots: Collection[bytes] | None = None, holder: str | None = None
     ) -> frozenset[bytes]:
         """Of what waits for a requester, or was handed out and not used so far.
@@ -251,7 +254,7 @@ class Pool:
         with self._lock:
             entries = (*self._waiting.values(), *self._taken.values())
             return frozenset(
-                entry.waiting.identity
+                entry.waiting.preparation_id
                 for entry in entries
                 if entry.waiting.requester == requester
                 and (roots is None or entry.roots <= frozenset(roots))
@@ -281,17 +284,17 @@ class Pool:
             preparation.erase()
             why = self._unusable(entry.waiting, now)
             if why is not None:
-                log.info("a sealed preparation %s and is deleted", why, extra=fields(entry.waiting.identity))
+                log.info("a sealed preparation %s and is deleted", why, extra=fields(entry.waiting.preparation_id))
                 self._forget(entry)
                 continue
-            self._waiting[entry.waiting.identity] = entry
+            self._waiting[entry.waiting.preparation_id] = entry
 
     def _seal(self, conversation: bytes, preparation: Preparation, now: float) -> int | None:
         try:
             return self._files.write(conversation, preparation, now)
         except (OSError, OverflowError) as error:
             log.warning(
-                "a preparation could not be sealed and waits in memory", extra=fields(preparation.identity, error)
+                "a preparation could not be sealed and waits in memory", extra=fields(preparation.preparation_id, error)
             )
             return None
 
@@ -300,9 +303,9 @@ class Pool:
         if not _is_fresh(waiting, now):
             return f"expired: it was made {now - waiting.made:.0f} s ago, limit {waiting.expires - waiting.made:.0f}"
         try:
-            claimed, lost = self._claimed(waiting.identity), self._store.claims_lost_until
+            claimed, lost = self._claimed(waiting.preparation_id), self._store.claims_lost_until
         except StoreError as error:
-            log.error("the store cannot be used", extra=fields(waiting.identity, error))
+            log.error("the store cannot be used", extra=fields(waiting.preparation_id, error))
             raise QueryRefused("internal", str(error)) from error
         if claimed:
             return "was used already"
@@ -310,37 +313,37 @@ class Pool:
             return "was made before a restore that lost what was used"
         return None
 
-    def _claimed(self, identity: bytes) -> bool:
-        return self._store.has_claimed(identity, STEP)
+    def _claimed(self, preparation_id: bytes) -> bool:
+        return self._store.has_claimed(preparation_id, STEP)
 
-    def _claim(self, identity: bytes) -> None:
-        self._store.claim_query(identity, identity, datetime.now(timezone.utc), step=STEP)
+    def _claim(self, preparation_id: bytes) -> None:
+        self._store.claim_query(preparation_id, preparation_id, datetime.now(timezone.utc), step=STEP)
 
-    def _remove(self, identity: bytes) -> bool:
+    def _remove(self, preparation_id: bytes) -> bool:
         """Erase it here; whether it was here. What was handed out is its owner's to erase, but for the file."""
         with self._lock:
-            entry = self._waiting.get(identity) or self._taken.get(identity)
+            entry = self._waiting.get(preparation_id) or self._taken.get(preparation_id)
             if entry is not None:
                 self._forget(entry)
         if entry is None:
-            self._files.remove(identity)
+            self._files.remove(preparation_id)
         return entry is not None
 
     def _forget(self, entry: Entry) -> None:
-        identity = entry.waiting.identity
+        preparation_id = entry.waiting.preparation_id
         with self._lock:
-            self._waiting.pop(identity, None)
-            self._taken.pop(identity, None)
+            self._waiting.pop(preparation_id, None)
+            self._taken.pop(preparation_id, None)
         if entry.preparation is not None:
             entry.preparation.erase()
         if entry.waiting.on_disk:
-            self._files.remove(identity)
+            self._files.remove(preparation_id)
 
     def _drop_all(self, which: Callable[[Entry], bool]) -> int:
         with self._lock:
-            found = [entry.waiting.identity for entry in self._waiting.values() if which(entry)]
-        for identity in found:
-            self.drop(identity)
+            found = [entry.waiting.preparation_id for entry in self._waiting.values() if which(entry)]
+        for preparation_id in found:
+            self.drop(preparation_id)
         return len(found)
 
     def _count(self, **more: int) -> None:

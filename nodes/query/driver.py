@@ -13,14 +13,14 @@ from functools import partial
 import anyio
 
 from nodes.query.scorer import Scorer
-from nodes.transport.outbox import Outbox, PeerRefused, Transport
+from nodes.transport.send_queue import PeerRefused, SendQueue, Transport
 from pets.errors import LineupError
 from pets.sealing import SealingKey, SealingPublicKey
 from protocol.channel import ReceivingChannel, SendingChannel
 from protocol.errors import MissingMessage, PeerAborted, QueryRefused
 from protocol.machine import Machine
 from protocol.session import Session
-from protocol.steps import Notary, Receive, ReceiveAny, Work
+from protocol.steps import Keyring, Receive, ReceiveAny, Work
 
 log = logging.getLogger("lineup.driver")
 
@@ -34,7 +34,7 @@ INBOUND_BYTES = 16 * 2**20  # what of one query may wait to be worked on before 
 class Credentials:
     """What a node brings to a conversation. `sealing_keys`: the peers' public keys."""
 
-    notary: Notary
+    keyring: Keyring
     sealing_key: SealingKey
     sealing_keys: Mapping[str, SealingPublicKey]
 
@@ -94,7 +94,7 @@ class QueryDriver:
         self._sending: dict[str, SendingChannel] = {}
         self._receiving: dict[str, ReceivingChannel] = {}
         self._accepted: dict[str, int] = defaultdict(int)
-        self._outboxes: dict[str, Outbox] = {}
+        self._send_queues: dict[str, SendQueue] = {}
         self._inbound: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
         self._waiting_bytes = 0
         self._scoring: set[asyncio.Task[None]] = set()
@@ -150,8 +150,8 @@ class QueryDriver:
         self.task.cancel()
         for task in self._scoring:
             task.cancel()
-        for outbox in self._outboxes.values():
-            outbox.close()
+        for send_queue in self._send_queues.values():
+            send_queue.close()
         await asyncio.wait({self.task})
         if not self.finished:  # a task that is cancelled before its first step never runs, nor does what it would end
             await self._finish()
@@ -166,9 +166,9 @@ class QueryDriver:
                 self._waiting_bytes -= sum(size for _, size in actions)
         finally:
             await self._finish()
-        await asyncio.gather(*(outbox.flush(LINGER_SECONDS) for outbox in self._outboxes.values()))
-        for outbox in self._outboxes.values():
-            outbox.close()
+        await asyncio.gather(*(send_queue.flush(LINGER_SECONDS) for send_queue in self._send_queues.values()))
+        for send_queue in self._send_queues.values():
+            send_queue.close()
 
     async def _finish(self) -> None:
         try:
@@ -199,9 +199,11 @@ class QueryDriver:
         async with self._compute:
             sealed = await asyncio.to_thread(self._act, actions)
         for peer, units in sealed.items():
-            if peer not in self._outboxes:
-                self._outboxes[peer] = Outbox(self._transport, peer, self.machine.query, self._reach, self._peer_failed)
-            self._outboxes[peer].put(units)
+            if peer not in self._send_queues:
+                self._send_queues[peer] = SendQueue(
+                    self._transport, peer, self.machine.query, self._reach, self._peer_failed
+                )
+            self._send_queues[peer].put(units)
         while self.machine.wanted:
             task = asyncio.create_task(self._score(*self.machine.wanted.popleft()))
             self._scoring.add(task)
@@ -229,7 +231,7 @@ class QueryDriver:
             if peer not in self._sending:
                 credentials = self._credentials
                 channel = SendingChannel(
-                    self.machine.query, self.machine.name, peer, credentials.sealing_keys[peer], credentials.notary
+                    self.machine.query, self.machine.name, peer, credentials.sealing_keys[peer], credentials.keyring
                 )
                 self._sending[peer] = channel
                 sealed[peer].append(channel.hello)
@@ -246,7 +248,7 @@ class QueryDriver:
                     self.machine.name,
                     unit,
                     self._credentials.sealing_key,
-                    self._credentials.notary,
+                    self._credentials.keyring,
                 )
                 return
             frame = channel.open(unit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 
-from nodes.transport.outbox import PeerRefused
+from nodes.transport.send_queue import PeerRefused
 
 UNITS = 128  # of one peer that may wait for one query
 BYTES = 2**20  # a correct peer is not further ahead than its first small messages

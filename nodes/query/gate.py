@@ -11,8 +11,8 @@ from datetime import date, datetime, timezone
 import msgspec
 
 from nodes.config.schema import Role
-from nodes.evidence.keeper import Keeper
-from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
+from nodes.evidence.archive import Archive
+from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
 from nodes.query.metrics import Metrics
 from nodes.query.policy import Policy, PolicyRefused
 from nodes.store import GalleryStore, QueryReplayed, Status, StoreUnavailable
@@ -40,19 +40,25 @@ def reference_claim(query: bytes) -> bytes:
 
 
 class Gate:
-    """`store`: claims, quotas and counts of releases; `keeper`: evidence of queries answered before."""
+    """`store`: claims, quotas and counts of releases; `archive`: evidence of queries answered before."""
 
     def __init__(
         self,
         identity: NodeIdentity,
         peers: Mapping[str, Peer],
         store: GalleryStore,
-        keeper: Keeper,
-        notary: NodeNotary,
+        archive: Archive,
+        keyring: NodeKeyring,
         metrics: Metrics,
     ) -> None:
         self._name, self._metrics = identity.config.name, metrics
-        self._identity, self._peers, self._store, self._keeper, self._notary = identity, peers, store, keeper, notary
+        self._identity, self._peers, self._store, self._archive, self._keyring = (
+            identity,
+            peers,
+            store,
+            archive,
+            keyring,
+        )
         self._policy = Policy(identity.config.policy, store.take_quota, store.take_releases)
         self._clock_skew = identity.config.policy.clock_skew_seconds
 
@@ -64,7 +70,7 @@ class Gate:
         """The announcement inside a requester's first units. Raises `ProtocolError`, `QueryRefused`, `CryptoError`."""
         if len(units) < 2:
             raise OutOfTurn(f"{peer} opens a conversation without an announcement")
-        channel = ReceivingChannel(conversation, peer, self._name, units[0], self._identity.sealing, self._notary)
+        channel = ReceivingChannel(conversation, peer, self._name, units[0], self._identity.sealing, self._keyring)
         envelope = wire.decode(channel.open(units[1]))
         message = envelope.message
         # Exactly the place where the machine will look for it: otherwise another announcement could stand there.
@@ -94,7 +100,7 @@ class Gate:
         """Who asks, and the policy. No warrant and no quota: there is no probe yet. Raises `QueryRefused`."""
         if not prepare.signature:
             raise QueryRefused("warrant", f"{prepare.requester} asks for a preparation without a signature")
-        self._notary.check(prepare.requester, prepare_statement(prepare), prepare.signature)
+        self._keyring.check(prepare.requester, prepare_statement(prepare), prepare.signature)
         self._policy.check_preparation(requester_state=prepare.requester[:2], preset=prepare.preset)
         with self._claiming():
             self._check_fresh(conversation)
@@ -105,7 +111,7 @@ class Gate:
     def check(self, announce: Search, conversation: bytes) -> None:
         """Warrant, policy, replay: whatever can be refused before anything is used up. Raises `QueryRefused`."""
         now = time.time()
-        warrant = check_announcement(announce, self._notary, now, self._clock_skew)
+        warrant = check_announcement(announce, self._keyring, now, self._clock_skew)
         self._policy.check_query(
             requester_state=warrant.state,
             purpose=warrant.purpose,
@@ -147,7 +153,7 @@ class Gate:
 
     def _check_fresh(self, conversation: bytes) -> None:
         """Raise `QueryRefused` (replay) for a reference that was used before."""
-        if self._keeper.keeps(conversation):
+        if self._archive.keeps(conversation):
             raise QueryRefused("replay", "there is evidence of a query of this reference")
         if self._store.has_claimed(reference_claim(conversation), REFERENCE_STEP):
             raise QueryRefused("replay", "this reference was used before")

@@ -69,7 +69,7 @@ class Answering:
         made = machine.preparation
         try:
             if made is not None and made.rings and recorded:
-                self._node.keeper.keep_preparation(machine)
+                self._node.archive.keep_preparation(machine)
         except BaseException:
             recorded = False
             raise
@@ -84,19 +84,19 @@ class Answering:
         if made is None or not made.rings:
             self._node.pool.release(machine.parties.requester)
             return
-        identity = made.identity
+        preparation_id = made.preparation_id
         self.let_wait(machine.query, made)
-        self._node.promise(identity)
+        self._node.promise(preparation_id)
 
     def let_wait(self, conversation: bytes, made: Preparation) -> None:
         """Put what was made into the pool, unless one of its parties is no peer any more.
 
         After it is there: who removes a peer drops what waits with it, and may do so just before.
         """
-        identity, parties = made.identity, {made.requester, made.router, *made.rings}
+        preparation_id, parties = made.preparation_id, {made.requester, made.router, *made.rings}
         self._node.pool.add(conversation, made, time.time())
         if parties - {self._node.name} - set(self._node.peers):
-            self._node.pool.drop(identity)
+            self._node.pool.drop(preparation_id)
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
         self._gate.admit_preparation(announce, conversation)
@@ -124,7 +124,7 @@ class Answering:
             if self._node.config.role is Role.HOLDER:
                 return self._searching_holder(announce, conversation, made)
             if not isinstance(made, RouterPreparation):
-                raise UnknownPreparation(made.identity, "was not made by a router")
+                raise UnknownPreparation(made.preparation_id, "was not made by a router")
             return SearchingRouter(self._context(announce, conversation), made)
         except BaseException:
             self._give_up(made)
@@ -133,18 +133,18 @@ class Answering:
     def _waits(self, announce: Search) -> bool:
         """Looked at first: what was not prepared uses up no quota, and a quota that is used up no preparation."""
         wanted = announce.preparation, announce.requester
-        return any((item.identity, item.requester) == wanted for item in self._node.pool.standing())
+        return any((item.preparation_id, item.requester) == wanted for item in self._node.pool.standing())
 
     def _searching_holder(self, announce: Search, conversation: bytes, made: Preparation) -> SearchingHolder:
         ring = made.rings.get(self._node.name)
         if ring is None or not isinstance(made, HolderPreparation):
-            raise UnknownPreparation(made.identity, "was not made by this holder")
+            raise UnknownPreparation(made.preparation_id, "was not made by this holder")
         context = self._answering(announce, conversation)
         assert announce.warrant is not None  # the gate has checked it
         purpose, empty = Purpose(announce.warrant.purpose), (made.dim, made.model)
         lent = self._node.galleries.lend(made.preset, ring.root, empty, purpose)
         if lent is None:
-            raise UnknownPreparation(made.identity, "is for a version of the gallery that is gone")
+            raise UnknownPreparation(made.preparation_id, "is for a version of the gallery that is gone")
         gallery, live = lent
         try:
             return SearchingHolder(context, gallery, made, live)
@@ -158,7 +158,7 @@ class Answering:
         threads = node.threads if isinstance(announce, Search) else node.preparing_threads
         parties = parties_of(announce)
         return Context(
-            node.name, conversation, parties, threads, notary=node.notary, admitted=digest_of(announce),
+            node.name, conversation, parties, threads, keyring=node.keyring, admitted=digest_of(announce),
             accept=node.pool.spend,
         )  # fmt: skip
 
@@ -166,7 +166,7 @@ class Answering:
         """And a holder in a search."""
         return replace(
             self._context(announce, conversation),
-            keep=self._node.keeper.keep_holder,
+            keep=self._node.archive.keep_holder,
             answer=partial(self._gate.answer, announce),
             release=partial(self._release, announce, conversation),
         )
@@ -181,5 +181,5 @@ class Answering:
             raise QueryRefused("internal", str(error)) from error
 
     def _give_up(self, made: Preparation) -> None:
-        self._node.pool.drop(made.identity)
+        self._node.pool.drop(made.preparation_id)
         made.erase()

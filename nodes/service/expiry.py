@@ -24,7 +24,7 @@ import msgspec
 
 from nodes.config.schema import NodeConfig
 from nodes.evidence import followed_up, links
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.logs.entries import TranscriptEntry, retention_end
 from nodes.logs.log import TamperEvidentLog
 from nodes.store import GalleryStore
@@ -41,9 +41,9 @@ class Expired(msgspec.Struct, frozen=True):
     sealed_files: int
 
 
-def expire(
+def delete_expired(
     store: GalleryStore,
-    keeper: Keeper,
+    archive: Archive,
     config: NodeConfig,
     now: datetime,
     writing: AbstractContextManager[Any] | None = None,
@@ -54,10 +54,10 @@ def expire(
     """
     writing = writing or nullcontext()
     moment = int(now.timestamp() * 1000)
-    subjects = len(store.expire(now))
+    subjects = len(store.delete_expired_subjects(now))
     store.purge_claims(now - _CLAIMS)
     store.purge_releases(now.date() - timedelta(config.policy.release_window_days - 1))
-    log = keeper.transcript
+    log = archive.transcript
     with writing:
         due, kept = log.due(moment), log.held()
     held = _queries(log, kept, writing)
@@ -69,18 +69,18 @@ def expire(
     def is_sealed_long_enough(written: int) -> bool:
         return written + config.retention.sealed_days * 24 * 3600 * 1000 <= moment
 
-    evidence = [path for path, at in _files(keeper.folder / "evidence", held) if path.name in over or is_old(at)]
-    sealed = [path for path, at in _files(keeper.folder / "sealed", held) if is_sealed_long_enough(at)]
-    told = [path for path, at in _files(keeper.folder / followed_up.FOLDER, held) if is_old(at)]
+    evidence = [path for path, at in _files(archive.folder / "evidence", held) if path.name in over or is_old(at)]
+    sealed = [path for path, at in _files(archive.folder / "sealed", held) if is_sealed_long_enough(at)]
+    told = [path for path, at in _files(archive.folder / followed_up.FOLDER, held) if is_old(at)]
     made = [
         path
-        for path, at in _files(keeper.folder / links.FOLDER, set())
+        for path, at in _files(archive.folder / links.FOLDER, set())
         if is_old(at) and path.read_bytes().hex() not in held
     ]
     for path in (*evidence, *sealed, *told, *made):
         path.unlink()
     with writing:
-        erased = len(log.erase_due(moment)) + len(keeper.article_forty.erase_due(moment))
+        erased = len(log.erase_due(moment)) + len(archive.article_forty.erase_due(moment))
     return Expired(subjects, erased, len(evidence) + len(told), len(sealed))
 
 

@@ -23,7 +23,7 @@ from nodes.casework.office import Payload
 from nodes.casework.tables import PersonRow, StatementRow
 from nodes.config.schema import Role
 from nodes.service.operator_api import SearchReport, SearchRequest
-from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from pets.errors import CryptoError, InputError, LineupError
 from protocol.documents import DOCUMENT_LIMIT, open_document, seal_document
 from protocol.errors import QueryRefused
@@ -57,7 +57,7 @@ class FollowUp:
     def __init__(self, node: Node) -> None:
         self._node = node
         gallery = node.store if node.config.role is Role.HOLDER else None
-        self.desk = CaseDesk.of_node(node.identity, node.peers, node.keeper.folder, gallery)
+        self.desk = CaseDesk.of_node(node.identity, node.peers, node.archive.folder, gallery)
         self._searches: set[asyncio.Task[None]] = set()
         self._alarmed = 0.0
         with self.desk.office.vault.writing() as session:
@@ -95,7 +95,7 @@ class FollowUp:
 
     def _answer(self, peer: str, body: bytes) -> bytes:
         office, node = self.desk.office, self._node
-        statement, payload = open_document(body, node.identity.sealing, peer, node.name, office.notary)
+        statement, payload = open_document(body, node.identity.sealing, peer, node.name, office.keyring)
         public = node.peers[peer].sealing_key
         try:
             with office.vault.writing() as session:
@@ -116,7 +116,7 @@ class FollowUp:
         if self.desk.office.role is not Role.HOLDER:
             raise StatementRefused("only a holder shows candidates", "state")
         inbox.check_sender(self.desk.office, statement)  # before it enters this node's evidence of the query
-        if not self._node.keeper.keeps(statement.query):
+        if not self._node.archive.keeps(statement.query):
             raise StatementRefused("candidates of a query that this node does not know", "state")
         if inbox.kept(session, statement.digest) is None:
             same = (
@@ -153,14 +153,14 @@ class FollowUp:
     def log_statements(self) -> None:
         """Put what is new into the transcript log and the evidence."""
         office = self.desk.office
-        with self._node.keeper.writing:  # one at a time: each statement once
+        with self._node.archive.writing:  # one at a time: each statement once
             with office.vault.reading() as session:
                 rows = session.scalars(
                     select(StatementRow).where(StatementRow.logged.is_(False)).order_by(StatementRow.id)
                 ).all()
                 waiting = [(row.id, row.content, row.direction, row.peer) for row in rows]
             for number, content, direction, peer in waiting:
-                self._node.keeper.keep_statement(decode_statement(content), direction, peer)  # type: ignore[arg-type]
+                self._node.archive.keep_statement(decode_statement(content), direction, peer)  # type: ignore[arg-type]
                 with office.vault.writing() as session:
                     row = session.get(StatementRow, number)
                     assert row is not None
@@ -179,10 +179,10 @@ class FollowUp:
             task.add_done_callback(self._searches.discard)
 
     async def _search(self, launch: cases.Launch) -> None:
-        from nodes.service.requester import Approved, AskingNode
+        from nodes.service.requester import Approved, RequesterNode
 
         office, node = self.desk.office, self._node
-        assert isinstance(node, AskingNode)
+        assert isinstance(node, RequesterNode)
 
         def begins(attempt: bytes) -> None:
             with office.vault.writing() as session:
@@ -261,7 +261,7 @@ class FollowUp:
 
     def _take_answer(self, number: int, statement: Statement, answer: bytes) -> None:
         office, node = self.desk.office, self._node
-        reply, payload = open_document(answer, node.identity.sealing, statement.receiver, node.name, office.notary)
+        reply, payload = open_document(answer, node.identity.sealing, statement.receiver, node.name, office.keyring)
         content = reply.content
         with office.vault.writing() as session:
             if isinstance(statement.content, CandidatesWanted):

@@ -10,7 +10,7 @@ import numpy as np
 
 from nodes.config.names import Purpose
 from nodes.config.schema import NodeConfig
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.service.guard import Guard
 from nodes.store import EmptyStore, GalleryStore
 from nodes.store.derived import DerivedGallery, salt_seed
@@ -29,10 +29,10 @@ class Galleries:
     A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29).
     """
 
-    def __init__(self, config: NodeConfig, store: GalleryStore, keeper: Keeper, guard: Guard, threads: int) -> None:
+    def __init__(self, config: NodeConfig, store: GalleryStore, archive: Archive, guard: Guard, threads: int) -> None:
         self._policy = config.policy
         self._store, self._guard, self._threads = store, guard, threads
-        self._salt_seed = salt_seed(keeper.folder, keeper.key)
+        self._salt_seed = salt_seed(archive.folder, archive.key)
         self._derived: dict[str, DerivedGallery] = {}
 
     def current(self, name: str, dim: int, model: bytes) -> Gallery:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.logs.checkpoints import (
     BadCheckpoint,
     Checkpoint,
@@ -34,7 +34,7 @@ from nodes.logs.checkpoints import (
 from nodes.logs.entries import Kind
 from nodes.logs.of_node import CONTEXT
 from nodes.query.metrics import Metrics
-from nodes.transport.outbox import PeerRefused, PeerUnreachable, Transport
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable, Transport
 from nodes.verify.format import Witnessed
 from pets.errors import MALFORMED
 from pets.merkle import MerkleError
@@ -60,11 +60,11 @@ class Gossip:
         name: str,
         own: VerifyKey,
         keys: Mapping[str, VerifyKey],
-        keeper: Keeper,
+        archive: Archive,
         transport: Transport,
         metrics: Metrics,
     ) -> None:
-        self._name, self._own, self._keys, self._keeper = name, own, keys, keeper
+        self._name, self._own, self._keys, self._archive = name, own, keys, archive
         self._transport, self._metrics = transport, metrics
         self._proven: set[tuple[bytes, int, bytes]] = set()
         self._due: set[str] = set()
@@ -76,19 +76,19 @@ class Gossip:
     @property
     def accused(self) -> list[tuple[str, Kind]]:
         """(node, log) of each log that showed two histories."""
-        return self._keeper.witnesses.accused
+        return self._archive.witnesses.accused
 
     # What this node answers.
 
     def tell(self) -> bytes:
         """`Told`, encoded."""
-        own = [self._own_newest(kind) for kind in self._keeper.logs]
-        return msgspec.msgpack.encode((*own, *self._keeper.witnesses.all()))
+        own = [self._own_newest(kind) for kind in self._archive.logs]
+        return msgspec.msgpack.encode((*own, *self._archive.witnesses.all()))
 
     def prove(self, kind: Kind, first: int, second: int) -> bytes:
         """The consistency proof between two sizes of one of this node's logs, encoded. Raises `NoSuchProof`."""
-        with self._keeper.writing:
-            return msgspec.msgpack.encode(self._keeper.logs[kind].consistency_proof(first, second))
+        with self._archive.writing:
+            return msgspec.msgpack.encode(self._archive.logs[kind].consistency_proof(first, second))
 
     # What it asks.
 
@@ -138,7 +138,7 @@ class Gossip:
 
     async def _compare(self, shown: Witnessed) -> None:
         """Compare a checkpoint, shown by whomever, with what this node knows of that log."""
-        witnesses, owner, kind = self._keeper.witnesses, shown.header.owner, shown.header.kind
+        witnesses, owner, kind = self._archive.witnesses, shown.header.owner, shown.header.kind
         checkpoint = shown.checkpoint
         tree = checkpoint.log, checkpoint.size, checkpoint.root
         key = self._own if owner == self._name else self._keys.get(owner)
@@ -173,8 +173,8 @@ class Gossip:
         self._proven.add(tree)
 
     def _own_newest(self, kind: Kind) -> Witnessed:
-        own = self._keeper.logs[kind]
-        with self._keeper.writing:
+        own = self._archive.logs[kind]
+        with self._archive.writing:
             return Witnessed(own.header, own.last_checkpoint)
 
     async def _check_extends(self, owner: str, kind: Kind, older: Checkpoint, newer: Checkpoint) -> None:

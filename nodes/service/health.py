@@ -6,19 +6,19 @@ import tempfile
 from pathlib import Path
 
 from nodes.config.schema import NodeConfig
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.store import GalleryStore, StoreError
 
 PROBE_BYTES = 2**19  # more than a query with two holders writes to any one file
 
 
-def failing(config: NodeConfig, keeper: Keeper, store: GalleryStore) -> tuple[str, ...]:
+def failing(config: NodeConfig, archive: Archive, store: GalleryStore) -> tuple[str, ...]:
     """What of `logs`, `evidence` and `store` cannot be used now; empty if the node can work. Says nothing of peers.
 
     A log closes itself after a failed write, until the node is started again.
     """
-    logs = keeper.transcript.usable and keeper.article_forty.usable and _writable(config.paths.logs)
-    checks = {"logs": logs, "evidence": _writable(keeper.folder / "evidence"), "store": _answers(config, store)}
+    logs = archive.transcript.usable and archive.article_forty.usable and _writable(config.paths.logs)
+    checks = {"logs": logs, "evidence": _writable(archive.folder / "evidence"), "store": _answers(config, store)}
     return tuple(name for name, works in checks.items() if not works)
 
 

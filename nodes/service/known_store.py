@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nodes.config.schema import Role
 from nodes.config.storage import open_store
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
@@ -18,7 +18,7 @@ from pets.errors import InputError
 CHECKED_QUERIES = 16  # the last ones: an older copy lacks the last ones first
 
 
-def open_known_store(identity: NodeIdentity, keeper: Keeper, accept_loss: bool) -> GalleryStore:
+def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool) -> GalleryStore:
     """The node's database, every row of it checked. `accept_loss`: go on with what is there, and sign that.
 
     What cannot be read is then put aside, beside the database. Queries that may have been answered before the loss are
@@ -26,7 +26,7 @@ def open_known_store(identity: NodeIdentity, keeper: Keeper, accept_loss: bool) 
     be accepted where nothing is lost.
     """
     try:
-        store = _open(identity, keeper)
+        store = _open(identity, archive)
     except StoreLost as error:
         if not accept_loss:
             raise
@@ -38,15 +38,15 @@ def open_known_store(identity: NodeIdentity, keeper: Keeper, accept_loss: bool) 
         raise InputError("--accept-loss: the database has lost nothing; start without it")
     try:
         store.note_loss(datetime.now(timezone.utc))
-        keeper.ledger.note(store.content, "accepted-loss")
+        archive.ledger.note(store.content, "accepted-loss")
     except BaseException:
         store.close()
         raise
     return store
 
 
-def _open(identity: NodeIdentity, keeper: Keeper) -> GalleryStore:
-    ledger = keeper.ledger
+def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
+    ledger = archive.ledger
     file = identity.config.storage.file
     if file is not None and ledger.last is not None and (not file.exists() or not file.stat().st_size):
         raise lost(identity, f"{file} is " + ("empty" if file.exists() else "gone"))
@@ -54,7 +54,7 @@ def _open(identity: NodeIdentity, keeper: Keeper) -> GalleryStore:
         store = open_store(identity.config)
         try:
             content = store.verify()
-            _check_claims(identity, store, keeper)
+            _check_claims(identity, store, archive)
             ledger.meet(content)
         except BaseException:
             store.close()
@@ -64,7 +64,7 @@ def _open(identity: NodeIdentity, keeper: Keeper) -> GalleryStore:
     return store
 
 
-def _check_claims(identity: NodeIdentity, store: GalleryStore, keeper: Keeper) -> None:
+def _check_claims(identity: NodeIdentity, store: GalleryStore, archive: Archive) -> None:
     """Raise `StoreLost` for an older copy, of the same people even, that forgot which queries and warrants it answered.
 
     Each query of which there is evidence was claimed before, unless a loss of claims was noted since.
@@ -72,7 +72,7 @@ def _check_claims(identity: NodeIdentity, store: GalleryStore, keeper: Keeper) -
     if identity.config.role is Role.REQUESTER:
         return  # it answers nobody
     since = store.claims_lost_until or 0
-    for query, written in keeper.newest(CHECKED_QUERIES):
+    for query, written in archive.newest(CHECKED_QUERIES):
         if written > since + 1 and not store.has_claimed(reference_claim(query), REFERENCE_STEP):
             raise lost(identity, f"it does not know query {query.hex()}, of which there is evidence")
 

@@ -13,8 +13,8 @@ from datetime import date, datetime, timezone
 import anyio
 
 from nodes.config.schema import Role
-from nodes.evidence.keeper import Keeper
-from nodes.identity.identity import NodeIdentity, NodeNotary, Peer
+from nodes.evidence.archive import Archive
+from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
 from nodes.identity.peers import Told
 from nodes.pool import FOLDER, Pool
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
@@ -24,7 +24,7 @@ from nodes.query.metrics import Metrics
 from nodes.query.scorer import GIVE_WAY_SECONDS, Precedence, Scorer
 from nodes.service.answering import Answering
 from nodes.service.clocks import Clocks
-from nodes.service.expiry import Expired, expire
+from nodes.service.expiry import Expired, delete_expired
 from nodes.service.follow_up import FollowUp
 from nodes.service.galleries import Galleries
 from nodes.service.gossip import Gossip
@@ -32,7 +32,7 @@ from nodes.service.guard import Guard
 from nodes.service.health import failing
 from nodes.service.pace import Pace
 from nodes.store import EmptyStore, GalleryStore
-from nodes.transport.outbox import PeerRefused, Transport
+from nodes.transport.send_queue import PeerRefused, Transport
 from pets.errors import LineupError
 from pets.params import preset
 from pets.threads import default_threads
@@ -54,9 +54,9 @@ _PREPARING = (PreparingRequester, PreparingRouter, PreparingHolder)
 
 
 class Node:
-    """Holder or router in the conversations of others; `nodes.service.requester.AskingNode` adds the requester's part.
+    """Holder or router in the conversations of others; `nodes.service.requester.RequesterNode` adds asking.
 
-    `peers`: by name. `keeper`: logs and evidence. `store`: gallery, quotas and the claims on queries answered; the
+    `peers`: by name. `archive`: logs and evidence. `store`: gallery, quotas and the claims on queries answered; the
     router has one without subjects.
     """
 
@@ -66,7 +66,7 @@ class Node:
         peers: Mapping[str, Peer],
         store: GalleryStore,
         transport: Transport,
-        keeper: Keeper,
+        archive: Archive,
     ) -> None:
         config = identity.config
         self.identity = identity
@@ -74,25 +74,25 @@ class Node:
         self.name = config.name
         self.peers = peers
         self.store = store
-        self.keeper = keeper
+        self.archive = archive
         self.metrics = Metrics(config.name, config.role.value)
         self.threads = config.limits.threads or default_threads()
         self.preparing_threads = max(1, int(self.threads * config.preparations.cpu_share))
-        self.pool = Pool(keeper.folder / FOLDER, keeper.key, store, config.preparations)
+        self.pool = Pool(archive.folder / FOLDER, archive.key, store, config.preparations)
         self.pace = Pace()
         self.metrics.watch(self.pool)
         self.drivers: dict[bytes, QueryDriver] = {}
         self.draining = False
-        self._guard = Guard(config.name, keeper.ledger)
+        self._guard = Guard(config.name, archive.ledger)
         self.alarms: list[str] = []  # since this node was started: for its operator, and stopping nothing
         self.peer_faults: list[str] = []  # what was refused when the peers were read again (`nodes.service.reload`)
         self.reread: Callable[[], Awaitable[None]] | None = None  # reads the peers again, in a node that serves
         self.clocks = Clocks(config.policy.clock_skew_seconds, self.metrics.clocks_differ)
         self.transport = transport
-        self.notary = NodeNotary(identity, peers)
-        self._credentials = Credentials(self.notary, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
-        self._gate = Gate(identity, peers, store, keeper, self.notary, self.metrics)
-        self.galleries = Galleries(config, store, keeper, self._guard, self.threads)
+        self.keyring = NodeKeyring(identity, peers)
+        self._credentials = Credentials(self.keyring, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
+        self._gate = Gate(identity, peers, store, archive, self.keyring, self.metrics)
+        self.galleries = Galleries(config, store, archive, self._guard, self.threads)
         self.answering = Answering(self, self._gate)
         # Searches before preparations, which have a worker of their own and a part of the threads.
         self._precedence = Precedence(min(GIVE_WAY_SECONDS, config.limits.read_timeout_seconds / 3))
@@ -109,7 +109,7 @@ class Node:
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
         keys = Told(peers, lambda peer: peer.verify_key)
-        self.gossip = Gossip(self.name, identity.peer.verify_key, keys, keeper, transport, self.metrics)
+        self.gossip = Gossip(self.name, identity.peer.verify_key, keys, archive, transport, self.metrics)
         self.follow_up = FollowUp(self) if config.role is not Role.ROUTER else None  # no person decides at the router
         self._live: set[QueryDriver] = set()  # those in `drivers`, and those that still hand over their last frames
 
@@ -184,17 +184,17 @@ class Node:
         self.askers.pop(query, None)
         self.preparers.pop(query, None)
 
-    async def _until_made(self, identity: bytes) -> None:
+    async def _until_made(self, preparation_id: bytes) -> None:
         """The requester may be done with a preparation, and name it, while this node still puts it away."""
         for driver in list(self.drivers.values()):
             machine = driver.machine
-            if isinstance(machine, (PreparingRouter, PreparingHolder)) and machine.identity == identity:
+            if isinstance(machine, (PreparingRouter, PreparingHolder)) and machine.preparation_id == preparation_id:
                 with anyio.move_on_after(self.config.limits.read_timeout_seconds):
                     await driver.until_finished()
 
     def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
         """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
-        machine.recorder = self._strict(self.keeper.begin(machine.query), watch)
+        machine.recorder = self._strict(self.archive.begin(machine.query), watch)
         preparing = isinstance(machine, _PREPARING)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
@@ -249,11 +249,11 @@ class Node:
         under_way = self._live or self._opening or promised
         return not under_way and (self.follow_up is None or self.follow_up.idle)
 
-    def promise(self, identity: bytes) -> None:
+    def promise(self, preparation_id: bytes) -> None:
         """A preparation was made. If this node shuts down, its search may still come, and soon: it was under way."""
         now = time.monotonic()
         still = {known: until for known, until in self._promised.items() if until > now}
-        self._promised = {**still, identity: now + PROMISED_SECONDS}
+        self._promised = {**still, preparation_id: now + PROMISED_SECONDS}
 
     async def drain(self, seconds: float) -> None:
         """Take no new queries; give those that run `seconds` to end, then stop them and tell the peers."""
@@ -275,7 +275,7 @@ class Node:
             self.follow_up.close()
         self.pool.close()
         self.store.close()
-        self.keeper.close()
+        self.archive.close()
 
     async def _until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -318,13 +318,13 @@ class Node:
         """Who is refused for a limit of releases, here or by others, in words for the operator."""
         return [f"{state} is refused until {day}" for state, day in sorted(self.shut_out().items())]
 
-    def expire(self) -> Expired:
+    def delete_expired(self) -> Expired:
         """Delete what is past its time (`nodes.service.expiry`)."""
         now = datetime.now(timezone.utc)
-        self.pool.expire(now.timestamp())
-        done = expire(self.store, self.keeper, self.config, now, self.keeper.writing)
+        self.pool.erase_expired(now.timestamp())
+        done = delete_expired(self.store, self.archive, self.config, now, self.archive.writing)
         if self.follow_up is not None:
-            self.follow_up.desk.expire()
+            self.follow_up.desk.delete_expired_case_data()
         if done.subjects:
             self.follow_gallery()
             self._read_gallery()
@@ -334,7 +334,7 @@ class Node:
         """What keeps this node from working (`nodes.service.health`); looked at every few seconds at most."""
         if time.monotonic() >= self._health_until:
             self._health_until = time.monotonic() + HEALTH_SECONDS  # first: many may ask at once
-            self._failing = failing(self.config, self.keeper, self.store)
+            self._failing = failing(self.config, self.archive, self.store)
             with suppress(LineupError, OSError):  # a loss is kept in `faults`, all else is told by `failing`
                 self._guard.meet(self.store)
         return tuple(dict.fromkeys((*self._failing, *self._guard.faults)))
@@ -379,7 +379,7 @@ class Node:
         """The records of a conversation that is over, and then what it made."""
         recorded = False
         try:
-            self.keeper.end(machine)
+            self.archive.end(machine)
             recorded = True
         finally:
             self.answering.ended(machine, recorded)

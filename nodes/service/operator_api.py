@@ -102,7 +102,7 @@ class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answers by holder. `queries`: identities of the attempts (a retry is a fresh query), hexadecimal.
+    """Answers by holder. `queries`: IDs of the attempts (a retry is a fresh query), hexadecimal.
 
     `answered_in`: the attempt in which each holder answered, if it did. `prepared`: whether a preparation that waited
     was used, or one had to be made now, which took `seconds_preparing` of `seconds_offline`.

@@ -17,7 +17,7 @@ from nodes.service.bodies import read_body
 from nodes.service.node import Node
 from nodes.service.operator_api import BODY_LIMIT, PrepareRequest, SearchRequest
 from nodes.service.refusals import Handler, calling, guarded, refusal
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from nodes.service.streams import LINES, streamed
 from nodes.service.supplies import supplies
 from nodes.service.under_way import peers_up, under_way
@@ -40,14 +40,14 @@ async def _body(node: Node, request: Request) -> bytes:
 async def search(request: Request) -> Response:
     """Search other nodes' galleries, if no second person has to approve it."""
     node: Node = request.app.state.node
-    if not _by_operator(node, request) or not isinstance(node, AskingNode):
+    if not _by_operator(node, request) or not isinstance(node, RequesterNode):
         return refusal(403, "state")
     assert node.follow_up is not None
     if await asyncio.to_thread(node.follow_up.must_be_approved):
         raise ApprovalNeeded("a second person approves a search here: `lineup case open`, then `lineup case approve`")
     asked = msgspec.json.decode(await _body(node, request), type=SearchRequest)
     if request.headers.get("accept") == LINES:
-        searching: AskingNode = node
+        searching: RequesterNode = node
         return streamed(lambda told, _: searching.search(asked, told=told))  # goes on if nobody listens any more
     return Response(msgspec.json.encode(await node.search(asked)), media_type="application/json")
 
@@ -55,7 +55,7 @@ async def search(request: Request) -> Response:
 async def prepare(request: Request) -> Response:
     """Make preparations with other nodes."""
     node: Node = request.app.state.node
-    if not _by_operator(node, request) or not isinstance(node, AskingNode):
+    if not _by_operator(node, request) or not isinstance(node, RequesterNode):
         return refusal(403, "state")
     supply, wanted = node.supply, msgspec.json.decode(await _body(node, request), type=PrepareRequest)
     supply.check(wanted)  # before the first line: a refusal has a status
@@ -67,7 +67,7 @@ async def hold(request: Request) -> Response:
     node: Node = request.app.state.node
     if not _by_operator(node, request):
         return refusal(403, "state")
-    order = await asyncio.to_thread(node.keeper.obey, await _body(node, request))
+    order = await asyncio.to_thread(node.archive.obey, await _body(node, request))
     return JSONResponse({"order": type(order).__struct_config__.tag, "number": order.number})
 
 
@@ -85,7 +85,7 @@ async def status(request: Request) -> Response:
             "subjects": await asyncio.to_thread(node.store.count),
             "draining": node.draining,
             "peers": sorted(node.peers),
-            "logs": [f"{kind} {journal.header.log.hex()}" for kind, journal in node.keeper.logs.items()],
+            "logs": [f"{kind} {journal.header.log.hex()}" for kind, journal in node.archive.logs.items()],
             "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
             "alarms": node.all_alarms,
             "release_limit": await asyncio.to_thread(node.standing),
@@ -105,7 +105,7 @@ async def queries(request: Request) -> Response:
 async def searches(request: Request) -> Response:
     """How far each search of this requester is, by holder."""
     node: Node = request.app.state.node
-    if not _by_operator(node, request) or not isinstance(node, AskingNode):
+    if not _by_operator(node, request) or not isinstance(node, RequesterNode):
         return refusal(403, "state")
     return Response(msgspec.json.encode(node.searches()), media_type="application/json")
 

@@ -78,7 +78,7 @@ async def consistency(request: Request) -> Response:
     if _peer_of(node, request) is None:
         return refusal(403, "state")
     kind, first, second = (request.query_params.get(name, "") for name in ("log", "first", "second"))
-    if kind not in node.keeper.logs or not all(size.isdecimal() and len(size) <= 15 for size in (first, second)):
+    if kind not in node.archive.logs or not all(size.isdecimal() and len(size) <= 15 for size in (first, second)):
         return refusal(400, "bad-frame")
     proof = await asyncio.to_thread(node.gossip.prove, kind, int(first), int(second))
     return Response(proof, media_type="application/msgpack")

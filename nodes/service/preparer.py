@@ -79,11 +79,11 @@ class Preparer:
         pool = self._node.pool
         while True:
             now = time.time()
-            identity = pool.find(holders, plan.dim, plan.params.preset, plan.model, now)
-            if identity is None:
+            preparation_id = pool.find(holders, plan.dim, plan.params.preset, plan.model, now)
+            if preparation_id is None:
                 return None
             try:
-                made = pool.take(identity, now)
+                made = pool.take(preparation_id, now)
             except UnknownPreparation:  # it cannot be read any more, or was used
                 continue
             except QueryRefused:  # the store does not say just now; it would of no other
@@ -98,7 +98,7 @@ class Preparer:
         parties = Parties(node.name, router, tuple(holders))
         conversation = secrets.token_bytes(16)
         machine = PreparingRequester(
-            Context(node.name, conversation, parties, node.preparing_threads, notary=node.notary), plan
+            Context(node.name, conversation, parties, node.preparing_threads, keyring=node.keyring), plan
         )
         tally = Tally(plan)
         driver = node.drive(machine, tally)
@@ -120,5 +120,5 @@ class Preparer:
     def give_up(self, made: Preparation) -> None:
         """Not to be used any more. Nothing happens to one that was."""
         if not made.spent:
-            self._node.pool.drop(made.identity)
+            self._node.pool.drop(made.preparation_id)
         made.erase()

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from nodes.service.bodies import BodyTooLarge, BodyTooSlow
 from nodes.service.node import Node
-from nodes.transport.outbox import PeerRefused
+from nodes.transport.send_queue import PeerRefused
 from pets.errors import MALFORMED, CryptoError, InputError, LineupError
 from protocol.errors import BadFrame, FrameTooLarge, OutOfTurn, QueryRefused, UnknownVersion
 

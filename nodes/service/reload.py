@@ -74,7 +74,7 @@ class Reload:
             assert isinstance(node.peers, Peers)
             before = dict(node.peers)
             try:
-                found = await asyncio.to_thread(read_again, node.keeper.folder, before)
+                found = await asyncio.to_thread(read_again, node.archive.folder, before)
             except (InputError, OSError) as error:
                 self._tell([f"the peers were not read again: {error}"])
                 raise

@@ -32,7 +32,7 @@ from nodes.service.operator_api import (
 )
 from nodes.service.preparer import Making, Preparer, Told
 from nodes.service.supply import Supply
-from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from pets.errors import MALFORMED, InputError, LineupError
 from pets.params import norm_bound, preset
 from protocol.announcing import Plan
@@ -49,7 +49,7 @@ from protocol.session import Session, State
 from protocol.terms import Terms, parse_decimal
 from protocol.warrant import Justification, Request, issue_warrant
 
-Asking = PreparingRequester | SearchingRequester
+RequesterMachine = PreparingRequester | SearchingRequester
 
 log = logging.getLogger("lineup.requester")
 
@@ -121,7 +121,7 @@ class _Search:
         return stage
 
 
-class AskingNode(Node):
+class RequesterNode(Node):
     """Adds `search` and `prepare` to a node."""
 
     _searches = 0
@@ -144,7 +144,7 @@ class AskingNode(Node):
         """Ask all holders; ask again without those that refuse or cannot be reached. `approved`: by the casework.
 
         Uses a preparation that waits, or makes one: `told` hears how far that is. Raises `InputError`, and
-        `PeerRefused` (capacity) from a node that is shutting down. Every attempt is a fresh query: new identity, key
+        `PeerRefused` (capacity) from a node that is shutting down. Every attempt is a fresh query: new ID, key
         and randomness. When an attempt fails and no holder is to blame, each is asked alone.
         """
         self._check(request)
@@ -264,7 +264,9 @@ class AskingNode(Node):
             self.metrics.searched(time.perf_counter() - started)
         return driver, machine
 
-    async def _ask_others(self, search: _Search, driver: QueryDriver, machine: Asking, asked: Sequence[str]) -> None:
+    async def _ask_others(
+        self, search: _Search, driver: QueryDriver, machine: RequesterMachine, asked: Sequence[str]
+    ) -> None:
         """An attempt that failed before anything was asked: once more without who is to blame."""
         failed = _culprits(driver, machine, asked)
         rest = [name for name in asked if name not in failed]
@@ -301,7 +303,7 @@ class AskingNode(Node):
         refused = {name: day for name, day in self._refused_until.items() if day is not None and day > today}
         return [*super().standing(), *(f"{name} refuses {self.name} until {day}" for name, day in refused.items())]
 
-    def _look_for_lies(self, machine: Asking) -> None:
+    def _look_for_lies(self, machine: RequesterMachine) -> None:
         """Tell the operator where somebody lied about a mask or a probe that was checked here."""
         lies = [session.failure for session in machine.sessions.values() if isinstance(session.failure, FalseRefusal)]
         if lies:
@@ -314,11 +316,11 @@ class AskingNode(Node):
         """One attempt, not yet begun."""
 
         def keep(machine: SearchingRequester) -> None:
-            self.keeper.keep_probe(machine, search.request.template, search.justification)
+            self.archive.keep_probe(machine, search.request.template, search.justification)
 
         context = Context(
             self.name, secrets.token_bytes(16), Parties(self.name, self.router, tuple(asked)), self.threads,
-            notary=self.notary, spend=self.pool.spend, keep=keep,
+            keyring=self.keyring, spend=self.pool.spend, keep=keep,
         )  # fmt: skip
         return SearchingRequester(context, terms_of(search.request), made, search.warrant)
 
@@ -407,7 +409,7 @@ def _not_prepared(making: Making, asked: Sequence[str]) -> dict[str, HolderAnswe
     return failed or {name: _failure(_reason(driver, machine, machine.whole), machine.name) for name in missing}
 
 
-def _culprits(driver: QueryDriver, machine: Asking, asked: Sequence[str]) -> dict[str, HolderAnswer]:
+def _culprits(driver: QueryDriver, machine: RequesterMachine, asked: Sequence[str]) -> dict[str, HolderAnswer]:
     """Why the set-up failed, by holder; all of them if it was the router; nobody if that cannot be told."""
     # Whoever is silent may be waiting for another holder that is: among several, silence says nothing of anybody.
     alone = len(asked) == 1
@@ -434,7 +436,7 @@ def _lost_half(driver: QueryDriver, machine: SearchingRequester) -> bool:
     return any(isinstance(error, PreparationSpent) or getattr(error, "code", None) == "unprepared" for error in errors)
 
 
-def _waited_in_vain(driver: QueryDriver, machine: Asking, holder: str) -> bool:
+def _waited_in_vain(driver: QueryDriver, machine: RequesterMachine, holder: str) -> bool:
     """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line.
 
     In a search never once the holder has begun to answer: it waits for no other holder then, and who stops after it was
@@ -449,7 +451,7 @@ def _waited_in_vain(driver: QueryDriver, machine: Asking, holder: str) -> bool:
     return isinstance(failure, Silence) or (isinstance(failure, PeerAborted) and failure.code in ("timeout", "peer"))
 
 
-def _answer(driver: QueryDriver, machine: Asking, answer: Answer | None, holder: str) -> HolderAnswer:
+def _answer(driver: QueryDriver, machine: RequesterMachine, answer: Answer | None, holder: str) -> HolderAnswer:
     """How a holder's part ended. `answer`: what it answered; None if it did not."""
     session = machine.sessions[holder]
     if answer is not None and session.state is State.FINISHED:
@@ -465,7 +467,7 @@ def _answer(driver: QueryDriver, machine: Asking, answer: Answer | None, holder:
     return _failure(error, machine.name if isinstance(error, InternalError) else holder)
 
 
-def _reason(driver: QueryDriver, machine: Asking, session: Session) -> LineupError | None:
+def _reason(driver: QueryDriver, machine: RequesterMachine, session: Session) -> LineupError | None:
     """Why a session ended. A peer that waited for this node in vain waited for whom this node waited for."""
     failure = session.failure
     if isinstance(failure, PeerAborted) and failure.code == "timeout" and failure.by == machine.name:

@@ -19,7 +19,7 @@ import uvloop
 
 from nodes.casework import impact
 from nodes.config.schema import Role
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.peers import Peers
 from nodes.identity.tls import CertificateError, peer_name, running_out, server_context
@@ -29,7 +29,7 @@ from nodes.service.json_logs import set_up_logging
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.reload import Reload
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from nodes.service.strict_http import StrictProtocol
 from nodes.transport.client import HttpTransport
 from pets.errors import LineupError
@@ -114,14 +114,14 @@ def build_node(folder: Path, delay_seconds: float = 0, accept_loss: bool = False
     transport = HttpTransport(
         config.name, peers, config.tls, limits.connect_timeout_seconds, limits.read_timeout_seconds, delay_seconds
     )
-    kind = AskingNode if config.role is Role.REQUESTER else Node
-    keeper = Keeper(identity, folder)
+    kind = RequesterNode if config.role is Role.REQUESTER else Node
+    archive = Archive(identity, folder)
     try:
-        store = open_known_store(identity, keeper, accept_loss)
+        store = open_known_store(identity, archive, accept_loss)
     except BaseException:
-        keeper.close()
+        archive.close()
         raise
-    node = kind(identity, peers, store, transport, keeper)
+    node = kind(identity, peers, store, transport, archive)
     transport.heard = node.clocks.heard
     return node, transport
 
@@ -236,7 +236,7 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
     ]
     if node.follow_up is not None:
         chores.append(asyncio.create_task(node.follow_up.run_for_ever()))
-    if isinstance(node, AskingNode):
+    if isinstance(node, RequesterNode):
         chores.append(asyncio.create_task(node.supply.run_for_ever()))
     console = asyncio.create_task(keep_console(folder, node.name)) if node.config.console.enabled else None
     try:
@@ -269,7 +269,7 @@ async def _expire_preparations(node: Node) -> None:
     """Erase what grew too old soon after, so that no secret stays longer in memory than its policy says."""
     while True:
         await asyncio.sleep(PREPARATION_SECONDS)
-        await asyncio.to_thread(node.pool.expire, time.time())
+        await asyncio.to_thread(node.pool.erase_expired, time.time())
 
 
 async def _follow_gallery(node: Node) -> None:
@@ -287,7 +287,7 @@ async def _expire_daily(node: Node) -> None:
         for line in running_out(node.config, datetime.now(timezone.utc)):
             _log.warning(line, extra={"node": node.name})
         try:
-            done = await asyncio.to_thread(node.expire)
+            done = await asyncio.to_thread(node.delete_expired)
             _log.info(
                 f"expired: {done.subjects} subjects, {done.log_entries} log entries, {done.evidence_files} evidence "
                 f"files, {done.sealed_files} sealed files",

@@ -18,7 +18,7 @@ from nodes.config.schema import Role
 from nodes.private_files import replace_private
 from nodes.service.operator_api import HolderAnswer, PrepareReport, PrepareRequest, Progress
 from nodes.service.preparer import Making, Preparer, Told
-from nodes.transport.outbox import PeerRefused
+from nodes.transport.send_queue import PeerRefused
 from pets.errors import MALFORMED, LineupError
 from pets.params import preset
 from protocol.announcing import Plan
@@ -26,7 +26,7 @@ from protocol.messages import Digest
 
 if TYPE_CHECKING:
     from nodes.service.node import Node
-    from nodes.service.requester import AskingNode
+    from nodes.service.requester import RequesterNode
 
 log = logging.getLogger("lineup.supply")
 
@@ -45,11 +45,11 @@ Identities = Annotated[list[Digest], msgspec.Meta(max_length=1000)]
 class Supply:
     """Of one requester's node. `why`: by holder, why a preparation that was tried has no ring of it."""
 
-    def __init__(self, node: AskingNode, preparer: Preparer, why: Why) -> None:
+    def __init__(self, node: RequesterNode, preparer: Preparer, why: Why) -> None:
         self._node = node
         self._preparer = preparer
         self._why = why
-        self._file = node.keeper.folder / FILE
+        self._file = node.archive.folder / FILE
         self._compared = -COMPARE_SECONDS
         self._making = 0
 
@@ -146,7 +146,7 @@ class Supply:
     async def round(self) -> bool:
         """Make one that is missing, if nothing else is under way. False if that failed."""
         node = self._node
-        await asyncio.to_thread(node.pool.expire, time.time())
+        await asyncio.to_thread(node.pool.erase_expired, time.time())
         if node.draining or node.drivers or node.searching:
             return True
         await self.compare()
@@ -192,7 +192,7 @@ class Supply:
     async def _compare_with(self, peer: str) -> None:
         node = self._node
         holder = None if peer == node.router else peer
-        mine = await asyncio.to_thread(node.pool.identities, node.name, None, holder)
+        mine = await asyncio.to_thread(node.pool.preparation_ids, node.name, None, holder)
         try:
             told = await node.transport.tell(peer, PREPARED, msgspec.msgpack.encode(sorted(mine)))
             lost = set(msgspec.msgpack.decode(told, type=Identities)) & mine
@@ -201,12 +201,12 @@ class Supply:
             return
         settled = time.time() - SETTLED_SECONDS
         for one in node.pool.standing():
-            if one.identity in lost and one.made < settled and peer in (node.router, *one.holders):
+            if one.preparation_id in lost and one.made < settled and peer in (node.router, *one.holders):
                 log.info(
                     "dropped: its peer lost its part, or has another gallery now",
-                    extra={"peer": peer, "preparation": one.identity.hex()},
+                    extra={"peer": peer, "preparation": one.preparation_id.hex()},
                 )
-                await asyncio.to_thread(node.pool.drop, one.identity)
+                await asyncio.to_thread(node.pool.drop, one.preparation_id)
 
     async def _make(self, request: PrepareRequest, told: Told | None = None) -> tuple[bool, Mapping[str, HolderAnswer]]:
         """Make one and let it wait; whether it does, and who has no ring in it."""
@@ -228,8 +228,8 @@ def compare(node: Node, requester: str, listed: bytes) -> bytes:
     theirs = msgspec.msgpack.decode(listed, type=Identities)
     node.pool.retain(requester, theirs)
     roots = node.galleries.roots() if node.config.role is Role.HOLDER else None
-    good = node.pool.identities(requester, roots)
-    return msgspec.msgpack.encode([identity for identity in theirs if identity not in good])
+    good = node.pool.preparation_ids(requester, roots)
+    return msgspec.msgpack.encode([preparation_id for preparation_id in theirs if preparation_id not in good])
 
 
 def plan_of(request: PrepareRequest) -> Plan:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from protocol.machine import Machine
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 from protocol.session import Session

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from nodes.store.errors import StoreCorrupted
 from nodes.store.tables import ModelRow, StoreRow, SubjectRow
 
-IDENTITY_BYTES = 16
+ID_BYTES = 16
 DIGEST_BYTES = 32
 READ_ROWS = 4096
 _MODULUS = 2 ** (8 * DIGEST_BYTES)
@@ -28,9 +28,9 @@ _MODULUS = 2 ** (8 * DIGEST_BYTES)
 
 @dataclass(frozen=True)
 class Content:
-    """`identity`: 16 random bytes given to a database when it was made; a copy keeps them. `digest`: 32 bytes."""
+    """`database_id`: 16 random bytes given to a database when it was made; a copy keeps them. `digest`: 32 bytes."""
 
-    identity: bytes
+    database_id: bytes
     generation: int
     rows: int
     digest: bytes
@@ -95,8 +95,8 @@ def account_gone(session: Session, wanted: ColumnElement[bool]) -> None:
 def settle(session: Session) -> None:
     """Count what no earlier version counted, or what an SQL statement changed behind our back in a restore."""
     held = _row(session)
-    if held.identity is None:
-        session.execute(update(StoreRow).values(identity=os.urandom(IDENTITY_BYTES)))
+    if held.database_id is None:
+        session.execute(update(StoreRow).values(database_id=os.urandom(ID_BYTES)))
     if held.digest is None:
         rows, total = values_of(session)
         session.execute(update(StoreRow).values(rows=rows, digest=_bytes(total)))
@@ -105,9 +105,9 @@ def settle(session: Session) -> None:
 def content(session: Session) -> Content:
     """What the store says that it holds."""
     held = _row(session)
-    assert held.identity is not None
+    assert held.database_id is not None
     assert held.digest is not None
-    return Content(held.identity, held.generation, held.rows or 0, held.digest)
+    return Content(held.database_id, held.generation, held.rows or 0, held.digest)
 
 
 def verify(session: Session) -> Content:

@@ -141,7 +141,7 @@ def any_past(session: Session, now: datetime) -> bool:
     return session.scalar(past) is not None
 
 
-def expire(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
+def delete_expired_subjects(session: Session, now: datetime, current: int) -> list[DeletionReceipt]:
     """Delete the subjects whose retention date is past."""
     account_gone(session, SubjectRow.retain_until < utc_day(now))
     past = delete(SubjectRow).where(SubjectRow.retain_until < utc_day(now))

@@ -105,7 +105,7 @@ class GalleryStore:
         """Store one subject and give its new reference number.
 
         `photo`: the file's bytes, None for a template without one. `template`: int8 (d,). `retain_until`: the last day
-        it is searched. `model`: digest of the model identity, 32 bytes. `quality`: 0 to 100.
+        it is searched. `model`: digest of the model specification, 32 bytes. `quality`: 0 to 100.
         Raises `DuplicatePhoto`, `CategoryNotAllowed`, `StoreRefusal`, `TemplateError`, `ModelMismatch`.
         """
         return self.enrol_subject(
@@ -206,7 +206,7 @@ class GalleryStore:
     def photo(self, reference: str) -> bytes | None:
         """The photo, for release after approval (Article 24(2)); None without one. Raises `UnknownReference`.
 
-        Given until `expire` has deleted a subject, so that an answer begun before midnight can be completed.
+        Given until `delete_expired_subjects` has run, so that an answer begun before midnight can be completed.
         """
         with self._database.reading() as session:
             return records.photo(session, self._keys, reference)
@@ -256,7 +256,7 @@ class GalleryStore:
         self._database.wipe_log()
         return receipts
 
-    def expire(self, now: datetime) -> list[DeletionReceipt]:
+    def delete_expired_subjects(self, now: datetime) -> list[DeletionReceipt]:
         """Delete the subjects whose retention date is past; call it daily. No snapshot holds them in the meantime.
 
         What the log of handling holds from more than three years ago goes too.
@@ -265,7 +265,7 @@ class GalleryStore:
             handling.purge(session, utc_seconds(now - timedelta(days=handling.KEPT_YEARS * 366)))
             if not records.any_past(session, now):
                 return []  # a gallery that did not change is not derived again
-            receipts = records.expire(session, now, gallery.change(session))
+            receipts = records.delete_expired_subjects(session, now, gallery.change(session))
             if receipts:
                 self._note(session, "expire", [receipt.reference for receipt in receipts], now)
         self._database.wipe_log()

@@ -107,7 +107,7 @@ class Snapshot:
 class Particulars:
     """What is recorded beside a template. Raises `StoreRefusal` for values outside their range.
 
-    `model`: digest of the model identity, 32 bytes. `quality`: 0 to 100 (ISO/IEC 29794-5), None if not measured.
+    `model`: digest of the model specification, 32 bytes. `quality`: 0 to 100 (ISO/IEC 29794-5), None if not measured.
     """
 
     category: Category

@@ -40,14 +40,14 @@ class Base(DeclarativeBase):
 class StoreRow(Base):
     """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first.
 
-    `identity`, `rows`, `digest`: see `nodes.store.content`; without them only between an upgrade and the next opening.
+    `database_id`, `rows`, `digest`: see `nodes.store.content`; null only between an upgrade and the next opening.
     """
 
     __tablename__ = "store"
     id: Mapped[int] = mapped_column(Identifier, primary_key=True, autoincrement=False)
     state: Mapped[str] = mapped_column(String(2))
     generation: Mapped[int] = mapped_column(BigInteger)
-    identity: Mapped[bytes | None] = mapped_column(LargeBinary)
+    database_id: Mapped[bytes | None] = mapped_column("identity", LargeBinary)
     rows: Mapped[int | None] = mapped_column(BigInteger)
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)
 
@@ -62,7 +62,7 @@ class KeyRow(Base):
 
 
 class ModelRow(Base):
-    """A face model: digest of its identity (32 bytes) and entries of a template."""
+    """A face model: digest of its specification (32 bytes) and entries of a template."""
 
     __tablename__ = "model"
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)

@@ -13,7 +13,7 @@ import httpx
 from nodes.config.schema import TlsFiles
 from nodes.identity.identity import Peer
 from nodes.identity.tls import client_context, reload_certificate, reload_revocations, server_name
-from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from nodes.transport.units import Units, pack_units
 from pets.sealing import OVERHEAD_BYTES
 from protocol.documents import DOCUMENT_LIMIT
@@ -26,7 +26,7 @@ TOLD_LIMIT = 1 << 20  # bytes: a checkpoint is 3.5 KB, and a peer tells two of e
 
 
 class HttpTransport:
-    """Implements `nodes.transport.outbox.Transport` with one connection pool a peer.
+    """Implements `nodes.transport.send_queue.Transport` with one connection pool a peer.
 
     `peers` may change (`nodes.identity.peers`); `drop` ends what stands to one. `delay_seconds`: added each way, for
     measurements. `transports`: by peer, replace the network in tests. `heard`: told the date of each answer.

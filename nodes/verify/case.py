@@ -237,7 +237,7 @@ class Case:
         return joined
 
     @cached_property
-    def identity(self) -> bytes | None:
+    def derived_id(self) -> bytes | None:
         """Hash of the announcement and of every party's answer, 32 bytes; None where an answer is missing."""
         announce = self.announce
         if announce is None or not {announce.router, *announce.holders} <= set(self.joined):

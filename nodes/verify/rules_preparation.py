@@ -20,8 +20,8 @@ _PUBLISHED = ("FormBlock", "AdmissionScores", "MaskedScores")  # by a holder, to
 
 def echoed(case: Case, holder: str, digest: bytes) -> bytes:
     """What requester and router tell each other of something that a holder sent to both."""
-    assert case.identity is not None
-    return labelled_hash("echo", case.identity, holder, digest)
+    assert case.derived_id is not None
+    return labelled_hash("echo", case.derived_id, holder, digest)
 
 
 def one_key(case: Case) -> Findings:
@@ -214,7 +214,7 @@ def _logged(view: View, position: int) -> int:
 def versions(case: Case) -> Findings:
     """Each holder accepts with the gallery and the blocks that it prepared: what requester and router compared then."""
     search, prepared = case.search, case.prepared
-    if search is None or prepared is None or prepared.identity is None:
+    if search is None or prepared is None or prepared.derived_id is None:
         yield Open("the preparation is not shown")
         return
     for holder in case.holders:

@@ -142,7 +142,7 @@ def confirmation(case: Case) -> Findings:
         if len(blocks) > 1:
             yield Broken(f"{case.label}session {holder}", f"{holder} sent two different confirmation blocks")
         about = _confirmation_echo(case, holder)
-        if about is None or case.identity is None:
+        if about is None or case.derived_id is None:
             continue
         for block in blocks:
             expected = echoed(case, holder, labelled_hash("confirmation-block", block.commitment, block.data))

@@ -1,4 +1,4 @@
-"""What was agreed before anything was encrypted: announcement, warrant, parameters, thresholds, identities."""
+"""What was agreed before anything was encrypted: announcement, warrant, parameters, thresholds, IDs."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def thresholds(case: Case) -> Findings:
     yield Held(f"{case.label}cap {announce.cap}, rungs {shown}")
 
 
-def identities(case: Case) -> Findings:
-    """The identity of a preparation or search is the hash of this announcement and of every party's answer to it.
+def derived_ids(case: Case) -> Findings:
+    """The ID of a preparation or search is the hash of this announcement and of every party's answer to it.
 
     What is said later is bound to it: see `rules_preparation` and `rules_search.confirmation`.
     """
@@ -142,8 +142,8 @@ def identities(case: Case) -> Findings:
                 yield Broken(view.place(item.record), "a holder states blocks and gallery, and nobody else does")
             else:
                 yield Held()
-    if case.identity is None:
-        yield Open(f"{case.label}its identity: a party's answer is in no bundle given")
+    if case.derived_id is None:
+        yield Open(f"{case.label}its ID: a party's answer is in no bundle given")
 
 
 def _decimals(value: Decimal) -> int:

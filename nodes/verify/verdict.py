@@ -71,7 +71,7 @@ RULES = (
     Rule("threshold", "Threshold, ladder and cap are within limits; theta recomputed", "design 4, 6a; R 23(2)",
          rules_terms.thresholds, of="search"),
     Rule("query-id", "What identifies a query or preparation comes from its announcement and all answers",
-         "design 9", rules_terms.identities),
+         "design 9", rules_terms.derived_ids),
     Rule("one-key", "Two parties told every holder the key, and told it the same", "design 9",
          rules_preparation.one_key, of="preparation"),
     Rule("one-mask", "Every holder got the same mask, and the router compared its hash", "design 9",
@@ -171,7 +171,7 @@ def make_cases(bundles: Sequence[bytes | tuple[SignedBundle, Bundle]], trust: Tr
             gathered[inside[1].query].append((*inside, True))
     several = len({bundle.query for _, bundle in given}) > 1
     cases = [_case(query, views, trust, several) for query, views in gathered.items()]
-    made = {case.identity: case for case in cases if case.kind == "preparation" and case.identity is not None}
+    made = {case.derived_id: case for case in cases if case.kind == "preparation" and case.derived_id is not None}
     for case in cases:
         if case.search is not None:
             case.prepared = made.get(case.search.preparation)

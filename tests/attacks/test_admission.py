@@ -68,7 +68,7 @@ def test_known_limit_a_requester_that_flips_the_last_gate_gets_any_probe_admitte
     turn_the_bound(monkeypatch, Seat.REQUESTER)
     trio = Trio(hold(templates), threshold="0.7").accept()
     assert trio.made is not None
-    seed, identity = trio.made.requester.seed, trio.made.requester.identity
+    seed, preparation_id = trio.made.requester.seed, trio.made.requester.preparation_id
     trio.search(doubled(probe), unchecked=True)
     assert {hit.row for hit in trio.outcome().hits} == {10, 11, 20, 21, 22, 23, 24}
     assert not trio.failures
@@ -76,7 +76,7 @@ def test_known_limit_a_requester_that_flips_the_last_gate_gets_any_probe_admitte
     # the audit: the seed to which the announcement commits gives the mask again, and the probe lies open
     (sent,) = trio.sent(Difference)
     u = unpack_difference(sent.message, 128, RING).astype(np.int64)  # type: ignore[arg-type]
-    audited = (u + draw_mask(seed, identity, 128, RING)) % RING.t
+    audited = (u + draw_mask(seed, preparation_id, 128, RING)) % RING.t
     audited -= RING.t * (audited > RING.t // 2)
     assert np.array_equal(audited, doubled(probe))
     assert int(audited @ audited) > norm_bound(128)
@@ -137,7 +137,7 @@ def add_to_mask(monkeypatch: pytest.MonkeyPatch, weights: Iterable[Any], exponen
 
 
 def made_for(monkeypatch: pytest.MonkeyPatch, coins: npt.NDArray[np.uint8]) -> None:
-    """A mask that is not constant, beyond what the identity rows show, and that these coins add up to nothing."""
+    """A mask that is not constant, beyond what the unit rows show, and that these coins add up to nothing."""
     kernels = [kernel(coins, p) for p in RING.primes]
     add_to_mask(monkeypatch, list(zip(*kernels, strict=True)), 100)
 
@@ -193,7 +193,7 @@ def test_known_limit_admission_tells_a_cheating_router_the_sign_of_one_coordinat
 def test_a_holder_that_asks_the_bit_whether_the_probe_resembles_a_face_is_found_before_the_first_gate(
     cosine: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It publishes the identity rows of q + shift: the bit would say whether that is too long. The requester looks."""
+    """It publishes the unit rows of q + shift: the bit would say whether that is too long. The requester looks."""
     rng = np.random.default_rng(3)
     wanted = unit_rows(rng, 1, 128)[0]
     probe = near(rng, wanted, 1, np.array([cosine]))[0]

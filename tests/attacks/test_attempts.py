@@ -42,13 +42,13 @@ def c1_of_a_changed_block(attempt: int) -> tuple[Residues, Residues, Templates]:
         zeros = replace(keys[0], _used=set()).zeros(name, 1, 1)
         scored = protocol.work.perform([protocol.steps.ScoreRows(rows, made.scoring_probe(), 0, 1)], 1)[0]
         out.append(residues.add(scored, zeros, RING)[0, 1])
-    return *out, changed.astype(int) - templates, made.identity  # type: ignore[return-value]
+    return *out, changed.astype(int) - templates, made.preparation_id  # type: ignore[return-value]
 
 
-def solved_row(first: Residues, second: Residues, identity: bytes) -> list[int] | None:
+def solved_row(first: Residues, second: Residues, preparation_id: bytes) -> list[int] | None:
     """δ with Σ_j δ_j·X^5·a_j = c1' - c1, from d of the NTT points modulo the first prime."""
     p = RING.primes[0]
-    public = expand_public(identity, DIM, RING)
+    public = expand_public(preparation_id, DIM, RING)
     unit = np.zeros((1, N), np.int8)
     unit[0, 5] = 1
     columns = residues.multiply(public, ntt.forward(unit, RING), RING)[:, 0, :DIM].astype(object).T
@@ -67,13 +67,13 @@ def solved_row(first: Residues, second: Residues, identity: bytes) -> list[int] 
 
 
 def test_a_block_prepared_again_in_another_attempt_shows_nothing_of_the_row_that_changed() -> None:
-    first, second, change, identity = c1_of_a_changed_block(1)  # type: ignore[misc]
-    assert solved_row(first, second, identity) != change[5].tolist()
+    first, second, change, preparation_id = c1_of_a_changed_block(1)  # type: ignore[misc]
+    assert solved_row(first, second, preparation_id) != change[5].tolist()
 
 
 def test_control_with_streams_that_follow_the_block_alone_the_change_of_a_row_falls_out() -> None:
-    first, second, change, identity = c1_of_a_changed_block(0)  # type: ignore[misc]
-    assert solved_row(first, second, identity) == change[5].tolist()
+    first, second, change, preparation_id = c1_of_a_changed_block(0)  # type: ignore[misc]
+    assert solved_row(first, second, preparation_id) == change[5].tolist()
 
 
 def test_streams_are_drawn_once_for_an_attempt() -> None:

@@ -151,8 +151,8 @@ def test_control_without_the_comparison_the_holder_reads_planes_of_z(monkeypatch
 def routers_view(search: Trio) -> npt.NDArray[np.int64]:
     """e + z' of every row, all of which the router has, centred, in units of a score."""
     assert search.router_seed is not None  # type: ignore[attr-defined]
-    identity, seed = search.router_seed  # type: ignore[attr-defined]
-    secret = sample_key_share(RING, common_polynomial(RING, identity), seed, identity).secret
+    preparation_id, seed = search.router_seed  # type: ignore[attr-defined]
+    secret = sample_key_share(RING, common_polynomial(RING, preparation_id), seed, preparation_id).secret
     c1 = np.frombuffer(search.sent(PreparedBlocks, HOLDER, ROUTER)[0].message.data, "<u4").reshape(1, 2, N)  # type: ignore[union-attr]
     z = round_shares(ntt.inverse(residues.multiply(c1.astype(np.uint32), secret, RING), RING), RING)[0]
     planes = np.frombuffer(search.sent(MaskedScores, HOLDER, ROUTER)[0].message.data, "<u8").reshape(SHARE_BITS, -1)  # type: ignore[union-attr]
@@ -164,7 +164,7 @@ def routers_view(search: Trio) -> npt.NDArray[np.int64]:
 def seen_by_router() -> npt.NDArray[np.int64]:
     search = small_trio().prepare()
     assert search.made is not None
-    search.router_seed = search.made.router.identity, search.made.router.router_seed  # type: ignore[attr-defined]
+    search.router_seed = search.made.router.preparation_id, search.made.router.router_seed  # type: ignore[attr-defined]
     return routers_view(search.search(faces()[0]))
 
 
@@ -247,7 +247,7 @@ def other_u(monkeypatch: pytest.MonkeyPatch) -> None:
             params = self.terms.params
             u = unpack_difference(self._difference, DIM, params).astype(np.int64) - probe + stranger
             self._difference = protocol.searching.pack_difference(
-                (u % params.t).astype(np.int32), params, self._identity
+                (u % params.t).astype(np.int32), params, self._query_id
             )
             self._probe = stranger
         return (yield from original(self, holder))

@@ -11,7 +11,7 @@ from pets import ntt
 from pets.mask_encryption import expand_public
 from pets.sampling import common_polynomial
 from pets.templates import Templates
-from protocol.announcing import identity_of
+from protocol.announcing import derive_id
 from protocol.blocks import HolderKeys
 from protocol.messages import JoinedPreparation, Prepare, PreparedBlocks
 from tests.kit.attacks import SMALL, N, centred, payload, probes_and_gallery
@@ -48,7 +48,7 @@ def gallery_from_d_preparations(templates: Templates) -> npt.NDArray[np.int64]:
     for _ in range(SMALL):
         trio = Trio(gallery).prepare()
         assert trio.made is not None
-        public = expand_public(trio.made.requester.identity, SMALL, RING)
+        public = expand_public(trio.made.requester.preparation_id, SMALL, RING)
         seen.append((public, payload(trio, PreparedBlocks, REQUESTER)[0].reshape(2, N)))
     columns = np.empty((SMALL, 2, N), np.uint32)
     for index, p in enumerate(RING.primes):
@@ -81,13 +81,13 @@ def test_every_public_polynomial_depends_on_every_nonce() -> None:
     joined = {name: next(d.message for d in trio.sent(JoinedPreparation, sender=name)) for name in (ROUTER, HOLDER)}
     assert isinstance(announce, Prepare)
     assert trio.made is not None
-    identities = {identity_of(announce, joined)}  # type: ignore[arg-type]
-    assert identities == {trio.made.requester.identity}
-    identities.add(identity_of(msgspec.structs.replace(announce, nonce=bytes(32)), joined))  # type: ignore[arg-type]
+    preparation_ids = {derive_id(announce, joined)}  # type: ignore[arg-type]
+    assert preparation_ids == {trio.made.requester.preparation_id}
+    preparation_ids.add(derive_id(msgspec.structs.replace(announce, nonce=bytes(32)), joined))  # type: ignore[arg-type]
     for name, message in joined.items():
         other = {**joined, name: msgspec.structs.replace(message, nonce=bytes(32))}
-        identities.add(identity_of(announce, other))  # type: ignore[arg-type]
-    assert len(identities) == 4
-    drawn = [np.concatenate([common_polynomial(RING, i)[None], expand_public(i, SMALL, RING)]) for i in identities]
+        preparation_ids.add(derive_id(announce, other))  # type: ignore[arg-type]
+    assert len(preparation_ids) == 4
+    drawn = [np.concatenate([common_polynomial(RING, i)[None], expand_public(i, SMALL, RING)]) for i in preparation_ids]
     for index, polynomials in enumerate(drawn):
         assert all((polynomials == others).mean() < 0.01 for others in drawn[:index])

@@ -60,7 +60,7 @@ class BorrowTurner:
         """In place of decoding: solve for the rows, then confirm nobody."""
         assert self.trio.made is not None
         prepared = self.trio.made.holders[HOLDER].rings[HOLDER]
-        then = Ring(Seat.HOLDER, ring.names, self.trio.made.requester.identity, prepared.own, prepared.following)
+        then = Ring(Seat.HOLDER, ring.names, self.trio.made.requester.preparation_id, prepared.own, prepared.following)
         words = len(self.published) // 64
         drawn = then.masks("mask", 0, 1, 0)
         m = from_planes(drawn.own.words(SHARE_BITS, words) ^ drawn.following.words(SHARE_BITS, words)).astype(np.int64)

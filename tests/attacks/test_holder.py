@@ -76,9 +76,9 @@ def test_known_limit_a_holder_reads_the_key_by_a_chosen_c1(cap: int) -> None:
     probe = unit_rows(rng, 1, 8)[0]
     trio = Trio(hold(unit_rows(rng, 50, 8)), threshold="0.95", ladder="0", cap=cap, attack=attack).prepare()
     assert trio.made is not None
-    holder, identity = trio.made.holders[HOLDER], trio.made.requester.identity
-    truth = centred(ntt.inverse(expand_secret(RING, trio.made.router.router_seed, identity)[None], RING))[0]
-    own, mask = expand_secret(RING, holder.holder_seed, identity), holder.mask.copy()
+    holder, preparation_id = trio.made.holders[HOLDER], trio.made.requester.preparation_id
+    truth = centred(ntt.inverse(expand_secret(RING, trio.made.router.router_seed, preparation_id)[None], RING))[0]
+    own, mask = expand_secret(RING, holder.holder_seed, preparation_id), holder.mask.copy()
     trio.search(probe)
     answers = [np.frombuffer(d.message.data, "<u4") for d in trio.sent(ConfirmationAnswer)]  # type: ignore[union-attr]
     assert len(answers) == 2
@@ -88,7 +88,7 @@ def test_known_limit_a_holder_reads_the_key_by_a_chosen_c1(cap: int) -> None:
     trio.assert_stopped(ConfirmationFailed, state=State.FROZEN)  # at the holder's own hand; a cheater goes on
     if len(read) == RING.n:
         secret = residues.add(own, ntt.forward(read.astype(np.int32)[None], RING)[0], RING)
-        product = residues.multiply(expand_public(identity, 8, RING), secret, RING)
+        product = residues.multiply(expand_public(preparation_id, 8, RING), secret, RING)
         opened = centred(ntt.inverse(residues.add(mask, product, RING), RING))[:, 0]
         r = np.rint(opened / RING.q * RING.t).astype(np.int64)
         u = unpack_difference(trio.sent(Difference)[0].message, 8, RING).astype(np.int64)  # type: ignore[arg-type]

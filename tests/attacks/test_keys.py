@@ -20,11 +20,11 @@ def test_neither_part_of_the_key_alone_opens_the_mask() -> None:
     trio = Trio(hold(probes_and_gallery()[1])).prepare()
     assert trio.made is not None
     requester, (holder,) = trio.made.requester, trio.made.holders.values()
-    identity = requester.identity
+    preparation_id = requester.preparation_id
     of_holder, of_router = (
-        expand_secret(RING, seed, identity) for seed in (holder.holder_seed, trio.made.router.router_seed)
+        expand_secret(RING, seed, preparation_id) for seed in (holder.holder_seed, trio.made.router.router_seed)
     )
-    mask, public = draw_mask(requester.seed, identity, SMALL, RING), expand_public(identity, SMALL, RING)
+    mask, public = draw_mask(requester.seed, preparation_id, SMALL, RING), expand_public(preparation_id, SMALL, RING)
     for secret in (of_holder, of_router, residues.add(of_holder, of_router, RING)):
         opened = ntt.inverse(residues.add(holder.mask, residues.multiply(public, secret, RING), RING), RING)
         values = np.rint(centred(opened)[:, 0] / RING.q * RING.t).astype(np.int64) % RING.t

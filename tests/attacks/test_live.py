@@ -172,7 +172,7 @@ def test_control_without_its_mask_the_router_sees_who_is_live(monkeypatch: pytes
 def turning(monkeypatch: pytest.MonkeyPatch, seat: int, *rows: int) -> None:
     """`seat` turns the gate of hit and live for some rows."""
     calls: Counter[int] = Counter()
-    watched: list[Masks] = []  # kept, so that no identity is given out twice
+    watched: list[Masks] = []  # kept, so that no id() is given out twice
 
     def lying(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
         product = and_local(masks, x, y, threads)

@@ -63,7 +63,7 @@ def test_control_without_the_check_a_row_scores_with_another_rows_entries(monkey
     chunks = [p.rings[HOLDER].chunks[0] for p in (search.made.holders[HOLDER], requester, search.made.router)]
     total = from_planes(opened([chunk.z for chunk in chunks])).astype(np.int64) + chunks[0].masked
     rows = faces()[2].astype(np.int64)
-    due = rows @ draw_mask(requester.seed, requester.identity, DIM, RING).astype(np.int64)
+    due = rows @ draw_mask(requester.seed, requester.preparation_id, DIM, RING).astype(np.int64)
     due[5:] += 100 * rows[:-5, 9]
     gap = (total[:200] - np.rint(due % RING.t * 2**SHARE_BITS / RING.t).astype(np.int64)) % 2**SHARE_BITS
     assert (np.minimum(gap, 2**SHARE_BITS - gap)[5:] <= 2).all()

@@ -56,12 +56,12 @@ def test_a_stolen_sealed_pool_shows_no_secret_without_its_key(disk: PoolAtNode) 
     for kind in (RequesterPreparation, RouterPreparation, HolderPreparation):
         preparation = fresh(kind)  # type: ignore[type-var]
         looked_for = secrets_of(preparation)
-        identity = disk.filled(preparation)
-        stolen = (disk.folder / FOLDER / identity.hex()).read_bytes()
+        preparation_id = disk.filled(preparation)
+        stolen = (disk.folder / FOLDER / preparation_id.hex()).read_bytes()
         assert len(looked_for) >= 6
         assert not [secret for secret in looked_for if secret[:16] in stolen]
         with pytest.raises(StoreCorrupted):
-            SealedFiles(disk.folder / FOLDER, StorageKey(b"x" * 32)).read(identity)
+            SealedFiles(disk.folder / FOLDER, StorageKey(b"x" * 32)).read(preparation_id)
 
 
 def test_control_with_the_key_every_secret_is_there(disk: PoolAtNode) -> None:
@@ -83,13 +83,13 @@ class Federation:
     nodes: dict[str, PoolAtNode]
     galleries: dict[str, Any]
     terms: Any
-    identity: bytes
+    preparation_id: bytes
     seen: list[Differences]
 
     def search(self, probe: Templates) -> list[Exception]:
         """One search with what waits at every party; gives what anybody refused."""
         try:
-            taken = {name: node.pool.take(self.identity, now()) for name, node in self.nodes.items()}
+            taken = {name: node.pool.take(self.preparation_id, now()) for name, node in self.nodes.items()}
         except UnknownPreparation as error:
             return [error]
         made = LocalPreparation(taken[REQUESTER], taken[ROUTER], {HOLDER: taken[HOLDER]})  # type: ignore[arg-type,dict-item]
@@ -138,7 +138,7 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
         nodes[name] = PoolAtNode(tmp_path / name, on_disk=True)
         nodes[name].filled(part)
     trio = scene()[2]
-    yield Federation(nodes, trio.galleries, trio.terms, made.requester.identity, [])
+    yield Federation(nodes, trio.galleries, trio.terms, made.requester.preparation_id, [])
     for node in nodes.values():
         node.stop()
 
@@ -258,31 +258,31 @@ def test_control_a_store_put_back_by_hand_that_does_not_know_of_its_loss_serves_
 
 
 def test_a_preparation_of_another_state_is_not_handed_out_and_stays(disk: PoolAtNode) -> None:
-    identity = disk.filled(fresh(requester="FR"))
+    preparation_id = disk.filled(fresh(requester="FR"))
     with pytest.raises(UnknownPreparation, match="was not made for DE"):
-        disk.pool.take(identity, now(), "DE")
-    assert disk.pool.take(identity, now(), "FR").requester == "FR"
+        disk.pool.take(preparation_id, now(), "DE")
+    assert disk.pool.take(preparation_id, now(), "FR").requester == "FR"
 
 
 def test_control_without_the_name_it_is_handed_out_and_its_owner_has_lost_it(disk: PoolAtNode) -> None:
     """The machines refuse it to whoever borrows it (tests/attacks/test_prepared.py), but it is no longer here."""
-    identity = disk.filled(fresh(requester="FR"))
-    disk.pool.take(identity, now())
+    preparation_id = disk.filled(fresh(requester="FR"))
+    disk.pool.take(preparation_id, now())
     with pytest.raises(UnknownPreparation):
-        disk.pool.take(identity, now(), "FR")
+        disk.pool.take(preparation_id, now(), "FR")
 
 
 def test_an_expired_one_serves_nobody_and_its_file_is_gone(disk: PoolAtNode) -> None:
-    identity = disk.filled(made=now() - 24 * HOUR - 1)
+    preparation_id = disk.filled(made=now() - 24 * HOUR - 1)
     with pytest.raises(UnknownPreparation, match="expired"):
-        disk.pool.take(identity, now())
+        disk.pool.take(preparation_id, now())
     assert disk.files == []
 
 
 def test_control_a_longer_age_would_let_it_serve(disk: PoolAtNode) -> None:
-    identity = disk.filled(made=now() - 24 * HOUR - 1)
+    preparation_id = disk.filled(made=now() - 24 * HOUR - 1)
     pool = disk.restart(max_age_hours=25)
-    assert pool.take(identity, now()).identity == identity
+    assert pool.take(preparation_id, now()).preparation_id == preparation_id
 
 
 # --- exhaustion ---
@@ -315,7 +315,7 @@ def test_control_in_one_pool_for_all_the_second_state_gets_nothing(tmp_path: Pat
 
 
 def test_one_state_cannot_make_a_node_drop_what_waits_for_another(disk: PoolAtNode) -> None:
-    identity = disk.filled(fresh(requester="FR"))
+    preparation_id = disk.filled(fresh(requester="FR"))
     fill(disk.pool, "DE", 2**26)
     disk.pool.retain("DE", [])
-    assert disk.pool.take(identity, now(), "FR").identity == identity
+    assert disk.pool.take(preparation_id, now(), "FR").preparation_id == preparation_id

@@ -34,10 +34,10 @@ MASKED = {"FormBlock", "Gates", "AdmissionScores", "AdmissionGates", "AdmissionI
 
 def key() -> JointKey:
     """What a holder re-randomises with."""
-    identity = secrets.token_bytes(32)
-    common = common_polynomial(RING, identity)
-    own, share = (sample_key_share(RING, common, secrets.token_bytes(32), identity) for _ in range(2))
-    return reduced_key(RING, identity, share.public, own.secret)
+    preparation_id = secrets.token_bytes(32)
+    common = common_polynomial(RING, preparation_id)
+    own, share = (sample_key_share(RING, common, secrets.token_bytes(32), preparation_id) for _ in range(2))
+    return reduced_key(RING, preparation_id, share.public, own.secret)
 
 
 def test_encryption_of_zero_is_given_out_once() -> None:
@@ -72,7 +72,7 @@ def test_a_new_preparation_uses_a_new_mask_and_new_encryptions() -> None:
         made = Trio(gallery).prepare().made
         assert made is not None
         requester = made.requester
-        drawn.append((made.holders[HOLDER].mask, draw_mask(requester.seed, requester.identity, SMALL, RING)))
+        drawn.append((made.holders[HOLDER].mask, draw_mask(requester.seed, requester.preparation_id, SMALL, RING)))
     assert (drawn[0][0] == drawn[1][0]).mean() < 0.01
     assert not (drawn[0][1] == drawn[1][1]).any()
 

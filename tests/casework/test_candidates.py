@@ -106,18 +106,18 @@ def test_a_document_opens_only_for_its_receiver_and_only_unchanged(offices: Offi
     fr, es = offices.fr.office, offices.es.office
     statement = _wanted(offices, secrets.token_bytes(16))
     data = seal_document(statement, b"", es.identity.sealing.public)
-    assert open_document(data, es.identity.sealing, "FR", "ES", es.notary)[0] == statement
+    assert open_document(data, es.identity.sealing, "FR", "ES", es.keyring)[0] == statement
     for key, sender in ((fr.identity.sealing, "FR"), (es.identity.sealing, "DE")):
         with pytest.raises(SealingError):
-            open_document(data, key, sender, "ES", es.notary)
+            open_document(data, key, sender, "ES", es.keyring)
     with pytest.raises(SealingError):
-        open_document(data[:-1] + bytes([data[-1] ^ 1]), es.identity.sealing, "FR", "ES", es.notary)
+        open_document(data[:-1] + bytes([data[-1] ^ 1]), es.identity.sealing, "FR", "ES", es.keyring)
     forged = seal_document(_unsigned(statement), b"", es.identity.sealing.public)
     with pytest.raises(SignatureError):
-        open_document(forged, es.identity.sealing, "FR", "ES", es.notary)
+        open_document(forged, es.identity.sealing, "FR", "ES", es.keyring)
     with pytest.raises(FollowUpError, match="another payload"):
         open_document(
-            seal_document(statement, b"x", es.identity.sealing.public), es.identity.sealing, "FR", "ES", es.notary
+            seal_document(statement, b"x", es.identity.sealing.public), es.identity.sealing, "FR", "ES", es.keyring
         )
 
 
@@ -140,7 +140,7 @@ def _face(landmarks: Any) -> Embedded:
 
 def _wanted(offices: Offices, attempt: bytes, slots: int = 10) -> Statement:
     time = int(datetime.now(timezone.utc).timestamp() * 1000)
-    return Statement(1, attempt, "FR", "ES", time, CandidatesWanted(slots)).signed(offices.fr.office.notary)
+    return Statement(1, attempt, "FR", "ES", time, CandidatesWanted(slots)).signed(offices.fr.office.keyring)
 
 
 def _unsigned(statement: Statement) -> Statement:

@@ -170,9 +170,9 @@ def test_a_refusal_ends_the_request(offices: Offices) -> None:
 def test_what_nobody_confirmed_goes_in_time_and_the_holder_gets_a_receipt(offices: Offices) -> None:
     candidate = offices.candidate()
     offices.clock.ahead = timedelta(days=29)
-    assert not offices.fr.expire()
+    assert not offices.fr.delete_expired_case_data()
     offices.clock.ahead = timedelta(days=31)
-    (receipt,) = offices.fr.expire()
+    (receipt,) = offices.fr.delete_expired_case_data()
     assert (receipt.candidate, receipt.holder, receipt.reason) == (candidate, "ES", "time-over")
     assert offices.fr.outcome(candidate) == "deleted"
 
@@ -181,7 +181,7 @@ def test_core_data_go_in_time(offices: Offices) -> None:
     request = offices.request(offices.confirmed())
     offices.release(request, RECORD)
     offices.clock.ahead = timedelta(days=366)
-    assert len(offices.fr.expire()) == 1
+    assert len(offices.fr.delete_expired_case_data()) == 1
     with pytest.raises(UnknownThing):
         offices.fr.view(offices.french.olga, f"core-data:{request}", "once more", "core-data")
 
@@ -355,7 +355,7 @@ def _restate(offices: Offices, statement: Statement, **changes: Any) -> Statemen
 
 
 def _node_signed(offices: Offices, statement: Statement) -> Statement:
-    return statement.signed(offices.fr.office.notary)
+    return statement.signed(offices.fr.office.keyring)
 
 
 def _signed_by(offices: Offices, statement: Statement, *handles: str) -> Statement:

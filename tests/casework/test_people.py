@@ -251,7 +251,7 @@ def test_a_search_without_authorisation_is_purged_after_48_hours(tmp_path: Path)
     offices = Offices.found(tmp_path, require_authorisation=True)
     kept, gone = offices.candidate(authorisation="court order 12/26"), offices.candidate()
     offices.clock.ahead = timedelta(hours=49)
-    receipts = offices.fr.expire()
+    receipts = offices.fr.delete_expired_case_data()
     assert [receipt.candidate for receipt in receipts] == [gone]
     assert receipts[0].reason == "no-authorisation"
     assert offices.fr.outcome(kept) == "under review"
@@ -264,7 +264,7 @@ def test_an_authorisation_that_comes_in_time_keeps_the_search(tmp_path: Path) ->
     offices.clock.ahead = timedelta(hours=47)
     offices.fr.authorise(offices.french.olga, query, "court order 12/26")
     offices.clock.ahead = timedelta(hours=49)
-    assert not offices.fr.expire()
+    assert not offices.fr.delete_expired_case_data()
     late = offices.searched(offices.enrol())
     offices.clock.ahead = timedelta(hours=99)
     with pytest.raises(DeadlinePassed):

@@ -15,7 +15,7 @@ from nodes.casework.tables import StatementRow
 from nodes.config.console import ConsoleConfig
 from nodes.console.accounts import Accounts
 from nodes.console.errors import SignedOut
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.identity.identity import load_identity
 from nodes.operator.database import LossRefused, backup, rekey, restore
 from nodes.store import StoreRefusal
@@ -28,14 +28,14 @@ PASSWORD = "planted-Password-4711"
 
 def log_statements(desk: CaseDesk, folder: Path) -> int:
     """What a running node does with new statements; gives how many."""
-    keeper, count = Keeper(load_identity(folder), folder), 0
+    archive, count = Archive(load_identity(folder), folder), 0
     with desk.office.vault.writing() as session:
         for row in session.scalars(
             select(StatementRow).where(StatementRow.logged.is_(False)).order_by(StatementRow.id)
         ):
-            keeper.keep_statement(decode_statement(row.content), row.direction, row.peer)  # type: ignore[arg-type]
+            archive.keep_statement(decode_statement(row.content), row.direction, row.peer)  # type: ignore[arg-type]
             row.logged, count = True, count + 1
-    keeper.close()
+    archive.close()
     return count
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from nodes.casework import candidates, inbox
 from nodes.casework.tables import StatementRow
-from nodes.identity.identity import NodeNotary
+from nodes.identity.identity import NodeKeyring
 from nodes.service.follow_up import BODY_LIMIT, PATH
 from protocol.documents import seal_document
 from protocol.follow_up import CandidatesWanted, Deleted, Statement
@@ -46,7 +46,7 @@ def statement(
     network: AsgiNetwork, sender: str, content: object, receiver: str = ES, query: bytes = bytes(16)
 ) -> Statement:
     made = Statement(1, query, sender, receiver, _now(), content)  # type: ignore[arg-type]
-    return made.signed(NodeNotary(network.nodes[sender].identity, {}))
+    return made.signed(NodeKeyring(network.nodes[sender].identity, {}))
 
 
 def _now() -> int:
@@ -163,7 +163,7 @@ def test_a_search_that_a_dead_process_had_started_is_not_started_again(federatio
 
 
 def test_no_other_peer_uses_up_the_requesters_tries_or_enters_the_evidence(federation: Federation) -> None:
-    """Router and other holders know a query's identity: they could make its holder refuse to show candidates."""
+    """Router and other holders know a query's ID: they could make its holder refuse to show candidates."""
 
     async def body(network: AsgiNetwork) -> None:
         public = network.nodes[ES].identity.sealing.public

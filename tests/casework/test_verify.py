@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from nodes.evidence.export import export_bundle, sign_bundle
-from nodes.identity.identity import NodeIdentity, NodeNotary, load_identity
+from nodes.identity.identity import NodeIdentity, NodeKeyring, load_identity
 from nodes.logs.checkpoints import Disclosure
 from nodes.logs.entries import TranscriptEntry, encode_entry, encrypt_entry
 from nodes.verify import Report, load_trust, rules_follow_up, verify_bundles
@@ -63,7 +63,7 @@ class Told:
 
     def signed(self, statement: Statement) -> Statement:
         identity = self.identities[statement.sender]
-        return statement.signed(NodeNotary(identity, {}))
+        return statement.signed(NodeKeyring(identity, {}))
 
     def _seal(self, owner: str, stated: list[Stated]) -> bytes:
         bundle, identity = self.bundles[owner], self.identities[owner]

@@ -14,7 +14,7 @@ from nodes.cli.case_common import split_names
 from nodes.cli.embed import photo_count
 from nodes.cli.node import names_of
 from pets.synthetic import synthetic_templates
-from pets.templates import ModelIdentity, save_templates
+from pets.templates import ModelSpec, save_templates
 
 DIM = 128
 PHASES = {"enroll", "offline", "admit", "score", "share", "compare", "open", "confirm", "online"}
@@ -52,7 +52,7 @@ def result(files: Path) -> dict:
 
 
 def test_match_names_the_photos_of_a_gallery_that_was_embedded(run, files: Path, tmp_path: Path) -> None:
-    model = ModelIdentity("a" * 64, "b" * 64, "x", DIM, 248)
+    model = ModelSpec("a" * 64, "b" * 64, "x", DIM, 248)
     rows = np.load(files / "gallery.npy")[:50].astype(np.float32)
     save_templates(tmp_path / "named.npy", rows, model, [f"[b]{row}.jpg" for row in range(50)])
     status, out, error = run(*arguments(files, gallery=tmp_path / "named.npy", engine="plain"))
@@ -216,8 +216,8 @@ def test_an_empty_gallery_has_no_hit_and_an_empty_probe_is_refused(run, files: P
 def test_templates_of_two_models_are_refused(run, files: Path) -> None:
     templates = synthetic_templates(3, DIM, 1)
     for name, letter in (("one.npy", "a"), ("two.npy", "b")):
-        identity = ModelIdentity("0" * 64, letter * 64, "similarity-5-landmarks-112-v1", DIM, 248)
-        save_templates(files / name, templates, identity, ["x", "y", "z"])
+        spec = ModelSpec("0" * 64, letter * 64, "similarity-5-landmarks-112-v1", DIM, 248)
+        save_templates(files / name, templates, spec, ["x", "y", "z"])
     status, _, err = run(*arguments(files, gallery=files / "one.npy", probe=files / "two.npy"))
     assert status == 1
     assert "two models" in err

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nodes.service.under_way import peers_up
-from nodes.transport.outbox import PeerRefused, PeerUnreachable
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 
 
 def test_a_peer_that_does_not_answer_is_down() -> None:

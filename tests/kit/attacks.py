@@ -99,7 +99,7 @@ class Gate:
 def turn_gates(monkeypatch: pytest.MonkeyPatch, flips: Callable[[Gate], Planes | None]) -> None:
     """Parties that turn gates: what `flips` says is turned in what one sends of an AND, and keeps: nobody sees it."""
     known: dict[int, tuple[str, int, tuple[Any, ...]]] = {}
-    kept: list[Masks] = []  # so that no identity is given out twice
+    kept: list[Masks] = []  # so that no id() is given out twice
     turns: Counter[int] = Counter()
     drawing, multiplying = Ring.masks, protocol.compute.and_local  # type: ignore[attr-defined]
 

@@ -211,7 +211,7 @@ def approve(person: Person, query: str) -> None:
 
 
 def review(person: Person, query: str, verdict: str, row: int = 0) -> str:
-    """Lock a decision on a candidate; gives its identity."""
+    """Lock a decision on a candidate; gives its ID."""
     page = person.page
     page.goto(f"{person.origin}/review/{query}")
     person.check("review")

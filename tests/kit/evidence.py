@@ -21,9 +21,9 @@ import pytest
 
 from nodes.config.schema import Role
 from nodes.config.storage import holder_store
+from nodes.evidence.archive import Archive
 from nodes.evidence.export import export_bundle
-from nodes.evidence.keeper import Keeper
-from nodes.identity.identity import NodeIdentity, NodeNotary, init_node, load_identity, load_peers
+from nodes.identity.identity import NodeIdentity, NodeKeyring, init_node, load_identity, load_peers
 from nodes.store import Category, Status
 from nodes.verify import Report
 from nodes.verify.trust import Party, load_trust
@@ -73,8 +73,8 @@ def _honest(_: object) -> None:
     """Changes nothing."""
 
 
-def _keep_probe(keeper: Keeper, template: bytes, reason: Justification, machine: SearchingRequester) -> None:
-    keeper.keep_probe(machine, template, reason)
+def _keep_probe(archive: Archive, template: bytes, reason: Justification, machine: SearchingRequester) -> None:
+    archive.keep_probe(machine, template, reason)
 
 
 @dataclass
@@ -111,8 +111,8 @@ class World:
         """Everything before there is a probe. `attack` changes the machines before they start."""
         made = Made(os.urandom(16))
         parties = Parties(FR, EU, tuple(holders))
-        with self._keepers(parties) as keepers:
-            contexts = self._contexts(parties, made.conversation, keepers)
+        with self._archives(parties) as archives:
+            contexts = self._contexts(parties, made.conversation, archives)
             preparing = LocalPreparing(
                 PreparingRequester(contexts[FR], Plan(RING, DIM)),
                 PreparingRouter(contexts[EU]),
@@ -123,9 +123,9 @@ class World:
             ready = []
             machines: list[Preparing] = [preparing.requester, preparing.router, *preparing.holders.values()]
             for machine in machines:
-                keepers[machine.name].end(machine)
+                archives[machine.name].end(machine)
                 if machine.preparation is not None and machine.preparation.rings:
-                    keepers[machine.name].keep_preparation(machine)
+                    archives[machine.name].keep_preparation(machine)
                     ready.append(machine.name)
         if len(ready) == len(contexts):
             made.preparation = preparing.result
@@ -154,15 +154,15 @@ class World:
         warrant = issue_warrant(asked, reason, probe.tobytes())
         terms = Terms(Decimal(threshold), DIM, RING, cap, Decimal("0.1"))
         parties, ready = Parties(FR, EU, tuple(holders)), made.preparation
-        with self._keepers(parties) as keepers:
-            contexts = self._contexts(parties, conversation, keepers)
-            keep_probe = partial(_keep_probe, keepers[FR], probe.tobytes(), reason)
+        with self._archives(parties) as archives:
+            contexts = self._contexts(parties, conversation, archives)
+            keep_probe = partial(_keep_probe, archives[FR], probe.tobytes(), reason)
             searching = LocalSearch(
                 SearchingRequester(replace(contexts[FR], keep=keep_probe), terms, ready.requester, warrant),
                 SearchingRouter(contexts[EU], ready.router),
                 {
                     name: SearchingHolder(
-                        replace(contexts[name], keep=keepers[name].keep_holder),
+                        replace(contexts[name], keep=archives[name].keep_holder),
                         self.galleries[name],
                         ready.holders[name],
                     )
@@ -175,29 +175,29 @@ class World:
                 (searching.requester._submit if unchecked else searching.requester.submit)(probe)
                 MemoryNetwork(searching.machines).run()
             for machine in searching.parties:
-                keepers[machine.name].end(machine)
+                archives[machine.name].end(machine)
         return conversation
 
     @contextmanager
-    def _keepers(self, parties: Parties) -> Iterator[dict[str, Keeper]]:
+    def _archives(self, parties: Parties) -> Iterator[dict[str, Archive]]:
         """Closed in any case: else the logs stay locked, and one test that fails takes all others with it."""
         with ExitStack() as stack:
-            keepers = {}
+            archives = {}
             for name in (parties.requester, parties.router, *parties.holders):
-                keepers[name] = Keeper(self.identities[name], self.root / name)
-                stack.callback(keepers[name].close)
-            yield keepers
+                archives[name] = Archive(self.identities[name], self.root / name)
+                stack.callback(archives[name].close)
+            yield archives
 
-    def _contexts(self, parties: Parties, conversation: bytes, keepers: dict[str, Keeper]) -> dict[str, Context]:
+    def _contexts(self, parties: Parties, conversation: bytes, archives: dict[str, Archive]) -> dict[str, Context]:
         return {
             name: Context(
                 name,
                 conversation,
                 parties,
-                notary=NodeNotary(self.identities[name], load_peers(self.identities[name].config)),
-                recorder=keeper.begin(conversation),
+                keyring=NodeKeyring(self.identities[name], load_peers(self.identities[name].config)),
+                recorder=archive.begin(conversation),
             )
-            for name, keeper in keepers.items()
+            for name, archive in archives.items()
         }
 
     @staticmethod

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nodes.transport.outbox import PeerUnreachable, Transport
+from nodes.transport.send_queue import PeerUnreachable, Transport
 from nodes.transport.units import Units
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 

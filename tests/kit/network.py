@@ -13,14 +13,14 @@ import httpx
 
 from nodes.config.schema import Role, load_config
 from nodes.config.storage import open_store
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.identity.identity import load_identity, load_peers
 from nodes.identity.peers import Peers
 from nodes.query.driver import QueryDriver
 from nodes.service.app import make_app
 from nodes.service.node import Node
 from nodes.service.operator_api import SearchReport, SearchRequest
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from nodes.service.server import NodeServer
 from nodes.transport.client import HttpTransport
 from protocol.party import Party
@@ -52,13 +52,13 @@ class Network:
             identity = load_identity(folder)
             peers = Peers(load_peers(identity.config))
             self._transports[name] = self._transport(name, peers)
-            kind = AskingNode if ROLES[name] is Role.REQUESTER else Node
+            kind = RequesterNode if ROLES[name] is Role.REQUESTER else Node
             node = kind(
                 identity,
                 peers,
                 open_store(identity.config),
                 Faults(self._transports[name], name, self),
-                Keeper(identity, folder),
+                Archive(identity, folder),
             )
             self._watch(node)
             await asyncio.to_thread(node.warm)
@@ -91,7 +91,7 @@ class Network:
     async def search(self, wanted: SearchRequest) -> SearchReport:
         """Have FR search."""
         node = self.nodes[FR]
-        assert isinstance(node, AskingNode)
+        assert isinstance(node, RequesterNode)
         return await node.search(wanted)
 
     async def settle(self, seconds: float = 15) -> None:

@@ -1,4 +1,4 @@
-"""Preparations for the tests of pools: every party's, made once and copied under fresh identities."""
+"""Preparations for the tests of pools: every party's, made once and copied under fresh IDs."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def made() -> LocalPreparation:
 
 
 def fresh(kind: type[P] = HolderPreparation, requester: str | None = None) -> P:  # type: ignore[assignment]
-    """One that nobody has used, with an identity of its own."""
+    """One that nobody has used, with an ID of its own."""
     every: LocalPreparation = made()
     parts: list[Preparation] = [every.requester, every.router, *every.holders.values()]
     part = next(part for part in parts if isinstance(part, kind))
     copy = unpack(pack(part), kind)
-    copy.identity = secrets.token_bytes(32)
+    copy.preparation_id = secrets.token_bytes(32)
     if requester is not None:
         copy.requester = requester
     return copy
@@ -85,11 +85,11 @@ class PoolAtNode:
         return self.pool
 
     def filled(self, preparation: Any = None, made: float | None = None) -> bytes:
-        """Let one wait; gives its identity."""
+        """Let one wait; gives its ID."""
         preparation = fresh() if preparation is None else preparation
-        identity: bytes = preparation.identity
+        preparation_id: bytes = preparation.preparation_id
         self.pool.add(secrets.token_bytes(16), preparation, time.time() if made is None else made)
-        return identity
+        return preparation_id
 
     @property
     def files(self) -> list[Path]:

@@ -45,7 +45,7 @@ def staff_of(made: House) -> Staff:
 
 @contextmanager
 def two_consoles(root: Path, fill: Callable[[Offices], dict[str, str]]) -> Iterator[Two]:
-    """`fill`: makes the case; gives the identities of what is in it."""
+    """`fill`: makes the case; gives the IDs of what is in it."""
     with ExitStack() as stack:
         fr, es = (stack.enter_context(house(root, node=node)) for node in ("FR", "ES"))
         french, spanish = fr.site.operations.desk, es.site.operations.desk

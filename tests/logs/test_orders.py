@@ -59,8 +59,8 @@ def test_an_order_lodged_at_a_running_node_is_obeyed_until_it_is_lifted(
             await network.settle()
             shown = (await asyncio.to_thread(status, folder))["logs"]
             logs = dict(line.split() for line in shown)
-            keeper = network.nodes[ES].keeper
-            assert keeper.transcript.held() == ()
+            archive = network.nodes[ES].archive
+            assert archive.transcript.held() == ()
 
             with pytest.raises(InputError, match="not signed by the supervisor"):
                 await lodge(order(logs["transcript"], name="somebody"))
@@ -70,7 +70,7 @@ def test_an_order_lodged_at_a_running_node_is_obeyed_until_it_is_lifted(
                 await lodge(order(logs["transcript"], "--number", 1))
             with pytest.raises(InputError, match="no hold number 0 to lift"):
                 await lodge(order(logs["transcript"], "--lift"))
-            assert keeper.transcript.held() == ()
+            assert archive.transcript.held() == ()
 
             first = order(logs["transcript"], "--first", 2, "--last", 4)
             assert await lodge(first) == {"order": "hold", "number": 0}
@@ -78,13 +78,13 @@ def test_an_order_lodged_at_a_running_node_is_obeyed_until_it_is_lifted(
                 await lodge(first)
             assert await lodge(order(logs["article-40"])) == {"order": "hold", "number": 0}
             for _ in range(2):
-                keeper = network.nodes[ES].keeper
-                assert keeper.transcript.held() == (2, 3, 4)
-                assert keeper.article_forty.held() == (0,)
+                archive = network.nodes[ES].archive
+                assert archive.transcript.held() == (2, 3, 4)
+                assert archive.article_forty.held() == (0,)
                 await network.kill(ES)
                 await network.start(ES)
             assert await lodge(order(logs["transcript"], "--lift")) == {"order": "lift", "number": 0}
-            assert network.nodes[ES].keeper.transcript.held() == ()
+            assert network.nodes[ES].archive.transcript.held() == ()
 
     asyncio.run(body())
 

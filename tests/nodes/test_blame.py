@@ -123,8 +123,8 @@ def impatient(network: TlsNetwork, seconds: int) -> None:
     for _, driver in network.drivers:
         driver._patience = seconds * (REQUESTER_PATIENCE if driver.machine.role == "requester" else 1)
         driver._reach = seconds
-        for outbox in driver._outboxes.values():
-            outbox._patience = seconds
+        for send_queue in driver._send_queues.values():
+            send_queue._patience = seconds
         driver.call(lambda: None)  # it waits anew
 
 

@@ -113,7 +113,7 @@ def test_a_log_that_closed_after_a_failed_write_is_degraded_although_there_is_ro
             await network.start(ES)
             node = network.nodes[ES]
             filler = fill(federation.folder(ES), 0)
-            log = node.keeper.transcript
+            log = node.archive.transcript
             while log.usable:
                 with suppress(OSError):
                     log.checkpoint(0)

@@ -6,7 +6,7 @@ import pytest
 
 from nodes.query import early_units
 from nodes.query.early_units import EarlyUnits
-from nodes.transport.outbox import PeerRefused
+from nodes.transport.send_queue import PeerRefused
 from tests.kit.federation import DE, ES, EU
 
 QUERY = bytes(16)

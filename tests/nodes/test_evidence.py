@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from nodes.cli import evidence as cli_evidence
 from nodes.evidence import export as evidence
 from nodes.evidence import links
+from nodes.evidence.archive import Archive
 from nodes.evidence.export import EvidenceError, export_bundle
-from nodes.evidence.keeper import Keeper
 from nodes.evidence.links import LinkDamaged
 from nodes.evidence.recorder import read_records
 from nodes.logs.entries import TranscriptEntry
@@ -148,16 +148,16 @@ def test_a_query_that_is_still_running_cannot_be_exported_from_a_running_node(wo
     source = read_records(next((folder / "evidence").iterdir()))[0]
     query = bytes(16)
     frame = frame_digest(query, source.session, FR, EU, source.sequence, source.content)
-    keeper = Keeper(world.identities[EU], folder)
+    archive = Archive(world.identities[EU], folder)
     try:
         entry = TranscriptEntry(query, "whole", "received", FR, source.kind, 0, frame, None, source.time)
-        keeper.transcript.append([entry], int(time.time() * 1000))
+        archive.transcript.append([entry], int(time.time() * 1000))
         data = msgspec.msgpack.encode(source)
         (folder / "evidence" / query.hex()).write_bytes(len(data).to_bytes(4, "big") + data)
         with pytest.raises(EvidenceError, match="still running"):
             export_bundle(folder, query.hex())
     finally:
-        keeper.close()
+        archive.close()
         (folder / "evidence" / query.hex()).unlink(missing_ok=True)
 
 
@@ -187,9 +187,9 @@ def test_later_bundles_prove_that_the_log_only_grew(
 def test_a_witnessed_checkpoint_travels_along(world: World, query: bytes) -> None:
     log = decode_bundle(export_bundle(world.root / ES, query.hex()))[1].log
     shown = Witnessed(log.header, log.checkpoint)
-    keeper = Keeper(world.identities[FR], world.root / FR)
-    keeper.witnesses.keep(shown)
-    keeper.close()
+    archive = Archive(world.identities[FR], world.root / FR)
+    archive.witnesses.keep(shown)
+    archive.close()
     data = export_bundle(world.root / FR, query.hex())
     assert decode_bundle(data)[1].witnessed == (shown,)
     assert verify_bundles([data], world.trust).holds

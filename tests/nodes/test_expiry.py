@@ -15,16 +15,16 @@ import pytest
 from nodes.config.schema import load_config
 from nodes.config.storage import holder_store, open_store
 from nodes.evidence import links
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.identity.identity import load_identity
 from nodes.logs import of_node as journals
 from nodes.logs.entries import TranscriptEntry
 from nodes.logs.errors import EntryErased
 from nodes.logs.holds import SUPERVISOR_CONTEXT, HoldOrder, LiftOrder
 from nodes.logs.of_node import SUPERVISOR_FILE
-from nodes.operator.database import expire as expire_stopped
+from nodes.operator.database import delete_expired as delete_while_stopped
 from nodes.service import server as serve
-from nodes.service.expiry import Expired, expire
+from nodes.service.expiry import Expired, delete_expired
 from nodes.service.node import Node
 from nodes.store import Category, QueryReplayed, Status
 from pets.errors import InputError
@@ -58,17 +58,17 @@ def federation(tmp_path: Path) -> Federation:
     return federation
 
 
-def expire_at(folder: Path, now: datetime, act: Callable[[Keeper], object] = lambda _: None) -> Expired:
+def expire_at(folder: Path, now: datetime, act: Callable[[Archive], object] = lambda _: None) -> Expired:
     """Expire a stopped node at a moment, to its logs too; `act` on its open logs before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journals, "time", SimpleNamespace(time=now.timestamp))
-        keeper = Keeper(load_identity(folder), folder)
+        archive = Archive(load_identity(folder), folder)
     try:
         with open_store(load_config(folder)) as store:
-            act(keeper)
-            return expire(store, keeper, load_config(folder), now)
+            act(archive)
+            return delete_expired(store, archive, load_config(folder), now)
     finally:
-        keeper.close()
+        archive.close()
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -92,8 +92,8 @@ def test_everything_has_its_time_and_nothing_goes_before(federation: Federation)
         expire_at(folder, THREE_YEARS, _is_erased)
 
 
-def _is_erased(keeper: Keeper) -> None:
-    for log in (keeper.transcript, keeper.article_forty):
+def _is_erased(archive: Archive) -> None:
+    for log in (archive.transcript, archive.article_forty):
         assert log.size
         with pytest.raises(EntryErased):
             log.read(0)
@@ -109,21 +109,21 @@ def test_what_the_supervisor_holds_stays_until_it_is_lifted(federation: Federati
     (query,) = [bytes.fromhex(path.name) for path in (folder / "sealed").iterdir()]
     of_search: list[int] = []  # the first two entries of the search; those before are of its preparation
 
-    def hold(keeper: Keeper) -> None:
-        log = keeper.transcript
+    def hold(archive: Archive) -> None:
+        log = archive.transcript
         entries = ((index, log.read(index)) for index in range(log.size))
         found = (index for index, entry in entries if isinstance(entry, TranscriptEntry) and entry.query == query)
         first = next(found)
         of_search.extend((first, first + 1))
         log.obey(sign(HoldOrder(log.header.log, 0, first, first + 1, int(time.time() * 1000))))
 
-    def lift(keeper: Keeper) -> None:
-        entry = keeper.transcript.read(of_search[0])
+    def lift(archive: Archive) -> None:
+        entry = archive.transcript.read(of_search[0])
         assert isinstance(entry, TranscriptEntry)
-        keeper.transcript.obey(sign(LiftOrder(keeper.transcript.header.log, 0, int(time.time() * 1000))))
+        archive.transcript.obey(sign(LiftOrder(archive.transcript.header.log, 0, int(time.time() * 1000))))
 
     sizes: list[int] = []
-    done = expire_at(folder, THREE_YEARS, lambda keeper: (hold(keeper), sizes.append(keeper.transcript.size)))
+    done = expire_at(folder, THREE_YEARS, lambda archive: (hold(archive), sizes.append(archive.transcript.size)))
     assert (done.log_entries, done.evidence_files, done.sealed_files) == (sizes[0] - 2 + 1, 1, 0)
     assert files(folder) == {"evidence": 1, "sealed": 1, "links": 0}
     done = expire_at(folder, THREE_YEARS, lift)
@@ -138,8 +138,8 @@ def test_while_a_preparation_is_held_its_search_finds_it(federation: Federation)
     (identity,) = [bytes.fromhex(path.name) for path in (folder / links.FOLDER).iterdir()]
     conversation = links.conversation_of(folder, identity)
 
-    def hold_all(keeper: Keeper) -> None:
-        log = keeper.transcript
+    def hold_all(archive: Archive) -> None:
+        log = archive.transcript
         order = HoldOrder(log.header.log, 0, 0, log.size - 1, int(time.time() * 1000))
         signature = supervisor.sign(order.signed(), SUPERVISOR_CONTEXT)
         log.obey(msgspec.structs.replace(order, signature=signature))
@@ -210,13 +210,13 @@ def test_a_running_node_expires_at_start_then_daily_and_goes_on_after_a_failure(
             enrol()
             chore = asyncio.create_task(serve._expire_daily(node))
             await until_expired(node)
-            real, failures = node.expire, iter([True])
-            node.expire = lambda: 1 / 0 if next(failures, False) else real()  # type: ignore
+            real, failures = node.delete_expired, iter([True])
+            node.delete_expired = lambda: 1 / 0 if next(failures, False) else real()  # type: ignore
             enrol()
             await until_expired(node)
             chore.cancel()
             with pytest.raises(InputError, match="ES is running: it does this itself, daily"):
-                expire_stopped(federation.folder(ES))
+                delete_while_stopped(federation.folder(ES))
         finally:
             await network.close()
 

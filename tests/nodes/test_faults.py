@@ -21,7 +21,7 @@ import protocol.searching
 from benchmarks.faults import Tally, burst, find_leaks, sweep_link, try_fault
 from nodes.query.driver import Silence
 from nodes.service.operator_api import HolderAnswer
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from pets.errors import LineupError
 from protocol.errors import MissingMessage, QueryRefused
 from protocol.roles import Seat
@@ -178,15 +178,15 @@ def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federati
     wanted = request(federation.people.hit)
 
     async def body(network: Network) -> None:
-        keeper = network.nodes[ES].keeper
-        keep = keeper.keep_holder
+        archive = network.nodes[ES].archive
+        keep = archive.keep_holder
 
         def stops(holder: Any) -> None:
             keep(holder)
             if holder.sealed is not None and holder.sealed.answers:
                 raise Silence("the others said nothing, it claims")
 
-        keeper.keep_holder = stops  # type: ignore[method-assign]
+        archive.keep_holder = stops  # type: ignore[method-assign]
         report = await network.search(wanted)
         assert report.answers == {
             **federation.expected(wanted),
@@ -221,7 +221,7 @@ def test_a_search_at_a_node_that_shuts_down_is_refused(federation: Federation) -
         draining = asyncio.create_task(network.nodes[FR].drain(20))
         await asyncio.sleep(0)
         node = network.nodes[FR]
-        assert isinstance(node, AskingNode)
+        assert isinstance(node, RequesterNode)
         with pytest.raises(LineupError, match="capacity"):
             await network.search(request(federation.people.hit, (ES,)))
         report = await running_search
@@ -322,17 +322,17 @@ def test_no_checkpoint_is_signed_while_another_query_writes_to_the_log(
         wanted = request(federation.people.hit, (ES,))
         await network.search(wanted)
         await network.settle()
-        keeper = network.nodes[ES].keeper
+        archive = network.nodes[ES].archive
         if not locked:
-            keeper.writing = keeper._recorder._writing = contextlib.nullcontext()  # type: ignore[assignment]
-        log, writing, overlaps = keeper.transcript, threading.Event(), []
+            archive.writing = archive._recorder._writing = contextlib.nullcontext()  # type: ignore[assignment]
+        log, writing, overlaps = archive.transcript, threading.Event(), []
         append = log.append
 
         def slow(*values: Any) -> Any:
             writing.set()
             other = SimpleNamespace(query=secrets.token_bytes(16))
-            keeper._started[other.query] = 0
-            ending = threading.Thread(target=keeper.end, args=(other,))  # another query ends just now
+            archive._started[other.query] = 0
+            ending = threading.Thread(target=archive.end, args=(other,))  # another query ends just now
             ending.start()
             ending.join(0.05)
             writing.clear()

@@ -16,8 +16,8 @@ from starlette.responses import Response
 
 from nodes.config.schema import operator_name
 from nodes.config.storage import open_store
+from nodes.evidence.archive import Archive
 from nodes.evidence.export import export_bundle
-from nodes.evidence.keeper import Keeper
 from nodes.evidence.witnesses import WitnessDamaged, Witnesses
 from nodes.identity.identity import load_identity, load_peers
 from nodes.logs.checkpoints import Checkpoint
@@ -76,8 +76,8 @@ def log_something(node: Node, number: int, kind: Kind = "transcript") -> None:
     entry: Entry = TranscriptEntry(bytes(16), "query", "sent", FR, "Joined", number, bytes(32), None, now)
     if kind == "article-40":
         entry = ArticleForty(FR, number, None, (ES,), ())
-    node.keeper.logs[kind].append([entry], now)
-    node.keeper.logs[kind].checkpoint(now)
+    node.archive.logs[kind].append([entry], now)
+    node.archive.logs[kind].checkpoint(now)
 
 
 @asynccontextmanager
@@ -88,7 +88,7 @@ async def forked(
     shutil.copytree(network.federation.folder(ES), folder)
     identity = load_identity(folder)
     peers = load_peers(identity.config)
-    other = Node(identity, peers, open_store(identity.config), network._transport(ES, peers), Keeper(identity, folder))
+    other = Node(identity, peers, open_store(identity.config), network._transport(ES, peers), Archive(identity, folder))
     for number in range(more):
         log_something(other, 100 + number, kind)
     honest, lying = network.apps[ES], make_app(other)
@@ -105,7 +105,7 @@ async def forked(
 
 
 def newest(node: Node, owner: str, kind: Kind = "transcript") -> Checkpoint | None:
-    shown = node.keeper.witnesses.newest(owner, kind)
+    shown = node.archive.witnesses.newest(owner, kind)
     return shown and shown.checkpoint
 
 
@@ -130,7 +130,7 @@ def test_after_a_query_the_parties_have_each_others_checkpoints(
         query = report.queries[-1]
         await network.settle()
         deadline = time.monotonic() + 20
-        while any(len(node.keeper.witnesses.all()) < 6 for node in network.nodes.values()):
+        while any(len(node.archive.witnesses.all()) < 6 for node in network.nodes.values()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         for name, node in network.nodes.items():
@@ -140,7 +140,7 @@ def test_after_a_query_the_parties_have_each_others_checkpoints(
         assert accused(network) == {}
         for name, node in network.nodes.items():
             for other in network.nodes.values():
-                for kind, log in other.keeper.logs.items():
+                for kind, log in other.archive.logs.items():
                     if other.name != name:
                         assert newest(node, other.name, kind) == log.last_checkpoint
 
@@ -158,7 +158,7 @@ def test_it_goes_over_tls_too(federation: Federation) -> None:
             await network.nodes[FR].gossip.meet(ES)
             log_something(network.nodes[ES], 1)
             await network.nodes[FR].gossip.meet(ES)
-            assert newest(network.nodes[FR], ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+            assert newest(network.nodes[FR], ES) == network.nodes[ES].archive.transcript.last_checkpoint
             await network.kill(ES)
             with captured_logs() as captured:
                 await network.nodes[FR].gossip.meet(ES)
@@ -181,7 +181,7 @@ def test_a_log_that_grows_is_followed_with_one_proof_each_time(federation: Feder
         for number in range(3):
             log_something(network.nodes[ES], number)
             await network.nodes[FR].gossip.meet(ES)
-        size = network.nodes[ES].keeper.transcript.size
+        size = network.nodes[ES].archive.transcript.size
         assert asked == [
             "/v1/checkpoints", "/v1/checkpoints", f"/v1/consistency?log=transcript&first={size - 2}&second={size - 1}",
             "/v1/checkpoints", f"/v1/consistency?log=transcript&first={size - 1}&second={size}",
@@ -221,7 +221,7 @@ def test_a_split_view_between_two_peers_is_found_when_they_meet(
             await network.nodes[DE].gossip.meet(FR)
             assert accused(network) == {FR: [lie], DE: [lie]}, "and who is told can see for itself"
             await network.nodes[FR].gossip.meet(ES)
-        kept = network.nodes[FR].keeper.witnesses.all()
+        kept = network.nodes[FR].archive.witnesses.all()
         assert len({x.checkpoint.root for x in kept if (x.header.owner, x.header.kind) == (ES, kind)}) == 2, "both stay"
 
     run(federation, body)
@@ -280,16 +280,16 @@ def test_a_forged_checkpoint_accuses_nobody(federation: Federation) -> None:
     async def body(network: AsgiNetwork) -> None:
         fr, eu = network.nodes[FR], network.nodes[EU]
         await eu.gossip.meet(ES)
-        real = eu.keeper.witnesses.newest(ES, "transcript")
+        real = eu.archive.witnesses.newest(ES, "transcript")
         assert real is not None
         forged = msgspec.structs.replace(real.checkpoint, root=bytes(32))
-        eu.keeper.witnesses.keep(Witnessed(real.header, forged))
+        eu.archive.witnesses.keep(Witnessed(real.header, forged))
         await fr.gossip.meet(ES)
         with captured_logs() as captured:
             await fr.gossip.meet(EU)
         assert accused(network) == {}
         assert "did not sign" in captured.text
-        assert fr.keeper.witnesses.newest(ES, "transcript") == real
+        assert fr.archive.witnesses.newest(ES, "transcript") == real
 
     run(federation, body)
 
@@ -300,7 +300,7 @@ def test_a_checkpoint_under_another_logs_name_accuses_nobody(federation: Federat
     async def body(network: AsgiNetwork) -> None:
         fr, eu = network.nodes[FR], network.nodes[EU]
         await fr.gossip.meet(ES)
-        one, other = (fr.keeper.witnesses.newest(ES, kind) for kind in ("transcript", "article-40"))
+        one, other = (fr.archive.witnesses.newest(ES, kind) for kind in ("transcript", "article-40"))
         assert one is not None
         assert other is not None
         swapped = [Witnessed(one.header, other.checkpoint), Witnessed(other.header, one.checkpoint)]
@@ -342,7 +342,7 @@ def test_who_cannot_be_reached_is_met_another_time(federation: Federation) -> No
         assert newest(fr, ES) == before
         network.apps[ES] = app
         await fr.gossip.meet(EU)
-        assert newest(fr, ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+        assert newest(fr, ES) == network.nodes[ES].archive.transcript.last_checkpoint
 
     run(federation, body)
 
@@ -367,7 +367,7 @@ def test_who_gives_no_proof_for_another_reason_is_not_accused(
         assert accused(network) == {}
         network.apps[ES] = honest
         await fr.gossip.meet(ES)
-        assert newest(fr, ES) == network.nodes[ES].keeper.transcript.last_checkpoint
+        assert newest(fr, ES) == network.nodes[ES].archive.transcript.last_checkpoint
 
     run(federation, body)
 
@@ -418,7 +418,7 @@ def test_nonsense_is_no_checkpoint(federation: Federation, answer: bytes) -> Non
         network.nodes[ES].gossip.tell = lambda: answer  # type: ignore[method-assign]
         await network.nodes[FR].gossip.meet(ES)
         assert accused(network) == {}
-        assert network.nodes[FR].keeper.witnesses.all() == ()
+        assert network.nodes[FR].archive.witnesses.all() == ()
 
     run(federation, body)
 

@@ -12,7 +12,7 @@ import pytest
 
 from nodes.identity.identity import load_identity, load_peers
 from nodes.transport.client import HttpTransport
-from nodes.transport.outbox import PeerRefused
+from nodes.transport.send_queue import PeerRefused
 from tests.kit.faults import in_turn
 from tests.kit.federation import ES, FR, Federation, people
 

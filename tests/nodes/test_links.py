@@ -20,7 +20,7 @@ from nodes.service import server as serve
 from nodes.service.operator_api import HolderAnswer
 from nodes.transport import client as http
 from nodes.transport.client import HttpTransport
-from nodes.transport.outbox import PeerUnreachable
+from nodes.transport.send_queue import PeerUnreachable
 from nodes.transport.units import pack_units
 from tests.kit.faults import During, Fault, in_turn
 from tests.kit.federation import DE, ES, EU, FR, Federation, request

@@ -14,7 +14,7 @@ import pytest
 
 from nodes.config.schema import load_config, operator_name
 from nodes.config.storage import holder_store
-from nodes.evidence.keeper import Keeper
+from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import ORDER_CONTEXT, Ledger
 from nodes.identity.identity import load_identity
 from nodes.operator.database import backup, restore
@@ -43,12 +43,12 @@ def federation(tmp_path: Path) -> Federation:
 def start(federation: Federation, accept_loss: bool = False, name: str = ES) -> Any:
     """What a start of a node does: its database's content, the newest entry about it, since when claims are lost."""
     identity = load_identity(federation.folder(name))
-    keeper = Keeper(identity, federation.folder(name))
+    archive = Archive(identity, federation.folder(name))
     try:
-        with open_known_store(identity, keeper, accept_loss) as store:
-            return store.content, keeper.ledger.last, store.claims_lost_until
+        with open_known_store(identity, archive, accept_loss) as store:
+            return store.content, archive.ledger.last, store.claims_lost_until
     finally:
-        keeper.close()
+        archive.close()
 
 
 def file(federation: Federation, name: str = ES) -> Path:
@@ -215,10 +215,10 @@ def test_a_loss_is_accepted_only_by_an_order_that_is_signed_into_the_log(
     assert (last.reason, last.rows) == ("accepted-loss", content.rows)
     assert lost_until is not None, "warrants older than the loss are refused"
     identity = load_identity(federation.folder(ES))
-    keeper = Keeper(identity, federation.folder(ES))
-    log = keeper._gallery.header.log
-    keeper.close()
-    held = (last.identity, last.generation, last.rows, last.digest)
+    archive = Archive(identity, federation.folder(ES))
+    log = archive._gallery.header.log
+    archive.close()
+    held = (last.database_id, last.generation, last.rows, last.digest)
     order = encode_labels("blind-lineup/accept-loss/v1", log, *held, last.time)
     identity.signing.verify_key.verify(last.signature, order, ORDER_CONTEXT)
     assert start(federation)[1] == last, "the next start needs no order"
@@ -292,7 +292,7 @@ def test_who_is_enrolled_while_the_node_runs_is_found_and_noted(federation: Fede
     async def body(network: AsgiNetwork) -> None:
         enrol(federation, 4)
         assert (await network.search(request(federation.people.hit, (ES,)))).answers[ES].status == "candidates"
-        last = network.nodes[ES].keeper.ledger.last
+        last = network.nodes[ES].archive.ledger.last
         assert last is not None
         assert (last.rows, last.reason) == (134, "change")
 

@@ -166,7 +166,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
                 await network.settle()
             assert (await network.search(wanted)).answers == federation.expected(wanted)
 
-            entries = network.nodes[ES].keeper.transcript._entries
+            entries = network.nodes[ES].archive.transcript._entries
             for after in (0, 3):
                 count = 0
 
@@ -187,7 +187,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
                 await network.settle()
                 await network.kill(ES)
                 await network.start(ES)  # opens its log again, whole
-                entries = network.nodes[ES].keeper.transcript._entries
+                entries = network.nodes[ES].archive.transcript._entries
                 assert (await network.search(wanted)).answers == federation.expected(wanted)
 
     with captured_logs() as logs:

@@ -16,12 +16,12 @@ import msgspec
 import pytest
 
 from nodes.config.schema import Role
-from nodes.identity.identity import NodeNotary, init_node, load_identity, load_peers
+from nodes.identity.identity import NodeKeyring, init_node, load_identity, load_peers
 from nodes.service.answering import Answering
 from nodes.service.galleries import Galleries
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from nodes.store import Status
 from nodes.transport.units import pack_units
 from protocol import wire
@@ -97,18 +97,18 @@ def announcement(given: Warrant | None, requester: str = FR, preparation: bytes 
     return Search(**msgspec.structs.asdict(asked), preparation=preparation)
 
 
-def preparing(network: AsgiNetwork, requester: str = FR, notary: NodeNotary | None = None) -> Prepare:
+def preparing(network: AsgiNetwork, requester: str = FR, keyring: NodeKeyring | None = None) -> Prepare:
     """A signed announcement of a preparation."""
     parties = Parties(requester, EU, (ES,))
-    return Plan(RING, DIM).announce(parties, bytes(32), notary or network.nodes[FR].notary)
+    return Plan(RING, DIM).announce(parties, bytes(32), keyring or network.nodes[FR].keyring)
 
 
 def units(
-    notary: NodeNotary, node: Node, sender: str, announce: Prepare | Search, **envelope: Any
+    keyring: NodeKeyring, node: Node, sender: str, announce: Prepare | Search, **envelope: Any
 ) -> tuple[bytes, list[bytes]]:
     """What `sender` would post to ES: query id and units."""
     query = secrets.token_bytes(16)
-    channel = SendingChannel(query, sender, ES, node.peers[ES].sealing_key, notary)
+    channel = SendingChannel(query, sender, ES, node.peers[ES].sealing_key, keyring)
     values = {
         "version": wire.VERSION,
         "query": query,
@@ -146,7 +146,7 @@ def refuse(federation: Federation, make: Any, caller: str = FR) -> tuple[int, st
 def own(network: AsgiNetwork, announce: Prepare | Search, **envelope: Any) -> tuple[bytes, list[bytes]]:
     """FR's announcement in FR's channel."""
     node = network.nodes[FR]
-    return units(node.notary, node, FR, announce, **envelope)
+    return units(node.keyring, node, FR, announce, **envelope)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_bad_warrant_is_refused_before_any_work(
     given: Any, code: str, federation: Federation, work: list[str]
 ) -> None:
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        return own(network, sign_announcement(announcement(given()), network.nodes[FR].notary))
+        return own(network, sign_announcement(announcement(given()), network.nodes[FR].keyring))
 
     assert refuse(federation, make) == (409, code)
     assert not work
@@ -184,7 +184,7 @@ def test_a_good_warrant_is_accepted_by_the_same_helper(federation: Federation, w
     """The control: without the fault, the tests above and below would begin to work. Nothing was prepared here."""
 
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        return own(network, sign_announcement(announcement(warrant()), network.nodes[FR].notary))
+        return own(network, sign_announcement(announcement(warrant()), network.nodes[FR].keyring))
 
     assert refuse(federation, make) == (409, "unprepared")
     assert work == ["look"]
@@ -194,7 +194,7 @@ def test_a_preparation_needs_no_warrant_but_a_signature_and_a_state_that_is_serv
     federation: Federation, work: list[str]
 ) -> None:
     identity = load_identity(federation.folder(IT))
-    notary = NodeNotary(identity, load_peers(identity.config))
+    keyring = NodeKeyring(identity, load_peers(identity.config))
 
     def unsigned(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
         return own(network, msgspec.structs.replace(preparing(network), signature=b""))
@@ -203,10 +203,10 @@ def test_a_preparation_needs_no_warrant_but_a_signature_and_a_state_that_is_serv
         return own(network, msgspec.structs.replace(preparing(network), nonce=bytes(32)))
 
     def borrowed(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        return units(notary, network.nodes[FR], IT, preparing(network))
+        return units(keyring, network.nodes[FR], IT, preparing(network))
 
     def of_italy(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        return units(notary, network.nodes[FR], IT, preparing(network, IT, notary))
+        return units(keyring, network.nodes[FR], IT, preparing(network, IT, keyring))
 
     assert refuse(federation, unsigned) == (409, "warrant")
     assert refuse(federation, changed) == (400, "crypto")
@@ -230,7 +230,7 @@ def test_control_a_preparation_that_is_sound_is_begun(federation: Federation, wo
 
 def test_a_forged_signature_is_refused_before_any_work(federation: Federation, work: list[str]) -> None:
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
+        announce = sign_announcement(announcement(warrant()), network.nodes[FR].keyring)
         return own(network, msgspec.structs.replace(announce, threshold="0.31"))
 
     assert refuse(federation, make) == (400, "crypto")
@@ -240,21 +240,21 @@ def test_a_forged_signature_is_refused_before_any_work(federation: Federation, w
 def test_another_states_announcement_cannot_be_borrowed(federation: Federation, work: list[str]) -> None:
     """IT passes on what FR signed: neither FR's quota nor FR's claim is touched."""
     identity = load_identity(federation.folder(IT))
-    notary = NodeNotary(identity, load_peers(identity.config))
+    keyring = NodeKeyring(identity, load_peers(identity.config))
 
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
-        return units(notary, network.nodes[FR], IT, announce)
+        announce = sign_announcement(announcement(warrant()), network.nodes[FR].keyring)
+        return units(keyring, network.nodes[FR], IT, announce)
 
     assert refuse(federation, make, IT) == (409, "warrant")
 
     def renamed(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        return units(notary, network.nodes[FR], IT, sign_announcement(announcement(warrant(), IT), notary))
+        return units(keyring, network.nodes[FR], IT, sign_announcement(announcement(warrant(), IT), keyring))
 
     assert refuse(federation, renamed, IT) == (409, "warrant")
 
     def state_that_may_not_ask(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        return units(notary, network.nodes[FR], IT, sign_announcement(announcement(warrant(state=IT), IT), notary))
+        return units(keyring, network.nodes[FR], IT, sign_announcement(announcement(warrant(state=IT), IT), keyring))
 
     assert refuse(federation, state_that_may_not_ask, IT) == (409, "state")
     assert not work
@@ -264,7 +264,7 @@ def test_a_channel_of_another_node_is_refused(federation: Federation, work: list
     """IT posts bytes that FR sealed: the channel names its sender."""
 
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        return own(network, sign_announcement(announcement(warrant()), network.nodes[FR].notary))
+        return own(network, sign_announcement(announcement(warrant()), network.nodes[FR].keyring))
 
     assert refuse(federation, make, IT)[0] == 400
     assert not work
@@ -272,7 +272,7 @@ def test_a_channel_of_another_node_is_refused(federation: Federation, work: list
 
 def test_another_wire_version_is_refused(federation: Federation, work: list[str]) -> None:
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        announce = sign_announcement(announcement(warrant()), network.nodes[FR].notary)
+        announce = sign_announcement(announcement(warrant()), network.nodes[FR].keyring)
         return own(network, announce, version=wire.VERSION + 1)
 
     assert refuse(federation, make) == (400, "version")
@@ -325,7 +325,7 @@ def test_a_query_of_which_there_is_evidence_is_refused_even_if_its_claim_is_lost
     """Else, after a restore, a requester could add a second query to the evidence of the first."""
 
     def make(network: AsgiNetwork) -> tuple[bytes, list[bytes]]:
-        query, sent = own(network, sign_announcement(announcement(warrant()), network.nodes[FR].notary))
+        query, sent = own(network, sign_announcement(announcement(warrant()), network.nodes[FR].keyring))
         (federation.folder(ES) / "evidence" / query.hex()).touch()
         return query, sent
 
@@ -343,12 +343,12 @@ def test_a_first_delivery_that_is_repeated_gets_the_same_answer(federation: Fede
             try:
                 await network.start(FR, ES, EU)
                 node = network.nodes[FR]
-                assert isinstance(node, AskingNode)
+                assert isinstance(node, RequesterNode)
                 made = (await node._preparer.make(EU, (ES,), Plan(RING, DIM))).made
                 assert made is not None
                 await network.settle()
-                announce = announcement(warrant(), preparation=made.identity)
-                query, sent = own(network, sign_announcement(announce, node.notary))
+                announce = announcement(warrant(), preparation=made.preparation_id)
+                query, sent = own(network, sign_announcement(announce, node.keyring))
                 answers = await asyncio.gather(*(post(network, FR, query, sent) for _ in range(3)))
                 answers += [await post(network, FR, query, sent)]
                 assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(409, "quota")}
@@ -478,7 +478,7 @@ def test_control_without_claims_a_replayed_query_is_begun_again_after_a_restart(
             assert (await post(network, sender, query, sent, offset)).json() == {"code": "replay"}
             work.clear()
             monkeypatch.setattr("nodes.store.answers.claim_query", lambda *_: None)
-            monkeypatch.setattr("nodes.evidence.keeper.Keeper.keeps", lambda *_: False)  # the second line of defence
+            monkeypatch.setattr("nodes.evidence.archive.Archive.keeps", lambda *_: False)  # the second line of defence
             monkeypatch.setattr("nodes.store.answers.has_claimed", lambda *_: False)  # the third, the warrant's
             await network.kill(ES)
             await network.start(ES)

@@ -141,7 +141,7 @@ def test_what_left_the_window_is_released_again_and_its_count_deleted(federation
                 store.take_releases(FR, federation.references[ES][17:18], today - timedelta(days=90), 90)
             assert counted(store, 91) == 3
             assert (await network.search(wanted)).answers == federation.expected(wanted)
-            network.nodes[ES].expire()
+            network.nodes[ES].delete_expired()
             assert counted(store, 91) == 1
 
     asyncio.run(body())

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nodes.config.schema import Role
+from nodes.evidence.archive import Archive
 from nodes.evidence.export import EvidenceError
-from nodes.evidence.keeper import Keeper
 from nodes.identity.identity import init_node, load_identity
 from nodes.logs.entries import ArticleForty
 from nodes.operator.statistics import SMALLEST, Count, statistics
@@ -40,10 +40,10 @@ def router(tmp_path: Path) -> Path:
     entries = [query("FR", first, ("DE", "ES"), ("ES",))] * 4 + [query("FR-2", last, ("DE", "ES"), ("DE", "ES"))]
     entries += [query("IT", first, ("ES",), ("ES",))] * (SMALLEST - 1)
     entries += [query("IT", first - 1, ("ES",), ("ES",)), query("IT", last + 1, ("ES",), ("ES",))]
-    keeper = Keeper(load_identity(folder), folder)
-    keeper.article_forty.append(entries, int(NOW.timestamp() * 1000))
-    keeper.article_forty.checkpoint(int(NOW.timestamp() * 1000))
-    keeper.close()
+    archive = Archive(load_identity(folder), folder)
+    archive.article_forty.append(entries, int(NOW.timestamp() * 1000))
+    archive.article_forty.checkpoint(int(NOW.timestamp() * 1000))
+    archive.close()
     return folder
 
 
@@ -53,12 +53,12 @@ def test_queries_are_counted_by_state_and_database_and_small_counts_not_told(rou
 
 
 def test_control_one_query_more_is_told(router: Path) -> None:
-    keeper = Keeper(load_identity(router), router)
-    keeper.article_forty.append([query("IT", moment(YEAR, 6), ("ES",), ())], int(NOW.timestamp() * 1000))
-    keeper.article_forty.checkpoint(int(NOW.timestamp() * 1000))
+    archive = Archive(load_identity(router), router)
+    archive.article_forty.append([query("IT", moment(YEAR, 6), ("ES",), ())], int(NOW.timestamp() * 1000))
+    archive.article_forty.checkpoint(int(NOW.timestamp() * 1000))
     # the node may be running: the log is in use
     assert statistics(router, YEAR, NOW)[2] == Count("IT", "ES", SMALLEST, None)
-    keeper.close()
+    archive.close()
 
 
 def test_a_year_that_grows_or_is_partly_erased_is_refused(router: Path) -> None:

@@ -24,7 +24,7 @@ from nodes.service.operator_api import (
     SearchUnderWay,
     Stage,
 )
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from nodes.service.supply import PREPARED, Supply
 from nodes.store import Category, Status
 from protocol.terms import SYNTHETIC_MODEL
@@ -48,7 +48,7 @@ def wanted(count: int = 1, holders: tuple[str, ...] = HOLDERS, **changes: Any) -
 
 def supply_of(network: Network) -> Supply:
     node = network.nodes[FR]
-    assert isinstance(node, AskingNode)
+    assert isinstance(node, RequesterNode)
     return node.supply
 
 
@@ -113,7 +113,7 @@ def test_the_operator_sees_by_holder_how_far_a_search_is_while_it_prepares_too(
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
             node = network.nodes[FR]
-            assert isinstance(node, AskingNode)
+            assert isinstance(node, RequesterNode)
 
             async def over(_: object) -> None:
                 async with network.client(operator_name(FR), FR) as client:
@@ -239,7 +239,7 @@ def test_known_limit_a_requester_lets_others_prepare_without_end(federation: Fed
                 assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
                 await network.settle()
                 assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 0  # the control: one waits
-                pool.drop(pool.standing()[0].identity)
+                pool.drop(pool.standing()[0].preparation_id)
                 await supply_of(network).compare(at_once=True)
             assert network.nodes[ES].pool.counts.made == 3
 
@@ -310,7 +310,7 @@ def test_after_a_gallery_has_grown_what_waits_is_made_anew(
             assert await supply.round()
             await network.settle()
             (after,) = network.nodes[FR].pool.standing()
-            assert after.identity != before.identity
+            assert after.preparation_id != before.preparation_id
             searched = await network.search(face)
             assert searched.prepared == "waiting"
             assert searched.answers[ES].references == (reference,)
@@ -351,7 +351,7 @@ def test_a_peer_learns_and_drops_nothing_of_another_requester(federation: Federa
             await network.settle()
             (mine,) = network.nodes[FR].pool.standing()
             node = network.nodes[ES]
-            assert msgspec.msgpack.decode(supplying.compare(node, "IT", msgspec.msgpack.encode([mine.identity])))
+            assert msgspec.msgpack.decode(supplying.compare(node, "IT", msgspec.msgpack.encode([mine.preparation_id])))
             assert supplying.compare(node, "IT", msgspec.msgpack.encode([])) == msgspec.msgpack.encode([])
             assert waiting(network)[ES] == 1
             for caller in (DE, EU, operator_name(FR)):  # holder, router, and no node at all

@@ -27,7 +27,7 @@ from nodes.service import reload
 from nodes.service import server as serve
 from nodes.transport import units
 from nodes.transport.client import HttpTransport
-from nodes.transport.outbox import PeerUnreachable
+from nodes.transport.send_queue import PeerUnreachable
 from nodes.transport.units import BODY_UNITS, UNIT_LIMIT, pack_units
 from tests.kit.faults import in_turn
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, free_ports, request

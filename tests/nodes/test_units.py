@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from nodes.query import driver
 from nodes.service import peer_routes
-from nodes.transport import outbox, units
+from nodes.transport import send_queue, units
 from nodes.transport.client import _delayed
-from nodes.transport.outbox import Outbox, PeerRefused, PeerUnreachable
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable, SendQueue
 from nodes.transport.units import UnitReader, Units, pack_units
 from pets.errors import LineupError
 from protocol import mask
@@ -85,12 +85,12 @@ class Line:
                 raise PeerUnreachable("the line broke")
 
 
-def over(line: Line, body: Callable[[Outbox], Awaitable[None]], patience: float = 5) -> list[LineupError]:
-    """Run `body` with an outbox on a line. Returns why the peer was given up."""
+def over(line: Line, body: Callable[[SendQueue], Awaitable[None]], patience: float = 5) -> list[LineupError]:
+    """Run `body` with a send queue on a line. Returns why the peer was given up."""
     failed: list[LineupError] = []
 
     async def run() -> None:
-        box = Outbox(line, ES, QUERY, patience, lambda _, error: failed.append(error))
+        box = SendQueue(line, ES, QUERY, patience, lambda _, error: failed.append(error))
         await body(box)
         await box.flush(5)
         box.close()
@@ -99,7 +99,7 @@ def over(line: Line, body: Callable[[Outbox], Awaitable[None]], patience: float 
     return failed
 
 
-async def say(box: Outbox, *units: bytes) -> None:
+async def say(box: SendQueue, *units: bytes) -> None:
     box.put(list(units))
     await asyncio.sleep(0.01)
 
@@ -107,7 +107,7 @@ async def say(box: Outbox, *units: bytes) -> None:
 def test_what_opens_a_query_goes_alone_and_the_rest_shares_a_body() -> None:
     line = Line()
 
-    async def body(box: Outbox) -> None:
+    async def body(box: SendQueue) -> None:
         await say(box, b"hello", b"announce")
         for unit in (b"a", b"b", b"c"):
             await say(box, unit)
@@ -117,10 +117,10 @@ def test_what_opens_a_query_goes_alone_and_the_rest_shares_a_body() -> None:
 
 
 def test_a_body_that_waits_in_vain_ends_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "HELD_OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(send_queue, "HELD_OPEN_SECONDS", 0.02)
     line = Line()
 
-    async def body(box: Outbox) -> None:
+    async def body(box: SendQueue) -> None:
         await say(box, b"hello")
         await say(box, b"a")
         await asyncio.sleep(0.1)
@@ -133,7 +133,7 @@ def test_a_body_that_waits_in_vain_ends_and_the_next_goes_on(monkeypatch: pytest
 def test_after_a_break_everything_that_was_not_acknowledged_is_sent_again() -> None:
     line = Line(9, 2)
 
-    async def body(box: Outbox) -> None:
+    async def body(box: SendQueue) -> None:
         await say(box, b"hello")
         for unit in (b"a", b"b", b"c"):
             await say(box, unit)
@@ -143,11 +143,11 @@ def test_after_a_break_everything_that_was_not_acknowledged_is_sent_again() -> N
 
 
 def test_a_full_body_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "BODY_UNITS", 2)
-    monkeypatch.setattr(outbox, "BODY_BYTES", 10)
+    monkeypatch.setattr(send_queue, "BODY_UNITS", 2)
+    monkeypatch.setattr(send_queue, "BODY_BYTES", 10)
     line = Line()
 
-    async def body(box: Outbox) -> None:
+    async def body(box: SendQueue) -> None:
         await say(box, b"hello")
         await say(box, b"a", b"b", b"c", bytes(10), b"d")
 
@@ -159,7 +159,7 @@ def test_a_refusal_is_final_and_told_once() -> None:
     refusal = PeerRefused(ES, "quota")
     line = Line(refusal)
 
-    async def body(box: Outbox) -> None:
+    async def body(box: SendQueue) -> None:
         await say(box, b"hello")
         await say(box, b"a")
 
@@ -170,7 +170,7 @@ def test_a_refusal_is_final_and_told_once() -> None:
 def test_a_peer_that_takes_nothing_is_given_up_after_some_patience() -> None:
     line = Line(*[1] * 50)
 
-    async def body(box: Outbox) -> None:
+    async def body(box: SendQueue) -> None:
         await say(box, b"hello")
         await asyncio.sleep(1)
 
@@ -188,7 +188,7 @@ def test_whatever_goes_wrong_with_a_peer_is_told(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(line, "deliver", broken)
 
-    async def body(box: Outbox) -> None:
+    async def body(box: SendQueue) -> None:
         await say(box, b"hello")
 
     (error,) = over(line, body)

@@ -15,7 +15,7 @@ from nodes.config.storage import holder_store
 from nodes.query import scorer as scorer_module
 from nodes.query.scorer import Precedence, Scorer
 from nodes.service.operator_api import HolderAnswer, PrepareRequest
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from nodes.store import Category, Status
 from nodes.store.derived import DerivedGallery
 from protocol.preparing import PreparingHolder
@@ -47,7 +47,7 @@ def run(federation: Federation, body: Callable[[AsgiNetwork], Coroutine[Any, Any
 async def let_wait(network: AsgiNetwork, *holders: str, count: int = 1) -> None:
     """FR has preparations waiting."""
     node = network.nodes[FR]
-    assert isinstance(node, AskingNode)
+    assert isinstance(node, RequesterNode)
     report = await node.supply.prepare(PrepareRequest(holders, count, DIM, SYNTHETIC_MODEL, RING.preset))
     assert (report.made, report.refused) == (count, {})
     await network.settle()
@@ -199,7 +199,7 @@ def test_after_a_crash_between_claim_and_use_nothing_is_used(federation: Federat
     async def body(network: AsgiNetwork) -> None:
         await let_wait(network, ES)
         (one,) = network.nodes[FR].pool.standing()
-        network.nodes[FR].pool.spend(one.identity)
+        network.nodes[FR].pool.spend(one.preparation_id)
         for name in (FR, ES, EU):
             await network.restart(name)
         assert waiting(network)[FR] == 0

@@ -14,7 +14,7 @@ from nodes.evidence.export import export_bundle
 from nodes.query.gate import Gate
 from nodes.service import requester
 from nodes.service.operator_api import HolderAnswer, SearchRequest
-from nodes.service.requester import AskingNode
+from nodes.service.requester import RequesterNode
 from nodes.store import GalleryStore
 from nodes.verify import Report, decode_bundle, verify_bundles
 from nodes.verify.trust import load_trust
@@ -58,8 +58,8 @@ def audited(federation: Federation, query: str) -> dict[str, str]:
 def one_warrant_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A requester whose process was patched: whatever it is asked, it takes its first warrant and reason."""
     kept: dict[str, Any] = {}
-    issue, reason = AskingNode._warrant, requester._justification
-    monkeypatch.setattr(AskingNode, "_warrant", lambda *given: kept.setdefault("warrant", issue(*given)))
+    issue, reason = RequesterNode._warrant, requester._justification
+    monkeypatch.setattr(RequesterNode, "_warrant", lambda *given: kept.setdefault("warrant", issue(*given)))
     monkeypatch.setattr(requester, "_justification", lambda wanted: kept.setdefault("reason", reason(wanted)))
 
 

@@ -1,4 +1,4 @@
-"""A centre is subtracted from every template, and is part of the model's identity."""
+"""A centre is subtracted from every template, and is part of the model's specification."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pets.centre import CENTRE_FILE, centred, load_centre, mean_of
 from pets.errors import ModelError, ModelMismatch, ParameterError
 from pets.faces import FaceModel
 from pets.synthetic import synthetic_templates
-from pets.templates import ModelIdentity, check_same_model
+from pets.templates import ModelSpec, check_same_model
 from pets.thresholds import UNKNOWN, default_threshold
 from pets.weights import default_models
 
-PLAIN = ModelIdentity("ab" * 32, "cd" * 32, "v1", 64, 176)
-CENTRED = ModelIdentity("ab" * 32, "cd" * 32, "v1", 64, 176, "ef" * 32)
+PLAIN = ModelSpec("ab" * 32, "cd" * 32, "v1", 64, 176)
+CENTRED = ModelSpec("ab" * 32, "cd" * 32, "v1", 64, 176, "ef" * 32)
 
 
 def test_a_centre_takes_away_what_all_have_in_common() -> None:
@@ -31,7 +31,7 @@ def test_a_centre_takes_away_what_all_have_in_common() -> None:
 
 
 def test_centred_templates_and_others_are_not_compared() -> None:
-    check_same_model(CENTRED, ModelIdentity.from_json(CENTRED.to_json()))
+    check_same_model(CENTRED, ModelSpec.from_json(CENTRED.to_json()))
     with pytest.raises(ModelMismatch, match="centre efefefefefef"):
         check_same_model(PLAIN, CENTRED)
     assert PLAIN.digest() != CENTRED.digest()
@@ -40,7 +40,7 @@ def test_centred_templates_and_others_are_not_compared() -> None:
 def test_an_identity_from_before_there_were_centres_is_read_as_it_was() -> None:
     old = PLAIN.to_json().replace(',"centre_sha256":""', "")
     assert "centre" not in old
-    assert ModelIdentity.from_json(old) == PLAIN
+    assert ModelSpec.from_json(old) == PLAIN
     assert PLAIN.digest().hex() == "1a6de9d59afd26cc740f47d9eaed661ec8439b05a4bc21efe74f7481af524357"
 
 
@@ -76,9 +76,9 @@ def test_a_model_folder_with_a_centre_subtracts_it(tmp_path: Path) -> None:
     np.save(tmp_path / CENTRE_FILE, centre)
     model = FaceModel.load(tmp_path, "cpu")
     assert model.embed(photo).template == pytest.approx(centred(template, centre.astype(np.float64)), abs=1e-6)
-    assert plain.identity.centre_sha256 == ""
+    assert plain.spec.centre_sha256 == ""
     with pytest.raises(ModelMismatch):
-        check_same_model(plain.identity, model.identity)
-    assert default_threshold(plain.identity) == default_threshold(None) == UNKNOWN
+        check_same_model(plain.spec, model.spec)
+    assert default_threshold(plain.spec) == default_threshold(None) == UNKNOWN
     with pytest.raises(ParameterError, match="no default threshold for this model"):
-        default_threshold(model.identity)
+        default_threshold(model.spec)

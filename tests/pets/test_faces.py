@@ -30,7 +30,7 @@ from pets.errors import (
 )
 from pets.faces import Embedded, FaceModel
 from pets.photos import list_photos, read_photo
-from pets.templates import load_templates, quantise, read_identity, unit_templates
+from pets.templates import load_templates, quantise, read_model_spec, unit_templates
 from pets.weights import DETECTOR, EMBEDDER, default_models
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def test_box_score_and_size_of_a_face(model: FaceModel, demo: DemoPhotos) -> Non
     assert face.face_side == pytest.approx(min(right - left, bottom - top))
     assert 0.8 < face.score <= 1
     assert face.template.dtype == np.float32
-    assert face.template.shape == (model.identity.dim,) == (128,)
+    assert face.template.shape == (model.spec.dim,) == (128,)
 
 
 def test_several_faces_are_counted_and_the_largest_can_be_chosen(model: FaceModel, demo: DemoPhotos) -> None:
@@ -264,7 +264,7 @@ def test_an_embedder_that_takes_one_face_or_mixes_them_up_gets_one(
 def test_an_operators_folder_with_the_same_files_is_the_same_model(model: FaceModel, tmp_path: Path) -> None:
     for name in (DETECTOR, EMBEDDER):
         shutil.copy(default_models() / name, tmp_path / name)
-    assert FaceModel.load(tmp_path, "cpu").identity == model.identity
+    assert FaceModel.load(tmp_path, "cpu").spec == model.spec
 
 
 def test_unusable_model_folders_are_named(tmp_path: Path) -> None:
@@ -313,9 +313,9 @@ def test_embedding_files_and_folders_writes_rows_in_order(demo: DemoPhotos, tmp_
     assert rows.shape == (3, 128)
     assert rows.dtype == np.float32
     assert rows[0] @ rows[1] > 0.6 > 0.4 > rows[0] @ rows[2]
-    identity = read_identity(output)
-    assert identity is not None
-    assert identity.dim == 128
+    spec = read_model_spec(output)
+    assert spec is not None
+    assert spec.dim == 128
     sidecar = json.loads((tmp_path / "out.npy.model.json").read_text(encoding="utf-8"))
     assert [Path(name).name for name in sidecar["photos"]] == ["obama2.jpg", "a.jpg", "b.JPG"]
 

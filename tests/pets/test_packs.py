@@ -1,6 +1,6 @@
 """A folder of an operator's own ONNX files, as `--models DIR` takes it: 512 numbers here, on made-up weights.
 
-The weights tell nobody apart. What is tried is everything around them: loading, aligning, identity, search, refusal.
+The weights tell nobody apart. What is tried is everything around them: loading, aligning, spec, search, refusal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nodes.cli.demo_photos import demo_photos
 from pets.errors import ModelError
 from pets.faces import FaceModel
-from pets.templates import read_identity
+from pets.templates import read_model_spec
 from pets.weights import DETECTOR, default_models
 from tests.kit.commands import run  # noqa: F401  the fixture
 
@@ -61,9 +61,9 @@ def test_a_pack_of_512_numbers_goes_from_photos_to_an_encrypted_hit(
     assert json.loads(out)["batch"] == 16, "a fixed number of faces is freed in memory"
     rows = np.load(tmp_path / "g.npy")
     assert rows.shape == (3, 512)
-    identity = read_identity(tmp_path / "g.npy")
-    assert identity is not None
-    assert (identity.dim, identity.scale) == (512, 497)
+    spec = read_model_spec(tmp_path / "g.npy")
+    assert spec is not None
+    assert (spec.dim, spec.scale) == (512, 497)
     status, _, err = run("embed", demo.biden, "-o", tmp_path / "p.npy", "--models", models)
     assert status == 0, err
     args = ("match", "--gallery", tmp_path / "g.npy", "--probe", tmp_path / "p.npy", "--threshold", "0.995")

@@ -14,18 +14,18 @@ from pets import templates
 from pets.errors import GalleryError, ModelError, ModelMismatch, TemplateError
 from pets.params import norm_bound, scale
 from pets.templates import (
-    ModelIdentity,
+    ModelSpec,
     check_same_model,
     load_templates,
     quantise,
     quantise_rows,
-    read_identity,
+    read_model_spec,
     save_templates,
     sidecar_path,
     unit_templates,
 )
 
-SFACE = ModelIdentity("ab" * 32, "cd" * 32, "similarity-5-landmarks-112-v1", 128, 248)
+SFACE = ModelSpec("ab" * 32, "cd" * 32, "similarity-5-landmarks-112-v1", 128, 248)
 
 
 def unit_rows(n: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
@@ -132,14 +132,14 @@ def test_templates_and_their_model_come_back_from_disk(tmp_path: Path) -> None:
     loaded = load_templates(path, what="gallery")
     assert isinstance(loaded, np.memmap)
     assert np.array_equal(loaded, rows)
-    assert read_identity(path) == SFACE
+    assert read_model_spec(path) == SFACE
     assert "ç.jpg" in sidecar_path(path).read_text(encoding="utf-8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos.npy", "photos.npy.model.json"]
 
 
 def test_a_file_without_sidecar_has_an_unknown_model(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", unit_rows(3, 128))
-    assert read_identity(tmp_path / "x.npy") is None
+    assert read_model_spec(tmp_path / "x.npy") is None
 
 
 def test_a_sidecar_of_another_file_is_refused(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_sidecar_of_another_file_is_refused(tmp_path: Path) -> None:
     save_templates(path, unit_rows(3, 128), SFACE, ["a", "b", "c"])
     np.save(path, unit_rows(4, 128))
     with pytest.raises(ModelError, match=r"written for templates of shape \(3, 128\), x.npy has \(4, 128\)"):
-        read_identity(path)
+        read_model_spec(path)
 
 
 def _sidecar_with_scale(value: int) -> str:
@@ -160,7 +160,7 @@ def test_a_damaged_sidecar_is_refused(tmp_path: Path) -> None:
     for text in ("", "{}", '{"model": {"dim": "x"}, "photos": []}', "\xff", _sidecar_with_scale(500)):
         sidecar_path(path).write_text(text, encoding="latin-1")
         with pytest.raises(ModelError, match="cannot be read"):
-            read_identity(path)
+            read_model_spec(path)
 
 
 def test_files_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
@@ -196,20 +196,20 @@ def test_a_file_of_another_type_or_shape_is_refused(tmp_path: Path) -> None:
 
 def test_every_field_of_the_identity_is_in_its_digest() -> None:
     other = [
-        ModelIdentity("00" * 32, SFACE.embedder_sha256, SFACE.alignment, 128, 248),
-        ModelIdentity(SFACE.detector_sha256, "00" * 32, SFACE.alignment, 128, 248),
-        ModelIdentity(SFACE.detector_sha256, SFACE.embedder_sha256, "v2", 128, 248),
-        ModelIdentity(SFACE.detector_sha256, SFACE.embedder_sha256, SFACE.alignment, 512, 497),
+        ModelSpec("00" * 32, SFACE.embedder_sha256, SFACE.alignment, 128, 248),
+        ModelSpec(SFACE.detector_sha256, "00" * 32, SFACE.alignment, 128, 248),
+        ModelSpec(SFACE.detector_sha256, SFACE.embedder_sha256, "v2", 128, 248),
+        ModelSpec(SFACE.detector_sha256, SFACE.embedder_sha256, SFACE.alignment, 512, 497),
     ]
-    assert len({SFACE.digest(), *(identity.digest() for identity in other)}) == 5
+    assert len({SFACE.digest(), *(spec.digest() for spec in other)}) == 5
     assert len(SFACE.digest()) == 32
-    for identity in other:
+    for spec in other:
         with pytest.raises(ModelMismatch, match=r"the probe comes from .* the gallery from"):
-            check_same_model(SFACE, identity)
+            check_same_model(SFACE, spec)
 
 
 def test_equal_and_unknown_models_pass() -> None:
-    check_same_model(SFACE, ModelIdentity.from_json(SFACE.to_json()))
+    check_same_model(SFACE, ModelSpec.from_json(SFACE.to_json()))
     check_same_model(SFACE, None)
     check_same_model(None, SFACE)
 
@@ -222,9 +222,9 @@ def test_equal_and_unknown_models_pass() -> None:
         ({"alignment": "a|b"}, "alignment version"),
         ({"dim": 12}, "multiple of 8"),
         ({"scale": 500}, "scale at dimension 128 is 248, got 500"),
-        ({"dim": "128"}, "not a model identity"),
+        ({"dim": "128"}, "not a model specification"),
     ],
 )
 def test_an_impossible_identity_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        ModelIdentity.from_json(json.dumps({**json.loads(SFACE.to_json()), **change}))
+        ModelSpec.from_json(json.dumps({**json.loads(SFACE.to_json()), **change}))

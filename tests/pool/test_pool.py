@@ -34,49 +34,49 @@ def test_what_is_taken_is_what_was_added(node: PoolAtNode, kind: type[Preparatio
     pool = node.restart(on_disk=on_disk)
     preparation = fresh(kind)  # type: ignore[type-var]
     before = pack(preparation)
-    identity = node.filled(preparation)
-    assert pack(pool.take(identity, now())) == before
+    preparation_id = node.filled(preparation)
+    assert pack(pool.take(preparation_id, now())) == before
 
 
 def test_one_is_handed_out_once(node: PoolAtNode) -> None:
-    identity = node.filled()
-    node.pool.take(identity, now())
+    preparation_id = node.filled()
+    node.pool.take(preparation_id, now())
     with pytest.raises(UnknownPreparation, match="does not wait here") as refused:
-        node.pool.take(identity, now())
+        node.pool.take(preparation_id, now())
     assert refused.value.code == "unprepared"
 
 
 def test_the_claim_is_on_disk_before_spend_returns(node: PoolAtNode) -> None:
-    identity = node.filled()
-    node.pool.take(identity, now())
-    node.pool.spend(identity)
+    preparation_id = node.filled()
+    node.pool.take(preparation_id, now())
+    node.pool.spend(preparation_id)
     with open_store(node.url) as other:
-        assert other.has_claimed(identity, STEP)
+        assert other.has_claimed(preparation_id, STEP)
     with pytest.raises(PreparationSpent, match="used already"):
-        node.pool.spend(identity)
+        node.pool.spend(preparation_id)
     with pytest.raises(PreparationSpent, match="used already"):
-        node.restart().spend(identity)
+        node.restart().spend(preparation_id)
 
 
 def test_spending_one_that_still_waits_erases_it(node: PoolAtNode) -> None:
     preparation = fresh()
     chunk = preparation.rings[HOLDER].chunks[0]
-    identity = node.filled(preparation)
-    node.pool.spend(identity)
+    preparation_id = node.filled(preparation)
+    node.pool.spend(preparation_id)
     assert not chunk.z.any()
     assert node.pool.standing() == []
 
 
 def test_a_mark_that_cannot_be_written_refuses_and_erases(disk: PoolAtNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity = disk.filled()
-    disk.pool.take(identity, now())
+    preparation_id = disk.filled()
+    disk.pool.take(preparation_id, now())
 
     def full(*_: object, **__: object) -> None:
         raise StoreFull("the disk is full")
 
     monkeypatch.setattr(disk.store, "claim_query", full)
     with pytest.raises(QueryRefused, match="full") as refused:
-        disk.pool.spend(identity)
+        disk.pool.spend(preparation_id)
     assert refused.value.code == "internal"
     assert disk.files == []
     assert disk.pool.counts.spent == 0
@@ -85,7 +85,7 @@ def test_a_mark_that_cannot_be_written_refuses_and_erases(disk: PoolAtNode, monk
 def test_a_store_that_cannot_be_read_hands_out_nothing_and_loses_nothing(
     node: PoolAtNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    identity = node.filled()
+    preparation_id = node.filled()
     with monkeypatch.context() as patch:
 
         def locked(*_: object) -> bool:
@@ -93,13 +93,15 @@ def test_a_store_that_cannot_be_read_hands_out_nothing_and_loses_nothing(
 
         patch.setattr(node.store, "has_claimed", locked)
         with pytest.raises(QueryRefused, match="locked"):
-            node.pool.take(identity, now())
-        assert node.pool.find(**WANTED, now=now()) == identity
+            node.pool.take(preparation_id, now())
+        assert node.pool.find(**WANTED, now=now()) == preparation_id
         with pytest.raises(QueryRefused, match="locked"):
-            node.pool.take(identity, now())
-    assert [one.identity for one in node.pool.standing()] == [identity]  # else nobody finds it, and it takes a place
-    assert node.pool.find(**WANTED, now=now()) == identity
-    assert node.pool.take(identity, now()).identity == identity
+            node.pool.take(preparation_id, now())
+    assert [one.preparation_id for one in node.pool.standing()] == [
+        preparation_id
+    ]  # else nobody finds it, and it takes a place
+    assert node.pool.find(**WANTED, now=now()) == preparation_id
+    assert node.pool.take(preparation_id, now()).preparation_id == preparation_id
 
 
 def test_one_whose_store_does_not_say_whether_it_was_used_is_erased(
@@ -119,14 +121,14 @@ def test_one_whose_store_does_not_say_whether_it_was_used_is_erased(
 
 
 def test_what_was_given_up_is_never_used(disk: PoolAtNode) -> None:
-    identity = disk.filled()
-    disk.pool.drop(identity)
+    preparation_id = disk.filled()
+    disk.pool.drop(preparation_id)
     assert disk.files == []
     with pytest.raises(UnknownPreparation):
-        disk.pool.take(identity, now())
+        disk.pool.take(preparation_id, now())
     with pytest.raises(PreparationSpent):
-        disk.pool.spend(identity)
-    disk.pool.drop(identity)
+        disk.pool.spend(preparation_id)
+    disk.pool.drop(preparation_id)
     disk.pool.drop(secrets.token_bytes(32))
     assert disk.pool.counts.dropped == 1
 
@@ -161,29 +163,29 @@ def test_one_for_something_else_is_not_found(node: PoolAtNode, other: dict[str, 
 def test_one_of_another_model_is_not_found(node: PoolAtNode) -> None:
     preparation = fresh()
     preparation.model = b"m" * 32
-    identity = node.filled(preparation)
+    preparation_id = node.filled(preparation)
     assert node.pool.find(**{**WANTED, "model": b"n" * 32}, now=now()) is None
-    assert node.pool.find(**{**WANTED, "model": b"m" * 32}, now=now()) == identity
+    assert node.pool.find(**{**WANTED, "model": b"m" * 32}, now=now()) == preparation_id
 
 
 def test_what_is_too_old_is_neither_found_nor_taken_and_erased(disk: PoolAtNode) -> None:
-    identity = disk.filled(made=now() - 24 * HOUR - 1)
+    preparation_id = disk.filled(made=now() - 24 * HOUR - 1)
     assert disk.pool.find(**WANTED, now=now()) is None
     with pytest.raises(UnknownPreparation, match=r"expired: it was made 8640\d s ago, limit 86400"):
-        disk.pool.take(identity, now())
+        disk.pool.take(preparation_id, now())
     assert disk.files == []
     disk.filled(made=now() - 24 * HOUR - 1)
     disk.filled(made=now() - 23 * HOUR)
-    assert disk.pool.expire(now()) == 1
+    assert disk.pool.erase_expired(now()) == 1
     assert len(disk.files) == 1
     assert disk.pool.counts.expired == 1
 
 
 def test_one_made_in_the_future_has_no_age(node: PoolAtNode) -> None:
     """The clock was set back: nobody can tell when it was made."""
-    identity = node.filled(made=now() + HOUR)
+    preparation_id = node.filled(made=now() + HOUR)
     with pytest.raises(UnknownPreparation, match="expired"):
-        node.pool.take(identity, now())
+        node.pool.take(preparation_id, now())
 
 
 def test_a_place_is_kept_while_one_is_made_and_free_again_if_that_failed(node: PoolAtNode) -> None:
@@ -196,10 +198,10 @@ def test_a_place_is_kept_while_one_is_made_and_free_again_if_that_failed(node: P
     pool.release("FR")
     pool.admit("FR", 10, now())
     node.filled(fresh(requester="FR"))
-    identity = node.filled(fresh(requester="FR"))
+    preparation_id = node.filled(fresh(requester="FR"))
     with pytest.raises(QueryRefused, match="limit 2"):
         pool.admit("FR", 10, now())
-    pool.take(identity, now())
+    pool.take(preparation_id, now())
     pool.admit("FR", 10, now())
     assert pool.counts.refused == 2
 
@@ -231,7 +233,7 @@ def test_what_was_made_for_another_version_of_the_gallery_is_dropped(node: PoolA
     root = made().holders[HOLDER].rings[HOLDER].root
     assert node.pool.roots == {root, b"o" * 32}
     assert node.pool.drop_where(gallery_root_is_not=root) == 1
-    assert [waiting.identity for waiting in node.pool.standing()] == [current]
+    assert [waiting.preparation_id for waiting in node.pool.standing()] == [current]
     with pytest.raises(PreparationSpent):
         node.pool.spend(old)
 
@@ -240,7 +242,7 @@ def test_a_requester_that_lost_its_own_frees_only_its_own_places(node: PoolAtNod
     lost, kept = (node.filled(fresh(requester="FR")) for _ in range(2))
     other = node.filled(fresh(requester="DE"))
     assert node.pool.retain("FR", [kept]) == 1
-    assert {waiting.identity for waiting in node.pool.standing()} == {kept, other}
+    assert {waiting.preparation_id for waiting in node.pool.standing()} == {kept, other}
     with pytest.raises(UnknownPreparation):
         node.pool.take(lost, now())
 
@@ -258,18 +260,18 @@ def test_what_an_operator_is_told(disk: PoolAtNode) -> None:
 
 
 def test_many_threads_at_once_use_each_once(node: PoolAtNode) -> None:
-    identities = [node.filled() for _ in range(4)]
+    preparation_ids = [node.filled() for _ in range(4)]
     used: list[bytes] = []
     failed: list[Exception] = []
     start = threading.Barrier(8)
 
     def work(pool: Pool) -> None:
         start.wait()
-        while (identity := pool.find(**WANTED, now=now())) is not None:
+        while (preparation_id := pool.find(**WANTED, now=now())) is not None:
             try:
-                pool.take(identity, now())
-                pool.spend(identity)
-                used.append(identity)
+                pool.take(preparation_id, now())
+                pool.spend(preparation_id)
+                used.append(preparation_id)
             except Exception as error:
                 failed.append(error)
 
@@ -279,11 +281,11 @@ def test_many_threads_at_once_use_each_once(node: PoolAtNode) -> None:
     for thread in threads:
         thread.join()
     assert not failed
-    assert sorted(used) == sorted(identities)
+    assert sorted(used) == sorted(preparation_ids)
 
 
 def test_many_threads_that_take_and_spend_the_same_one(node: PoolAtNode) -> None:
-    identity = node.filled()
+    preparation_id = node.filled()
     taken: list[bool] = []
     spent: list[bool] = []
     start = threading.Barrier(8)
@@ -291,12 +293,12 @@ def test_many_threads_that_take_and_spend_the_same_one(node: PoolAtNode) -> None
     def work() -> None:
         start.wait()
         try:
-            node.pool.take(identity, now())
+            node.pool.take(preparation_id, now())
             taken.append(True)
         except UnknownPreparation:
             pass
         try:
-            node.pool.spend(identity)
+            node.pool.spend(preparation_id)
             spent.append(True)
         except PreparationSpent:
             pass
@@ -339,18 +341,18 @@ def test_a_waiting_one_takes_at_most_16_bytes_a_row_besides_the_mask() -> None:
 
 
 def test_one_that_was_used_does_not_wait_again(node: PoolAtNode) -> None:
-    identity = node.filled()
-    preparation = node.pool.take(identity, now())
-    node.pool.spend(identity)
+    preparation_id = node.filled()
+    preparation = node.pool.take(preparation_id, now())
+    node.pool.spend(preparation_id)
     with pytest.raises(PreparationSpent):
         node.pool.add(b"c" * 16, preparation, now())
     assert preparation.spent
 
 
 def test_one_that_was_handed_out_and_not_used_may_wait_again(node: PoolAtNode) -> None:
-    identity = node.filled()
-    node.filled(node.pool.take(identity, now()))
-    assert node.pool.find(**WANTED, now=now()) == identity
+    preparation_id = node.filled()
+    node.filled(node.pool.take(preparation_id, now()))
+    assert node.pool.find(**WANTED, now=now()) == preparation_id
 
 
 def test_a_disk_that_is_full_leaves_it_in_memory_and_says_so(
@@ -361,12 +363,12 @@ def test_a_disk_that_is_full_leaves_it_in_memory_and_says_so(
 
     monkeypatch.setattr("nodes.private_files._write", full)
     with caplog.at_level(logging.WARNING, "lineup.pool"):
-        identity = disk.filled()
+        preparation_id = disk.filled()
     assert "could not be sealed and waits in memory" in caplog.text
     assert disk.files == []
     (waiting,) = disk.pool.standing()
     assert not waiting.on_disk
-    assert disk.pool.take(identity, now()).identity == identity
+    assert disk.pool.take(preparation_id, now()).preparation_id == preparation_id
 
 
 def test_what_was_prepared_with_a_peer_that_is_gone_is_erased(node: PoolAtNode) -> None:
@@ -374,7 +376,7 @@ def test_what_was_prepared_with_a_peer_that_is_gone_is_erased(node: PoolAtNode) 
     ours, another = node.filled(), node.filled(fresh(requester="OTHER"))
     assert pool.drop_with("NOBODY") == 0  # control
     assert pool.drop_with("OTHER") == 1
-    assert {waiting.identity for waiting in pool.standing()} == {ours}
+    assert {waiting.preparation_id for waiting in pool.standing()} == {ours}
     with pytest.raises(UnknownPreparation):
         pool.take(another, now())
     assert len(node.files) == 1

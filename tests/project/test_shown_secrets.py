@@ -28,7 +28,7 @@ RAW = re.compile(r"\bbytes|NDArray|Residues|Planes|Bits\b|Hashes|Shares|Template
 NAMES = re.compile(r"secret|seed|salt|token|password|^form$")
 # By name: public keys, digests, signatures and identities.
 PUBLIC_NAMES = re.compile(
-    "model|hash|root|query|query_id|identity|conversation|digest|signature|public|verify_key|sealing_key|"
+    "model|hash|root|query|query_id|preparation_id|database_id|conversation|digest|signature|public|verify_key|sealing_key|"
     "certificate|ed25519|mldsa|source|gallery|seed_digest"
 )
 # One by one: what everybody may see for another reason.

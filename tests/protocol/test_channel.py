@@ -22,7 +22,7 @@ FRAMES = [b"first", b"second", b"third"]
 
 @dataclass
 class Own:
-    """The notary of one party."""
+    """The keyring of one party."""
 
     name: str
 

@@ -288,7 +288,7 @@ def prepared_totals(trio: Trio) -> tuple[np.ndarray, np.ndarray]:
     z = from_planes(opened([chunk.z for chunk in chunks])).astype(np.int64)
     masked = chunks[0].masked
     assert masked is not None
-    mask = draw_mask(requester.seed, requester.identity, requester.dim, requester.params).astype(np.int64)
+    mask = draw_mask(requester.seed, requester.preparation_id, requester.dim, requester.params).astype(np.int64)
     return (z + masked) % 2**SHARE_BITS, mask
 
 

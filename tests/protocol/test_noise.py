@@ -113,16 +113,16 @@ def measure(params: Parameters, gaussian: Any) -> Run:
     assert not trio.failures
     assert trio.made is not None
     requester, holder = trio.made.requester, trio.made.holders[HOLDER]
-    common = common_polynomial(params, requester.identity)
+    common = common_polynomial(params, requester.preparation_id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "gaussian", gaussian)
         parts = [
-            sample_key_share(params, common, seed, requester.identity).secret
+            sample_key_share(params, common, seed, requester.preparation_id).secret
             for seed in (requester.holder_seed, requester.router_seed)
         ]
     secret = residues.add(*parts, params)
-    mask = draw_mask(requester.seed, requester.identity, DIM, params)
-    ciphertexts = np.stack([holder.mask, expand_public(requester.identity, DIM, params)], axis=1)
+    mask = draw_mask(requester.seed, requester.preparation_id, DIM, params)
+    ciphertexts = np.stack([holder.mask, expand_public(requester.preparation_id, DIM, params)], axis=1)
     due = np.zeros((DIM, 2, n), np.uint32)
     due[:, :, 0] = constants(mask, params)
     exact = np.zeros(3 * n, np.int64)

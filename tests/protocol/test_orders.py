@@ -41,7 +41,7 @@ DIM = 64
 
 @dataclass
 class Hmacs:
-    """A notary whose signatures everybody can check, of a name that may lie."""
+    """A keyring whose signatures everybody can check, of a name that may lie."""
 
     name: str
     lies: bool = False
@@ -107,7 +107,7 @@ class Signed:
                 name,
                 conversation,
                 parties,
-                notary=Hmacs(name, lying and name == self.liar),
+                keyring=Hmacs(name, lying and name == self.liar),
                 recorder=self.events[name].append,
             )
             for name in (parties.requester, parties.router, *parties.holders)

@@ -39,9 +39,9 @@ def test_it_follows_every_change_and_an_unchanged_row_is_the_same_again(store: G
     store.flag_contested(references[7], NOW)
     assert store.verify().rows == 15
     day_after = NOW.replace(year=LATER.year, month=LATER.month, day=LATER.day + 1)
-    assert len(store.expire(day_after)) == 15
+    assert len(store.delete_expired_subjects(day_after)) == 15
     last = store.verify()
-    assert (last.rows, last.digest, last.identity) == (0, bytes(32), empty.identity)
+    assert (last.rows, last.digest, last.database_id) == (0, bytes(32), empty.database_id)
     assert last.generation > twenty.generation > empty.generation
 
 
@@ -54,7 +54,7 @@ def test_rekeying_keeps_the_account(url: str) -> None:
     with open_store(url, new, retired=[KEY]) as opened:
         opened.rekey()
         after = opened.verify()
-        assert (after.rows, after.identity) == (before.rows, before.identity)
+        assert (after.rows, after.database_id) == (before.rows, before.database_id)
         assert after.digest != before.digest
         assert opened.find_photo(b"two") is not None
     with open_store(url, new) as opened:

@@ -63,10 +63,10 @@ def test_subject_past_retention_is_not_searched_and_then_deleted(store: GalleryS
     long = enrol_one(store, 2)
     assert store.snapshot(NOW).references == (short, long)
     assert store.snapshot(NOW).valid_through == TODAY
-    assert store.expire(NOW) == []
+    assert store.delete_expired_subjects(NOW) == []
     tomorrow = NOW + timedelta(days=1)
     assert store.snapshot(tomorrow).references == (long,)
-    (receipt,) = store.expire(tomorrow)
+    (receipt,) = store.delete_expired_subjects(tomorrow)
     assert (receipt.reference, receipt.reason, receipt.generation) == (short, "expired", store.generation)
     assert store.count() == 1
     assert store.find_photo(b"photo") is None
@@ -109,7 +109,7 @@ def test_every_change_raises_the_generation_and_no_refusal_does(store: GallerySt
         lambda: store.flag_contested(reference, NOW),
         lambda: store.clear_contested(reference, "decision 1", NOW),
         lambda: store.forget(reference, NOW),
-        lambda: store.expire(datetime(2031, 1, 2, tzinfo=timezone.utc)),
+        lambda: store.delete_expired_subjects(datetime(2031, 1, 2, tzinfo=timezone.utc)),
     ]
     for step in steps:
         step()
@@ -122,7 +122,7 @@ def test_every_change_raises_the_generation_and_no_refusal_does(store: GallerySt
     with pytest.raises(UnknownReference):
         store.flag_contested("ES-0", NOW)
     store.take_quota("FR", Status.IDENTIFIED, TODAY, 5)
-    assert store.expire(NOW) == []
+    assert store.delete_expired_subjects(NOW) == []
     assert store.generation == last
 
 

@@ -47,9 +47,9 @@ def test_what_was_refused_is_not_written_down(store: GalleryStore) -> None:
 
 def test_what_the_node_expires_is_nobodys_act_and_old_entries_go(store: GalleryStore) -> None:
     enrol_one(store, retain_until=TODAY)
-    store.expire(NOW + timedelta(days=2))
+    store.delete_expired_subjects(NOW + timedelta(days=2))
     assert [act for act, *_ in told(store)] == ["enrol", "expire"]
-    store.expire(datetime.now(timezone.utc) + timedelta(days=1099))
+    store.delete_expired_subjects(datetime.now(timezone.utc) + timedelta(days=1099))
     assert told(store) == []
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nodes.evidence.keeper import Keeper, article_forty
+from nodes.evidence.archive import Archive, article_forty
 from nodes.evidence.recorder import Recorder, read_records
 from nodes.evidence.witnesses import Witnesses
 from nodes.logs.checkpoints import Checkpoint
@@ -110,31 +110,31 @@ def test_a_clock_that_is_set_back_during_a_query_costs_no_entry() -> None:
 def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_same(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.make(tmp_path_factory.mktemp("keeper"))
-    keeper = Keeper(world.identities[EU], world.root / EU)
+    world = World.make(tmp_path_factory.mktemp("archive"))
+    archive = Archive(world.identities[EU], world.root / EU)
     machine = router()
-    keeper.begin(machine.query)
+    archive.begin(machine.query)
 
     def fails(query: bytes) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(keeper._recorder, "end", fails)
+    monkeypatch.setattr(archive._recorder, "end", fails)
     with pytest.raises(OSError, match="no space left"):
-        keeper.end(machine)
-    assert keeper.article_forty.size == keeper.article_forty.last_checkpoint.size == 1
-    assert not keeper._started
-    keeper.close()
+        archive.end(machine)
+    assert archive.article_forty.size == archive.article_forty.last_checkpoint.size == 1
+    assert not archive._started
+    archive.close()
 
 
 def test_a_preparation_is_no_query_and_has_no_article_40_entry(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nobody is searched for, and there is no warrant yet."""
-    world = World.make(tmp_path_factory.mktemp("keeper"))
-    keeper = Keeper(world.identities[EU], world.root / EU)
+    world = World.make(tmp_path_factory.mktemp("archive"))
+    archive = Archive(world.identities[EU], world.root / EU)
     machine = PreparingRouter(Context("EU", QUERY, Parties("FR", "EU", ("ES",))))
-    keeper.begin(machine.query)
-    keeper.end(machine)
-    assert keeper.article_forty.size == 0
-    keeper.close()
+    archive.begin(machine.query)
+    archive.end(machine)
+    assert archive.article_forty.size == 0
+    archive.close()
 
 
 def test_what_was_witnessed_is_for_its_owner_only(tmp_path: Path) -> None:

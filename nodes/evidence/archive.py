@@ -29,7 +29,7 @@ from protocol.session import Event, State
 from protocol.warrant import Justification
 
 
-class Keeper:
+class Archive:
     """Opens the logs of a node's folder, verifying them, and keeps each conversation, preparation or search.
 
     Raises what a damaged log raises.
@@ -69,7 +69,7 @@ class Keeper:
         self._recorder.flush(machine.query)
         if isinstance(machine, PreparingHolder):
             block_hashes(machine.gallery)  # else the first search would wait for them
-        links.note(self.folder, machine.identity, machine.query)
+        links.note(self.folder, machine.preparation_id, machine.query)
 
     def keeps(self, query: bytes) -> bool:
         """Whether there is evidence of a conversation."""

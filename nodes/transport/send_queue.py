@@ -44,7 +44,7 @@ class Transport(Protocol):
         ...
 
 
-class Outbox:
+class SendQueue:
     """`failed` is told once when the peer is given up, after `patience` seconds without success or a refusal."""
 
     def __init__(
