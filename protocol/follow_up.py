@@ -32,6 +32,7 @@ from pets.errors import MALFORMED, InputError
 from pets.prf import labelled_hash
 from protocol.approval import Approval, Decision, decision_digest
 from protocol.messages import Decimals, Digest, Name
+from protocol.roles import Role
 
 if TYPE_CHECKING:
     from protocol.steps import Keyring
@@ -194,17 +195,17 @@ DECISIONS: dict[type[Content], Decision] = {
     CoreDataRefused: "refuse-core-data",
 }
 # Who may say what to whom; `Launched` is kept at home.
-SAID_BY: dict[type[Content], str] = {
-    CandidatesWanted: "requester",
-    Confirmed: "requester",
-    CoreDataRequested: "requester",
-    Deleted: "requester",
-    CandidatesShown: "holder",
-    CoreDataReleased: "holder",
-    CoreDataRefused: "holder",
-    ClockPaused: "holder",
-    ClockResumed: "holder",
-    Recalled: "holder",
+SAID_BY: dict[type[Content], Role] = {
+    CandidatesWanted: Role.REQUESTER,
+    Confirmed: Role.REQUESTER,
+    CoreDataRequested: Role.REQUESTER,
+    Deleted: Role.REQUESTER,
+    CandidatesShown: Role.HOLDER,
+    CoreDataReleased: Role.HOLDER,
+    CoreDataRefused: Role.HOLDER,
+    ClockPaused: Role.HOLDER,
+    ClockResumed: Role.HOLDER,
+    Recalled: Role.HOLDER,
 }
 
 

@@ -65,7 +65,7 @@ class PreparingRequester(Party):
 
     def _set_up(self) -> Step[None]:
         plan, parties, params = self.plan, self.parties, self.plan.params
-        announce = plan.announce(parties, commit_seed(self._seed, self.name), self.keyring)
+        announce = plan.announce(parties, commit_seed(self._seed, self.name), self.context.keyring)
         for other in parties.others(self.name):
             yield Send(other, announce)
         self._joined = yield from gather(announce, self.name, None, JoinedPreparation)
@@ -294,7 +294,7 @@ def holder_keys(
 
 def _agreed(machine: Party, announce: Prepare) -> Plan:
     machine.check_parties(parties_of(announce))
-    if machine.admitted is not None and digest_of(announce) != machine.admitted:
+    if machine.context.admitted not in (None, digest_of(announce)):
         raise Disagreement(f"{announce.requester} announces another preparation than the one that was admitted")
     return Plan.announced(announce)
 

@@ -66,7 +66,7 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
 def check_sender(office: Office, statement: Statement) -> None:
     """Raise `StatementRefused` for what a node of this role may not state, and for a statement from the future."""
     sender = office.peers.get(statement.sender)
-    if sender is None or SAID_BY.get(type(statement.content)) != sender.role.value:
+    if sender is None or SAID_BY.get(type(statement.content)) is not sender.role:
         raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
     if statement.time > 1000 * office.now() + SKEW_MS:  # an old one is late, but says what was said
         raise StatementRefused("a statement from the future", "clock")

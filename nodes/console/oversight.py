@@ -30,6 +30,7 @@ from nodes.store.subjects import Category
 from nodes.verify import Report, load_trust, verify_bundles
 from pets.errors import InputError
 from protocol.approval import PersonRole
+from protocol.roles import Role
 
 OVERSEERS: tuple[PersonRole, ...] = ("data-protection", "supervisor")
 SHOWN_ENTRIES = 500
@@ -41,7 +42,7 @@ class NodeView(c.Contract, frozen=True):
     """The node. `status`: what it says of itself, null while it does not run."""
 
     name: str
-    role: str
+    role: Role
     address: str
     fingerprint: str
     running: bool
@@ -156,7 +157,7 @@ class Oversight:
         failing = tuple(health.get("failing", ()))
         fingerprint = office.identity.peer.fingerprint
         return NodeView(
-            config.name, config.role.value, config.address, fingerprint, status is not None, health["status"], failing,
+            config.name, config.role, config.address, fingerprint, status is not None, health["status"], failing,
             peers, status,
         )  # fmt: skip
 

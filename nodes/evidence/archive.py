@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from nodes.config.storage import storage_key
@@ -49,10 +48,14 @@ class Archive:
         self._recorder = Recorder(folder / "evidence", self.transcript, self.writing)
         self._started: dict[bytes, int] = {}
 
-    def begin(self, conversation: bytes) -> Callable[[Event], None]:
-        """What a machine tells of all that it sends and takes, from its start. `end` then ends it."""
+    def begin(self, conversation: bytes) -> None:
+        """A conversation starts now; `end` ends it."""
         self._started[conversation] = _now()
-        return self._recorder.begin(conversation)
+        self._recorder.begin(conversation)
+
+    def record(self, conversation: bytes, event: Event) -> None:
+        """Keep what a machine sends or consumes in a conversation that has begun."""
+        self._recorder.record(conversation, event)
 
     def keep_probe(self, machine: SearchingRequester, template: bytes, justification: Justification) -> None:
         """Seal probe and seeds before they are used."""

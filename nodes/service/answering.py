@@ -158,8 +158,8 @@ class Answering:
         threads = node.threads if isinstance(announce, Search) else node.preparing_threads
         parties = parties_of(announce)
         return Context(
-            node.name, conversation, parties, threads, keyring=node.keyring, admitted=digest_of(announce),
-            accept=node.pool.spend,
+            node.name, conversation, parties, threads, keyring=node.keyring,
+            recorder=node.recorder(conversation), admitted=digest_of(announce), accept=node.pool.spend,
         )  # fmt: skip
 
     def _answering(self, announce: Search, conversation: bytes) -> Context:

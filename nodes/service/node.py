@@ -192,9 +192,23 @@ class Node:
                 with anyio.move_on_after(self.config.limits.read_timeout_seconds):
                     await driver.until_finished()
 
-    def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
-        """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
-        machine.recorder = self._strict(self.archive.begin(machine.query), watch)
+    def recorder(self, conversation: bytes, watch: Callable[[Event], None] | None = None) -> Callable[[Event], None]:
+        """For the context of a machine that `drive` will run: what it sends and takes goes to the archive, then to
+        `watch`. A record that fails is this node's fault and stops the query; it is no fault of the protocol."""
+
+        def record(event: Event) -> None:
+            try:
+                self.archive.record(conversation, event)
+            except Exception as error:
+                raise RecordFailed(type(error).__name__) from error
+            if watch is not None:
+                watch(event)
+
+        return record
+
+    def drive(self, machine: Party) -> QueryDriver:
+        """Run a machine of this node."""
+        self.archive.begin(machine.query)
         preparing = isinstance(machine, _PREPARING)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
@@ -383,18 +397,3 @@ class Node:
             recorded = True
         finally:
             self.answering.ended(machine, recorded)
-
-    def _strict(
-        self, recorder: Callable[[Event], None], watch: Callable[[Event], None] | None
-    ) -> Callable[[Event], None]:
-        """A recorder whose failure is this node's fault and stops the query, not a fault of the protocol."""
-
-        def record(event: Event) -> None:
-            try:
-                recorder(event)
-            except Exception as error:
-                raise RecordFailed(type(error).__name__) from error
-            if watch is not None:
-                watch(event)
-
-        return record

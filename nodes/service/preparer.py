@@ -97,11 +97,13 @@ class Preparer:
         node = self._node
         parties = Parties(node.name, router, tuple(holders))
         conversation = secrets.token_bytes(16)
-        machine = PreparingRequester(
-            Context(node.name, conversation, parties, node.preparing_threads, keyring=node.keyring), plan
-        )
         tally = Tally(plan)
-        driver = node.drive(machine, tally)
+        context = Context(
+            node.name, conversation, parties, node.preparing_threads, keyring=node.keyring,
+            recorder=node.recorder(conversation, tally),
+        )  # fmt: skip
+        machine = PreparingRequester(context, plan)
+        driver = node.drive(machine)
         while not driver.finished:
             if told is not None:
                 told(tally.progress)

@@ -318,9 +318,10 @@ class RequesterNode(Node):
         def keep(machine: SearchingRequester) -> None:
             self.archive.keep_probe(machine, search.request.template, search.justification)
 
+        conversation = secrets.token_bytes(16)
         context = Context(
-            self.name, secrets.token_bytes(16), Parties(self.name, self.router, tuple(asked)), self.threads,
-            keyring=self.keyring, spend=self.pool.spend, keep=keep,
+            self.name, conversation, Parties(self.name, self.router, tuple(asked)), self.threads,
+            keyring=self.keyring, recorder=self.recorder(conversation), spend=self.pool.spend, keep=keep,
         )  # fmt: skip
         return SearchingRequester(context, terms_of(search.request), made, search.warrant)
 
