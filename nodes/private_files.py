@@ -53,7 +53,7 @@ def replace_private(path: Path, content: bytes) -> None:
     fresh.unlink(missing_ok=True)  # of a write that was interrupted
     write_private(fresh, content)
     fresh.replace(path)
-    _flush_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def append_private(path: Path, content: bytes) -> None:
@@ -62,7 +62,7 @@ def append_private(path: Path, content: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
     try:
         if new:
-            _flush_folder(path.parent)
+            sync_folder(path.parent)
         before = os.fstat(handle).st_size
         try:
             _write(handle, content)
@@ -88,8 +88,8 @@ def write_public(path: Path, content: bytes, *, overwrite: bool = True) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    """A power cut would take the name of a new or renamed file with it."""
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk: a power cut would take the name of a new or renamed file with it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

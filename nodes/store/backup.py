@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from nodes.private_files import sync_folder
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.subjects import utc_seconds
 
@@ -21,7 +22,7 @@ def copy_database(source: Path, target: Path) -> None:
     `StoreCorrupted` if the copy fails SQLite's integrity check, `StoreFull`, `StoreUnavailable`.
     """
     if target.exists():
-        raise StoreRefusal(f"{target} exists already, a copy never overwrites")
+        raise StoreRefusal(f"{target} exists already; a copy never overwrites a file")
     if not source.is_file():
         raise StoreUnavailable(f"{source} does not exist")
     temporary: Path | None = None
@@ -33,7 +34,7 @@ def copy_database(source: Path, target: Path) -> None:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except sqlite3.DatabaseError as error:
         text = str(error).lower()
         if "full" in text:
@@ -130,12 +131,4 @@ def replace_database(path: Path, fresh: Path) -> None:
             for suffix in ("-wal", "-shm"):
                 Path(f"{database}{suffix}").unlink(missing_ok=True)
     fresh.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)

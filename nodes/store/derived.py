@@ -115,7 +115,7 @@ class DerivedGallery:
             return version.gallery, live
 
     def give_back(self, live: Liveness) -> None:
-        """The search that was lent these bits is over, and reads the rows no more."""
+        """The search that was lent these bits is over, and no longer reads the rows."""
         with self._lock:
             for version in self._versions:
                 version.lent = [lent for lent in version.lent if lent[0] is not live]

@@ -295,7 +295,7 @@ def test_a_statement_that_comes_again_changes_nothing(offices: Offices) -> None:
     due = offices.es.deadlines()[0].due
     offices.clock.ahead = timedelta(hours=5)
     with pytest.raises(FollowUpError):
-        offices.hand_over(offices.es, statement, b"another payload than the statement names")
+        offices.hand_over(offices.es, statement, b"not what the statement names")
     with offices.es.office.vault.writing() as session:
         inbox.receive(offices.es.office, session, statement, b"")
     assert [(view.id, view.due) for view in offices.es.deadlines()] == [(request, due)]
