@@ -249,7 +249,7 @@ def decode_statement(data: bytes) -> Statement:
     try:
         statement = msgspec.msgpack.decode(data, type=Statement)
     except MALFORMED as error:
-        raise FollowUpError(f"no statement of the follow-up: {error}") from None
+        raise FollowUpError(f"not a statement of the follow-up: {error}") from None
     if statement.encode() != data:
         raise FollowUpError("not the canonical form of a statement")
     return statement
@@ -280,4 +280,4 @@ def check_payload(statement: Statement, payload: bytes) -> None:
     """Raise `FollowUpError` unless this is what the statement names: nothing, where it names nothing."""
     named: bytes | None = getattr(statement.content, "payload", None)
     if (payload_digest(payload) if named is not None else payload) != (named or b""):
-        raise FollowUpError(f"{statement.kind}: another payload than the statement names")
+        raise FollowUpError(f"{statement.kind}: the payload is not the one that the statement names")

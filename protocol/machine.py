@@ -144,7 +144,7 @@ class Machine:
         self._guard(session, lambda: self._accept(session, arrived))
 
     def supply(self, session: Session, want: Work, scored: npt.NDArray[np.uint32]) -> None:
-        """Hand over the result of a `Work`. Nobody asks for it any more where the session is over."""
+        """Hand over the result of a `Work`. It is ignored if the session is over."""
         if session.scoring is not want:
             return
         if isinstance(session.waiting, Scored):
