@@ -109,7 +109,7 @@ class Archive:
                 with self.writing:
                     log.obey(order)
                 return order
-        raise OrderRefused("an order for a log of another node")
+        raise OrderRefused("the order is for a log of another node")
 
     def close(self) -> None:
         """Close the logs, once nobody writes any more."""

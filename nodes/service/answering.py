@@ -89,7 +89,7 @@ class Answering:
         self._node.promise(preparation_id)
 
     def let_wait(self, conversation: bytes, made: Preparation) -> None:
-        """Put what was made into the pool, unless one of its parties is no peer any more.
+        """Put what was made into the pool, unless one of its parties is no longer a peer.
 
         After it is there: who removes a peer drops what waits with it, and may do so just before.
         """

@@ -24,7 +24,7 @@ log = logging.getLogger("lineup.node")
 
 
 class Galleries:
-    """A preparation knows no purpose, so a gallery holds everybody whom any purpose served here may find.
+    """A preparation knows no purpose, so a gallery holds everybody who may be found for any purpose served here.
 
     A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29).
     """
@@ -75,7 +75,7 @@ class Galleries:
             derived.give_back(live)
 
     def follow(self, roots: Collection[bytes]) -> int:
-        """Let go of whoever was forgotten, and of versions that nobody needs; gives how many rows were overwritten.
+        """Release subjects that were forgotten, and versions that nobody needs; returns how many rows were overwritten.
 
         `roots`: of the versions that preparations wait for.
         """

@@ -240,7 +240,7 @@ class Node:
         self._gate.serve(states)
 
     def part_with(self, peer: str, error: LineupError) -> None:
-        """Stop every query that a peer takes part in; it is none any more."""
+        """Stop every query that a peer takes part in; it is no longer a peer."""
         for driver in list(self.drivers.values()):
             driver.failed_peers.setdefault(peer, error)
             driver.blame(peer, error)
@@ -315,7 +315,7 @@ class Node:
             return None
 
     def follow_gallery(self) -> None:
-        """Let go of whoever was forgotten since, and of versions of the gallery that nothing waits for."""
+        """Release subjects forgotten since, and gallery versions that nothing waits for."""
         if gone := self.galleries.follow(self.answering.roots):
             log.info(f"{gone} rows of earlier versions overwritten", extra={"node": self.name})
 
@@ -324,7 +324,7 @@ class Node:
         self._guard.inspect(self.store, self.galleries.all)
 
     def shut_out(self) -> dict[str, date]:
-        """States that this node refuses for their limit of releases, and the first day on which it does no more."""
+        """States that this node refuses for their limit of releases, and the day from which it serves them again."""
         policy, today = self.config.policy, datetime.now(timezone.utc).date()
         return self.store.shut_out(policy.releases_per_reference, today, policy.release_window_days)
 

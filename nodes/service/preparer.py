@@ -75,7 +75,7 @@ class Preparer:
         self._node = node
 
     def waiting(self, holders: Collection[str], plan: Plan) -> RequesterPreparation | None:
-        """One that waits and serves these holders; the caller owns it. None: there is none."""
+        """A waiting preparation that serves these holders; the caller owns it. None if there is none."""
         pool = self._node.pool
         while True:
             now = time.time()
@@ -120,7 +120,7 @@ class Preparer:
         return True
 
     def give_up(self, made: Preparation) -> None:
-        """Not to be used any more. Nothing happens to one that was."""
+        """Drop it unused. Nothing happens to one that was used."""
         if not made.spent:
             self._node.pool.drop(made.preparation_id)
         made.erase()

@@ -74,7 +74,7 @@ def test_a_database_is_never_made_in_another_place_than_named(tmp_path: Path) ->
     write_default(
         odd, name="ES", role=Role.HOLDER, address="https://es.example:8443", crl=None, peers=Path("peers"), states=()
     )
-    with pytest.raises(ConfigError, match="must hold no question mark"):
+    with pytest.raises(ConfigError, match="must not contain a question mark"):
         load_config(odd)
 
 
