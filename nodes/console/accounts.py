@@ -248,7 +248,7 @@ def check_password(password: str, handle: str) -> str:
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise PasswordRefused(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters, got {len(password)}")
     if handle in password.lower() or len(set(password)) < 6:
-        raise PasswordRefused("a password with the handle in it or fewer than 6 different characters is guessed")
+        raise PasswordRefused("a password that holds the handle, or fewer than 6 different characters, is guessed")
     return password
 
 

@@ -98,7 +98,7 @@ def assertion(answer: str) -> Assertion:
             base64url_to_bytes(given["rawId"]),
         )
     except (ValueError, KeyError, TypeError):
-        raise KeyRefused("this is not a passkey's answer") from None
+        raise KeyRefused("this is no answer of a passkey") from None
 
 
 def check_sign_in(key: PersonKey | None, credential: bytes | None, answer: str, challenge: bytes) -> int:
@@ -122,5 +122,5 @@ def _json(answer: str) -> dict[str, Any]:
         raise KeyRefused(f"a passkey's answer of {len(answer)} characters, the limit is {ANSWER_LIMIT}")
     given = json.loads(answer)
     if not isinstance(given, dict):
-        raise KeyRefused("this is not a passkey's answer")
+        raise KeyRefused("this is no answer of a passkey")
     return given
