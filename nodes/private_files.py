@@ -68,7 +68,7 @@ def replace_private_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def append_private(path: Path, content: bytes) -> None:
@@ -77,7 +77,7 @@ def append_private(path: Path, content: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
     try:
         if new:
-            _flush_folder(path.parent)
+            sync_folder(path.parent)
         before = os.fstat(handle).st_size
         try:
             _write(handle, content)
@@ -109,8 +109,8 @@ def _new_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb")
 
 
-def _flush_folder(folder: Path) -> None:
-    """A power cut would take the name of a new or renamed file with it."""
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk: a power cut would take the name of a new or renamed file with it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -100,4 +100,4 @@ def _move_into_place(fresh: Path, folder: Path, pins: Mapping[str, str], tempora
         except (CacheError, OSError):
             with contextlib.suppress(FileNotFoundError):  # another process has just moved it away
                 folder.rename(temporary / f"discarded-{attempt}")
-    raise CacheError(f"{folder} is changed by another process again and again")
+    raise CacheError(f"another process keeps changing {folder}")

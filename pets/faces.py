@@ -227,7 +227,7 @@ class FaceModel:
             yield from self._batched(aligned[start : start + self.batch_size])
 
     def embed_all(self, image: Image) -> list[Embedded]:
-        """Every face on an image that is not below 40 pixels, the largest first; none is no error.
+        """Every face of at least 40 pixels in an image, the largest first; an image without one is no error.
 
         `image`: (height, width, 3) uint8 in BGR order. Raises `UnreadablePhoto`.
         """

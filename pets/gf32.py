@@ -1,4 +1,4 @@
-"""The field GF(2^32) and polynomials over it, as far as the sketch needs them (protocol/DESIGN.md, section 5).
+"""The field GF(2^32) and polynomials over it, as far as the sketch needs them (protocol/DESIGN.md, section 6).
 
 An element is an integer below 2^32 whose bit j is the coefficient of x^j modulo
 

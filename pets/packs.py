@@ -63,7 +63,7 @@ def _read(path: Path) -> Network:
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:  # protobuf has its own
-        raise ModelError(f"{path} cannot be loaded: it is no ONNX file ({type(error).__name__})") from error
+        raise ModelError(f"{path} cannot be loaded: it is not an ONNX file ({type(error).__name__})") from error
     weights = {weight.name for weight in graph.initializer}
     inputs = tuple(
         tuple(size.dim_value or None for size in value.type.tensor_type.shape.dim)

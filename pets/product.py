@@ -1,4 +1,4 @@
-"""The holder's part of a search in the clear: its rows times a public vector modulo t (DESIGN, section 5, Search).
+"""The holder's part of a search in the clear: its rows times a public vector modulo t (DESIGN, section 6).
 
 u = q - r hides the probe q behind a mask r that is used once, so the holder may see it. Its rows are int8 and are read
 once for all vectors. The product is a function of (rows, u) and additive in the rows. It is fastest where rows begin

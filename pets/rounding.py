@@ -1,4 +1,4 @@
-"""From additive shares modulo Q to rounded shares modulo 2^K (protocol/DESIGN.md, section 5, "Decrypt to shares")."""
+"""From additive shares modulo Q to rounded shares modulo 2^K (protocol/DESIGN.md, section 5, "Two shares")."""
 
 from __future__ import annotations
 

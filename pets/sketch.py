@@ -1,4 +1,4 @@
-"""A set sketch that opens at most `cap` hits and else only says that there are more (protocol/DESIGN.md, section 5).
+"""A set sketch that opens at most `cap` hits and else only says that there are more (protocol/DESIGN.md, section 6).
 
 PinSketch (Dodis, Ostrovsky, Reyzin and Smith, "Fuzzy Extractors", 2004; SIAM J. Comput. 38(1), 2008, section 6.3): the
 syndromes of a BCH code over GF(2^32). Row i has its own nonzero element g_i = α^i; the sketch of a set of rows is

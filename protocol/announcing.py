@@ -90,7 +90,7 @@ def gather(announce: Prepare | Search, name: str, own: J | None, kind: type[J]) 
         if message.announce != announce_digest(announce):
             raise Disagreement(f"{other} answered another announcement than {name} did")
         if (parties.role_of(other) is Role.HOLDER) != (message.blocks is not None and message.gallery is not None):
-            raise Disagreement(f"{other} stated a gallery though it is no holder, or none though it is one")
+            raise Disagreement(f"{other} stated a gallery but is not a holder, or stated none but is one")
         joined[other] = message
     return joined
 

@@ -48,7 +48,7 @@ def open_document(
     try:
         document = msgspec.msgpack.decode(plain[_LENGTH_BYTES:end], type=Document)
     except MALFORMED as error:
-        raise FollowUpError(f"no document of the follow-up: {error}") from None
+        raise FollowUpError(f"not a document of the follow-up: {error}") from None
     statement = decode_statement(document.statement)
     if (statement.sender, statement.receiver) != (sender, receiver):
         raise FollowUpError(f"a statement from {statement.sender} to {statement.receiver}, sent by {sender}")

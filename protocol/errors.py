@@ -104,7 +104,7 @@ class ConfirmationFailed(ProtocolError):
 
 
 class QueryRefused(ProtocolError):
-    """This party does not serve the query, or not any more. `code`: one of `protocol.messages.ABORT_CODES`.
+    """This party does not serve the query, or no longer does. `code`: one of `protocol.messages.ABORT_CODES`.
 
     `by`: the party whose silence made it stop; empty if it refuses by itself.
     """

@@ -32,6 +32,7 @@ from pets.errors import MALFORMED, InputError
 from pets.prf import labelled_hash
 from protocol.approval import Approval, Decision, decision_digest
 from protocol.messages import Decimals, Digest, Name
+from protocol.roles import Role
 
 if TYPE_CHECKING:
     from protocol.steps import Keyring
@@ -194,17 +195,17 @@ DECISIONS: dict[type[Content], Decision] = {
     CoreDataRefused: "refuse-core-data",
 }
 # Who may say what to whom; `Launched` is kept at home.
-SAID_BY: dict[type[Content], str] = {
-    CandidatesWanted: "requester",
-    Confirmed: "requester",
-    CoreDataRequested: "requester",
-    Deleted: "requester",
-    CandidatesShown: "holder",
-    CoreDataReleased: "holder",
-    CoreDataRefused: "holder",
-    ClockPaused: "holder",
-    ClockResumed: "holder",
-    Recalled: "holder",
+SAID_BY: dict[type[Content], Role] = {
+    CandidatesWanted: Role.REQUESTER,
+    Confirmed: Role.REQUESTER,
+    CoreDataRequested: Role.REQUESTER,
+    Deleted: Role.REQUESTER,
+    CandidatesShown: Role.HOLDER,
+    CoreDataReleased: Role.HOLDER,
+    CoreDataRefused: Role.HOLDER,
+    ClockPaused: Role.HOLDER,
+    ClockResumed: Role.HOLDER,
+    Recalled: Role.HOLDER,
 }
 
 
@@ -248,7 +249,7 @@ def decode_statement(data: bytes) -> Statement:
     try:
         statement = msgspec.msgpack.decode(data, type=Statement)
     except MALFORMED as error:
-        raise FollowUpError(f"no statement of the follow-up: {error}") from None
+        raise FollowUpError(f"not a statement of the follow-up: {error}") from None
     if statement.encode() != data:
         raise FollowUpError("not the canonical form of a statement")
     return statement
@@ -279,4 +280,4 @@ def check_payload(statement: Statement, payload: bytes) -> None:
     """Raise `FollowUpError` unless this is what the statement names: nothing, where it names nothing."""
     named: bytes | None = getattr(statement.content, "payload", None)
     if (payload_digest(payload) if named is not None else payload) != (named or b""):
-        raise FollowUpError(f"{statement.kind}: another payload than the statement names")
+        raise FollowUpError(f"{statement.kind}: the payload is not the one that the statement names")

@@ -35,7 +35,26 @@ class LocalPreparation:
 
 
 @dataclass
-class LocalPreparing:
+class _Local:
+    """The machines of all parties of one conversation."""
+
+    requester: Party
+    router: Party
+    holders: Mapping[str, Party]
+
+    @property
+    def parties(self) -> list[Party]:
+        """All parties; the requester last, because it speaks first."""
+        return [self.router, *self.holders.values(), self.requester]
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The same."""
+        return list(self.parties)
+
+
+@dataclass
+class LocalPreparing(_Local):
     """The machines of one preparation."""
 
     requester: PreparingRequester
@@ -54,16 +73,6 @@ class LocalPreparing:
         for machine in started.machines:
             machine.start()
         return started
-
-    @property
-    def parties(self) -> list[Party]:
-        """All parties; the requester last, because it speaks first."""
-        return [self.router, *self.holders.values(), self.requester]
-
-    @property
-    def machines(self) -> list[Machine]:
-        """The same."""
-        return list(self.parties)
 
     @property
     def result(self) -> LocalPreparation:
@@ -104,7 +113,7 @@ def prepare(
 
 
 @dataclass
-class LocalSearch:
+class LocalSearch(_Local):
     """The machines of one search with a preparation."""
 
     requester: SearchingRequester
@@ -142,16 +151,6 @@ class LocalSearch:
         for machine in started.machines:
             machine.start()
         return started
-
-    @property
-    def parties(self) -> list[Party]:
-        """All parties; the requester last, because it speaks first."""
-        return [self.router, *self.holders.values(), self.requester]
-
-    @property
-    def machines(self) -> list[Machine]:
-        """The same."""
-        return list(self.parties)
 
 
 def machines_of(searches: Sequence[LocalSearch]) -> list[Machine]:

@@ -56,7 +56,17 @@ class Machine:
 
     role: Role
 
-    def __init__(self, name: str, query: bytes, threads: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        query: bytes,
+        threads: int,
+        *,
+        keyring: Keyring | None = None,
+        recorder: Callable[[Event], None] | None = None,
+        admitted: bytes | None = None,
+    ) -> None:
+        """Arguments as in `protocol.party.Context`; `query`: the 16 bytes that address its frames."""
         self.name = name
         self.query = query
         self.threads = threads
@@ -64,9 +74,7 @@ class Machine:
         self.outgoing: deque[tuple[str, bytes]] = deque()
         self.wanted: deque[tuple[Session, Any]] = deque()
         self.seconds: dict[str, float] = defaultdict(float)
-        self.keyring: Keyring | None = None
-        self.recorder: Callable[[Event], None] | None = None
-        self.admitted: bytes | None = None  # digest of the announcement a policy has admitted; None admits any
+        self._keyring, self._recorder, self._admitted = keyring, recorder, admitted
 
     def open(self, session: str, peers: tuple[str, ...]) -> Session:
         """Accept messages for a session from now on; they wait until `begin`."""
@@ -96,7 +104,7 @@ class Machine:
 
     def check_admitted(self, announce: Prepare | Search) -> None:
         """Raise `Disagreement` unless this is the very announcement that was admitted."""
-        if self.admitted is not None and announce_digest(announce) != self.admitted:
+        if self._admitted is not None and announce_digest(announce) != self._admitted:
             raise Disagreement(f"{announce.requester} announces something else than what was admitted")
 
     def start(self) -> None:
@@ -136,7 +144,7 @@ class Machine:
         self._guard(session, lambda: self._accept(session, arrived))
 
     def supply(self, session: Session, want: Work, scored: npt.NDArray[np.uint32]) -> None:
-        """Hand over the result of a `Work`. Nobody asks for it any more where the session is over."""
+        """Hand over the result of a `Work`. It is ignored if the session is over."""
         if session.scoring is not want:
             return
         if isinstance(session.waiting, Scored):
@@ -149,6 +157,10 @@ class Machine:
         """Stop a session from outside (a peer died, a time-out) and tell the peers."""
         if not session.state.over:
             self._stop(session, error)
+
+    def stop_recording(self) -> None:
+        """Tell the recorder nothing more: for a caller that stops the sessions because the recorder failed."""
+        self._recorder = None
 
     def role_of(self, peer: str) -> Role:
         """The role of another party of this query."""
@@ -213,35 +225,35 @@ class Machine:
 
     def _record(self, session: Session, direction: Literal["sent", "received"], arrived: Arrived) -> None:
         """Extend the hash chain of a direction and tell the recorder."""
-        if self.keyring is None and self.recorder is None:
+        if self._keyring is None and self._recorder is None:
             return
         envelope, content, size = arrived
         peer = envelope.receiver if direction == "sent" else envelope.sender
         link, digest = (direction, peer), wire.frame_digest(envelope, content)
         session.chains[link] = hashlib.sha256(session.chains[link] + digest).digest()
-        if self.recorder is not None:
+        if self._recorder is not None:
             message = envelope.message
-            self.recorder(Event(session.name, direction, peer, envelope.sequence, message, content, digest, size))
+            self._recorder(Event(session.name, direction, peer, envelope.sequence, message, content, digest, size))
 
     def _arrived(self, envelope: wire.Envelope, frame: bytes) -> Arrived:
         """With a hash of zeros where nobody signs or records, because hashing a mask takes its time."""
-        silent = self.keyring is None and self.recorder is None
+        silent = self._keyring is None and self._recorder is None
         return Arrived(envelope, bytes(32) if silent else wire.content_digest(frame, envelope), len(frame))
 
     def _sign(self, session: Session, effect: Sign) -> None:
-        assert self.keyring is not None
+        assert self._keyring is not None
         head = session.chains["sent", effect.to]
         statement = phase_statement(self.query, session.name, effect.phase, self.name, effect.to, head)
-        self._send(session, effect.to, Signature(effect.phase, head, self.keyring.sign(statement)))
+        self._send(session, effect.to, Signature(effect.phase, head, self._keyring.sign(statement)))
 
     def _verify(self, session: Session, effect: Verify) -> None:
-        assert self.keyring is not None
+        assert self._keyring is not None
         assert session.unchecked is not None
         message, head = effect.message, session.chains["received", effect.sender]
         if message.phase != effect.phase or message.head != head:
             raise Disagreement(f"{effect.sender} signed another conversation than {self.name} had with it")
         statement = phase_statement(self.query, session.name, effect.phase, effect.sender, self.name, head)
-        self.keyring.check(effect.sender, statement, message.signature)
+        self._keyring.check(effect.sender, statement, message.signature)
         self._record(session, "received", session.unchecked)
 
     def _advance(self, session: Session, value: object) -> None:
@@ -269,7 +281,7 @@ class Machine:
                     self.seconds[session.phase] += now - started
                     session.phase, started = effect.name, now
                 elif isinstance(effect, HasKeyring):
-                    value = self.keyring is not None
+                    value = self._keyring is not None
                 elif isinstance(effect, Sign):
                     self._sign(session, effect)
                 elif isinstance(effect, Verify):

@@ -1,4 +1,4 @@
-"""Opening the hits to the holder through a sketch that holds at most the cap (protocol/DESIGN.md, section 5, "Open").
+"""Opening the hits to the holder through a sketch that holds at most the cap (protocol/DESIGN.md, section 6, "Open").
 
 A hit bit is x_0 ^ x_1 ^ x_2. The holder (party 0) holds x_0 and x_1; requester and router both hold x_2.
 """

@@ -21,12 +21,13 @@ Hook = Callable[[bytes], None]
 class Context:
     """All that a machine is told from outside, once.
 
-    `conversation`: the 16 bytes that address its frames. `admitted`: digest of the announcement that a policy has
-    admitted; None admits any. Hooks refuse by raising. `spend` (at the requester before u is made) and `accept` (at
-    router and holder before they accept a search) are called with the preparation's id. `keep` is given the machine
-    while it has secrets that an audit needs: the requester's before u is made, the holder's at each new one. `answer`
-    (at a holder) is called once u is there, before anything that depends on it leaves. `release` is told of the
-    references that are about to be released.
+    `conversation`: the 16 bytes that address its frames. `keyring`: signs and checks; None where nobody does (one
+    process). `recorder`: told of each frame before it leaves or is acted on. `admitted`: digest of the announcement
+    that a policy has admitted; None admits any. Hooks refuse by raising. `spend` (at the requester before u is made)
+    and `accept` (at router and holder before they accept a search) are called with the preparation's id. `keep` is
+    given the machine while it has secrets that an audit needs: the requester's before u is made, the holder's at each
+    new one. `answer` (at a holder) is called once u is there, before anything that depends on it leaves. `release` is
+    told of the references that are about to be released.
     """
 
     name: str
@@ -49,10 +50,16 @@ class Party(Machine):
     role: Role
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context.name, context.conversation, context.threads)
+        super().__init__(
+            context.name,
+            context.conversation,
+            context.threads,
+            keyring=context.keyring,
+            recorder=context.recorder,
+            admitted=context.admitted,
+        )
         self.context = context
         self.parties = parties = context.parties
-        self.keyring, self.recorder, self.admitted = context.keyring, context.recorder, context.admitted
         self.role = parties.role_of(context.name)
         self.whole = self.open(WHOLE, parties.others(context.name))
         holders = (context.name,) if self.role is Role.HOLDER else parties.holders

@@ -64,7 +64,7 @@ class PreparingRequester(Party):
 
     def _set_up(self) -> Step[None]:
         plan, parties, params = self.plan, self.parties, self.plan.params
-        announce = plan.announce(parties, commit_seed(self._seed, self.name), self.keyring)
+        announce = plan.announce(parties, commit_seed(self._seed, self.name), self.context.keyring)
         for other in parties.others(self.name):
             yield Send(other, announce)
         self._joined = yield from gather(announce, self.name, None, JoinedPreparation)

@@ -48,7 +48,7 @@ class Parties:
     def __post_init__(self) -> None:
         names = (self.requester, self.router, *self.holders)
         if len(set(names)) != len(names):
-            raise ParameterError(f"one party stands in two roles: {', '.join(names)}")
+            raise ParameterError(f"one party is named in two roles: {', '.join(names)}")
         if not 1 <= len(self.holders) <= HOLDERS_LIMIT:
             raise ParameterError(f"{len(self.holders)} holders, allowed are 1 to {HOLDERS_LIMIT}")
 

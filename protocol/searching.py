@@ -319,7 +319,7 @@ class SearchingRouter(_Searching):
         if self._digest is None:
             self._digest = digest
         if digest != self._digest:
-            raise Disagreement(f"the u of {holder}'s ring is another than that of the search")
+            raise Disagreement(f"the u of {holder}'s ring differs from that of the search")
 
     def _forget(self) -> None:
         if self._secret is not None:

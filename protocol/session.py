@@ -56,7 +56,7 @@ class State(enum.Enum):
 
     @property
     def over(self) -> bool:
-        """No message is accepted any more."""
+        """No further message is accepted."""
         return self is not State.RUNNING and self is not State.IDLE
 
 

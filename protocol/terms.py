@@ -96,7 +96,7 @@ class Terms:
         """
         parties = (message.requester, message.router, *message.holders)
         if len(set(parties)) != len(parties):
-            raise ParameterError(f"one party stands in two roles of the announcement: {', '.join(parties)}")
+            raise ParameterError(f"one party is named in two roles of the announcement: {', '.join(parties)}")
         return cls(
             threshold=parse_decimal(message.threshold, "threshold"),
             dim=message.dim,

@@ -38,6 +38,7 @@ from nodes.verify.format import Bundle, SignedBundle, decode_bundle
 from nodes.verify.report import Broken, Findings, Held, Open, Report, conclude
 from nodes.verify.verdict import verify_bundles
 from pets.errors import MALFORMED, LineupError
+from protocol.roles import Role
 
 RuleParts = tuple[str, str, str, Callable[[], Findings]]
 NOT_SHOWN = (
@@ -62,8 +63,8 @@ def audit_party(
     config = load_config(folder)
     if config.name != view.owner:
         raise AuditRefused(f"{folder} is the node {config.name}, the bundle is of {view.owner}")
-    role, query = view.bundle.owner.role, view.bundle.query
-    if role == "router":
+    role, query = Role(view.bundle.owner.role), view.bundle.query
+    if role is Role.ROUTER:
         raise AuditRefused("a router seals nothing: its part follows from its bundle and the others'")
     if view.bundle.preparation is None:
         raise AuditRefused(
@@ -74,9 +75,9 @@ def audit_party(
     if content is None:
         title = "What the party used was sealed"
         rules: list[RuleParts] = [("audit-sealed", title, "design 2.8", partial(_nothing_sealed, view))]
-    elif role == "requester" and isinstance(content, SealedProbe):
+    elif role is Role.REQUESTER and isinstance(content, SealedProbe):
         rules = _requester_rules(RequesterAudit(shown, content, sent, probe))
-    elif role == "holder" and isinstance(content, SealedGallery):
+    elif role is Role.HOLDER and isinstance(content, SealedGallery):
         rules = _holder_rules(shown, content, folder, sent, probe)
     else:
         raise AuditRefused(f"{folder} sealed what another role seals, and the bundle is a {role}'s")
@@ -94,11 +95,11 @@ def _requester_rules(audit: RequesterAudit) -> list[RuleParts]:
     return [
         ("audit-justification", "The record behind the warrant is the one it names", "R 20(1), 33(2)", audit.justified),
         ("audit-warrant", "The warrant was issued for the probe", "design 2.8; R 24(1)", audit.warranted),
-        ("audit-seed", "The seed of the mask is the announced one", "design 9, 2.8", audit.seeded),
-        ("audit-keys", "The parts of the key are those handed out", "design 9", audit.keyed),
+        ("audit-seed", "The seed of the mask is the announced one", "design 2.8, 5", audit.seeded),
+        ("audit-keys", "The parts of the key are those handed out", "design 5", audit.keyed),
         ("audit-probe", "The probe is a quantised unit vector", "design 2.5, 4", audit.template),
-        ("audit-mask", "The seeds give the encrypted mask that was signed", "design 2.8, 9", audit.masked),
-        ("audit-difference", "Probe and mask give the u that was signed", "design 2.8, 9", audit.searched),
+        ("audit-mask", "The seeds give the encrypted mask that was signed", "design 2.8, 5", audit.masked),
+        ("audit-difference", "Probe and mask give the u that was signed", "design 2.8, 6", audit.searched),
     ]
 
 
@@ -112,17 +113,17 @@ def _holder_rules(
     audit = HolderAudit(query, content, brought, partial(version_rows, folder, query.announce, query.params.n))
     published, block = PublishedAudit(audit), BlockAudit(audit, content.confirmation, carried)
     return [
-        ("audit-gallery", "Gallery, seed and list of blocks are those committed to", "design 9, 6a", audit.committed),
-        ("audit-keys", "Key and secrets are those received and handed out", "design 9", audit.keyed),
-        ("audit-received", "The mask and u are those that the holder received", "design 2.8, 9", audit.received),
-        ("audit-form", "Coins and numbers of the form check follow from the seed and the mask", "design 9",
+        ("audit-gallery", "Gallery, seed and list of blocks are those committed to", "design 5, 6a", audit.committed),
+        ("audit-keys", "Key and secrets are those received and handed out", "design 5", audit.keyed),
+        ("audit-received", "The mask and u are those that the holder received", "design 2.8, 5, 6", audit.received),
+        ("audit-form", "Coins and numbers of the form check follow from the seed and the mask", "design 5",
          audit.formed),
-        ("audit-blocks", "The blocks prepared are the committed rows under the mask", "design 9", audit.prepared),
-        ("audit-admission", "Coins and numbers of the admission follow from the seed, the mask and u", "design 9, 2.5",
+        ("audit-blocks", "The blocks prepared are the committed rows under the mask", "design 5", audit.prepared),
+        ("audit-admission", "Coins and numbers of the admission follow from the seed, the mask and u", "design 2.5, 6",
          published.admission),
-        ("audit-published", "The numbers compared are the rows' under mask, u and threshold", "design 2.9, 9",
+        ("audit-published", "The numbers compared are the rows' under mask, u and threshold", "design 6",
          published.scores),
-        ("audit-live", "All rows that are held and looked at could be found", "design 9; R 29", published.live),
+        ("audit-live", "All rows that are held and looked at could be found", "design 6; R 29", published.live),
         ("audit-rows", "The confirmation block holds rows of the gallery and their multiples", "design 6", block.rows),
         ("audit-block", "Rows, factors and seed give the confirmation block that was signed", "design 2.8, 6",
          block.block),

@@ -13,8 +13,9 @@ import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from nodes.blocks.block import BlockReader, BlockSealer, Rows, join
-from nodes.blocks.files import Bytes, remove_all_but, sync_folder, write_file
+from nodes.blocks.files import Bytes, remove_all_but, write_file
 from nodes.blocks.manifest import Block, Dead, Manifest, Version, write_manifest
+from nodes.private_files import sync_folder
 from pets.gallery_commitment import block_hash, gallery_root
 
 _WRITERS = 2  # while one waits for the disk, the other encrypts

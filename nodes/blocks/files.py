@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodes.blocks.errors import BlocksLocked
+from nodes.private_files import sync_folder
 
 Bytes = bytes | bytearray | memoryview
 
@@ -46,15 +47,6 @@ def link_file(source: Path, target: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
             raise
         write_file(target, [source.read_bytes()])
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def replace_file(path: Path, content: Bytes) -> None:

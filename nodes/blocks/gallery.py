@@ -28,9 +28,10 @@ from nodes.blocks.errors import (
     UnknownRow,
     typed_errors,
 )
-from nodes.blocks.files import MANIFEST, link_file, locked, remove_all_but, sync_folder
+from nodes.blocks.files import MANIFEST, link_file, locked, remove_all_but
 from nodes.blocks.manifest import Line, Manifest, Run, read_manifest, write_manifest
 from nodes.blocks.numbering import Numbering, read_dropped
+from nodes.private_files import sync_folder
 from pets.params import check_dim
 
 BLOCK_ROWS = 4096  # rows of one plaintext at the default ring
@@ -199,7 +200,7 @@ class BlockFiles:
         """
         with typed_errors(str(target)):
             if target.exists():
-                raise BlocksRefusal(f"{target} exists already, a copy never overwrites")
+                raise BlocksRefusal(f"{target} exists already; a copy never overwrites a file")
             fresh = target.with_name(f".{target.name}.copying")
             manifest = self._of_one_moment(lambda now: self._copy_files(now, fresh))
             write_manifest(fresh, self.cipher, manifest)
@@ -209,7 +210,7 @@ class BlockFiles:
     def rekey(self, cipher: AESGCM) -> None:
         """Seal every file under another key, in one step; until it ends that needs the gallery's space once more.
 
-        Killed, everything is under the key until now, or everything under the new one. Nobody else may have it open.
+        Killed, everything is under the previous key, or everything under the new one. Nobody else may have it open.
         """
         with self._changing() as change:
             manifest = change.manifest

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.blocks.files import replace_file, sync_folder
+from nodes.blocks.files import replace_file
 from nodes.blocks.manifest import Manifest
+from nodes.private_files import sync_folder
 
 
 class PlaintextMap:

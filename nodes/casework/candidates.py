@@ -56,7 +56,7 @@ def take_shown(office: Office, session: Session, statement: Statement, payload: 
     try:
         shown: Sequence[Shown] = decode_payload(payload, ShownPayload).candidates
     except MALFORMED as error:
-        raise StatementRefused(f"no candidates: {error}", "bad-frame") from None
+        raise StatementRefused(f"the candidates cannot be read: {error}", "bad-frame") from None
     if {candidate.reference for candidate in shown} != one.references or len(shown) != len(one.references):
         raise StatementRefused(f"{statement.sender} shows other candidates than it released")
     review.add_candidates(office, session, row.id, one.attempt, statement.sender, shown)
@@ -146,7 +146,7 @@ def acquired_on(photo: bytes) -> str:
 
 
 def travel_image(photo: bytes) -> bytes | None:
-    """A photo as it travels: JPEG of at most 96 KiB, upright, without metadata. None for what is no image."""
+    """A photo as it travels: JPEG of at most 96 KiB, upright, without metadata. None if it is not an image."""
     try:
         with Image.open(io.BytesIO(photo), formats=_FORMATS) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")

@@ -57,7 +57,7 @@ def open_query(office: Office, session: Session, person: Person, draft: Draft) -
     draft = _checked(draft)
     check_quality(draft.quality, office.settings.minimum_quality)
     if draft.photo is not None and not draft.quality:
-        raise CaseRefused("a photo comes with its quality")
+        raise CaseRefused("a photo must be given with its quality")
     _justification(draft, bytes(32), person.name, "(approver)").check()
     now = office.now()
     row = QueryRow(
@@ -109,7 +109,7 @@ def approve_launch(office: Office, session: Session, person: Person, query: str,
         raise FourEyes("whoever opened a query cannot approve it")
     person.needs(ROLE_FOR["launch"])  # before anything is said of the query
     if row.state != "draft":
-        raise AlreadyLocked(f"the query is {row.state}: a launch is approved once")
+        raise AlreadyLocked(f"the query is {row.state}: a search is approved only once")
     content = launch_content(office, session, query, person)
     check_signed(office, person, content, b"", assertion)
     assert assertion is not None
@@ -124,7 +124,7 @@ def authorise(office: Office, session: Session, person: Person, query: str, refe
     if not reference.strip():
         raise CaseRefused("the authorisation's reference must be named")
     if row.authorised is not None:
-        raise AlreadyLocked("the authorisation was lodged before")
+        raise AlreadyLocked("an authorisation was already lodged")
     if row.state not in ("draft", "approved") and office.now() > row.changed + AUTHORISATION_SECONDS:
         raise DeadlinePassed("the 48 hours for an authorisation are over")
     held = sealed_of(office, row)
@@ -218,11 +218,11 @@ def _checked(draft: Draft) -> Draft:
     try:
         checked: Draft = msgspec.msgpack.decode(msgspec.msgpack.encode(draft), type=Draft)
     except msgspec.ValidationError as error:
-        raise CaseRefused(f"no draft: {error}") from None
+        raise CaseRefused(f"not a valid draft: {error}") from None
     if checked.purpose not in {purpose.value for purpose in Purpose}:
         raise CaseRefused(f"purpose {checked.purpose!r:.40}: must be one of {', '.join(p.value for p in Purpose)}")
     if any(not 0 <= score <= 100 for score in checked.quality.values()):
-        raise CaseRefused("a quality lies from 0 to 100")
+        raise CaseRefused("a quality must be from 0 to 100")
     return checked
 
 

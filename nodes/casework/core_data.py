@@ -118,7 +118,7 @@ def check_record(kind: Kind, record: dict[str, str]) -> dict[CoreDataField, str]
         if len(value) > VALUE_LIMIT:
             raise WrongSchema(f"{field} has {len(value)} characters, the limit is {VALUE_LIMIT}")
     if not filled:
-        raise WrongSchema("a record without any field")
+        raise WrongSchema("a record needs at least one field")
     return filled
 
 
@@ -128,7 +128,7 @@ def request_content(
     """What the officer signs, and its payload. Raises `NotConfirmed` without a confirmed match, `CaseRefused`."""
     row = candidate_row(session, candidate)
     if row.outcome != "confirmed" or row.confirmed is None:
-        raise NotConfirmed("core data are asked for after a confirmed match (R 47(1))")
+        raise NotConfirmed("core data can be asked for only after a confirmed match (R 47(1))")
     if not facts.strip():
         raise CaseRefused("the facts must be stated (R 47(1))")
     wanted = tuple(field for field in IDENTIFIED_FIELDS if field in fields)
@@ -163,7 +163,7 @@ def request_core_data(
         RequestRow.candidate_id == candidate, RequestRow.state.in_(("waiting", "paused", "released"))
     )
     if session.scalar(under_way) is not None:
-        raise AlreadyLocked("core data of this candidate were asked for already")
+        raise AlreadyLocked("core data of this candidate were already asked for")
     check_signed(office, person, content, row.attempt, assertion)
     assert assertion is not None
     statement = office.state(session, row.attempt, row.holder, approve(office, content, (person, assertion)), payload)
@@ -214,7 +214,7 @@ def release_content(
         raise WrongSchema(f"nobody asked for {', '.join(unasked)}")
     overdue = _deadline(row, office.now()) < office.now()
     if overdue and not late.strip():
-        raise DeadlinePassed("the 48 hours are over (R 47(1)): a late release says why")
+        raise DeadlinePassed("the 48 hours are over (R 47(1)): a late release must give a reason")
     salt = office.vault.derive("record", request, msgspec.msgpack.encode(filled))
     payload, digest = encode_payload(CoreDataPayload(salt, filled))
     hashed = labelled_hash("follow-up-record", salt, msgspec.msgpack.encode(filled))
@@ -269,9 +269,9 @@ def pause_clock(office: Office, session: Session, person: Person, request: str, 
     person.needs("releaser")
     row = _at_the_desk(session, request)
     if not reason.strip():
-        raise NoReason("a clock is stopped for a reason (R 47(2))")
+        raise NoReason("stopping the clock needs a reason (R 47(2))")
     if row.paused is not None:
-        raise AlreadyLocked("the clock stands already")
+        raise AlreadyLocked("the clock is already stopped")
     if row.due < office.now():
         raise DeadlinePassed("the 48 hours are over: the clock cannot be stopped any more")
     row.paused, row.state = office.now(), "paused"
@@ -284,7 +284,7 @@ def resume_clock(office: Office, session: Session, person: Person, request: str)
     person.needs("releaser")
     row = _at_the_desk(session, request)
     if row.paused is None:
-        raise AlreadyLocked("the clock runs")
+        raise AlreadyLocked("the clock is already running")
     _run_on(office, session, person, row)
 
 
@@ -337,7 +337,7 @@ def keep_record(office: Office, row: RequestRow, record: dict[CoreDataField, str
 def _at_the_desk(session: Session, request: str) -> RequestRow:
     row = request_row(session, request, lock=True)
     if row.direction != "received":
-        raise CaseRefused("this is a request of our own: its holder decides")
+        raise CaseRefused("this node made the request: its holder decides on it")
     if row.state not in ("waiting", "paused"):
         raise AlreadyLocked(f"the request was {row.state}")
     return row

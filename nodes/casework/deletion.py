@@ -162,13 +162,13 @@ def stop(office: Office, session: Session, query: QueryRow) -> list[Receipt]:
 
 
 def recall(office: Office, session: Session, person: Person, reference: str, why: str, kind: RecallKind) -> list[str]:
-    """Tell everybody who received a reference that it must be deleted or corrected, or is contested; gives whom.
+    """Tell everybody who received a reference that it must be deleted or corrected, or is contested; returns names.
 
     Raises `NotYourRole`, `NoReason`, `UnknownThing` for a reference that went to nobody.
     """
     person.needs("data-protection", "releaser")
     if not why.strip():
-        raise NoReason("a recall says why")
+        raise NoReason("a recall must give a reason")
     rows = session.scalars(select(DisclosedRow).where(DisclosedRow.mac == office.vault.mac(reference))).all()
     if not rows:
         raise UnknownThing("disclosure of reference", reference)
@@ -256,7 +256,7 @@ def onward_transfer(
         raise CaseRefused("the recipient must be named")
     if len(authorisation.strip()) < MIN_AUTHORISATION:
         raise OnwardTransferRefused(
-            f"what came from {row.holder} goes to nobody else without its prior authorisation (R 60): name it"
+            f"data from {row.holder} go to nobody else without its prior authorisation (R 60): name that"
         )
     note_view(office, session, person, f"onward:{candidate}", "legal-assistance", authorisation.strip(), recipient)
 
@@ -266,7 +266,7 @@ def note_view(
 ) -> None:
     """Write down who looks at what, and why (LED 25). Raises `NoReason`, `PurposeRefused`."""
     if not reason.strip():
-        raise NoReason("personal data are looked at for a reason, which must be given")
+        raise NoReason("looking at personal data needs a reason")
     if purpose not in PURPOSES:
         raise PurposeRefused(f"purpose {purpose!r:.40}: R 50(2) allows {', '.join(PURPOSES)}")
     row = ViewedRow(

@@ -289,7 +289,7 @@ class CaseDesk:
         return done
 
     def recall(self, person: Person, reference: str, why: str, kind: RecallKind = "delete") -> list[str]:
-        """Tell everybody who received a reference; gives whom. Raises `UnknownThing` where it went to nobody."""
+        """Tell everybody who received a reference; returns names. Raises `UnknownThing` where it went to nobody."""
         return self._write(person, deletion.recall, reference, why, kind)
 
     def receivers(self, reference: str) -> list[str]:

@@ -62,11 +62,11 @@ def lodge(
 ) -> ImpactRecord:
     """Lodge the record of a document, in place of one before. Raises `ImpactError`."""
     if not by.strip():
-        raise ImpactError("who assessed must be named")
+        raise ImpactError("name who made the assessment")
     if on > today:
-        raise ImpactError(f"assessed on {on}, which is after today ({today})")
+        raise ImpactError(f"the assessment is dated {on}, after today ({today})")
     if review is not None and review < today:
-        raise ImpactError(f"to be reviewed by {review}, which is over")
+        raise ImpactError(f"the last day for its review, {review}, has passed")
     try:
         size = document.stat().st_size
         content = document.read_bytes() if size <= DOCUMENT_LIMIT else b""

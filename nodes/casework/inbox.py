@@ -66,10 +66,10 @@ def receive(office: Office, session: Session, statement: Statement, payload: byt
 def check_sender(office: Office, statement: Statement) -> None:
     """Raise `StatementRefused` for what a node of this role may not state, and for a statement from the future."""
     sender = office.peers.get(statement.sender)
-    if sender is None or SAID_BY.get(type(statement.content)) != sender.role.value:
+    if sender is None or SAID_BY.get(type(statement.content)) is not sender.role:
         raise StatementRefused(f"{statement.kind} may not come from {statement.sender}", "state")
     if statement.time > 1000 * office.now() + SKEW_MS:  # an old one is late, but says what was said
-        raise StatementRefused("a statement from the future", "clock")
+        raise StatementRefused("the statement is dated in the future", "clock")
 
 
 def kept(session: Session, digest: bytes) -> StatementRow | None:
@@ -126,7 +126,7 @@ def _requested(office: Office, session: Session, statement: Statement, payload: 
     ):
         raise StatementRefused("core data are asked for without a confirmed match (R 47(1))")
     if core_data.facts_digest(facts.facts_salt, facts.facts) != content.facts:
-        raise StatementRefused("other facts than the officer signed")
+        raise StatementRefused("the facts are not those that the officer signed")
     same = select(RequestRow).where(RequestRow.direction == "received", RequestRow.attempt == statement.query)
     for row in session.scalars(same):
         if row.state in ("waiting", "paused") and office.vault.unseal(row, SealedRequest).reference == facts.reference:
@@ -146,7 +146,7 @@ def _deleted(office: Office, session: Session, statement: Statement, payload: by
         if row.digest == content.candidate:
             row.deleted = office.now()
             return
-    raise StatementRefused("a receipt for what was not given")
+    raise StatementRefused("a receipt for something that was not given")
 
 
 def _released(office: Office, session: Session, statement: Statement, payload: bytes) -> None:
@@ -156,10 +156,10 @@ def _released(office: Office, session: Session, statement: Statement, payload: b
     sent = decode_payload(payload, CoreDataPayload)
     filled = core_data.check_record(content.kind, sent.record)
     if labelled_hash("follow-up-record", sent.salt, msgspec.msgpack.encode(filled)) != content.record:
-        raise StatementRefused("another record than was signed")
+        raise StatementRefused("the record is not the one that was signed")
     unasked = set(filled) - set(office.vault.unseal(row, SealedRequest).fields)
     if unasked or set(content.fields) != set(filled):
-        raise StatementRefused("core data that nobody asked for, or other fields than stated")
+        raise StatementRefused("core data that nobody asked for, or fields other than those stated")
     core_data.keep_record(office, row, filled, bool(content.late))
 
 
@@ -188,7 +188,7 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     assert isinstance(content, Recalled)
     named = decode_payload(payload, RecallPayload)
     if named.kind != content.kind or candidate_digest(named.salt, named.reference) != content.candidate:
-        raise StatementRefused("another candidate than the recall names")
+        raise StatementRefused("the candidate is not the one that the recall names")
     rows = select(CandidateRow).where(
         CandidateRow.attempt == statement.query,
         CandidateRow.holder == statement.sender,
@@ -197,10 +197,10 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
     row = session.scalar(rows)
     if row is None:
         if _waits_for(office, session, statement, named.reference):
-            raise StatementRefused("a recall of what was not shown yet", "capacity")  # asked again later
+            raise StatementRefused("a recall of something that was not shown yet", "capacity")  # asked again later
         in_a_case = session.scalar(select(QueryRow.id).where(QueryRow.attempts.contains(statement.query.hex())))
         if not in_a_case and not office.asked(statement.query):
-            raise StatementRefused("a recall of what was not received")
+            raise StatementRefused("a recall of something that was not received")
         # What was asked without a case was told and not kept; or what its holder noted as given never arrived.
         # Nothing is here, and the receipt says so.
     if content.kind in ("contested", "uncontested"):
@@ -244,7 +244,7 @@ def _disclosed(
     """What this holder released to this state in this query. Raises `StatementRefused`."""
     assert office.role is Role.HOLDER
     if candidate_digest(salt, reference) != candidate:
-        raise StatementRefused("another candidate than the statement names")
+        raise StatementRefused("the candidate is not the one that the statement names")
     row = session.scalar(
         select(DisclosedRow).where(
             DisclosedRow.attempt == statement.query,
@@ -255,7 +255,7 @@ def _disclosed(
     if row is None:
         raise StatementRefused("a candidate that was not released to this state in this query")
     if office.vault.unseal(row, deletion.Reference).salt != salt:
-        raise StatementRefused("another salt than this candidate was shown with")
+        raise StatementRefused("the salt is not the one that this candidate was shown with")
     return row
 
 

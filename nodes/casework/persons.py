@@ -66,7 +66,7 @@ def add(
         if role not in get_args(PersonRole):
             raise CaseRefused(f"role {role!r:.40}: must be one of {', '.join(get_args(PersonRole))}")
     if not wanted:
-        raise CaseRefused("a person needs a role")
+        raise CaseRefused("a person needs at least one role")
     if session.scalar(select(PersonRow).where(PersonRow.handle == handle)) is not None:
         raise CaseRefused(f"handle {handle} is taken")
     row = PersonRow(id=secrets.token_hex(16), handle=handle, roles=",".join(wanted), active=True, enrolled=office.now())
@@ -145,7 +145,7 @@ def sign_with_file(path: Path, digest: bytes) -> Assertion:
 def _private(path: Path) -> Ed25519PrivateKey:
     text = read_private(path).decode("ascii", "replace").strip()
     if not re.fullmatch("[0-9a-f]{64}", text):
-        raise CaseRefused(f"{path} is no person's key: 64 hexadecimal digits")
+        raise CaseRefused(f"{path} is not a person's key: it must hold 64 hexadecimal digits")
     return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text))
 
 

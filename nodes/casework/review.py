@@ -70,13 +70,13 @@ def lock_decision(
     person.needs("reviewer")
     row = candidate_row(session, candidate, lock=True)
     if row_of(session, row.query_id).opened_by == person.id:
-        raise FourEyes("whoever opened the query does not review its candidates")
+        raise FourEyes("whoever opened the query may not review its candidates")
     if verdict not in VERDICTS:
         raise CaseRefused(f"verdict {verdict!r:.40}: must be one of {', '.join(VERDICTS)}")
     if not note.strip():
-        raise CaseRefused("the features compared must be noted")
+        raise CaseRefused("note the features that were compared")
     if session.get(VoteRow, (candidate, person.id)) is not None:
-        raise AlreadyLocked("a reviewer decides once")
+        raise AlreadyLocked("a reviewer decides only once")
     if row.outcome is not None:
         raise AlreadyLocked("enough reviewers have decided")
     vote = VoteRow(candidate_id=candidate, person_id=person.id, locked=office.now())
@@ -99,7 +99,7 @@ def votes_seen_by(office: Office, session: Session, person: Person, candidate: s
     person.needs("reviewer", "officer", "data-protection", "supervisor")
     row = candidate_row(session, candidate, deleted=True)
     if row.outcome is None:  # another reviewer could be told by whoever may look
-        raise NotYetLocked("others' words are shown once the review is over")
+        raise NotYetLocked("what others wrote is shown only once the review is over")
     return [(load(office, session, voter).handle, vote) for voter, vote in _votes(office, session, candidate)]
 
 
@@ -126,7 +126,7 @@ def confirm(office: Office, session: Session, person: Person, candidate: str, as
         raise NotYourRole(person.handle, "reviewer of this candidate")
     content, payload = confirmation_content(office, session, candidate)
     if row.outcome == "confirmed" or session.get(SignatureRow, (candidate, person.id)) is not None:
-        raise AlreadyLocked("a reviewer signs a match once")
+        raise AlreadyLocked("a reviewer signs a match only once")
     check_signed(office, person, content, row.attempt, assertion)
     assert assertion is not None
     signature = SignatureRow(candidate_id=candidate, person_id=person.id, approval=msgspec.msgpack.encode(assertion))

@@ -148,7 +148,7 @@ def _attach(session: Session, key: StorageKey) -> None:
     row = session.get(KeyRow, key.fingerprint)
     if row is None:
         if session.scalar(select(KeyRow)) is not None:
-            raise WrongStorageKey("the casework's database was encrypted under another key")
+            raise WrongStorageKey("the casework database was encrypted under another key")
         value = key.seal(_CHECK, "check", key.fingerprint)
         session.add(KeyRow(fingerprint=key.fingerprint, check_value=value))
         return

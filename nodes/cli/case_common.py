@@ -39,7 +39,7 @@ Reason = Annotated[str, typer.Option("--reason", help="Why you look at this; rec
 
 @contextmanager
 def at_desk(folder: Path, key: Path) -> Iterator[tuple[CaseDesk, Person]]:
-    """The desk of a node, and whose key file this is. Raises `InputError` for nobody's."""
+    """The desk of a node, and whose key file this is. Raises `InputError` for a key that belongs to nobody."""
     from nodes.casework.desk import CaseDesk
     from nodes.casework.persons import read_key_file
 
@@ -49,7 +49,7 @@ def at_desk(folder: Path, key: Path) -> Iterator[tuple[CaseDesk, Person]]:
             if one.key == public:
                 yield desk, one
                 return
-    raise InputError(f"{key} is nobody's key at this node: `lineup case person add`")
+    raise InputError(f"{key} is nobody's key at this node; `lineup case person add` adds a person")
 
 
 def sign_with_key(desk: CaseDesk, acting: Person, key: Path, decision: Any, target: str, **details: Any) -> Any:

@@ -78,7 +78,7 @@ def release(
     try:
         filled = msgspec.json.decode(record.read_bytes(), type=dict[str, str])
     except msgspec.MsgspecError as error:
-        raise InputError(f"{record} is no JSON object of texts: {error}") from None
+        raise InputError(f"{record} is not a JSON object of texts: {error}") from None
     details: dict[str, Any] = {"record": filled, "kind": kind, "late": late}
     with at_desk(folder, key) as (desk, acting):
         signed = sign_with_key(desk, acting, key, "release-core-data", request_id, **details)

@@ -22,7 +22,7 @@ def _day(text: str, option: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"must be a day such as 2026-11-28, got {text!r}", param_hint=option) from None
+        raise typer.BadParameter(f"must be a date such as 2026-11-28, got {text!r}", param_hint=option) from None
 
 
 def _today() -> date:
@@ -38,7 +38,7 @@ def lodge(
     review: Annotated[str, typer.Option(help="Last day on which it is valid, such as 2028-11-28.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Lodge who assessed, when, and the document's hash, signed by the node. Without it the node does not serve."""
+    """Record who made the assessment, when, and the document's hash. Without this record no node serves."""
     from nodes.casework.impact import lodge as run
     from nodes.identity.identity import load_identity
 

@@ -109,7 +109,7 @@ class PreparedFile:
 def open_preparation(path: Path) -> PreparedFile:
     """Open a file for one search.
 
-    Raises `PreparationFileError` for one that was used, is in use or is no preparation of this version, and
+    Raises `PreparationFileError` for one that was used, is in use or is not a preparation of this version, and
     `PermissionsRefused` for one that others may read.
     """
     try:
@@ -160,7 +160,7 @@ def _read(path: Path, content: bytes) -> tuple[LocalPreparation, bytes]:
             raise PreparationError("it is not of this process's parties")
         return LocalPreparation(*parts, {HOLDER: holder}), file.salt_seed
     except (*MALFORMED, PreparationError, KeyError) as error:
-        raise PreparationFileError(f"{path} is no preparation of this version: {error}") from None
+        raise PreparationFileError(f"{path} is not a preparation of this version: {error}") from None
 
 
 def _tombstone_start() -> bytes:

@@ -1,4 +1,4 @@
-"""Care of a node's database: `lineup store backup`, `restore`, `rekey`."""
+"""Maintain a node's database: `lineup store backup`, `restore`, `rekey`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", help="Restore even if data is lost.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a backup in the database's place, with the node stopped.
+    """Replace the database with a backup, while the node is stopped.
 
     What happened since is taken over from the present database: who was
     forgotten or contested, which queries were answered, quotas. Casework and
@@ -89,11 +89,11 @@ def restore(
 def rekey(folder: Dir, old_key: OldKey = None, as_json: Json = False) -> None:
     """Encrypt database and sealed files under a new key, with the node stopped. If interrupted, run it again.
 
-    Makes a new key in the place of the key file. The key until now stays
-    beside it, for backups made under it.
+    Replaces the key file with a new key. The previous key stays beside it, for
+    backups made under it.
 
-    Where the key comes from the environment: put the new one there, and name
-    a file with the key until now: --old-key.
+    If the key comes from the environment, put the new one there and name a
+    file that holds the previous one with --old-key.
     """
     from nodes.operator.database import rekey as run
     from nodes.operator.progress import progress_bar
@@ -106,6 +106,6 @@ def rekey(folder: Dir, old_key: OldKey = None, as_json: Json = False) -> None:
     output.print(f"{result.subjects} subjects and {result.sealed_files} sealed files encrypted anew", highlight=False)
     if result.old_key is not None:
         output.print(
-            f"the key until now lies in {result.old_key}: older backups need it; delete it when none is kept",
+            f"the previous key lies in {result.old_key}: older backups need it; delete it when none is kept",
             highlight=False,
         )

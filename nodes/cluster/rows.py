@@ -1,4 +1,4 @@
-"""All rows of a gallery that lies in shards, in the place of one array."""
+"""All rows of a gallery in shards, to be used like one array."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class CaseworkConfig(Section, frozen=True):
                 "casework.url", "…", "must begin with postgresql://; without it: casework.db in the folder"
             )
         if self.url is not None and re.search("//[^/@]*:[^/]*@|password=", self.url):
-            raise ConfigError("casework.url", "…", "must hold no password: use PGPASSFILE or PGPASSWORD")
+            raise ConfigError("casework.url", "…", "must not contain a password: use PGPASSFILE or PGPASSWORD")
         within("casework.minimum_quality", self.minimum_quality, 0, 100)
         within("casework.candidate_days", self.candidate_days, 1, 365)
         within("casework.core_data_days", self.core_data_days, 1, 3 * 366)

@@ -108,11 +108,11 @@ class Storage(Section, frozen=True):
         if (self.file is None) == (self.url is None):
             raise ConfigError("storage.file", self.file, "give either storage.file (SQLite) or storage.url")
         if self.file is not None and "?" in str(self.file):  # in SQLite's URLs it ends the name of the file
-            raise ConfigError("storage.file", self.file, "must hold no question mark, nor may the folders it is in")
+            raise ConfigError("storage.file", self.file, "must not contain a question mark, nor may its folders")
         if self.url is not None and not re.match(r"postgresql(\+psycopg)?://", self.url):
             raise ConfigError("storage.url", self.url, "must begin with postgresql://; for SQLite use storage.file")
         if self.url is not None and re.search("//[^/@]*:[^/]*@|password=", self.url):
-            raise ConfigError("storage.url", self.url, "must hold no password: use PGPASSFILE or PGPASSWORD")
+            raise ConfigError("storage.url", self.url, "must not contain a password: use PGPASSFILE or PGPASSWORD")
         if (self.key_file is None) == (self.key_env is None):
             raise ConfigError("storage.key_file", self.key_file, "give either storage.key_file or storage.key_env")
         if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):

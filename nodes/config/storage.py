@@ -40,7 +40,7 @@ def open_store(
 ) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas.
 
-    `url`, `key`: others than those configured, for care of the database (`nodes.operator.database`). `handler`: on
+    `url`, `key`: others than those configured, to maintain the database (`nodes.operator.database`). `handler`: on
     whose behalf it is opened. `ahead`: as in `GalleryStore`. The templates are always in the place configured.
     Raises as `GalleryStore`; `StoreUnavailable` names the database.
     """

@@ -38,7 +38,7 @@ def within(field: str, value: int, low: int, high: int) -> None:
 def once(field: str, values: tuple[object, ...]) -> None:
     """Raise `ConfigError` for a value that is named twice."""
     if len(set(values)) != len(values):
-        raise ConfigError(field, values, "each value once")
+        raise ConfigError(field, values, "each value may be given only once")
 
 
 def _shown(value: object) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from nodes.casework.contents import Verdict
 from protocol.approval import PersonRole
 from protocol.follow_up import CoreDataField, RecallKind, RefusalReason
+from protocol.roles import Role
 from protocol.shown import kind_only
 
 T = TypeVar("T", bound="Contract")
@@ -93,7 +94,7 @@ class Me(Contract, frozen=True):
     roles: tuple[str, ...]
     key: str | None
     node: str
-    node_role: str
+    node_role: Role
     exchange: bool
 
 

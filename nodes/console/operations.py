@@ -46,8 +46,7 @@ class Operations:
         person = self.person(who)
         kind = None if person.key is None else person.key.kind
         roles = tuple(sorted(person.roles))
-        return c.Me(person.handle, person.name, roles, kind, self.config.name, self.config.role.value,
-                    is_installed())  # fmt: skip
+        return c.Me(person.handle, person.name, roles, kind, self.config.name, self.config.role, is_installed())
 
     # A search
 

@@ -34,6 +34,7 @@ from nodes.verify import load_trust, verify_bundles
 from nodes.verify.page import as_data
 from pets.errors import InputError
 from protocol.approval import PersonRole
+from protocol.roles import Role
 
 OVERSEERS: tuple[PersonRole, ...] = ("data-protection", "supervisor")
 LOG_READERS: tuple[PersonRole, ...] = (*OVERSEERS, "admin")
@@ -51,7 +52,7 @@ class NodeView(c.Contract, frozen=True):
     """
 
     name: str
-    role: str
+    role: Role
     address: str
     fingerprint: str
     running: bool
@@ -169,7 +170,7 @@ class Oversight:
         failing = tuple(health.get("failing", ()))
         fingerprint = office.identity.peer.fingerprint
         return NodeView(
-            config.name, config.role.value, config.address, fingerprint, status is not None, health["status"], failing,
+            config.name, config.role, config.address, fingerprint, status is not None, health["status"], failing,
             peers, status, self._operations.config.casework.alternative,
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from nodes.console.web import Visit, converted, file
 from nodes.operator.client import NodeNotRunning
 from pets.errors import InputError, LineupError
 from protocol.approval import PersonRole
+from protocol.roles import Role
 
 
 def node(visit: Visit) -> Response:
@@ -22,7 +23,7 @@ def node(visit: Visit) -> Response:
     view = oversight.node(who)
     return visit.show(
         "node.html", view=view, policy=oversight.policy(who), quotas=oversight.quotas(who),
-        gallery=oversight.gallery(who) if view.role == "holder" else None,
+        gallery=oversight.gallery(who) if view.role is Role.HOLDER else None,
         under_way=oversight.under_way(who) if view.running else (),
         preparations=oversight.preparations(who) if view.running else None,
     )  # fmt: skip

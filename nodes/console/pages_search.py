@@ -11,6 +11,7 @@ from nodes.console.texts import name_of, text
 from nodes.console.web import Visit, converted, file
 from pets.errors import InputError
 from protocol.follow_up import IDENTIFIED_FIELDS
+from protocol.roles import Role
 
 REASON = 500
 LOOKERS = {"officer", "approver", "data-protection", "supervisor"}  # who may see a case
@@ -29,7 +30,7 @@ def start(visit: Visit) -> Response:
     operations, who = visit.operations, visit.who
     me = operations.me(who)
     waiting: list[tuple[str, str, str]] = []
-    if me.node_role == "requester":
+    if me.node_role is Role.REQUESTER:
         for view in operations.queries(who):
             if view.state == "draft" and "approver" in me.roles and view.opened_by != who:
                 waiting.append((f"/queries/{view.id}", "start.approve", view.number))

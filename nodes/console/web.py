@@ -34,6 +34,7 @@ from nodes.console.security import BODY_LIMIT, Forms
 from nodes.operator.client import NodeNotRunning
 from pets.errors import InputError, LineupError
 from protocol.approval import PersonRole
+from protocol.roles import Role
 
 log = logging.getLogger("lineup.console")
 MultiPartParser.spool_max_size = BODY_LIMIT  # an uploaded face is never spooled to disk
@@ -287,15 +288,15 @@ def environment() -> Environment:
 def navigation(me: Any) -> list[tuple[str, str]]:
     """The pages that somebody's roles and this node's role make useful: path, key of its text."""
     roles: set[PersonRole] = set(me.roles)
-    links: list[tuple[str, str, set[str], set[str]]] = [
+    links: list[tuple[str, str, set[str], set[Role]]] = [
         ("/", "nav.start", set(), set()),
-        ("/queries/new", "nav.new", {"officer"}, {"requester"}),
-        ("/queries", "nav.queries", {"officer", "approver", "data-protection", "supervisor"}, {"requester"}),
-        ("/review", "nav.review", {"reviewer"}, {"requester"}),
-        ("/core-data", "nav.core-data", {"officer", "releaser", "data-protection"}, {"requester", "holder"}),
-        ("/recalls", "nav.recalls", {"releaser", "data-protection", "supervisor"}, {"holder"}),
+        ("/queries/new", "nav.new", {"officer"}, {Role.REQUESTER}),
+        ("/queries", "nav.queries", {"officer", "approver", "data-protection", "supervisor"}, {Role.REQUESTER}),
+        ("/review", "nav.review", {"reviewer"}, {Role.REQUESTER}),
+        ("/core-data", "nav.core-data", {"officer", "releaser", "data-protection"}, {Role.REQUESTER, Role.HOLDER}),
+        ("/recalls", "nav.recalls", {"releaser", "data-protection", "supervisor"}, {Role.HOLDER}),
         ("/node", "nav.node", set(), set()),
-        ("/incoming", "nav.incoming", {"data-protection", "supervisor", "admin"}, {"holder", "router"}),
+        ("/incoming", "nav.incoming", {"data-protection", "supervisor", "admin"}, {Role.HOLDER, Role.ROUTER}),
         ("/supervision", "nav.supervision", {"data-protection", "supervisor"}, set()),
         ("/staff", "nav.staff", {"admin", "data-protection", "supervisor"}, set()),
     ]

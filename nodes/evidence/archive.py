@@ -6,7 +6,6 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,8 +55,8 @@ class Archive:
         self._started: dict[bytes, int] = {}
         self._enter_cut_off()
 
-    def begin(self, conversation: bytes, search: Parties | None = None) -> Callable[[Event], None]:
-        """What a machine tells of all that it sends and takes, from its start. `end` then ends it.
+    def begin(self, conversation: bytes, search: Parties | None = None) -> None:
+        """A conversation starts now; `end` ends it.
 
         `search`: who takes part, if it is one, which is then noted in case the node is killed.
         """
@@ -68,7 +67,11 @@ class Archive:
                 under_way.begin(self.folder, conversation, entry)
             except OSError as error:  # a disk that is full stops the search where its records must be written
                 log.warning("a search is not noted as under way", extra={"error": type(error).__name__})
-        return self._recorder.begin(conversation)
+        self._recorder.begin(conversation)
+
+    def record(self, conversation: bytes, event: Event) -> None:
+        """Keep what a machine sends or consumes in a conversation that has begun."""
+        self._recorder.record(conversation, event)
 
     def keep_probe(self, machine: SearchingRequester, template: bytes, justification: Justification) -> None:
         """Seal probe and seeds before they are used."""
@@ -121,7 +124,7 @@ class Archive:
                 with self.writing:
                     journal.obey(order)
                 return order
-        raise OrderRefused("an order for a log of another node")
+        raise OrderRefused("the order is for a log of another node")
 
     def close(self) -> None:
         """Close the logs, once nobody writes any more."""

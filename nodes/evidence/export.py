@@ -196,7 +196,7 @@ def _prove(log: LogReader, query: bytes, records: Sequence[Record], since: Seque
     older: dict[tuple[int, bytes], Checkpoint] = {}
     for checkpoint in (before, *checkpoints[-RECENT:-1], *_shown(log, since)):
         if checkpoint.size > newest.size:
-            raise EvidenceError(f"a checkpoint of {checkpoint.size} entries; this log has {newest.size}")
+            raise EvidenceError(f"the checkpoint covers {checkpoint.size} entries; this log has {newest.size}")
         older[checkpoint.size, checkpoint.root] = checkpoint
     extensions = [
         Extension(checkpoint, tuple(log.consistency_proof(checkpoint.size, newest.size)))

@@ -13,10 +13,8 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +49,9 @@ class Recorder:
         self._failed: dict[bytes, Exception] = {}
         self._writer = ThreadPoolExecutor(1, "recorder")
 
-    def begin(self, conversation: bytes) -> Callable[[Event], None]:
-        """What a machine tells of everything it sends and consumes. What cannot be written is raised at the next."""
+    def begin(self, conversation: bytes) -> None:
+        """Take records of a conversation from now on, until `end`."""
         self._waiting[conversation] = []
-        return partial(self._record, conversation)
 
     def flush(self, conversation: bytes) -> None:
         """Write what waits to disk: the log first, for a record that is in no log cannot be exported."""
@@ -80,7 +77,8 @@ class Recorder:
         """Write no more."""
         self._writer.shutdown()
 
-    def _record(self, conversation: bytes, event: Event) -> None:
+    def record(self, conversation: bytes, event: Event) -> None:
+        """Keep what a machine sends or consumes. What could not be written is raised at the next event."""
         if (failed := self._failed.get(conversation)) is not None:
             raise failed
         now = int(time.time() * 1000)

@@ -65,4 +65,4 @@ def _read(path: Path) -> Witnessed:
     try:
         return msgspec.msgpack.decode(path.read_bytes(), type=Witnessed)
     except MALFORMED as error:
-        raise WitnessDamaged(f"{path} is no checkpoint: {error}") from None
+        raise WitnessDamaged(f"{path} is not a checkpoint: {error}") from None

@@ -150,7 +150,7 @@ class Authority:
             raise AuthorityError(f"not a certificate of the authority in {self.folder}") from None
         revoked = x509.load_pem_x509_crl(self.crl_file.read_bytes())
         if revoked.get_revoked_certificate_by_serial_number(known.serial_number) is not None:
-            raise AuthorityError(f"certificate {known.serial_number:x} was revoked, it is not renewed")
+            raise AuthorityError(f"certificate {known.serial_number:x} was revoked and cannot be renewed")
         (name,) = known.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         try:
             alternatives = list(known.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)

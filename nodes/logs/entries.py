@@ -1,4 +1,4 @@
-"""What stands in a log: three closed schemas, and how one entry is encrypted so that it can be erased later.
+"""What a log contains: three closed schemas, and how one entry is encrypted so that it can be erased later.
 
 - `ArticleForty`: the router's log of Article 40(1) of Regulation (EU) 2024/982, with its five fields and no other.
 - `TranscriptEntry`: a message that passed, as hash and signature; never its content.
@@ -69,7 +69,7 @@ class ArticleForty(Entry, frozen=True):
         if not set(self.replied) <= set(self.asked):
             raise ValueError("a database replied that was not asked")
         if (self.reply_time is None) != (not self.replied):
-            raise ValueError("a reply time if and only if a database replied")
+            raise ValueError("there must be a reply time exactly if a database replied")
         if self.reply_time is not None and self.reply_time < self.request_time:
             raise ValueError("a reply before the request")
 
@@ -141,7 +141,7 @@ def encode_entry(entry: Entry, kind: Kind) -> bytes:
     except (TypeError, OverflowError, ValueError) as error:
         raise EntryRefused(f"cannot be written down: {error}") from None
     if decode_entry(data, kind) != entry:  # msgspec checks types only when it decodes
-        raise EntryRefused(f"{type(entry).__name__} does not come back as it went in")
+        raise EntryRefused(f"{type(entry).__name__} is not the same once it is written and read again")
     return data
 
 

@@ -26,15 +26,6 @@ def create_file(path: Path, content: bytes = b"") -> None:
         os.fsync(file.fileno())
 
 
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a new or renamed file is lost in a crash without this."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class FrameFile:
     """An append-only file of byte strings. Before anything else, read it through with `scan`."""
 

@@ -84,14 +84,14 @@ class Holds:
         Raises `OrderRefused`: another log, a signature that does not hold, a number out of turn, nothing to lift.
         """
         if order.log != self._log:
-            raise OrderRefused("an order for another log")
+            raise OrderRefused("the order is for another log")
         try:
             self._supervisor(order.signature, order.signed())
         except CryptoError as error:
             raise OrderRefused(f"not signed by the supervisor: {error}") from None
         if isinstance(order, HoldOrder):
             if order.last is not None and order.last < order.first:
-                raise OrderRefused(f"entries {order.first} to {order.last} are none")
+                raise OrderRefused(f"entries {order.first} to {order.last} do not exist")
             if order.number != self._next:
                 raise OrderRefused(f"hold number {order.number}, expected {self._next}")
             self._active[order.number] = order

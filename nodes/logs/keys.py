@@ -19,7 +19,8 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from nodes.logs.errors import LogUnusable
-from nodes.logs.frames import create_file, flush_folder
+from nodes.logs.frames import create_file
+from nodes.private_files import sync_folder
 
 _SLOT = struct.Struct(">QQQ32s8s")  # index, first index of its batch, created, secret, start of SHA-256 over these
 _MAGIC = b"BLIND-LINEUP-LOG-KEYS-1".ljust(32, b"\x00")
@@ -120,7 +121,7 @@ class KeySlots:
         create_file(self._rewritten, self._head + b"".join(_pack(slot) for slot in kept))
         self._file.close()
         self._rewritten.replace(self._path)
-        flush_folder(self._path.parent)
+        sync_folder(self._path.parent)
         self._file = self._path.open("r+b")
         self._load()
 

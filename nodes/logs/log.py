@@ -49,10 +49,11 @@ from nodes.logs.entries import (
     encrypt_entry,
     retention_end,
 )
-from nodes.logs.frames import FrameFile, create_file, flush_folder
+from nodes.logs.frames import FrameFile, create_file
 from nodes.logs.holds import Order, decode_order
 from nodes.logs.keys import KeySlots, Slot
 from nodes.logs.reader import LogKeys, LogReader
+from nodes.private_files import sync_folder
 from pets.merkle import hash_leaf
 
 __all__ = ["LogKeys", "TamperEvidentLog"]
@@ -82,7 +83,7 @@ class TamperEvidentLog(LogReader):
         try:
             log.checkpoint(now)
             for place in {folder, folder.parent, (keys or folder / "keys").parent}:
-                flush_folder(place)
+                sync_folder(place)
         except BaseException:
             log.close()
             raise

@@ -55,9 +55,9 @@ def make_order(log: bytes, number: int, first: int, last: int | None, lift: bool
     Raises `InputError` for numbers that no order has.
     """
     if last is not None and last < first:
-        raise InputError(f"no order: the last entry, {last}, comes before the first, {first}")
+        raise InputError(f"not an order: the last entry, {last}, comes before the first, {first}")
     made: Order = LiftOrder(log, number, now) if lift else HoldOrder(log, number, first, last, now)
     try:
         return msgspec.convert(msgspec.to_builtins(made), type(made))
     except msgspec.ValidationError as error:
-        raise InputError(f"no order: {error}") from None
+        raise InputError(f"not an order: {error}") from None

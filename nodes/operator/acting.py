@@ -33,7 +33,7 @@ def acting(folder: Path, key: Path | None, reason: str, roles: tuple[PersonRole,
         public = read_key_file(key)
         person = next((one for one in staff if one.key == public), None)
         if person is None:
-            raise InputError(f"{key} is nobody's key at this node: `lineup case person add`")
+            raise InputError(f"{key} is nobody's key at this node; `lineup case person add` adds a person")
         person.needs(*roles)
         return Handler(person.handle, reason)
 

@@ -55,7 +55,7 @@ def check_free(config: NodeConfig, target: Path) -> None:
     """Raise `StoreRefusal` if a copy would overwrite something."""
     for copy in (target, *copies(config, target).values()):
         if copy.exists():
-            raise StoreRefusal(f"{copy} exists already, a copy never overwrites")
+            raise StoreRefusal(f"{copy} exists already; a copy never overwrites a file")
 
 
 def missing(folder: Path, config: NodeConfig) -> list[str]:

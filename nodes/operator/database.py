@@ -1,4 +1,4 @@
-"""Care of a node's database from its folder: backup, restore, change of key, expiry. PostgreSQL has its own tools.
+"""Maintain a node's database from its folder: backup, restore, change of key, expiry. PostgreSQL has its own tools.
 
 A restore brings back people who were forgotten, and forgets which queries were answered. So it takes from the store
 that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases, who
@@ -26,9 +26,10 @@ from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import Ledger
 from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
-from nodes.logs.frames import flush_folder, lock_folder
+from nodes.logs.frames import lock_folder
 from nodes.logs.of_node import open_log
 from nodes.operator import beside
+from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
 from nodes.service.expiry import delete_expired as delete_expired_now
 from nodes.store import GalleryStore, StorageKey, StoreError
@@ -56,7 +57,7 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 class Rekeyed(msgspec.Struct, frozen=True):
-    """What a change of key did. `old_key`: where the key until now is kept for older backups, if it was in a file."""
+    """What a change of key did. `old_key`: where the previous key is kept for older backups, if it was in a file."""
 
     subjects: int
     sealed_files: int
@@ -188,8 +189,8 @@ def _restored(
 def rekey(folder: Path, *, old_key: Path | None = None, progress: Callable[[int], object] | None = None) -> Rekeyed:
     """Encrypt a stopped node's database and sealed files under a new key. If interrupted, call it again.
 
-    With a key file: makes a new key, and in the end puts it in the file's place; the key until now stays beside it.
-    With a key in the environment, or a file that holds the new one already: `old_key` holds the key until now.
+    With a key file: makes a new key, and in the end puts it in the file's place; the previous key stays beside it.
+    With a key in the environment, or a file that holds the new one already: `old_key` holds the previous key.
     Raises `InputError` for a node that runs, `ConfigError`, `StoreError`.
     """
     config = load_config(folder)
@@ -198,17 +199,17 @@ def rekey(folder: Path, *, old_key: Path | None = None, progress: Callable[[int]
         if old_key is not None:
             return Rekeyed(*_rekey(config, folder, storage_key(config), StorageKey.from_file(old_key), progress), None)
         if file is None:
-            limit = "put the new key there, the key until now into a file, and name that file with --old-key"
+            limit = "put the new key there, the previous key into a file, and name that file with --old-key"
             raise ConfigError("storage.key_env", config.storage.key_env, limit)
         old, waiting = StorageKey.from_file(file), file.with_name(f"{file.name}.new")
         new = StorageKey.from_file(waiting) if waiting.exists() else StorageKey.create(waiting)
-        flush_folder(file.parent)  # a database under a key that a power cut took could not be read again
+        sync_folder(file.parent)  # a database under a key that a power cut took could not be read again
         done = _rekey(config, folder, new, old, progress)
         kept = file.with_name(f"{file.name}.{old.fingerprint}")
         with suppress(FileExistsError):
             os.link(file, kept)
         waiting.replace(file)
-        flush_folder(file.parent)
+        sync_folder(file.parent)
         return Rekeyed(*done, str(kept))
 
 

@@ -97,12 +97,12 @@ def enroll(
     today = datetime.now(timezone.utc).date()
     until = retain_until or today + timedelta(days=RETENTION_DAYS)
     if until < today:
-        raise InputError(f"the last day searched, {until}, is over: it must be today ({today}) or later")
+        raise InputError(f"the last day they are searched, {until}, has passed: it must be today ({today}) or later")
     templates = [source for source in sources if source.suffix == ".npy"]
     if templates and (table is not None or apart or grouping is not Grouping.PHOTO):
-        raise InputError(f"{templates[0]} holds templates: whose they are can only be said of photos")
+        raise InputError(f"{templates[0]} holds templates: who they show can only be given for photos")
     if templates and len(sources) > 1:
-        raise InputError(f"{templates[0]} holds templates: enrol it by a command of its own, without photos")
+        raise InputError(f"{templates[0]} holds templates: enrol it with a separate command, without photos")
     with holder_store(folder, handler_at(folder, key, reason)) as store:
         check_allowed(category, store.categories)
         if templates:

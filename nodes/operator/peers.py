@@ -103,7 +103,7 @@ def remove_peer(folder: Path, name: str) -> Done:
     if name == config.name:
         raise IdentityError(f"{name} is this node itself")
     if not target.exists():
-        raise IdentityError(f"{target} does not exist: {name} is no peer of {config.name}")
+        raise IdentityError(f"{target} does not exist: {name} is not a peer of {config.name}")
     fingerprint = _key(target)
     if set(config.peer_fingerprints) == {name}:
         raise InputError(

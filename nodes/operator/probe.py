@@ -46,7 +46,7 @@ def prepare_probe(photos: Sequence[Path], models: Path | None, provider: Provide
     """
     path = photos[0]
     if len(photos) > 1 and any(one.suffix == ".npy" for one in photos):
-        raise InputError("a probe is photos of one person, or one .npy file")
+        raise InputError("a probe must be photos of one person, or one .npy file")
     if path.suffix == ".npy":
         unit = load_templates(path, what="probe")
         if unit.ndim == 2 and len(unit) != 1:

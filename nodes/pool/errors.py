@@ -9,7 +9,7 @@ from protocol.errors import QueryRefused
 
 
 class UnknownPreparation(QueryRefused):
-    """A preparation that is not here, or not any more: used, expired, lost with a restart, made for somebody else."""
+    """A preparation that is not here, or no longer: used, expired, lost with a restart, made for somebody else."""
 
     def __init__(self, preparation_id: bytes, why: str) -> None:
         super().__init__("unprepared", f"preparation {preparation_id.hex()[:16]} {why}")

@@ -105,7 +105,7 @@ class SealedFiles:
             )
 
     def listed(self) -> list[bytes]:
-        """Identities of all files. What writing left half done is deleted, what is none of these passed over."""
+        """IDs of all files. Files left half written are deleted, others are ignored."""
         found = []
         for path in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
             if path.match(_NAME) and path.is_file():

@@ -223,7 +223,7 @@ class Pool:
         )
 
     def drop_with(self, peer: str | None) -> int:
-        """Drop what waits for a requester, or with a holder, that is no peer any more; None: with anybody."""
+        """Drop what waits for a requester, or with a holder, that is no longer a peer; None: with anybody."""
         return self._drop_all(
             lambda entry: peer is None or peer == entry.waiting.requester or peer in entry.waiting.holders
         )

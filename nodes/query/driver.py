@@ -223,7 +223,7 @@ class QueryDriver:
         except Exception as error:  # whatever it is, the peers must hear that this party stopped
             cause = type(error.__cause__ or error).__name__
             log.error("internal error", extra={"error": cause, "query": self.machine.query.hex()})
-            self.machine.recorder = None  # it may be what failed
+            self.machine.stop_recording()  # the recorder may be what failed
             self._abort_all(InternalError(error))
         sealed: dict[str, list[bytes]] = defaultdict(list)
         while self.machine.outgoing:

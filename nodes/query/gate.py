@@ -163,7 +163,7 @@ class Gate:
     def _check_fresh(self, conversation: bytes) -> None:
         """Raise `QueryRefused` (replay) for a reference that was used before."""
         if self._archive.keeps(conversation):
-            raise QueryRefused("replay", "there is evidence of a query of this reference")
+            raise QueryRefused("replay", "there is evidence of a query with this reference")
         if self._store.has_claimed(reference_claim(conversation), REFERENCE_STEP):
             raise QueryRefused("replay", "this reference was used before")
 

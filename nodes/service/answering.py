@@ -89,7 +89,7 @@ class Answering:
         self._node.promise(preparation_id)
 
     def let_wait(self, conversation: bytes, made: Preparation) -> None:
-        """Put what was made into the pool, unless one of its parties is no peer any more.
+        """Put what was made into the pool, unless one of its parties is no longer a peer.
 
         After it is there: who removes a peer drops what waits with it, and may do so just before.
         """
@@ -178,8 +178,8 @@ class Answering:
         threads = node.threads if isinstance(announce, Search) else node.preparing_threads
         parties = parties_of(announce)
         return Context(
-            node.name, conversation, parties, threads, keyring=node.keyring, admitted=announce_digest(announce),
-            accept=node.pool.spend,
+            node.name, conversation, parties, threads, keyring=node.keyring,
+            recorder=node.recorder(conversation), admitted=announce_digest(announce), accept=node.pool.spend,
         )  # fmt: skip
 
     def _answering(self, announce: Search, conversation: bytes) -> Context:

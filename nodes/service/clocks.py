@@ -35,7 +35,7 @@ class Clocks:
         self._changed(len(self._off))
 
     def forget(self, peer: str) -> None:
-        """It is no peer any more."""
+        """It is no longer a peer."""
         self._off.pop(peer, None)
         self._changed(len(self._off))
 

@@ -74,7 +74,7 @@ class Galleries:
             derived.give_back(live)
 
     def follow(self) -> int:
-        """Let go of whoever was forgotten; gives how many rows were overwritten."""
+        """Release subjects that were forgotten; returns how many rows were overwritten."""
         return sum(derived.erase_gone(_now()) for derived in self.all)
 
     def of(self, name: str) -> DerivedGallery:

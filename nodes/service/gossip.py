@@ -120,7 +120,7 @@ class Gossip:
                     await self._compare(shown)
 
     async def close(self) -> None:
-        """Meet nobody any more."""
+        """Meet no further peer."""
         self._closed = True
         if self._meeting is not None:
             self._meeting.cancel()
@@ -137,7 +137,7 @@ class Gossip:
                     log.error("checkpoints not compared", extra={"peer": peer, "error": type(error).__name__})
 
     async def _compare(self, shown: Witnessed) -> None:
-        """Compare a checkpoint, shown by whomever, with what this node knows of that log."""
+        """Compare a checkpoint, whoever showed it, with what this node knows of that log."""
         witnesses, owner, kind = self._archive.witnesses, shown.header.owner, shown.header.kind
         checkpoint = shown.checkpoint
         tree = checkpoint.log, checkpoint.size, checkpoint.root

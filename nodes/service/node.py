@@ -194,11 +194,24 @@ class Node:
                 with anyio.move_on_after(self.config.limits.read_timeout_seconds):
                     await driver.until_finished()
 
-    def drive(self, machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
-        """Run a machine of this node. `watch`: told of all that it sends and takes, in the machine's thread."""
+    def recorder(self, conversation: bytes, watch: Callable[[Event], None] | None = None) -> Callable[[Event], None]:
+        """For the context of a machine that `drive` will run: what it sends and takes goes to the archive, then to
+        `watch`. A record that fails is this node's fault and stops the query; it is no fault of the protocol."""
+
+        def record(event: Event) -> None:
+            try:
+                self.archive.record(conversation, event)
+            except Exception as error:
+                raise RecordFailed(type(error).__name__) from error
+            if watch is not None:
+                watch(event)
+
+        return record
+
+    def drive(self, machine: Party) -> QueryDriver:
+        """Run a machine of this node."""
         preparing = isinstance(machine, _PREPARING)
-        recorder = self.archive.begin(machine.query, None if preparing else machine.parties)
-        machine.recorder = self._strict(recorder, watch)
+        self.archive.begin(machine.query, None if preparing else machine.parties)
         seconds = self.config.limits.read_timeout_seconds
         # The requester waits longer than those it asks: so it hears from them whom they waited for in vain.
         patience = seconds * REQUESTER_PATIENCE if machine.role is Role.REQUESTER else seconds
@@ -229,7 +242,7 @@ class Node:
         self._gate.serve(states)
 
     def part_with(self, peer: str, error: LineupError) -> None:
-        """Stop every query that a peer takes part in; it is none any more."""
+        """Stop every query that a peer takes part in; it is no longer a peer."""
         for driver in list(self.drivers.values()):
             driver.failed_peers.setdefault(peer, error)
             driver.blame(peer, error)
@@ -310,7 +323,7 @@ class Node:
             return frozenset()
 
     def follow_gallery(self) -> None:
-        """Let go of whoever was forgotten since."""
+        """Release subjects forgotten since."""
         if gone := self.galleries.follow():
             log.info(f"{gone} rows overwritten in memory", extra={"node": self.name})
 
@@ -319,7 +332,7 @@ class Node:
         self._guard.inspect(self.store, self.galleries.all)
 
     def shut_out(self) -> dict[str, date]:
-        """States that this node refuses for their limit of releases, and the first day on which it does no more."""
+        """States that this node refuses for their limit of releases, and the day from which it serves them again."""
         policy, today = self.config.policy, datetime.now(timezone.utc).date()
         return self.store.shut_out(policy.releases_per_reference, today, policy.release_window_days)
 
@@ -392,18 +405,3 @@ class Node:
             recorded = True
         finally:
             self.answering.ended(machine, recorded)
-
-    def _strict(
-        self, recorder: Callable[[Event], None], watch: Callable[[Event], None] | None
-    ) -> Callable[[Event], None]:
-        """A recorder whose failure is this node's fault and stops the query, not a fault of the protocol."""
-
-        def record(event: Event) -> None:
-            try:
-                recorder(event)
-            except Exception as error:
-                raise RecordFailed(type(error).__name__) from error
-            if watch is not None:
-                watch(event)
-
-        return record

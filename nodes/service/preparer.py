@@ -75,7 +75,7 @@ class Preparer:
         self._node = node
 
     def waiting(self, holders: Collection[str], plan: Plan) -> RequesterPreparation | None:
-        """One that waits and serves these holders; the caller owns it. None: there is none."""
+        """A waiting preparation that serves these holders; the caller owns it. None if there is none."""
         pool = self._node.pool
         while True:
             now = time.time()
@@ -97,11 +97,13 @@ class Preparer:
         node = self._node
         parties = Parties(node.name, router, tuple(holders))
         conversation = secrets.token_bytes(16)
-        machine = PreparingRequester(
-            Context(node.name, conversation, parties, node.preparing_threads, keyring=node.keyring), plan
-        )
         tally = Tally(plan)
-        driver = node.drive(machine, tally)
+        context = Context(
+            node.name, conversation, parties, node.preparing_threads, keyring=node.keyring,
+            recorder=node.recorder(conversation, tally),
+        )  # fmt: skip
+        machine = PreparingRequester(context, plan)
+        driver = node.drive(machine)
         while not driver.finished:
             if told is not None:
                 told(tally.progress)
@@ -118,7 +120,7 @@ class Preparer:
         return True
 
     def give_up(self, made: Preparation) -> None:
-        """Not to be used any more. Nothing happens to one that was."""
+        """Drop it unused. Nothing happens to one that was used."""
         if not made.spent:
             self._node.pool.drop(made.preparation_id)
         made.erase()

@@ -318,9 +318,10 @@ class RequesterNode(Node):
         def keep(machine: SearchingRequester) -> None:
             self.archive.keep_probe(machine, search.request.template, search.justification)
 
+        conversation = secrets.token_bytes(16)
         context = Context(
-            self.name, secrets.token_bytes(16), Parties(self.name, self.router, tuple(asked)), self.threads,
-            keyring=self.keyring, spend=self.pool.spend, keep=keep,
+            self.name, conversation, Parties(self.name, self.router, tuple(asked)), self.threads,
+            keyring=self.keyring, recorder=self.recorder(conversation), spend=self.pool.spend, keep=keep,
         )  # fmt: skip
         return SearchingRequester(context, terms_of(search.request), made, search.warrant)
 
@@ -347,7 +348,7 @@ class RequesterNode(Node):
         for name in holders:
             if name not in self.peers or self.peers[name].role is not Role.HOLDER:
                 known = sorted(peer.name for peer in self.peers.values() if peer.role is Role.HOLDER)
-                raise InputError(f"{name} is no holder among the peers of {self.name}: {', '.join(known)}")
+                raise InputError(f"{name} is not a holder among the peers of {self.name}: {', '.join(known)}")
         _ = self.router
 
     def _check(self, request: SearchRequest) -> None:
@@ -357,7 +358,7 @@ class RequesterNode(Node):
         terms_of(request)
         template = np.frombuffer(request.template, np.int8).astype(np.int64)
         if int(template @ template) > norm_bound(len(template)) or int(template.min()) < -127:
-            raise InputError("the probe is no quantised unit vector")
+            raise InputError("the probe is not a quantised unit vector")
 
 
 def terms_of(request: SearchRequest) -> Terms:
@@ -431,7 +432,7 @@ def _culprits(driver: QueryDriver, machine: RequesterMachine, asked: Sequence[st
 
 
 def _lost_half(driver: QueryDriver, machine: SearchingRequester) -> bool:
-    """Whether a party has its part of the preparation no more, or this node has used it, as a restore forgot."""
+    """Whether a party no longer has its part of the preparation, or this node used it and a restore forgot that."""
     errors = [*driver.failed_peers.values(), *(session.failure for session in machine.sessions.values())]
     return any(isinstance(error, PreparationSpent) or getattr(error, "code", None) == "unprepared" for error in errors)
 
@@ -468,7 +469,7 @@ def _answer(driver: QueryDriver, machine: RequesterMachine, answer: Answer | Non
 
 
 def _reason(driver: QueryDriver, machine: RequesterMachine, session: Session) -> LineupError | None:
-    """Why a session ended. A peer that waited for this node in vain waited for whom this node waited for."""
+    """Why a session ended. A peer that waited for this node in vain waited for the party that this node waited for."""
     failure = session.failure
     if isinstance(failure, PeerAborted) and failure.code == "timeout" and failure.by == machine.name:
         awaited = [name for name in driver.awaited.get(session.name, ()) if name != failure.peer]

@@ -52,7 +52,7 @@ class CannotListen(LineupError):
 
 
 class PeerProtocol(StrictProtocol):
-    """Tells the application whom the certificate names, and cuts connections whose request head trickles."""
+    """Tells the application who the certificate names, and cuts connections whose request head trickles."""
 
     peer = ""  # whom the certificate names
     _head_timer: asyncio.TimerHandle | None = None

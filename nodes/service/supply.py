@@ -56,7 +56,7 @@ class Supply:
     async def prepare(
         self, request: PrepareRequest, told: Told = lambda _: None, stop: asyncio.Event | None = None
     ) -> PrepareReport:
-        """Make some, a few side by side; begins no more once a holder refuses or is silent, or `stop` is set.
+        """Make some, a few side by side; starts no further one once a holder refuses or is silent, or `stop` is set.
 
         Raises `InputError` for holders or parameters that this node does not know.
         """
@@ -220,7 +220,7 @@ class Supply:
 
 
 def compare(node: Node, requester: str, listed: bytes) -> bytes:
-    """At holder and router: drop what a requester has no more; tells which of its preparations it had better not use.
+    """At holder and router: drop what a requester no longer has; tell it which of its preparations it should not use.
 
     Those are the ones that are not here, and those for an earlier version of the gallery: they would not find who was
     enrolled since. Raises what msgspec raises for a list that is none.

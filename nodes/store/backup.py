@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from nodes.private_files import sync_folder
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.rows import FOLDER_BYTES, copy_folder
 from nodes.store.subjects import utc_seconds
@@ -37,7 +38,7 @@ def copy_database(source: Path, target: Path, reader: sqlite3.Connection | None 
     `StoreCorrupted` if the copy fails SQLite's integrity check, `StoreFull`, `StoreUnavailable`.
     """
     if target.exists():
-        raise StoreRefusal(f"{target} exists already, a copy never overwrites")
+        raise StoreRefusal(f"{target} exists already; a copy never overwrites a file")
     if not source.is_file():
         raise StoreUnavailable(f"{source} does not exist")
     temporary: Path | None = None
@@ -49,7 +50,7 @@ def copy_database(source: Path, target: Path, reader: sqlite3.Connection | None 
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except sqlite3.DatabaseError as error:
         text = str(error).lower()
         if "full" in text:
@@ -170,12 +171,4 @@ def replace_database(path: Path, fresh: Path) -> None:
             for suffix in ("-wal", "-shm"):
                 Path(f"{database}{suffix}").unlink(missing_ok=True)
     fresh.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)

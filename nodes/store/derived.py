@@ -183,7 +183,7 @@ class DerivedGallery:
             return self._gallery(lent), loan.live
 
     def give_back(self, live: Liveness) -> None:
-        """The search that was lent these bits is over, and reads the rows no more."""
+        """The search that was lent these bits is over, and no longer reads the rows."""
         with self._lock, as_store_errors():
             for loan in self._loans:
                 if loan.live is live:

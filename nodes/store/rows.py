@@ -41,9 +41,10 @@ from nodes.blocks import (
     VersionReader,
 )
 from nodes.blocks.errors import typed_errors
-from nodes.blocks.files import LOCK, MANIFEST, link_file, locked, sync_folder
+from nodes.blocks.files import LOCK, MANIFEST, link_file, locked
 from nodes.blocks.manifest import Manifest
 from nodes.blocks.numbering import Numbering
+from nodes.private_files import sync_folder
 from nodes.store.errors import StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
 

@@ -545,7 +545,7 @@ class GalleryStore:
         with self._database.reading() as session:
             return answers.lost_until(session)
 
-    # Care
+    # Maintenance
 
     def rekey(self, progress: Callable[[int], object] | None = None) -> int:
         """Encrypt everything anew under the current key and give up the retired ones; gives the number of subjects.

@@ -136,7 +136,7 @@ class Particulars:
         if len(self.model) != MODEL_BYTES:
             raise StoreRefusal(f"a model digest has {MODEL_BYTES} bytes, got {len(self.model)}")
         if self.quality is not None and not 0 <= self.quality <= 100:
-            raise StoreRefusal(f"a quality lies from 0 to 100, got {self.quality}")
+            raise StoreRefusal(f"a quality must be from 0 to 100, got {self.quality}")
 
     def __str__(self) -> str:
         quality = "" if self.quality is None else f", quality {self.quality}"

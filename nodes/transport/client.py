@@ -112,7 +112,7 @@ class HttpTransport:
         return body
 
     async def drop(self, peer: str) -> None:
-        """End every connection to a peer that is none any more, or has another key or address."""
+        """End every connection to a former peer, or to one that has another key or address."""
         if (client := self._clients.pop(peer, None)) is not None:
             await client.aclose()
 
@@ -134,7 +134,7 @@ class HttpTransport:
 
     def _client(self, peer: str) -> httpx.AsyncClient:
         if self._closed or peer not in self._peers or peer == self._name:
-            raise PeerUnreachable(f"{peer} is no peer of {self._name}, or the node stops")
+            raise PeerUnreachable(f"{peer} is not a peer of {self._name}, or the node is shutting down")
         if peer not in self._clients:
             self._clients[peer] = httpx.AsyncClient(
                 verify=self._context or False,

@@ -1,4 +1,4 @@
-"""What a query revealed to whom, in bits at most, summed for each pair of nodes (protocol/DESIGN.md, 2.6, 2.9, 5, 6).
+"""What a query revealed to whom, in bits at most, summed for each pair of nodes (protocol/DESIGN.md, 2.6, 2.9, 6).
 
 Per session, with R agreed rungs of which r were compared, cap c and a gallery of m rows (whole blocks):
 

@@ -116,7 +116,7 @@ class _History:
 
 
 def logs_consistent(cases: Sequence[Case]) -> Findings:
-    """All checkpoints of a log, by whomever they were shown, are one history (RFC 9162, 2.1.4): no split view, nothing
+    """All checkpoints of a log, whoever showed them, are one history (RFC 9162, 2.1.4): no split view, nothing
     rewritten, nothing cut off."""
     histories: dict[bytes, _History] = defaultdict(_History)
     leaves: dict[tuple[bytes, int], tuple[bytes, str]] = {}

@@ -61,7 +61,7 @@ def load_trust(path: Path) -> dict[str, Party]:
     for file in files:
         party = _read(file)
         if party.name in trust:
-            raise TrustRefused(f"{file}: {party.name} is there twice")
+            raise TrustRefused(f"{file}: {party.name} is listed twice")
         if any(party.verify_key == other.verify_key for other in trust.values()):
             raise TrustRefused(f"{file}: {party.name} has the same key as another party")
         trust[party.name] = party

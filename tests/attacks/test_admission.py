@@ -63,7 +63,7 @@ def test_control_without_the_norm_check_a_scaled_probe_finds_people_who_do_not_m
 def test_known_limit_a_requester_that_flips_the_last_gate_gets_any_probe_admitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Design 2.9: closing this needs a verified circuit. The committed seed makes it provable in an audit."""
+    """Closing this needs a verified circuit. The committed seed makes it provable in an audit."""
     probe, templates = crowd()
     turn_the_bound(monkeypatch, Seat.REQUESTER)
     trio = Trio(hold(templates), threshold="0.7").accept()

@@ -258,7 +258,7 @@ def other_u(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_holder_of_a_preparation_searches_the_same_face(monkeypatch: pytest.MonkeyPatch) -> None:
     other_u(monkeypatch)
     search = pair().search(faces()[0])
-    assert any("is another than that of the search" in str(failure) for failure in search.failures)
+    assert any("differs from that of the search" in str(failure) for failure in search.failures)
     assert search.searching is not None
     assert f"{HOLDER}-1" not in search.searching.requester.answers
 

@@ -222,15 +222,21 @@ def restored(node: PoolAtNode, backup: Path, *, with_present: bool) -> None:
         node.store.note_loss(moment)
 
 
+def searched_after_a_backup(federation: Federation, probe: Templates) -> dict[str, Path]:
+    """One search, after every node's store and the files of its pool were copied; gives the files."""
+    copies = copied_away(federation)
+    for node in federation.nodes.values():
+        node.store.backup(node.folder / "backup.db")
+    federation.search(probe)
+    return copies
+
+
 @pytest.mark.parametrize("with_present", [True, False], ids=["claims carried over", "claims lost"])
 def test_after_a_restore_of_store_and_files_nothing_made_before_serves(
     federation: Federation, with_present: bool
 ) -> None:
     probe, stranger, _ = scene()
-    copies = copied_away(federation)
-    for node in federation.nodes.values():
-        node.store.backup(node.folder / "backup.db")
-    federation.search(probe)
+    copies = searched_after_a_backup(federation, probe)
     for node in federation.nodes.values():
         restored(node, node.folder / "backup.db", with_present=with_present)
     put_back(federation, copies)
@@ -241,10 +247,7 @@ def test_after_a_restore_of_store_and_files_nothing_made_before_serves(
 def test_control_a_store_put_back_by_hand_that_does_not_know_of_its_loss_serves_again(federation: Federation) -> None:
     """At all parties at once. That a node meets an older copy of its store is another defence (nodes/service/guard)."""
     probe, stranger, _ = scene()
-    copies = copied_away(federation)
-    for node in federation.nodes.values():
-        node.store.backup(node.folder / "backup.db")
-    federation.search(probe)
+    copies = searched_after_a_backup(federation, probe)
     for node in federation.nodes.values():
         node.stop()
         replace_database(Path(node.url.removeprefix("sqlite:///")), node.folder / "backup.db")

@@ -69,7 +69,7 @@ def test_a_candidate_is_exported_with_the_words_that_it_is_not_identified(
         ("rita", ("approve", "QUERY"), "needs the role approver"),
         ("olga", ("request", "CANDIDATE", "--facts", "seen", "--offence-category", "robbery"), "confirmed match"),
         ("rita", ("confirm", "CANDIDATE"), "no match"),
-        ("rita", ("view", "candidate:CANDIDATE", "--reason", " "), "for a reason"),
+        ("rita", ("view", "candidate:CANDIDATE", "--reason", " "), "needs a reason"),
         ("rita", ("view", "secret:1", "--reason", "x"), "look at"),
         ("olga", ("show", "nothing"), "no query"),
     ],

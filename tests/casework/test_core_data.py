@@ -346,7 +346,7 @@ def test_a_statement_that_comes_again_changes_nothing(offices: Offices) -> None:
     due = offices.es.deadlines()[0].due
     offices.clock.ahead = timedelta(hours=5)
     with pytest.raises(FollowUpError):
-        offices.hand_over(offices.es, statement, b"another payload than the statement names")
+        offices.hand_over(offices.es, statement, b"not what the statement names")
     with offices.es.office.vault.writing() as session:
         inbox.receive(offices.es.office, session, statement, b"")
     assert [(view.id, view.due) for view in offices.es.deadlines()] == [(request, due)]
@@ -421,8 +421,8 @@ def _signed_by(offices: Offices, statement: Statement, *handles: str) -> Stateme
     return _restate(offices, statement, approvals=approvals)
 
 
-def test_a_recall_of_what_never_arrived_is_answered(offices: Offices) -> None:
-    """A holder notes what it gives before it leaves. If the answer is lost, nobody is blamed for a missing receipt."""
+def recalled_before_the_answer(offices: Offices) -> tuple[str, str, bytes]:
+    """A search under way whose holder has released a reference and recalls it: query, reference, attempt."""
     query, reference, attempt = offices.query(), offices.enrol(), secrets.token_bytes(16)
     with offices.fr.office.vault.writing() as session:
         launch = cases.take_approved(offices.fr.office, session)
@@ -431,6 +431,12 @@ def test_a_recall_of_what_never_arrived_is_answered(offices: Offices) -> None:
     with offices.es.office.vault.writing() as session:
         candidates.note_disclosed(offices.es.office, session, attempt, "FR", (reference,))
     offices.es.recall(offices.spanish.dora, reference, "another person's photo")
+    return query, reference, attempt
+
+
+def test_a_recall_of_what_never_arrived_is_answered(offices: Offices) -> None:
+    """A holder notes what it gives before it leaves. If the answer is lost, nobody is blamed for a missing receipt."""
+    query, reference, _ = recalled_before_the_answer(offices)
     with pytest.raises(StatementRefused, match="not shown yet"):  # the answer may still come
         offices.carry()
     with offices.fr.office.vault.writing() as session:
@@ -446,14 +452,7 @@ def test_control_a_receipt_given_too_early_stands_for_what_arrives_after_it(
 ) -> None:
     """The same recall answered while the search runs: its holder is told "deleted", and then the face is here."""
     monkeypatch.setattr(inbox, "_waits_for", lambda *_: False)
-    query, reference, attempt = offices.query(), offices.enrol(), secrets.token_bytes(16)
-    with offices.fr.office.vault.writing() as session:
-        launch = cases.take_approved(offices.fr.office, session)
-        assert launch is not None
-        cases.note_attempt(offices.fr.office, session, query, attempt, launch.approved)
-    with offices.es.office.vault.writing() as session:
-        candidates.note_disclosed(offices.es.office, session, attempt, "FR", (reference,))
-    offices.es.recall(offices.spanish.dora, reference, "another person's photo")
+    query, reference, attempt = recalled_before_the_answer(offices)
     offices.carry()
     assert [one.answered for one in offices.es.recalls(offices.spanish.dora)] == [True]
     with offices.fr.office.vault.writing() as session:

@@ -142,7 +142,7 @@ def test_the_officer_who_asks_does_not_review(offices: Offices) -> None:
         row = session.get(CandidateRow, candidate)
         assert row is not None
         row.query_id = cases.row_of(session, query).id
-    with pytest.raises(FourEyes, match="does not review"):
+    with pytest.raises(FourEyes, match="may not review"):
         offices.fr.lock_decision(both, candidate, "same person", "ears")
 
 

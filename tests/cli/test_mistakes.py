@@ -69,9 +69,9 @@ def test_templates_of_a_second_model_are_not_enrolled(run: Any, folder: Path) ->
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--retain-until", "2020-01-01"), "the last day searched, 2020-01-01, is over"),
+        (("--retain-until", "2020-01-01"), "the last day they are searched, 2020-01-01, has passed"),
         (("--category", "missing"), "category 'missing' is not allowed at this node; allowed: "),
-        (("photo.jpg",), "three.npy holds templates: enrol it by a command of its own, without photos"),
+        (("photo.jpg",), "three.npy holds templates: enrol it with a separate command, without photos"),
     ],
 )
 def test_what_cannot_be_enrolled_is_refused_before_anything_is(

@@ -58,7 +58,7 @@ def test_a_peer_is_added_listed_and_removed(run: Any, nodes: dict[str, Path], tm
     assert set(load_peers(load_config(es))) == {"ES", "FR"}
     peers = load_config(es).paths.peers
     assert run("node", "peers", "remove", "--dir", es, "DE")[2] == (
-        f"error: {peers / 'DE.json'} does not exist: DE is no peer of ES\n"
+        f"error: {peers / 'DE.json'} does not exist: DE is not a peer of ES\n"
     )
     assert "is this node itself" in run("node", "peers", "remove", "--dir", es, "ES")[2]
 
@@ -132,4 +132,4 @@ def test_certificates_are_renewed_with_their_keys(run: Any, nodes: dict[str, Pat
     other = run("node", "renew", "--dir", es, "--authority", tmp_path / "other")
     assert (other[0], "which is not the authority in" in other[2]) == (1, True)
     run("node", "revoke", "--authority", ca.folder, "ES")
-    assert "was revoked, it is not renewed" in run("node", "renew", "--dir", es, "--authority", ca.folder)[2]
+    assert "was revoked and cannot be renewed" in run("node", "renew", "--dir", es, "--authority", ca.folder)[2]

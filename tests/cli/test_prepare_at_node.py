@@ -156,7 +156,7 @@ def test_over_tls_the_lines_come_while_the_node_works(tmp_path: Path) -> None:
             supplies = (await asyncio.to_thread(status, federation.folder(FR)))["preparations"]
             assert len(supplies["waiting"]) == 3
             wrong = msgspec.structs.replace(wish, holders=("XX",))
-            with pytest.raises(InputError, match="XX is no holder among the peers of FR"):
+            with pytest.raises(InputError, match="XX is not a holder among the peers of FR"):
                 await asyncio.to_thread(prepare, federation.folder(FR), wrong, heard.append)
             await network.settle()
 

@@ -192,13 +192,15 @@ class World:
             yield archives
 
     def _contexts(self, parties: Parties, conversation: bytes, archives: dict[str, Archive]) -> dict[str, Context]:
+        for archive in archives.values():
+            archive.begin(conversation)
         return {
             name: Context(
                 name,
                 conversation,
                 parties,
                 keyring=NodeKeyring(self.identities[name], load_peers(self.identities[name].config)),
-                recorder=archive.begin(conversation),
+                recorder=partial(archive.record, conversation),
             )
             for name, archive in archives.items()
         }

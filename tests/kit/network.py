@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -24,7 +24,6 @@ from nodes.service.requester import RequesterNode
 from nodes.service.server import NodeServer
 from nodes.transport.client import HttpTransport
 from protocol.party import Party
-from protocol.session import Event
 from tests.kit.faults import Fault, Faults
 from tests.kit.federation import FR, ROLES, Answers, Federation
 
@@ -113,8 +112,8 @@ class Network:
     def _watch(self, node: Node) -> None:
         drive = node.drive
 
-        def watched(machine: Party, watch: Callable[[Event], None] | None = None) -> QueryDriver:
-            driver = drive(machine, watch)
+        def watched(machine: Party) -> QueryDriver:
+            driver = drive(machine)
             self.drivers.append((node.name, driver))
             return driver
 

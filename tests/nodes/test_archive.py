@@ -47,11 +47,11 @@ def recorded(folder: Path) -> tuple[Recorder, Any, Log]:
     """A recorder of one conversation; call the second with a number to record an event."""
     log = Log(folder / QUERY.hex())
     recorder = Recorder(folder, log, nullcontext())  # type: ignore[arg-type]
-    record = recorder.begin(QUERY)
+    recorder.begin(QUERY)
     message: Message = Gates(memoryview(b""))
 
     def say(number: int) -> None:
-        record(Event("ES", "sent", "ES", number, message, bytes(32), bytes(32), 10))  # type: ignore[arg-type]
+        recorder.record(QUERY, Event("ES", "sent", "ES", number, message, bytes(32), bytes(32), 10))  # type: ignore[arg-type]
 
     return recorder, say, log
 

@@ -131,20 +131,18 @@ def impatient(network: TlsNetwork, seconds: int) -> None:
 def watch_router(network: Any, told: Callable[[str, str], None]) -> None:
     """Tell of each message that the router sends or takes."""
     node = network.nodes[EU]
-    drive = node.drive
+    recorder = node.recorder
 
-    def watched(machine: Any) -> Any:
-        driver = drive(machine)
-        recorder = machine.recorder
+    def watched(*given: Any) -> Callable[[Any], None]:
+        record = recorder(*given)
 
-        def record(event: Any) -> None:
-            recorder(event)
+        def recorded(event: Any) -> None:
+            record(event)
             told(event.peer, type(event.message).__name__)
 
-        machine.recorder = record
-        return driver
+        return recorded
 
-    node.drive = watched
+    node.recorder = watched
 
 
 # --- a lie about a probe that was checked ---

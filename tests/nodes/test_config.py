@@ -74,7 +74,7 @@ def test_a_database_is_never_made_in_another_place_than_named(tmp_path: Path) ->
     write_default(
         odd, name="ES", role=Role.HOLDER, address="https://es.example:8443", crl=None, peers=Path("peers"), states=()
     )
-    with pytest.raises(ConfigError, match="must hold no question mark"):
+    with pytest.raises(ConfigError, match="must not contain a question mark"):
         load_config(odd)
 
 
@@ -132,7 +132,7 @@ def test_an_existing_file_is_not_overwritten(folder: Path) -> None:
         ("query_timeout_seconds = 300", "query_timeout_seconds = 9", "limits.query_timeout_seconds", "from 10 to 3600"),
         ("query_timeout_seconds = 300", "query_timeout_seconds = true", "limits.query_timeout_seconds", "got `bool`"),
         ('["FR", "DE"]', '["FR", "Germany"]', "policy.states", "'Germany': each must be a state's code"),
-        ('["FR", "DE"]', '["FR", "FR"]', "policy.states", "['FR', 'FR']: each value once"),
+        ('["FR", "DE"]', '["FR", "FR"]', "policy.states", "['FR', 'FR']: each value may be given only once"),
         ('"DETECTION", "INV', '"PROFILING", "INV', "policy.purposes", "'PROFILING'; allowed: PREVENTION, DETECTION"),
         ("minimum_threshold = 0.30", "minimum_threshold = 0.29", "policy.minimum_threshold", "must be at least 0.30"),
         ("minimum_threshold = 0.30", "minimum_threshold = 1", "policy.minimum_threshold", "1: must be at least 0.30"),

@@ -439,6 +439,6 @@ def test_a_node_that_stops_meets_nobody(federation: Federation, monkeypatch: pyt
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "ES.transcript").write_bytes(b"no")
-    with pytest.raises(WitnessDamaged, match=r"ES\.transcript is no checkpoint"):
+    with pytest.raises(WitnessDamaged, match=r"ES\.transcript is not a checkpoint"):
         Witnesses(tmp_path).all()
     assert Witnesses(tmp_path / "absent").all() == ()

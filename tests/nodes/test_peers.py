@@ -185,7 +185,7 @@ def test_a_node_that_joins_is_asked_without_a_restart(federation: Federation) ->
     wanted = request(federation.people.hit)
 
     async def body(network: TlsNetwork) -> None:
-        with pytest.raises(InputError, match="DE is no holder among the peers of FR"):
+        with pytest.raises(InputError, match="DE is not a holder among the peers of FR"):
             await network.search(wanted)
         published(federation, DE).write_bytes(german)
         await network.start(DE)

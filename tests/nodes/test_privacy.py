@@ -134,7 +134,7 @@ def test_an_error_text_reaches_the_operator_but_no_peer(federation: Federation) 
             async with network.client("FR-OPERATOR", FR) as client:
                 content = msgspec.json.encode(request(federation.people.hit, ("XX",)))
                 answer = await client.post("/operator/v1/search", content=content)
-                assert "XX is no holder" in answer.json()["message"]
+                assert "XX is not a holder" in answer.json()["message"]
         finally:
             await network.close()
 

@@ -157,7 +157,7 @@ def test_only_the_operator_may_prepare_and_a_wrong_wish_is_refused_by_name(feder
                 assert (await ask(network, wanted(), caller))[0] == 403
             code, (line,) = await ask(network, wanted(holders=(ES, "XX")))
             assert code == 422
-            assert line.message == "XX is no holder among the peers of FR: DE, ES"
+            assert line.message == "XX is not a holder among the peers of FR: DE, ES"
             code, (line,) = await ask(network, wanted(holders=(ES, ES)))
             assert line.message == "a holder is named twice: ES, ES"
             code, (line,) = await ask(network, wanted(dim=9))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -262,8 +261,8 @@ def test_no_more_is_read_while_too_much_waits(
         async with running(AsgiNetwork(federation)) as network:
             most, real = [0], network.nodes[ES].drive
 
-            def slow(machine: Party, *watch: Any) -> driver.QueryDriver:
-                made = real(machine, *watch)
+            def slow(machine: Party) -> driver.QueryDriver:
+                made = real(machine)
                 take = made._take
 
                 def watched(peer: str, unit: bytes) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nodes.config.schema import PolicyConfig
+from nodes.verify.verdict import RULES
 from pets.params import N4096, norm_bound, theta
 from protocol.form import AMPLIFIED
 
@@ -133,6 +134,19 @@ def test_every_part_of_section_2_has_a_claim() -> None:
     assert numbers == [str(k) for k in range(1, 10)]
     for number in numbers:
         assert any(title.startswith(f"2.{number}") for title in claims()), number
+
+
+def test_every_check_of_the_verifier_and_the_audit_names_sections_that_the_design_has() -> None:
+    design = (ROOT / "protocol" / "DESIGN.md").read_text("utf-8")
+    sections = set(re.findall(r"(?m)^## (\d+a?)\.", design))
+    sections |= {f"2.{number}" for number in re.findall(r"(?m)^(\d)\. \*\*", design)}
+    audit = ast.parse((ROOT / "nodes" / "audit" / "audit.py").read_text("utf-8"))
+    texts = {node.value for node in ast.walk(audit) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    named = [rule.source for rule in RULES] + sorted(text for text in texts if text.startswith("design "))
+    cited = [(text, number) for text in named for part in text.split("; ") if part.startswith("design ")
+             for number in part.removeprefix("design ").split(", ")]  # fmt: skip
+    assert len(cited) > 40
+    assert [(text, number) for text, number in cited if number not in sections] == []
 
 
 def test_models_variants_exist() -> None:

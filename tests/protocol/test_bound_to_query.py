@@ -33,7 +33,7 @@ class Recorded(Trio):
     def _run(self, machines):  # type: ignore[no-untyped-def]
         self.events = []
         for machine in machines:
-            machine.recorder = lambda event, name=machine.name: self.events.append((name, event))
+            machine._recorder = lambda event, name=machine.name: self.events.append((name, event))
         super()._run(machines)
 
 

@@ -155,7 +155,7 @@ def test_an_abort_whose_address_is_encoded_otherwise_stops_its_receiver_as_a_bad
     """Whoever keeps records must say what of a frame it hashes, also of the last one."""
     trio = Trio(scene()[0]).accept()
     requester = trio.requester
-    requester.recorder = lambda event: None
+    requester._recorder = lambda event: None
     frame = wire.encode(wire.Envelope(wire.VERSION, requester.query, HOLDER, ROUTER, REQUESTER, 3, Abort("peer")))
     place = frame.index(REQUESTER.encode()) + len(REQUESTER)
     with pytest.raises(MalformedFrame):

@@ -80,7 +80,7 @@ def looks_like_one(data: bytes) -> bool:
 
 
 def read_faces(data: bytes) -> list[FaceRecord]:
-    """The faces of an ANSI/NIST-ITL file, in order. Raises `ExchangeError` for a file that is none or has none."""
+    """The faces of an ANSI/NIST-ITL file, in order. Raises `ExchangeError` for a file of another kind or with none."""
     nistitl = _library()
     if len(data) > MAX_FILE_BYTES:
         raise ExchangeError(f"a file of {len(data)} bytes, the limit is {MAX_FILE_BYTES}")
@@ -125,7 +125,7 @@ def _check_structure(data: bytes) -> None:
 
 
 def write_face(face: FaceRecord, sender: str, receiver: str, today: date) -> bytes:
-    """A file with one face. Raises `ExchangeError` for an image that is no JPEG or PNG, or a name of no agency."""
+    """A file with one face. Raises `ExchangeError` for an image that is neither JPEG nor PNG, or a bad agency name."""
     nistitl = _library()
     for name in (sender, receiver):
         if not _AGENCY.fullmatch(name):
@@ -157,7 +157,7 @@ def _face(record: Any) -> FaceRecord:
         raise ExchangeError(f"compression {coding!r:.20}: JPEGB, JPEGL and PNG are read")
     image = record[999].value
     if not isinstance(image, bytes):
-        raise ExchangeError("a face record without an image")
+        raise ExchangeError("a face record has no image")
     found, size = _inspect(image)
     if found != _CODINGS[coding]:
         raise ExchangeError(f"the record says {coding}, the image is {found}")
@@ -197,7 +197,7 @@ def _inspect(image: bytes) -> tuple[str, tuple[int, int]]:
         with Image.open(io.BytesIO(image), formats=("JPEG", "PNG")) as opened:
             coding, size = str(opened.format), opened.size
     except Exception:  # decoders raise almost anything for hostile bytes
-        raise ExchangeError("the image is no JPEG or PNG") from None
+        raise ExchangeError("the image is neither JPEG nor PNG") from None
     if size[0] * size[1] > MAX_PIXELS:
         raise ExchangeError(f"{size[0]}x{size[1]} pixels, the limit is {MAX_PIXELS}")
     return coding, size
