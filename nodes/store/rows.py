@@ -284,8 +284,8 @@ class RowFiles:
         """Delete what a backup that was killed left: it holds who is forgotten since. One under way keeps its own."""
         if self._place is None or not (staged := _staged(self._place)).is_dir():
             return
-        with suppress(StoreLocked), as_store_errors(), typed_errors(str(staged)), locked(staged, 0):
-            shutil.rmtree(staged)
+        with suppress(StoreLocked), as_store_errors(), suppress(FileNotFoundError), locked(staged, 0):
+            shutil.rmtree(staged, ignore_errors=True)  # or it is gone: a backup ended while this looked
 
     def copy_to(self, session: Session, target: Path) -> list[Path]:
         """Copies of all folders, in a folder, no bytes on the same file system; gives the copies."""
