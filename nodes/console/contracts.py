@@ -297,6 +297,8 @@ class VerifyForm(Contract, frozen=True):
 
     bundles: tuple[bytes, ...]
 
+    __repr__ = kind_only
+
 
 class NewPerson(Contract, frozen=True):
     """A member of staff."""

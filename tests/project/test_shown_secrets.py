@@ -40,7 +40,6 @@ PUBLIC = {
     "nodes.calibrate.run.Options.seed",  # of its bootstrap
     "nodes.calibrate.sample.Sample.people",  # numbers from 0
     "nodes.config.cluster.ClusterConfig.token_file",  # where it lies
-    "nodes.console.api.VerifyForm.bundles",
     "nodes.verify.format.Bundle.preparation",
     "nodes.verify.format.SignedBundle.content",
     "nodes.verify.rules_log._History.proofs",
