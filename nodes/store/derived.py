@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import overload
 
@@ -123,7 +123,7 @@ class _Loan:
     """The rows of a version, lent to a search. `live`: who may be found, bool (rows,)."""
 
     rows: Lent
-    live: Liveness
+    live: Liveness = field(repr=False)
     categories: frozenset[Category]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -31,9 +31,9 @@ _DAY_POSTGRESQL = f"least({LAST_DAY}, retain_until - DATE '1970-01-01')"
 class Held:
     """Some rows: `rows`, their numbers; `categories`, codes as in `CATEGORY_CODES`; `days`, since 1970. All int64."""
 
-    rows: npt.NDArray[np.int64]
-    categories: npt.NDArray[np.int64]
-    days: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64] = field(repr=False)
+    categories: npt.NDArray[np.int64] = field(repr=False)
+    days: npt.NDArray[np.int64] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Standing:
     generation: int
     last: int
     held: tuple[Held, ...]
-    gone: npt.NDArray[np.int64]
+    gone: npt.NDArray[np.int64] = field(repr=False)
 
 
 def owner(session: Session, state: str) -> str:

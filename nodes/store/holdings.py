@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 
 import numpy as np
@@ -21,7 +21,7 @@ _EPOCH = date(1970, 1, 1)
 class Bits:
     """A bit a row number: who may be found. Numbers behind the last are nobody's."""
 
-    held: npt.NDArray[np.bool_]
+    held: npt.NDArray[np.bool_] = field(repr=False)
 
     def of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """The bits of some rows by number."""

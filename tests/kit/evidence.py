@@ -235,8 +235,10 @@ def held(folder: Path) -> Gallery:
 
 
 def found(gallery: Gallery) -> Any:
-    """Who of it may be found, bool (rows,): nobody who was forgotten."""
-    return np.array([reference != "nobody" for reference in gallery.references or ()], np.bool_)
+    """Who of it may be found, bool (rows,): nobody who was forgotten. None for one without references: everybody."""
+    if gallery.references is None:
+        return None
+    return np.array([reference != "nobody" for reference in gallery.references], np.bool_)
 
 
 def name_or_nobody(gallery: Gallery, row: int) -> str:
