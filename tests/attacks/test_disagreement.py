@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import protocol.announcing
 import protocol.blocks
 import protocol.filtering
 import protocol.form
@@ -223,6 +224,7 @@ def test_control_without_the_query_id_random_bits_are_opened_as_if_they_were_ans
         assert (yield from receive(peer, Echo)).digest == digest
 
     monkeypatch.setattr(protocol.searching, "check_same_query", lambda *_: None)
+    monkeypatch.setattr(protocol.announcing, "check_same_id", lambda *_: None)
     for module in (protocol.form, protocol.filtering, protocol.searching):
         monkeypatch.setattr(module, "same_from_holder", same)
     for sender, receiver in ((ROUTER, HOLDER), (HOLDER, ROUTER)):

@@ -76,7 +76,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[bytes]]:
         ("kill", EU, 9, (ES,), "searching"),
         ("kill", FR, 7, (ES,), "searching"),
         ("restart", ES, 12, (ES, DE), "preparing"),
-        ("restart", ES, 12, (ES, DE), "searching"),
+        ("restart", ES, 13, (ES, DE), "searching"),
         ("restart", EU, 9, (ES,), "searching"),
     ],
 )

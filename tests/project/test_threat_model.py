@@ -106,17 +106,17 @@ def test_everything_named_exists(page: Path) -> None:
     "wrong",
     [
         "`protocol/nothing.py`",
-        "`protocol/filter.py:nothing`",
+        "`protocol/verdict.py:nothing`",
         "`protocol/machine.py:Machine.nothing`",
         "`tests/attacks/test_opening.py::test_nothing`",
         "`tests/attacks/test_opening.py::planted`",
         "`tests/attacks/test_opening.py:planted`",
-        "`protocol/filter.py::verdict_on`",
+        "`protocol/verdict.py::verdict_on`",
         "`threat_model/nothing.md`",
     ],
 )
 def test_control_a_name_that_points_at_nothing_is_noticed(wrong: str) -> None:
-    right = "`protocol/filter.py:verdict_on` `protocol/machine.py:Machine.handle` `pets/params.py:SECURITY_TABLE`"
+    right = "`protocol/verdict.py:verdict_on` `protocol/machine.py:Machine.handle` `pets/params.py:SECURITY_TABLE`"
     assert broken_references(right) == []
     assert broken_references(f"{right} {wrong}") == [wrong]
 
