@@ -580,7 +580,7 @@ class GalleryStore:
         rows = rows_beside(path)
         for target in (path, rows):
             if target.exists():
-                raise StoreRefusal(f"{target} exists already, a copy never overwrites")
+                raise StoreRefusal(f"{target} exists already; a copy never overwrites a file")
         try:
             self.settle()
             with ExitStack() as until_done:

@@ -135,7 +135,7 @@ def test_a_backup_is_restored_and_the_key_changed_from_the_command_line(run: Any
     cases = Path(f"{file}.casework")
     assert made == {"file": str(file), "bytes": file.stat().st_size, "beside": {str(cases): cases.stat().st_size}}
     assert run("store", "backup", "--dir", folder, file) == (
-        1, "", f"error: {cases} exists already; a copy never overwrites a file\n",
+        1, "", f"error: {file} exists already; a copy never overwrites a file\n",
     )  # fmt: skip
     assert run("forget", "--dir", folder, references[0])[0] == 0
     assert run("store", "restore", "--dir", folder)[2] == "error: name the backup to restore\n"
