@@ -14,7 +14,6 @@ ONCE = {
     "audit/test_confirmation.py": "rules over what was sealed and sent, recomputed by code that is tried on both rings",
     "audit/test_holder.py": "as test_confirmation.py",
     "audit/test_limits.py": "gates, which know no ring",
-    "audit/test_rows.py": "rows that are found again, before there is a ring",
     "blocks/test_search.py": "how a gallery is stored; the search of it is tried on both rings elsewhere",
     "casework/test_command_line.py": "what persons do after a search",
     "pets/test_product.py": "rows times a vector modulo t, which both rings share",
