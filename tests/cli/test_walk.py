@@ -1,6 +1,6 @@
 """The README's walk through the life of nodes, word for word: what it says to type, and what its reader then reads.
 
-`walk.txt` is what is printed on SQLite, `walk-postgresql.txt` what differs on PostgreSQL. After a change that is meant,
+`walk.txt` is what is printed on SQLite; `test_walk_postgresql.py` is the same walk on PostgreSQL. After a change that is meant,
 `python -m tests.cli.test_walk` prints the first anew.
 """
 
@@ -12,14 +12,12 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-import psycopg
 import pytest
 from sqlalchemy import select
 
@@ -28,13 +26,11 @@ from nodes.config.schema import load_config
 from nodes.config.storage import open_store, rows_folder, storage_key
 from nodes.store.tables import ModelRow, SubjectRow
 from tests.kit.federation import free_ports
-from tests.kit.postgres import PostgresServer
-from tests.kit.walk import README, Walk, chunks, commands
+from tests.kit.walk import Walk, commands
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-STORE_README = README.parent / "nodes" / "store" / "README.md"
 SECTIONS = "Running nodes", "Evidence"
 # The last block of each section is not part of the walk, as the README says.
 NOT_WALKED = re.compile(r"lineup (node (status|statistics|hold)|gallery log|store rekey|evidence (key|hold))\b")
@@ -130,52 +126,6 @@ def on_sqlite(folder: Path) -> str:
 
 def test_the_walk_on_sqlite(tmp_path: Path) -> None:
     assert on_sqlite(tmp_path) == (HERE / "walk.txt").read_text()
-
-
-def test_the_walk_on_postgresql(tmp_path: Path, postgres: PostgresServer) -> None:
-    """ES keeps its gallery there. What it prints is the same but for backup, loss and restore."""
-    shell = {"PGHOST": str(postgres.folder), "PGUSER": "lineup"}
-    walk = Walk(tmp_path, free_ports(4), shell, postgres.binaries)
-    toml = tmp_path / "es" / "node.toml"
-    backup, *restore = commands("Backup and restore", of=STORE_README)
-
-    def name_database(name: str) -> None:
-        url = f'url = "postgresql://lineup@/{name}?host={postgres.folder}"'
-        text, changed = re.subn(r'(?m)^(file = "store\.db"|url = "postgresql:)[^\n]*', url, toml.read_text())
-        assert changed == 1
-        toml.write_text(text)
-
-    def instead(line: str) -> list[str]:
-        if line.startswith("lineup enroll --dir es"):
-            postgres.run("createdb", "lineup")
-            name_database("lineup")
-        if line == "lineup store backup --dir es es.backup":
-            return [backup]
-        if line == "lineup store backup --dir es es.before-upgrade":
-            return [backup.replace("es.backup lineup", "es.before-upgrade restored")]
-        if line == "rm es/store.db":
-            return ["dropdb lineup"]
-        if line.startswith("lineup store restore"):
-            name_database("restored")
-            return restore
-        return [line]
-
-    def age(folder: Path) -> None:
-        templates = take_templates(folder / "es")
-        with psycopg.connect(f"host={postgres.folder} user=lineup dbname=restored") as database:
-            database.cursor().executemany("UPDATE subject SET template = %s WHERE id = %s", templates)
-            for statement in BEFORE:
-                database.execute(statement.encode())
-
-    known: dict[str, deque[str]] = defaultdict(deque)
-    for command, printed in chunks((HERE / "walk.txt").read_text()):
-        known[command].append(printed)
-    differs = dict(chunks((HERE / "walk-postgresql.txt").read_text()))
-    found = {}
-    for command, printed in chunks(walked(walk, instead, age).replace(str(postgres.folder), "SOCKET")):
-        if not known[command] or known[command].popleft() != printed:
-            found[command] = printed
-    assert found == differs
 
 
 if __name__ == "__main__":
