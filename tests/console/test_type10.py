@@ -212,7 +212,7 @@ def test_an_agency_of_another_state_and_an_open_review_are_refused(two: Two) -> 
 
 
 def test_an_agency_that_is_none_is_refused(two: Two) -> None:
-    for receiver in ("<script>", "fr\x1d10.003:X", "x" * 33):
+    for receiver in ("FR-<script>", "FR-\x1d10.003:X", "FR-" + "X" * 30):
         assert download(two, "olga", receiver=receiver).status_code == 422
 
 
