@@ -5,6 +5,7 @@ Onward transfer is refused unless the state that gave the data has authorised it
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
@@ -249,7 +250,7 @@ class Reference(Closed, frozen=True):
 def onward_transfer(
     office: Office, session: Session, person: Person, candidate: str, recipient: str, authorisation: str
 ) -> None:
-    """Note a transfer to somebody else. Refused, and the refusal noted, without a prior authorisation (R 60)."""
+    """Note a transfer to somebody else. Refused without a prior authorisation (R 60)."""
     person.needs("officer", "data-protection")
     row = candidate_row(session, candidate)
     if not recipient.strip():
@@ -259,6 +260,28 @@ def onward_transfer(
             f"data from {row.holder} go to nobody else without its prior authorisation (R 60): name that"
         )
     note_view(office, session, person, f"onward:{candidate}", "legal-assistance", authorisation.strip(), recipient)
+
+
+def note_export(
+    office: Office, session: Session, person: Person, candidate: str, receiver: str, reason: str, authorisation: str
+) -> Shown:
+    """Note that a candidate goes to an agency as a file; gives what goes.
+
+    To another state's it is an onward transfer too (R 60). Raises `CaseRefused` while the candidate is under review.
+    """
+    person.needs("officer", "data-protection")
+    row = candidate_row(session, candidate)
+    if row.outcome is None:
+        raise CaseRefused("a candidate goes into a file once its review is over; this one is under review")
+    if not within_state(office, receiver):
+        onward_transfer(office, session, person, candidate, receiver, authorisation)
+    note_view(office, session, person, f"type-10:{candidate}", "establish-match", reason, receiver)
+    return shown_of(office, row)
+
+
+def within_state(office: Office, receiver: str) -> bool:
+    """Whether an agency is of this node's state: its name is this node's, or the state's code, alone or before 0-9-."""
+    return receiver == office.name or re.fullmatch(f"{office.identity.config.state}([0-9-].*)?", receiver) is not None
 
 
 def note_view(

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from nodes.casework import cases, core_data, deletion, outcomes, persons, review
 from nodes.casework.contents import Draft, Probe, SealedRequest, Verdict, Vote
 from nodes.casework.errors import CaseRefused, UnknownThing
+from nodes.casework.exchange.export import candidate_file
 from nodes.casework.office import Office
 from nodes.casework.persons import Person
 from nodes.casework.statistics import YearlyReport, yearly_report
@@ -317,6 +318,19 @@ class CaseDesk:
     def onward_transfer(self, person: Person, candidate: str, recipient: str, authorisation: str = "") -> None:
         """Note a transfer to somebody else. Raises `OnwardTransferRefused` without a prior authorisation (R 60)."""
         self._write(person, deletion.onward_transfer, candidate, recipient, authorisation)
+
+    def export(self, person: Person, candidate: str, reason: str, receiver: str = "", authorisation: str = "") -> bytes:
+        """A candidate as an ANSI/NIST-ITL file; written down with its receiver, an agency (empty: this node).
+
+        `authorisation`: of the providing state, where the receiver is in another (R 60). Raises `NotYourRole`,
+        `NoReason`, `CaseRefused` while it is under review, `OnwardTransferRefused`, `ExchangeError`.
+        """
+        sender = self.office.name
+        person = self._fresh(person)
+        with self.office.vault.writing() as session:  # whole: nothing is noted of a file that could not be made
+            given = candidate, receiver or sender, reason, authorisation
+            shown = deletion.note_export(self.office, session, person, *given)
+            return candidate_file(shown, sender, receiver or sender, self.office.clock().date())
 
     def view(self, person: Person, what: str, reason: str, purpose: str = "establish-match") -> Any:
         """Look at personal data; written down first, with the reason (LED 25).

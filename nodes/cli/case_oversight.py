@@ -66,17 +66,20 @@ def export_candidate(
     candidate: Candidate,
     out: Annotated[Path, typer.Option("--output", "-o", help="ANSI/NIST-ITL file to write.")],
     reason: Reason,
-    receiver: Annotated[str, typer.Option(help="Name of the agency that the file is for.")] = "",
+    receiver: Annotated[str, typer.Option(help="Agency that the file is for; empty: this node.")] = "",
+    authorisation: Annotated[
+        str, typer.Option(help="The providing state's prior authorisation, for an agency of another state (R 60).")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Write a candidate as an ANSI/NIST-ITL Type-10 file, within this authority. Needs the extra `exchange`."""
-    from nodes.casework.exchange.export import candidate_file
+    """Write a candidate whose review is over as an ANSI/NIST-ITL Type-10 file. Needs the extra `exchange`.
+
+    For whom the file is, and why, is recorded.
+    """
     from nodes.private_files import replace_private
 
     with at_desk(folder, key) as (desk, acting):
-        shown = desk.view(acting, f"candidate:{candidate}", reason)
-        name = desk.office.name
-        replace_private(out, candidate_file(shown, name, receiver or name, datetime.now(timezone.utc).date()))
+        replace_private(out, desk.export(acting, candidate, reason, receiver, authorisation))
     tell({"file": str(out)}, as_json, f"{out}: {BANNER}")
 
 

@@ -26,10 +26,11 @@ def outage(
 ) -> None:
     """Tell the peers of a planned outage: each asks the running node every minute. Without options: what is planned."""
     from nodes.config.schema import load_config
+    from nodes.identity.identity import load_peers
     from nodes.operator.client import NodeNotRunning, outages
-    from nodes.service.outage import Outage, announce, announced
+    from nodes.service.outage import Known, Outage, announce, announced
 
-    name = load_config(folder).name
+    config = load_config(folder)
     if withdraw:
         announce(folder, None)
     elif begins or ends or why:
@@ -39,16 +40,18 @@ def outage(
             raise InputError(f"outage from {begins!r:.40} to {ends!r:.40}: {error}") from None
     own = announced(folder, datetime.now(timezone.utc))
     try:
-        planned = outages(folder)
-    except NodeNotRunning:
-        planned = {}
-    planned |= {} if own is None else {name: own}
+        known = outages(folder)
+    except NodeNotRunning:  # then nothing is known of anybody
+        known = Known({}, tuple(sorted(set(load_peers(config)) - {config.name})))
+    known.planned.update({} if own is None else {config.name: own})
     if as_json:
-        print(json.dumps(msgspec.to_builtins(planned)))
+        print(json.dumps(msgspec.to_builtins(known)))
         return
-    for who, one in sorted(planned.items()):
+    for who, one in sorted(known.planned.items()):
         output.print(f"{who}: {one.begins.isoformat()} to {one.ends.isoformat()}: {one.why}", highlight=False)
-    if not planned:
+    if known.unheard:
+        output.print(f"not heard from, and what they plan is unknown: {', '.join(known.unheard)}")
+    elif not known.planned:
         output.print("no outage is planned")
 
 

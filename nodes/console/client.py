@@ -143,9 +143,10 @@ class ConsoleClient(NodeCaller):
         """How the candidates of a search ended."""
         return self.call("GET", f"/queries/{query}/matches", list[MatchView])
 
-    def export(self, candidate: str, reason: str, receiver: str = "") -> bytes:
-        """A candidate as an ANSI/NIST-ITL file; written down with the reason."""
-        return self._send("POST", f"/candidates/{candidate}/type-10", c.Export(reason, receiver)).content
+    def export(self, candidate: str, reason: str, receiver: str = "", authorisation: str = "") -> bytes:
+        """A candidate as an ANSI/NIST-ITL file; written down with reason and receiver."""
+        asked = c.Export(reason, receiver, authorisation)
+        return self._send("POST", f"/candidates/{candidate}/type-10", asked).content
 
     # Core data
 

@@ -112,10 +112,14 @@ class Reason(Contract, frozen=True):
 
 
 class Export(Contract, frozen=True):
-    """A candidate is to go into an ANSI/NIST-ITL file. `receiver`: agency within this authority; empty: this node."""
+    """A candidate is to go into an ANSI/NIST-ITL file. `receiver`: an agency; empty: this node.
+
+    `authorisation`: of the state that gave the data, for a receiver of another state (R 60).
+    """
 
     reason: Text
     receiver: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    authorisation: Annotated[str, msgspec.Meta(max_length=500)] = ""
 
 
 class FaceView(Contract, frozen=True):

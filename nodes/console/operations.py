@@ -14,7 +14,6 @@ from nodes.casework.core_data import RequestView
 from nodes.casework.deletion import DisclosureView, RecallView
 from nodes.casework.desk import CaseDesk
 from nodes.casework.errors import CaseRefused
-from nodes.casework.exchange.export import candidate_file
 from nodes.casework.exchange.type10 import ExchangeMissing, is_installed
 from nodes.casework.images import redrawn
 from nodes.casework.outcomes import MatchView
@@ -198,15 +197,14 @@ class Operations:
         return [c.VoteView(handle, vote.verdict, vote.note) for handle, vote in votes]
 
     def export(self, who: str, candidate: str, export: c.Export) -> bytes:
-        """A candidate as an ANSI/NIST-ITL file, for whom may look at it; written down with the reason.
+        """A candidate whose review is over as an ANSI/NIST-ITL file; written down with reason and receiver.
 
-        Raises `ExchangeError`, `ExchangeMissing`.
+        Raises `ExchangeError`, `ExchangeMissing`, `OnwardTransferRefused`.
         """
         if not is_installed():
             raise ExchangeMissing(text("exchange.missing"))
-        shown: Shown = self.desk.view(self.person(who), f"candidate:{candidate}", export.reason)
-        sender = self.desk.office.name
-        return candidate_file(shown, sender, export.receiver or sender, self.desk.office.clock().date())
+        given = candidate, export.reason, export.receiver, export.authorisation
+        return self.desk.export(self.person(who), *given)
 
     def confirmation_to_sign(self, who: str, candidate: str) -> c.ToSign:
         """What both reviewers sign."""

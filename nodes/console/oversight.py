@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -145,11 +146,12 @@ class Oversight:
         """Whether the node runs and is well."""
         self._operations.person(who)
         office, config = self._operations.desk.office, self._config
-        try:
-            up: dict[str, bool] = client.peers(self._folder)
-            outages = client.outages(self._folder)
-        except NodeNotRunning:
-            up, outages = {}, {}
+        up: dict[str, bool] = {}
+        outages: dict[str, Outage] = {}
+        with suppress(NodeNotRunning):
+            up = client.peers(self._folder)
+        with suppress(NodeNotRunning):
+            outages = client.outages(self._folder).planned
         peers = tuple(
             {
                 "name": peer.name,

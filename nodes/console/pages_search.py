@@ -187,7 +187,7 @@ def confirm(visit: Visit) -> Response:
 def export(visit: Visit) -> Response:
     """A candidate as an ANSI/NIST-ITL file, for a reason."""
     name = visit.path("candidate")
-    given = {"reason": reason_of(visit).reason, "receiver": visit.text("receiver")}
+    given = {name: visit.text(name) for name in ("receiver", "authorisation")} | {"reason": reason_of(visit).reason}
     data = visit.operations.export(visit.who, name, converted(given, c.Export))
     return file(data, f"candidate-{bytes.fromhex(name).hex()[:8]}.an2")
 

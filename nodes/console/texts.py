@@ -73,10 +73,11 @@ TEXTS = {
     "upload.the-photo": "the photo",
     "upload.look": "one's own upload, before a query is opened",
     "exchange.title": "As a Type-10 file",
-    "exchange.intro": "An ANSI/NIST-ITL file with the image and the reference number, for use within this authority. "
-    "To anybody else it is an onward transfer.",
+    "exchange.intro": "An ANSI/NIST-ITL file with the image and the reference number. For whom it is, is written down. "
+    "To an agency of another state it is an onward transfer.",
     "exchange.receiver": "Agency that the file is for",
-    "exchange.receiver.hint": "Capital letters, digits, hyphens; empty: this node.",
+    "exchange.receiver.hint": "Capital letters, digits, hyphens, first this state's code; empty: this node.",
+    "exchange.authorisation.hint": "Only for an agency of another state.",
     "exchange.go": "Download the file",
     "exchange.missing": "ANSI/NIST-ITL files are not handled here: the node was installed without the extra exchange.",
     "describe.picture": "Faces found on the photo",

@@ -22,7 +22,7 @@ from nodes.service.operator_api import (
     SearchUnderWay,
     Supplies,
 )
-from nodes.service.outage import Outage
+from nodes.service.outage import Known
 from nodes.service.under_way import UnderWay
 from pets.errors import InputError, LineupError
 
@@ -91,10 +91,10 @@ def peers(folder: Path) -> dict[str, bool]:
     return msgspec.json.decode(response.content, type=dict[str, bool])
 
 
-def outages(folder: Path) -> dict[str, Outage]:
-    """Which peers have told of an outage that they plan. Raises `NodeNotRunning`."""
+def outages(folder: Path) -> Known:
+    """Which peers have told of an outage that they plan, and which did not answer. Raises `NodeNotRunning`."""
     response = _call(load_config(folder), "GET", "/operator/v1/outages", seconds=HEALTH_SECONDS)
-    return msgspec.json.decode(response.content, type=dict[str, Outage])
+    return msgspec.json.decode(response.content, type=Known)
 
 
 def reread_peers(folder: Path) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Node:
         self.alarms: list[str] = []  # since this node was started: for its operator, and stopping nothing
         self.peer_faults: list[str] = []  # what was refused when the peers were read again (`nodes.service.reload`)
         self.outages: dict[str, Outage] = {}  # what peers told of theirs (`nodes.service.outage`)
+        self.heard_of_outages: set[str] = set()  # the peers that answered when they were last asked
         self.reread: Callable[[], Awaitable[None]] | None = None  # reads the peers again, in a node that serves
         self.clocks = Clocks(config.policy.clock_skew_seconds, self.metrics.clocks_differ)
         self.transport = transport

@@ -16,7 +16,7 @@ from nodes.query.metrics import CONTENT_TYPE
 from nodes.service.bodies import read_body
 from nodes.service.node import Node
 from nodes.service.operator_api import BODY_LIMIT, PrepareRequest, SearchRequest
-from nodes.service.outage import ask_peers
+from nodes.service.outage import known
 from nodes.service.refusals import Handler, calling, guarded, refusal
 from nodes.service.requester import RequesterNode
 from nodes.service.streams import LINES, streamed
@@ -120,12 +120,11 @@ async def peers(request: Request) -> Response:
 
 
 async def outages(request: Request) -> Response:
-    """The outages that peers plan, as far as they told."""
+    """The outages that peers plan, as far as they told; answered at once."""
     node: Node = request.app.state.node
     if not _by_operator(node, request):
         return refusal(403, "state")
-    await ask_peers(node)
-    return Response(msgspec.json.encode(node.outages), media_type="application/json")
+    return Response(msgspec.json.encode(known(node)), media_type="application/json")
 
 
 async def reread(request: Request) -> Response:

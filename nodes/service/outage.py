@@ -27,7 +27,9 @@ log = logging.getLogger("lineup.outage")
 FILE = "outage.json"
 PATH = "/v1/outage"
 EVERY_SECONDS = 60.0
+PEER_SECONDS = 5.0
 MAX_WHY = 200
+YEARS = range(2000, 2101)  # so that a time can be told in every time zone
 
 
 class Outage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +42,8 @@ class Outage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.begins.tzinfo is None or self.ends.tzinfo is None:
             raise ValueError("an outage's times have a time zone")
+        if self.begins.year not in YEARS or self.ends.year not in YEARS:
+            raise ValueError(f"an outage's times are in the years {YEARS[0]} to {YEARS[-1]}")
         if self.ends <= self.begins:
             raise ValueError("an outage ends after it begins")
         if not 0 < len(self.why) <= MAX_WHY or not self.why.isprintable():
@@ -50,6 +54,13 @@ class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node tells a peer."""
 
     outage: Outage | None
+
+
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node knows of its peers' outages. `unheard`: of these nothing is known, they did not answer."""
+
+    planned: dict[str, Outage]
+    unheard: tuple[str, ...]
 
 
 def announce(folder: Path, outage: Outage | None) -> None:
@@ -71,6 +82,14 @@ def announced(folder: Path, now: datetime) -> Outage | None:
     return None if outage.ends <= now else outage
 
 
+def known(node: Node) -> Known:
+    """What the peers told when they were last asked. Waits for nobody."""
+    now = datetime.now(timezone.utc)
+    planned = {peer: one for peer, one in node.outages.items() if peer in node.peers and one.ends > now}
+    told = {node.name, *planned, *node.heard_of_outages}
+    return Known(planned, tuple(sorted(peer for peer in node.peers if peer not in told)))
+
+
 async def ask_peers(node: Node) -> None:
     """What each peer plans. Of one that does not answer, what it told before stands until it is over."""
     now = datetime.now(timezone.utc)
@@ -81,13 +100,16 @@ async def ask_peers(node: Node) -> None:
 
 
 async def _ask(node: Node, peer: str) -> None:
+    node.heard_of_outages.discard(peer)
     try:
-        told = msgspec.json.decode(await node.transport.ask(peer, PATH), type=Told).outage
-    except (PeerUnreachable, PeerRefused):
+        answer = await asyncio.wait_for(node.transport.ask(peer, PATH), PEER_SECONDS)
+        told = msgspec.json.decode(answer, type=Told).outage
+    except (PeerUnreachable, PeerRefused, asyncio.TimeoutError):
         return
     except (*MALFORMED, ValueError) as error:
         log.warning("no outage", extra={"peer": peer, "error": type(error).__name__})
         return
+    node.heard_of_outages.add(peer)
     if told is None or told.ends <= datetime.now(timezone.utc):
         node.outages.pop(peer, None)
     elif node.outages.get(peer) != told:

@@ -57,7 +57,12 @@ def test_a_candidate_is_exported_with_the_words_that_it_is_not_identified(
     query = offices.searched(offices.enrol(photo()))
     (one,) = offices.fr.candidates_for(offices.french.rita, query)
     out = tmp_path / "c.an2"
-    as_json(lineup("FR", "rita", "export", one.id, "-o", out, "--reason", "for the laboratory"))
+    for who in (offices.french.rita, offices.french.remo):
+        offices.fr.lock_decision(who, one.id, "same person", "ears")
+    told = ("export", one.id, "-o", out, "--reason", "for the laboratory")
+    assert "prior authorisation" in lineup("FR", "olga", *told, "--receiver", "FBI")[2]
+    assert not out.exists()
+    as_json(lineup("FR", "olga", *told))
     assert b"CANDIDATE, NOT IDENTIFIED" in out.read_bytes()
     assert read_faces(out.read_bytes())[0].reference == offices.references[0]
 

@@ -147,7 +147,12 @@ def pictured(offices: Offices) -> dict[str, str]:
     photo = demo_photos().obama.read_bytes()
     query = offices.searched(offices.enrol(photo))
     (one,) = offices.fr.candidates_for(offices.french.rita, query)
-    return {"query": query, "candidate": one.id, "reference": offices.references[0]}
+    for who in (offices.french.rita, offices.french.remo):
+        offices.fr.lock_decision(who, one.id, "same person", "ears")
+    waiting = offices.searched(offices.enrol())
+    (other,) = offices.fr.candidates_for(offices.french.rita, waiting)
+    return {"query": query, "candidate": one.id, "reference": offices.references[0], "waiting": waiting,
+            "under review": other.id}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +174,12 @@ def test_a_candidate_is_downloaded_for_a_reason_that_is_written_down(two: Two) -
     assert b"CANDIDATE, NOT IDENTIFIED" in answer.content
     desk = two.fr.site.operations.desk
     seen = desk.views(desk.person("dora"))[0]
-    assert (seen.person, seen.what, seen.reason) == ("olga", f"candidate:{two.things['candidate']}", "for the lab")
+    written = (seen.person, seen.what, seen.recipient, seen.reason)
+    assert written == ("olga", f"type-10:{two.things['candidate']}", "FR-LAB", "for the lab")
     assert download(two, "olga", reason=" ").status_code == 422
 
 
-@pytest.mark.parametrize("handle", ["anton", "sven", "alma", "lena"])
+@pytest.mark.parametrize("handle", ["anton", "sven", "alma", "lena", "rita"])
 def test_who_may_not_see_a_candidate_does_not_get_it_as_a_file(two: Two, handle: str) -> None:
     answer = download(two, handle)
     assert answer.status_code == 403
@@ -182,18 +188,31 @@ def test_who_may_not_see_a_candidate_does_not_get_it_as_a_file(two: Two, handle:
 
 
 def test_the_page_offers_it_and_says_so_where_it_cannot(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    rita = two.browsers["FR", "rita"]
-    path = two.fill("/review/{query}/{candidate}")
-    assert "Download the file" in rita.post(path, {"reason": "to compare"}).text
+    olga, path = two.browsers["FR", "olga"], two.fill("/queries/{query}")
+    assert "Download the file" in olga.get(path).text
+    assert "Download the file" not in olga.get(two.fill("/queries/{waiting}")).text
+    review = two.browsers["FR", "rita"].post(two.fill("/review/{query}/{candidate}"), {"reason": "to compare"}).text
+    assert "Download the file" not in review  # it holds the reference
     monkeypatch.setattr("nodes.console.operations.is_installed", lambda: False)
-    assert "installed without the extra exchange" in rita.post(path, {"reason": "to compare"}).text
+    assert "installed without the extra exchange" in olga.get(path).text
     answer = download(two, "olga")
     assert answer.status_code == 422
     assert "ExchangeMissing" in answer.text
 
 
+def test_an_agency_of_another_state_and_an_open_review_are_refused(two: Two) -> None:
+    answer = download(two, "olga", receiver="FBI")
+    assert "OnwardTransferRefused" in answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    assert download(two, "olga", receiver="FBI", authorisation="ES letter 44/2026").status_code == 200  # control
+    path = two.fill("/candidates/{candidate}/type-10").replace(two.things["candidate"], two.things["under review"])
+    answer = two.browsers["FR", "olga"].post(path, {"reason": "for the lab"}, form="/")
+    assert answer.status_code == 422
+    assert "under review" in answer.text
+
+
 def test_an_agency_that_is_none_is_refused(two: Two) -> None:
-    for receiver in ("<script>", "fr\x1d10.003:X", "x" * 33):
+    for receiver in ("FR-<script>", "FR-\x1d10.003:X", "FR-" + "X" * 30):
         assert download(two, "olga", receiver=receiver).status_code == 422
 
 

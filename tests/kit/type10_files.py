@@ -22,3 +22,13 @@ def lengths_right(data: bytes) -> bytes:
         length += len(str(length + len(str(length))))
         out += tag + str(length).encode() + body
     return out
+
+
+def with_record(data: bytes, kind: int, *fields: bytes) -> bytes:
+    """`data` with a text record of type `kind` behind its Type-1 record, which does not count it."""
+    head, rest = data.split(b"\x1c", 1)
+    body = b"".join(b"\x1d%d.%b" % (kind, field) for field in (b"002:0", *fields)) + b"\x1c"
+    start = b"%d.001:" % kind
+    length = len(start) + len(body)
+    length += len(str(length + len(str(length))))
+    return head + b"\x1c" + start + str(length).encode() + body + rest

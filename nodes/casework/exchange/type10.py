@@ -44,6 +44,9 @@ FACE = 10
 BANNER = "CANDIDATE, NOT IDENTIFIED"
 MAX_RECORDS = 1000
 MAX_TEXT = 64 * 1024  # bytes of a record besides its image
+MAX_FIELDS = 300  # of a record: the library compares each with all before it
+MAX_PARTS = 20_000  # fields, subfields and values of all records together
+WITH_DATA = frozenset({10, 13, 14, 15, 16, 17, 19, 20, 21, 22, 99})  # types of which the library takes 999 as bytes
 _LEN = re.compile(rb"(\d{1,2})\.0*1:(\d{1,9})\x1d")
 _CODINGS = {"JPEGB": "JPEG", "JPEGL": "JPEG", "PNG": "PNG"}
 _AGENCY = re.compile(r"[A-Z0-9-]{1,32}")
@@ -102,9 +105,10 @@ def read_faces(data: bytes) -> list[FaceRecord]:
 def _check_structure(data: bytes) -> None:
     """Bound what the library is given: it takes 25 microseconds a subfield, and a file may hold millions of empty ones.
 
-    Raises `ExchangeError` for too many records, for one whose text is too long, and for lengths that do not add up.
+    Raises `ExchangeError` for too many records, fields or values, for a record whose text is too long, and for lengths
+    that do not add up.
     """
-    position = count = 0
+    position = count = parts = 0
     while position < len(data):
         count += 1
         if count > MAX_RECORDS:
@@ -117,11 +121,24 @@ def _check_structure(data: bytes) -> None:
         if length <= 4 or position + length > len(data):
             raise ExchangeError(f"record {count} says that it has {length} bytes, {len(data) - position} are left")
         if head:
-            binary = data.find(b"\x1d" + head[1] + b".999:", position, position + length)
-            text = length if binary < 0 else binary - position
-            if text > MAX_TEXT:
-                raise ExchangeError(f"record {count} has {text} bytes of text, the limit is {MAX_TEXT}")
+            parts += _parts(data, position, position + length, head[1], count)
+            if parts > MAX_PARTS:
+                raise ExchangeError(f"more than {MAX_PARTS} fields and values in all")
         position += length
+
+
+def _parts(data: bytes, begin: int, end: int, kind: bytes, count: int) -> int:
+    """How many fields, subfields and values the library finds in the record of type `kind` at [`begin`, `end`)."""
+    binary = data.find(b"\x1d" + kind + b".999:", begin, end) if int(kind) in WITH_DATA else -1
+    if binary < 0 and data.find(b"\x1c", begin, end) < 0:  # the library would read on to the next one
+        raise ExchangeError(f"record {count} does not end where it says")
+    until = end if binary < 0 else binary
+    if until - begin > MAX_TEXT:
+        raise ExchangeError(f"record {count} has {until - begin} bytes of text, the limit is {MAX_TEXT}")
+    fields = data.count(b"\x1c", begin, until) + data.count(b"\x1d", begin, until)
+    if fields > MAX_FIELDS:
+        raise ExchangeError(f"record {count} has {fields} fields, the limit is {MAX_FIELDS}")
+    return fields + data.count(b"\x1e", begin, until) + data.count(b"\x1f", begin, until)
 
 
 def write_face(face: FaceRecord, sender: str, receiver: str, today: date) -> bytes:
