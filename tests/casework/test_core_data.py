@@ -236,7 +236,7 @@ def test_a_receipt_sent_beforehand_evades_no_recall(offices: Offices) -> None:
     offices.hand_over(offices.es, confirmation, named)
     asked = {"fields": ("gender",), "facts": "seen at the bank", "offence": "robbery"}
     signed = offices.french.sign("olga", "request-core-data", one.id, **asked)
-    offices.fr.request_core_data(offices.french.olga, one.id, *asked.values(), signed)
+    offices.fr.request_core_data(offices.french.olga, one.id, ("gender",), "seen at the bank", "robbery", signed)
     request, facts = _sent(offices, "CoreDataRequested")
     wanted, _ = _sent(offices, "CandidatesWanted")
 
