@@ -17,9 +17,11 @@ from nodes.casework.errors import StatementRefused
 from nodes.casework.tables import StatementRow
 from nodes.config.casework import CaseworkConfig
 from nodes.identity.identity import NodeKeyring
+from nodes.service import follow_up
 from nodes.service.follow_up import BODY_LIMIT, PATH
 from protocol.documents import seal_document
 from protocol.follow_up import CandidatesWanted, Deleted, Recalled, Statement
+from protocol.messages import ABORT_CODES
 from tests.casework.test_whole_case import rounds, set_clock
 from tests.kit.casework import Clock, Staff, draft, open_desk, staffed
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
@@ -212,11 +214,17 @@ async def _candidate(network: AsgiNetwork, french: Staff, probe: Any) -> tuple[s
     return one.id, french.desk.view(french.rita, f"candidate:{one.id}", "to compare").reference
 
 
+MENDED = pytest.mark.parametrize("mended", [True, False], ids=["mended", "control"])
+
+
+@MENDED
 def test_an_honest_state_is_not_shut_out_by_a_recall_that_did_not_reach_it(
-    federation: Federation, caplog: pytest.LogCaptureFixture
+    federation: Federation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, mended: bool
 ) -> None:
     """Its holder does not know it for one round. The recall is sent again, and the operator is told meanwhile."""
     clock = Clock()
+    if not mended:
+        monkeypatch.setattr(follow_up, "_FINAL", frozenset(ABORT_CODES))
 
     async def body(network: AsgiNetwork) -> None:
         set_clock(network, clock)
@@ -224,7 +232,7 @@ def test_an_honest_state_is_not_shut_out_by_a_recall_that_did_not_reach_it(
         assert holder.follow_up is not None
         with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
             french, spanish = staffed(fr), staffed(es)
-            one, reference = await _candidate(network, french, federation.people.galleries[ES][8])
+            one, reference = await _candidate(network, french, federation.people.galleries[ES][8 if mended else 10])
             es.recall(spanish.dora, reference, "another person's photo")
             known = holder.peers
             holder.peers = {name: peer for name, peer in known.items() if name != FR}
@@ -238,13 +246,18 @@ def test_an_honest_state_is_not_shut_out_by_a_recall_that_did_not_reach_it(
             assert "recalls that their receiver has not taken in: 1" in caplog.text
             await asyncio.to_thread(_try_again, holder.follow_up)
             await rounds(network)
-            assert fr.outcome(one) == "deleted"
-            assert [view.answered for view in es.recalls(spanish.dora)][-1]
+            assert (fr.outcome(one) == "deleted") is mended
+            assert [view.answered for view in es.recalls(spanish.dora)][-1] is mended
 
     at(federation, body)
 
 
-def test_a_receipt_of_a_node_whose_clock_is_ahead_comes_later(federation: Federation) -> None:
+@MENDED
+def test_a_receipt_of_a_node_whose_clock_is_ahead_comes_later(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    if not mended:
+        monkeypatch.setattr(follow_up, "_FINAL", frozenset(ABORT_CODES))
     clock, ahead = Clock(), Clock()
     ahead.ahead = timedelta(hours=2)
 
@@ -252,7 +265,7 @@ def test_a_receipt_of_a_node_whose_clock_is_ahead_comes_later(federation: Federa
         set_clock(network, clock)
         with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
             french, spanish = staffed(fr), staffed(es)
-            one, reference = await _candidate(network, french, federation.people.galleries[ES][9])
+            one, reference = await _candidate(network, french, federation.people.galleries[ES][9 if mended else 11])
             requester = network.nodes[FR].follow_up
             assert requester is not None
             requester.desk.office = replace(requester.desk.office, clock=ahead)
@@ -263,16 +276,19 @@ def test_a_receipt_of_a_node_whose_clock_is_ahead_comes_later(federation: Federa
             clock.ahead = timedelta(hours=3)
             await asyncio.to_thread(_try_again, requester)
             await rounds(network)
-            assert [view.answered for view in es.recalls(spanish.dora)][-1]
+            assert [view.answered for view in es.recalls(spanish.dora)][-1] is mended
 
     at(federation, body)
 
 
+@MENDED
 def test_what_is_never_shown_any_more_does_not_hold_up_a_recall(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, mended: bool
 ) -> None:
     """A holder finally refuses to show what it released, and recalls it: the receipt says that nothing is here."""
     clock = Clock()
+    if not mended:
+        monkeypatch.setattr(candidates, "give_up_waiting", lambda *_: None)
 
     def refuses(*_: object) -> None:
         raise StatementRefused("no", "disagreement")
@@ -282,7 +298,7 @@ def test_what_is_never_shown_any_more_does_not_hold_up_a_recall(
         with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
             french, spanish = staffed(fr), staffed(es)
             known = len(es.recalls(spanish.dora))
-            query = await _searched_only(network, french, federation.people.galleries[ES][6])
+            query = await _searched_only(network, french, federation.people.galleries[ES][6 if mended else 12])
             with open_desk(federation.folder(FR), clock) as desk, desk.office.vault.reading() as session:
                 held = cases.sealed_of(desk.office, cases.row_of(session, query))
             (reference,) = held.found[ES].references
@@ -292,7 +308,7 @@ def test_what_is_never_shown_any_more_does_not_hold_up_a_recall(
             es.recall(spanish.dora, reference, "another person's photo")
             await rounds(network)
             made = es.recalls(spanish.dora)[known:]
-            assert [view.answered for view in made] == [True]
+            assert [view.answered for view in made] == [mended]
 
     at(federation, body)
 
