@@ -249,7 +249,9 @@ def test_a_receipt_sent_beforehand_evades_no_recall(offices: Offices) -> None:
 
     assert shown() == (True, False)  # the control
     offices.hand_over(offices.es, _restate_as(offices, wanted, Deleted(confirmation.content.candidate, "not-needed")))
+    assert shown() == (False, True)
     assert offices.es.recall(offices.spanish.dora, reference, "another person's photo") == []
+    assert [view.answered for view in offices.es.recalls(offices.spanish.dora)] == [True]
     assert shown() == (False, True)
     with pytest.raises(StatementRefused, match="recalled, or that its receiver has deleted"):
         offices.hand_over(offices.es, request, facts)
