@@ -65,6 +65,17 @@ def take_shown(office: Office, session: Session, statement: Statement, payload: 
     office.keep(session, statement, "received", "received")
 
 
+def give_up_waiting(office: Office, session: Session, attempt: bytes, holder: str) -> None:
+    """At the requester: a holder will not show what it released. A recall of it is answered from now on."""
+    try:
+        row = query_of_attempt(session, attempt)
+        held = cases.sealed_of(office, row)
+    except UnknownThing:
+        return
+    rest = {name: other for name, other in held.found.items() if name != holder or other.attempt != attempt}
+    office.vault.seal(row, msgspec.structs.replace(held, found=rest))
+
+
 def query_of_attempt(session: Session, attempt: bytes) -> QueryRow:
     """The search that an attempt belongs to. Raises `UnknownThing`."""
     row = session.scalar(select(QueryRow).where(QueryRow.attempts.contains(attempt.hex())))
@@ -102,9 +113,12 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
     ).all()
     if len(rows) > content.slots:
         raise StatementRefused("fewer slots than candidates", "wrong-size")
-    mixed = [(office.vault.unseal(row, deletion.Reference), row.recalled is not None) for row in rows]
+    mixed = [
+        (office.vault.unseal(row, deletion.Reference), row.recalled is not None or row.deleted is not None)
+        for row in rows
+    ]
     secrets.SystemRandom().shuffle(mixed)
-    shown = tuple(_shown(office, one, recalled) for one, recalled in mixed)
+    shown = tuple(_shown(office, one, over) for one, over in mixed)
     payload, digest = encode_payload(ShownPayload(secrets.token_bytes(32), shown))
     statement = Statement(
         1, wanted.query, office.name, wanted.sender, int(office.clock().timestamp() * 1000),
@@ -114,13 +128,13 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
     return statement, payload, HEAD_BYTES + content.slots * SLOT_BYTES
 
 
-def _shown(office: Office, one: deletion.Reference, recalled: bool) -> Shown:
+def _shown(office: Office, one: deletion.Reference, over: bool) -> Shown:
     """A candidate as it may be shown: the image where policy allows, quality and marks.
 
-    Forgotten or recalled since: only marks.
+    Forgotten, recalled or deleted by its receiver since (`over`): only marks.
     """
     assert office.gallery is not None
-    if recalled:
+    if over:
         return Shown(one.reference, one.salt, None, None, "", "unidentified", True)
     try:
         subject, photo = office.gallery.subject(one.reference), office.gallery.photo(one.reference)

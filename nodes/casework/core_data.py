@@ -205,8 +205,10 @@ def release_content(
     """
     row = _at_the_desk(session, request)
     held = office.vault.unseal(row, SealedRequest)
-    if deletion.is_recalled(office, session, row.attempt, row.peer, held.reference):
-        raise CaseRefused("the candidate was recalled: nothing more is given of it")
+    if deletion.is_over(office, session, row.attempt, row.peer, held.reference):
+        raise CaseRefused("the candidate was recalled, or deleted by its receiver: nothing more is given of it")
+    if deletion.owes_receipts(office, session, row.peer):
+        raise CaseRefused(deletion.owing(row.peer))
     _check_kind(office, held.reference, kind)
     filled = check_record(kind, record)
     unasked = [field for field in filled if field not in held.fields]

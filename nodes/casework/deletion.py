@@ -28,12 +28,13 @@ from nodes.casework.tables import (
     VoteRow,
 )
 from nodes.config.casework import AUTHORISATION_SECONDS, RECALL_SECONDS
-from protocol.follow_up import Deleted, DeletionReason, Recalled, RecallKind, candidate_digest
+from protocol.follow_up import Deleted, DeletionReason, Recalled, RecallKind, Statement, candidate_digest
 
 # R 50(2): what received data may be used for; `audit`: by whoever supervises it.
 PURPOSES = ("establish-match", "core-data", "legal-assistance", "log", "audit")
 LOG_DAYS = 3 * 366
 MIN_AUTHORISATION = 8
+LIFTED = "`lineup case recall` once more gives it another 48 hours"  # how a person lifts what `owes_receipts` says
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Receipt:
 
 @dataclass(frozen=True)
 class RecallView:
-    """A recall that waits for its answer. `due`: 48 hours after it was made."""
+    """A recall for deletion or correction. `due`: 48 hours after its receiver took it in, None before that."""
 
     peer: str
     made: int
-    due: int
+    due: int | None
     answered: bool
 
 
@@ -165,6 +166,7 @@ def stop(office: Office, session: Session, query: QueryRow) -> list[Receipt]:
 def recall(office: Office, session: Session, person: Person, reference: str, why: str, kind: RecallKind) -> list[str]:
     """Tell everybody who received a reference that it must be deleted or corrected, or is contested; returns names.
 
+    Made again, it is sent again, and its receiver has another 48 hours.
     Raises `NotYourRole`, `NoReason`, `UnknownThing` for a reference that went to nobody.
     """
     person.needs("data-protection", "releaser")
@@ -175,15 +177,15 @@ def recall(office: Office, session: Session, person: Person, reference: str, why
         raise UnknownThing("disclosure of reference", reference)
     told = []
     for row in rows:
+        if kind in ("delete", "correct"):
+            row.recalled, row.acknowledged = office.now(), None
         if row.deleted is not None:
-            continue  # the receiver has said that it has nothing any more
+            continue  # the receiver has said that it has nothing any more, and is given nothing more of it
         salt = office.vault.unseal(row, Reference).salt
         digest = candidate_digest(salt, reference)
         payload, named = encode_payload(RecallPayload(salt, reference, kind, why.strip()))
         office.state(session, row.attempt, row.peer, Recalled(kind, digest, named), payload)
         row.digest = digest
-        if kind in ("delete", "correct"):
-            row.recalled = office.now()
         told.append(row.peer)
     return told
 
@@ -200,27 +202,58 @@ def recalls(session: Session) -> list[RecallView]:
     """Recalls for deletion or correction, and whether they were answered."""
     rows = session.scalars(select(DisclosedRow).where(DisclosedRow.recalled.is_not(None)))
     return [
-        RecallView(row.peer, row.recalled or 0, (row.recalled or 0) + RECALL_SECONDS, row.deleted is not None)
+        RecallView(
+            row.peer, row.recalled or 0,
+            None if row.acknowledged is None else row.acknowledged + RECALL_SECONDS, row.deleted is not None,
+        )
         for row in rows
-    ]
+    ]  # fmt: skip
+
+
+def note_acknowledged(office: Office, session: Session, statement: Statement) -> None:
+    """The receiver of a recall has taken it in: its 48 hours run from now on."""
+    content = statement.content
+    assert isinstance(content, Recalled)
+    if content.kind not in ("delete", "correct"):
+        return
+    rows = select(DisclosedRow).where(
+        DisclosedRow.attempt == statement.query,
+        DisclosedRow.peer == statement.receiver,
+        DisclosedRow.digest == content.candidate,
+    )
+    for row in session.scalars(rows):
+        row.acknowledged = office.now()
 
 
 def owes_receipts(office: Office, session: Session, peer: str) -> bool:
-    """Whether a peer has let the 48 hours of a recall pass without a receipt (R 64(1)(m))."""
+    """Whether a peer is given nothing more: it took a recall in, and 48 hours later no receipt came (R 64(1)(m)).
+
+    A recall that did not reach it does not count. Never where policy says so (`casework.refuse_without_receipts`).
+    """
+    if not office.settings.refuse_without_receipts:
+        return False
     over = office.now() - RECALL_SECONDS
     late = select(DisclosedRow.id).where(
-        DisclosedRow.peer == peer, DisclosedRow.deleted.is_(None), DisclosedRow.recalled <= over
+        DisclosedRow.peer == peer,
+        DisclosedRow.deleted.is_(None),
+        DisclosedRow.recalled.is_not(None),
+        DisclosedRow.acknowledged <= over,
     )
     return session.scalar(late.limit(1)) is not None
 
 
-def is_recalled(office: Office, session: Session, attempt: bytes, peer: str, reference: str) -> bool:
-    """Whether what was given to a peer in a query is to be deleted or corrected there."""
+def owing(peer: str) -> str:
+    """Why a peer that owes a receipt is given nothing, and how that is lifted."""
+    return f"{peer} has not answered a recall within 48 hours of taking it in; {LIFTED}"
+
+
+def is_over(office: Office, session: Session, attempt: bytes, peer: str, reference: str) -> bool:
+    """Whether nothing more is given of a candidate: it was recalled, or its receiver has said that it deleted it."""
     row = select(DisclosedRow.id).where(
         DisclosedRow.attempt == attempt,
         DisclosedRow.peer == peer,
         DisclosedRow.mac == office.vault.mac(reference),
-        DisclosedRow.recalled.is_not(None),
+        DisclosedRow.recalled.is_not(None) | DisclosedRow.deleted.is_not(None),
     )
     return session.scalar(row.limit(1)) is not None
 

@@ -299,12 +299,12 @@ class CaseDesk:
             return deletion.receivers(self.office, session, reference)
 
     def owes_receipts(self, peer: str) -> bool:
-        """Whether a peer has let the 48 hours of a recall pass without a receipt."""
+        """Whether a peer has let the 48 hours of a recall pass without a receipt, and is given nothing more."""
         with self.office.vault.reading() as session:
             return deletion.owes_receipts(self.office, session, peer)
 
     def recalls(self, person: Person) -> list[deletion.RecallView]:
-        """Recalls made, and whether they were answered within 48 hours."""
+        """Recalls made, whether they arrived, and whether they were answered."""
         self._fresh(person)
         with self.office.vault.reading() as session:
             return deletion.recalls(session)

@@ -18,7 +18,7 @@ from nodes.casework.contents import (
 )
 from nodes.casework.errors import StatementRefused, UnknownThing, WrongSchema
 from nodes.casework.office import Office, decode_payload
-from nodes.casework.tables import CandidateRow, DisclosedRow, QueryRow, RequestRow, StatementRow
+from nodes.casework.tables import CandidateRow, DisclosedRow, RequestRow, StatementRow
 from nodes.config.names import Role
 from pets.errors import MALFORMED
 from pets.prf import labelled_hash
@@ -72,6 +72,12 @@ def check_sender(office: Office, statement: Statement) -> None:
         raise StatementRefused("the statement is dated in the future", "clock")
 
 
+def check_receipts(office: Office, session: Session, statement: Statement) -> None:
+    """Raise `StatementRefused` for a peer that owes a receipt, with a code that makes it ask again later."""
+    if deletion.owes_receipts(office, session, statement.sender):
+        raise StatementRefused(deletion.owing(statement.sender), "capacity")
+
+
 def kept(session: Session, digest: bytes) -> StatementRow | None:
     """A statement that is known already."""
     return session.scalar(select(StatementRow).where(StatementRow.digest == digest))
@@ -113,8 +119,9 @@ def _requested(office: Office, session: Session, statement: Statement, payload: 
     assert isinstance(content, CoreDataRequested)
     facts = decode_payload(payload, FactsPayload)
     _disclosed(office, session, statement, facts.salt, facts.reference, content.candidate)
-    if deletion.is_recalled(office, session, statement.query, statement.sender, facts.reference):
-        raise StatementRefused("core data of a candidate that was recalled")
+    if deletion.is_over(office, session, statement.query, statement.sender, facts.reference):
+        raise StatementRefused("core data of a candidate that was recalled, or that its receiver has deleted")
+    check_receipts(office, session, statement)
     confirmation = kept(session, content.confirmed)
     before = None if confirmation is None else decode_statement(confirmation.content)
     if (
@@ -195,14 +202,10 @@ def _recalled(office: Office, session: Session, statement: Statement, payload: b
         CandidateRow.digest == content.candidate,
     )
     row = session.scalar(rows)
-    if row is None:
-        if _waits_for(office, session, statement, named.reference):
-            raise StatementRefused("a recall of something that was not shown yet", "capacity")  # asked again later
-        in_a_case = session.scalar(select(QueryRow.id).where(QueryRow.attempts.contains(statement.query.hex())))
-        if not in_a_case and not office.asked(statement.query):
-            raise StatementRefused("a recall of something that was not received")
-        # What was asked without a case was told and not kept; or what its holder noted as given never arrived.
-        # Nothing is here, and the receipt says so.
+    # What was asked without a case was told and not kept; what its holder noted as given never arrived; or this node
+    # has lost its database. Nothing is here, and the receipt says so: its holder would wait for ever.
+    if row is None and _waits_for(office, session, statement, named.reference):
+        raise StatementRefused("a recall of something that was not shown yet", "capacity")  # asked again later
     if content.kind in ("contested", "uncontested"):
         if row is not None:
             row.contested = content.kind == "contested"

@@ -31,10 +31,7 @@ class Payload(Closed, frozen=True):
 
 @dataclass(frozen=True)
 class Office:
-    """`gallery`: at a holder, what images and marks of candidates come from.
-
-    `asked`: in a running requester, whether the node has asked a query by itself, without a case.
-    """
+    """`gallery`: at a holder, what images and marks of candidates come from."""
 
     identity: NodeIdentity
     peers: Mapping[str, Peer]
@@ -42,7 +39,6 @@ class Office:
     settings: CaseworkConfig
     clock: Callable[[], datetime]
     gallery: GalleryStore | None = None
-    asked: Callable[[bytes], bool] = lambda _: False
 
     @property
     def name(self) -> str:

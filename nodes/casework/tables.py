@@ -151,6 +151,7 @@ class DisclosedRow(Base):
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)  # the candidate's, once it was shown
     deleted: Mapped[int | None] = mapped_column(BigInteger)  # when the receiver said that it deleted it
     recalled: Mapped[int | None] = mapped_column(BigInteger)
+    acknowledged: Mapped[int | None] = mapped_column(BigInteger)  # when the receiver took that recall in
     sealed: Mapped[bytes] = mapped_column(LargeBinary)  # the reference and its salt
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -24,6 +24,9 @@ from nodes.cli.case_common import (
 )
 from nodes.cli.options import Dir, Json
 from pets.errors import printable
+
+if TYPE_CHECKING:
+    from nodes.casework.deletion import RecallView
 
 commands = typer.Typer()
 
@@ -132,15 +135,21 @@ def recall(
 
 @commands.command()
 def recalls(folder: Dir, key: Key, as_json: Json = False) -> None:
-    """Recalls made, and whether their receipts came within 48 hours."""
+    """Recalls made, and when their receipts are due: 48 hours after they arrived."""
     with at_desk(folder, key) as (desk, acting):
         made = desk.recalls(acting)
     if as_json:
         print(json.dumps(plain(made)))
         return
     for one in made:
-        due = datetime.fromtimestamp(one.due, timezone.utc).isoformat(timespec="minutes")
-        output.print(f"{one.peer}: {'receipt is here' if one.answered else f'due {due}'}")
+        output.print(f"{one.peer}: {'receipt is here' if one.answered else _due(one)}")
+
+
+def _due(recall: RecallView) -> str:
+    if recall.due is None:
+        made = datetime.fromtimestamp(recall.made, timezone.utc).isoformat(timespec="minutes")
+        return f"has not arrived since {made}; `lineup case recall` once more sends it anew"
+    return f"due {datetime.fromtimestamp(recall.due, timezone.utc).isoformat(timespec='minutes')}"
 
 
 @commands.command()

@@ -21,7 +21,7 @@ class CaseworkConfig(Section, frozen=True):
     `require_authorisation`: a search without judicial authorisation is stopped and purged after 48 hours (AIA 26(10)).
     `send_images`: show others the photos of candidates. `minimum_quality`: of every component, 0 to 100 (R 38).
     `candidate_days`: what was received and is not decided goes then; `core_data_days`: core data; `query_days`: probes.
-    `refuse_without_receipts`: a state that has not answered a recall within 48 hours is given nothing more.
+    `refuse_without_receipts`: a state that took a recall in and sent no receipt within 48 hours is given nothing more.
     `alternative`: what officers do while a country or this node does not answer, as agreed between the states (R 41);
     the console shows it then.
     `url`: a PostgreSQL database of its own; None: casework.db in the node's folder.

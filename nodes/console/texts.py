@@ -179,6 +179,7 @@ TEXTS = {
     "recalls.receipt": "Receipt",
     "recalls.deleted": "deleted there",
     "recalls.held": "not yet",
+    "recalls.under-way": "48 hours after it arrives",
     "recalls.open": "no receipt yet",
     "recalls.answered": "receipt received",
     # node and supervision

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nodes.casework.deletion import owing
 from nodes.config.names import Purpose
 from nodes.config.schema import Role
 from nodes.pool import UnknownPreparation
@@ -125,7 +126,7 @@ class Answering:
     def _search(self, announce: Search, conversation: bytes) -> Party:
         self._gate.check(announce, conversation)
         if self._owes_receipts(announce.requester):
-            raise QueryRefused("state", f"{announce.requester} has not answered a recall within 48 hours")
+            raise QueryRefused("state", owing(announce.requester))
         if not self._waits(announce):
             raise UnknownPreparation(announce.preparation, f"of {announce.requester} does not wait here")
         self._gate.admit(announce, conversation)
@@ -142,8 +143,8 @@ class Answering:
 
     def _owes_receipts(self, requester: str) -> bool:
         """Whether the requester has let the time of a recall pass (`casework.refuse_without_receipts`)."""
-        follow_up, settings = self._node.follow_up, self._node.config.casework
-        if follow_up is None or not settings.refuse_without_receipts:
+        follow_up = self._node.follow_up
+        if follow_up is None:
             return False
         try:
             return follow_up.desk.owes_receipts(requester)

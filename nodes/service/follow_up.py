@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from sqlalchemy import select
@@ -32,6 +31,8 @@ from protocol.follow_up import (
     Acknowledged,
     CandidatesShown,
     CandidatesWanted,
+    Deleted,
+    Recalled,
     Statement,
     decode_statement,
 )
@@ -49,7 +50,19 @@ FIRST_RETRY_SECONDS = 5
 LAST_RETRY_SECONDS = 3600
 ALARM_EVERY_SECONDS = 600
 SHOWN_TIMES = 5  # a requester asks again only if the answer was lost; each time grows the log
-_FINAL = frozenset(ABORT_CODES) - {"capacity", "timeout", "internal"}
+PATIENT_TRIES = 60  # about two days: 11 tries until they are an hour apart
+_MENDED = frozenset({"state", "clock"})  # a peer that is not known yet, a clock that is wrong: somebody mends it
+_FINAL = frozenset(ABORT_CODES) - _MENDED - {"capacity", "timeout", "internal"}
+
+
+class _Waiting(NamedTuple):
+    """A statement that is to be delivered. `not_before`: seconds since 1970."""
+
+    number: int
+    statement: Statement
+    payload: bytes
+    not_before: int
+    tries: int
 
 
 class FollowUp:
@@ -59,7 +72,6 @@ class FollowUp:
         self._node = node
         gallery = node.store if node.config.role is Role.HOLDER else None
         self.desk = CaseDesk.of_node(node.identity, node.peers, node.archive.folder, gallery)
-        self.desk.office = replace(self.desk.office, asked=node.archive.keeps)
         self._searches: set[asyncio.Task[None]] = set()
         self._alarmed = 0.0
         with self.desk.office.vault.writing() as session:
@@ -120,6 +132,7 @@ class FollowUp:
         inbox.check_sender(self.desk.office, statement)  # before it enters this node's evidence of the query
         if not self._node.archive.keeps(statement.query):
             raise StatementRefused("candidates of a query that this node does not know", "state")
+        inbox.check_receipts(self.desk.office, session, statement)
         if inbox.kept(session, statement.digest) is None:
             same = (
                 StatementRow.attempt == statement.query,
@@ -218,47 +231,59 @@ class FollowUp:
             candidates.note_found(office, session, launch.query, told, found)
 
     async def _deliver(self) -> None:
-        """Hand statements over, each peer's in order: what cannot be delivered holds back what follows it."""
+        """Hand statements over, each peer's in order: what cannot be delivered holds back what follows it.
+
+        But not receipts, nor recalls of other candidates: a peer that waits for a receipt takes nothing else before.
+        """
         office, now = self.desk.office, int(time.time())
 
-        def waiting() -> dict[str, list[tuple[int, Statement, bytes, int]]]:
-            by_peer: dict[str, list[tuple[int, Statement, bytes, int]]] = {}
+        def waiting() -> dict[str, list[_Waiting]]:
+            by_peer: dict[str, list[_Waiting]] = {}
             with office.vault.reading() as session:
                 rows = select(StatementRow).where(StatementRow.state == "queued", StatementRow.logged.is_(True))
                 for row in session.scalars(rows.order_by(StatementRow.id)):
                     payload = office.vault.unseal(row, Payload).data if row.sealed else b""
-                    entry = row.id, decode_statement(row.content), payload, row.not_before
+                    entry = _Waiting(row.id, decode_statement(row.content), payload, row.not_before, row.tries)
                     by_peer.setdefault(row.peer, []).append(entry)
             return by_peer
 
-        async def hand_over(queue: list[tuple[int, Statement, bytes, int]]) -> None:
-            for number, statement, payload, not_before in queue:
-                if not_before > now or not await self._hand_over(number, statement, payload):
+        async def hand_over(queue: list[_Waiting]) -> None:
+            held_back = set()
+            for one in queue:
+                lane = _lane(one.statement)
+                if lane in held_back:
+                    continue
+                try:
+                    handed = one.not_before <= now and await self._hand_over(one)
+                except PeerUnreachable:
+                    await asyncio.to_thread(self._later, one.number)
                     return
+                if not handed:
+                    held_back.add(lane)
 
         await asyncio.gather(*(hand_over(queue) for queue in (await asyncio.to_thread(waiting)).values()))
 
-    async def _hand_over(self, number: int, statement: Statement, payload: bytes) -> bool:
-        """Deliver one statement; whether the next one may follow."""
-        node, peer = self._node, statement.receiver
+    async def _hand_over(self, one: _Waiting) -> bool:
+        """Deliver one statement; whether what depends on it may follow. Raises `PeerUnreachable`."""
+        node, number, statement = self._node, one.number, one.statement
+        peer = statement.receiver
         try:
             if peer not in node.peers:
                 raise PeerRefused(peer, "state")
-            body = await asyncio.to_thread(seal_document, statement, payload, node.peers[peer].sealing_key)
+            body = await asyncio.to_thread(seal_document, statement, one.payload, node.peers[peer].sealing_key)
             answer = await node.transport.tell(peer, PATH, body)
             await asyncio.to_thread(self._take_answer, number, statement, answer)
-        except PeerUnreachable:
-            await asyncio.to_thread(self._later, number)
-            return False
         except PeerRefused as error:
-            if error.code not in _FINAL:
+            patient = isinstance(statement.content, (Recalled, Deleted)) or one.tries < PATIENT_TRIES
+            if error.code not in _FINAL and (error.code not in _MENDED or patient):
+                log.info("statement put off by its receiver", extra={"peer": peer, "code": error.code})
                 await asyncio.to_thread(self._later, number)
                 return False
             log.warning("statement refused by its receiver", extra={"peer": peer, "code": error.code})
-            await asyncio.to_thread(self._settle, number, "failed")
+            await asyncio.to_thread(self._give_up, number, statement)
         except (CryptoError, InputError, CaseworkError) as error:  # the peer's answer does not hold
             log.error("answer refused", extra={"peer": peer, "error": type(error).__name__})
-            await asyncio.to_thread(self._settle, number, "failed")
+            await asyncio.to_thread(self._give_up, number, statement)
         return True
 
     def _take_answer(self, number: int, statement: Statement, answer: bytes) -> None:
@@ -272,6 +297,8 @@ class FollowUp:
                 candidates.take_shown(office, session, reply, payload)
             elif not isinstance(content, Acknowledged) or content.statement != statement.digest:
                 raise StatementRefused("no acknowledgement of what was stated")
+            elif isinstance(statement.content, Recalled):
+                deletion.note_acknowledged(office, session, statement)
             _settle(session, number, "done")
 
     def _later(self, number: int) -> None:
@@ -281,18 +308,25 @@ class FollowUp:
                 wait = min(FIRST_RETRY_SECONDS << min(row.tries, 10), LAST_RETRY_SECONDS)
                 row.tries, row.not_before = row.tries + 1, int(time.time()) + wait
 
-    def _settle(self, number: int, state: str) -> None:
+    def _give_up(self, number: int, statement: Statement) -> None:
         with self.desk.office.vault.writing() as session:
-            _settle(session, number, state)
+            _settle(session, number, "failed")
+            if isinstance(statement.content, CandidatesWanted):
+                candidates.give_up_waiting(self.desk.office, session, statement.query, statement.receiver)
 
     def _alarm(self) -> None:
         """Say which clocks run out: counts only."""
         office = self.desk.office
         with office.vault.reading() as session:
             views = core_data.deadlines(office, session, office.now())
-            waiting = [view for view in deletion.recalls(session) if not view.answered and view.due < office.now()]
-        if waiting:
-            log.error(f"recalls without a receipt after 48 hours: {len(waiting)}", extra={"node": office.name})
+            recalls = [view for view in deletion.recalls(session) if not view.answered]
+        if owed := sum(view.due is not None and view.due < office.now() for view in recalls):
+            told = f"recalls without a receipt after 48 hours: {owed}; {deletion.LIFTED}"
+            log.error(told, extra={"node": office.name})
+        late = office.now() - core_data.ALARM_SECONDS
+        if lost := sum(view.due is None and view.made < late for view in recalls):
+            told = f"recalls that their receiver has not taken in: {lost}; see `lineup case recalls`"
+            log.error(told, extra={"node": office.name})
         if late := sum(view.overdue for view in views):
             log.error(f"core data overdue: {late}", extra={"node": office.name})
         if soon := sum(view.alarm and not view.overdue for view in views):
@@ -303,6 +337,14 @@ def _settle(session: Session, number: int, state: str) -> None:
     row = session.get(StatementRow, number)
     if row is not None:
         row.state, row.sealed = state, None
+
+
+def _lane(statement: Statement) -> bytes:
+    """Statements of one lane are delivered in the order in which they were made."""
+    content = statement.content
+    if isinstance(content, Deleted):
+        return statement.digest
+    return content.candidate if isinstance(content, Recalled) else b""
 
 
 def _request(draft: Draft, officer: str, approver: str) -> SearchRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
-from nodes.casework import candidates, cases, inbox
-from nodes.casework.contents import FactsPayload, Found, NamedPayload, Told
+from nodes.casework import candidates, cases, deletion, inbox
+from nodes.casework.contents import FactsPayload, Found, NamedPayload, ShownPayload, Told
 from nodes.casework.errors import (
     AlreadyLocked,
     BadAssertion,
@@ -28,6 +29,7 @@ from nodes.casework.errors import (
 from nodes.casework.office import encode_payload
 from nodes.casework.persons import certify
 from nodes.casework.tables import DisclosedRow, StatementRow
+from nodes.config.casework import CaseworkConfig
 from nodes.store import Status
 from protocol.approval import Approval, Assertion
 from protocol.follow_up import (
@@ -223,6 +225,85 @@ def test_control_before_the_recall_core_data_are_given(offices: Offices) -> None
     assert offices.es.requests(offices.spanish.lena)[0].state == "released"
 
 
+def test_a_receipt_sent_beforehand_evades_no_recall(offices: Offices) -> None:
+    """FR says at once that it has deleted what it keeps; when ES recalls it, FR asks for image and core data again."""
+    from nodes.cli.demo_photos import demo_photos
+
+    query = offices.searched(offices.enrol(demo_photos().obama.read_bytes()))
+    (one,) = offices.fr.candidates_for(offices.french.rita, query)
+    (reference,) = offices.references
+    confirmation, named = _confirmation(offices, one.id)
+    offices.hand_over(offices.es, confirmation, named)
+    asked = {"fields": ("gender",), "facts": "seen at the bank", "offence": "robbery"}
+    signed = offices.french.sign("olga", "request-core-data", one.id, **asked)
+    offices.fr.request_core_data(offices.french.olga, one.id, ("gender",), "seen at the bank", "robbery", signed)
+    request, facts = _sent(offices, "CoreDataRequested")
+    wanted, _ = _sent(offices, "CandidatesWanted")
+
+    def shown() -> tuple[bool, bool]:
+        with offices.es.office.vault.writing() as session:
+            again = _node_signed(offices, msgspec.structs.replace(wanted, time=wanted.time + secrets.randbelow(10**6)))
+            _, payload, _ = candidates.show(offices.es.office, session, again)
+        (candidate,) = msgspec.msgpack.decode(payload, type=ShownPayload).candidates
+        return candidate.image is not None, candidate.contested
+
+    assert shown() == (True, False)  # the control
+    offices.hand_over(offices.es, _restate_as(offices, wanted, Deleted(confirmation.content.candidate, "not-needed")))
+    assert shown() == (False, True)
+    assert offices.es.recall(offices.spanish.dora, reference, "another person's photo") == []
+    assert [view.answered for view in offices.es.recalls(offices.spanish.dora)] == [True]
+    assert shown() == (False, True)
+    with pytest.raises(StatementRefused, match="recalled, or that its receiver has deleted"):
+        offices.hand_over(offices.es, request, facts)
+
+
+def test_after_its_own_receipt_a_state_is_given_nothing_more(offices: Offices) -> None:
+    """Nobody recalled anything: who says that it has deleted a candidate has no use for its core data."""
+    request = offices.request(offices.confirmed())
+    wanted, _ = _sent(offices, "CandidatesWanted")
+    confirmation, _ = _sent(offices, "Confirmed")
+    offices.spanish.sign("lena", "release-core-data", request, record=RECORD)  # the control
+    offices.hand_over(offices.es, _restate_as(offices, wanted, Deleted(confirmation.content.candidate, "not-needed")))
+    with pytest.raises(CaseRefused, match="deleted by its receiver"):
+        offices.spanish.sign("lena", "release-core-data", request, record=RECORD)
+
+
+def test_a_state_that_owes_a_receipt_gets_no_core_data_of_other_candidates(offices: Offices) -> None:
+    asked, later = offices.confirmed(), offices.confirmed()
+    request = offices.request(asked)
+    owed = offices.enrol()
+    offices.searched(owed)
+    offices.es.recall(offices.spanish.dora, owed, "another person's photo")
+    with offices.es.office.vault.writing() as session:  # FR takes the recall in, and sends no receipt
+        row = session.scalars(select(StatementRow).where(StatementRow.kind == "Recalled")).one()
+        deletion.note_acknowledged(offices.es.office, session, decode_statement(row.content))
+        row.state = "done"
+    offices.clock.ahead = timedelta(hours=47)
+    offices.spanish.sign("lena", "release-core-data", request, record=RECORD)  # the control
+    offices.clock.ahead = timedelta(hours=49)
+    with pytest.raises(CaseRefused, match="lineup case recall"):
+        offices.spanish.sign("lena", "release-core-data", request, record=RECORD, late="the prosecutor was away")
+    with pytest.raises(StatementRefused, match="has not answered a recall") as refused:
+        offices.request(later)
+    assert refused.value.code == "capacity"  # asked again once the receipt is here
+    offices.es.office = replace(offices.es.office, settings=CaseworkConfig(refuse_without_receipts=False))
+    offices.spanish.sign("lena", "release-core-data", request, record=RECORD, late="the prosecutor was away")
+
+
+def test_the_time_of_a_recall_runs_from_when_it_was_taken_in(offices: Offices) -> None:
+    _, reference, _ = recalled_before_the_answer(offices)
+    offices.clock.ahead = timedelta(days=20)
+    assert not offices.es.owes_receipts("FR")  # nobody owes an answer to what did not arrive
+    assert [one.due for one in offices.es.recalls(offices.spanish.dora)] == [None]
+    with offices.es.office.vault.writing() as session:
+        row = session.scalars(select(StatementRow).where(StatementRow.kind == "Recalled")).one()
+        deletion.note_acknowledged(offices.es.office, session, decode_statement(row.content))
+    offices.clock.ahead = timedelta(days=20, hours=49)
+    assert offices.es.owes_receipts("FR")  # the control
+    offices.es.recall(offices.spanish.dora, reference, "another person's photo")
+    assert not offices.es.owes_receipts("FR")  # so a person lifts it
+
+
 def test_a_candidate_that_is_recalled_before_it_is_shown_comes_without_its_image(
     offices: Offices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +486,10 @@ def _restate(offices: Offices, statement: Statement, **changes: Any) -> Statemen
     return _node_signed(offices, msgspec.structs.replace(statement, content=content))
 
 
+def _restate_as(offices: Offices, statement: Statement, content: Any) -> Statement:
+    return _node_signed(offices, msgspec.structs.replace(statement, content=content))
+
+
 def _node_signed(offices: Offices, statement: Statement) -> Statement:
     return statement.signed(offices.fr.office.keyring)
 
@@ -462,10 +547,13 @@ def test_control_a_receipt_given_too_early_stands_for_what_arrives_after_it(
     assert len(offices.fr.candidates_for(offices.french.rita, query)) == 1
 
 
-def test_a_recall_about_a_query_of_somebody_else_is_refused(offices: Offices) -> None:
+def test_a_recall_of_what_this_node_knows_nothing_of_is_answered(offices: Offices) -> None:
+    """A requester that has lost its database has nothing, and says so: its holder would shut it out."""
     reference = offices.enrol()
     with offices.es.office.vault.writing() as session:
         candidates.note_disclosed(offices.es.office, session, secrets.token_bytes(16), "FR", (reference,))
     offices.es.recall(offices.spanish.dora, reference, "another person's photo")
-    with pytest.raises(StatementRefused, match="not received"):
-        offices.carry()
+    offices.carry()
+    assert [one.answered for one in offices.es.recalls(offices.spanish.dora)] == [True]
+    offices.clock.ahead = timedelta(hours=49)
+    assert not offices.es.owes_receipts("FR")

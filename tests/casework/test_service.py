@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
-import msgspec
 import pytest
 from sqlalchemy import select
 
-from nodes.casework import candidates, inbox
+from nodes.casework import candidates, cases, inbox
+from nodes.casework.errors import StatementRefused
 from nodes.casework.tables import StatementRow
 from nodes.config.casework import CaseworkConfig
 from nodes.identity.identity import NodeKeyring
+from nodes.service import follow_up
 from nodes.service.follow_up import BODY_LIMIT, PATH
 from protocol.documents import seal_document
-from protocol.follow_up import CandidatesWanted, Deleted, Statement
+from protocol.follow_up import CandidatesWanted, Deleted, Recalled, Statement
+from protocol.messages import ABORT_CODES
 from tests.casework.test_whole_case import rounds, set_clock
-from tests.kit.casework import Clock, draft, open_desk, staffed
+from tests.kit.casework import Clock, Staff, draft, open_desk, staffed
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.network import AsgiNetwork, running
 
@@ -143,12 +147,17 @@ def test_nothing_is_released_that_could_not_be_noted(federation: Federation, mon
     at(federation, body)
 
 
-def test_a_state_that_lets_the_time_of_a_recall_pass_is_given_nothing_more(federation: Federation) -> None:
+def test_a_state_that_lets_the_time_of_a_recall_pass_is_given_nothing_more(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node takes the recall in, keeps what it has, and sends no receipt. Images of another search wait, too."""
     clock = Clock()
 
     async def body(network: AsgiNetwork) -> None:
         set_clock(network, clock)
-        holder = network.nodes[ES]
+        french_side, spanish_side = network.nodes[FR].follow_up, network.nodes[ES].follow_up
+        assert french_side is not None
+        assert spanish_side is not None
 
         async def answer() -> tuple[str, str | None]:
             told = (await network.search(request(federation.people.hit, (ES,)))).answers[ES]
@@ -157,24 +166,149 @@ def test_a_state_that_lets_the_time_of_a_recall_pass_is_given_nothing_more(feder
 
         with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
             french, spanish = staffed(fr), staffed(es)
-            query = fr.open_query(french.olga, draft(federation.people.hit, ES))
-            fr.approve_launch(french.anton, query, french.sign("anton", "launch", query))
-            await rounds(network)
-            (one,) = fr.candidates_for(french.rita, query)
-            reference = fr.view(french.rita, f"candidate:{one.id}", "to compare").reference
-            es.recall(spanish.dora, reference, "another person's photo")  # which does not arrive yet
+            one, reference = await _candidate(network, french, federation.people.galleries[ES][7])
+            other = await _searched_only(network, french, federation.people.galleries[ES][5])
+            es.recall(spanish.dora, reference, "another person's photo")
+            with monkeypatch.context() as patch:
+                patch.setitem(inbox._HANDLERS, Recalled, lambda *_: None)
+                await spanish_side.round()  # and FR acknowledges it
             clock.ahead = timedelta(hours=47)
             assert await answer() == ("candidates", None)
             clock.ahead = timedelta(hours=49)
             assert await answer() == ("refused", "state")
-            usual = holder.config
-            holder.config = msgspec.structs.replace(usual, casework=CaseworkConfig(refuse_without_receipts=False))
+            await rounds(network)
+            assert fr.candidates_for(french.rita, other) == []  # nor are images of another search shown
+            usual = spanish_side.desk.office
+            lenient = CaseworkConfig(refuse_without_receipts=False)
+            spanish_side.desk.office = replace(usual, settings=lenient)
             assert await answer() == ("candidates", None)  # control: where the policy does not say so
-            holder.config = usual
+            spanish_side.desk.office = usual
             assert (await answer())[0] == "refused"
-            await rounds(network)  # the recall arrives, and the receipt comes back
-            assert fr.outcome(one.id) == "deleted"
+            fr.delete(french.olga, one)
+            await rounds(network)  # the receipt overtakes what waits for it
             assert await answer() == ("candidates", None)
+            await asyncio.to_thread(_try_again, french_side)
+            await rounds(network)
+            assert len(fr.candidates_for(french.rita, other)) == 1
+
+    at(federation, body)
+
+
+async def _searched_only(network: AsgiNetwork, french: Staff, probe: Any) -> str:
+    """A search that has found somebody, whose holder was not asked yet to show whom."""
+    query = french.desk.open_query(french.olga, draft(probe, ES))
+    french.desk.approve_launch(french.anton, query, french.sign("anton", "launch", query))
+    follow_up = network.nodes[FR].follow_up
+    assert follow_up is not None
+    await follow_up._launch()
+    await asyncio.gather(*follow_up._searches)
+    await network.settle()
+    return query
+
+
+async def _candidate(network: AsgiNetwork, french: Staff, probe: Any) -> tuple[str, str]:
+    """A candidate that its holder has shown, and its reference."""
+    query = await _searched_only(network, french, probe)
+    await rounds(network)
+    (one,) = french.desk.candidates_for(french.rita, query)
+    return one.id, french.desk.view(french.rita, f"candidate:{one.id}", "to compare").reference
+
+
+MENDED = pytest.mark.parametrize("mended", [True, False], ids=["mended", "control"])
+
+
+@MENDED
+def test_an_honest_state_is_not_shut_out_by_a_recall_that_did_not_reach_it(
+    federation: Federation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """Its holder does not know it for one round. The recall is sent again, and the operator is told meanwhile."""
+    clock = Clock()
+    if not mended:
+        monkeypatch.setattr(follow_up, "_FINAL", frozenset(ABORT_CODES))
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        holder = network.nodes[ES]
+        assert holder.follow_up is not None
+        with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
+            french, spanish = staffed(fr), staffed(es)
+            one, reference = await _candidate(network, french, federation.people.galleries[ES][8 if mended else 10])
+            es.recall(spanish.dora, reference, "another person's photo")
+            known = holder.peers
+            holder.peers = {name: peer for name, peer in known.items() if name != FR}
+            await holder.follow_up.round()
+            holder.peers = known
+            clock.ahead = timedelta(hours=49)
+            told = (await network.search(request(federation.people.hit, (ES,)))).answers[ES]
+            assert told.status == "candidates"
+            with caplog.at_level("ERROR", "lineup.follow_up"):
+                holder.follow_up._alarm()
+            assert "recalls that their receiver has not taken in: 1" in caplog.text
+            await asyncio.to_thread(_try_again, holder.follow_up)
+            await rounds(network)
+            assert (fr.outcome(one) == "deleted") is mended
+            assert [view.answered for view in es.recalls(spanish.dora)][-1] is mended
+
+    at(federation, body)
+
+
+@MENDED
+def test_a_receipt_of_a_node_whose_clock_is_ahead_comes_later(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    if not mended:
+        monkeypatch.setattr(follow_up, "_FINAL", frozenset(ABORT_CODES))
+    clock, ahead = Clock(), Clock()
+    ahead.ahead = timedelta(hours=2)
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
+            french, spanish = staffed(fr), staffed(es)
+            one, reference = await _candidate(network, french, federation.people.galleries[ES][9 if mended else 11])
+            requester = network.nodes[FR].follow_up
+            assert requester is not None
+            requester.desk.office = replace(requester.desk.office, clock=ahead)
+            es.recall(spanish.dora, reference, "another person's photo")
+            await rounds(network)
+            assert fr.outcome(one) == "deleted"
+            assert not [view.answered for view in es.recalls(spanish.dora)][-1]  # ES does not believe it yet
+            clock.ahead = timedelta(hours=3)
+            await asyncio.to_thread(_try_again, requester)
+            await rounds(network)
+            assert [view.answered for view in es.recalls(spanish.dora)][-1] is mended
+
+    at(federation, body)
+
+
+@MENDED
+def test_what_is_never_shown_any_more_does_not_hold_up_a_recall(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """A holder finally refuses to show what it released, and recalls it: the receipt says that nothing is here."""
+    clock = Clock()
+    if not mended:
+        monkeypatch.setattr(candidates, "give_up_waiting", lambda *_: None)
+
+    def refuses(*_: object) -> None:
+        raise StatementRefused("no", "disagreement")
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
+            french, spanish = staffed(fr), staffed(es)
+            known = len(es.recalls(spanish.dora))
+            query = await _searched_only(network, french, federation.people.galleries[ES][6 if mended else 12])
+            with open_desk(federation.folder(FR), clock) as desk, desk.office.vault.reading() as session:
+                held = cases.sealed_of(desk.office, cases.row_of(session, query))
+            (reference,) = held.found[ES].references
+            with monkeypatch.context() as patch:
+                patch.setattr(candidates, "show", refuses)
+                await rounds(network)
+            es.recall(spanish.dora, reference, "another person's photo")
+            await rounds(network)
+            made = es.recalls(spanish.dora)[known:]
+            assert [view.answered for view in made] == [mended]
 
     at(federation, body)
 

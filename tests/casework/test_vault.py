@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select, text
 
 from nodes.casework.desk import CaseDesk
-from nodes.casework.tables import CandidateRow
+from nodes.casework.migrations import SCRIPTS, upgrade
+from nodes.casework.tables import Base, CandidateRow
 from nodes.operator.database import rekey
+from nodes.store.database import Database
 from nodes.store.errors import StoreCorrupted, WrongStorageKey
 from nodes.store.keys import StorageKey
+from nodes.store.migrations import upgrade as upgrade_to
 from tests.kit.casework import Offices
 
 
@@ -45,3 +50,25 @@ def test_a_record_that_was_moved_to_another_candidate_does_not_open(offices: Off
     with pytest.raises(StoreCorrupted):
         offices.fr.view(offices.french.rita, f"candidate:{first.id}", "to compare")
     offices.fr.view(offices.french.rita, f"candidate:{second.id}", "to compare")  # the control
+
+
+def test_recalls_of_version_1_count_if_they_were_delivered(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'casework.db'}")
+    upgrade_to(database, "0001", SCRIPTS)
+    with database.engine.begin() as connection:
+        for peer, state in (("FR", "done"), ("DE", "failed")):
+            row = {"peer": peer, "state": state, "digest": peer.encode()}
+            given = "INSERT INTO disclosed (attempt, peer, mac, time, recalled, sealed)"
+            connection.execute(text(f"{given} VALUES ('a', :peer, 'm', 5, 7, 's')"), row)
+            said = (
+                "INSERT INTO statement"
+                " (digest, attempt, direction, peer, kind, time, state, logged, tries, not_before, content)"
+            )
+            told = "VALUES (:digest, 'a', 'sent', :peer, 'Recalled', 7, :state, true, 0, 0, 'c')"
+            connection.execute(text(f"{said} {told}"), row)
+    upgrade(database)
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        rows = connection.execute(text("SELECT peer, acknowledged FROM disclosed"))
+        assert {tuple(row) for row in rows} == {("FR", 7), ("DE", None)}
+    database.close()

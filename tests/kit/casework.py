@@ -12,7 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
-from nodes.casework import candidates, cases, inbox
+from nodes.casework import candidates, cases, deletion, inbox
 from nodes.casework.contents import Draft, Found, Told
 from nodes.casework.desk import CaseDesk
 from nodes.casework.office import Payload
@@ -25,7 +25,7 @@ from nodes.private_files import write_private
 from nodes.store import Category, Status
 from pets.templates import Templates
 from protocol.approval import Assertion, Decision, PersonKey
-from protocol.follow_up import CandidatesWanted, Statement, check_payload, decode_statement
+from protocol.follow_up import CandidatesWanted, Recalled, Statement, check_payload, decode_statement
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
@@ -225,6 +225,9 @@ class Offices:
                 row.state, row.sealed = "done", None
         for statement, payload in said:
             self.hand_over(receiver, statement, payload)
+            if isinstance(statement.content, Recalled):
+                with sender.office.vault.writing() as session:
+                    deletion.note_acknowledged(sender.office, session, statement)
         return len(said)
 
     def hand_over(self, receiver: CaseDesk, statement: Statement, payload: bytes = b"") -> None:
