@@ -44,7 +44,18 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ),
         *(
             f"lineup node {name}"
-            for name in ("init", "serve", "status", "health", "expire", "hold", "statistics", "renew", "revoke", "outage")
+            for name in (
+                "init",
+                "serve",
+                "status",
+                "health",
+                "expire",
+                "hold",
+                "statistics",
+                "renew",
+                "revoke",
+                "outage",
+            )
         ),
         *(f"lineup node peers {name}" for name in ("add", "export", "list", "remove")),
         *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
