@@ -15,7 +15,7 @@ from nodes.evidence.ledger import Ledger
 from nodes.evidence.recorder import Recorder
 from nodes.evidence.witnesses import WITNESSED, Witnesses
 from nodes.identity.identity import NodeIdentity
-from nodes.logs.entries import ArticleForty, Kind
+from nodes.logs.entries import ArticleForty, Kind, retention_end
 from nodes.logs.errors import EntryErased, OrderRefused
 from nodes.logs.holds import Order, decode_order
 from nodes.logs.log import TamperEvidentLog
@@ -31,7 +31,7 @@ from protocol.warrant import Justification
 
 log = logging.getLogger("lineup.archive")
 
-LAST_ENTRIES = 1000  # looked at for an entry that was made just before the node was killed
+LAST_ENTRIES = 1000  # looked at for a search that was cut off, whatever their time: a clock may have been set back
 
 
 class Archive:
@@ -64,7 +64,7 @@ class Archive:
         if search is not None:
             entry = ArticleForty(search.requester, started, None, tuple(sorted(search.holders)), ())
             try:
-                under_way.begin(self.folder, conversation, entry)
+                under_way.begin(self.folder, self.key, conversation, entry)
             except OSError as error:  # a disk that is full stops the search where its records must be written
                 log.warning("a search is not noted as under way", extra={"error": type(error).__name__})
         self._recorder.begin(conversation)
@@ -136,17 +136,23 @@ class Archive:
 
     def _enter_cut_off(self) -> None:
         """Searches during which the node was killed: nobody is known to have replied. Once each, also if it is killed
-        between the two steps."""
-        for conversation, entry in list(under_way.cut_off(self.folder)):
-            if entry is not None and not self._is_entered(entry):
+        between the two steps, and if a note comes back that somebody copied."""
+        for conversation, entry in under_way.cut_off(self.folder, self.key):
+            if retention_end(entry.request_time) > _now() and not self._is_entered(entry):
                 self.article_forty.append([entry], _now())
                 self.article_forty.checkpoint(_now())
-            under_way.end(self.folder, conversation)
+            try:
+                under_way.end(self.folder, conversation)
+            except OSError as error:
+                log.warning("a note of a search stays", extra={"error": type(error).__name__})
 
     def _is_entered(self, entry: ArticleForty) -> bool:
+        """Whether one of the last entries is this one, or one of those made since the request."""
         size = self.article_forty.size
-        for index in range(size - 1, max(-1, size - 1 - LAST_ENTRIES), -1):
+        for index in range(size - 1, -1, -1):
             with suppress(EntryErased):
+                if index < size - LAST_ENTRIES and self.article_forty.created(index) < entry.request_time:
+                    return False
                 kept = self.article_forty.read(index)
                 assert isinstance(kept, ArticleForty)
                 if (kept.requester, kept.request_time, kept.asked) == (

@@ -116,6 +116,10 @@ class LogReader:
         except (DisclosureRefused, EntryRefused) as error:
             raise LogTampered(index, index, str(error)) from None
 
+    def created(self, index: int) -> int:
+        """When an entry was made, milliseconds since 1970. Raises as `read`."""
+        return self._locate(index)[0].created
+
     def consistency_proof(self, first: int, second: int) -> list[bytes]:
         """Proof that the log of `second` entries extends that of `first`. Raises `pets.merkle.NoSuchProof`."""
         return self._tree.consistency_proof(first, second)

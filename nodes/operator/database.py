@@ -21,7 +21,7 @@ from nodes import pool
 from nodes.casework import desk, vault
 from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
 from nodes.config.storage import open_store, rows_folder, storage_key
-from nodes.evidence import sealed
+from nodes.evidence import sealed, under_way
 from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import Ledger
 from nodes.identity.identity import load_identity
@@ -222,6 +222,7 @@ def _rekey(
     if config.casework.url is not None or (folder / desk.FILE).is_file():
         vault.rekey(cases, old, new)
     pool.reseal(folder / pool.FOLDER, old, new)
+    under_way.reseal(folder, old, new)
     return subjects, sealed.reseal(folder / "sealed", old, new)
 
 

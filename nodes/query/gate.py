@@ -96,24 +96,28 @@ class Gate:
             if self._peers[name].role is not role:
                 raise QueryRefused("disagreement", f"{name} is no {role.value}: it is a {self._peers[name].role.value}")
 
-    def admit_preparation(self, prepare: Prepare, conversation: bytes) -> None:
-        """Who asks, and the policy. No warrant: there is no probe yet. Raises `QueryRefused`."""
+    def check_preparation(self, prepare: Prepare, conversation: bytes) -> None:
+        """Who asks, the policy, replay: nothing is kept of what is refused. Raises `QueryRefused`.
+
+        No warrant: there is no probe yet.
+        """
         if not prepare.signature:
             raise QueryRefused("warrant", f"{prepare.requester} asks for a preparation without a signature")
         self._keyring.check(prepare.requester, prepare_statement(prepare), prepare.signature)
         self._policy.check_preparation(requester_state=prepare.requester[:2], preset=prepare.preset)
         with self._claiming():
             self._check_fresh(conversation)
-            self._store.claim_query(
-                reference_claim(conversation), announce_digest(prepare), datetime.now(timezone.utc), step=REFERENCE_STEP
-            )
 
-    def count_preparation(self, prepare: Prepare) -> None:
-        """Count one that is about to be made, whatever becomes of it. Raises `QueryRefused`."""
-        today = datetime.now(timezone.utc).date()
+    def admit_preparation(self, prepare: Prepare, conversation: bytes) -> None:
+        """Claim and count one that `check_preparation` passed and that has a place. Raises `QueryRefused`.
+
+        Both or neither; counted is what is about to be made, whatever becomes of it.
+        """
+        claim, digest = reference_claim(conversation), announce_digest(prepare)
+        limit, now = self._identity.config.preparations.per_day, datetime.now(timezone.utc)
         with self._claiming():
             try:
-                self._store.take_preparation(prepare.requester[:2], today, self._identity.config.preparations.per_day)
+                self._store.admit_preparation(claim, digest, prepare.requester[:2], limit, now, step=REFERENCE_STEP)
             except QuotaExceeded as error:
                 raise PolicyRefused(Reason.QUOTA, str(error)) from error
 

@@ -100,25 +100,27 @@ class Answering:
             self._node.pool.drop(preparation_id)
 
     def _prepare(self, announce: Prepare, conversation: bytes) -> Party:
-        self._gate.admit_preparation(announce, conversation)
+        self._gate.check_preparation(announce, conversation)
         try:
             plan = Plan.announced(announce)
         except ParameterError as error:
             raise QueryRefused("parameters", str(error)) from None
         context = self._context(announce, conversation)
         if self._node.config.role is Role.ROUTER:
-            self._admit(announce, self._node.pool.largest(announce.requester))  # the holders will tell how many rows
+            expected = self._node.pool.largest(announce.requester)  # the holders will tell how many rows
+            self._admit(announce, conversation, expected)
             return PreparingRouter(context)
         gallery = self._node.galleries.current(announce.preset, plan.dim, plan.model)
-        self._admit(announce, ROW_BYTES * gallery.blocks * plan.params.n + 8 * plan.params.n * plan.dim)
+        size = ROW_BYTES * gallery.blocks * plan.params.n + 8 * plan.params.n * plan.dim
+        self._admit(announce, conversation, size)
         return PreparingHolder(context, gallery)
 
-    def _admit(self, announce: Prepare, size: int) -> None:
-        """Keep a place for one of about `size` bytes, and count it. What finds no place is not counted."""
+    def _admit(self, announce: Prepare, conversation: bytes, size: int) -> None:
+        """Keep a place for one of about `size` bytes, then claim and count it. What finds no place leaves nothing."""
         pool = self._node.pool
         pool.admit(announce.requester, size, time.time())
         try:
-            self._gate.count_preparation(announce)
+            self._gate.admit_preparation(announce, conversation)
         except BaseException:
             pool.release(announce.requester)
             raise

@@ -16,6 +16,7 @@ import msgspec
 
 from nodes.config.schema import Role
 from nodes.private_files import replace_private
+from nodes.service.drops import Drops
 from nodes.service.operator_api import HolderAnswer, PrepareReport, PrepareRequest, Progress
 from nodes.service.preparer import Making, Preparer, Told
 from nodes.transport.send_queue import PeerRefused
@@ -52,6 +53,7 @@ class Supply:
         self._file = node.archive.folder / FILE
         self._compared = -COMPARE_SECONDS
         self._making = 0
+        self._drops = Drops()
 
     async def prepare(
         self, request: PrepareRequest, told: Told = lambda _: None, stop: asyncio.Event | None = None
@@ -144,14 +146,17 @@ class Supply:
             pause = LOOK_SECONDS if well else min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def round(self) -> bool:
-        """Make one that is missing, if nothing else is under way. False if that failed."""
+        """Make one that is missing, if nothing else is under way. False if that failed.
+
+        Not yet, where a peer that it needs had this node drop what waited, again and again (`nodes.service.drops`).
+        """
         node = self._node
         await asyncio.to_thread(node.pool.erase_expired, time.time())
         if node.draining or node.drivers or node.searching:
             return True
         await self.compare()
         wanted = await asyncio.to_thread(lambda: self.wanted if self.missing else None)
-        if wanted is None:
+        if wanted is None or self._drops.pause((node.router, *wanted.holders), time.monotonic()):
             return True
         await asyncio.to_thread(self._make_room, wanted)
         refused = await self._make_one(wanted)
@@ -200,13 +205,16 @@ class Supply:
             log.info("preparations not compared", extra={"peer": peer, "error": type(error).__name__})
             return
         settled = time.time() - SETTLED_SECONDS
-        for one in node.pool.standing():
-            if one.preparation_id in lost and one.made < settled and peer in (node.router, *one.holders):
-                log.info(
-                    "dropped: its peer lost its part, or has another gallery now",
-                    extra={"peer": peer, "preparation": one.preparation_id.hex()},
-                )
-                await asyncio.to_thread(node.pool.drop, one.preparation_id)
+        waiting = [one for one in node.pool.standing() if one.preparation_id in lost and one.made < settled]
+        dropped = [one.preparation_id for one in waiting if peer in (node.router, *one.holders)]
+        for preparation_id in dropped:
+            log.info(
+                "dropped: its peer lost its part, or has another gallery now",
+                extra={"peer": peer, "preparation": preparation_id.hex()},
+            )
+            await asyncio.to_thread(node.pool.drop, preparation_id)
+        if dropped:
+            self._drops.note(peer, time.monotonic())
 
     async def _make(self, request: PrepareRequest, told: Told | None = None) -> tuple[bool, Mapping[str, HolderAnswer]]:
         """Make one and let it wait; whether it does, and who has no ring in it."""

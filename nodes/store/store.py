@@ -472,14 +472,6 @@ class GalleryStore:
         with self._database.reading() as session:
             return answers.quota_used(session, peer_state, kind.value, day)
 
-    def take_preparation(self, peer_state: str, day: date, limit: int) -> int:
-        """Count a preparation that is about to be made with a state; gives the number of the day, this one included.
-
-        Atomic among threads, processes and restarts. Raises `QuotaExceeded`.
-        """
-        with self._database.writing() as session:
-            return answers.take_quota(session, peer_state, PREPARATION, day, limit)
-
     def preparations_taken(self, peer_state: str, day: date) -> int:
         """Preparations that were begun with a state on a day."""
         with self._database.reading() as session:
@@ -509,6 +501,17 @@ class GalleryStore:
         with self._database.writing() as session:
             answers.claim_query(session, query_id, digest, now, "query")
             return answers.take_quota(session, peer_state, kind.value, utc_day(now), limit)
+
+    def admit_preparation(
+        self, query_id: bytes, digest: bytes, peer_state: str, limit: int, now: datetime, *, step: str
+    ) -> int:
+        """`claim_query`, and count a preparation that is about to be made with a state, both or neither.
+
+        Gives the number of the UTC day of `now`, this one included. Raises `QueryReplayed`, `QuotaExceeded`.
+        """
+        with self._database.writing() as session:
+            answers.claim_query(session, query_id, digest, now, step)
+            return answers.take_quota(session, peer_state, PREPARATION, utc_day(now), limit)
 
     def take_releases(self, peer_state: str, references: Iterable[str], day: date, days: int) -> int:
         """Count a release of each reference to a state, before anything leaves; no references: only look.

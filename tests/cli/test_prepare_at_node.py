@@ -117,10 +117,12 @@ def told(**changes: Any) -> dict[str, Any]:
 def test_the_status_says_for_whom_since_when_how_large_and_whether_it_is_enough(
     run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report: dict[str, Any] = {"name": "ES", "preparations": told()}
+    report: dict[str, Any] = {"name": "ES", "peers": ["EU", "ES"], "draining": False, "preparations": told()}
     monkeypatch.setattr("nodes.operator.client.status", lambda _: dict(report))
     lines = run("node", "status", "--dir", folder)[1].splitlines()
     assert lines[1:] == [
+        "peers               EU",
+        "draining            no",
         "preparations        2 wait for FR to search DE, ES: 60.0 MB in memory, the oldest made 2026-05-04 10:00, "
         "until 2026-05-05 10:00 UTC",
         "preparations        since the start 5 made, 2 used, 1 too old, 0 dropped, 3 refused; 1 being made",
@@ -131,8 +133,8 @@ def test_the_status_says_for_whom_since_when_how_large_and_whether_it_is_enough(
     assert "begun today: 7 with FR; the limit is 500 a state" in run("node", "status", "--dir", folder)[1]
     report["preparations"] = told(waiting=(), per_day=40)
     lines = run("node", "status", "--dir", folder)[1].splitlines()
-    assert lines[1] == "preparations        none waits"
-    assert lines[3].endswith("makes 40 a day; its policy grants 50 searches a day: TOO FEW")
+    assert lines[3] == "preparations        none waits"
+    assert lines[5].endswith("makes 40 a day; its policy grants 50 searches a day: TOO FEW")
     report["preparations"] = told(per_day=None)
     assert "pace" not in run("node", "status", "--dir", folder)[1]
     assert json.loads(run("node", "status", "--dir", folder, "--json")[1])["preparations"]["made"] == 5

@@ -29,10 +29,10 @@ PARTS: dict[str, type] = {"operations": Operations, "oversight": Oversight, "doo
 # What a page may know besides: words, errors, its own machinery.
 MAY_IMPORT = re.compile(
     r"__future__|json|datetime|typing|starlette\.responses|pets\.errors|nodes\.casework\.errors|nodes\.operator\.client"
-    r"|nodes\.console(\.(contracts|texts|web|pages_\w+))?|nodes\.casework\.review|protocol\.(follow_up|approval)"
+    r"|nodes\.console(\.(contracts|texts|web|pages_\w+))?|nodes\.casework\.review|protocol\.(follow_up|approval|roles)"
 )
 MAY_NAME = {"VERDICTS", "NodeNotRunning", "IDENTIFIED_FIELDS", "UNIDENTIFIED_FIELDS", "RecallKind", "RefusalReason",
-            "PersonRole", "CaseworkError"}  # fmt: skip
+            "PersonRole", "CaseworkError", "Role"}  # fmt: skip
 
 
 def reached(source: str) -> Iterator[str]:
@@ -63,7 +63,8 @@ def test_a_page_reaches_nothing_but_operations_of_the_api(path: Path) -> None:
 @pytest.mark.parametrize(
     "planted",
     ["visit.operations.desk.staff()", "visit.site.accounts.door()", "oversight._look(who)", "import sqlite3",
-     "from nodes.casework.desk import CaseDesk", "from nodes.casework.review import outcome", "operations.config.name"],
+     "from nodes.casework.desk import CaseDesk", "from nodes.casework.review import outcome",
+     "from protocol.roles import Parties", "operations.config.name"],
 )  # fmt: skip
 def test_control_a_page_that_reaches_further_is_found(planted: str) -> None:
     assert list(reached(planted))

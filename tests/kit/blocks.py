@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from nodes import private_files
 from nodes.blocks import BlockFiles, ResidentGallery, VersionReader
 from nodes.blocks import files as file_module
 from pets.params import norm_bound
@@ -123,8 +124,9 @@ class Killed(BaseException):
 
 @dataclass
 class DyingSystem:
-    """Stands for `os` in `nodes.blocks.files`: dies before its `steps`th change of the disk, and stays dead.
+    """Stands for `os` in `nodes.blocks.files` and `nodes.private_files`.
 
+    It dies before its `steps`th change of the disk, and stays dead.
     A file whose content was not brought to disk loses its second half then, as after a power cut.
     """
 
@@ -182,6 +184,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[DyingSystem]:
     system = DyingSystem(steps)
     with monkeypatch.context() as patch:
         patch.setattr(file_module, "os", system)
+        patch.setattr(private_files, "os", system)  # which brings names in a folder to disk
         yield system
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from nodes.config.storage import storage_key
 from nodes.evidence import under_way
 from nodes.evidence.archive import Archive, article_forty
 from nodes.evidence.recorder import Recorder, read_records
@@ -20,6 +22,7 @@ from nodes.evidence.witnesses import Witnesses
 from nodes.logs.checkpoints import Checkpoint
 from nodes.logs.entries import ArticleForty, LogHeader
 from nodes.private_files import append_private, replace_private
+from nodes.store import StorageKey
 from nodes.verify.format import Witnessed
 from protocol.messages import Gates, Message
 from protocol.party import Context
@@ -159,9 +162,8 @@ def test_a_query_during_which_the_node_was_killed_is_in_the_article_40_log_from_
     archive.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x95", b"junk" * 20])
-def test_a_node_killed_between_entry_and_file_enters_it_once_and_junk_never(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, monkeypatch: pytest.MonkeyPatch
+def test_a_node_killed_between_entry_and_file_enters_it_once(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World.make(tmp_path_factory.mktemp("archive"))
     archive = Archive(world.identities[EU], world.root / EU)
@@ -171,11 +173,80 @@ def test_a_node_killed_between_entry_and_file_enters_it_once_and_junk_never(
         archive.begin(machine.query, machine.parties)
         archive.end(machine)
     archive.close()
-    (world.root / EU / under_way.FOLDER / bytes(16).hex()).write_bytes(content)
+    assert len(list((world.root / EU / under_way.FOLDER).iterdir())) == 1
+    (world.root / EU / under_way.FOLDER / f".{bytes(16).hex()}").write_bytes(b"half")
     archive = Archive(world.identities[EU], world.root / EU)
     assert archive.article_forty.size == 1
     assert list((world.root / EU / under_way.FOLDER).iterdir()) == []
     archive.close()
+
+
+def plant(world: World, what: str) -> Path:
+    """Put something where notes of searches lie, as somebody does who can write to the disk."""
+    key, conversation = storage_key(world.identities[EU].config), QUERY
+    waiting, answered = ArticleForty("FR", 5, None, ("ES",), ()), ArticleForty("FR", 5, 6, ("ES",), ("ES",))
+    path = world.root / EU / under_way.FOLDER / conversation.hex()
+    under_way.begin(world.root / EU, key, conversation, answered if what == "answered" else waiting)
+    if what == "moved":
+        path = path.replace(path.with_name(bytes(16).hex()))
+    elif what == "of another key":
+        under_way.begin(world.root / EU, StorageKey(b"k" * 32), conversation, waiting)
+    elif what == "folder":
+        path.unlink()
+        path.mkdir()
+    elif what not in ("sealed", "answered"):
+        junk = {"empty": b"", "cut": b"\x95", "junk": b"junk" * 20, "plain": msgspec.msgpack.encode(waiting)}
+        path.write_bytes(junk[what])
+    return path
+
+
+@pytest.mark.parametrize(
+    "what", ["empty", "cut", "junk", "plain", "of another key", "moved", "answered", "folder", "sealed"]
+)
+def test_who_writes_to_the_disk_puts_nothing_into_the_article_40_log(
+    tmp_path_factory: pytest.TempPathFactory, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: what the node sealed there itself is entered."""
+    monkeypatch.setattr("nodes.evidence.archive.retention_end", lambda _: 2**62)
+    world = World.make(tmp_path_factory.mktemp("archive"))
+    path = plant(world, what)
+    archive = Archive(world.identities[EU], world.root / EU)
+    assert archive.article_forty.size == (what == "sealed")
+    archive.close()
+    assert path.exists() == (what != "sealed"), "what is no note stays for whoever looks into it"
+
+
+@pytest.mark.parametrize("kept", ["in the log", "past its time", "control"])
+def test_a_copied_note_that_comes_back_is_not_entered_again(
+    tmp_path_factory: pytest.TempPathFactory, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodes.evidence.archive.LAST_ENTRIES", 2)
+    world = World.make(tmp_path_factory.mktemp("archive"))
+    archive = Archive(world.identities[EU], world.root / EU)
+    archive.begin(QUERY, Parties("FR", "EU", ("ES",)))
+    path = world.root / EU / under_way.FOLDER / QUERY.hex()
+    note, started = path.read_bytes(), archive._started[QUERY]
+    archive.close()
+    if kept == "in the log":
+        Archive(world.identities[EU], world.root / EU).close()
+    elif kept == "past its time":
+        monkeypatch.setattr("nodes.evidence.archive.retention_end", lambda _: started)
+    archive = Archive(world.identities[EU], world.root / EU)
+    for later in range(1, 6):
+        archive.article_forty.append([ArticleForty("FR", started + later, None, ("DE",), ())], started + 10)
+    archive.article_forty.checkpoint(started + 10)
+    archive.close()
+    path.write_bytes(note)
+    if kept == "control":  # of a search that the log does not know
+        under_way.begin(
+            world.root / EU, storage_key(world.identities[EU].config), QUERY,
+            ArticleForty("FR", started + 9, None, ("ES",), ()),
+        )  # fmt: skip
+    before = 5 + (kept != "past its time")
+    archive = Archive(world.identities[EU], world.root / EU)
+    assert archive.article_forty.size == before + (kept == "control")
+    archive.close()
+    assert not path.exists()
 
 
 def test_a_preparation_is_no_query_and_has_no_article_40_entry(tmp_path_factory: pytest.TempPathFactory) -> None:

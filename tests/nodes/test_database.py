@@ -16,9 +16,10 @@ import pytest
 
 from nodes.config.schema import PolicyConfig, Role, load_config
 from nodes.config.storage import holder_store, storage_key
-from nodes.evidence import sealed
+from nodes.evidence import sealed, under_way
 from nodes.evidence.sealed import SealedProbe
 from nodes.identity.identity import init_node
+from nodes.logs.entries import ArticleForty
 from nodes.operator.database import LossRefused, backup, rekey, restore
 from nodes.store import (
     Category,
@@ -276,6 +277,9 @@ def test_rekeying_changes_the_key_of_everything_and_keeps_times(holder: tuple[Pa
     folder, references, file = holder
     content, path = seal_one(folder), folder / "sealed" / NEW.hex()
     seal_one(folder, OLD)
+    search = ArticleForty("FR", 1, None, ("ES",), ())
+    under_way.begin(folder, storage_key(load_config(folder)), NEW, search)
+    (folder / under_way.FOLDER / OLD.hex()).write_bytes(b"junk")
     old, data, time = storage_key(load_config(folder)), path.read_bytes(), path.stat().st_mtime_ns
     done = rekey(folder)
     assert (done.subjects, done.sealed_files) == (5, 2)
@@ -286,6 +290,8 @@ def test_rekeying_changes_the_key_of_everything_and_keeps_times(holder: tuple[Pa
     assert sealed.open_kept(folder / "sealed", new, NEW) == content
     with pytest.raises(StoreCorrupted):
         sealed.open_kept(folder / "sealed", old, NEW)
+    assert list(under_way.cut_off(folder, new)) == [(NEW, search)]
+    assert not list(under_way.cut_off(folder, old))
     with holder_store(folder) as store:
         assert store.snapshot(NOW).references == references[:1] + references[2:]
         assert claimed(store, QUERY[0])

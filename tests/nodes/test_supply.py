@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import func, select
 
 from nodes.config.schema import operator_name
 from nodes.identity.peers import Peers
+from nodes.query.gate import REFERENCE_STEP
 from nodes.service import supply as supplying
 from nodes.service.operator_api import (
     HolderAnswer,
@@ -28,6 +30,7 @@ from nodes.service.requester import RequesterNode
 from nodes.service.supplies import supplies
 from nodes.service.supply import PREPARED, Supply
 from nodes.store import Category, Status
+from nodes.store.tables import ClaimRow
 from pets.params import PRESETS
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DE, DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
@@ -264,6 +267,33 @@ def test_a_requester_that_drops_what_was_made_has_others_prepare_a_day_s_number_
                 else:
                     assert report.made == 1
                     await drop(network)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("reason", ["capacity", "quota", "control"])
+def test_a_preparation_that_is_refused_leaves_no_claim(federation: Federation, reason: str) -> None:
+    """Claims stay for three years: whoever asks without end must not fill the database. Control: one that is made."""
+    federation.configure(ES, ready=1 if reason == "capacity" else 9, per_day=1 if reason == "quota" else 500)
+
+    def claims(network: Network) -> int:
+        with network.nodes[ES].store._database.reading() as session:
+            step = ClaimRow.step == REFERENCE_STEP
+            return session.scalar(select(func.count()).select_from(ClaimRow).where(step)) or 0
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            assert (await supply_of(network).prepare(wanted(1, (ES,)))).made == 1
+            await network.settle()
+            assert claims(network) == 1
+            for number in range(2, 4):
+                report = await supply_of(network).prepare(wanted(1, (ES,)))
+                await network.settle()
+                if reason == "control":
+                    assert (report.made, claims(network)) == (1, number)
+                else:
+                    assert (report.made, report.refused[ES].reason) == (0, reason)
+                    assert claims(network) == 1
 
     asyncio.run(body())
 

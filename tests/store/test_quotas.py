@@ -118,6 +118,21 @@ def test_admission_takes_claim_and_quota_both_or_neither(store: GalleryStore) ->
     store.claim_query(b"r" * 32, b"d" * 32, NOW)
 
 
+def test_a_preparation_takes_claim_and_count_both_or_neither(store: GalleryStore) -> None:
+    def admit(name: bytes, limit: int) -> int:
+        return store.admit_preparation(name * 32, b"d" * 32, "FR", limit, NOW, step="reference")
+
+    assert admit(b"q", 1) == 1
+    with pytest.raises(QueryReplayed):
+        admit(b"q", 9)
+    assert store.preparations_taken("FR", TODAY) == 1
+    with pytest.raises(QuotaExceeded):
+        admit(b"r", 1)
+    assert not store.has_claimed(b"r" * 32, "reference")
+    assert admit(b"r", 2) == 2
+    assert store.has_claimed(b"r" * 32, "reference")
+
+
 def test_one_of_many_concurrent_claims_wins(url: str) -> None:
     with open_store(url) as one, open_store(url) as two:
 
