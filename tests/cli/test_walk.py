@@ -1,7 +1,7 @@
 """The README's walk through the life of nodes, word for word: what it says to type, and what its reader then reads.
 
-`walk.txt` is what is printed on SQLite; `test_walk_postgresql.py` is the same walk on PostgreSQL. After a change that is
-meant, `python -m tests.cli.test_walk` prints it anew.
+`walk.txt` is what is printed on SQLite; `test_walk_postgresql.py` is the same walk on PostgreSQL. After a meant change,
+`python -m tests.cli.test_walk` prints it anew.
 """
 
 from __future__ import annotations
