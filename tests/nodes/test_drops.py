@@ -16,8 +16,8 @@ from nodes.service import supply as supplying
 from nodes.service.drops import Drops
 from nodes.service.operator_api import PrepareRequest
 from nodes.service.supply import Supply
+from pets.params import N4096
 from protocol.terms import SYNTHETIC_MODEL
-from tests.kit.ring import RING
 
 HOUR, DAY = 3600.0, 86400.0
 START = 1_000_000.0
@@ -96,7 +96,7 @@ def made_in_a_day(
     clock = Clock()
     monkeypatch.setattr(supplying, "time", clock)
     supply, pool = supplied(folder, clock, liar, every)
-    supply.want(PrepareRequest(holders or ("DE", "ES"), 1, 512, SYNTHETIC_MODEL, RING.preset))
+    supply.want(PrepareRequest(holders or ("DE", "ES"), 1, 512, SYNTHETIC_MODEL, N4096.preset))
 
     async def body() -> None:
         while clock.now < START + DAY:
