@@ -62,7 +62,7 @@ def enrol(
     """
     references, key = new_references(state, len(templates)), keys.key
     _check_photos(session, keys, photos, references[0] if references else "")
-    model = _model(session, files, particulars.model, templates.shape[1])
+    model = known_model(session, files, particulars.model, templates.shape[1])
     numbers = files.append(model, templates)
     shared = _shared(session, particulars, model.id, keys.current) | {"enrolled": utc_seconds(now)}
     with accounted(session):
@@ -154,7 +154,8 @@ def _run(session: Session, keys: KeyRing, source: bytes) -> RunRow | None:
     return session.scalar(select(RunRow).where(RunRow.mac.in_(keys.macs("source", source))))
 
 
-def _model(session: Session, files: RowFiles, digest: bytes, dim: int) -> ModelRow:
+def known_model(session: Session, files: RowFiles, digest: bytes, dim: int) -> ModelRow:
+    """The model with a digest; a new one gets a row and a folder. Raises `ModelMismatch` for another dimension."""
     row = session.scalar(select(ModelRow).where(ModelRow.digest == digest))
     if row is None:
         row = ModelRow(digest=digest, dim=dim)

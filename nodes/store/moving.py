@@ -36,10 +36,14 @@ def move_batch(session: Session, keys: KeyRing, files: RowFiles) -> int:
         if len(template) != model.dim:
             raise StoreCorrupted(f"the template of {reference} has {len(template)} entries, its model {model.dim}")
         plain.append(template)
-    if model.folder is None:
-        files.create(model)
     numbers = files.append(model, np.frombuffer(b"".join(plain), np.int8).reshape(len(found), model.dim))
     session.flush()
     moved = [{"id": found[0], "row": row, "template": b""} for found, row in zip(found, numbers, strict=True)]
     session.execute(update(SubjectRow), moved)
     return len(found)
+
+
+def make_folders(session: Session, files: RowFiles) -> None:
+    """Make the folder of each model that has none, in a transaction before the one that moves templates there."""
+    for model in session.scalars(select(ModelRow).where(ModelRow.folder.is_(None))):
+        files.create(model)
