@@ -179,8 +179,8 @@ class GalleryStore:
                 datetime.now(timezone.utc),
                 photos,
                 names,
+                joined=True,
             )
-            enrolment.join_rows(session, references)
             self._note(session, "enrol", references[:1])
         return references[0]
 
@@ -394,7 +394,7 @@ class GalleryStore:
         """Check the file (SQLite), every row's digest, and that all have a template; gives what it holds.
 
         Raises `StoreCorrupted`. Where templates may be ahead, only `reconcile` looks at them. `whole`: SQLite's
-        integrity check in place of the quick one.
+        integrity check in place of the quick one, and that every reference is tied to its template.
         """
         self._database.check(whole)
         with self._database.reading() as session:
@@ -405,6 +405,8 @@ class GalleryStore:
             missing = sum(len(gallery.references(session, model, rows)) for model, rows in erased)
             if missing and not self._rows.ahead:
                 raise StoreCorrupted(f"the database holds {missing} subjects whose templates were deleted: it is older")
+            if whole:
+                gallery.check_ties(session, self._keys)
             return content.verify(session)
 
     def count(self) -> int:
@@ -450,7 +452,7 @@ class GalleryStore:
     def reference(self, model: bytes, row: int) -> str:
         """The reference of the subject whose row has a number. Raises `UnknownReference` if it was forgotten."""
         with self._database.reading() as session:
-            found = gallery.reference(session, model, row)
+            found = gallery.reference(session, self._keys, model, row)
         if found is None:
             raise UnknownReference("the subject was forgotten meanwhile")
         return found

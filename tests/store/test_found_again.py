@@ -16,7 +16,7 @@ from nodes.store.rows import RowFiles
 from tests.kit.ring import RING
 from tests.kit.stores import KEY, NOW, enrol_one, open_store, sql, templates
 
-ROW = 'reference, category, status, retain_until, contested, quality, model_id, key_id, template, enrolled, "row"'
+ROW = 'reference, category, status, retain_until, contested, quality, model_id, key_id, template, enrolled, "row", tie'
 
 
 class World:
