@@ -115,7 +115,8 @@ def reference(session: Session, keys: KeyRing, model: bytes, row: int) -> str | 
         return None
     for name, first, key, tie in found:  # of two, one was put there
         keys[key].check_tie(tie, model, row, name, first)
-    return found[0][1] or found[0][0]
+    goes_by: str = found[0][1] or found[0][0]
+    return goes_by
 
 
 def check_ties(session: Session, keys: KeyRing) -> None:
