@@ -132,4 +132,4 @@ class BlockReader:
 
 
 def _what(gallery: bytes, block: Block, dim: int) -> tuple[str | bytes | int, ...]:
-    return _KIND, gallery, block.number, block.generation, block.rows, dim
+    return _KIND, gallery, block.number, block.generation, block.rows, dim, block.mark

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,7 @@ class Change:
             manifest.next_block += 1
         else:
             number, generation = old.number, old.generation + 1
-        block = Block(number, generation, len(rows), block_hash(rows.leaves()))
+        block = Block(number, generation, len(rows), block_hash(rows.leaves()), secrets.token_bytes(16))
         self.write_block(block, rows)
         return block
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -26,7 +27,7 @@ def erase(change: Change, slots: Sequence[int]) -> None:
         gone = np.zeros(block.rows, bool)
         gone[inside] = True
         rows = change.reader.read(block).without(gone)
-        fresh = Block(block.number, block.generation + 1, block.rows, block.hash)
+        fresh = Block(block.number, block.generation + 1, block.rows, block.hash, secrets.token_bytes(16))
         change.write_block(fresh, rows)
         manifest.blocks[index] = fresh
 

@@ -83,6 +83,7 @@ class BlockFiles:
                 with begun(folder, cipher, manifest) as change:
                     change.new_version(0, int(time.time()))
                     change.commit()
+            sync_folder(folder.parent)
         return cls(folder, cipher)
 
     def manifest(self) -> Manifest:
@@ -217,7 +218,7 @@ class BlockFiles:
             dropped = [read_dropped(self.folder, self.cipher, manifest.gallery, what) for what in manifest.dropped]
             change.cipher = cipher  # of what is written
             for place, block in enumerate(manifest.blocks):
-                fresh = msgspec.structs.replace(block, generation=block.generation + 1)
+                fresh = msgspec.structs.replace(block, generation=block.generation + 1, mark=secrets.token_bytes(16))
                 change.write_block(fresh, change.reader.read(block).copy())
                 manifest.blocks[place] = fresh
             for place, rows in enumerate(dropped):

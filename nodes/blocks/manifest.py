@@ -29,12 +29,16 @@ _KIND = "manifest"
 
 
 class Block(msgspec.Struct, array_like=True, frozen=True):
-    """A file of rows. `generation` counts how often it was rewritten. `hash`: `pets.gallery_commitment.block_hash`."""
+    """A file of rows. `generation` counts how often it was rewritten. `hash`: `pets.gallery_commitment.block_hash`.
+
+    `mark`: random, of this file alone; else a file of another history, which counts alike, would open in its place.
+    """
 
     number: int
     generation: int
     rows: int
     hash: bytes
+    mark: bytes
 
     @property
     def name(self) -> str:

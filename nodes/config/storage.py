@@ -37,11 +37,12 @@ def open_store(
     retired: Sequence[StorageKey] = (),
     handler: Handler | None = None,
     ahead: bool = False,
+    look: bool = True,
 ) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas.
 
     `url`, `key`: others than those configured, to maintain the database (`nodes.operator.database`). `handler`: on
-    whose behalf it is opened. `ahead`: as in `GalleryStore`. The templates are always in the place configured.
+    whose behalf it is opened. `ahead`, `look`: as in `GalleryStore`. The templates are always in the place configured.
     Raises as `GalleryStore`; `StoreUnavailable` names the database.
     """
     where = url or config.storage.database_url
@@ -52,6 +53,7 @@ def open_store(
             state=config.state or "EU",
             rows=rows_folder(config),
             ahead=ahead,
+            look=look,
             categories=config.policy.categories,
             national_law=config.policy.national_law.citations,
             retired=retired,

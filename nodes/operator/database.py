@@ -116,50 +116,56 @@ def _note_restored(folder: Path) -> None:
 def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_key: Path | None, yes: bool) -> Restored:
     copy, rows = place.with_name(f".{place.name}-restoring"), rows_folder(config)
     retired = [] if old_key is None else [StorageKey.from_file(old_key)]
-    before = _names(rows)
+    adopted: list[Path] = []
     try:
         _remove(copy)  # of a restore that was interrupted
         copy_database(source, copy)
-        adopt_rows(copy, rows_beside(source), rows)
+        adopt_rows(copy, rows_beside(source), rows, adopted)
         with open_store(config, url=f"sqlite:///{copy}", retired=retired) as fresh:
             fresh.rekey()  # nothing to do unless its key is an old one
-        carried, lost = _carry_over(config, place, copy, now)
+            theirs = fresh.content.database_id
+        carried, lost, unknown = _carry_over(config, place, copy, now, theirs)
         if lost and not yes:
             raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
         with open_store(config, url=f"sqlite:///{copy}") as fresh:
-            if carried is None:
+            if unknown:
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
-        replace_database(place, copy)
+        replace_database(place, copy, None if carried is None else carried.generation)
     except BaseException:
-        for name in _names(rows) - before:
-            shutil.rmtree(rows / name)
+        for made in adopted:
+            shutil.rmtree(made, ignore_errors=True)
         raise
     finally:
         _remove(copy)
     with open_store(config) as restored:
-        for folder in restored.unnamed_rows():
-            shutil.rmtree(folder)
+        restored.drop_unnamed_rows()
     return result
 
 
-def _names(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
-
-
 def _carry_over(
-    config: NodeConfig, place: Path, copy: Path, now: datetime
-) -> tuple[CarriedOver | None, tuple[str, ...]]:
-    """Take over from the store at `place`, and say what is lost; None if there is no such store to read."""
+    config: NodeConfig, place: Path, copy: Path, now: datetime, theirs: bytes
+) -> tuple[CarriedOver | None, tuple[str, ...], bool]:
+    """Take over from the store at `place`, and say what is lost; None if there is no such store to read.
+
+    And whether queries may have been answered that it does not tell: `theirs` is the database that the backup is of.
+    """
     try:
         if not place.is_file():
             raise InputError("there is none")
-        with open_store(config):  # whether its key and state are ours; brings it to this version
-            pass
+        # whether its key and state are ours; brings it to this version. Its templates may be what is to be replaced
+        with open_store(config, look=False) as present:
+            ours = present.content.database_id
         carried = carry_over(place, copy, now)
     except (StoreError, InputError) as error:
-        return None, (f"what was forgotten and answered since the backup, for the present store is unusable ({error})",)
-    return carried, (f"{carried.lost} subjects enrolled since the backup",) if carried.lost else ()
+        why = f"the present store is unusable ({error})"
+        return None, (f"what was forgotten and answered since the backup, for {why}",), True
+    lost: tuple[str, ...] = ()
+    if carried.lost:
+        lost += (f"{carried.lost} subjects enrolled since the backup",)
+    if ours != theirs:
+        lost += ("what was forgotten and answered since the backup, for the present store is another database",)
+    return carried, lost, ours != theirs
 
 
 def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, yes: bool) -> Restored:

@@ -60,6 +60,7 @@ def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
             _check_claims(identity, store, archive)
             ledger.meet(content)
             store.settle()  # what a crash left half done; not before it is known to be the right database
+            store.drop_unnamed_rows()
         except BaseException:
             store.close()
             raise

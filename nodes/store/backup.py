@@ -78,10 +78,14 @@ def _copy(source: Path, target: Path, reader: sqlite3.Connection | None) -> None
 
 @dataclass(frozen=True)
 class CarriedOver:
-    """`forgotten`: subjects deleted again. `lost`: subjects enrolled since the backup, which it does not hold."""
+    """`forgotten`: subjects deleted again. `lost`: subjects enrolled since the backup, which it does not hold.
+
+    `generation`: of the store that it was taken from.
+    """
 
     forgotten: int
     lost: int
+    generation: int
 
 
 def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
@@ -111,8 +115,9 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
             "SELECT count(*) FROM current.subject "
             "WHERE subject IS NULL AND reference NOT IN (SELECT reference FROM main.subject)"
         ).fetchone()
+        (generation,) = connection.execute("SELECT generation FROM current.store").fetchone()
         connection.execute("COMMIT")
-        return CarriedOver(gone.rowcount, lost)
+        return CarriedOver(gone.rowcount, lost, generation)
 
 
 _GONE = (  # their rows are erased when the copy is opened
@@ -138,11 +143,11 @@ _CARRY_OVER = (
 )
 
 
-def adopt_rows(copy: Path, source: Path, place: Path) -> None:
+def adopt_rows(copy: Path, source: Path, place: Path, made: list[Path]) -> None:
     """Copy the templates that belong to a copied database from `source` into `place`, beside others, under new names.
 
-    So the database alone says which are the present ones, and replacing it replaces them. Raises `StoreCorrupted` if
-    they are missing.
+    So the database alone says which are the present ones, and replacing it replaces them. `made` gets what is made, one
+    that fails halfway too. Raises `StoreCorrupted` if they are missing.
     """
     with closing(sqlite3.connect(copy)) as connection, connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(model)")]
@@ -153,11 +158,12 @@ def adopt_rows(copy: Path, source: Path, place: Path) -> None:
             if not (source / folder).is_dir():
                 raise StoreCorrupted(f"{source / folder} is missing: the templates of the backup lie there")
             fresh = secrets.token_hex(FOLDER_BYTES)
+            made.append(place / fresh)
             copy_folder(source / folder, place / fresh)
             connection.execute("UPDATE model SET folder = ? WHERE id = ?", (fresh, model))
 
 
-def replace_database(path: Path, fresh: Path) -> None:
+def replace_database(path: Path, fresh: Path, generation: int | None = None) -> None:
     """Put a database that nobody uses in the place of another. Raises `StoreLocked` while anybody uses either."""
     for database in (fresh, path):
         if not database.exists():
@@ -165,6 +171,14 @@ def replace_database(path: Path, fresh: Path) -> None:
         try:
             with closing(sqlite3.connect(database, timeout=1)) as connection:
                 connection.execute("PRAGMA journal_mode = DELETE")  # fails as long as somebody else has it open
+                if database == path and generation is not None:
+                    connection.isolation_level = None
+                    connection.execute("BEGIN EXCLUSIVE")  # nobody changes it until it is replaced
+                    if connection.execute("SELECT generation FROM store").fetchone() != (generation,):
+                        raise StoreLocked(f"{path} was changed meanwhile: give the command again")
+                    fresh.replace(path)
+                    sync_folder(path.parent)
+                    return
         except sqlite3.OperationalError as error:
             raise StoreLocked(f"{database} is in use: {error}") from None
         except sqlite3.DatabaseError:  # damaged: what is to be replaced

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nodes.store.content import accounted
@@ -52,21 +52,27 @@ def enrol(
     now: datetime,
     photos: Sequence[bytes] = (),
     names: Sequence[str] = (),
+    joined: bool = False,
 ) -> list[str]:
     """Store checked templates (rows first), and the photos of the first one; gives the new references in order.
 
-    `names`: of the photos' files, one each, or none at all.
+    `names`: of the photos' files, one each, or none at all. `joined`: all these rows are one subject, which goes by the
+    first reference.
 
     Raises `DuplicatePhoto`, `ModelMismatch` if the model had another dimension before, `StoreRefusal` for a photo
     that is too large.
     """
     references, key = new_references(state, len(templates)), keys.key
     _check_photos(session, keys, photos, references[0] if references else "")
-    model = _model(session, files, particulars.model, templates.shape[1])
+    model = known_model(session, files, particulars.model, templates.shape[1])
     numbers = files.append(model, templates)
     shared = _shared(session, particulars, model.id, keys.current) | {"enrolled": utc_seconds(now)}
     with accounted(session):
-        _insert(session, zip(references, numbers, strict=True), shared)
+        rows = []
+        for place, (reference, number) in enumerate(zip(references, numbers, strict=True)):
+            subject = references[0] if joined and place else None
+            rows.append((reference, number, subject, key.tie(model.digest, number, reference, subject)))
+        _insert(session, rows, shared)
     for index, photo in enumerate(photos):
         number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == references[0])).scalar_one()
         table = FurtherPhotoRow if index else PhotoRow
@@ -88,12 +94,6 @@ def _check_photos(session: Session, keys: KeyRing, photos: Sequence[bytes], refe
         seen.add(photo)
 
 
-def join_rows(session: Session, references: Sequence[str]) -> None:
-    """All these rows are one subject, which goes by the first reference."""
-    further = SubjectRow.reference.in_(references[1:])
-    session.execute(update(SubjectRow).where(further).values(subject=references[0]))
-
-
 def _shared(session: Session, particulars: Particulars, model_id: int, key_id: int) -> dict[str, object]:
     until = particulars.retain_until
     return {
@@ -107,10 +107,10 @@ def _shared(session: Session, particulars: Particulars, model_id: int, key_id: i
     }
 
 
-def _insert(session: Session, rows: Iterable[tuple[str, int]], shared: dict[str, object]) -> None:
+def _insert(session: Session, rows: Sequence[tuple[str, int, str | None, bytes]], shared: dict[str, object]) -> None:
     """Insert subjects past SQLAlchemy's conversion of each value, which would take as long as all the rest."""
     shared = shared | {"template": b""}
-    columns = ("reference", '"row"', *shared)
+    columns = ("reference", '"row"', "subject", "tie", *shared)
     mark = "%s" if is_postgresql(session.connection()) else "?"
     statement = f"INSERT INTO subject ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608
     values = tuple(shared.values())
@@ -154,7 +154,8 @@ def _run(session: Session, keys: KeyRing, source: bytes) -> RunRow | None:
     return session.scalar(select(RunRow).where(RunRow.mac.in_(keys.macs("source", source))))
 
 
-def _model(session: Session, files: RowFiles, digest: bytes, dim: int) -> ModelRow:
+def known_model(session: Session, files: RowFiles, digest: bytes, dim: int) -> ModelRow:
+    """The model with a digest; a new one gets a row and a folder. Raises `ModelMismatch` for another dimension."""
     row = session.scalar(select(ModelRow).where(ModelRow.digest == digest))
     if row is None:
         row = ModelRow(digest=digest, dim=dim)

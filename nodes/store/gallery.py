@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from nodes.store.database import insert_into, is_postgresql
 from nodes.store.errors import EmptyStore
+from nodes.store.keys import KeyRing
 from nodes.store.rows import RowFiles
 from nodes.store.subjects import Category, Snapshot
 from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
@@ -102,13 +103,31 @@ def snapshot(
     return Snapshot(templates, references, chosen.digest, generation(session), valid_through)
 
 
-def reference(session: Session, model: bytes, row: int) -> str | None:
-    """The reference of the subject whose row has this number; None if there is none."""
+def reference(session: Session, keys: KeyRing, model: bytes, row: int) -> str | None:
+    """The reference of the subject whose row has this number; None if there is none. Raises `StoreCorrupted` for a
+    row that is not tied to it."""
     chosen = (SubjectRow.model_id == select(ModelRow.id).where(ModelRow.digest == model).scalar_subquery()) & (
         SubjectRow.row == row
     )
-    found = session.execute(select(SubjectRow.reference, SubjectRow.subject).where(chosen)).one_or_none()
-    return None if found is None else found[1] or found[0]
+    columns = SubjectRow.reference, SubjectRow.subject, SubjectRow.key_id, SubjectRow.tie
+    found = session.execute(select(*columns).where(chosen)).all()
+    if not found:
+        return None
+    for name, first, key, tie in found:  # of two, one was put there
+        keys[key].check_tie(tie, model, row, name, first)
+    goes_by: str = found[0][1] or found[0][0]
+    return goes_by
+
+
+def check_ties(session: Session, keys: KeyRing) -> None:
+    """Look at the tie of every row that is held. Raises `StoreCorrupted`."""
+    digests = {model.id: model.digest for model in session.scalars(select(ModelRow))}
+    columns = (SubjectRow.key_id, SubjectRow.tie, SubjectRow.model_id, SubjectRow.row)
+    names = (SubjectRow.reference, SubjectRow.subject)
+    for first in range(0, last_subject(session), READ_ROWS):
+        part = (SubjectRow.id > first) & (SubjectRow.id <= first + READ_ROWS)
+        for key, tie, model, row, *who in session.execute(select(*columns, *names).where(part)):
+            keys[key].check_tie(tie, digests[model], row, *who)
 
 
 def references(session: Session, model: int, rows: npt.NDArray[np.int64]) -> list[str]:

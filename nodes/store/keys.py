@@ -1,11 +1,13 @@
 """Storage keys, and the encryption of records at rest.
 
-    record key, duplicate key = HKDF(storage key, "records"), HKDF(storage key, "duplicates")
+    record key, duplicate key, tie key = HKDF(storage key, "records"), HKDF(…, "duplicates"), HKDF(…, "ties")
     sealed = nonce (12 bytes, random) ‖ AES-256-GCM(record key, nonce, content, column | reference | context)
     mac    = HMAC-SHA256(duplicate key, purpose | SHA-256(content))
+    tie    = HMAC-SHA256(tie key, model | row | reference of the row | of its subject), 16 bytes
 
 A record moved to another reference or another column does not decrypt. The keyed hash finds a photo again without
-telling somebody who holds only the database whether a photo at hand is in it.
+telling somebody who holds only the database whether a photo at hand is in it. A tie says which template is
+released under which reference: templates lie elsewhere, and only a number, which anybody could change, leads there.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pets.prf import SECRET_BYTES, derive_key
 
 ENVIRONMENT = "LINEUP_STORAGE_KEY"
 NONCE_BYTES = 12
+TIE_BYTES = 16
 _CHECK = b"blind-lineup storage key check"
 
 
@@ -44,6 +47,7 @@ class StorageKey:
         if len(secret) != SECRET_BYTES:
             raise StorageKeyError(f"a storage key has {SECRET_BYTES} bytes, got {len(secret)}")
         self._duplicates = derive_key(secret, "storage", "duplicates")
+        self._ties = derive_key(secret, "storage", "ties")
         self._cipher = AESGCM(derive_key(secret, "storage", "records"))
         self.blocks = AESGCM(derive_key(secret, "storage", "blocks"))  # of a gallery in block files (`nodes.blocks`)
         self.fingerprint = derive_key(secret, "storage", "fingerprint")[:8].hex()
@@ -104,6 +108,16 @@ class StorageKey:
         """Keyed hash by which equal contents are found, 32 bytes."""
         message = purpose.encode() + b"|" + hashlib.sha256(content).digest()
         return hmac.digest(self._duplicates, message, "sha256")
+
+    def tie(self, model: bytes, row: int, reference: str, subject: str | None) -> bytes:
+        """Ties a row of a model to its reference, and to that of its subject where it is a further one, 16 bytes."""
+        message = model + row.to_bytes(8, "little") + f"|{reference}|{subject or reference}".encode()
+        return hmac.digest(self._ties, message, "sha256")[:TIE_BYTES]
+
+    def check_tie(self, tie: bytes | None, model: bytes, row: int, reference: str, subject: str | None) -> None:
+        """Raise `StoreCorrupted` unless it is the one of these."""
+        if not hmac.compare_digest(tie or b"", self.tie(model, row, reference, subject)):
+            raise StoreCorrupted(f"row {row} is not the template of {reference}: the database was changed")
 
 
 def _bound_to(column: str, reference: str, context: bytes) -> bytes:

@@ -27,19 +27,26 @@ def move_batch(session: Session, keys: KeyRing, files: RowFiles) -> int:
         return 0
     model = session.get_one(ModelRow, first)
     unmoved = (SubjectRow.model_id == model.id) & SubjectRow.row.is_(None)
-    columns = SubjectRow.id, SubjectRow.reference, SubjectRow.key_id, SubjectRow.template
+    columns = SubjectRow.id, SubjectRow.reference, SubjectRow.key_id, SubjectRow.template, SubjectRow.subject
     found = session.execute(select(*columns).where(unmoved).order_by(SubjectRow.id).limit(BATCH_ROWS)).all()
     change(session)
     plain = []
-    for _, reference, key, sealed in found:
+    for _, reference, key, sealed, _ in found:
         template = keys[key].unseal(sealed, "template", reference, model.digest)
         if len(template) != model.dim:
             raise StoreCorrupted(f"the template of {reference} has {len(template)} entries, its model {model.dim}")
         plain.append(template)
-    if model.folder is None:
-        files.create(model)
     numbers = files.append(model, np.frombuffer(b"".join(plain), np.int8).reshape(len(found), model.dim))
     session.flush()
-    moved = [{"id": found[0], "row": row, "template": b""} for found, row in zip(found, numbers, strict=True)]
+    moved = []
+    for (number, reference, key, _, subject), row in zip(found, numbers, strict=True):
+        tie = keys[key].tie(model.digest, row, reference, subject)
+        moved.append({"id": number, "row": row, "tie": tie, "template": b""})
     session.execute(update(SubjectRow), moved)
     return len(found)
+
+
+def make_folders(session: Session, files: RowFiles) -> None:
+    """Make the folder of each model that has none, in a transaction before the one that moves templates there."""
+    for model in session.scalars(select(ModelRow).where(ModelRow.folder.is_(None))):
+        files.create(model)

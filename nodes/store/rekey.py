@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from nodes.store import handling
 from nodes.store.gallery import change
 from nodes.store.keys import KeyRing, StorageKey
-from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, PhotoRow, RunRow, StoreRow, SubjectRow
+from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
 
 BATCH_ROWS = 500
 
@@ -29,6 +29,7 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
     found = session.scalars(statement).all()
     if found:
         change(session)
+    models = {model.id: model.digest for model in session.scalars(select(ModelRow))}
     for row in found:
         old, new, reference = keys[row.key_id], keys.key, row.reference
         photo = session.get(PhotoRow, row.id)
@@ -46,6 +47,10 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
             if event.authority is not None:
                 plain = old.unseal(event.authority, "authority", reference)
                 event.authority = new.seal(plain, "authority", reference)
+        if row.row is not None:
+            what = models[row.model_id], row.row, reference, row.subject
+            old.check_tie(row.tie, *what)
+            row.tie = new.tie(*what)
         row.key_id = keys.current
     if not found:
         return None

@@ -18,6 +18,7 @@ Numbers that were given after the moment of the database may be given again, so 
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -180,6 +181,19 @@ class RowFiles:
             )
         return manifest
 
+    def not_older(self, model: ModelRow) -> None:
+        """Whether a folder is at least what the database said, read before it; so nobody's change is in the way.
+        Raises `StoreCorrupted`."""
+        with as_store_errors():
+            files = self.of(model)
+            manifest = files.manifest()
+        assert model.line is not None
+        assert model.generation is not None
+        assert model.next_row is not None
+        end, same = manifest.end_of(model.line), model.line == manifest.lines[-1].name
+        if end is None or end < model.next_row or (same and manifest.generation < model.generation):
+            raise StoreCorrupted(f"{files.folder} was exchanged: it is older than the database, or another")
+
     def settle(self, session: Session) -> int:
         """Erase rows without a subject, and those that are noted as gone; gives how many were there."""
         erased = 0
@@ -298,11 +312,21 @@ class RowFiles:
             return copies
 
     def unnamed(self, session: Session) -> list[Path]:
-        """Folders that the database does not name: what a restore replaced, or left when it was interrupted."""
+        """Folders of templates that the database does not name: what a restore replaced, or left when it was
+        interrupted. Others are not ours."""
         named = {model.folder for model in _with_folder(session)}
         if self._place is None or not self._place.is_dir():
             return []
-        return sorted(folder for folder in self._place.iterdir() if folder.name not in named)
+        ours = re.compile(rf"\.?[0-9a-f]{{{2 * FOLDER_BYTES}}}(-copying)?")
+        return sorted(one for one in self._place.iterdir() if ours.fullmatch(one.name) and one.name not in named)
+
+    def drop_unnamed(self, session: Session) -> int:
+        """Delete them; gives how many."""
+        folders = self.unnamed(session)
+        for folder in folders:
+            with as_store_errors(), typed_errors(str(folder)):
+                shutil.rmtree(folder)
+        return len(folders)
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +65,8 @@ class GalleryStore:
     `url`: see `Database`; a database that is new or of an earlier version is brought up to date. `key`: what records
     are encrypted under; `retired`: keys that older records still need. `rows`: the folder of the templates
     (`nodes.store.rows`); beside an SQLite file it is FILE.rows, unless another is named. `ahead`: the database was
-    brought back by other means and may be older than that folder; `reconcile` it then.
+    brought back by other means and may be older than that folder; `reconcile` it then. `look`: whether its templates
+    are to be there; False to take over what it tells, before it is replaced.
     `state`: two capital letters. `categories`: the only ones enrolled and the only ones searched (Article 19(1));
     victims, missing persons and remains need a citation in `national_law` (Article 29). `lock_seconds`: how long to
     wait for others. `handler`: on whose behalf it is opened, for the log of who did what to whom; None is the node
@@ -84,6 +85,7 @@ class GalleryStore:
         state: str,
         rows: Path | None = None,
         ahead: bool = False,
+        look: bool = True,
         categories: Iterable[Category] = DEFAULT_CATEGORIES,
         national_law: Mapping[Category, str] | None = None,
         retired: Sequence[StorageKey] = (),
@@ -91,6 +93,7 @@ class GalleryStore:
         handler: Handler | None = None,
     ) -> None:
         self.state = check_state(state)
+        self._look = look
         self._handler = handler
         self.categories = check_categories(categories, national_law or {})
         self._database = Database(url, lock_seconds=lock_seconds)
@@ -165,7 +168,7 @@ class GalleryStore:
         if not 1 <= len(templates) <= MAX_ROWS_OF_SUBJECT:
             raise StoreRefusal(f"a subject has 1 to {MAX_ROWS_OF_SUBJECT} rows, got {len(templates)}")
         particulars = self._particulars(templates, category, status, retain_until, model, quality)
-        with self._changing() as session:
+        with self._enrolling(model, templates.shape[1]) as session:
             references = enrolment.enrol(
                 session,
                 self._keys,
@@ -176,8 +179,8 @@ class GalleryStore:
                 datetime.now(timezone.utc),
                 photos,
                 names,
+                joined=True,
             )
-            enrolment.join_rows(session, references)
             self._note(session, "enrol", references[:1])
         return references[0]
 
@@ -210,7 +213,7 @@ class GalleryStore:
         done = skipped = self._rows_done(source, particulars, len(templates))
         while done < len(templates):
             part = templates[done : done + BATCH_ROWS]
-            with self._changing() as session:
+            with self._enrolling(model, part.shape[1]) as session:
                 if source is not None:
                     # again, under the lock: another process may be enrolling the same source
                     now_done = enrolment.rows_done(session, self._keys, source, particulars, len(templates))
@@ -391,15 +394,19 @@ class GalleryStore:
         """Check the file (SQLite), every row's digest, and that all have a template; gives what it holds.
 
         Raises `StoreCorrupted`. Where templates may be ahead, only `reconcile` looks at them. `whole`: SQLite's
-        integrity check in place of the quick one.
+        integrity check in place of the quick one, and that every reference is tied to its template.
         """
         self._database.check(whole)
         with self._database.reading() as session:
+            for known in self._rows.models(session):
+                self._rows.not_older(known)
             erased = [(model.id, self._rows.erased(model)) for model in self._rows.models(session)]
         with self._database.reading() as session:  # later: who was deleted is gone from the database first
             missing = sum(len(gallery.references(session, model, rows)) for model, rows in erased)
             if missing and not self._rows.ahead:
                 raise StoreCorrupted(f"the database holds {missing} subjects whose templates were deleted: it is older")
+            if whole:
+                gallery.check_ties(session, self._keys)
             return content.verify(session)
 
     def count(self) -> int:
@@ -439,12 +446,13 @@ class GalleryStore:
         wanted = SubjectRow.category.in_([category.value for category in categories])
         with self._database.reading() as session:
             chosen = gallery.choose_model(session, wanted, model)
+            self._rows.not_older(chosen)
             return chosen.digest, self._rows.of(chosen)
 
     def reference(self, model: bytes, row: int) -> str:
         """The reference of the subject whose row has a number. Raises `UnknownReference` if it was forgotten."""
         with self._database.reading() as session:
-            found = gallery.reference(session, model, row)
+            found = gallery.reference(session, self._keys, model, row)
         if found is None:
             raise UnknownReference("the subject was forgotten meanwhile")
         return found
@@ -605,6 +613,13 @@ class GalleryStore:
         with self._changing(counted=False) as session:
             return self._rows.retire(session, before)
 
+    def drop_unnamed_rows(self) -> int:
+        """Delete the folders that are not this database's, and gives how many: what a restore replaced, or left when it
+        was interrupted. Call it once the database is known to be the right one."""
+        with self._database.writing() as session:
+            gallery.lock(session)  # a folder that another process is making is named when that is done
+            return self._rows.drop_unnamed(session)
+
     def unnamed_rows(self) -> list[Path]:
         """Folders among those of the templates that are not this database's."""
         with self._database.reading() as session:
@@ -616,7 +631,8 @@ class GalleryStore:
             if owner != self.state:
                 raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
             keys = open_keys(session, key, retired)
-            self._rows.check(session)
+            if self._look:
+                self._rows.check(session)
             unmoved = any_unmoved(session)
             if not unmoved:
                 content.settle(session)
@@ -628,23 +644,34 @@ class GalleryStore:
         """Move the templates of an earlier version into block files, then count what is held."""
         moved = 1
         while moved:
-            with self._changing(counted=False) as session:
+            with self._changing(counted=False, before=self._make_folders) as session:
                 moved = moving.move_batch(session, keys, self._rows)
                 if not moved:
                     content.settle(session)
         self._database.wipe_log()
 
+    def _make_folders(self, session: Session) -> None:
+        moving.make_folders(session, self._rows)
+
+    def _enrolling(self, model: bytes, dim: int) -> AbstractContextManager[Session]:
+        return self._changing(before=lambda session: enrolment.known_model(session, self._rows, model, dim))
+
     @contextmanager
-    def _changing(self, counted: bool = True) -> Iterator[Session]:
+    def _changing(
+        self, counted: bool = True, before: Callable[[Session], object] = lambda session: None
+    ) -> Iterator[Session]:
         """A change of the block files, noted before: else what a crash leaves would look like an older database.
 
         What was left half done is brought to an end before, and at once if it fails. `counted`: of the gallery.
+        `before`: makes the folders that rows are going to be in. They are the database's before there are any: of one
+        that it does not name, nobody would erase a row.
         """
         try:
             while True:
                 with self._database.writing() as session:
                     gallery.lock(session)
                     self._rows.settle(session)
+                    before(session)
                     self._rows.announce(session, True)
                 with self._database.writing() as session:
                     gallery.lock(session)

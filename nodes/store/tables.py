@@ -98,7 +98,8 @@ class SubjectRow(Base):
 
     `subject`: the reference of the person's first row, where this is a further one (photos decades apart); else none.
     `enrolled`: when; none for what an earlier version enrolled. `row`: number of its row in the block files of its
-    model. `template`: where an earlier version kept it; empty, since it was moved there.
+    model. `tie`: to that row, under the subject's key (`nodes.store.keys`). `template`: where an earlier version kept
+    it; empty, since it was moved there.
     """
 
     __tablename__ = "subject"
@@ -119,6 +120,7 @@ class SubjectRow(Base):
     subject: Mapped[str | None] = mapped_column(String(64), index=True)
     enrolled: Mapped[int | None] = mapped_column(BigInteger)
     row: Mapped[int | None] = mapped_column(BigInteger)
+    tie: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class PhotoRow(Base):

@@ -9,18 +9,22 @@ import stat
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nodes.config.schema import PolicyConfig, Role, load_config
-from nodes.config.storage import holder_store, storage_key
+from nodes.config.storage import holder_store, open_store, storage_key
 from nodes.evidence import sealed, under_way
-from nodes.evidence.sealed import SealedProbe
-from nodes.identity.identity import init_node
+from nodes.evidence.archive import Archive
+from nodes.identity.identity import init_node, load_identity
 from nodes.logs.entries import ArticleForty
+from nodes.operator import database
 from nodes.operator.database import LossRefused, backup, rekey, restore
+from nodes.service.known_store import open_known_store
 from nodes.store import (
     Category,
     GalleryStore,
@@ -34,6 +38,7 @@ from nodes.store import (
     StoreRefusal,
     WrongStorageKey,
 )
+from nodes.store.backup import replace_database
 from pets.errors import InputError
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import ES, FR, found, request
@@ -262,6 +267,145 @@ def test_a_backup_of_another_state_or_key_or_a_damaged_one_changes_nothing(
     with holder_store(folder) as store:
         assert store.count() == 5
     assert not list(folder.glob(".store*"))
+
+
+def flip(folder: Path) -> None:
+    """Damage the manifest of the templates."""
+    (manifest,) = folder.glob("store.db.rows/*/manifest")
+    data = bytearray(manifest.read_bytes())
+    data[40] ^= 1
+    manifest.write_bytes(data)
+
+
+def test_damaged_templates_do_not_keep_a_restore_from_what_the_database_knows(
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, references, file = holder
+    flip(folder)
+    with monkeypatch.context() as patch:  # the control: a database is no use if its templates are damaged
+        patch.setattr(database, "open_store", lambda *given, look=True, **more: open_store(*given, **more))
+        with pytest.raises(LossRefused, match="forgotten and answered since the backup"):
+            restore(folder, file, NOW)
+    result = restore(folder, file, NOW)
+    assert (result.forgotten_again, result.lost, result.refuses_until) == (1, (), None)
+    with holder_store(folder) as store:
+        assert references[1] not in store.snapshot(NOW).references
+        assert references[1] in store.deletions()
+        assert claimed(store, QUERY[0])
+
+
+def test_after_an_accepted_loss_a_restore_says_that_it_does_not_know_who_was_forgotten(
+    holder: tuple[Path, tuple[str, ...], Path],
+) -> None:
+    folder, references, file = holder
+    identity = load_identity(folder)
+    for accept in (False, True):
+        with closing(Archive(identity, folder)) as archive, open_known_store(identity, archive, accept) as store:
+            assert store.count() == (0 if accept else 5)
+        if not accept:
+            shutil.rmtree(folder / "store.db.rows")
+    with pytest.raises(LossRefused, match="the present store is another database: give --yes"):
+        restore(folder, file, NOW)
+    result = restore(folder, file, NOW, yes=True)
+    assert (result.forgotten_again, len(result.lost)) == (0, 1)
+    with holder_store(folder) as store:
+        assert references[1] in store.snapshot(NOW).references, "the control: it was worth asking"
+        assert store.claims_lost_until is not None
+
+
+def forgetting(folder: Path, reference: str, given: list[object]) -> Any:
+    """The last step of a restore, before which another command forgets somebody, with a receipt."""
+
+    def replace(place: Path, copy: Path, *generation: int | None) -> None:
+        with holder_store(folder) as store:
+            given.append(store.forget(reference, NOW).reference)
+        replace_database(place, copy, *generation)
+
+    return replace
+
+
+def test_who_is_forgotten_during_a_restore_stays_forgotten(
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, references, file = holder
+    receipts: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "replace_database", forgetting(folder, references[3], receipts))
+        with pytest.raises(StoreLocked, match="was changed meanwhile: give the command again"):
+            restore(folder, file, NOW)
+    assert receipts == [references[3]]
+    assert len(list((folder / "store.db.rows").iterdir())) == 1
+    assert restore(folder, file, NOW).forgotten_again == 2
+    with holder_store(folder) as store:
+        assert references[3] not in store.snapshot(NOW).references
+        assert references[3] in store.deletions()
+
+
+def test_control_without_the_look_at_its_number_of_changes_the_person_comes_back(
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, references, file = holder
+    replace = forgetting(folder, references[3], [])
+    monkeypatch.setattr(database, "replace_database", lambda place, copy, _: replace(place, copy))
+    restore(folder, file, NOW)
+    with holder_store(folder) as store:
+        assert references[3] in store.snapshot(NOW).references
+
+
+def test_who_waits_while_the_database_is_replaced_gets_no_receipt_from_the_one_that_is_gone(
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last moment: it is locked already, and takes its place while a command waits for it."""
+    folder, references, file = holder
+    told: list[object] = []
+
+    def forget() -> None:
+        try:
+            with holder_store(folder) as store:
+                told.append(store.forget(references[3], NOW))
+        except StoreError as error:
+            told.append(error)
+
+    waiting = Thread(target=forget)
+    rename = Path.replace
+
+    def slow(source: Path, target: Path) -> Path:
+        if target.name == "store.db":
+            waiting.start()
+            sleep(1)
+            assert not told, "it waits"
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    restore(folder, file, NOW)
+    waiting.join()
+    with holder_store(folder) as store:
+        kept = references[3] in store.snapshot(NOW).references
+        assert isinstance(told[0], StoreError) == kept, told
+        assert store.verify(whole=True).rows == (5 if kept else 4)
+
+
+def test_a_restore_deletes_no_folder_that_is_not_its_own(
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, file = holder
+    foreign = folder / "store.db.rows" / "important"
+    foreign.mkdir()
+    during = folder / "store.db.rows" / ("e" * 16)  # of an enrolment
+
+    def fails(*_: object) -> None:
+        during.mkdir()
+        raise StoreLocked("in use")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "replace_database", fails)
+        with pytest.raises(StoreLocked):
+            restore(folder, file, NOW)
+    assert during.is_dir()
+    assert len(list((folder / "store.db.rows").iterdir())) == 3, "what the restore made is gone"
+    restore(folder, file, NOW)
+    assert foreign.is_dir()
+    assert not during.exists()
 
 
 # The key

@@ -141,7 +141,7 @@ def test_backup_during_enrolment_is_restored_and_read(sqlite_url: str, tmp_path:
     for path in tmp_path.glob("store.db*"):
         path.unlink()
     copy_database(tmp_path / "backup.db", tmp_path / "store.db")
-    adopt_rows(tmp_path / "store.db", tmp_path / "backup.db.rows", tmp_path / "store.db.rows")
+    adopt_rows(tmp_path / "store.db", tmp_path / "backup.db.rows", tmp_path / "store.db.rows", [])
     with open_store(sqlite_url) as store:
         snapshot = store.snapshot(NOW)
         assert snapshot.references[:2] == (kept, gone)  # back from the dead, until the list is applied

@@ -147,6 +147,45 @@ def two_histories(url: str, database: Path) -> None:
     put_back(between, database)
 
 
+def test_known_limit_a_copy_made_during_an_enrolment_is_taken_for_a_crash(
+    sqlite_url: str, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It carries the note of a change. Only the log of a node tells, which looks there before it settles anything."""
+    copy, append = database.with_name("copy.db"), BlockFiles.append
+
+    def copied(*given: Any) -> range:
+        copy_database(database, copy)
+        return append(*given)
+
+    with open_store(sqlite_url) as store:
+        first = enrol_one(store, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(BlockFiles, "append", copied)
+            enrol_one(store, 2)
+        enrol_one(store, 3)
+    put_back(copy, database)
+    with open_store(sqlite_url) as store:
+        assert store.settle() == 2
+        assert store.snapshot(NOW).references == (first,)
+
+
+def test_known_limit_two_copies_that_went_on_apart_are_taken_for_one(sqlite_url: str, database: Path) -> None:
+    rows, other = database.with_name("store.db.rows"), database.with_name("other.db")
+    with open_store(sqlite_url) as store:
+        enrol_one(store, 1)
+    shutil.copyfile(database, other)
+    shutil.copytree(rows, rows.with_name("other.db.rows"))
+    with open_store(f"sqlite:///{other}") as store:
+        enrol_one(store, 2)
+    with open_store(sqlite_url) as store:
+        enrol_one(store, 3)
+    shutil.rmtree(rows)
+    shutil.copytree(rows.with_name("other.db.rows"), rows)
+    with open_store(sqlite_url) as store:
+        store.verify()
+        assert (store.snapshot(NOW).templates[1] == templates(1, seed=2)[0]).all(), "another's template"
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_number_that_was_given_twice_is_not_taken_for_the_other_person(
     ahead: bool, sqlite_url: str, database: Path

@@ -17,6 +17,7 @@ def upgrade() -> None:
     The digest of what is held covers a row's number in the place of its template, so it is counted again.
     """
     op.add_column("subject", sa.Column("row", sa.BigInteger, nullable=True))
+    op.add_column("subject", sa.Column("tie", sa.LargeBinary, nullable=True))
     op.create_index("ix_subject_model_id_row", "subject", ["model_id", "row"])
     op.add_column("model", sa.Column("folder", sa.String(32), nullable=True))
     op.add_column("model", sa.Column("line", sa.LargeBinary, nullable=True))
