@@ -20,6 +20,7 @@ from nodes.config.schema import PolicyConfig, Role, load_config
 from nodes.config.storage import holder_store, open_store, storage_key
 from nodes.evidence import sealed, under_way
 from nodes.evidence.archive import Archive
+from nodes.evidence.sealed import SealedProbe
 from nodes.identity.identity import init_node, load_identity
 from nodes.logs.entries import ArticleForty
 from nodes.operator import database
