@@ -35,6 +35,7 @@ PUBLIC_NAMES = re.compile(
 PUBLIC = {
     "nodes.blocks.block.Rows.erased",  # which rows are gone
     "nodes.blocks.history.Recomputed.missing",
+    "nodes.blocks.manifest.Block.mark",  # random
     "nodes.blocks.manifest.Line.name",  # random
     "nodes.blocks.numbering.DroppedRows.leaves",  # salted hashes
     "nodes.calibrate.identification.Searches.scores",  # of a calibration
