@@ -63,7 +63,7 @@ BEFORE = (  # as the version before left a database
     "DROP TABLE handling",
     "DROP TABLE gone_row",
     "DROP INDEX ix_subject_model_id_row",
-    'ALTER TABLE subject DROP COLUMN "row"',
+    *(f'ALTER TABLE subject DROP COLUMN "{column}"' for column in ("row", "tie")),
     *(f"ALTER TABLE model DROP COLUMN {column}" for column in ("folder", "line", "generation", "next_row")),
     "ALTER TABLE store DROP COLUMN changing",
     "UPDATE alembic_version SET version_num = '0005'",
