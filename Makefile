@@ -46,10 +46,11 @@ lock: setup  ## resolve anew what pyproject.toml asks for; commit both files
 
 LARGER_RING := n8192_q60_t20
 
-# A worker for each processor, at most four; a file's tests share fixtures, so one worker runs them all. Tests over sockets
+# A worker for each processor, at most four; a file's tests share fixtures, so one worker runs them all. In the order of
+# their names: by number of tests the longest, which stand alone in a file, would come last. Tests over sockets
 # and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
 PYTEST := env -u OPENBLAS_CORETYPE $(BIN)/python -m pytest
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 define run_tests
 $(PYTEST) $(PARALLEL) --durations 25 $(1) || \
 	{ echo "once more, only what failed:"; $(PYTEST) $(1) --last-failed --last-failed-no-failures none; }

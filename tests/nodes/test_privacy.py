@@ -145,7 +145,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Log or store: the answer is refused or unreachable, the node is clear, and works again once there is room."""
-    federation = found(tmp_path, read_timeout_seconds=2)
+    federation = found(tmp_path, read_timeout_seconds=5)
     wanted = request(federation.people.hit, (ES,))
 
     async def body() -> None:
