@@ -15,7 +15,7 @@ from nodes.config.storage import storage_key
 from nodes.evidence.sealed import SealedProbe, open_kept
 from nodes.service.json_logs import JsonFormatter
 from nodes.service.operator_api import HolderAnswer
-from nodes.store import GalleryStore, StoreUnavailable
+from nodes.store import StoreUnavailable
 from nodes.transport.units import pack_units
 from pets.errors import InputError
 from protocol.engine import plain_scores
@@ -158,7 +158,7 @@ def test_a_holder_whose_disk_is_full_says_so_and_releases_nothing(
                 raise StoreUnavailable("the disk is full; nothing of this step was stored")
 
             with monkeypatch.context() as patch:
-                patch.setattr(GalleryStore, "admit_query", full_store)
+                patch.setattr(network.nodes[ES].store, "admit_query", full_store)
                 report = await network.search(wanted)
                 assert report.answers[ES] == HolderAnswer("refused", reason="internal", by=ES)
                 await network.settle()
