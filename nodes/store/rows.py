@@ -155,14 +155,19 @@ class RowFiles:
         for model in _with_folder(session):
             self._check(session, model)
 
-    def _check(self, session: Session, model: ModelRow) -> Manifest:
+    def _beside(self, model: ModelRow) -> tuple[BlockFiles, Manifest, int | None, bool]:
+        """A folder and its manifest; the rows it had when the database's line ended, None for a line that it does not
+        know; whether that line is its newest."""
         with as_store_errors():
             files = self.of(model)
             manifest = files.manifest()
         assert model.line is not None
+        return files, manifest, manifest.end_of(model.line), model.line == manifest.lines[-1].name
+
+    def _check(self, session: Session, model: ModelRow) -> Manifest:
+        files, manifest, end, same = self._beside(model)
         assert model.generation is not None
         assert model.next_row is not None
-        end, same = manifest.end_of(model.line), model.line == manifest.lines[-1].name
         if end is None:
             raise StoreCorrupted(f"{files.folder} holds the templates of another database")
         if end < model.next_row or (same and manifest.generation < model.generation):
@@ -184,13 +189,9 @@ class RowFiles:
     def not_older(self, model: ModelRow) -> None:
         """Whether a folder is at least what the database said, read before it; so nobody's change is in the way.
         Raises `StoreCorrupted`."""
-        with as_store_errors():
-            files = self.of(model)
-            manifest = files.manifest()
-        assert model.line is not None
+        files, manifest, end, same = self._beside(model)
         assert model.generation is not None
         assert model.next_row is not None
-        end, same = manifest.end_of(model.line), model.line == manifest.lines[-1].name
         if end is None or end < model.next_row or (same and manifest.generation < model.generation):
             raise StoreCorrupted(f"{files.folder} was exchanged: it is older than the database, or another")
 
