@@ -71,8 +71,8 @@ def test_the_norm_bound_is_the_smaller_of_two_at_every_dimension() -> None:
 
 
 def _within_rounding(squared: int, s: int, dim: int) -> bool:
-    beyond = squared - s * s - Fraction(dim, 4)
-    return beyond <= 0 or beyond**2 <= s * s * dim
+    beyond = 4 * (squared - s * s) - dim  # times four, so that it is whole
+    return beyond <= 0 or beyond**2 <= 16 * s * s * dim
 
 
 @pytest.mark.parametrize("dim", [64, 128, 512, 1024])
