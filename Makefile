@@ -48,8 +48,9 @@ LARGER_RING := n8192_q60_t20
 
 # A worker for each processor, at most four; a file's tests share fixtures, so one worker runs them all. In the order of
 # their names: by number of tests the longest, which stand alone in a file, would come last. Tests over sockets
-# and processes have time limits, which a busy machine can miss: what fails is run once more, alone.
-PYTEST := env -u OPENBLAS_CORETYPE $(BIN)/python -m pytest
+# and processes have time limits, which a busy machine can miss: what fails is run once more, alone. Byte code is kept:
+# without it, each of the hundreds of processes that they start compiles every module again.
+PYTEST := env -u OPENBLAS_CORETYPE -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 define run_tests
 $(PYTEST) $(PARALLEL) --durations 25 $(1) || \
