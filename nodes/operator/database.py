@@ -128,6 +128,7 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
         if lost and not yes:
             raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
         with open_store(config, url=f"sqlite:///{copy}") as fresh:
+            fresh.verify_templates()  # the present ones may be sound, and go once the backup is in their place
             if unknown:
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)

@@ -186,6 +186,16 @@ class RowFiles:
             )
         return manifest
 
+    def check_rows(self, session: Session) -> None:
+        """Read every row of every folder: what the manifest names must be there, and be what it commits to.
+        Raises `StoreCorrupted`."""
+        for model in _with_folder(session):
+            with as_store_errors():
+                files = self.of(model)
+                version = files.manifest().current
+                if VersionReader(files, version.number).recompute().root != version.root:
+                    raise StoreCorrupted(f"{files.folder} holds other rows than were written there")
+
     def not_older(self, model: ModelRow) -> None:
         """Whether a folder is at least what the database said, read before it; so nobody's change is in the way.
         Raises `StoreCorrupted`."""

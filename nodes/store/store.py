@@ -409,6 +409,11 @@ class GalleryStore:
                 gallery.check_ties(session, self._keys)
             return content.verify(session)
 
+    def verify_templates(self) -> None:
+        """Read every template on disk: of a backup, before it takes the place of anything. Raises `StoreCorrupted`."""
+        with self._database.reading() as session:
+            self._rows.check_rows(session)
+
     def count(self) -> int:
         """Subjects held."""
         with self._database.reading() as session:
