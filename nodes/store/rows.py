@@ -177,7 +177,8 @@ class RowFiles:
             )
         if same and manifest.generation == model.generation:
             return manifest
-        noted = same and (self.announced(session) or bool(_gone(session, model, 1)))
+        erasing = manifest.next_row == model.next_row and bool(_gone(session, model, 1))  # which adds no rows
+        noted = same and (self.announced(session) or erasing)
         far = manifest.generation > model.generation + MAX_AHEAD or manifest.next_row > model.next_row + self._most
         if (far or not noted) and not self.ahead:
             raise StoreCorrupted(
