@@ -166,6 +166,11 @@ def _carry_over(
         lost += (f"{carried.lost} subjects enrolled since the backup",)
     if ours != theirs:
         lost += ("what was forgotten and answered since the backup, for the present store is another database",)
+    elif carried.unknown:
+        what = (
+            f"whether {carried.unknown} subjects of the backup, of whom the present store knows nothing, were forgotten"
+        )
+        lost += (what,)
     return carried, lost, ours != theirs
 
 

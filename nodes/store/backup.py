@@ -14,7 +14,7 @@ from pathlib import Path
 from nodes.private_files import sync_folder
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.rows import FOLDER_BYTES, copy_folder
-from nodes.store.subjects import utc_seconds
+from nodes.store.subjects import utc_day, utc_seconds
 
 
 def moment(source: Path) -> sqlite3.Connection:
@@ -80,11 +80,13 @@ def _copy(source: Path, target: Path, reader: sqlite3.Connection | None) -> None
 class CarriedOver:
     """`forgotten`: subjects deleted again. `lost`: subjects enrolled since the backup, which it does not hold.
 
-    `generation`: of the store that it was taken from.
+    `unknown`: subjects of the backup of whom the store knows nothing, though their time is not over: it was itself
+    restored from another backup. `generation`: of the store that it was taken from.
     """
 
     forgotten: int
     lost: int
+    unknown: int
     generation: int
 
 
@@ -115,9 +117,15 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
             "SELECT count(*) FROM current.subject "
             "WHERE subject IS NULL AND reference NOT IN (SELECT reference FROM main.subject)"
         ).fetchone()
+        (unknown,) = connection.execute(
+            "SELECT count(*) FROM main.subject "
+            "WHERE subject IS NULL AND retain_until >= :today "
+            "AND reference NOT IN (SELECT reference FROM current.subject)",
+            {"today": utc_day(now).isoformat()},
+        ).fetchone()
         (generation,) = connection.execute("SELECT generation FROM current.store").fetchone()
         connection.execute("COMMIT")
-        return CarriedOver(gone.rowcount, lost, generation)
+        return CarriedOver(gone.rowcount, lost, unknown, generation)
 
 
 _GONE = (  # their rows are erased when the copy is opened
