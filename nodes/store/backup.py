@@ -93,7 +93,8 @@ class CarriedOver:
 def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
     """Bring into a copy what its store has done since: nobody forgotten comes back, no query is answered again.
 
-    Claims, quotas, counts of releases, deletions, contested flags, who handled whom. Both must be of this version, and
+    Claims, quotas, counts of releases, deletions, contested flags; who handled whom is chained, and taken over by
+    `GalleryStore.add_handling`. Both must be of this version, and
     nobody may use them. Raises `StoreCorrupted` if either cannot be read; then the copy is as it was.
     """
     try:
@@ -141,7 +142,6 @@ _CARRY_OVER = (
     "INSERT INTO main.released SELECT * FROM current.released WHERE true "
     "ON CONFLICT DO UPDATE SET times = max(times, excluded.times)",
     "INSERT INTO main.deletion SELECT * FROM current.deletion WHERE true ON CONFLICT DO NOTHING",
-    "INSERT INTO main.handling SELECT * FROM current.handling WHERE true ON CONFLICT DO NOTHING",
     "INSERT INTO main.contested_event (subject_id, time) SELECT id, :now FROM main.subject WHERE NOT contested "
     "AND reference IN (SELECT reference FROM current.subject WHERE contested)",
     "UPDATE main.subject SET contested = true WHERE reference IN "

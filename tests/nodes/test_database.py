@@ -141,10 +141,15 @@ def test_a_store_restored_from_an_earlier_backup_says_of_whom_it_knows_nothing(t
     for suffix in ("", "-wal", "-shm"):
         Path(f"{folder / 'store.db'}{suffix}").unlink(missing_ok=True)
     restore(folder, first, NOW, yes=True)
+    with holder_store(folder) as store:
+        for _ in range(4):
+            store.consulted([gone])
     with pytest.raises(LossRefused, match="whether 1 subjects of the backup, of whom the present store knows nothing"):
         restore(folder, second, NOW)
     assert restore(folder, second, NOW, yes=True).subjects == 7, "the control: the person is back"
     assert restore(folder, second, NOW).lost == (), "now it knows everybody"
+    with holder_store(folder) as store:
+        assert store.handled(), "two logs that went on apart can be read as one"
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
