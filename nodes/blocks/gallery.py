@@ -31,6 +31,7 @@ from nodes.blocks.errors import (
 from nodes.blocks.files import MANIFEST, link_file, locked, remove_all_but
 from nodes.blocks.manifest import Line, Manifest, Run, read_manifest, write_manifest
 from nodes.blocks.numbering import Numbering, read_dropped
+from nodes.blocks.sealing import HEAD_BYTES
 from nodes.private_files import sync_folder
 from pets.params import check_dim
 
@@ -91,11 +92,13 @@ class BlockFiles:
         with typed_errors(str(self.folder)):
             return read_manifest(self.folder, self.cipher)
 
-    def stamp(self) -> tuple[int, int]:
-        """Something that is another after every change, cheap to look at."""
-        with typed_errors(str(self.folder)):
-            status = os.stat(self.folder / MANIFEST)
-        return status.st_ino, status.st_mtime_ns
+    def stamp(self) -> bytes:
+        """Something that is another after every change, cheap to look at: the nonce that the manifest is sealed with.
+
+        Not the file's number and time: numbers are given again, and two changes may fall into one tick of the clock.
+        """
+        with typed_errors(str(self.folder)), (self.folder / MANIFEST).open("rb", buffering=0) as stream:
+            return stream.read(HEAD_BYTES)
 
     def state(self) -> tuple[Manifest, Numbering]:
         """The gallery as it is now, without its rows. A file that it names may be replaced at any time after."""

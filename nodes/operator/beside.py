@@ -100,7 +100,7 @@ def _readable(place: Path, config: NodeConfig) -> bool:
     if not place.is_file():
         return False
     try:
-        with closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             sound = bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.DatabaseError:
         return False

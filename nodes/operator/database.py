@@ -32,7 +32,7 @@ from nodes.operator import beside
 from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
 from nodes.service.expiry import delete_expired as delete_expired_now
-from nodes.store import GalleryStore, StorageKey, StoreError
+from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreError
 from nodes.store.backup import CarriedOver, adopt_rows, carry_over, copy_database, replace_database
 from nodes.store.rows import rows_beside
 from pets.errors import InputError
@@ -128,6 +128,7 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
         if lost and not yes:
             raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
         with open_store(config, url=f"sqlite:///{copy}") as fresh:
+            fresh.verify_templates()  # the present ones may be sound, and go once the backup is in their place
             if unknown:
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
@@ -155,17 +156,33 @@ def _carry_over(
             raise InputError("there is none")
         # whether its key and state are ours; brings it to this version. Its templates may be what is to be replaced
         with open_store(config, look=False) as present:
-            ours = present.content.database_id
+            ours, handled = present.content.database_id, _handled(present)
         carried = carry_over(place, copy, now)
+        with open_store(config, url=f"sqlite:///{copy}") as fresh:
+            fresh.add_handling(handled or ())
     except (StoreError, InputError) as error:
         why = f"the present store is unusable ({error})"
         return None, (f"what was forgotten and answered since the backup, for {why}",), True
     lost: tuple[str, ...] = ()
+    if handled is None:
+        lost += ("who handled whom since the backup, for the log of that is damaged",)
     if carried.lost:
         lost += (f"{carried.lost} subjects enrolled since the backup",)
     if ours != theirs:
         lost += ("what was forgotten and answered since the backup, for the present store is another database",)
+    elif carried.unknown:
+        what = (
+            f"whether {carried.unknown} subjects of the backup, of whom the present store knows nothing, were forgotten"
+        )
+        lost += (what,)
     return carried, lost, ours != theirs
+
+
+def _handled(present: GalleryStore) -> list[bytes] | None:
+    try:
+        return present.handling_contents()
+    except StoreCorrupted:
+        return None
 
 
 def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, yes: bool) -> Restored:

@@ -33,19 +33,23 @@ def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool
     except StoreLost as error:
         if not accept_loss:
             raise
-        store = _open_what_is_left(identity, error)
+        store = _open_what_is_left(identity, archive, error)
     else:
         if not accept_loss:
             return store
         store.close()
         raise InputError("--accept-loss: the database has lost nothing; start without it")
     try:
-        store.note_loss(datetime.now(timezone.utc))
-        archive.ledger.note(store.content, "accepted-loss")
+        _note_accepted(store, archive)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _note_accepted(store: GalleryStore, archive: Archive) -> None:
+    store.note_loss(datetime.now(timezone.utc))
+    archive.ledger.note(store.content, "accepted-loss")
 
 
 def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
@@ -82,12 +86,13 @@ def _check_claims(identity: NodeIdentity, store: GalleryStore, archive: Archive)
             raise lost(identity, f"it does not know query {query.hex()}, of which there is evidence")
 
 
-def _open_what_is_left(identity: NodeIdentity, error: StoreLost) -> GalleryStore:
+def _open_what_is_left(identity: NodeIdentity, archive: Archive, error: StoreLost) -> GalleryStore:
     file, aside = identity.config.storage.file, f".lost-{int(time.time())}"
     try:
         store = open_store(identity.config, ahead=True)
         try:
             store.verify()
+            _note_accepted(store, archive)  # first: killed after a change, it would pass for a later state of what was
             found = store.reconcile(datetime.now(timezone.utc))
             told = {"forgotten": len(found.forgotten), "templates": found.lost}
             log.warning("accepted: what was forgotten since, and templates of nobody, are erased", extra=told)

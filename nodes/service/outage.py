@@ -120,5 +120,8 @@ async def _ask(node: Node, peer: str) -> None:
 async def follow(node: Node) -> None:
     """Ask again and again."""
     while True:
-        await ask_peers(node)
+        try:
+            await ask_peers(node)
+        except Exception as error:  # whatever it is, they are asked again
+            log.error("peers not asked for outages", extra={"node": node.name, "error": type(error).__name__})
         await asyncio.sleep(EVERY_SECONDS)

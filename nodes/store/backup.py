@@ -14,7 +14,7 @@ from pathlib import Path
 from nodes.private_files import sync_folder
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.rows import FOLDER_BYTES, copy_folder
-from nodes.store.subjects import utc_seconds
+from nodes.store.subjects import utc_day, utc_seconds
 
 
 def moment(source: Path) -> sqlite3.Connection:
@@ -80,18 +80,21 @@ def _copy(source: Path, target: Path, reader: sqlite3.Connection | None) -> None
 class CarriedOver:
     """`forgotten`: subjects deleted again. `lost`: subjects enrolled since the backup, which it does not hold.
 
-    `generation`: of the store that it was taken from.
+    `unknown`: subjects of the backup of whom the store knows nothing, though their time is not over: it was itself
+    restored from another backup. `generation`: of the store that it was taken from.
     """
 
     forgotten: int
     lost: int
+    unknown: int
     generation: int
 
 
 def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
     """Bring into a copy what its store has done since: nobody forgotten comes back, no query is answered again.
 
-    Claims, quotas, counts of releases, deletions, contested flags, who handled whom. Both must be of this version, and
+    Claims, quotas, counts of releases, deletions, contested flags; who handled whom is chained, and taken over by
+    `GalleryStore.add_handling`. Both must be of this version, and
     nobody may use them. Raises `StoreCorrupted` if either cannot be read; then the copy is as it was.
     """
     try:
@@ -115,9 +118,15 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
             "SELECT count(*) FROM current.subject "
             "WHERE subject IS NULL AND reference NOT IN (SELECT reference FROM main.subject)"
         ).fetchone()
+        (unknown,) = connection.execute(
+            "SELECT count(*) FROM main.subject "
+            "WHERE subject IS NULL AND retain_until >= :today "
+            "AND reference NOT IN (SELECT reference FROM current.subject)",
+            {"today": utc_day(now).isoformat()},
+        ).fetchone()
         (generation,) = connection.execute("SELECT generation FROM current.store").fetchone()
         connection.execute("COMMIT")
-        return CarriedOver(gone.rowcount, lost, generation)
+        return CarriedOver(gone.rowcount, lost, unknown, generation)
 
 
 _GONE = (  # their rows are erased when the copy is opened
@@ -133,7 +142,6 @@ _CARRY_OVER = (
     "INSERT INTO main.released SELECT * FROM current.released WHERE true "
     "ON CONFLICT DO UPDATE SET times = max(times, excluded.times)",
     "INSERT INTO main.deletion SELECT * FROM current.deletion WHERE true ON CONFLICT DO NOTHING",
-    "INSERT INTO main.handling SELECT * FROM current.handling WHERE true ON CONFLICT DO NOTHING",
     "INSERT INTO main.contested_event (subject_id, time) SELECT id, :now FROM main.subject WHERE NOT contested "
     "AND reference IN (SELECT reference FROM current.subject WHERE contested)",
     "UPDATE main.subject SET contested = true WHERE reference IN "

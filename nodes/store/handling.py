@@ -100,6 +100,41 @@ def entries(session: Session, keys: KeyRing) -> list[Handled]:
     return found
 
 
+def contents(session: Session, keys: KeyRing) -> list[bytes]:
+    """What each entry holds, decrypted, for `add_missing` in another copy of this log. Raises `StoreCorrupted`."""
+    return [_opened(keys, row) for row in _rows(session)]
+
+
+def add_missing(session: Session, keys: KeyRing, theirs: Iterable[bytes]) -> None:
+    """Add entries of another copy that this one lacks, behind its last. Raises `StoreCorrupted`.
+
+    Where the two went on apart, what is added names its new predecessor; a gap that theirs had stays one.
+    """
+    own = contents(session, keys)
+    known = {_told(plain).salt for plain in own}
+    last = _digest(own[-1]) if own else b""
+    previous: bytes | None = None
+    for plain in theirs:
+        told = _told(plain)
+        gap = previous is not None and told.before != previous
+        previous = _digest(plain)
+        if told.salt in known:
+            continue
+        content = plain if gap else msgspec.msgpack.encode(msgspec.structs.replace(told, before=last))
+        row = HandlingRow(time=told.time, sealed=b"")
+        session.add(row)
+        session.flush()
+        row.sealed = keys.key.seal(content, "handling", str(row.id))
+        last = _digest(content)
+
+
+def _told(plain: bytes) -> _Sealed:
+    try:
+        return msgspec.msgpack.decode(plain, type=_Sealed)
+    except MALFORMED:
+        raise StoreCorrupted("an entry of the handling log is not what was written") from None
+
+
 def purge(session: Session, before: int) -> int:
     """Delete entries from before a second since 1970; gives how many."""
     gone = session.scalars(delete(HandlingRow).where(HandlingRow.time < before).returning(HandlingRow.id)).all()

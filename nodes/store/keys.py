@@ -114,9 +114,13 @@ class StorageKey:
         message = model + row.to_bytes(8, "little") + f"|{reference}|{subject or reference}".encode()
         return hmac.digest(self._ties, message, "sha256")[:TIE_BYTES]
 
-    def check_tie(self, tie: bytes | None, model: bytes, row: int, reference: str, subject: str | None) -> None:
+    def check_tie(self, tie: bytes | None, model: bytes, row: int | None, reference: str, subject: str | None) -> None:
         """Raise `StoreCorrupted` unless it is the one of these."""
-        if not hmac.compare_digest(tie or b"", self.tie(model, row, reference, subject)):
+        if (
+            row is None
+            or not 0 <= row < 2**63
+            or not hmac.compare_digest(tie or b"", self.tie(model, row, reference, subject))
+        ):
             raise StoreCorrupted(f"row {row} is not the template of {reference}: the database was changed")
 
 

@@ -177,7 +177,8 @@ class RowFiles:
             )
         if same and manifest.generation == model.generation:
             return manifest
-        noted = same and (self.announced(session) or bool(_gone(session, model, 1)))
+        erasing = manifest.next_row == model.next_row and bool(_gone(session, model, 1))  # which adds no rows
+        noted = same and (self.announced(session) or erasing)
         far = manifest.generation > model.generation + MAX_AHEAD or manifest.next_row > model.next_row + self._most
         if (far or not noted) and not self.ahead:
             raise StoreCorrupted(
@@ -185,6 +186,16 @@ class RowFiles:
                 f"{manifest.next_row}, and {model.generation} of {manifest.generation} changes"
             )
         return manifest
+
+    def check_rows(self, session: Session) -> None:
+        """Read every row of every folder: what the manifest names must be there, and be what it commits to.
+        Raises `StoreCorrupted`."""
+        for model in _with_folder(session):
+            with as_store_errors():
+                files = self.of(model)
+                version = files.manifest().current
+                if VersionReader(files, version.number).recompute().root != version.root:
+                    raise StoreCorrupted(f"{files.folder} holds other rows than were written there")
 
     def not_older(self, model: ModelRow) -> None:
         """Whether a folder is at least what the database said, read before it; so nobody's change is in the way.

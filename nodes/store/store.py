@@ -376,6 +376,16 @@ class GalleryStore:
         with self._database.reading() as session:
             return handling.entries(session, self._keys)
 
+    def handling_contents(self) -> list[bytes]:
+        """That log, for `add_handling` in a copy of this store. Raises `StoreCorrupted`."""
+        with self._database.reading() as session:
+            return handling.contents(session, self._keys)
+
+    def add_handling(self, theirs: Iterable[bytes]) -> None:
+        """Take over what another copy's log holds and this one's lacks, after a restore. Raises `StoreCorrupted`."""
+        with self._database.writing() as session:
+            handling.add_missing(session, self._keys, theirs)
+
     # The gallery
 
     @property
@@ -408,6 +418,11 @@ class GalleryStore:
             if whole:
                 gallery.check_ties(session, self._keys)
             return content.verify(session)
+
+    def verify_templates(self) -> None:
+        """Read every template on disk: of a backup, before it takes the place of anything. Raises `StoreCorrupted`."""
+        with self._database.reading() as session:
+            self._rows.check_rows(session)
 
     def count(self) -> int:
         """Subjects held."""

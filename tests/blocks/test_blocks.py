@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import multiprocessing
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_an_append_leaves_earlier_blocks_alone(tmp_path: Path) -> None:
     full = sorted(before)[:3]
     assert [after[name] for name in full] == [before[name] for name in full]
     assert [block.hash for block in files.manifest().blocks][:3] == hashes[:3]
+
+
+def test_a_change_is_met_whatever_number_and_time_the_manifest_s_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File systems give a number again, and two changes may fall into one tick of their clock."""
+    files = new_files(tmp_path / "g")
+    files.append(rows(BLOCK))
+    gallery = ResidentGallery(files, spare=10)
+    real, frozen = os.stat, os.stat(tmp_path / "g" / "manifest")
+    monkeypatch.setattr(
+        os, "stat", lambda path, **more: frozen if Path(path).name == "manifest" else real(path, **more)
+    )
+    with gallery.snapshot() as lent:
+        assert lent.live()[0]
+        files.forget([0])
+        assert not lent.live()[0]
 
 
 def test_forgotten_bytes_leave_the_disk_and_the_version_keeps_its_root(tmp_path: Path) -> None:

@@ -130,6 +130,47 @@ def test_control_a_bare_copy_brings_them_back_and_answers_again(holder: tuple[Pa
         assert not claimed(store, QUERY[0])
 
 
+def test_a_store_restored_from_an_earlier_backup_says_of_whom_it_knows_nothing(tmp_path: Path) -> None:
+    folder, first, second = tmp_path / "es", tmp_path / "first", tmp_path / "second"
+    make(folder)
+    backup(folder, first)
+    with holder_store(folder) as store:
+        (gone,) = store.enrol_many(unit_rows(np.random.default_rng(5), 1, 64), **WHAT).references
+        backup(folder, second)
+        store.forget(gone, NOW)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{folder / 'store.db'}{suffix}").unlink(missing_ok=True)
+    restore(folder, first, NOW, yes=True)
+    with holder_store(folder) as store:
+        for _ in range(4):
+            store.consulted([gone])
+    with pytest.raises(LossRefused, match="whether 1 subjects of the backup, of whom the present store knows nothing"):
+        restore(folder, second, NOW)
+    assert restore(folder, second, NOW, yes=True).subjects == 7, "the control: the person is back"
+    assert restore(folder, second, NOW).lost == (), "now it knows everybody"
+    with holder_store(folder) as store:
+        assert store.handled(), "two logs that went on apart can be read as one"
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_backup_with_a_damaged_block_takes_no_sound_template_s_place(damage: str, tmp_path: Path) -> None:
+    folder, file = tmp_path / "es", tmp_path / "backup.db"
+    references = make(folder)
+    backup(folder, file)
+    (block,) = file.with_name("backup.db.rows").glob("*/block-*")
+    content = bytearray(block.read_bytes())
+    block.unlink()  # the present gallery has the same file under its own name
+    if damage == "damaged":
+        content[100] ^= 1
+        block.write_bytes(content)
+    before = {path.name for path in (folder / "store.db.rows").iterdir()}
+    with pytest.raises(StoreCorrupted, match=block.name):
+        restore(folder, file, NOW, yes=True)
+    assert {path.name for path in (folder / "store.db.rows").iterdir()} == before
+    with holder_store(folder) as store:
+        assert store.snapshot(NOW).references == references
+
+
 def test_a_restore_says_what_it_would_lose_and_waits_for_a_yes(holder: tuple[Path, tuple[str, ...], Path]) -> None:
     folder, _, file = holder
     with holder_store(folder) as store:

@@ -244,6 +244,40 @@ def test_a_loss_is_accepted_only_by_an_order_that_is_signed_into_the_log(
     assert start(federation)[1] == last, "the next start needs no order"
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_an_acceptance_that_was_killed_is_signed_or_must_be_given_again(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try changes the database: after some it counts more changes than the one that was lost."""
+    backup(federation.folder(ES), tmp_path / "copy")
+    enrol(federation, 2)
+    start(federation)
+    remove(file(federation))
+    shutil.copyfile(tmp_path / "copy", file(federation))
+    reconcile = GalleryStore.reconcile
+
+    def killed_after(self: GalleryStore, *given: Any) -> Any:
+        reconcile(self, *given)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GalleryStore, "reconcile", killed_after)
+        for _ in range(2):
+            with pytest.raises((Killed, InputError)):  # the second: nothing is left to accept
+                start(federation, accept_loss=True)
+    content, _, lost_until = start(federation)
+    assert content.rows == 130
+    assert lost_until is not None, "warrants older than the loss are refused"
+    identity = load_identity(federation.folder(ES))
+    archive = Archive(identity, federation.folder(ES))
+    reasons = [archive._gallery.read(place).reason for place in range(archive._gallery.size)]
+    archive.close()
+    assert "accepted-loss" in reasons, "it is signed that two people are lost"
+
+
 def test_nothing_is_accepted_where_nothing_is_lost(federation: Federation) -> None:
     with pytest.raises(InputError, match="has lost nothing"):
         start(federation, accept_loss=True)

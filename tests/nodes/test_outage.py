@@ -229,3 +229,20 @@ def test_the_console_shows_of_each_answer_what_came(
     assert seen() == (True, True)  # control: both answer
     monkeypatch.setattr(client, silent, nobody)
     assert seen() == (silent != "peers", silent != "outages")
+
+
+def test_peers_are_asked_again_after_an_error_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def fails(node: object) -> None:
+        asked.append(node)
+        raise RuntimeError("the client has been closed")
+
+    async def body() -> None:
+        monkeypatch.setattr(outage, "ask_peers", fails)
+        monkeypatch.setattr(outage, "EVERY_SECONDS", 0.0)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(outage.follow(SimpleNamespace(name=ES)), 0.2)  # type: ignore[arg-type]
+
+    asyncio.run(body())
+    assert len(asked) > 1

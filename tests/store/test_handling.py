@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from nodes.store import GalleryStore, Handler, StorageKey, StoreCorrupted, StoreRefusal, handling
-from nodes.store.backup import carry_over
 from tests.kit.stores import KEY, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
 from tests.kit.stores import sqlite_url as sqlite_url
 from tests.kit.stores import store as store
@@ -102,9 +101,41 @@ def test_a_restore_keeps_who_did_what_since_the_backup(sqlite_url: str, tmp_path
         one = enrol_one(store)
         store.backup(tmp_path / "backup.db")
         store.forget(one, NOW)
-    carry_over(tmp_path / "store.db", tmp_path / "backup.db", NOW)
+        since = store.handling_contents()
     with open_store(f"sqlite:///{tmp_path}/backup.db") as restored:
-        assert [act for act, *_ in told(restored)] == ["enrol", "forget"]
+        for _ in range(2):  # once more adds nothing
+            restored.add_handling(since)
+            assert [act for act, *_ in told(restored)] == ["enrol", "forget"]
+
+
+def test_logs_that_went_on_apart_become_one_that_can_be_read(sqlite_url: str, tmp_path: Path) -> None:
+    """Their entries have the same numbers and other predecessors."""
+    with open_store(sqlite_url, handler=CARLA) as store:
+        one = enrol_one(store, 1)
+        store.backup(tmp_path / "backup.db")
+        for _ in range(3):
+            store.consulted([one])
+        since = store.handling_contents()
+    with open_store(f"sqlite:///{tmp_path}/backup.db") as restored:
+        restored.flag_contested(one, NOW)
+        restored.add_handling(since)
+        assert [act for act, *_ in told(restored)] == ["enrol", "contest", "consult", "consult", "consult"]
+        restored.add_handling(since)
+        assert len(told(restored)) == 5
+
+
+def test_an_entry_that_was_taken_out_is_still_missing_after_a_restore(sqlite_url: str, tmp_path: Path) -> None:
+    with open_store(sqlite_url, handler=CARLA) as store:
+        one = enrol_one(store, 1)
+        store.backup(tmp_path / "backup.db")
+        for _ in range(3):
+            store.consulted([one])
+        sql(sqlite_url, "DELETE FROM handling WHERE id = 3")
+        since = store.handling_contents()
+    with open_store(f"sqlite:///{tmp_path}/backup.db") as restored:
+        restored.add_handling(since)
+        with pytest.raises(StoreCorrupted, match="an entry is missing"):
+            restored.handled()
 
 
 @pytest.mark.parametrize(("person", "reason"), [("", "x"), ("p" * 201, ""), ("p", "r" * 201)])

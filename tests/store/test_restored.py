@@ -57,6 +57,28 @@ def test_who_was_forgotten_after_a_copy_of_the_database_is_not_held_again(sqlite
         assert store.verify().rows == 1
 
 
+def test_a_copy_made_before_a_deletion_was_erased_is_not_taken_for_a_crash_once_others_were_enrolled(
+    sqlite_url: str, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = database.with_name("copy.db")
+    with open_store(sqlite_url) as store:
+        enrol_one(store, 1)
+        gone = enrol_one(store, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(GalleryStore, "settle", lambda self: 0)  # the disk is full, say
+            store.forget(gone, NOW)
+        copy_database(database, copy)
+        store.settle()
+    put_back(copy, database)
+    with open_store(sqlite_url) as store:
+        assert store.settle() == 0, "the control: erased and not noted, as a crash leaves it"
+        enrol_one(store, 3)
+    put_back(copy, database)
+    with pytest.raises(StoreCorrupted, match="the database is an older one"):
+        open_store(sqlite_url)
+    assert held_rows(database) == 2, "and nobody's template is erased"
+
+
 def test_control_a_copy_of_both_brings_them_back(sqlite_url: str, database: Path) -> None:
     copy, rows = database.with_name("copy.db"), database.with_name("store.db.rows")
     with open_store(sqlite_url) as store:

@@ -66,6 +66,15 @@ def test_a_second_subject_with_the_row_of_another_is_refused(url: str) -> None:
             store.reference(MODEL, 0)
 
 
+@pytest.mark.parametrize("row", ["NULL", "-1"])
+def test_a_row_that_is_no_number_is_corruption_and_no_other_error(row: str, url: str) -> None:
+    with open_store(url) as store:
+        enrol_one(store, 1)
+        sql(url, f'UPDATE subject SET "row" = {row}')
+        with pytest.raises(StoreCorrupted, match="is not the template of"):
+            store.verify(whole=True)
+
+
 def test_ties_are_made_anew_under_a_new_key_and_a_wrong_one_is_not(sqlite_url: str, tmp_path: Path) -> None:
     new = StorageKey(b"n" * 32)
     with open_store(sqlite_url) as store:
