@@ -73,6 +73,7 @@ class HeldGallery(ABC):
         self._lock = threading.RLock()
         self._held = 0  # snapshots that are open
         self._closing = False
+        self._watcher: Callable[[], object] | None = None
         self._owed = False  # rows could not be overwritten: once more, soon
         self._settled = -1  # generation of the manifest that is held
         self._stamp = files.stamp()
@@ -96,9 +97,7 @@ class HeldGallery(ABC):
     def _overwrite(self, slots: npt.NDArray[np.int64]) -> bool:
         """Zero some rows; False: not all of them, so ask again later."""
 
-    def _kept(self) -> None:
-        """What is held is the present version now."""
-
+    @abstractmethod
     def _end(self) -> None:
         """Nobody reads the rows any more."""
 
@@ -110,8 +109,9 @@ class HeldGallery(ABC):
     def watch(self, told: Callable[[], object]) -> None:
         """Have `told` called before rows are used that may have been erased under an open snapshot.
 
-        In the memory of this process no row ever is.
+        In the memory of this process no row ever is, so it is not called there.
         """
+        self._watcher = told
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """The present version, or an earlier one of the same epoch that is kept.
@@ -218,7 +218,6 @@ class HeldGallery(ABC):
                 raise BlocksUnavailable(f"{self.files.folder} changed {ATTEMPTS} times while it was read")
             self._settled = self._manifest.generation
             self._wipe()
-            self._kept()
 
     def _read_again(self, error: FileNotFoundError) -> None:
         generation = self._manifest.generation

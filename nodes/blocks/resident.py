@@ -96,7 +96,11 @@ class ResidentGallery(HeldGallery):
         self._memory.rows[slots] = 0
         return True
 
-    def _kept(self) -> None:
+    def _end(self) -> None:
+        """The array goes with the last view of it."""
+
+    def _settle(self, progress: Callable[[int], object] | None = None) -> None:
+        super()._settle(progress)
         if self._plaintext is not None and not self._held:
             self._memory.flush()
             self._plaintext.note(self._manifest)

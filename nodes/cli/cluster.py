@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -91,6 +91,13 @@ def drain(folder: Dir, as_json: Json = False) -> None:
         _print_json({"stopped": True})
     else:
         output.print("stopped")
+
+
+def cluster_line(told: dict[str, Any]) -> str:
+    """Where the gallery of a running node lies, for `lineup node status`."""
+    held = f"{told['address']}: {told['rows']:,} rows in {told['shards']} shards, {told['processes']} processes"
+    machines = "" if told["machines"] is None else f", {told['machines']} machines"
+    return held + machines + (f"; CANNOT BE USED: {told['fault']}" if told["fault"] else "")
 
 
 def _config(folder: Path) -> ClusterConfig:
