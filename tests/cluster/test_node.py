@@ -19,6 +19,7 @@ from nodes.config.schema import operator_name
 from nodes.config.storage import holder_store
 from nodes.service.operator_api import HolderAnswer, PrepareRequest
 from nodes.service.requester import RequesterNode
+from nodes.service.server import build_node
 from nodes.store import Category, Status
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.cluster import ADDRESS, FakeCalls, name_cluster, play
@@ -199,6 +200,17 @@ def test_one_that_is_lost_in_the_middle_of_a_search_is_internal_and_nobody_is_ac
 
 
 def test_a_node_does_not_start_without_its_cluster_and_names_it(federation: Federation, calls: FakeCalls) -> None:
-    calls.is_down = True
-    with pytest.raises(ClusterError, match=f"no cluster at {ADDRESS}"):
-        run(federation, lambda _: asyncio.sleep(0))
+    async def body() -> None:
+        node, transport = build_node(federation.folder(ES))
+        try:
+            calls.is_down = True
+            with pytest.raises(ClusterError, match=f"no cluster at {ADDRESS}"):
+                await asyncio.to_thread(node.warm)
+            calls.is_down = False
+            await asyncio.to_thread(node.warm)  # the control
+            assert calls.shards
+        finally:
+            await node.close()
+            await transport.close()
+
+    asyncio.run(body())
