@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ class FakeCalls:
     shards: dict[int, Shard] = field(default_factory=dict)
     deaths: int = 0
     _given: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-    _numbers: Any = field(default_factory=itertools.count)
-    _asked: Any = field(default_factory=itertools.count)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _asked: Iterator[int] = field(default_factory=itertools.count)
     _turn: int = 0
     _lost: bool = True
 
