@@ -43,10 +43,11 @@ def start(
 ) -> None:
     """Start this machine's part: as the head on the address in node.toml, else as a worker that joins it.
 
-    The first start writes a token next to the node's keys. Copy it, and the
-    node's folder, to every machine. Ray listens on every address of a machine,
-    and its ports run code for whoever reaches them and shows the token: keep
-    the machines in a network of their own, behind a firewall.
+    The first start writes a token next to the node's keys. Every machine needs
+    it, and finds the node's folder and templates at the same path. Ray listens
+    on every address of a machine, and its ports run code for whoever reaches
+    them and shows the token: keep the machines in a network of their own,
+    behind a firewall.
     """
     from nodes.cluster import machines
 

@@ -18,7 +18,7 @@ from multiprocessing.managers import BaseManager
 from typing import Any
 
 from nodes.cluster.connection import connect
-from nodes.cluster.errors import ClusterError, WorkerLost
+from nodes.cluster.errors import ClusterError, Silent, WorkerLost
 from nodes.cluster.shard import Shard
 from nodes.config.cluster import ClusterConfig
 from pets.errors import LineupError
@@ -40,7 +40,7 @@ class Agent:
         self._config = config
         self._ray = connect(config)
         errors = self._ray.exceptions
-        self._lost = (errors.RayActorError, errors.WorkerCrashedError, errors.GetTimeoutError, errors.ObjectLostError)
+        self._lost = (errors.RayActorError, errors.WorkerCrashedError, errors.ObjectLostError)
         self._shard = self._ray.remote(Shard)
         self._numbers = itertools.count(first)
         self._kept: dict[int, Any] = {}
@@ -62,6 +62,8 @@ class Agent:
             raise WorkerLost("the connection is another")
         try:
             return self._ray.get(reference, timeout=seconds)
+        except self._ray.exceptions.GetTimeoutError:
+            raise Silent(f"silence for {seconds:.0f} s") from None
         except self._lost as error:
             raise WorkerLost(type(error).__name__) from None
         except self._ray.exceptions.RayTaskError as error:

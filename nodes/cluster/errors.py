@@ -15,3 +15,7 @@ class ClusterUnavailable(ClusterError):
 
 class WorkerLost(ClusterError):
     """A process of the cluster, or the way to it, is gone or does not answer. The same may be asked again."""
+
+
+class Silent(WorkerLost):
+    """No answer in time: it may still work on it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +19,9 @@ from nodes.cluster.link import Calls, Link
 from nodes.cluster.rows import ClusterRows
 from nodes.cluster.shards import SPARE_ROWS, UNIT, Shards
 from nodes.config.cluster import ClusterConfig
+from pets.errors import LineupError
+
+MEND_SECONDS = 2.0  # that somebody waits for shards that are brought back
 
 
 class ClusterGallery(HeldGallery):
@@ -37,6 +42,7 @@ class ClusterGallery(HeldGallery):
     ) -> None:
         super().__init__(files)
         self._calls, self._config, self._node, self._unit, self._spare = calls, config, node, unit, spare
+        self._mending: threading.Thread | None = None
         self._told = -1  # the generation up to which who is forgotten was let go of
         self.shards = self._opened()
         try:
@@ -46,11 +52,22 @@ class ClusterGallery(HeldGallery):
             raise
 
     def refresh(self) -> bool:
-        """As `HeldGallery.refresh`; also brings the shards back where they were lost. Raises `ClusterError`."""
+        """As `HeldGallery.refresh`; also has the shards brought back where they were lost.
+
+        Raises `ClusterError` as long as they are not: to read all rows takes too long for who asks for them.
+        """
         with self._lock:
             if not self.shards.well:
-                self.shards.reach(self._loaded)
+                self._mend()
             return super().refresh()
+
+    def _mend(self) -> None:
+        if self._mending is None or not self._mending.is_alive():
+            self._mending = threading.Thread(target=_bring_back, args=(self.shards, self._loaded), daemon=True)
+            self._mending.start()
+        self._mending.join(MEND_SECONDS)
+        if not self.shards.well:
+            raise ClusterError(self.shards.fault or f"no connection to the cluster at {self._config.address}")
 
     def further(self, rows: int) -> list[Rows]:
         """As `HeldGallery.further`."""
@@ -101,6 +118,11 @@ class ClusterGallery(HeldGallery):
         if self._watcher is not None:
             self._watcher()
         self._told = max(self._told, seen)
+
+
+def _bring_back(shards: Shards, rows: int) -> None:
+    with suppress(LineupError):  # it is kept as the fault
+        shards.reach(rows)
 
 
 class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,6 +62,7 @@ class Link:
         self._config = config
         self._lock = threading.Lock()
         self._turn = 0
+        self._closed = False
         self._process: SpawnProcess | None = None
         self._agent: Any = None
         self._refused, self._again = "", 0.0
@@ -72,6 +73,8 @@ class Link:
         with self._lock:
             if turn := self.connected():
                 return turn
+            if self._closed:
+                raise ClusterError("the node is being stopped")
             if time.monotonic() < self._again:
                 raise ClusterError(self._refused)
             self._stop()
@@ -131,6 +134,7 @@ class Link:
     def close(self) -> None:
         """Leave the cluster. The processes that were made there end."""
         with self._lock:
+            self._closed = True
             self._stop()
 
     def _call(self, method: str, *given: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodes.cluster.errors import ClusterError
 from nodes.cluster.shards import Part, Shards
+from pets.errors import LineupError
 from protocol.errors import QueryRefused
 from protocol.steps import Product, ScoreRows, Work
 from protocol.work import RowsElsewhere
@@ -43,7 +43,7 @@ class ClusterRows(RowsElsewhere):
             raise IndexError(f"row {int(wanted.max())} of {len(self)}")
         try:
             found = self._fetch(wanted)
-        except ClusterError as error:
+        except LineupError as error:  # whatever it is, it is no fault of a peer
             raise QueryRefused("internal", "the gallery cannot be used") from error
         if not isinstance(rows, slice) and not found.any(axis=1).all():  # no template is zero
             raise QueryRefused("internal", "a subject was forgotten during the search: ask again")

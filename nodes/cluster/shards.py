@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodes.cluster.errors import ClusterError, ClusterUnavailable, WorkerLost
+from nodes.cluster.errors import ClusterError, ClusterUnavailable, Silent, WorkerLost
 from nodes.cluster.link import Calls
 from nodes.cluster.shard import Answer, Range, split
 from nodes.config.cluster import ClusterConfig
+from pets.errors import LineupError
 from pets.params import PRESETS
 
 log = logging.getLogger("lineup.cluster")
@@ -82,9 +83,14 @@ class Shards:
             if len(parts) > len(self.parts):
                 self._check_processors(len(parts))
                 self.parts = parts
-        fresh = any(part.turn != turn for part in self.parts)
         behind = [part for part in self.parts if part.turn != turn or part.held < part.range.of(rows)]
-        self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS if fresh else None)
+        if any(not part.held for part in behind):
+            self.fault = self.fault or "the rows are being read"
+        try:
+            self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS)
+        except LineupError as error:
+            self.fault = str(error)
+            raise
         for part in behind:
             part.held = part.range.of(rows)
         self.fault = ""
@@ -185,21 +191,23 @@ class Shards:
                 # One that hangs may not use up the time of the other.
                 found: Answer = self.calls.get(answer, max(0.1, left / (2 if tries < len(copies) - 1 else 1)))
             except WorkerLost as error:
-                why = str(error)
+                lost = error
             else:
                 return found
             tries, answer = tries + 1, None
-            log.warning("a worker was lost; its part is asked for again", extra={"error": why})
+            log.warning("a worker was lost; its part is asked for again", extra={"error": str(lost)})
             if time.monotonic() > deadline:
-                raise self._give_up(part, tries, why)
+                raise self._give_up(part, tries, lost)
             if tries % len(copies) == 0:
                 time.sleep(PAUSE_SECONDS)
 
-    def _give_up(self, part: Part, tries: int, why: str) -> ClusterUnavailable:
-        """The processes are of no use; who asks next has others made."""
-        self.fault = f"{part}: no answer in time, {tries} tries ({why})"
+    def _give_up(self, part: Part, tries: int, lost: WorkerLost) -> ClusterUnavailable:
+        """Others are made in the place of processes that are lost; one that may still read its rows is let do so."""
+        self.fault = f"{part}: no answer in time, {tries} tries ({lost})"
         with self._lock:
-            self._end(part)
+            if not isinstance(lost, Silent) or not part.held:
+                self._end(part)
+            part.held = 0
         return ClusterUnavailable(self.fault)
 
     def _end(self, part: Part) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nodes.blocks import BlockFiles
+from nodes.cluster import gallery as gallery_module
 from nodes.cluster.errors import ClusterError
 from nodes.cluster.gallery import ClusterGallery
 from pets.params import N4096
@@ -28,6 +30,11 @@ STORY = [
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return holder(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_module, "MEND_SECONDS", 60)
 
 
 def new_files(node: Path, folder: Path) -> BlockFiles:
@@ -175,6 +182,27 @@ def test_a_gallery_that_is_closed_ends_its_processes_when_nobody_reads_it(node: 
     assert lent.rows[:].any(axis=1).all()
     lent.close()
     assert not calls.shards
+
+
+def test_nobody_waits_long_while_the_rows_are_read_again(
+    node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, calls, going_on = new_files(node, tmp_path / "g"), FakeCalls(), threading.Event()
+    files.append(rows(5 * BLOCK))
+    gallery = spread(files, node, calls)
+    calls.lose()
+    calls.is_down = False
+    monkeypatch.setattr(gallery_module, "MEND_SECONDS", 0.1)
+    calls.dies = lambda _: not going_on.wait(60)  # until then nobody answers
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="the rows are being read"):
+            gallery.snapshot()
+    assert gallery.shards.fault
+    going_on.set()
+    monkeypatch.setattr(gallery_module, "MEND_SECONDS", 60)
+    with gallery.snapshot() as lent:
+        np.testing.assert_array_equal(lent.rows[:], rows(5 * BLOCK))
+    assert not gallery.shards.fault
 
 
 def test_a_cluster_that_is_not_there_leaves_no_process(node: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from nodes.blocks import BlockFiles, BlocksError
 from nodes.cluster import machines
-from nodes.cluster.errors import WorkerLost
+from nodes.cluster.errors import ClusterError, ClusterUnavailable, WorkerLost
 from nodes.cluster.gallery import ClusterGallery
 from nodes.cluster.link import Link
 from nodes.cluster.shard import Range
@@ -65,12 +66,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = holder(root)
     port = next(port for port in range(6300, 9000) if not listening(port))  # above 10,000 Ray has workers
     name_cluster(folder, f"127.0.0.1:{port}", folder / "cluster.token", shards=2, patience_seconds=100)
-    done = lineup("cluster", "start", "--dir", str(folder), "--processors", str(PROCESSORS), "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["role"] == "head"
+    start(folder)
     yield folder
     stopped = lineup("cluster", "drain", "--dir", str(folder))
     assert stopped.returncode == 0, stopped.stderr
+
+
+def start(folder: Path) -> None:
+    done = lineup("cluster", "start", "--dir", str(folder), "--processors", str(PROCESSORS), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["role"] == "head"
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +137,23 @@ def test_a_worker_that_is_killed_costs_no_answer(node: Path, link: Link) -> None
             np.testing.assert_array_equal(perform([Product(lent.rows, values, N4096, 0, 3)], 1), expected)
         np.testing.assert_array_equal(lent.rows[[0, len(rows) - 1]], rows[[0, len(rows) - 1]])
     os.kill(link._process.pid, signal.SIGKILL)  # type: ignore[union-attr, arg-type]
-    with gallery.snapshot() as lent:  # what talks to Ray is begun again, and the shards are
+    mended(gallery)  # what talks to Ray is begun again, and the shards are
+    with gallery.snapshot() as lent:
         np.testing.assert_array_equal(perform([Product(lent.rows, values, N4096, 0, 3)], 1), expected)
     gallery.close()
+
+
+def mended(gallery: ClusterGallery) -> None:
+    """Wait until the rows were read again, as a running node does."""
+    deadline = time.monotonic() + 200
+    while True:
+        try:
+            gallery.refresh()
+        except ClusterError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        else:
+            return
 
 
 def kill(link: Link, gallery: ClusterGallery, shard: int) -> None:
@@ -152,6 +171,32 @@ def test_what_a_shard_refuses_comes_as_it_was(node: Path, link: Link, tmp_path: 
     link.end((shard,))
     with pytest.raises(WorkerLost):
         link.get(link.ask(shard, "hold", 1), 60)
+
+
+def test_a_node_that_is_killed_leaves_no_process_with_its_rows(node: Path, tmp_path: Path) -> None:
+    BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
+    program = f"from tests.cluster.test_ray import hold_for_ever as hold; hold({str(node)!r}, {str(tmp_path)!r})"
+    killed = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    agent, worker = map(int, killed.stdout.readline().split())
+    os.kill(worker, 0)  # the control: both are there
+    os.kill(agent, 0)
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    deadline = time.monotonic() + 100
+    while Path(f"/proc/{agent}").exists() or Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def hold_for_ever(node: str, folder: str) -> None:
+    link = Link(load_config(Path(node)).cluster)
+    link.connect()
+    shard = link.make(node, f"{folder}/rows", 0, Range(0, 8), DIM, 1)
+    assert link._process is not None
+    print(link._process.pid, link.get(link.ask(shard, "status"), 100)["pid"], flush=True)
+    time.sleep(600)
 
 
 def test_this_process_loads_no_ray(link: Link) -> None:
@@ -181,8 +226,10 @@ def test_three_nodes_search_while_people_come_and_go_and_a_worker_is_killed(node
             await asyncio.to_thread(forget, federation, reference)
             await asyncio.to_thread(kill, cluster._link, cluster._gallery, 1)
             assert (await network.search(someone)).answers == {ES: NO_HIT}, "forgotten"
+            searching = asyncio.create_task(network.search(wanted))
+            await asyncio.sleep(0.5)
             await asyncio.to_thread(kill, cluster._link, cluster._gallery, 0)
-            report = await network.search(wanted)
+            report = await searching
             assert report.answers == federation.expected(wanted)
             assert report.answers[ES].references, "the control: somebody is found"
             told = await asyncio.to_thread(cluster.told)
@@ -202,8 +249,28 @@ async def prepared(network: Network) -> None:
     await network.settle(60)
 
 
+def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(node: Path, link: Link, tmp_path: Path) -> None:
+    rows, config = quantise(synthetic_templates(100, DIM, seed=5)), load_config(node).cluster
+    files = BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
+    files.append(rows)
+    gallery = ClusterGallery(files, link, msgspec.structs.replace(config, patience_seconds=5), node)
+    values = np.random.default_rng(1).integers(0, N4096.t, DIM, np.int32)
+    with gallery.snapshot() as lent:
+        work = [Product(lent.rows, values, N4096, 0, 1)]
+        expected = perform(work, 1)
+        assert lineup("cluster", "drain", "--dir", str(node)).returncode == 0
+        with pytest.raises(ClusterUnavailable, match=f"no cluster at {config.address}"):
+            perform(work, 1)
+        with pytest.raises(ClusterError, match=f"no cluster at {config.address}"):
+            gallery.refresh()
+        start(node)
+        mended(gallery)
+        np.testing.assert_array_equal(perform(work, 1), expected)
+    gallery.close()
+
+
 def test_a_node_whose_cluster_is_not_there_ends_and_names_the_address(tmp_path: Path) -> None:
-    federation = found(tmp_path / "nodes", people(rows=20))
+    federation = found(tmp_path / "nodes", people(rows=130))
     token = tmp_path / "token"
     machines.make_token(token)
     name_cluster(federation.folder(ES), "127.0.0.1:1", token)
