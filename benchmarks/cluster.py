@@ -4,7 +4,8 @@
     python -m benchmarks.cluster --rows 8192 --dim 64 --searches 3 --skip-efficiency      a smoke run
 
 Starts Ray on this machine, bound to 127.0.0.1, with a token, through the same functions as `lineup cluster start`.
-All three parties run in this process; only the holder's passes over its rows are done by the shards.
+All three parties run in this process; only the holder's passes over its rows are done by the shards, which are asked
+as a node asks them, through a process of its own.
 
 *Efficiency*: seconds of one pass of a preparation over all rows on one worker, over twice those on two, each worker on
 a core of its own. Beyond two it is *projected*, by the model written into the file: what is shared (the mask travels
@@ -49,8 +50,9 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
 from nodes.blocks import BlockFiles  # noqa: E402
-from nodes.cluster import connection, machines  # noqa: E402
-from nodes.cluster.rows import ClusterRows  # noqa: E402
+from nodes.cluster import machines  # noqa: E402
+from nodes.cluster.gallery import ClusterGallery  # noqa: E402
+from nodes.cluster.link import Link  # noqa: E402
 from nodes.config.cluster import ClusterConfig  # noqa: E402
 from nodes.config.schema import Role, load_config  # noqa: E402
 from nodes.config.storage import storage_key  # noqa: E402
@@ -63,6 +65,7 @@ from protocol.engine import EncryptedEngine, PlainEngine  # noqa: E402
 from protocol.gallery import Gallery  # noqa: E402
 from protocol.steps import Product, ScoreRows  # noqa: E402
 from protocol.terms import Terms  # noqa: E402
+from protocol.work import perform  # noqa: E402
 
 HOST = "127.0.0.1"
 
@@ -71,28 +74,34 @@ def configuration(folder: Path, shards: int) -> ClusterConfig:
     return ClusterConfig(f"{HOST}:{options.port}", shards=shards, threads=1, token_file=folder / "cluster.token")
 
 
-def enrolled(node: Path, name: str, rows: npt.NDArray[np.int8]) -> Path:
+def enrolled(node: Path, name: str, rows: npt.NDArray[np.int8]) -> BlockFiles:
     """Block files with rows, sealed under the node's key."""
     cipher = storage_key(load_config(node)).blocks
-    BlockFiles.create(node / name, cipher, dim=rows.shape[1], model=bytes(32)).append(rows)
-    return node / name
+    files = BlockFiles.create(node / name, cipher, dim=rows.shape[1], model=bytes(32))
+    files.append(rows)
+    return files
+
+
+def process(link: Link, gallery: ClusterGallery, shard: int) -> int:
+    """The number of a shard's process."""
+    copy = gallery.shards.parts[shard].copies[0]
+    return int(link.get(link.ask(copy, "status"), 60)["pid"])
 
 
 class Killer(threading.Thread):
     """Kills a worker at random, again and again."""
 
-    def __init__(self, held: ClusterRows, calls: connection.Calls) -> None:
+    def __init__(self, gallery: ClusterGallery, link: Link) -> None:
         super().__init__(daemon=True)
         self.kills = 0
-        self._held, self._calls, self._stop_it = held, calls, threading.Event()
+        self._gallery, self._link, self._stop_it = gallery, link, threading.Event()
 
     def run(self) -> None:
         random.seed(1)
         while not self._stop_it.wait(random.expovariate(1 / options.kill_every)):
-            part = random.choice(self._held.parts)
+            shard = random.randrange(len(self._gallery.shards.parts))
             try:
-                found = self._calls.get(part.copies[0].status.remote(), 5)
-                os.kill(found["pid"], signal.SIGKILL)
+                os.kill(process(self._link, self._gallery, shard), signal.SIGKILL)
                 self.kills += 1
             except Exception:  # it is dead already
                 continue
@@ -102,16 +111,14 @@ class Killer(threading.Thread):
         self.join()
 
 
-def searches_with_kills(node: Path) -> dict[str, Any]:
+def searches_with_kills(node: Path, link: Link) -> dict[str, Any]:
     rows = quantise(synthetic_templates(options.rows, options.dim, seed=11))
-    folder = enrolled(node, "searched", rows)
-    config = configuration(node, options.workers)
-    held = connection.open_rows(config, node, folder, 1, len(rows), options.dim, N4096.n)
+    files, config = enrolled(node, "searched", rows), configuration(node, options.workers)
+    gallery = ClusterGallery(files, link, config, node, unit=N4096.n)
     plain = Gallery.plain(rows, N4096)
-    spread = Gallery.of(held, N4096, root=secrets.token_bytes(32))  # type: ignore[arg-type]
+    spread = Gallery.of(gallery.snapshot().rows, N4096, root=secrets.token_bytes(32))
     terms = Terms(Decimal("0.55"), options.dim, N4096, 10, Decimal("0.02"))
-    calls = connection.Calls(connection.connect(config))
-    killer = Killer(held, calls)
+    killer = Killer(gallery, link)
     killer.start()
     engine, right, seconds = EncryptedEngine(threads=2), 0, []
     started = time.perf_counter()
@@ -125,7 +132,7 @@ def searches_with_kills(node: Path) -> dict[str, Any]:
         due = PlainEngine().search(plain, probe, terms)
         right += found == due
     killer.stop()
-    connection.close_rows(held)
+    gallery.shards.close()
     return {
         "rows": len(rows), "dim": options.dim, "workers": options.workers, "searches": options.searches,
         "right": right, "kills": killer.kills, "seconds": round(time.perf_counter() - started, 1),
@@ -133,36 +140,35 @@ def searches_with_kills(node: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def efficiency(node: Path) -> dict[str, Any]:
+def efficiency(node: Path, link: Link) -> dict[str, Any]:
     rng = np.random.default_rng(5)
     pool = quantise(synthetic_templates(16384, options.pass_dim, seed=12))
     rows = pool[rng.integers(0, len(pool), options.pass_rows)]
-    folder = enrolled(node, "passed", rows)
+    files = enrolled(node, "passed", rows)
     mask = rng.integers(0, 2**29, (options.pass_dim, 2, 2, N4096.n), np.uint32)
     probe = prepare_probe(mask, N4096)
     values = rng.integers(0, N4096.t, options.pass_dim, np.int32)
     blocks = -(-len(rows) // N4096.n)
     cores = sorted(os.sched_getaffinity(0))[:2]
     timed: dict[int, dict[str, list[float]]] = {}
-    held = {k: connection.open_rows(configuration(node, k), node, folder, 1, len(rows), options.pass_dim, N4096.n)
-            for k in (1, 2)}  # fmt: skip
-    calls = connection.Calls(connection.connect(configuration(node, 1)))
-    for spread in held.values():
-        for part, core in zip(spread.parts, cores, strict=False):
-            os.sched_setaffinity(calls.get(part.copies[0].status.remote(), 60)["pid"], {core})
-        timed[len(spread.parts)] = {"pass": [], "product": []}
+    held = {k: ClusterGallery(files, link, configuration(node, k), node, unit=N4096.n) for k in (1, 2)}
+    spread = {k: gallery.snapshot().rows for k, gallery in held.items()}
+    for count, gallery in held.items():
+        for shard, core in zip(range(count), cores, strict=False):
+            os.sched_setaffinity(process(link, gallery, shard), {core})
+        timed[count] = {"pass": [], "product": []}
     for turn in range(options.repeat + 1):  # in turns, so that a noisy neighbour meets both; the first compiles
-        for count, spread in held.items():
+        for count, there in spread.items():
             for name, work in (
-                ("pass", ScoreRows(spread, probe, 0, blocks)),  # type: ignore[arg-type]
-                ("product", Product(spread, values, N4096, 0, blocks)),  # type: ignore[arg-type]
+                ("pass", ScoreRows(there, probe, 0, blocks)),
+                ("product", Product(there, values, N4096, 0, blocks)),
             ):
                 started = time.perf_counter()
-                spread.perform([work], 1)
+                perform([work], 1)
                 if turn:
                     timed[count][name].append(time.perf_counter() - started)
-    for spread in held.values():
-        connection.close_rows(spread)
+    for gallery in held.values():
+        gallery.shards.close()
     best = {count: {name: statistics.median(found) for name, found in one.items()} for count, one in timed.items()}
     # Amdahl's: seconds(k) = shared + divided / k, from the two that were measured.
     divided = 2 * (best[1]["pass"] - best[2]["pass"])
@@ -185,14 +191,15 @@ def main() -> None:
     config = configuration(node, options.workers)
     machines.make_token(node / "cluster.token")
     machines.start(config, HOST, processors=16, store_bytes=3 * 2**30)  # Ray's places, not this machine's cores
+    link = Link(config)
     try:
-        report: dict[str, Any] = {"machine": machine.describe(2), "kills": searches_with_kills(node)}
+        report: dict[str, Any] = {"machine": machine.describe(2), "kills": searches_with_kills(node, link)}
         print(json.dumps(report["kills"]))
         if not options.skip_efficiency:
-            report["efficiency"] = efficiency(node)
+            report["efficiency"] = efficiency(node, link)
             print(json.dumps(report["efficiency"], indent=1))
     finally:
-        connection.disconnect()
+        link.close()
         machines.stop()
         shutil.rmtree(root)
     if options.json:

@@ -23,8 +23,9 @@ from nodes.blocks.errors import (
     UnknownVersion,
 )
 from nodes.blocks.gallery import BLOCK_ROWS, BlockFiles
+from nodes.blocks.held import HeldGallery, Snapshot
 from nodes.blocks.history import Recomputed, VersionReader
-from nodes.blocks.resident import ResidentGallery, Snapshot
+from nodes.blocks.resident import ResidentGallery
 
 __all__ = [
     "BLOCK_ROWS",
@@ -35,6 +36,7 @@ __all__ = [
     "BlocksLocked",
     "BlocksRefusal",
     "BlocksUnavailable",
+    "HeldGallery",
     "NoRoom",
     "NpyEnrolment",
     "Recomputed",

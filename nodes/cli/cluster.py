@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -43,10 +43,11 @@ def start(
 ) -> None:
     """Start this machine's part: as the head on the address in node.toml, else as a worker that joins it.
 
-    The first start writes a token next to the node's keys. Copy it, and the
-    node's folder, to every machine. Ray listens on every address of a machine,
-    and its ports run code for whoever reaches them and shows the token: keep
-    the machines in a network of their own, behind a firewall.
+    The first start writes a token next to the node's keys. Every machine needs
+    it, and finds the node's folder and templates at the same path. Ray listens
+    on every address of a machine, and its ports run code for whoever reaches
+    them and shows the token: keep the machines in a network of their own,
+    behind a firewall.
     """
     from nodes.cluster import machines
 
@@ -91,6 +92,13 @@ def drain(folder: Dir, as_json: Json = False) -> None:
         _print_json({"stopped": True})
     else:
         output.print("stopped")
+
+
+def cluster_line(told: dict[str, Any]) -> str:
+    """Where the gallery of a running node lies, for `lineup node status`."""
+    held = f"{told['address']}: {told['rows']:,} rows in {told['shards']} shards, {told['processes']} processes"
+    machines = "" if told["machines"] is None else f", {told['machines']} machines"
+    return held + machines + (f"; CANNOT BE USED: {told['fault']}" if told["fault"] else "")
 
 
 def _config(folder: Path) -> ClusterConfig:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nodes.casework.contents import Aim, Depicted
+from nodes.cli.cluster import cluster_line
 from nodes.cli.impact import impact
 from nodes.cli.options import Dir, Json, Largest, Models, Provider, ProviderName, tell_several
 from nodes.cli.outage import outage
@@ -95,6 +96,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
         return
     supplies = report.pop("preparations", None)
     report["peers"] = [name for name in report["peers"] if name != report["name"]]
+    if cluster := report.get("cluster"):
+        report["cluster"] = cluster_line(cluster)
     report["draining"] = "yes: it refuses new queries and stops" if report["draining"] else "no"
     for key, value in report.items():  # no table: it would cut a log's ID, which `evidence hold` needs whole
         lines = (value or ["none"]) if isinstance(value, list) else [str(value)]

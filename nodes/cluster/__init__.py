@@ -9,11 +9,21 @@ like the node itself, and reads the node's storage key: guard it like the node.
 ::
 
     sealed block files      nodes.blocks, on a folder that every machine can read
-    shard.Shard             one range of rows in one process: opens its own blocks when it starts
-    rows.ClusterRows        stands for all rows, in the place of an array; passes are split, and joined in row order
-    connection.connect      to the cluster that `node.toml` names
-    machines                `lineup cluster start | status | drain`
+    shard.Shard             one range of rows in one process: reads its own blocks when it starts, and what came since
+    shards.Shards           all shards of a gallery: made, asked, asked again
+    rows.ClusterRows        stands for the rows of a version; passes are split, and joined in row order
+    gallery.ClusterGallery  in the place of `nodes.blocks.ResidentGallery`; `Cluster` is a node's
+    link, agent             the process in which a node talks to Ray, which would end the node's own with the cluster
+    connection, machines    joining it; `lineup cluster start | status | drain`
 
-A shard's answer is a function of the work alone, so a worker that dies costs time, and asking twice does no harm. The
-path on a single machine loads no Ray.
+What a shard answers with follows from the version, the work, and who is erased. A version's rows are the first so many
+slots of its epoch; each question says how many of them lie in the range. A shard that has fewer, new or started anew,
+reads the rest from the files. So a worker that dies costs time, and asking twice does no harm.
+
+One thing is not as in one memory: a row that is forgotten under a search stays as it was in a shard, until no search
+reads it, but is zero in one that was started anew meanwhile. Every answer therefore names the change of the gallery
+under which its rows were read. Whoever was forgotten up to then is let go of (`protocol.live`) before the answer is
+used, and a confirmation of such a row is refused, so that nobody is accused of a lie.
+
+No process but those of Ray, and the one that talks to it, loads Ray.
 """

@@ -11,3 +11,11 @@ class ClusterError(LineupError):
 
 class ClusterUnavailable(ClusterError):
     """A shard gave no answer for as long as this node waits, from any machine that has it."""
+
+
+class WorkerLost(ClusterError):
+    """A process of the cluster, or the way to it, is gone or does not answer. The same may be asked again."""
+
+
+class Silent(WorkerLost):
+    """No answer in time: it may still work on it."""

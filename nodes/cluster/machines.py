@@ -6,11 +6,10 @@ import os
 import secrets
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nodes.cluster.connection import Calls, authenticated, connect
+from nodes.cluster.connection import authenticated, check_installed, connect
 from nodes.cluster.errors import ClusterError
 from nodes.config.cluster import ClusterConfig
 from nodes.private_files import write_private
@@ -76,8 +75,7 @@ def _ray(config: ClusterConfig, options: list[str]) -> None:
 
 
 def _program() -> list[str]:
-    if find_spec("ray") is None:
-        raise ModuleNotFoundError("ray is not installed", name="ray")
+    check_installed()
     return [sys.executable, "-m", "ray.scripts.scripts"]
 
 
@@ -94,4 +92,4 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         raise ClusterError(f"Ray refused: {reason or f'status {done.returncode}'}")
 
 
-__all__ = ["Calls", "make_token", "start", "status", "stop"]
+__all__ = ["make_token", "start", "status", "stop"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,71 +13,121 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodes.blocks import BlockFiles
+from nodes.blocks import BlockFiles, UnknownVersion, VersionReader
+from nodes.blocks.manifest import Manifest, Version
+from nodes.blocks.memory import RowMemory
 from nodes.cluster.errors import ClusterError
 from nodes.config.schema import load_config
 from nodes.config.storage import storage_key
+from pets.errors import LineupError
 from pets.params import preset
 from pets.scoring import ScoringProbe
 from protocol.steps import Product, ScoreRows
 from protocol.work import perform
 
+READ_ROWS = 65536  # at a time
+
+Answer = tuple[int, Any]
+
 
 @dataclass(frozen=True)
 class Range:
-    """Rows `first` … `first + rows` of a version of a gallery."""
+    """Slots `first` … `first + room` of an epoch of a gallery: as many of them as there are."""
 
     first: int
-    rows: int
+    room: int
+
+    @property
+    def stop(self) -> int:
+        """The slot behind the last."""
+        return self.first + self.room
+
+    def of(self, rows: int) -> int:
+        """How many of the first `rows` slots lie in it."""
+        return max(0, min(rows - self.first, self.room))
 
 
-def split(rows: int, unit: int, shards: int) -> tuple[Range, ...]:
-    """Rows in ranges as even as whole units allow; fewer than `shards` where there are not as many units."""
+def split(rows: int, unit: int, shards: int, spare: int = 0) -> tuple[Range, ...]:
+    """Ranges of whole units, as even as that allows, for `rows` and, in the last one, `spare` rows that may come.
+
+    Fewer than `shards` where there are not as many units.
+    """
     units = -(-rows // unit)
     count = max(1, min(shards, units))
-    ends = [min(rows, units * k // count * unit) for k in range(count + 1)]
-    return tuple(Range(start, stop - start) for start, stop in itertools.pairwise(ends))
+    ends = [units * k // count for k in range(count + 1)]
+    ends[-1] += -(-spare // unit)
+    return tuple(Range(start * unit, (stop - start) * unit) for start, stop in itertools.pairwise(ends))
 
 
 class Shard:
-    """Opens its rows from sealed block files when it is made, and answers from memory.
+    """Reads its rows from sealed block files when it is made, and what came since when it is asked for that.
 
-    `node`: the node's folder, whose `node.toml` names the storage key. `gallery`: folder of block files. `version`:
-    number of the version. Raises `BlocksError`, `StorageKeyError`, `ClusterError` for a range that it does not have.
+    It answers from memory. `node`: the node's folder, whose `node.toml` names the storage key. `gallery`: folder of
+    block files. `epoch`: what slots are counted in. Nothing is raised here: a process that cannot begin is gone for
+    good. Whoever asks for rows is told: every method that is given `rows`, how many slots of this range the asked
+    version has, raises `BlocksError`, `StorageKeyError`, or `ClusterError` where the files have fewer.
+
+    An `Answer` is the generation of the manifest (`nodes.blocks`) that the rows were read under, and the answer itself.
     """
 
-    def __init__(self, node: str, gallery: str, version: int, part: Range, threads: int) -> None:
-        self._threads = threads
-        files = BlockFiles(Path(gallery), storage_key(load_config(Path(node))).blocks)
-        manifest = files.manifest()
-        there = manifest.version(version).rows
-        stop = part.first + part.rows
-        if stop > there:
-            raise ClusterError(f"rows {part.first} to {stop} of version {version}, which has {there}")
-        self._rows = np.empty((part.rows, manifest.dim), np.int8)
-        reader, size = files.block_reader(manifest), manifest.block_rows
-        for index in range(part.first // size, -(-stop // size)):
-            start = max(part.first, index * size)
-            rows = reader.read(manifest.blocks[index]).rows[start - index * size : stop - index * size]
-            self._rows[start - part.first : start - part.first + len(rows)] = rows
+    def __init__(self, node: str, gallery: str, epoch: int, part: Range, dim: int, threads: int) -> None:
+        self._node, self._gallery, self._threads = Path(node), Path(gallery), threads
+        self._epoch, self._part = epoch, part
+        self._memory = RowMemory(part.room, dim)
+        self._files: BlockFiles | None = None
+        self._held, self._generation = 0, -1
+        with suppress(LineupError, OSError):
+            self._read()
 
-    def score(self, first: int, count: int, *probes: ScoringProbe) -> npt.NDArray[np.uint32]:
+    def hold(self, rows: int) -> Answer:
+        """Have so many rows at hand."""
+        return self._generation, len(self._first(rows))
+
+    def score(self, rows: int, first: int, count: int, *probes: ScoringProbe) -> Answer:
         """Blocks of this range under several masks: uint32 (probes, count, 2, 2, n)."""
-        return perform([ScoreRows(self._rows, probe, first, count) for probe in probes], self._threads)
+        view = self._first(rows)
+        return self._generation, perform([ScoreRows(view, probe, first, count) for probe in probes], self._threads)
 
-    def multiply(self, name: str, first: int, count: int, values: npt.NDArray[np.int32]) -> npt.NDArray[np.uint32]:
+    def multiply(self, rows: int, name: str, first: int, count: int, values: npt.NDArray[np.int32]) -> Answer:
         """D·u modulo t of blocks of this range. `values`: int32 (k, d). `name`: of the preset. uint32 (k, rows)."""
-        params = preset(name)
-        return perform([Product(self._rows, one, params, first, count) for one in values], self._threads)
+        view, params = self._first(rows), preset(name)
+        return self._generation, perform([Product(view, one, params, first, count) for one in values], self._threads)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+    def take(self, rows: int, places: npt.NDArray[np.int64]) -> Answer:
         """Some rows, by their place in this range: int8 (k, d)."""
-        return self._rows[rows]
+        return self._generation, self._first(rows)[places]
 
-    def forget(self, rows: npt.NDArray[np.int64]) -> None:
-        """Overwrite rows, by their place in this range."""
-        self._rows[rows] = 0
+    def forget(self, places: npt.NDArray[np.int64]) -> None:
+        """Overwrite rows, by their place in this range. What was not read yet is gone from the files."""
+        self._memory.rows[places[places < self._held]] = 0
 
     def status(self) -> dict[str, Any]:
         """Where it runs and what it holds."""
-        return {"host": socket.gethostname(), "pid": os.getpid(), "rows": len(self._rows), "bytes": self._rows.nbytes}
+        return {"host": socket.gethostname(), "pid": os.getpid(), "first": self._part.first, "rows": self._held}
+
+    def _first(self, rows: int) -> npt.NDArray[np.int8]:
+        if self._held < rows:
+            self._read()
+        if self._held < rows:
+            where = f"{rows} rows from {self._part.first} on are asked for"
+            raise ClusterError(f"{where}, {socket.gethostname()} finds {self._held} in {self._gallery}")
+        return self._memory.rows[:rows]
+
+    def _read(self) -> None:
+        """Read the rows that came since, those that are erased as zeros."""
+        if self._files is None:
+            self._files = BlockFiles(self._gallery, storage_key(load_config(self._node)).blocks)
+        newest = self._newest(self._files.manifest())
+        reader, first, stop = VersionReader(self._files, newest.number), self._part.first, self._part.of(newest.rows)
+        for start in range(self._held, stop, READ_ROWS):
+            end = min(start + READ_ROWS, stop)
+            self._memory.rows[start:end] = reader.read(first + start, first + end).rows
+        self._generation = self._files.manifest().generation  # at least that of every file that was read
+        self._held = stop
+
+    def _newest(self, manifest: Manifest) -> Version:
+        """Of this epoch, also after a compaction: who still searches in it reads what was kept of it."""
+        for version in reversed(manifest.versions):
+            if version.epoch == self._epoch:
+                return version
+        raise UnknownVersion(f"no version of epoch {self._epoch} is kept in {self._gallery}")

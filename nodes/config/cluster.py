@@ -12,14 +12,15 @@ class ClusterConfig(Section, frozen=True):
     """`address`: host:port of the cluster's head, in the holder's own network; empty for a single machine.
 
     `shards`: ranges of rows. `copies`: processes that hold each, 1 or 2. `threads`: of each process.
-    `token_file`: what a machine must show to belong to it. `patience_seconds`: for one piece of work, with retries.
+    `token_file`: what a machine must show to belong to it. `patience_seconds`: for one piece of work, with retries;
+    the peers of a query wait no longer than their own `read_timeout_seconds`, so more is in vain.
     """
 
     address: str = ""
     shards: int = 4
     copies: int = 1
     threads: int = 1
-    patience_seconds: int = 120
+    patience_seconds: int = 25
     token_file: Path | None = None
 
     def __post_init__(self) -> None:

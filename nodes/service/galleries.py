@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 
+from nodes.cluster.gallery import Cluster
 from nodes.config.names import Purpose
-from nodes.config.schema import NodeConfig
+from nodes.config.schema import NodeConfig, Role
 from nodes.service.guard import Guard
 from nodes.store import EmptyStore, GalleryStore
 from nodes.store.derived import DerivedGallery, Resident
@@ -25,13 +27,17 @@ class Galleries:
     """A preparation knows no purpose, so a gallery holds every row there is.
 
     A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29). Nobody
-    may be found whom no purpose served here looks for.
+    may be found whom no purpose served here looks for. `cluster`: where a holder's node.toml names one; its rows are
+    there then, and none in this process. `folder`: of the node.
     """
 
-    def __init__(self, config: NodeConfig, store: GalleryStore, guard: Guard, threads: int) -> None:
+    def __init__(self, config: NodeConfig, store: GalleryStore, guard: Guard, threads: int, folder: Path) -> None:
         self._policy = config.policy
         self._store, self._guard = store, guard
-        self._resident = Resident(store, threads=threads)  # the same rows for every preset
+        used = config.cluster.used and config.role is Role.HOLDER
+        self.cluster = Cluster(config.cluster, folder) if used else None
+        hold = None if self.cluster is None else self.cluster.hold
+        self._resident = Resident(store, threads=threads, hold=hold)  # the same rows for every preset
         self._derived: dict[str, DerivedGallery] = {}
 
     def current(self, name: str, dim: int, model: bytes) -> Gallery:
@@ -76,6 +82,11 @@ class Galleries:
     def follow(self) -> int:
         """Release subjects that were forgotten; returns how many rows were overwritten."""
         return sum(derived.erase_gone(_now()) for derived in self.all)
+
+    def close(self) -> None:
+        """Let go of what is elsewhere."""
+        if self.cluster is not None:
+            self.cluster.close()
 
     def of(self, name: str) -> DerivedGallery:
         """The gallery of a preset."""

@@ -95,7 +95,7 @@ class Node:
         self.keyring = NodeKeyring(identity, peers)
         self._credentials = Credentials(self.keyring, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
         self._gate = Gate(identity, peers, store, archive, self.keyring, self.metrics)
-        self.galleries = Galleries(config, store, self._guard, self.threads)
+        self.galleries = Galleries(config, store, self._guard, self.threads, archive.folder)
         self.answering = Answering(self, self._gate)
         # Searches before preparations, which have a worker of their own and a part of the threads.
         self._precedence = Precedence(min(GIVE_WAY_SECONDS, config.limits.read_timeout_seconds / 3))
@@ -251,8 +251,10 @@ class Node:
 
     @property
     def all_alarms(self) -> list[str]:
-        """What the operator should look at: `alarms`, peers that were refused, clocks that differ."""
-        return [*self.alarms, *self.peer_faults, *self.clocks.alarms]
+        """What the operator should look at: `alarms`, peers that were refused, clocks that differ, a lost cluster."""
+        cluster = self.galleries.cluster
+        lost = [f"cluster: {cluster.fault}"] if cluster is not None and cluster.fault else []
+        return [*self.alarms, *self.peer_faults, *self.clocks.alarms, *lost]
 
     @property
     def queries_running(self) -> int:
@@ -290,6 +292,7 @@ class Node:
                 self._live.discard(driver)
         if self.follow_up is not None:
             self.follow_up.close()
+        await asyncio.to_thread(self.galleries.close)
         self.pool.close()
         self.store.close()
         self.archive.close()
@@ -300,7 +303,12 @@ class Node:
             await asyncio.sleep(0.05)
 
     def warm(self) -> None:
-        """Compile or load every kernel, and read the gallery, before the first conversation needs them."""
+        """Compile or load every kernel, and read the gallery, before the first conversation needs them.
+
+        Raises `ClusterError` where the cluster that is configured is not there.
+        """
+        if self.galleries.cluster is not None:
+            self.galleries.cluster.connect()  # before anything that takes long
         warm_up(preset(self.config.policy.presets[0]), self.threads)
         if roots := self._read_galleries():
             dropped = self.pool.drop_where(gallery_root_not_in=roots)  # they would find nobody who came since
@@ -360,7 +368,9 @@ class Node:
             self._failing = failing(self.config, self.archive, self.store)
             with suppress(LineupError, OSError):  # a loss is kept in `faults`, all else is told by `failing`
                 self._guard.meet(self.store)
-        return tuple(dict.fromkeys((*self._failing, *self._guard.faults)))
+        cluster = self.galleries.cluster
+        lost = ("cluster",) if cluster is not None and cluster.fault else ()
+        return tuple(dict.fromkeys((*self._failing, *self._guard.faults, *lost)))
 
     async def _ended(self, driver: QueryDriver) -> None:
         machine = driver.machine

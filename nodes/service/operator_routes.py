@@ -77,6 +77,8 @@ async def status(request: Request) -> Response:
     node: Node = request.app.state.node
     if not _by_operator(node, request):
         return refusal(403, "state")
+    cluster = node.galleries.cluster
+    told = {} if cluster is None else {"cluster": msgspec.to_builtins(await asyncio.to_thread(cluster.told))}
     return JSONResponse(
         {
             "name": node.name,
@@ -90,6 +92,7 @@ async def status(request: Request) -> Response:
             "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
             "alarms": node.all_alarms,
             "release_limit": await asyncio.to_thread(node.standing),
+            **told,
             "preparations": msgspec.to_builtins(await asyncio.to_thread(supplies, node)),
         }
     )

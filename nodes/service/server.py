@@ -223,7 +223,12 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
     node, transport = build_node(folder, delay_seconds, accept_loss)
     server = NodeServer(node)
     _log.info("starting; the first time on a machine it compiles for a minute or more", extra={"node": node.name})
-    await asyncio.to_thread(node.warm)
+    try:
+        await asyncio.to_thread(node.warm)
+    except BaseException:
+        await node.close()
+        await transport.close()
+        raise
     chores = [
         asyncio.create_task(chore)
         for chore in (

@@ -4,17 +4,46 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from nodes.private_files import sync_folder
+from nodes.store.database import Database
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
-from nodes.store.rows import FOLDER_BYTES, copy_folder
+from nodes.store.gallery import lock
+from nodes.store.rows import FOLDER_BYTES, RowFiles, copy_folder, rows_beside
 from nodes.store.subjects import utc_day, utc_seconds
+
+
+def check_new(path: Path) -> None:
+    """Raise `StoreRefusal` unless there is neither a backup at a path nor templates beside it."""
+    for target in (path, rows_beside(path)):
+        if target.exists():
+            raise StoreRefusal(f"{target} exists already; a copy never overwrites a file")
+
+
+def back_up(database: Database, files: RowFiles, path: Path) -> None:
+    """Copy one moment of an SQLite store to a new file, and its templates to FILE.rows. Raises `StoreError`."""
+    assert database.path is not None
+    rows = rows_beside(path)
+    try:
+        with ExitStack() as until_done:
+            with database.writing() as session:  # one moment of both: nobody changes either
+                lock(session)
+                staged = until_done.enter_context(files.staging())
+                copies = files.copy_to(session, staged)
+                reader = until_done.enter_context(closing(moment(database.path)))
+            for folder in copies:
+                copy_folder(folder, rows / folder.name)
+            copy_database(database.path, path, reader)
+    except BaseException:
+        shutil.rmtree(rows, ignore_errors=True)
+        raise
 
 
 def moment(source: Path) -> sqlite3.Connection:

@@ -8,17 +8,17 @@ not found from that moment, and the template is overwritten as soon as no search
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
+from functools import partial
 from typing import overload
 
 import numpy as np
 
-from nodes.blocks import ResidentGallery, UnknownVersion, VersionReader
+from nodes.blocks import BlockFiles, HeldGallery, ResidentGallery, UnknownVersion, VersionReader
 from nodes.blocks import Snapshot as Lent
-from nodes.blocks.block import Rows
 from nodes.blocks.manifest import Version
 from nodes.store.errors import UnknownReference
 from nodes.store.holdings import Holdings
@@ -26,37 +26,54 @@ from nodes.store.rows import as_store_errors
 from nodes.store.store import GalleryStore
 from nodes.store.subjects import Category
 from pets.params import Parameters
+from pets.templates import Templates
 from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.live import Liveness
 
+Hold = Callable[[BlockFiles], HeldGallery]
+
 
 class Resident:
-    """The rows of one model in memory, for galleries of all presets, and who of them is held.
+    """The rows of one model at hand, for galleries of all presets, and who of them is held.
 
-    `threads`: that read and decrypt. Raises as `GalleryStore.row_files`, when it is first used.
+    `threads`: that read and decrypt. `hold`: what holds the rows in the place of this process's memory, if anything.
+    `watchers`: called before rows are used that may have been erased under a search (`HeldGallery.watch`). Raises as
+    `GalleryStore.row_files` and `hold`, when it is first used.
     """
 
-    def __init__(self, store: GalleryStore, *, model: bytes | None = None, threads: int = 1) -> None:
-        self._store, self._wanted, self._threads = store, model, threads
+    def __init__(
+        self, store: GalleryStore, *, model: bytes | None = None, threads: int = 1, hold: Hold | None = None
+    ) -> None:
+        self._store, self._wanted = store, model
+        self._hold = hold or partial(ResidentGallery, threads=threads)
+        self.watchers: list[Callable[[], object]] = []
         self._lock = threading.RLock()
-        self._rows: ResidentGallery | None = None
+        self._rows: HeldGallery | None = None
         self._model = b""
         self._told = 0  # rows overwritten that were told of
         self._holdings: Holdings | None = None
 
-    def rows(self, categories: Collection[Category]) -> ResidentGallery:
+    def rows(self, categories: Collection[Category]) -> HeldGallery:
         """The rows; read the first time. `categories`: of whom there must be some of one model only."""
         with self._lock, as_store_errors():
             model, files = self._store.row_files(categories, self._wanted)
             if self._rows is None or model != self._model:
-                self._rows = ResidentGallery(files, threads=self._threads)
+                before, self._rows = self._rows, None
+                if before is not None:
+                    before.close()
+                rows = self._hold(files)
+                rows.watch(self._erased)
                 self._model, self._holdings = model, Holdings(self._store, model)
-                self._told = self._rows.overwritten
+                self._rows, self._told = rows, rows.overwritten
             return self._rows
 
+    def _erased(self) -> None:
+        for told in list(self.watchers):
+            told()
+
     @property
-    def loaded(self) -> ResidentGallery | None:
+    def loaded(self) -> HeldGallery | None:
         """The rows, if they were read."""
         return self._rows
 
@@ -150,6 +167,7 @@ class DerivedGallery:
         self._lock = threading.RLock()
         self._made: dict[bytes, Gallery] = {}  # by root; the newest, and those that are lent
         self._loans: list[_Loan] = []
+        self._resident.watchers.append(lambda: self._clear(datetime.now(timezone.utc)))
 
     def current(self) -> Gallery:
         """The gallery as the store has it now. Raises what `GalleryStore.row_files` raises."""
@@ -197,24 +215,30 @@ class DerivedGallery:
         While a search reads the rows they are left for the next time: to half a search they would be others.
         """
         with self._lock, as_store_errors():
-            rows = self._resident.loaded
-            if rows is None:
+            self._clear(now)
+            if (rows := self._resident.loaded) is None:
                 return 0
             rows.refresh()
+            return self._resident.overwritten()
+
+    def _clear(self, now: datetime) -> None:
+        """Let who may not be found any more go from the bits that were lent."""
+        with self._lock, as_store_errors():
+            rows = self._resident.loaded
             for loan in self._loans:
-                if loan.rows.gallery is rows:
+                if rows is not None and loan.rows.gallery is rows:
                     loan.live &= self._resident.live(loan.rows.version, now, loan.categories)
                 else:  # of another model, which is not served any more
                     loan.live[:] = False
-            return self._resident.overwritten()
 
     @contextmanager
-    def beside_files(self) -> Iterator[tuple[Gallery, Iterator[Rows]]]:
-        """The gallery in memory, and the same rows as they are read from the block files, a block at a time."""
+    def beside_files(self) -> Iterator[tuple[list[Templates], VersionReader]]:
+        """The rows at hand, every copy of them, and what reads the same rows from the block files."""
         with as_store_errors(), self._resident.rows(self._categories).snapshot() as newest:
             with self._lock:
                 gallery = self._gallery(newest)
-            yield gallery, VersionReader(newest.gallery.files, newest.version.number).blocks()
+            copies = [gallery.templates, *newest.gallery.further(newest.version.rows)]
+            yield copies, VersionReader(newest.gallery.files, newest.version.number)
 
     @property
     def resident(self) -> Resident:

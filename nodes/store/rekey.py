@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from nodes.store import handling
+from nodes.store.database import Database
 from nodes.store.gallery import change
 from nodes.store.keys import KeyRing, StorageKey
 from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
 
 BATCH_ROWS = 500
+
+
+def rekey_records(database: Database, keys: KeyRing, progress: Callable[[int], object] | None) -> int:
+    """Encrypt every record anew under the current key and give up the retired ones; gives the number of subjects.
+
+    `progress` is told how many are done. If interrupted, call it again. Raises `StoreCorrupted`.
+    """
+    after = total = 0
+    while True:
+        with database.writing() as session:
+            result = rekey_batch(session, keys, after)
+            if result is None:
+                retire_keys(session, keys)
+                return total
+        after, rows = result
+        total += rows
+        if progress is not None:
+            progress(total)
 
 
 def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from sqlalchemy.orm import Session
 
 from nodes.blocks import BlockFiles
-from nodes.store import answers, backup, content, enrolment, gallery, handling, moving, records, rekey
+from nodes.store import answers, backup, content, enrolment, gallery, handling, moving, reconciling, records, rekey
 from nodes.store.content import Content
 from nodes.store.database import BUSY_SECONDS, Database
 from nodes.store.errors import (
@@ -31,7 +30,7 @@ from nodes.store.gallery import Standing
 from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
-from nodes.store.rows import RowFiles, any_unmoved, copy_folder, rows_beside
+from nodes.store.rows import RowFiles, any_unmoved, rows_beside
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
     MAX_ROWS_OF_SUBJECT,
@@ -341,23 +340,14 @@ class GalleryStore:
             return self._rows.settle(session)
 
     def reconcile(self, now: datetime) -> Reconciled:
-        """Let database and templates go on together after a restore, whichever of them is older (`nodes.store.rows`).
-
-        Who is held but has no template any more was forgotten since, and is forgotten again; so is who has none in the
-        folder that a restored one replaces. Templates that nobody has are erased: of who was enrolled since.
-        """
+        """Let database and templates go on together after a restore (`nodes.store.reconciling`)."""
         with self._database.writing() as session:
             current = gallery.change(session)
-            again: list[DeletionReceipt] = []
-            lost = 0
-            for model in self._rows.models(session):
-                erased = np.union1d(self._rows.erased(model), self._rows.erased_beside(session, model))
-                again += self._forget(session, gallery.references(session, model.id, erased), now, current)
-                parts = [part.rows for part in gallery.held_rows(session, model, 0)]
-                lost += self._rows.reconcile(session, model, np.concatenate([*parts, np.empty(0, np.int64)]))
-            self._rows.announce(session, False)
+            found = reconciling.reconcile(
+                session, self._rows, lambda references: self._forget(session, references, now, current)
+            )
         self._database.wipe_log()
-        return Reconciled(tuple(again), lost)
+        return found
 
     def deletions(self) -> dict[str, datetime]:
         """All references forgotten, with the time: keep this list apart from backups (README, "Restore")."""
@@ -578,19 +568,9 @@ class GalleryStore:
 
         If interrupted, open the store with the same keys and call it again. Raises `StoreCorrupted`.
         """
-        after = total = 0
         with self._changing() as session:
             self._rows.rekey(session)
-        while True:
-            with self._database.writing() as session:
-                result = rekey.rekey_batch(session, self._keys, after)
-                if result is None:
-                    rekey.retire_keys(session, self._keys)
-                    break
-            after, rows = result
-            total += rows
-            if progress is not None:
-                progress(total)
+        total = rekey.rekey_records(self._database, self._keys, progress)
         self._keys = KeyRing(self._keys.current, {self._keys.current: self._keys.key})
         self._database.wipe_log()
         return total
@@ -603,24 +583,9 @@ class GalleryStore:
         """
         if self._database.path is None:
             raise StoreRefusal("a PostgreSQL store is backed up with pg_dump --format=custom")
-        rows = rows_beside(path)
-        for target in (path, rows):
-            if target.exists():
-                raise StoreRefusal(f"{target} exists already; a copy never overwrites a file")
-        try:
-            self.settle()
-            with ExitStack() as until_done:
-                with self._database.writing() as session:  # one moment of both: nobody changes either
-                    gallery.lock(session)
-                    staged = until_done.enter_context(self._rows.staging())
-                    copies = self._rows.copy_to(session, staged)
-                    reader = until_done.enter_context(closing(backup.moment(self._database.path)))
-                for folder in copies:
-                    copy_folder(folder, rows / folder.name)
-                backup.copy_database(self._database.path, path, reader)
-        except BaseException:
-            shutil.rmtree(rows, ignore_errors=True)
-            raise
+        backup.check_new(path)
+        self.settle()
+        backup.back_up(self._database, self._rows, path)
 
     def retire_versions(self, before: int) -> int:
         """Keep no version of the templates that was not in force after a second since 1970; gives how many rows that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,21 +13,33 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from nodes.blocks import BlockFiles
+from nodes.blocks import BlockFiles, BlocksError
+from nodes.cluster import machines
+from nodes.cluster.errors import ClusterError, ClusterUnavailable, WorkerLost
+from nodes.cluster.gallery import ClusterGallery
+from nodes.cluster.link import Link
+from nodes.cluster.shard import Range
 from nodes.config.cluster import ClusterConfig
-from nodes.config.schema import Role, load_config
-from nodes.config.storage import storage_key
-from nodes.identity.identity import init_node
+from nodes.config.schema import load_config
+from nodes.service.operator_api import HolderAnswer, PrepareRequest
+from nodes.service.requester import RequesterNode
 from pets.params import N4096
 from pets.synthetic import synthetic_templates
 from pets.templates import quantise
 from protocol.steps import Product
+from protocol.terms import SYNTHETIC_MODEL
 from protocol.work import perform
+from tests.cluster.test_node import enrol, forget
+from tests.kit.cluster import cipher, holder, name_cluster
+from tests.kit.federation import DIM as FACE_DIM
+from tests.kit.federation import ES, FR, found, people, request
+from tests.kit.network import Network, TlsNetwork, running
+from tests.kit.ring import RING
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,24 +54,36 @@ def run(): return "code ran"
 print(ray.get(run.remote(), timeout=60))
 """
 DIM = 16
+PROCESSORS = 4
+NO_HIT = HolderAnswer("no hit", (), "0.55")
+PATIENCE = {"read_timeout_seconds": 120, "query_timeout_seconds": 600}
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A holder's folder whose node.toml names a cluster that runs."""
     root = tmp_path_factory.mktemp("ray")
-    folder = root / "es"
-    init_node(folder, name="ES", role=Role.HOLDER, address="https://127.0.0.1:1", authority=root / "ca", states=["FR"])
+    folder = holder(root)
     port = next(port for port in range(6300, 9000) if not listening(port))  # above 10,000 Ray has workers
-    with (folder / "node.toml").open("a") as stream:
-        stream.write(f'\n[cluster]\naddress = "127.0.0.1:{port}"\ntoken_file = "cluster.token"\nshards = 2\n')
-    # A process of its own, as an operator would: Ray takes over signals and threads of who connects.
-    done = lineup("cluster", "start", "--dir", str(folder), "--processors", "4", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["role"] == "head"
+    name_cluster(folder, f"127.0.0.1:{port}", folder / "cluster.token", shards=2, patience_seconds=100)
+    start(folder)
     yield folder
     stopped = lineup("cluster", "drain", "--dir", str(folder))
     assert stopped.returncode == 0, stopped.stderr
+
+
+def start(folder: Path) -> None:
+    done = lineup("cluster", "start", "--dir", str(folder), "--processors", str(PROCESSORS), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["role"] == "head"
+
+
+@pytest.fixture(scope="module")
+def link(node: Path) -> Iterator[Link]:
+    made = Link(load_config(node).cluster)
+    made.connect()
+    yield made
+    made.close()
 
 
 def listening(port: int) -> bool:
@@ -95,37 +120,160 @@ def test_the_machines_are_shown(node: Path) -> None:
     done = lineup("cluster", "status", "--dir", str(node), "--json")
     assert done.returncode == 0, done.stderr
     (machine,) = json.loads(done.stdout)
-    assert (machine["alive"], machine["processors"]) == (True, 4)
+    assert (machine["alive"], machine["processors"]) == (True, PROCESSORS)
 
 
-def test_a_worker_that_is_killed_costs_no_answer(node: Path) -> None:
-    """In a process of its own, for the same reason."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"from tests.cluster.test_ray import search_with_kills as s; s({str(node)!r})"],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "all right, 3 killed" in done.stdout
-
-
-def search_with_kills(folder: str) -> None:
-    from nodes.cluster.connection import Calls, connect, disconnect, open_rows
-
-    node, config = Path(folder), load_config(Path(folder)).cluster
+def test_a_worker_that_is_killed_costs_no_answer(node: Path, link: Link) -> None:
     rows = quantise(synthetic_templates(2 * N4096.n + 100, DIM, seed=5))
-    files = BlockFiles.create(node / "rows", storage_key(load_config(node)).blocks, dim=DIM, model=bytes(32))
+    files = BlockFiles.create(node / "rows", cipher(node), dim=DIM, model=bytes(32))
     files.append(rows)
-    held: Any = open_rows(config, node, node / "rows", 1, len(rows), DIM, N4096.n)
-    calls, killed = Calls(connect(config)), 0
+    gallery = ClusterGallery(files, link, load_config(node).cluster, node, unit=N4096.n)
     values = np.random.default_rng(1).integers(0, N4096.t, DIM, np.int32)
     expected = perform([Product(rows, values, N4096, 0, 3)], 1)
-    for turn in range(6):
-        if turn % 2:
-            pid = calls.get(held.parts[turn % 2].copies[0].status.remote(), 60)["pid"]
-            os.kill(pid, signal.SIGKILL)
-            killed += 1
-            time.sleep(0.2)
-        np.testing.assert_array_equal(held.perform([Product(held, values, N4096, 0, 3)], 1), expected)
-    np.testing.assert_array_equal(held[[0, len(rows) - 1]], rows[[0, len(rows) - 1]])
-    disconnect()
-    print(f"all right, {killed} killed")
+    with gallery.snapshot() as lent:
+        for turn in range(6):
+            if turn % 2:
+                kill(link, gallery, turn % 2)
+            np.testing.assert_array_equal(perform([Product(lent.rows, values, N4096, 0, 3)], 1), expected)
+        np.testing.assert_array_equal(lent.rows[[0, len(rows) - 1]], rows[[0, len(rows) - 1]])
+    os.kill(link._process.pid, signal.SIGKILL)  # type: ignore[union-attr, arg-type]
+    mended(gallery)  # what talks to Ray is begun again, and the shards are
+    with gallery.snapshot() as lent:
+        np.testing.assert_array_equal(perform([Product(lent.rows, values, N4096, 0, 3)], 1), expected)
+    gallery.close()
+
+
+def mended(gallery: ClusterGallery) -> None:
+    """Wait until the rows were read again, as a running node does."""
+    deadline = time.monotonic() + 200
+    while True:
+        try:
+            gallery.refresh()
+        except ClusterError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        else:
+            return
+
+
+def kill(link: Link, gallery: ClusterGallery, shard: int) -> None:
+    """A worker of a shard."""
+    copy = gallery.shards.parts[shard].copies[0]
+    os.kill(link.get(link.ask(copy, "status"), 60)["pid"], signal.SIGKILL)
+    time.sleep(0.2)
+
+
+def test_what_a_shard_refuses_comes_as_it_was(node: Path, link: Link, tmp_path: Path) -> None:
+    shard = link.make(str(node), str(tmp_path / "nothing"), 0, Range(0, 8), DIM, 1)
+    with pytest.raises(BlocksError, match="nothing"):
+        link.get(link.ask(shard, "hold", 1), 60)
+    assert link.processors() == PROCESSORS
+    link.end((shard,))
+    with pytest.raises(WorkerLost):
+        link.get(link.ask(shard, "hold", 1), 60)
+
+
+def test_a_node_that_is_killed_leaves_no_process_with_its_rows(node: Path, tmp_path: Path) -> None:
+    BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
+    program = f"from tests.cluster.test_ray import hold_for_ever as hold; hold({str(node)!r}, {str(tmp_path)!r})"
+    killed = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    agent, worker = map(int, killed.stdout.readline().split())
+    os.kill(worker, 0)  # the control: both are there
+    os.kill(agent, 0)
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    deadline = time.monotonic() + 100
+    while Path(f"/proc/{agent}").exists() or Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def hold_for_ever(node: str, folder: str) -> None:
+    link = Link(load_config(Path(node)).cluster)
+    link.connect()
+    shard = link.make(node, f"{folder}/rows", 0, Range(0, 8), DIM, 1)
+    assert link._process is not None
+    print(link._process.pid, link.get(link.ask(shard, "status"), 100)["pid"], flush=True)
+    time.sleep(600)
+
+
+def test_this_process_loads_no_ray(link: Link) -> None:
+    assert link.connect() >= 1
+    assert "ray" not in sys.modules
+
+
+def test_three_nodes_search_while_people_come_and_go_and_a_worker_is_killed(node: Path, tmp_path: Path) -> None:
+    federation, config = found(tmp_path / "nodes", people(rows=9000), **PATIENCE), load_config(node).cluster
+    token = config.token_file
+    assert token is not None
+    name_cluster(federation.folder(ES), config.address, token, shards=2, patience_seconds=60)
+    someone, wanted = request(federation.people.nobody, (ES,)), request(federation.people.hit, (ES,))
+
+    async def body() -> None:
+        async with running(TlsNetwork(federation)) as network:
+            cluster = network.nodes[ES].galleries.cluster
+            assert cluster is not None
+            assert cluster._gallery is not None
+            assert [part.held for part in cluster._gallery.shards.parts] == [8192, 808]
+            assert (await network.search(wanted)).answers == federation.expected(wanted)
+            await prepared(network)
+            reference = await asyncio.to_thread(enrol, federation, federation.people.nobody)
+            assert (await network.search(someone)).answers == {ES: NO_HIT}, "prepared before"
+            assert (await network.search(someone)).answers[ES].references == (reference,)
+            await prepared(network)
+            await asyncio.to_thread(forget, federation, reference)
+            await asyncio.to_thread(kill, cluster._link, cluster._gallery, 1)
+            assert (await network.search(someone)).answers == {ES: NO_HIT}, "forgotten"
+            searching = asyncio.create_task(network.search(wanted))
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(kill, cluster._link, cluster._gallery, 0)
+            report = await searching
+            assert report.answers == federation.expected(wanted)
+            assert report.answers[ES].references, "the control: somebody is found"
+            told = await asyncio.to_thread(cluster.told)
+            assert (told.shards, told.rows, told.machines, told.fault) == (2, 9001, 1, None)
+            await asyncio.to_thread(network.nodes[ES].inspect)
+            assert not network.nodes[ES].failing()
+
+    asyncio.run(body())
+
+
+async def prepared(network: Network) -> None:
+    """One preparation waits at FR."""
+    asking = network.nodes[FR]
+    assert isinstance(asking, RequesterNode)
+    report = await asking.supply.prepare(PrepareRequest((ES,), 1, FACE_DIM, SYNTHETIC_MODEL, RING.preset))
+    assert (report.made, report.refused) == (1, {})
+    await network.settle(60)
+
+
+def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(node: Path, link: Link, tmp_path: Path) -> None:
+    rows, config = quantise(synthetic_templates(100, DIM, seed=5)), load_config(node).cluster
+    files = BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
+    files.append(rows)
+    gallery = ClusterGallery(files, link, msgspec.structs.replace(config, patience_seconds=5), node)
+    values = np.random.default_rng(1).integers(0, N4096.t, DIM, np.int32)
+    with gallery.snapshot() as lent:
+        work = [Product(lent.rows, values, N4096, 0, 1)]
+        expected = perform(work, 1)
+        assert lineup("cluster", "drain", "--dir", str(node)).returncode == 0
+        with pytest.raises(ClusterUnavailable, match=f"no cluster at {config.address}"):
+            perform(work, 1)
+        with pytest.raises(ClusterError, match=f"no cluster at {config.address}"):
+            gallery.refresh()
+        start(node)
+        mended(gallery)
+        np.testing.assert_array_equal(perform(work, 1), expected)
+    gallery.close()
+
+
+def test_a_node_whose_cluster_is_not_there_ends_and_names_the_address(tmp_path: Path) -> None:
+    federation = found(tmp_path / "nodes", people(rows=130))
+    token = tmp_path / "token"
+    machines.make_token(token)
+    name_cluster(federation.folder(ES), "127.0.0.1:1", token)
+    done = lineup("node", "serve", "--dir", str(federation.folder(ES)))
+    assert done.returncode == 1
+    assert "no cluster at 127.0.0.1:1 (Connection refused): `lineup cluster start` there begins it" in done.stderr

@@ -16,6 +16,8 @@ ONCE = {
     "audit/test_limits.py": "gates, which know no ring",
     "blocks/test_search.py": "how a gallery is stored; the search of it is tried on both rings elsewhere",
     "casework/test_command_line.py": "what persons do after a search",
+    "cluster/test_node.py": "where the rows of a gallery lie, not what is computed with them",
+    "cluster/test_ray.py": "as test_node.py",
     "pets/test_product.py": "rows times a vector modulo t, which both rings share",
     "protocol/test_orders.py": "the order of messages, whatever their length",
     "protocol/test_scoring_ahead.py": "the order of messages, whatever their length",

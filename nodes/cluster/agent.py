@@ -1,0 +1,138 @@
+"""The process in which a node talks to Ray, and what the node calls in it.
+
+Ray takes over signals of the process that connects, and ends that process when the cluster goes. So it is not the
+node's own: it is a process that the node begins, and begins again (`nodes.cluster.link`). It ends with the node, and
+with it end the shards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.managers import BaseManager
+from typing import Any
+
+from nodes.cluster.connection import connect
+from nodes.cluster.errors import ClusterError, Silent, WorkerLost
+from nodes.cluster.shard import Shard
+from nodes.config.cluster import ClusterConfig
+from pets.errors import LineupError
+
+METHODS = ("make", "ask", "get", "put", "drop", "end", "machines", "processors", "leave")
+
+
+@dataclass(frozen=True)
+class There:
+    """Stands, among what a shard is asked with, for a value that lies in the cluster."""
+
+    number: int
+
+
+class Agent:
+    """Everything that it keeps goes by a number from `first` on. Raises `ClusterError`, naming the address."""
+
+    def __init__(self, config: ClusterConfig, first: int) -> None:
+        self._config = config
+        self._ray = connect(config)
+        errors = self._ray.exceptions
+        self._lost = (errors.RayActorError, errors.WorkerCrashedError, errors.ObjectLostError)
+        self._shard = self._ray.remote(Shard)
+        self._numbers = itertools.count(first)
+        self._kept: dict[int, Any] = {}
+
+    def make(self, *given: Any) -> int:
+        """A process with `Shard(*given)`; another one, made alike, takes its place whenever it is lost."""
+        options = {"num_cpus": self._config.threads, "max_restarts": -1, "max_task_retries": 0}
+        return self._keep(self._shard.options(**options, scheduling_strategy="SPREAD").remote(*given))
+
+    def ask(self, shard: int, method: str, given: tuple[Any, ...]) -> int:
+        """Begin a call of a shard's method; `get` waits for its answer. Raises `WorkerLost`."""
+        values = [self._of(one.number) if isinstance(one, There) else one for one in given]
+        return self._keep(getattr(self._of(shard), method).remote(*values))
+
+    def get(self, answer: int, seconds: float) -> Any:
+        """The answer, once. Raises `WorkerLost`, and what the shard raised."""
+        reference = self._kept.pop(answer, None)
+        if reference is None:
+            raise WorkerLost("the connection is another")
+        try:
+            return self._ray.get(reference, timeout=seconds)
+        except self._ray.exceptions.GetTimeoutError:
+            raise Silent(f"silence for {seconds:.0f} s") from None
+        except self._lost as error:
+            raise WorkerLost(type(error).__name__) from None
+        except self._ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            raise cause if isinstance(cause, LineupError) else ClusterError(_last_line(error)) from None
+
+    def put(self, value: Any) -> There:
+        """Lay a value where every worker can read it."""
+        return There(self._keep(self._ray.put(value)))
+
+    def drop(self, number: int) -> None:
+        """Keep something no longer."""
+        self._kept.pop(number, None)
+
+    def end(self, shards: tuple[int, ...]) -> None:
+        """End processes."""
+        for shard in shards:
+            if (actor := self._kept.pop(shard, None)) is not None:
+                self._ray.kill(actor)
+
+    def machines(self) -> int:
+        """How many machines of the cluster are alive."""
+        return sum(bool(node["Alive"]) for node in self._ray.nodes())
+
+    def processors(self) -> int:
+        """How many processors they have together."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
+    def leave(self) -> None:
+        """End every process that was made, and leave the cluster."""
+        self._kept.clear()
+        self._ray.shutdown()
+
+    def _keep(self, value: Any) -> int:
+        number = next(self._numbers)
+        self._kept[number] = value
+        return number
+
+    def _of(self, number: int) -> Any:
+        try:
+            return self._kept[number]
+        except KeyError:
+            raise WorkerLost("the connection is another") from None
+
+
+class AgentManager(BaseManager):
+    """Lets another process of this machine that has the key call an `Agent` in this one (a socket of this user's)."""
+
+
+AgentManager.register("Agent", Agent, exposed=METHODS)
+
+
+def serve(told: Connection, key: bytes) -> None:
+    """Be the process of a node: tell it where to call, and serve until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C means the node, which still needs this while it drains
+    threading.Thread(target=_end_with_the_node, daemon=True).start()
+    server = AgentManager(authkey=key).get_server()
+    told.send(server.address)
+    told.close()
+    server.serve_forever()
+
+
+def _end_with_the_node() -> None:
+    node = multiprocessing.parent_process()
+    assert node is not None
+    node.join()
+    os._exit(0)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,221 @@
+"""The shards of a gallery: made, asked, asked again where a worker is lost, and made anew where the connection is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodes.cluster.errors import ClusterError, ClusterUnavailable, Silent, WorkerLost
+from nodes.cluster.link import Calls
+from nodes.cluster.shard import Answer, Range, split
+from nodes.config.cluster import ClusterConfig
+from pets.errors import LineupError
+from pets.params import PRESETS
+
+log = logging.getLogger("lineup.cluster")
+
+UNIT = max(params.n for params in PRESETS.values())  # rows that stay together: a block of the largest ring
+SPARE_ROWS = 2**20  # that the last shard takes before there is another
+PAUSE_SECONDS = 0.2  # between tries of a shard of which no copy answers
+START_SECONDS = 300.0  # to read all rows; a shard of thirty million is read in some twenty seconds
+FORGET_SECONDS = 10.0
+
+Ask = Callable[[Any], Any]
+
+
+@dataclass
+class Part:
+    """A range, the processes that hold it, over which connection they were made, and up to how many rows."""
+
+    range: Range
+    copies: tuple[Any, ...] = ()
+    turn: int = 0
+    held: int = 0
+
+    def __str__(self) -> str:
+        return f"rows {self.range.first} to {self.range.stop}"
+
+
+class Shards:
+    """The rows of one epoch of block files (folder `gallery`) in the cluster that `config` names.
+
+    `node`: its folder. `unit`: rows that stay together. `fault`: why they were last of no use; empty where they are.
+    Raises `ClusterError`, `ClusterUnavailable`, and what a shard raises for what it was asked.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        config: ClusterConfig,
+        node: Path,
+        gallery: Path,
+        epoch: int,
+        dim: int,
+        unit: int = UNIT,
+        spare: int = SPARE_ROWS,
+    ) -> None:
+        self.calls, self.dim, self.fault = calls, dim, ""
+        self.parts: list[Part] = []
+        self._config, self._unit, self._spare = config, unit, spare
+        self._given = str(node), str(gallery), epoch
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is known that is wrong, without asking anybody."""
+        turn = self.calls.connected()
+        return not self.fault and all(part.turn == turn for part in self.parts)
+
+    def reach(self, rows: int) -> None:
+        """Have rows 0 to `rows` at hand; returns when they are read. New ones go into the last shard, then others."""
+        with self._lock:
+            turn, parts = self._connect(), self._parts_for(rows)
+            if len(parts) > len(self.parts):
+                self._check_processors(len(parts))
+                self.parts = parts
+        behind = [part for part in self.parts if part.turn != turn or part.held < part.range.of(rows)]
+        if any(not part.held for part in behind):
+            self.fault = self.fault or "the rows are being read"
+        try:
+            self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS)
+        except LineupError as error:
+            self.fault = str(error)
+            raise
+        for part in behind:
+            part.held = part.range.of(rows)
+        self.fault = ""
+
+    def each(
+        self, pieces: Sequence[tuple[Part, Ask]], seconds: float | None = None, copy: int | None = None
+    ) -> list[Answer]:
+        """What each part answers, all asked at once.
+
+        `seconds`: to wait in place of the configured patience. `copy`: ask that one only.
+        """
+        patience = self._config.patience_seconds if seconds is None else seconds
+        deadline = time.monotonic() + patience
+        copies = range(self._config.copies) if copy is None else (copy,)
+        begun = [(part, ask, self._begin(part, ask, copies)) for part, ask in pieces]
+        return [self._answer(part, ask, answer, copies, deadline) for part, ask, answer in begun]
+
+    def owners(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
+        """Of each part that has any of them: which of `rows`."""
+        for part in self.parts:
+            inside = np.flatnonzero((rows >= part.range.first) & (rows < part.range.stop))
+            if len(inside):
+                yield part, inside
+
+    def forget(self, rows: npt.NDArray[np.int64]) -> bool:
+        """Overwrite rows in every copy; whether all did. A copy that is made anew reads them as zeros."""
+        done, turn = True, self.calls.connected()
+        for part, inside in self.owners(rows):
+            places = rows[inside] - part.range.first
+            for copy in part.copies if part.turn == turn else ():
+                try:
+                    self.calls.get(self.calls.ask(copy, "forget", places), FORGET_SECONDS)
+                except WorkerLost as error:
+                    log.warning("a shard did not hear what to forget", extra={"error": str(error)})
+                    done = False
+        return done
+
+    def close(self) -> None:
+        """End the processes. Who still asks is told."""
+        with self._lock:
+            self._closed = True
+            for part in self.parts:
+                self._end(part)
+
+    def _parts_for(self, rows: int) -> list[Part]:
+        parts = list(self.parts)
+        if rows and not parts:
+            parts = [Part(one) for one in split(rows, self._unit, self._config.shards, self._spare)]
+        while parts and rows > parts[-1].range.stop:
+            parts.append(Part(Range(parts[-1].range.stop, max(part.range.room for part in parts))))
+        return parts
+
+    def _check_processors(self, parts: int) -> None:
+        """Ray would wait for processors without a word."""
+        needed, there = parts * self._config.copies * self._config.threads, self.calls.processors()
+        if needed > there:
+            raise ClusterError(
+                f"the cluster at {self._config.address} has {there} processors, and {needed} are needed: one for each "
+                "thread of each copy of each shard ([cluster] in node.toml)"
+            )
+
+    def _connect(self) -> int:
+        try:
+            return self.calls.connect()
+        except ClusterError as error:
+            self.fault = str(error)
+            raise
+
+    def _copies(self, part: Part) -> tuple[Any, ...]:
+        """The processes of a part, made anew where the connection over which they were made is gone."""
+        with self._lock:
+            if self._closed:
+                raise ClusterError("the rows were let go of: the gallery was compacted or replaced")
+            try:
+                turn = self._connect()
+            except ClusterError as error:
+                raise WorkerLost(str(error)) from None
+            if part.turn != turn:
+                given = (*self._given, part.range, self.dim, self._config.threads)
+                part.copies = tuple(self.calls.make(*given) for _ in range(self._config.copies))
+                part.turn, part.held = turn, 0
+            return part.copies
+
+    def _begin(self, part: Part, ask: Ask, copies: Sequence[int]) -> Any:
+        try:
+            return ask(self._copies(part)[copies[0]])
+        except WorkerLost:
+            return None
+
+    def _answer(self, part: Part, ask: Ask, answer: Any, copies: Sequence[int], deadline: float) -> Answer:
+        """The answer; from another copy, or from the same one started anew, where a worker was lost."""
+        tries = 0
+        while True:
+            try:
+                if answer is None:
+                    answer = ask(self._copies(part)[copies[tries % len(copies)]])
+                left = deadline - time.monotonic()
+                # One that hangs may not use up the time of the other.
+                found: Answer = self.calls.get(answer, max(0.1, left / (2 if tries < len(copies) - 1 else 1)))
+            except WorkerLost as error:
+                lost = error
+            else:
+                return found
+            tries, answer = tries + 1, None
+            log.warning("a worker was lost; its part is asked for again", extra={"error": str(lost)})
+            if time.monotonic() > deadline:
+                raise self._give_up(part, tries, lost)
+            if tries % len(copies) == 0:
+                time.sleep(PAUSE_SECONDS)
+
+    def _give_up(self, part: Part, tries: int, lost: WorkerLost) -> ClusterUnavailable:
+        """Others are made in the place of processes that are lost; one that may still read its rows is let do so."""
+        self.fault = f"{part}: no answer in time, {tries} tries ({lost})"
+        with self._lock:
+            if not isinstance(lost, Silent) or not part.held:
+                self._end(part)
+            part.held = 0
+        return ClusterUnavailable(self.fault)
+
+    def _end(self, part: Part) -> None:
+        if part.turn and part.turn == self.calls.connected():
+            with suppress(WorkerLost):
+                self.calls.end(part.copies)
+        part.copies, part.turn, part.held = (), 0, 0
+
+
+def _holding(shards: Shards, rows: int) -> Ask:
+    return lambda copy: shards.calls.ask(copy, "hold", rows)
