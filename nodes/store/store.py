@@ -271,6 +271,11 @@ class GalleryStore:
             records.clear_contested(session, self._keys, reference, authority, now)
             self._note(session, "clear", [reference], now)
 
+    def contested(self, references: Sequence[str]) -> frozenset[str]:
+        """Those of some references whose accuracy is contested; unknown ones are passed over."""
+        with self._database.reading() as session:
+            return records.contested(session, references)
+
     def contested_history(self, reference: str) -> tuple[ContestedEvent, ...]:
         """When the mark was set, when it was taken off and by whose decision. Raises `UnknownReference`."""
         with self._database.reading() as session:
