@@ -134,7 +134,9 @@ def _protocol() -> Iterator[Target]:
     yield Target("wire.decode", 300, every, mutate.of_msgpack, wire.decode)
     terms = [frame for frame in every if isinstance(wire.decode(frame).message, (Prepare, Search, Release))]
     yield Target("Plan.announced, Terms.announced, unpack_release", 60, terms, mutate.of_msgpack, announced)
-    packed = [b"".join(pack_release([Released(f"ES-{k}", k % 2 == 1) for k in range(n)], CAP).slots) for n in (0, 2, CAP)]
+    packed = [
+        b"".join(pack_release([Released(f"ES-{k}", k % 2 == 1) for k in range(n)], CAP).slots) for n in (0, 2, CAP)
+    ]
 
     def release(data: bytes) -> object:
         size = len(EMPTY_SLOT)

@@ -90,8 +90,8 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one holder's part ended. An unreachable node is never a no-hit.
 
-    `hits`: confirmed, by rank. `reason`: why it was refused or given up, a key of `REFUSALS`. `by`: the node that refused, failed or was silent:
-    holder, router, or this node itself; None where two may have lied.
+    `hits`: confirmed, by rank. `reason`: why it was refused or given up, a key of `REFUSALS`. `by`: the node that
+    refused, failed or was silent: holder, router, or this node itself; None where two may have lied.
     """
 
     status: AnswerStatus

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -161,6 +162,25 @@ def adopt_rows(copy: Path, source: Path, place: Path, made: list[Path]) -> None:
             made.append(place / fresh)
             copy_folder(source / folder, place / fresh)
             connection.execute("UPDATE model SET folder = ? WHERE id = ?", (fresh, model))
+
+
+def bring_rows(source: Path, place: Path) -> list[Path]:
+    """Copy the templates of a backup to where there are none, under their own names; gives what was made.
+
+    Nothing where there are some: they are newer, and tell who was forgotten since. Raises `StoreError`.
+    """
+    if not source.is_dir() or (place.is_dir() and any(place.iterdir())):
+        return []
+    made: list[Path] = []
+    try:
+        for folder in sorted(source.iterdir()):
+            made.append(place / folder.name)
+            copy_folder(folder, made[-1])
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return made
 
 
 def replace_database(path: Path, fresh: Path, generation: int | None = None) -> None:

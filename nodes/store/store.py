@@ -586,15 +586,14 @@ class GalleryStore:
         return total
 
     def backup(self, path: Path) -> None:
-        """Copy one moment of an SQLite store to a new file while it is in use; encrypted like the store. The templates
-        go to FILE.rows.
+        """Copy one moment of a store while it is in use, encrypted as it is: an SQLite database to a new file, the
+        templates to FILE.rows.
 
-        Raises `StoreRefusal` on PostgreSQL, where `pg_dump` does it, and if the file exists.
+        A PostgreSQL database is copied by `pg_dump`, and before this: templates must not be older than their database.
+        Raises `StoreRefusal` if a target exists.
         """
-        if self._database.path is None:
-            raise StoreRefusal("a PostgreSQL store is backed up with pg_dump --format=custom")
-        rows = rows_beside(path)
-        for target in (path, rows):
+        rows, database = rows_beside(path), self._database.path
+        for target in (rows,) if database is None else (path, rows):
             if target.exists():
                 raise StoreRefusal(f"{target} exists already; a copy never overwrites a file")
         try:
@@ -604,10 +603,11 @@ class GalleryStore:
                     gallery.lock(session)
                     staged = until_done.enter_context(self._rows.staging())
                     copies = self._rows.copy_to(session, staged)
-                    reader = until_done.enter_context(closing(backup.moment(self._database.path)))
+                    reader = database and until_done.enter_context(closing(backup.moment(database)))
                 for folder in copies:
                     copy_folder(folder, rows / folder.name)
-                backup.copy_database(self._database.path, path, reader)
+                if database is not None:
+                    backup.copy_database(database, path, reader or None)
         except BaseException:
             shutil.rmtree(rows, ignore_errors=True)
             raise

@@ -263,7 +263,10 @@ def test_a_node_that_does_not_run_is_named_with_its_address(command: str, run: A
 def test_a_photo_may_be_called_anything(name: str) -> None:
     """The answer is printed: it took a warrant and a quota."""
     text = io.StringIO()
-    answers = {"ES": HolderAnswer("candidates", (Released("ES-1"),), "0.55"), "DE": HolderAnswer("refused", reason="quota")}
+    answers = {
+        "ES": HolderAnswer("candidates", (Released("ES-1"),), "0.55"),
+        "DE": HolderAnswer("refused", reason="quota"),
+    }
     print_report(SearchReport("FR-1", ("00",), answers, 0.1, 0.2), name, Console(file=text, width=200))
     assert name in text.getvalue()
     assert "ES-1" in text.getvalue()

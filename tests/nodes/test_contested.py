@@ -65,9 +65,7 @@ def test_a_hit_on_a_contested_subject_carries_the_mark_until_it_is_cleared(feder
         assert answer.references == (best, second), "by rank, whatever is contested"
         shown = msgspec.json.decode(msgspec.json.encode(report))["answers"][DE]["hits"]
         found = [hit.contested for hit in answer.hits]
-        assert shown == [
-            {"reference": name, "contested": one} for name, one in zip((best, second), found, strict=True)
-        ]
+        assert shown == [{"reference": name, "contested": one} for name, one in zip((best, second), found, strict=True)]
         assert ["CONTESTED" in line for line in lines(report)] == found
         await network.settle()
         sizes.update(release_sizes(federation, report))
