@@ -34,8 +34,9 @@ from nodes.operator import beside
 from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
 from nodes.service.expiry import delete_expired as delete_expired_now
-from nodes.store import GalleryStore, StorageKey, StoreError
+from nodes.store import GalleryStore, StorageKey, StoreError, StoreUnavailable
 from nodes.store.backup import CarriedOver, adopt_rows, bring_rows, carry_over, copy_database, replace_database
+from nodes.store.database import is_empty
 from nodes.store.rows import rows_beside
 from pets.errors import InputError
 
@@ -192,13 +193,16 @@ def _after_pg_restore(
         )
     if not yes:
         raise LossRefused(f"after pg_restore the store has lost {'; '.join(lost + beside_it)}: give --yes to go on")
+    with suppress(StoreUnavailable):  # it is opened, and named, below
+        if is_empty(config.storage.database_url):
+            raise InputError("the database that node.toml names is empty: bring the dump back with pg_restore first")
     made = [] if source is None else bring_rows(rows_beside(source), rows_folder(config))
     try:
         with open_store(config, ahead=True) as store:
             if store.unnamed_rows() and not store.count():
                 raise InputError(
-                    f"the database holds nobody, and {rows_folder(config)} holds templates: has pg_restore been run, "
-                    "into the database that node.toml names? Nothing was changed"
+                    f"the database holds nobody, and {rows_folder(config)} holds templates: bring the dump back with "
+                    "pg_restore first, into an empty database that node.toml then names"
                 )
             store.note_loss(now)
             return _restored(config, store, now, 0, lost)

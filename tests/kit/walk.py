@@ -30,7 +30,9 @@ CHANGING = (
     (r"\b20\d{2}-\d{2}-\d{2}\b", "DAY"),
     (r"\b\d+\.\d+ s\b", "SECONDS s"),
     (r"\b[\d,]+ bytes\b", "N bytes"),
-    (r"\b\d+ checks passed\b", "N checks passed"),
+    (r"\b[0-9a-f]{8}…", "ID…"),
+    (r"\bchecked in \d{2,} places\b", "checked in N places"),  # what nodes showed each other between queries counts too
+    (r"\bsquared norm \d+\b", "squared norm N"),  # of what a face model computed, which depends on the processor
     # How fast the machine is decides whether a node at rest has refilled by now.
     (r"^(nothing fitting waited: prepared now, in SECONDS s|a preparation waited and was used)$", "WAITED OR MADE NOW"),
 )

@@ -580,8 +580,9 @@ def test_what_lies_beside_a_postgresql_database_is_in_a_backup_and_comes_back(tm
         with pytest.raises(StoreError):  # the control: without the copy there are no templates
             restore(folder, None, NOW, yes=True)
         name_database(empty)
-        with pytest.raises(InputError, match="has pg_restore been run"):
+        with pytest.raises(InputError, match="is empty: bring the dump back with pg_restore first"):
             restore(folder, file, NOW, yes=True)
+        assert database.is_empty(empty), "else pg_restore would refuse it"
         assert not list((folder / "store.rows").iterdir()), "nothing was changed"
         name_database(new)
         result = restore(folder, file, NOW, yes=True)
@@ -591,8 +592,8 @@ def test_what_lies_beside_a_postgresql_database_is_in_a_backup_and_comes_back(tm
             assert store.snapshot(NOW).references == references
         with CaseDesk.open(folder) as desk:
             assert desk.person("dora").name == "Dora Planted-dora"
-        name_database(empty)  # with templates there, an empty database would have them deleted at the next start
-        with pytest.raises(InputError, match="has pg_restore been run"):
+        name_database(empty)  # with templates there, one that holds nobody would have them deleted at the next start
+        with open_store(load_config(folder)), pytest.raises(InputError, match=r"holds nobody, and .* holds templates"):
             restore(folder, None, NOW, yes=True)
         name_database(new)
         with holder_store(folder) as store:
