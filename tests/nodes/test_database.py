@@ -41,6 +41,7 @@ from nodes.store import (
     WrongStorageKey,
 )
 from nodes.store.backup import replace_database
+from nodes.store.database import is_empty
 from pets.errors import InputError
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.casework import staffed
@@ -582,8 +583,8 @@ def test_what_lies_beside_a_postgresql_database_is_in_a_backup_and_comes_back(tm
         name_database(empty)
         with pytest.raises(InputError, match="is empty: bring the dump back with pg_restore first"):
             restore(folder, file, NOW, yes=True)
-        assert database.is_empty(empty), "else pg_restore would refuse it"
-        assert not list((folder / "store.rows").iterdir()), "nothing was changed"
+        assert is_empty(empty), "else pg_restore would refuse it"
+        assert not (folder / "store.rows").exists(), "nothing was changed"
         name_database(new)
         result = restore(folder, file, NOW, yes=True)
         assert (result.subjects, result.forgotten_again) == (3, 0), "nobody tells of who was forgotten since"
