@@ -205,7 +205,7 @@ def _nodes(folder: Path) -> Iterator[Target]:
     certificate = file_decoder(folder / "tls.pem", lambda path: check_certificate(path, "FR"))
     yield Target("check_certificate", 5, [(home / "tls.pem").read_bytes()], mutate.of_lines, certificate)
     request = SearchRequest(bytes(128), bytes(32), ("ES", "DE"), "0.55", "case", "offence", 5.0, "a", "b")
-    report = SearchReport("FR-1", ("00",), {"ES": HolderAnswer("candidates", ("a",), "0.55")}, 0.5, 0.5)
+    report = SearchReport("FR-1", ("00",), {"ES": HolderAnswer("candidates", (Released("a"),), "0.55")}, 0.5, 0.5)
     refused = (LineupError, *MALFORMED)  # `nodes.service.refusals` answers 400
     for kind, value in ((SearchRequest, request), (SearchReport, report)):
         yield Target(kind.__name__, 25, [msgspec.json.encode(value)], mutate.of_json, _json(kind), refused)
