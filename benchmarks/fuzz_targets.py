@@ -42,7 +42,7 @@ from protocol.preparation import (
     pack,
     unpack,
 )
-from protocol.release import pack_release, unpack_release
+from protocol.release import EMPTY_SLOT, Released, pack_release, unpack_release
 from protocol.terms import Terms
 from tests.kit.galleries import unit_rows
 from tests.kit.trio import Trio, hold
@@ -134,11 +134,14 @@ def _protocol() -> Iterator[Target]:
     yield Target("wire.decode", 300, every, mutate.of_msgpack, wire.decode)
     terms = [frame for frame in every if isinstance(wire.decode(frame).message, (Prepare, Search, Release))]
     yield Target("Plan.announced, Terms.announced, unpack_release", 60, terms, mutate.of_msgpack, announced)
-    packed = [b"".join(pack_release([f"ES-{k}" for k in range(n)], CAP).slots) for n in (0, 2, CAP)]
+    packed = [
+        b"".join(pack_release([Released(f"ES-{k}", k % 2 == 1) for k in range(n)], CAP).slots) for n in (0, 2, CAP)
+    ]
 
     def release(data: bytes) -> object:
-        data = data[: 64 * CAP].ljust(64 * CAP, b"\0")
-        cut = tuple(data[at : at + 64] for at in range(0, len(data), 64))
+        size = len(EMPTY_SLOT)
+        data = data[: size * CAP].ljust(size * CAP, b"\0")
+        cut = tuple(data[at : at + size] for at in range(0, len(data), size))
         return unpack_release(msgspec.structs.replace(pack_release([], CAP), slots=cut), CAP)
 
     yield Target("unpack_release", 40, packed, mutate.of_bytes, release)
@@ -202,7 +205,7 @@ def _nodes(folder: Path) -> Iterator[Target]:
     certificate = file_decoder(folder / "tls.pem", lambda path: check_certificate(path, "FR"))
     yield Target("check_certificate", 5, [(home / "tls.pem").read_bytes()], mutate.of_lines, certificate)
     request = SearchRequest(bytes(128), bytes(32), ("ES", "DE"), "0.55", "case", "offence", 5.0, "a", "b")
-    report = SearchReport("FR-1", ("00",), {"ES": HolderAnswer("candidates", ("a",), "0.55")}, 0.5, 0.5)
+    report = SearchReport("FR-1", ("00",), {"ES": HolderAnswer("candidates", (Released("a"),), "0.55")}, 0.5, 0.5)
     refused = (LineupError, *MALFORMED)  # `nodes.service.refusals` answers 400
     for kind, value in ((SearchRequest, request), (SearchReport, report)):
         yield Target(kind.__name__, 25, [msgspec.json.encode(value)], mutate.of_json, _json(kind), refused)

@@ -127,12 +127,14 @@ class ConfirmationAnswer(Message, tag=18, frozen=True):
 
 
 class Release(Message, tag=19, frozen=True):
-    """Release: exactly cap slots of 64 bytes, a reference number padded with zeros, empty slots all zero; by rank.
+    """Release: exactly cap slots of 65 bytes, by rank; empty slots all zero.
+
+    A slot: a reference number, padded with zeros to 64 bytes, and a mark: 1 if its accuracy is contested, else 0.
 
     `salt`: fresh, because logs keep the hash of every frame, and who knows the references could else try them all.
     """
 
-    slots: tuple[Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)], ...]
+    slots: tuple[Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)], ...]
     salt: Digest
 
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Literal
 
 from protocol.confirmation_block import Hit
+from protocol.release import Released
 from protocol.verdict import CONFIRM
 
 SearchStatus = Literal["released", "no_hit", "too_many_candidates", "probe_refused"]
@@ -14,11 +15,16 @@ SearchStatus = Literal["released", "no_hit", "too_many_candidates", "probe_refus
 
 @dataclass(frozen=True)
 class Answer:
-    """What the requester learns from one holder. `references`: of confirmed hits, by rank."""
+    """What the requester learns from one holder. `hits`: confirmed ones, by rank."""
 
     status: SearchStatus
     threshold_used: Decimal
-    references: tuple[str, ...] = ()
+    hits: tuple[Released, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Of its hits, by rank."""
+        return tuple(hit.reference for hit in self.hits)
 
 
 @dataclass(frozen=True)

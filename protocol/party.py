@@ -27,7 +27,7 @@ class Context:
     and `accept` (at router and holder before they accept a search) are called with the preparation's id. `keep` is
     given the machine while it has secrets that an audit needs: the requester's before u is made, the holder's at each
     new one. `answer` (at a holder) is called once u is there, before anything that depends on it leaves. `release` is
-    told of the references that are about to be released.
+    told of the references that are about to be released, and gives those of them whose accuracy is contested.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Context:
     accept: Hook | None = None
     keep: Callable[[Any], None] | None = None
     answer: Callable[[], None] | None = None
-    release: Callable[[tuple[str, ...]], None] | None = None
+    release: Callable[[tuple[str, ...]], frozenset[str]] | None = None
 
 
 class Party(Machine):

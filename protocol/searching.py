@@ -54,7 +54,7 @@ from protocol.outcome import Answer, HolderResult, status_of
 from protocol.party import Context, Party
 from protocol.preparation import HolderPreparation, Preparation, PreparedRing, RequesterPreparation, RouterPreparation
 from protocol.preparing import check_gallery, holder_keys
-from protocol.release import pack_release, unpack_release
+from protocol.release import Released, pack_release, unpack_release
 from protocol.roles import Role, Seat
 from protocol.session import Session, State
 from protocol.steps import Phase, Send, Step, beside, end_phase, receive
@@ -252,14 +252,14 @@ class SearchingRequester(_Searching):
         if not admitted:
             raise FalseRefusal(holder, router)
         rung, verdict = yield from key_owner_filters(filtering, ahead)
-        references: tuple[str, ...] = ()
+        hits: tuple[Released, ...] = ()
         if verdict == CONFIRM:
             yield Phase("confirm")
             yield from key_owner_confirms(ring, terms.params, self._secret, terms.cap)
             release = yield from receive(holder, Release)
             yield from end_phase("release", (holder,))
-            references = unpack_release(release, terms.cap)
-        return Answer(status_of(verdict, len(references)), terms.rungs[rung], references)
+            hits = unpack_release(release, terms.cap)
+        return Answer(status_of(verdict, len(hits)), terms.rungs[rung], hits)
 
     def wipe(self, session: Session) -> None:
         """One false refusal stops every ring; what was prepared goes when the last ring is over."""
@@ -403,9 +403,9 @@ class SearchingHolder(_Searching):
         )
         self.live.check_opened(hit_rows)
         references = tuple(dict.fromkeys(self.gallery.reference(hit.row) for hit in found))  # once a subject
-        if self.context.release is not None:
-            self.context.release(references)
-        yield Send(parties.requester, pack_release(references, terms.cap))
+        marked = self.context.release(references) if self.context.release is not None else frozenset()
+        released = [Released(reference, reference in marked) for reference in references]
+        yield Send(parties.requester, pack_release(released, terms.cap))
         yield from end_phase("release", (parties.requester,))
         return HolderResult(status_of(CONFIRM, len(found)), terms.rungs[rung], found)
 

@@ -320,8 +320,9 @@ def print_report(report: SearchReport, probe: str, console: Console) -> None:
 
     say(f"{report.request_number}: {probe} (candidates, not identified)")
     for holder, answer in report.answers.items():
-        for rank, reference in enumerate(answer.references, start=1):
-            say(f"HIT      {holder}  candidate {rank}, reference {reference}")
+        for rank, hit in enumerate(answer.hits, start=1):
+            mark = ", CONTESTED: its accuracy is disputed" if hit.contested else ""
+            say(f"HIT      {holder}  candidate {rank}, reference {hit.reference}{mark}")
         if answer.status == "no hit":
             say(f"NO HIT   {holder}")
         elif answer.status == "too many candidates":

@@ -28,27 +28,38 @@ def register(app: typer.Typer) -> None:
 def backup(
     folder: Dir, file: Annotated[Path, typer.Argument(help="File to write; must not exist.")], as_json: Json = False
 ) -> None:
-    """Copy the databases (SQLite) while the node runs: the gallery to FILE, casework and console beside it.
+    """Copy a node's databases while it runs: the gallery to FILE, templates, casework and console beside it.
 
-    They are encrypted as the databases are. A PostgreSQL database is backed
-    up with pg_dump --format=custom.
+    They are encrypted as the databases are. What is in PostgreSQL is left
+    out: copy that first, with pg_dump --format=custom --file=FILE.
     """
     from nodes.operator.database import backup as run
+    from nodes.operator.database import in_postgresql
 
-    made = {str(path): path.stat().st_size for path in run(folder, file)}
+    made = {str(path): _size(path) for path in run(folder, file)}
+    elsewhere = in_postgresql(folder)
     if as_json:
-        told = {"file": str(file), "bytes": made.pop(str(file)), "beside": made}
+        told = {"file": str(file), "bytes": made.pop(str(file), None), "beside": made, "in_postgresql": elsewhere}
         print(msgspec.json.encode(told).decode())
-    else:
-        for path, size in made.items():
-            output.print(f"{path}: {size:,} bytes; keep it apart from the storage key", highlight=False)
+        return
+    for path, size in made.items():
+        output.print(f"{path}: {size:,} bytes; keep it apart from the storage key", highlight=False)
+    if elsewhere:
+        left_out = f"{' and '.join(elsewhere)}: in PostgreSQL, so left out; pg_dump copies that, and before this"
+        errors.print(left_out, highlight=False)
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @store.command()
 def restore(
     folder: Dir,
     file: Annotated[
-        Path | None, typer.Argument(help="The backup. For PostgreSQL, run pg_restore first and leave this out.")
+        Path | None,
+        typer.Argument(help="The backup. PostgreSQL: run pg_restore first; here only what lies beside FILE is used."),
     ] = None,
     old_key: OldKey = None,
     yes: Annotated[bool, typer.Option("--yes", help="Restore even if data is lost.")] = False,

@@ -19,6 +19,7 @@ from nodes.config.storage import storage_key
 from nodes.evidence import followed_up
 from nodes.store import StorageKey, StoreCorrupted, StoreError, StoreRefusal
 from nodes.store.backup import copy_database, replace_database
+from nodes.store.rows import rows_beside
 from protocol.follow_up import Statement
 
 LOST = {
@@ -53,9 +54,15 @@ def copy_beside(folder: Path, config: NodeConfig, target: Path) -> list[Path]:
 
 def check_free(config: NodeConfig, target: Path) -> None:
     """Raise `StoreRefusal` if a copy would overwrite something."""
-    for copy in (target, *copies(config, target).values()):
+    own = [] if config.storage.file is None else [target]  # there, PostgreSQL's dump may lie
+    for copy in (*own, *copies(config, target).values()):
         if copy.exists():
             raise StoreRefusal(f"{copy} exists already; a copy never overwrites a file")
+
+
+def found(config: NodeConfig, source: Path) -> list[Path]:
+    """What there is of a backup besides the gallery's database."""
+    return [copy for copy in (rows_beside(source), *copies(config, source).values()) if copy.exists()]
 
 
 def missing(folder: Path, config: NodeConfig) -> list[str]:

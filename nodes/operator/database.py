@@ -1,4 +1,6 @@
-"""Maintain a node's database from its folder: backup, restore, change of key, expiry. PostgreSQL has its own tools.
+"""Maintain a node's database from its folder: backup, restore, change of key, expiry.
+
+What is in PostgreSQL is dumped and brought back by its own tools, first; all else that belongs to it is done here.
 
 A restore brings back people who were forgotten, and forgets which queries were answered. So it takes from the store
 that it replaces what happened since the backup: deletions, contested flags, claims, quotas, counts of releases, who
@@ -32,8 +34,9 @@ from nodes.operator import beside
 from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
 from nodes.service.expiry import delete_expired as delete_expired_now
-from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreError
-from nodes.store.backup import CarriedOver, adopt_rows, carry_over, copy_database, replace_database
+from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreError, StoreUnavailable
+from nodes.store.backup import CarriedOver, adopt_rows, bring_rows, carry_over, copy_database, replace_database
+from nodes.store.database import is_empty
 from nodes.store.rows import rows_beside
 from pets.errors import InputError
 
@@ -65,20 +68,29 @@ class Rekeyed(msgspec.Struct, frozen=True):
 
 
 def backup(folder: Path, target: Path) -> list[Path]:
-    """Copy a node's SQLite databases to new files, while the node runs: gallery, casework, console; gives the files.
+    """Copy what belongs to a node's databases while it runs: gallery, templates, casework, console; gives the copies.
 
-    Raises `StoreError`; then there are none.
+    Not a database that is in PostgreSQL (`in_postgresql`). Raises `StoreError`; then there are no copies.
     """
-    config = load_config(folder)
+    config, rows = load_config(folder), rows_beside(target)
+    own = [] if config.storage.file is None else [target]
     beside.check_free(config, target)
     with open_store(config) as store:
         store.backup(target)
     try:
-        return [target, *beside.copy_beside(folder, config, target)]
+        return [*own, *([rows] if rows.is_dir() else []), *beside.copy_beside(folder, config, target)]
     except BaseException:
-        target.unlink(missing_ok=True)
-        shutil.rmtree(rows_beside(target), ignore_errors=True)
+        for path in own:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(rows, ignore_errors=True)
         raise
+
+
+def in_postgresql(folder: Path) -> tuple[str, ...]:
+    """Which of a node's databases are in PostgreSQL, for `pg_dump` to copy before `backup`."""
+    config = load_config(folder)
+    urls = {"gallery": config.storage.url, "casework": config.casework.url}
+    return tuple(name for name, url in urls.items() if url is not None)
 
 
 def restore(
@@ -86,24 +98,26 @@ def restore(
 ) -> Restored:
     """Put a backup in the place of a stopped node's database. `old_key`: what it is encrypted under, if no longer ours.
 
-    On PostgreSQL, `source` is None: `pg_restore` has put everything there, and what remains is done here.
+    On PostgreSQL `pg_restore` has put the database there, and what remains is done here. `source` then names what
+    `backup` copied beside the dump; None where templates, casework and console were not lost.
     Raises `LossRefused` unless `yes`, `InputError` for a node that runs, `StoreError`; then nothing was changed.
     """
     config = load_config(folder)
     with stopped(config):
-        if config.storage.file is None:
-            result = _after_pg_restore(config, source, now, yes)
-        elif source is None:
+        if source is None and config.storage.file is not None:
             raise InputError("name the backup to restore")
+        lost = () if source is None else beside.losses(folder, config, source)
+        if config.storage.file is None:
+            result = _after_pg_restore(config, source, now, yes, lost)
         else:
-            lost = beside.losses(folder, config, source)
+            assert source is not None
             if lost and not yes:
                 raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
             result = _restore(config, config.storage.file, source, now, old_key, yes)
+        if source is not None:
             beside.restore_beside(folder, config, source, [] if old_key is None else [StorageKey.from_file(old_key)])
-            result = msgspec.structs.replace(result, lost=result.lost + lost)
         _note_restored(folder)
-        return result
+        return msgspec.structs.replace(result, lost=result.lost + lost)
 
 
 def _note_restored(folder: Path) -> None:
@@ -185,17 +199,36 @@ def _handled(present: GalleryStore) -> list[bytes] | None:
         return None
 
 
-def _after_pg_restore(config: NodeConfig, source: Path | None, now: datetime, yes: bool) -> Restored:
-    if source is not None:
-        raise InputError(
-            "a PostgreSQL store is restored with pg_restore into an empty database; then run this again without a file"
-        )
+def _after_pg_restore(
+    config: NodeConfig, source: Path | None, now: datetime, yes: bool, beside_it: tuple[str, ...]
+) -> Restored:
     lost = ("what was forgotten and answered since the dump",)
+    if source is not None and not beside.found(config, source):
+        raise InputError(
+            f"nothing that `lineup store backup` makes lies at {source}.*; a dump is restored with pg_restore, into an "
+            "empty database that node.toml then names"
+        )
     if not yes:
-        raise LossRefused(f"after pg_restore the store has lost {lost[0]}: give --yes to go on")
-    with open_store(config, ahead=True) as store:
-        store.note_loss(now)
-        return _restored(config, store, now, 0, lost)
+        raise LossRefused(f"after pg_restore the store has lost {'; '.join(lost + beside_it)}: give --yes to go on")
+    with suppress(StoreUnavailable):  # it is opened, and named, below
+        if is_empty(config.storage.database_url):
+            raise InputError("the database that node.toml names is empty: bring the dump back with pg_restore first")
+    made = [] if source is None else bring_rows(rows_beside(source), rows_folder(config))
+    try:
+        with open_store(config, ahead=True) as store:
+            if store.unnamed_rows() and not store.count():
+                raise InputError(
+                    f"the database holds nobody, and {rows_folder(config)} holds templates: bring the dump back with "
+                    "pg_restore first, into an empty database that node.toml then names"
+                )
+            if made:
+                store.verify_templates()
+            store.note_loss(now)
+            return _restored(config, store, now, 0, lost)
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _restored(

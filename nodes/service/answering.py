@@ -194,14 +194,19 @@ class Answering:
             release=partial(self._release, announce, conversation),
         )
 
-    def _release(self, announce: Search, query: bytes, references: tuple[str, ...]) -> None:
-        """Count and note what is about to be released; refused, or not written down, nothing of it leaves."""
-        self._gate.release(announce, references)
+    def _release(self, announce: Search, query: bytes, references: tuple[str, ...]) -> frozenset[str]:
+        """Count and note what is about to be released, and give what of it is contested.
+
+        Refused, or not written down, nothing of it leaves.
+        """
         assert self._node.follow_up is not None
         try:
+            contested = self._node.store.contested(references)
+            self._gate.release(announce, references)
             self._node.follow_up.disclosed(query, announce.requester, references)
         except StoreError as error:
             raise QueryRefused("internal", str(error)) from error
+        return contested
 
     def _give_up(self, made: Preparation) -> None:
         self._node.pool.drop(made.preparation_id)

@@ -9,6 +9,7 @@ import msgspec
 
 from nodes.casework.contents import Aim, Depicted
 from protocol.messages import Decimals, Digest, Name
+from protocol.release import Released
 from protocol.shown import kind_only
 
 AnswerStatus = Literal["candidates", "no hit", "too many candidates", "refused", "unreachable"]
@@ -89,15 +90,20 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class HolderAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one holder's part ended. An unreachable node is never a no-hit.
 
-    `reason`: why it was refused or given up, a key of `REFUSALS`. `by`: the node that refused, failed or was silent:
-    holder, router, or this node itself; None where two may have lied.
+    `hits`: confirmed, by rank. `reason`: why it was refused or given up, a key of `REFUSALS`. `by`: the node that
+    refused, failed or was silent: holder, router, or this node itself; None where two may have lied.
     """
 
     status: AnswerStatus
-    references: tuple[str, ...] = ()
+    hits: tuple[Released, ...] = ()
     threshold_used: str | None = None
     reason: str | None = None
     by: str | None = None
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Of its hits, by rank."""
+        return tuple(hit.reference for hit in self.hits)
 
 
 class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

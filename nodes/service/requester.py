@@ -458,7 +458,7 @@ def _answer(driver: QueryDriver, machine: RequesterMachine, answer: Answer | Non
     if answer is not None and session.state is State.FINISHED:
         used: Decimal = answer.threshold_used
         status = {"released": "candidates", "no_hit": "no hit", "too_many_candidates": "too many candidates"}
-        return HolderAnswer(status[answer.status], answer.references, f"{used:f}")  # type: ignore[arg-type]
+        return HolderAnswer(status[answer.status], answer.hits, f"{used:f}")  # type: ignore[arg-type]
     if session.state is State.FINISHED:  # and yet nothing came of it: this node could not keep what was made
         return _failure(None, machine.name)
     router = driver.failed_peers.get(machine.parties.router)

@@ -20,16 +20,16 @@ from nodes.store.rows import FOLDER_BYTES, RowFiles, copy_folder, rows_beside
 from nodes.store.subjects import utc_day, utc_seconds
 
 
-def check_new(path: Path) -> None:
-    """Raise `StoreRefusal` unless there is neither a backup at a path nor templates beside it."""
-    for target in (path, rows_beside(path)):
+def check_new(database: Database, path: Path) -> None:
+    """Raise `StoreRefusal` if a copy of the store would overwrite something. Of PostgreSQL a dump may lie there."""
+    rows = rows_beside(path)
+    for target in (rows,) if database.path is None else (path, rows):
         if target.exists():
             raise StoreRefusal(f"{target} exists already; a copy never overwrites a file")
 
 
 def back_up(database: Database, files: RowFiles, path: Path) -> None:
-    """Copy one moment of an SQLite store to a new file, and its templates to FILE.rows. Raises `StoreError`."""
-    assert database.path is not None
+    """Copy one moment: an SQLite database to a new file, the templates of either to FILE.rows. Raises `StoreError`."""
     rows = rows_beside(path)
     try:
         with ExitStack() as until_done:
@@ -37,10 +37,11 @@ def back_up(database: Database, files: RowFiles, path: Path) -> None:
                 lock(session)
                 staged = until_done.enter_context(files.staging())
                 copies = files.copy_to(session, staged)
-                reader = until_done.enter_context(closing(moment(database.path)))
+                reader = database.path and until_done.enter_context(closing(moment(database.path)))
             for folder in copies:
                 copy_folder(folder, rows / folder.name)
-            copy_database(database.path, path, reader)
+            if database.path is not None:
+                copy_database(database.path, path, reader or None)
     except BaseException:
         shutil.rmtree(rows, ignore_errors=True)
         raise
@@ -198,6 +199,25 @@ def adopt_rows(copy: Path, source: Path, place: Path, made: list[Path]) -> None:
             made.append(place / fresh)
             copy_folder(source / folder, place / fresh)
             connection.execute("UPDATE model SET folder = ? WHERE id = ?", (fresh, model))
+
+
+def bring_rows(source: Path, place: Path) -> list[Path]:
+    """Copy the templates of a backup to where there are none, under their own names; gives what was made.
+
+    Nothing where there are some: they are newer, and tell who was forgotten since. Raises `StoreError`.
+    """
+    if not source.is_dir() or (place.is_dir() and any(place.iterdir())):
+        return []
+    made: list[Path] = []
+    try:
+        for folder in sorted(source.iterdir()):
+            made.append(place / folder.name)
+            copy_folder(folder, made[-1])
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return made
 
 
 def replace_database(path: Path, fresh: Path, generation: int | None = None) -> None:

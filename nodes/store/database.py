@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -130,6 +130,16 @@ class Database:
             cursor.execute(f"SET lock_timeout = {round(1000 * self.lock_seconds)}")
             cursor.execute("SET TIME ZONE 'UTC'")
         connection.autocommit = False
+
+
+def is_empty(url: str) -> bool:
+    """Whether a database has no tables yet: opening it as a store would make them. Raises `StoreError`."""
+    database = Database(url)
+    try:
+        with database.reading() as session:
+            return not inspect(session.connection()).get_table_names()
+    finally:
+        database.close()
 
 
 def _parse(url: str) -> URL:

@@ -97,6 +97,12 @@ def clear_contested(session: Session, keys: KeyRing, reference: str, authority: 
     session.add(ContestedRow(subject_id=row.id, time=utc_seconds(now), authority=sealed))
 
 
+def contested(session: Session, references: Sequence[str]) -> frozenset[str]:
+    """Those of some references, at most a few hundred, whose accuracy is contested; unknown ones are passed over."""
+    chosen = SubjectRow.reference.in_(references) & SubjectRow.contested
+    return frozenset(session.scalars(select(SubjectRow.reference).where(chosen)))
+
+
 def contested_history(session: Session, keys: KeyRing, reference: str) -> tuple[ContestedEvent, ...]:
     """When the flag was raised, and when and on whose authority cleared. Raises `UnknownReference`."""
     row = _row(session, reference)

@@ -270,6 +270,11 @@ class GalleryStore:
             records.clear_contested(session, self._keys, reference, authority, now)
             self._note(session, "clear", [reference], now)
 
+    def contested(self, references: Sequence[str]) -> frozenset[str]:
+        """Those of some references whose accuracy is contested; unknown ones are passed over."""
+        with self._database.reading() as session:
+            return records.contested(session, references)
+
     def contested_history(self, reference: str) -> tuple[ContestedEvent, ...]:
         """When the mark was set, when it was taken off and by whose decision. Raises `UnknownReference`."""
         with self._database.reading() as session:
@@ -576,14 +581,13 @@ class GalleryStore:
         return total
 
     def backup(self, path: Path) -> None:
-        """Copy one moment of an SQLite store to a new file while it is in use; encrypted like the store. The templates
-        go to FILE.rows.
+        """Copy one moment of a store while it is in use, encrypted as it is: an SQLite database to a new file, the
+        templates to FILE.rows.
 
-        Raises `StoreRefusal` on PostgreSQL, where `pg_dump` does it, and if the file exists.
+        A PostgreSQL database is copied by `pg_dump`, and before this: templates must not be older than their database.
+        Raises `StoreRefusal` if a target exists.
         """
-        if self._database.path is None:
-            raise StoreRefusal("a PostgreSQL store is backed up with pg_dump --format=custom")
-        backup.check_new(path)
+        backup.check_new(self._database, path)
         self.settle()
         backup.back_up(self._database, self._rows, path)
 

@@ -98,8 +98,8 @@ def _session(case: Case, holder: str) -> list[Leak]:
             add(learner, holder, "rung on which it ended", endings)
     if _seen(case, holder, "Release"):
         rows = shape.blocks * shape.n
-        ways = sum(math.comb(rows, k) for k in range(min(cap, rows) + 1))
-        add(requester, holder, f"released rows, at most {cap}", math.log2(ways), references=cap)
+        ways = sum(math.comb(rows, k) << k for k in range(min(cap, rows) + 1))  # each is contested or not
+        add(requester, holder, f"released rows and their marks, at most {cap}", math.log2(ways), references=cap)
     return leaks
 
 

@@ -30,7 +30,7 @@ SHARE_BITS = 24
 COUNT_BITS = 32
 DIFFERENCE_BITS = 20
 PROBE_BITS = 8
-SLOT_BYTES = 64
+SLOT_BYTES = 65  # a reference number, and whether it is contested
 
 _HEAD = 2  # of a message in MessagePack: an array of few entries, and a small tag
 

@@ -18,7 +18,7 @@ from pets.prf import Keystream, derive_key
 from pets.rounding import round_shares
 from protocol.compare import threshold_offset
 from protocol.messages import AnyMessage, KeySeed, MaskedScores, PairSecret, PreparedBlocks, Release, Search
-from protocol.release import pack_release
+from protocol.release import Released, pack_release
 from protocol.terms import Terms
 from protocol.wire import residue_array
 from tests.kit.evidence import ES, EU, FR, World
@@ -119,7 +119,7 @@ def released_guess(world: World, query: bytes, owner: str, salt: bytes) -> list[
     guesses = [(), *((one,) for one in references), *itertools.permutations(likely, 2)]
     found = []
     for guess in guesses:
-        if content_digest(Release(pack_release(guess, 10).slots, salt)) == record.content:
+        if content_digest(Release(pack_release([Released(one) for one in guess], 10).slots, salt)) == record.content:
             found.append(guess)
     return found
 
@@ -127,8 +127,8 @@ def released_guess(world: World, query: bytes, owner: str, salt: bytes) -> list[
 def known_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     original = pack_release
 
-    def packed(references: Sequence[str], cap: int) -> Release:
-        return Release(original(references, cap).slots, bytes(32))
+    def packed(released: Sequence[Released], cap: int) -> Release:
+        return Release(original(released, cap).slots, bytes(32))
 
     monkeypatch.setattr("protocol.searching.pack_release", packed)
 

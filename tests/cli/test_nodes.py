@@ -20,6 +20,7 @@ from nodes.identity.tls import client_context, server_context
 from nodes.service.operator_api import HolderAnswer, SearchReport
 from nodes.store import Category, Status, UnknownReference
 from pets.templates import quantise_rows
+from protocol.release import Released
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.commands import COMMANDS, as_json, enrol
 from tests.kit.handshakes import assert_refused, handshake
@@ -262,7 +263,10 @@ def test_a_node_that_does_not_run_is_named_with_its_address(command: str, run: A
 def test_a_photo_may_be_called_anything(name: str) -> None:
     """The answer is printed: it took a warrant and a quota."""
     text = io.StringIO()
-    answers = {"ES": HolderAnswer("candidates", ("ES-1",), "0.55"), "DE": HolderAnswer("refused", reason="quota")}
+    answers = {
+        "ES": HolderAnswer("candidates", (Released("ES-1"),), "0.55"),
+        "DE": HolderAnswer("refused", reason="quota"),
+    }
     print_report(SearchReport("FR-1", ("00",), answers, 0.1, 0.2), name, Console(file=text, width=200))
     assert name in text.getvalue()
     assert "ES-1" in text.getvalue()

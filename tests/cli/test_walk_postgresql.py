@@ -27,7 +27,7 @@ def test_the_walk_on_postgresql(tmp_path: Path, postgres: PostgresServer) -> Non
     shell = {"PGHOST": str(postgres.folder), "PGUSER": "lineup"}
     walk = Walk(tmp_path, free_ports(4), shell, postgres.binaries)
     toml = tmp_path / "es" / "node.toml"
-    backup, *restore = commands("Backup and restore", of=STORE_README)
+    dump, beside, *restore = commands("Backup and restore", of=STORE_README)
 
     def name_database(name: str) -> None:
         url = f'url = "postgresql://lineup@/{name}?host={postgres.folder}"'
@@ -40,9 +40,9 @@ def test_the_walk_on_postgresql(tmp_path: Path, postgres: PostgresServer) -> Non
             postgres.run("createdb", "lineup")
             name_database("lineup")
         if line == "lineup store backup --dir es es.backup":
-            return [backup]
+            return [dump, beside]
         if line == "lineup store backup --dir es es.before-upgrade":
-            return [backup.replace("es.backup lineup", "es.before-upgrade restored")]
+            return [dump.replace("es.backup lineup", "es.before-upgrade restored"), line]
         if line == "rm es/store.db":
             return ["dropdb lineup"]
         if line.startswith("lineup store restore"):

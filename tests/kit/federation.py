@@ -32,6 +32,7 @@ from nodes.store import Category, Status
 from pets.params import PRESETS
 from pets.templates import Templates
 from protocol.engine import PlainEngine
+from protocol.release import Released
 from protocol.terms import SYNTHETIC_MODEL, Terms
 from tests.kit.galleries import near, unit_rows
 from tests.kit.ring import RING
@@ -130,7 +131,7 @@ class Federation:
 def answer_of(status: str, references: tuple[str, ...], threshold: Decimal) -> HolderAnswer:
     """What a node answers when a search has ended so."""
     said = {"released": "candidates", "no_hit": "no hit", "too_many_candidates": "too many candidates"}
-    return HolderAnswer(said[status], references, f"{threshold:f}")  # type: ignore[arg-type]
+    return HolderAnswer(said[status], tuple(map(Released, references)), f"{threshold:f}")  # type: ignore[arg-type]
 
 
 def terms_of(request: SearchRequest) -> Terms:

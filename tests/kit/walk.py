@@ -30,11 +30,14 @@ CHANGING = (
     (r"\b20\d{2}-\d{2}-\d{2}\b", "DAY"),
     (r"\b\d+\.\d+ s\b", "SECONDS s"),
     (r"\b[\d,]+ bytes\b", "N bytes"),
-    (r"\b\d+ checks passed\b", "N checks passed"),
+    (r"\b[0-9a-f]{8}…", "ID…"),
+    (r"\bchecked in \d{2,} places\b", "checked in N places"),  # what nodes showed each other between queries counts too
+    (r"\bsquared norm \d+\b", "squared norm N"),  # of what a face model computed, which depends on the processor
     # How fast the machine is decides whether a node at rest has refilled by now.
     (r"^(nothing fitting waited: prepared now, in SECONDS s|a preparation waited and was used)$", "WAITED OR MADE NOW"),
 )
-TABLES = ("lineup verify", "lineup audit")  # of these the last line is told
+TABLES = ("lineup verify", "lineup audit")  # of these the words are told, a row a line, and not how they are set
+FRAME = re.compile("[\u2500-\u257f]+")
 
 
 def commands(*sections: str, of: Path = README) -> list[str]:
@@ -59,7 +62,7 @@ class Walk:
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = dict(zip(PORTS, map(str, ports), strict=True))
         path = os.pathsep.join(map(str, (Path(sys.executable).parent, *programs, os.environ["PATH"])))
-        self._environment = {**os.environ, "PATH": path, "COLUMNS": "200", **(environment or {})}
+        self._environment = {**os.environ, "PATH": path, "COLUMNS": "4000", **(environment or {})}
 
     def run(self, line: str) -> str:
         """One command; gives what it printed. A node that is to go on is ready afterwards."""
@@ -84,8 +87,8 @@ class Walk:
         for name, pattern in (("REFERENCE", r"\bES-[0-9a-f]{32}\b"), ("ID", r"(?<=query )[0-9a-f]{32}(?=:)")):
             self.seen[name] += re.findall(pattern, printed)
         shown = [row for row in printed.splitlines() if not row.startswith('{"time"')]  # a node's log
-        shown = shown[-1:] if line.startswith(TABLES) else shown
-        self.said += [self._steady(row) for row in shown]
+        shown = [self._steady(row) for row in shown]
+        self.said += [row for row in map(unframed, shown) if row] if line.startswith(TABLES) else shown
         if done.returncode:
             self.said.append(f"(status {done.returncode})")
         return printed
@@ -135,6 +138,11 @@ class Walk:
         for pattern, word in CHANGING:
             row = re.sub(pattern, word, row)
         return row.rstrip()
+
+
+def unframed(row: str) -> str:
+    """The words of a line of a table, two spaces between the cells."""
+    return re.sub(r"\s{2,}", "  ", FRAME.sub("  ", row)).strip()
 
 
 def chunks(transcript: str) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nodes.casework.desk import CaseDesk
 from nodes.config.schema import PolicyConfig, Role, load_config
 from nodes.config.storage import holder_store, open_store, storage_key
 from nodes.evidence import sealed, under_way
@@ -24,7 +25,7 @@ from nodes.evidence.sealed import SealedProbe
 from nodes.identity.identity import init_node, load_identity
 from nodes.logs.entries import ArticleForty
 from nodes.operator import database
-from nodes.operator.database import LossRefused, backup, rekey, restore
+from nodes.operator.database import LossRefused, backup, in_postgresql, rekey, restore
 from nodes.service.known_store import open_known_store
 from nodes.store import (
     Category,
@@ -40,8 +41,10 @@ from nodes.store import (
     WrongStorageKey,
 )
 from nodes.store.backup import replace_database
+from nodes.store.database import is_empty
 from pets.errors import InputError
 from protocol.terms import SYNTHETIC_MODEL
+from tests.kit.casework import staffed
 from tests.kit.federation import ES, FR, found, request
 from tests.kit.galleries import unit_rows
 from tests.kit.network import AsgiNetwork, running
@@ -562,9 +565,7 @@ def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants
         with holder_store(folder) as store:
             store.enrol_many(unit_rows(np.random.default_rng(2), 3, 64), **WHAT)
         assert rekey(folder).subjects == 3
-        with pytest.raises(StoreRefusal, match="pg_dump"):
-            backup(folder, tmp_path / "file")
-        with pytest.raises(InputError, match="pg_restore into an empty database"):
+        with pytest.raises(InputError, match="a dump is restored with pg_restore"):
             restore(folder, tmp_path / "file", NOW)
         server.run("pg_dump", "--format=custom", f"--file={tmp_path}/dump", _name(old))
         server.run("pg_restore", f"--dbname={_name(new)}", "--exit-on-error", str(tmp_path / "dump"))
@@ -584,6 +585,61 @@ def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants
             assert store.claims_lost_until == int(NOW.timestamp())
             assert gone not in store.snapshot(NOW).references
             assert store.forget(gone, NOW + timedelta(days=1)).time == NOW
+
+
+def test_what_lies_beside_a_postgresql_database_is_in_a_backup_and_comes_back(tmp_path: Path) -> None:
+    """The disk of the node is lost, and the database with it: dump and backup bring all of it back."""
+    if reason := why_not():
+        pytest.skip(reason)
+    binaries = find_binaries()
+    assert binaries is not None
+    folder, file = tmp_path / "es", tmp_path / "bak"
+    init_node(folder, name=ES, role=Role.HOLDER, address="https://127.0.0.1:9", authority=tmp_path / "ca")
+    text = (folder / "node.toml").read_text()
+
+    def name_database(url: str) -> None:
+        (folder / "node.toml").write_text(text.replace('file = "store.db"', f'url = "{url}"'))
+
+    with PostgresServer(binaries) as server:
+        old, new, empty = (server.new_database() for _ in range(3))
+        name_database(old)
+        with holder_store(folder) as store:
+            references = store.enrol_many(unit_rows(np.random.default_rng(2), 3, 64), **WHAT).references
+        with CaseDesk.open(folder) as desk:
+            staffed(desk)
+        server.run("pg_dump", "--format=custom", f"--file={file}", _name(old))
+        assert in_postgresql(folder) == ("gallery",)
+        made = backup(folder, file)
+        assert {path.name for path in made} == {"bak.rows", "bak.casework"}, "and not the dump, which stays"
+        with holder_store(folder) as store:
+            store.forget(references[2], NOW)
+        shutil.rmtree(folder / "store.rows")
+        (folder / "casework.db").unlink()
+        server.run("pg_restore", f"--dbname={_name(new)}", "--exit-on-error", str(file))
+        name_database(new)
+        with pytest.raises(LossRefused, match=r"decided.*--yes"):
+            restore(folder, file, NOW)
+        with pytest.raises(StoreError):  # the control: without the copy there are no templates
+            restore(folder, None, NOW, yes=True)
+        name_database(empty)
+        with pytest.raises(InputError, match="is empty: bring the dump back with pg_restore first"):
+            restore(folder, file, NOW, yes=True)
+        assert is_empty(empty), "else pg_restore would refuse it"
+        assert not (folder / "store.rows").exists(), "nothing was changed"
+        name_database(new)
+        result = restore(folder, file, NOW, yes=True)
+        assert (result.subjects, result.forgotten_again) == (3, 0), "nobody tells of who was forgotten since"
+        with holder_store(folder) as store:
+            assert store.verify(whole=True).rows == 3
+            assert store.snapshot(NOW).references == references
+        with CaseDesk.open(folder) as desk:
+            assert desk.person("dora").name == "Dora Planted-dora"
+        name_database(empty)  # with templates there, one that holds nobody would have them deleted at the next start
+        with open_store(load_config(folder)), pytest.raises(InputError, match=r"holds nobody, and .* holds templates"):
+            restore(folder, None, NOW, yes=True)
+        name_database(new)
+        with holder_store(folder) as store:
+            assert store.verify(whole=True).rows == 3
 
 
 def _name(url: str) -> str:

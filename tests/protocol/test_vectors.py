@@ -242,7 +242,7 @@ FRAMES: dict[str, tuple[Any, int, str, str, str]] = {
     "rung": (messages.Rung("climb"), 6, "ES", "ES", "EU"),
     "confirmation_block": (messages.ConfirmationBlock(DIGEST, bytes(300)), 7, "ES", "ES", "EU"),
     "confirmation_answer": (messages.ConfirmationAnswer(bytes(240)), 8, "ES", "FR", "ES"),
-    "release": (messages.Release((b"row-1".ljust(64, b"\0"), bytes(64)), DIGEST), 8, "ES", "ES", "FR"),
+    "release": (messages.Release((b"row-1".ljust(64, b"\0") + b"\1", bytes(65)), DIGEST), 8, "ES", "ES", "FR"),
     "signature": (messages.Signature("release", DIGEST, bytes(64)), 9, "ES", "ES", "EU"),
     "abort": (messages.Abort("confirmation"), 9, "ES", "ES", "EU"),
 }  # fmt: skip

@@ -461,7 +461,7 @@ def pack(value: Any) -> bytes:
 
 
 def frame(sequence: int, tag: int, *fields: Any, session: str = "ES", sender: str = "ES", receiver: str = "EU") -> str:
-    return pack([3, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
+    return pack([4, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
 
 
 def wire_vectors() -> dict[str, str]:
@@ -503,7 +503,7 @@ def wire_vectors() -> dict[str, str]:
         "rung": frame(6, 15, "climb"),
         "confirmation_block": frame(7, 16, digest, bytes(300)),
         "confirmation_answer": frame(8, 18, bytes(240), sender="FR", receiver="ES"),
-        "release": frame(8, 19, [b"row-1".ljust(64, b"\0"), bytes(64)], SEED, receiver="FR"),
+        "release": frame(8, 19, [b"row-1".ljust(64, b"\0") + b"\1", bytes(65)], SEED, receiver="FR"),
         "signature": frame(9, 21, "release", digest, bytes(64)),
         "abort": frame(9, 20, "confirmation", ""),
     }

@@ -152,7 +152,7 @@ def test_the_sizes_that_are_computed_are_those_of_real_messages(dim: int, cap: i
         ("InputShare", 0, InputShare(memoryview(bytes(32 * 8)))),
         ("PowerSums", 0, PowerSums(bytes(4 * (cap + 2)))),
         ("ConfirmationAnswer", 0, ConfirmationAnswer(bytes(24 * cap))),
-        ("Release", 0, Release((bytes(64),) * cap, bytes(32))),
+        ("Release", 0, Release((bytes(65),) * cap, bytes(32))),
     ):
         assert shape.message_bytes(kind, index) == len(msgspec.msgpack.encode(message)), kind
     assert shape.message_bytes("Gates", 0) is None
