@@ -144,8 +144,13 @@ def test_the_gallery_is_listed_and_a_subject_shown(run: Any, folder: Path) -> No
 def test_a_backup_is_restored_and_the_key_changed_from_the_command_line(run: Any, folder: Path) -> None:
     references, file = enrol(run, folder), folder.parent / "backup.db"
     made = as_json(run("store", "backup", "--dir", folder, file, "--json"))
-    cases = Path(f"{file}.casework")
-    assert made == {"file": str(file), "bytes": file.stat().st_size, "beside": {str(cases): cases.stat().st_size}}
+    cases, rows = Path(f"{file}.casework"), Path(f"{file}.rows")
+    size = sum(path.stat().st_size for path in rows.rglob("*") if path.is_file())
+    assert size > 0
+    assert made == {
+        "file": str(file), "bytes": file.stat().st_size, "in_postgresql": [],
+        "beside": {str(rows): size, str(cases): cases.stat().st_size},
+    }  # fmt: skip
     assert run("store", "backup", "--dir", folder, file) == (
         1, "", f"error: {file} exists already; a copy never overwrites a file\n",
     )  # fmt: skip

@@ -175,8 +175,8 @@ def test_the_ledger_adds_up_what_each_learnt(joint: Files) -> None:
     assert sums[EU, FR] == (2, 0, 0), "an admission bit with each holder"
     bits, cheated, references = sums[FR, ES]
     assert (cheated, references) == (0, 10)
-    sets = math.log2(sum(math.comb(RING.n, count) for count in range(11)))
-    assert bits == pytest.approx(3 + sets), "at most ten of the rows of a block"
+    sets = math.log2(sum(math.comb(RING.n, count) << count for count in range(11)))
+    assert bits == pytest.approx(3 + sets), "at most ten of the rows of a block, each contested or not"
     assert (FR, EU) not in sums
     twice = totals([*leaks, *leaks])
     assert all(twice[pair][0] == 2 * sums[pair][0] for pair in sums)
