@@ -36,6 +36,9 @@ class Calls(Protocol):
     def connected(self) -> int:
         """As `connect`, without doing anything; 0: not connected."""
 
+    def give_up(self, turn: int) -> None:
+        """A connection is of no use, although it is not known to be lost: the next is another."""
+
     def make(self, *given: Any) -> Any:
         """A process with `Shard(*given)`."""
 
@@ -93,6 +96,12 @@ class Link:
         """As `Calls.connected`."""
         process = self._process
         return self._turn if self._agent is not None and process is not None and process.is_alive() else 0
+
+    def give_up(self, turn: int) -> None:
+        """As `Calls.give_up`."""
+        with self._lock:
+            if turn == self._turn:
+                self._stop()
 
     def make(self, *given: Any) -> Any:
         """As `Calls.make`."""
@@ -168,14 +177,10 @@ class Link:
         log.info("connected to the cluster", extra={"address": self._config.address})
 
     def _stop(self) -> None:
-        process, agent, self._process, self._agent = self._process, self._agent, None, None
+        """End the process that talks to Ray; Ray ends what was made through it."""
+        process, self._process, self._agent = self._process, None, None
         if process is None:
             return
-        if agent is not None and process.is_alive():
-            try:
-                agent.leave()
-            except (EOFError, OSError, ClusterError):
-                log.debug("the cluster was gone already")
         process.terminate()
         process.join(STOP_SECONDS)
         if process.is_alive():

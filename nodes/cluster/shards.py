@@ -195,18 +195,19 @@ class Shards:
             else:
                 return found
             tries, answer = tries + 1, None
-            log.warning("a worker was lost; its part is asked for again", extra={"error": str(lost)})
+            if tries == 1:
+                log.warning("a worker was lost; its part is asked for again", extra={"error": str(lost)})
             if time.monotonic() > deadline:
                 raise self._give_up(part, tries, lost)
             if tries % len(copies) == 0:
                 time.sleep(PAUSE_SECONDS)
 
     def _give_up(self, part: Part, tries: int, lost: WorkerLost) -> ClusterUnavailable:
-        """Others are made in the place of processes that are lost; one that may still read its rows is let do so."""
+        """Make everything anew, but where a process may be at work still: it is asked once more, with more patience."""
         self.fault = f"{part}: no answer in time, {tries} tries ({lost})"
         with self._lock:
             if not isinstance(lost, Silent) or not part.held:
-                self._end(part)
+                self.calls.give_up(part.turn)
             part.held = 0
         return ClusterUnavailable(self.fault)
 
