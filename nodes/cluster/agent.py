@@ -1,8 +1,8 @@
 """The process in which a node talks to Ray, and what the node calls in it.
 
 Ray takes over signals of the process that connects, and ends that process a minute after the cluster went. So it is
-not the node's own: it is a process that the node begins, and begins again (`nodes.cluster.link`). It ends with the node,
-however that ends, and Ray then ends the shards.
+not the node's own: it is a process that the node begins, and begins again (`nodes.cluster.link`). It ends with the
+node, however that ends, and Ray then ends the shards.
 """
 
 from __future__ import annotations
