@@ -78,22 +78,25 @@ class Shards:
 
     def reach(self, rows: int) -> None:
         """Have rows 0 to `rows` at hand; returns when they are read. New ones go into the last shard, then others."""
+        try:
+            self._reach(rows)
+        except LineupError as error:
+            self.fault = str(error)
+            raise
+        self.fault = ""
+
+    def _reach(self, rows: int) -> None:
         with self._lock:
             turn, parts = self._connect(), self._parts_for(rows)
             if len(parts) > len(self.parts):
                 self._check_processors(len(parts))
                 self.parts = parts
         behind = [part for part in self.parts if part.turn != turn or part.held < part.range.of(rows)]
-        if any(not part.held for part in behind):
+        if any(part.turn != turn or not part.held for part in behind):
             self.fault = self.fault or "the rows are being read"
-        try:
-            self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS)
-        except LineupError as error:
-            self.fault = str(error)
-            raise
+        self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS)
         for part in behind:
             part.held = part.range.of(rows)
-        self.fault = ""
 
     def each(
         self, pieces: Sequence[tuple[Part, Ask]], seconds: float | None = None, copy: int | None = None

@@ -86,6 +86,7 @@ def test_a_shard_that_is_not_allowed_costs_the_new_rows_only(node: Path, tmp_pat
     files.append(rows(9 * BLOCK))
     with pytest.raises(ClusterError, match="has 3 processors, and 7 are needed"):
         gallery.snapshot()
+    assert "7 are needed" in gallery.shards.fault, "for health"
     assert before.rows[:].any(axis=1).all()
     calls.there_are = 7
     assert gallery.snapshot().rows.shape == (12 * BLOCK, DIM)
