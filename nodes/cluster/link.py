@@ -13,14 +13,14 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
 from nodes.cluster.agent import AgentManager, There, serve
-from nodes.cluster.connection import check_installed
+from nodes.cluster.connection import check_installed, knock
 from nodes.cluster.errors import ClusterError, WorkerLost
 from nodes.config.cluster import ClusterConfig
 from pets.scoring import ScoringProbe
 
 log = logging.getLogger("lineup.cluster")
 
-BEGIN_SECONDS = 60.0  # to load the libraries
+BEGIN_SECONDS = 120.0  # to load the libraries
 AGAIN_SECONDS = 2.0  # after a failed try everybody is told the same, without another
 STOP_SECONDS = 10.0
 PROBES_KEPT = 32  # encrypted masks that lie with the shards; 33 MB each at d = 512
@@ -83,6 +83,7 @@ class Link:
             self._stop()
             check_installed()
             try:
+                knock(self._config.address)  # before a process is made for it
                 self._begin(self._turn + 1)
             except ClusterError as error:
                 self._stop()
