@@ -1,8 +1,8 @@
 """The process in which a node talks to Ray, and what the node calls in it.
 
-Ray takes over signals of the process that connects, and ends that process when the cluster goes. So it is not the
-node's own: it is a process that the node begins, and begins again (`nodes.cluster.link`). It ends with the node, and
-with it end the shards.
+Ray takes over signals of the process that connects, and ends that process a minute after the cluster went. So it is
+not the node's own: it is a process that the node begins, and begins again (`nodes.cluster.link`). It ends with the
+node, however that ends, and Ray then ends the shards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nodes.cluster.shard import Shard
 from nodes.config.cluster import ClusterConfig
 from pets.errors import LineupError
 
-METHODS = ("make", "ask", "get", "put", "drop", "end", "machines", "processors", "leave")
+METHODS = ("make", "ask", "get", "put", "drop", "end", "machines", "processors")
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,6 @@ class Agent:
     def processors(self) -> int:
         """How many processors they have together."""
         return int(self._ray.cluster_resources().get("CPU", 0))
-
-    def leave(self) -> None:
-        """End every process that was made, and leave the cluster."""
-        self._kept.clear()
-        self._ray.shutdown()
 
     def _keep(self, value: Any) -> int:
         number = next(self._numbers)

@@ -33,7 +33,7 @@ def authenticated(config: ClusterConfig) -> dict[str, str]:
 def connect(config: ClusterConfig) -> Any:
     """Ray, connected to the cluster that is configured. Raises `ClusterError`, naming its address."""
     os.environ.update(authenticated(config))
-    _knock(config.address)
+    knock(config.address)
     import ray
 
     if not ray.is_initialized():
@@ -44,7 +44,8 @@ def connect(config: ClusterConfig) -> Any:
     return ray
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
+    """Raise `ClusterError` where nobody listens at an address."""
     host, port = address.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), KNOCK_SECONDS).close()

@@ -13,14 +13,14 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
 from nodes.cluster.agent import AgentManager, There, serve
-from nodes.cluster.connection import check_installed
+from nodes.cluster.connection import check_installed, knock
 from nodes.cluster.errors import ClusterError, WorkerLost
 from nodes.config.cluster import ClusterConfig
 from pets.scoring import ScoringProbe
 
 log = logging.getLogger("lineup.cluster")
 
-BEGIN_SECONDS = 60.0  # to load the libraries
+BEGIN_SECONDS = 120.0  # to load the libraries
 AGAIN_SECONDS = 2.0  # after a failed try everybody is told the same, without another
 STOP_SECONDS = 10.0
 PROBES_KEPT = 32  # encrypted masks that lie with the shards; 33 MB each at d = 512
@@ -35,6 +35,9 @@ class Calls(Protocol):
 
     def connected(self) -> int:
         """As `connect`, without doing anything; 0: not connected."""
+
+    def give_up(self, turn: int) -> None:
+        """A connection is of no use, although it is not known to be lost: the next is another."""
 
     def make(self, *given: Any) -> Any:
         """A process with `Shard(*given)`."""
@@ -80,6 +83,7 @@ class Link:
             self._stop()
             check_installed()
             try:
+                knock(self._config.address)  # before a process is made for it
                 self._begin(self._turn + 1)
             except ClusterError as error:
                 self._stop()
@@ -93,6 +97,12 @@ class Link:
         """As `Calls.connected`."""
         process = self._process
         return self._turn if self._agent is not None and process is not None and process.is_alive() else 0
+
+    def give_up(self, turn: int) -> None:
+        """As `Calls.give_up`."""
+        with self._lock:
+            if turn == self._turn:
+                self._stop()
 
     def make(self, *given: Any) -> Any:
         """As `Calls.make`."""
@@ -168,14 +178,10 @@ class Link:
         log.info("connected to the cluster", extra={"address": self._config.address})
 
     def _stop(self) -> None:
-        process, agent, self._process, self._agent = self._process, self._agent, None, None
+        """End the process that talks to Ray; Ray ends what was made through it."""
+        process, self._process, self._agent = self._process, None, None
         if process is None:
             return
-        if agent is not None and process.is_alive():
-            try:
-                agent.leave()
-            except (EOFError, OSError, ClusterError):
-                log.debug("the cluster was gone already")
         process.terminate()
         process.join(STOP_SECONDS)
         if process.is_alive():

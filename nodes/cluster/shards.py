@@ -78,22 +78,25 @@ class Shards:
 
     def reach(self, rows: int) -> None:
         """Have rows 0 to `rows` at hand; returns when they are read. New ones go into the last shard, then others."""
+        try:
+            self._reach(rows)
+        except LineupError as error:
+            self.fault = str(error)
+            raise
+        self.fault = ""
+
+    def _reach(self, rows: int) -> None:
         with self._lock:
             turn, parts = self._connect(), self._parts_for(rows)
             if len(parts) > len(self.parts):
                 self._check_processors(len(parts))
                 self.parts = parts
         behind = [part for part in self.parts if part.turn != turn or part.held < part.range.of(rows)]
-        if any(not part.held for part in behind):
+        if any(part.turn != turn or not part.held for part in behind):
             self.fault = self.fault or "the rows are being read"
-        try:
-            self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS)
-        except LineupError as error:
-            self.fault = str(error)
-            raise
+        self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS)
         for part in behind:
             part.held = part.range.of(rows)
-        self.fault = ""
 
     def each(
         self, pieces: Sequence[tuple[Part, Ask]], seconds: float | None = None, copy: int | None = None
@@ -195,18 +198,19 @@ class Shards:
             else:
                 return found
             tries, answer = tries + 1, None
-            log.warning("a worker was lost; its part is asked for again", extra={"error": str(lost)})
+            if tries == 1:
+                log.warning("a worker was lost; its part is asked for again", extra={"error": str(lost)})
             if time.monotonic() > deadline:
                 raise self._give_up(part, tries, lost)
             if tries % len(copies) == 0:
                 time.sleep(PAUSE_SECONDS)
 
     def _give_up(self, part: Part, tries: int, lost: WorkerLost) -> ClusterUnavailable:
-        """Others are made in the place of processes that are lost; one that may still read its rows is let do so."""
+        """Make everything anew, but where a process may be at work still: it is asked once more, with more patience."""
         self.fault = f"{part}: no answer in time, {tries} tries ({lost})"
         with self._lock:
             if not isinstance(lost, Silent) or not part.held:
-                self._end(part)
+                self.calls.give_up(part.turn)
             part.held = 0
         return ClusterUnavailable(self.fault)
 

@@ -56,7 +56,7 @@ def test_whatever_changes_every_row_is_right(node: Path, tmp_path: Path, what: s
             for shard in chance.sample(sorted(calls.shards), len(calls.shards) // 2):
                 calls.kill(shard)
         if what == "the cluster is lost" and seed % 2:
-            calls.lose()
+            calls.vanish()
             calls.is_down = False
         check(files, model, gallery)
         for other in gallery.further(len(model.history[model.version])):
@@ -86,6 +86,7 @@ def test_a_shard_that_is_not_allowed_costs_the_new_rows_only(node: Path, tmp_pat
     files.append(rows(9 * BLOCK))
     with pytest.raises(ClusterError, match="has 3 processors, and 7 are needed"):
         gallery.snapshot()
+    assert "7 are needed" in gallery.shards.fault, "for health"
     assert before.rows[:].any(axis=1).all()
     calls.there_are = 7
     assert gallery.snapshot().rows.shape == (12 * BLOCK, DIM)
@@ -190,7 +191,7 @@ def test_nobody_waits_long_while_the_rows_are_read_again(
     files, calls, going_on = new_files(node, tmp_path / "g"), FakeCalls(), threading.Event()
     files.append(rows(5 * BLOCK))
     gallery = spread(files, node, calls)
-    calls.lose()
+    calls.vanish()
     calls.is_down = False
     monkeypatch.setattr(gallery_module, "MEND_SECONDS", 0.1)
     calls.dies = lambda _: not going_on.wait(60)  # until then nobody answers

@@ -147,7 +147,7 @@ def test_the_operator_is_told_where_the_gallery_lies(federation: Federation, cal
         expected = {"address": ADDRESS, "shards": 1, "processes": 2, "rows": ROWS, "machines": 2, "fault": None}
         assert told == expected
         assert cluster_line(told) == f"{ADDRESS}: {ROWS} rows in 1 shards, 2 processes, 2 machines"
-        calls.lose()
+        calls.vanish()
         told = (await asked(network, "/operator/v1/status"))[1]["cluster"]
         assert told["machines"] is None
         assert "CANNOT BE USED: the connection to the cluster at" in cluster_line(told)
@@ -165,7 +165,7 @@ def test_a_cluster_that_is_lost_refuses_by_name_shows_in_health_and_is_used_agai
     async def body(network: AsgiNetwork) -> None:
         node = network.nodes[ES]
         await let_wait(network)
-        calls.lose()
+        calls.vanish()
         assert (await network.search(wanted)).answers == {ES: REFUSED}
         status, health = await asked(network, "/health")
         assert (status, health["failing"]) == (503, ["cluster"])
@@ -189,7 +189,7 @@ def test_one_that_is_lost_in_the_middle_of_a_search_is_internal_and_nobody_is_ac
 
         def die(k: int) -> bool:
             if k > asked_before + 1:
-                calls.lose()
+                calls.vanish()
             return False
 
         calls.dies = die  # the product is answered; then it is gone

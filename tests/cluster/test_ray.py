@@ -249,7 +249,10 @@ async def prepared(network: Network) -> None:
     await network.settle(60)
 
 
-def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(node: Path, link: Link, tmp_path: Path) -> None:
+def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(
+    node: Path, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodes.cluster.gallery.MEND_SECONDS", 60)
     rows, config = quantise(synthetic_templates(100, DIM, seed=5)), load_config(node).cluster
     files = BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
     files.append(rows)
@@ -259,7 +262,7 @@ def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(node: Path
         work = [Product(lent.rows, values, N4096, 0, 1)]
         expected = perform(work, 1)
         assert lineup("cluster", "drain", "--dir", str(node)).returncode == 0
-        with pytest.raises(ClusterUnavailable, match=f"no cluster at {config.address}"):
+        with pytest.raises(ClusterUnavailable):
             perform(work, 1)
         with pytest.raises(ClusterError, match=f"no cluster at {config.address}"):
             gallery.refresh()

@@ -126,7 +126,7 @@ def test_a_cluster_that_is_lost_is_named_and_all_is_there_when_it_is_back(
     calls = FakeCalls()
     shards = opened(node, gallery, calls, patience_seconds=1)
     spread = ClusterRows(shards, ROWS)
-    calls.lose()
+    calls.vanish()
     with pytest.raises(ClusterUnavailable, match=f"no cluster at {ADDRESS}"):
         perform(works(spread, 0, 1)[1], 1)
     with pytest.raises(ClusterError, match=f"no cluster at {ADDRESS}"):

@@ -77,7 +77,12 @@ class FakeCalls:
     def connected(self) -> int:
         return 0 if self._lost else self._turn
 
-    def lose(self) -> None:
+    def give_up(self, turn: int) -> None:
+        if turn == self._turn:
+            self._lost = True
+            self.shards.clear()
+
+    def vanish(self) -> None:
         """The cluster is gone, and all processes with it."""
         self.is_down = self._lost = True
         self.shards.clear()
