@@ -247,6 +247,8 @@ def apart(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for rows in options.rows:
         folder = Path(tempfile.mkdtemp(prefix="lineup-scale-", dir=options.folder))
