@@ -74,7 +74,8 @@ class BlockFiles:
         if block_rows < 1:
             raise BlocksRefusal(f"a block has at least one row, got {block_rows}")
         with typed_errors(str(folder)):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the mode is that of the last one only
+            folder.mkdir(mode=0o700, exist_ok=True)
             with locked(folder, LOCK_SECONDS):
                 if (folder / MANIFEST).exists():
                     raise BlocksRefusal(f"{folder} holds a gallery already")
@@ -231,7 +232,8 @@ class BlockFiles:
 
     def _copy_files(self, manifest: Manifest, fresh: Path) -> Manifest:
         shutil.rmtree(fresh, ignore_errors=True)  # of a copy that was interrupted, or overtaken by a change
-        fresh.mkdir(mode=0o700, parents=True)
+        fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh.mkdir(mode=0o700)
         for name in sorted(manifest.names()):
             link_file(self.folder / name, fresh / name)
         return manifest

@@ -148,7 +148,7 @@ class Supply:
     async def round(self) -> bool:
         """Make one that is missing, if nothing else is under way. False if that failed.
 
-        Not yet, where a peer that it needs had this node drop what waited, again and again (`nodes.service.drops`).
+        Not yet with a peer that had this node drop what waited, again and again (`nodes.service.drops`).
         """
         node = self._node
         await asyncio.to_thread(node.pool.erase_expired, time.time())
@@ -156,7 +156,11 @@ class Supply:
             return True
         await self.compare()
         wanted = await asyncio.to_thread(lambda: self.wanted if self.missing else None)
-        if wanted is None or self._drops.pause((node.router, *wanted.holders), time.monotonic()):
+        if wanted is None or self._drops.pause((node.router,), time.monotonic()):
+            return True
+        at_once = tuple(name for name in wanted.holders if not self._drops.pause((name,), time.monotonic()))
+        wanted = msgspec.structs.replace(wanted, holders=at_once)
+        if not at_once or self._ready(wanted) >= self._wished:
             return True
         await asyncio.to_thread(self._make_room, wanted)
         refused = await self._make_one(wanted)

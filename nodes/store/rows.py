@@ -346,7 +346,8 @@ def copy_folder(source: Path, target: Path) -> None:
     fresh = target.with_name(f".{target.name}-copying")
     with as_store_errors(), typed_errors(str(target)):
         shutil.rmtree(fresh, ignore_errors=True)  # of a copy that was interrupted
-        fresh.mkdir(mode=0o700, parents=True)
+        fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh.mkdir(mode=0o700)
         for path in sorted(source.iterdir()):
             if path.name != LOCK:
                 link_file(path, fresh / path.name)

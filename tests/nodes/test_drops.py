@@ -118,6 +118,25 @@ def test_a_peer_that_always_says_lost_leaves_most_of_a_day_s_preparations(
     assert (made < PER_DAY / 4) if defended else (made > PER_DAY)
 
 
+def test_a_holder_that_always_says_lost_keeps_no_other_from_being_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(supplying, "time", clock)
+    supply, pool = supplied(tmp_path, clock, "ES")
+    supply.want(PrepareRequest(("DE", "ES"), 1, 512, SYNTHETIC_MODEL, N4096.preset))
+    ready = []
+
+    async def body() -> None:
+        while clock.now < START + 8 * HOUR:
+            await supply.round()
+            ready.append(pool.ready(("DE",)))
+            clock.now += 30.0
+
+    asyncio.run(body())
+    assert min(ready[120:]) == 4  # from an hour on
+
+
 def test_who_does_not_need_the_liar_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert made_in_a_day(tmp_path, monkeypatch, "ES", holders=("DE",)) == 4
     clock, late = Clock(), Drops()

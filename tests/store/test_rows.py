@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -250,3 +251,17 @@ def test_versions_that_nobody_needs_are_retired(store: GalleryStore) -> None:
     store.retire_versions(versions[-1].time + 1)
     assert files.manifest().versions == versions[-1:]
     enrol_one(store, 9)  # the database has kept step
+
+
+def test_nobody_else_on_the_machine_can_look_into_the_folder_of_the_rows(url: str, tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with open_store(url) as store:
+            enrol_one(store, 1)
+            if rows_folder(url) is None:
+                store.backup(tmp_path / "copy")
+    finally:
+        os.umask(old)
+    made = [place(url), *([] if rows_folder(url) else [tmp_path / "copy.rows"])]
+    for folder in (*made, *(inner for outer in made for inner in outer.rglob("*") if inner.is_dir())):
+        assert folder.stat().st_mode & 0o077 == 0, folder
