@@ -170,7 +170,7 @@ def test_nothing_of_the_person_stays_in_the_folder_though_a_backup_was_killed(
         (block,) = tmp_path.glob("store.db.rows/*/block-*")
         with_both = block.read_bytes()[-500:]
         with monkeypatch.context() as patch:
-            patch.setattr("nodes.store.store.copy_folder", dies)
+            patch.setattr("nodes.store.backup.copy_folder", dies)
             patch.setattr(shutil, "rmtree", lambda *_, **__: None)
             with pytest.raises(Killed):
                 store.backup(tmp_path / "backup.db")
@@ -183,7 +183,7 @@ def test_nothing_of_the_person_stays_in_the_folder_though_a_backup_was_killed(
 def test_a_copy_of_a_backup_under_way_is_not_taken_from_it(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nodes.store import store as module
+    from nodes.store import backup as module
 
     real = module.copy_folder
 

@@ -13,7 +13,7 @@ import pytest
 
 from nodes.evidence.export import sign_bundle
 from nodes.verify import EvidenceRefused, verify_bundles
-from nodes.verify.format import SignedBundle, decode_bundle
+from nodes.verify.format import VERSION, SignedBundle, decode_bundle
 from nodes.verify.trust import TrustRefused, load_trust
 from pets.signatures import SigningKey
 from protocol import filtering, searching
@@ -205,8 +205,8 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
     plain = msgspec.msgpack.decode(files[ES])
     content = msgspec.msgpack.decode(plain["content"])
     for changes in (
-        {"version": 3},
-        {"version": 5},
+        {"version": VERSION - 1},
+        {"version": VERSION + 1},
         {"format": "other"},
         {"extra": 1},
         {"content": msgspec.msgpack.encode({**content, "score": 1})},
@@ -215,8 +215,8 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
     ):
         with pytest.raises(EvidenceRefused):
             decode_bundle(msgspec.msgpack.encode({**plain, **changes}))
-    with pytest.raises(EvidenceRefused, match="evidence format version 3; this verifier reads 4"):
-        decode_bundle(msgspec.msgpack.encode({**plain, "version": 3}))
+    with pytest.raises(EvidenceRefused, match=f"evidence format version {VERSION - 1}; this verifier reads {VERSION}"):
+        decode_bundle(msgspec.msgpack.encode({**plain, "version": VERSION - 1}))
     with pytest.raises(EvidenceRefused):
         verify_bundles([])
 
