@@ -71,7 +71,8 @@ HOST = "127.0.0.1"
 
 
 def configuration(folder: Path, shards: int) -> ClusterConfig:
-    return ClusterConfig(f"{HOST}:{options.port}", shards=shards, threads=1, token_file=folder / "cluster.token")
+    token = folder / "cluster.token"
+    return ClusterConfig(f"{HOST}:{options.port}", shards=shards, threads=1, token_file=token, patience_seconds=120)
 
 
 def enrolled(node: Path, name: str, rows: npt.NDArray[np.int8]) -> BlockFiles:

@@ -111,12 +111,12 @@ class AgentManager(BaseManager):
 AgentManager.register("Agent", Agent, exposed=METHODS)
 
 
-def serve(told: Connection, key: bytes) -> None:
-    """Be the process of a node: tell it where to call, and serve until it ends."""
+def serve(told: Connection, address: str, key: bytes) -> None:
+    """Be the process of a node: tell it when it may call at `address`, a socket's file, and serve until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C means the node, which still needs this while it drains
     threading.Thread(target=_end_with_the_node, daemon=True).start()
-    server = AgentManager(authkey=key).get_server()
-    told.send(server.address)
+    server = AgentManager(address, key).get_server()
+    told.send(True)
     told.close()
     server.serve_forever()
 

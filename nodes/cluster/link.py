@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import secrets
+import shutil
+import tempfile
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any, Protocol
 
 from nodes.cluster.agent import AgentManager, There, serve
@@ -22,7 +25,6 @@ log = logging.getLogger("lineup.cluster")
 
 BEGIN_SECONDS = 120.0  # to load the libraries
 AGAIN_SECONDS = 2.0  # after a failed try everybody is told the same, without another
-STOP_SECONDS = 10.0
 PROBES_KEPT = 32  # encrypted masks that lie with the shards; 33 MB each at d = 512
 _NUMBERS = 2**40  # of each connection, so that none means something else in another
 
@@ -67,6 +69,7 @@ class Link:
         self._turn = 0
         self._closed = False
         self._process: SpawnProcess | None = None
+        self._folder: Path | None = None
         self._agent: Any = None
         self._refused, self._again = "", 0.0
         self._put: OrderedDict[int, tuple[weakref.ref[ScoringProbe], There]] = OrderedDict()
@@ -159,15 +162,17 @@ class Link:
     def _begin(self, turn: int) -> None:
         context, key = multiprocessing.get_context("spawn"), secrets.token_bytes(32)
         here, there = context.Pipe(duplex=False)
-        self._process = context.Process(target=serve, args=(there, key), name="lineup-cluster", daemon=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="lineup-cluster-"))  # mode 0700
+        address = str(self._folder / "agent")
+        self._process = context.Process(target=serve, args=(there, address, key), name="lineup-cluster", daemon=True)
         self._process.start()
         there.close()
         with here:
             try:
-                address = here.recv() if here.poll(BEGIN_SECONDS) else None
+                began = here.poll(BEGIN_SECONDS) and here.recv()
             except EOFError:
-                address = None
-        if address is None:
+                began = False
+        if not began:
             raise ClusterError(f"the process that talks to the cluster at {self._config.address} did not begin")
         manager = AgentManager(address, key)
         try:
@@ -180,10 +185,9 @@ class Link:
     def _stop(self) -> None:
         """End the process that talks to Ray; Ray ends what was made through it."""
         process, self._process, self._agent = self._process, None, None
-        if process is None:
-            return
-        process.terminate()
-        process.join(STOP_SECONDS)
-        if process.is_alive():
-            process.kill()
+        if process is not None:
+            process.kill()  # Ray would say much of a gentler end
             process.join()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
