@@ -1,6 +1,13 @@
-"""Every text of the console, in one catalogue. `NAMES`: how words of the protocol and the casework are shown."""
+"""Every text of the console, in one catalogue. `NAMES`: how words of the protocol and the casework are shown.
+
+The refusals of casework, which the command line prints too, are `REFUSALS` of `nodes.casework.refusals`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nodes.casework.refusals import REFUSALS
 
 TEXTS = {
     "banner": "Candidate, not identified",
@@ -69,6 +76,7 @@ TEXTS = {
     "new.exchange": "Also an ANSI/NIST-ITL file (.an2, .nist, .nst, .eft) with one face.",
     "upload.none": "no photo was chosen",
     "upload.large": "the photo has {size} bytes, the limit is {limit}",
+    "upload.unreadable": "the file cannot be read: {why}",
     "upload.several": "the file holds {count} faces; a query has one probe",
     "upload.the-photo": "the photo",
     "upload.look": "one's own upload, before a query is opened",
@@ -275,10 +283,11 @@ TEXTS = {
     "problem.title": "This was not done",
     "problem.back": "Go back in your browser to change what you entered, or return to",
     "problem.internal": "The console failed. The log says more.",
+    "problem.detail": "In the program's words:",
     "problem.form": "The form could not be read.",
     "problem.recipient": "Name the recipient, or choose to delete: nothing was done.",
     "problem.reason": "Personal data are looked at for a reason: give it in at most 500 characters.",
-    # refusals of the console's own; the others' reasons stand with their errors
+    # refusals of the console's own; those of casework stand in REFUSALS
     "refused.face": "face {face}: the photo has {faces}",
     "refused.holder": "{names}: no holder among the peers of {node}",
     "refused.threshold": "there is no default threshold for this node's face model: name one, from lineup calibrate",
@@ -456,6 +465,7 @@ KINDS = {
     "ExchangeMissing": "Not installed here.",
     "ExchangeError": "This file cannot be exchanged.",
     "NodeNotRunning": "The node is not running.",
+    "EntryRefused": "Something entered does not fit.",
     "CaseRefused": "The case does not allow this.",
     "InputError": "Something entered does not fit.",
 }
@@ -469,3 +479,9 @@ def text(key: str) -> str:
 def name_of(word: str) -> str:
     """How a word of the protocol is shown; itself if the catalogue has no other."""
     return NAMES.get(word, word)
+
+
+def refusal(key: str, values: Mapping[str, object]) -> str:
+    """A refusal of casework in words. Raises KeyError for one that is missing."""
+    shown = {name: NAMES.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
+    return REFUSALS[key].format(**shown)

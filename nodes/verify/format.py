@@ -1,4 +1,4 @@
-"""Evidence bundles: one party's records of one conversation, published as threat_model/evidence-format.md, version 4.
+"""Evidence bundles: one party's records of one conversation, published as threat_model/evidence-format.md, version 5.
 
 A conversation is a preparation or a search. The bundle of a search carries that of its preparation inside.
 
@@ -49,7 +49,7 @@ from protocol.messages import (
 )
 
 FORMAT: Final = "blind-lineup/evidence"
-VERSION = 4
+VERSION = 5
 WIRE_VERSION = 3
 CONTEXT = "evidence"
 BUNDLE_LIMIT = 1 << 28

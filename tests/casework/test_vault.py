@@ -28,7 +28,7 @@ def test_a_changed_storage_key_opens_cases_and_finds_disclosures(offices: Office
         rekey(tmp_path / name)
         assert (tmp_path / name / "storage.key").read_text() != old
     with CaseDesk.open(tmp_path / "FR") as fr, CaseDesk.open(tmp_path / "ES") as es:
-        seen = fr.view(fr.person("rita"), f"candidate:{candidate}", "to compare")
+        seen = fr.view(fr.person("olga"), f"candidate:{candidate}", "to compare")
         assert seen.reference == offices.references[0]
         assert es.recall(es.person("dora"), offices.references[0], "another person") == ["FR"]
 

@@ -205,8 +205,8 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
     plain = msgspec.msgpack.decode(files[ES])
     content = msgspec.msgpack.decode(plain["content"])
     for changes in (
-        {"version": 3},
-        {"version": 5},
+        {"version": 4},
+        {"version": 6},
         {"format": "other"},
         {"extra": 1},
         {"content": msgspec.msgpack.encode({**content, "score": 1})},
@@ -215,8 +215,8 @@ def test_another_version_an_unknown_field_and_other_forms_are_refused(files: Fil
     ):
         with pytest.raises(EvidenceRefused):
             decode_bundle(msgspec.msgpack.encode({**plain, **changes}))
-    with pytest.raises(EvidenceRefused, match="evidence format version 3; this verifier reads 4"):
-        decode_bundle(msgspec.msgpack.encode({**plain, "version": 3}))
+    with pytest.raises(EvidenceRefused, match="evidence format version 4; this verifier reads 5"):
+        decode_bundle(msgspec.msgpack.encode({**plain, "version": 4}))
     with pytest.raises(EvidenceRefused):
         verify_bundles([])
 
