@@ -23,7 +23,7 @@ from nodes.casework.exchange.export import candidate_file
 from nodes.casework.office import Office
 from nodes.casework.persons import Person
 from nodes.casework.statistics import YearlyReport, yearly_report
-from nodes.casework.tables import QueryRow
+from nodes.casework.tables import QueryRow, StatementRow
 from nodes.casework.vault import Vault
 from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store, storage_key
@@ -145,6 +145,12 @@ class CaseDesk:
         """Everybody (R 64(1)(g)). Whoever shows it to somebody notes that (`note_look`)."""
         with self.office.vault.reading() as session:
             return persons.everybody(self.office, session)
+
+    def settled(self) -> bool:
+        """Whether nothing waits for the running node to log or deliver it."""
+        with self.office.vault.reading() as session:
+            waits = StatementRow.logged.is_(False) | (StatementRow.state == "queued")
+            return session.scalar(select(StatementRow.id).where(waits).limit(1)) is None
 
     # From a draft to a confirmed match
 

@@ -121,7 +121,7 @@ def approve(visit: Visit) -> Response:
     case = operations.case(who, name, reason_of(visit))
     summary = [
         (text("field.number"), view.number), (text("field.opened-by"), view.opened_by), (text("field.case"), case.case),
-        (text("field.offence"), f"{case.offence} ({case.maximum_penalty_years:g})"),
+        (text("field.offence"), case.offence), (text("field.penalty"), f"{case.maximum_penalty_years:g}"),
         (text("field.holders"), ", ".join(view.holders)), (text("field.threshold"), case.threshold),
         (text("field.purpose"), name_of(case.purpose)), (text("field.subject"), name_of(case.subject)),
     ]  # fmt: skip

@@ -9,16 +9,29 @@ import re
 from pathlib import Path
 from string import Formatter
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
 from nodes.casework import errors as casework
+from nodes.casework.contents import Aim, Depicted
+from nodes.casework.deletion import PURPOSES
 from nodes.casework.refusals import REFUSALS, THINGS
+from nodes.casework.review import VERDICTS, Outcome
+from nodes.config.names import Purpose
 from nodes.console import errors as console
 from nodes.console import texts
 from nodes.console.app import STATIC
 from nodes.console.web import TEMPLATES, words_of
+from nodes.logs.entries import Kind
+from nodes.service.operator_api import AnswerStatus
+from nodes.store.handling import Act
+from nodes.verify.report import CheckStatus
 from pets.errors import InputError
+from protocol.approval import PersonRole
+from protocol.follow_up import IDENTIFIED_FIELDS, DeletionReason, RecallKind, RefusalReason
+from protocol.messages import ABORT_CODES
+from protocol.roles import Role
 
 CODE = Path(texts.__file__).parent
 PAGES = sorted(TEMPLATES.glob("*.html"))
@@ -106,6 +119,35 @@ def test_control_a_planted_refusal_is_found(tmp_path: Path) -> None:
     planted = tmp_path / "planted.py"
     planted.write_text('raise InputError(f"no such {x}")\nPlainTextResponse("not here")\nraise InputError(text("a"))\n')
     assert told(planted) == [1, 2]
+
+
+def said(path: str, pattern: str) -> set[str]:
+    """Words that stand in the code as values, by a pattern with one group."""
+    return set(re.findall(pattern, (CODE.parent / path).read_text()))
+
+
+SHOWN_WORDS: dict[str, set[str]] = {
+    "outcome": set(get_args(Outcome)), "verdict": set(VERDICTS), "person's role": set(get_args(PersonRole)),
+    "node's role": {role.value for role in Role}, "depicted": set(get_args(Depicted)), "aim": set(get_args(Aim)),
+    "recall": set(get_args(RecallKind)), "deletion": set(get_args(DeletionReason)),
+    "refusal": set(get_args(RefusalReason)), "field": set(IDENTIFIED_FIELDS), "code": set(ABORT_CODES),
+    "purpose": {purpose.value for purpose in Purpose}, "answer": set(get_args(AnswerStatus)),
+    "progress": {"preparing", "searching", "answered", "waiting"}, "peer": {"up", "down", "unknown"},
+    "state of a query": {"draft", "approved", "running", "review", "done", "failed", "stopped", "node not running"},
+    "state of a request": {"waiting", "paused", "released", "refused", "deleted"},
+    "health": {"ok", "degraded", "not running"},
+    "act": set(get_args(Act)), "log": set(get_args(Kind)), "purpose of a look": set(PURPOSES),
+    "verdict of a check": set(get_args(CheckStatus)), "status": {"identified", "unidentified"},
+    "key": {"ed25519", "webauthn"}, "direction": {"sent", "received"},
+    "component of quality": said("casework/quality.py", r'        "([a-z -]+)": '),
+    "what happened at the door": said("console/accounts.py", r'_note\(session, [^,]+, "([a-z ]+)"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SHOWN_WORDS.values(), ids=SHOWN_WORDS)
+def test_every_word_of_the_protocol_that_a_page_shows_is_in_the_catalogue(words: set[str]) -> None:
+    assert words
+    assert words - set(texts.NAMES) == set()
 
 
 CASEWORK = Path(inspect.getfile(casework)).parent
