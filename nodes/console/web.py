@@ -285,8 +285,12 @@ def _problem(visit: Visit, error: BaseException) -> Response:
 def words_of(error: LineupError) -> tuple[str, str]:
     """What a page says of a refusal, out of the catalogue; and, where that has no text for it, the program's words."""
     if isinstance(error, casework.CaseworkError):
-        return texts.refusal(error.key, error.values), ""
-    return (str(error), "") if isinstance(error, ConsoleError) else ("", str(error))
+        return _sentence(texts.refusal(error.key, error.values)), ""
+    return (_sentence(str(error)), "") if isinstance(error, ConsoleError) else ("", str(error))
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def environment() -> Environment:
