@@ -196,18 +196,22 @@ def sealed_of(office: Office, row: QueryRow) -> SealedQuery:
 def view_of(office: Office, session: Session, row: QueryRow) -> QueryView:
     """What may be seen of a query without a reason."""
     answers: dict[str, Told] = msgspec.msgpack.decode(row.report, type=dict[str, Told]) if row.report else {}
-    count = len(session.scalars(select(CandidateRow.id).where(CandidateRow.query_id == row.id)).all())
-    draft = office.vault.unseal(row, SealedQuery).draft if row.sealed else None
+    candidates = session.scalars(select(CandidateRow).where(CandidateRow.query_id == row.id)).all()
+    held = office.vault.unseal(row, SealedQuery) if row.sealed else None
+    draft = held.draft if held else None
+    # a match waits for its signatures; a holder that has not shown what it found may have a candidate
+    undecided = any(one.deleted is None and one.outcome in (None, "match") for one in candidates)
+    over = not undecided and not (held and held.found)
     return QueryView(
         row.id,
         row.number,
-        row.state,
+        "done" if row.state == "review" and over else row.state,
         load(office, session, row.opened_by).handle,
         None if row.approved_by is None else load(office, session, row.approved_by).handle,
         row.opened,
         tuple(filter(None, row.attempts.split(","))),
         answers,
-        count,
+        len(candidates),
         draft.purpose if draft else "",
         draft.holders if draft else (),
         row.authorised is not None,

@@ -218,7 +218,7 @@ def _case(root: Path, photo: Path, provider: Provider, output: Console) -> str:
         maximum_penalty_years=5.0, threshold=THRESHOLD, photo=probe.photo, quality=probe.quality,
     )  # fmt: skip
     output.print(f"\n$ lineup case open {photo.name} --key officer.key …", highlight=False)
-    output.print("$ lineup case approve QUERY --key approver.key      # only now does the node search", highlight=False)
+    output.print("$ lineup case approve QUERY --key approver.key      # then the node searches", highlight=False)
     with CaseDesk.open(root / REQUESTER) as desk:
         officer = desk.add_person(None, "officer", "Officer of the demo", ["officer"], new_key_file(keys["officer"]))
         approver = desk.add_person(

@@ -105,9 +105,9 @@ class Person:
         self.page.wait_for_function("before => location.href !== before", arg=before)
 
     def check(self, name: str) -> None:
-        """Nothing serious by axe-core, the banner stands there, nothing runs off the page: wide and light, narrow and dark.
+        """Nothing serious by axe-core, the banner stands there, nothing runs off the page.
 
-        A screenshot of each where they are wanted, and the page as it prints.
+        Both wide and light, and narrow and dark. A screenshot of each where they are wanted, and the page as it prints.
         """
         from axe_playwright_python.sync_playwright import Axe
 
