@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from nodes.casework import errors as casework
+from nodes.casework.exchange.type10 import ExchangeMissing
 from nodes.console import texts
 from nodes.console.accounts import Accounts, SignedIn
 from nodes.console.contracts import T
@@ -286,7 +287,7 @@ def words_of(error: LineupError) -> tuple[str, str]:
     """What a page says of a refusal, out of the catalogue; and, where that has no text for it, the program's words."""
     if isinstance(error, casework.CaseworkError):
         return _sentence(texts.refusal(error.key, error.values)), ""
-    return (_sentence(str(error)), "") if isinstance(error, ConsoleError) else ("", str(error))
+    return (_sentence(str(error)), "") if isinstance(error, (ConsoleError, ExchangeMissing)) else ("", str(error))
 
 
 def _sentence(words: str) -> str:
