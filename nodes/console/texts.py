@@ -501,7 +501,7 @@ NAMES = {
     "withdrawn": "withdrawn",
     "paused": "paused",
     "released": "released",
-    "identified": "person known to its holder",
+    "identified": "identified person",
     "unidentified": "unidentified person",
     "gallery": "gallery log",
     "legal-assistance": "legal assistance",
