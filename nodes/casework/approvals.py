@@ -21,13 +21,13 @@ def check_signed(office: Office, person: Person, content: Any, attempt: bytes, a
     """
     person.needs(ROLE_FOR[DECISIONS[type(content)]])
     if assertion is None:
-        raise BadAssertion("the decision is not signed")
+        raise BadAssertion("unsigned")
     if person.key is None:
-        raise BadAssertion(f"{person.handle} has no key to sign with")
+        raise BadAssertion("no-key", handle=person.handle)
     try:
         check_assertion(person.key, assertion, digest_to_sign(content, office.name, attempt))
     except ApprovalRefused as error:
-        raise BadAssertion(str(error)) from None
+        raise BadAssertion("assertion", why=str(error)) from None
 
 
 def approve(office: Office, content: Any, *signed: tuple[Person, Assertion]) -> Any:

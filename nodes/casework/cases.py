@@ -53,11 +53,11 @@ def open_query(office: Office, session: Session, person: Person, draft: Draft) -
     """
     person.needs("officer")
     if office.role is not Role.REQUESTER:
-        raise CaseRefused(f"{office.name} is a {office.role.value}; only a requester can ask")
+        raise CaseRefused("not-requester", node=office.name, role=office.role.value)
     draft = _checked(draft)
     check_quality(draft.quality, office.settings.minimum_quality)
     if draft.photo is not None and not draft.quality:
-        raise CaseRefused("a photo must be given with its quality")
+        raise CaseRefused("quality-missing")
     _justification(draft, bytes(32), person.name, "(approver)").check()
     now = office.now()
     row = QueryRow(
@@ -106,10 +106,10 @@ def approve_launch(office: Office, session: Session, person: Person, query: str,
     """A second person approves: the node starts the search when it runs. Raises `FourEyes`, `BadAssertion`."""
     row = row_of(session, query, lock=True)
     if row.opened_by == person.id:
-        raise FourEyes("whoever opened a query cannot approve it")
+        raise FourEyes("own-query")
     person.needs(ROLE_FOR["launch"])  # before anything is said of the query
     if row.state != "draft":
-        raise AlreadyLocked(f"the query is {row.state}: a search is approved only once")
+        raise AlreadyLocked("query-state", state=row.state)
     content = launch_content(office, session, query, person)
     check_signed(office, person, content, b"", assertion)
     assert assertion is not None
@@ -122,11 +122,11 @@ def authorise(office: Office, session: Session, person: Person, query: str, refe
     person.needs("officer", "approver")
     row = row_of(session, query)
     if not reference.strip():
-        raise CaseRefused("the authorisation's reference must be named")
+        raise CaseRefused("authorisation-missing")
     if row.authorised is not None:
-        raise AlreadyLocked("an authorisation was already lodged")
+        raise AlreadyLocked("authorised")
     if row.state not in ("draft", "approved") and office.now() > row.changed + AUTHORISATION_SECONDS:
-        raise DeadlinePassed("the 48 hours for an authorisation are over")
+        raise DeadlinePassed("authorisation-late")
     held = sealed_of(office, row)
     office.vault.seal(row, msgspec.structs.replace(held, draft=msgspec.structs.replace(
         held.draft, authorisation=reference.strip())))  # fmt: skip
@@ -196,18 +196,22 @@ def sealed_of(office: Office, row: QueryRow) -> SealedQuery:
 def view_of(office: Office, session: Session, row: QueryRow) -> QueryView:
     """What may be seen of a query without a reason."""
     answers: dict[str, Told] = msgspec.msgpack.decode(row.report, type=dict[str, Told]) if row.report else {}
-    count = len(session.scalars(select(CandidateRow.id).where(CandidateRow.query_id == row.id)).all())
-    draft = office.vault.unseal(row, SealedQuery).draft if row.sealed else None
+    candidates = session.scalars(select(CandidateRow).where(CandidateRow.query_id == row.id)).all()
+    held = office.vault.unseal(row, SealedQuery) if row.sealed else None
+    draft = held.draft if held else None
+    # a match waits for its signatures; a holder that has not shown what it found may have a candidate
+    undecided = any(one.deleted is None and one.outcome in (None, "match") for one in candidates)
+    over = not undecided and not (held and held.found)
     return QueryView(
         row.id,
         row.number,
-        row.state,
+        "done" if row.state == "review" and over else row.state,
         load(office, session, row.opened_by).handle,
         None if row.approved_by is None else load(office, session, row.approved_by).handle,
         row.opened,
         tuple(filter(None, row.attempts.split(","))),
         answers,
-        count,
+        len(candidates),
         draft.purpose if draft else "",
         draft.holders if draft else (),
         row.authorised is not None,
@@ -218,11 +222,11 @@ def _checked(draft: Draft) -> Draft:
     try:
         checked: Draft = msgspec.msgpack.decode(msgspec.msgpack.encode(draft), type=Draft)
     except msgspec.ValidationError as error:
-        raise CaseRefused(f"not a valid draft: {error}") from None
+        raise CaseRefused("draft", why=error) from None
     if checked.purpose not in {purpose.value for purpose in Purpose}:
-        raise CaseRefused(f"purpose {checked.purpose!r:.40}: must be one of {', '.join(p.value for p in Purpose)}")
+        raise CaseRefused("purpose", purpose=checked.purpose, allowed=", ".join(p.value for p in Purpose))
     if any(not 0 <= score <= 100 for score in checked.quality.values()):
-        raise CaseRefused("a quality must be from 0 to 100")
+        raise CaseRefused("quality-range")
     return checked
 
 

@@ -87,6 +87,16 @@ class Shown(Closed, frozen=True):
     contested: bool
 
 
+class Blind(Closed, frozen=True):
+    """What a reviewer sees of a candidate: never its reference. Fields as those of `Shown`."""
+
+    image: bytes | None
+    quality: int | None
+    acquired: str
+    status: str
+    contested: bool
+
+
 class ShownPayload(Closed, frozen=True):
     """Payload of `CandidatesShown`; as many as were released, at most the slots asked for."""
 

@@ -106,19 +106,19 @@ class RequestView:
 def check_record(kind: Kind, record: dict[str, str]) -> dict[CoreDataField, str]:
     """The record as its closed schema has it, empty fields left out. Raises `WrongSchema`."""
     if kind not in SCHEMAS:
-        raise WrongSchema(f"kind {kind!r:.20}: must be identified or unidentified")
+        raise WrongSchema("record-kind", kind=kind)
     try:
         person = msgspec.convert(record, SCHEMAS[kind])
     except msgspec.ValidationError as error:
         article = "R 47(4)" if kind == "identified" else "R 47(5)"
         allowed = IDENTIFIED_FIELDS if kind == "identified" else UNIDENTIFIED_FIELDS
-        raise WrongSchema(f"core data of an {kind} person ({article}): {error}; fields: {', '.join(allowed)}") from None
+        raise WrongSchema("record-schema", kind=kind, article=article, why=error, allowed=", ".join(allowed)) from None
     filled: dict[CoreDataField, str] = msgspec.to_builtins(person)
     for field, value in filled.items():
         if len(value) > VALUE_LIMIT:
-            raise WrongSchema(f"{field} has {len(value)} characters, the limit is {VALUE_LIMIT}")
+            raise WrongSchema("value-long", field=field, size=len(value), limit=VALUE_LIMIT)
     if not filled:
-        raise WrongSchema("a record needs at least one field")
+        raise WrongSchema("record-empty")
     return filled
 
 
@@ -128,14 +128,14 @@ def request_content(
     """What the officer signs, and its payload. Raises `NotConfirmed` without a confirmed match, `CaseRefused`."""
     row = candidate_row(session, candidate)
     if row.outcome != "confirmed" or row.confirmed is None:
-        raise NotConfirmed("core data can be asked for only after a confirmed match (R 47(1))")
+        raise NotConfirmed("not-confirmed")
     if not facts.strip():
-        raise CaseRefused("the facts must be stated (R 47(1))")
+        raise CaseRefused("facts-missing")
     wanted = tuple(field for field in IDENTIFIED_FIELDS if field in fields)
     if not wanted or set(fields) - set(IDENTIFIED_FIELDS):
-        raise CaseRefused(f"fields: one or more of {', '.join(IDENTIFIED_FIELDS)} (R 47(4))")
+        raise CaseRefused("fields", allowed=", ".join(IDENTIFIED_FIELDS))
     if not OFFENCE.fullmatch(offence):
-        raise CaseRefused(f"offence category {offence!r:.80}: 1 to 64 small letters, digits, spaces and hyphens")
+        raise CaseRefused("category", offence=offence)
     shown = office.vault.unseal(row, Shown)
     salt = office.vault.derive("facts", candidate, facts.strip())
     payload, digest = encode_payload(FactsPayload(shown.salt, shown.reference, salt, facts.strip()))
@@ -163,7 +163,7 @@ def request_core_data(
         RequestRow.candidate_id == candidate, RequestRow.state.in_(("waiting", "paused", "released"))
     )
     if session.scalar(under_way) is not None:
-        raise AlreadyLocked("core data of this candidate were already asked for")
+        raise AlreadyLocked("asked-before")
     check_signed(office, person, content, row.attempt, assertion)
     assert assertion is not None
     statement = office.state(session, row.attempt, row.holder, approve(office, content, (person, assertion)), payload)
@@ -206,17 +206,17 @@ def release_content(
     row = _at_the_desk(session, request)
     held = office.vault.unseal(row, SealedRequest)
     if deletion.is_over(office, session, row.attempt, row.peer, held.reference):
-        raise CaseRefused("the candidate was recalled, or deleted by its receiver: nothing more is given of it")
+        raise CaseRefused("over")
     if deletion.owes_receipts(office, session, row.peer):
-        raise CaseRefused(deletion.owing(row.peer))
+        raise CaseRefused("owes-receipt", peer=row.peer)
     _check_kind(office, held.reference, kind)
     filled = check_record(kind, record)
     unasked = [field for field in filled if field not in held.fields]
     if unasked:
-        raise WrongSchema(f"nobody asked for {', '.join(unasked)}")
+        raise WrongSchema("unasked", fields=", ".join(unasked))
     overdue = _deadline(row, office.now()) < office.now()
     if overdue and not late.strip():
-        raise DeadlinePassed("the 48 hours are over (R 47(1)): a late release must give a reason")
+        raise DeadlinePassed("late-without-reason")
     salt = office.vault.derive("record", request, msgspec.msgpack.encode(filled))
     payload, digest = encode_payload(CoreDataPayload(salt, filled))
     hashed = labelled_hash("follow-up-record", salt, msgspec.msgpack.encode(filled))
@@ -271,11 +271,11 @@ def pause_clock(office: Office, session: Session, person: Person, request: str, 
     person.needs("releaser")
     row = _at_the_desk(session, request)
     if not reason.strip():
-        raise NoReason("stopping the clock needs a reason (R 47(2))")
+        raise NoReason("pause-reason")
     if row.paused is not None:
-        raise AlreadyLocked("the clock is already stopped")
+        raise AlreadyLocked("clock-stopped")
     if row.due < office.now():
-        raise DeadlinePassed("the 48 hours are over: the clock cannot be stopped any more")
+        raise DeadlinePassed("clock-late")
     row.paused, row.state = office.now(), "paused"
     _note(office, session, person, row, "pause", reason.strip())
     office.state(session, row.attempt, row.peer, ClockPaused(bytes.fromhex(request), "judicial-authorisation"))
@@ -286,7 +286,7 @@ def resume_clock(office: Office, session: Session, person: Person, request: str)
     person.needs("releaser")
     row = _at_the_desk(session, request)
     if row.paused is None:
-        raise AlreadyLocked("the clock is already running")
+        raise AlreadyLocked("clock-running")
     _run_on(office, session, person, row)
 
 
@@ -339,9 +339,9 @@ def keep_record(office: Office, row: RequestRow, record: dict[CoreDataField, str
 def _at_the_desk(session: Session, request: str) -> RequestRow:
     row = request_row(session, request, lock=True)
     if row.direction != "received":
-        raise CaseRefused("this node made the request: its holder decides on it")
+        raise CaseRefused("own-request")
     if row.state not in ("waiting", "paused"):
-        raise AlreadyLocked(f"the request was {row.state}")
+        raise AlreadyLocked("request-state", state=row.state)
     return row
 
 
@@ -354,7 +354,7 @@ def _check_kind(office: Office, reference: str, kind: Kind) -> None:
     except UnknownReference:
         raise UnknownThing("subject of request", "(its reference)") from None
     if (status is Status.UNIDENTIFIED) != (kind == "unidentified"):
-        raise WrongSchema(f"the gallery holds this person as {status.value}, not as {kind}")
+        raise WrongSchema("held-as", status=status.value, kind=kind)
 
 
 def _deadline(row: RequestRow, now: int) -> int:

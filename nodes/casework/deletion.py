@@ -15,6 +15,7 @@ from nodes.casework.contents import Closed, RecallPayload, Shown, Vote
 from nodes.casework.errors import CaseRefused, NoReason, OnwardTransferRefused, PurposeRefused, UnknownThing
 from nodes.casework.office import DAY, Office, encode_payload
 from nodes.casework.persons import Person
+from nodes.casework.refusals import REFUSALS
 from nodes.casework.review import candidate_row
 from nodes.casework.tables import (
     CandidateRow,
@@ -171,7 +172,7 @@ def recall(office: Office, session: Session, person: Person, reference: str, why
     """
     person.needs("data-protection", "releaser")
     if not why.strip():
-        raise NoReason("a recall must give a reason")
+        raise NoReason("recall-reason")
     rows = session.scalars(select(DisclosedRow).where(DisclosedRow.mac == office.vault.mac(reference))).all()
     if not rows:
         raise UnknownThing("disclosure of reference", reference)
@@ -244,7 +245,7 @@ def owes_receipts(office: Office, session: Session, peer: str) -> bool:
 
 def owing(peer: str) -> str:
     """Why a peer that owes a receipt is given nothing, and how that is lifted."""
-    return f"{peer} has not answered a recall within 48 hours of taking it in; {LIFTED}"
+    return REFUSALS["owes-receipt"].format(peer=peer)
 
 
 def is_over(office: Office, session: Session, attempt: bytes, peer: str, reference: str) -> bool:
@@ -287,11 +288,9 @@ def onward_transfer(
     person.needs("officer", "data-protection")
     row = candidate_row(session, candidate)
     if not recipient.strip():
-        raise CaseRefused("the recipient must be named")
+        raise CaseRefused("recipient")
     if len(authorisation.strip()) < MIN_AUTHORISATION:
-        raise OnwardTransferRefused(
-            f"data from {row.holder} go to nobody else without its prior authorisation (R 60): name that"
-        )
+        raise OnwardTransferRefused("onward", holder=row.holder)
     note_view(office, session, person, f"onward:{candidate}", "legal-assistance", authorisation.strip(), recipient)
 
 
@@ -305,7 +304,7 @@ def note_export(
     person.needs("officer", "data-protection")
     row = candidate_row(session, candidate)
     if row.outcome is None:
-        raise CaseRefused("a candidate goes into a file once its review is over; this one is under review")
+        raise CaseRefused("under-review")
     if not within_state(office, receiver):
         onward_transfer(office, session, person, candidate, receiver, authorisation)
     note_view(office, session, person, f"type-10:{candidate}", "establish-match", reason, receiver)
@@ -322,9 +321,9 @@ def note_view(
 ) -> None:
     """Write down who looks at what, and why (LED 25). Raises `NoReason`, `PurposeRefused`."""
     if not reason.strip():
-        raise NoReason("looking at personal data needs a reason")
+        raise NoReason("look-reason")
     if purpose not in PURPOSES:
-        raise PurposeRefused(f"purpose {purpose!r:.40}: R 50(2) allows {', '.join(PURPOSES)}")
+        raise PurposeRefused("purpose-of-use", purpose=purpose, allowed=", ".join(PURPOSES))
     row = ViewedRow(
         person_id=None if person is None else person.id,
         what=what[:100],

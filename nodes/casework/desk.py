@@ -23,7 +23,7 @@ from nodes.casework.exchange.export import candidate_file
 from nodes.casework.office import Office
 from nodes.casework.persons import Person
 from nodes.casework.statistics import YearlyReport, yearly_report
-from nodes.casework.tables import QueryRow
+from nodes.casework.tables import QueryRow, StatementRow
 from nodes.casework.vault import Vault
 from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store, storage_key
@@ -145,6 +145,12 @@ class CaseDesk:
         """Everybody (R 64(1)(g)). Whoever shows it to somebody notes that (`note_look`)."""
         with self.office.vault.reading() as session:
             return persons.everybody(self.office, session)
+
+    def settled(self) -> bool:
+        """Whether nothing waits for the running node to log or deliver it."""
+        with self.office.vault.reading() as session:
+            waits = StatementRow.logged.is_(False) | (StatementRow.state == "queued")
+            return session.scalar(select(StatementRow.id).where(waits).limit(1)) is None
 
     # From a draft to a confirmed match
 
@@ -335,18 +341,19 @@ class CaseDesk:
     def view(self, person: Person, what: str, reason: str, purpose: str = "establish-match") -> Any:
         """Look at personal data; written down first, with the reason (LED 25).
 
-        `what`: `probe:QUERY` (a `Probe`), `case:QUERY` (a `Draft`), `candidate:ID` (a `Shown`), `facts:REQUEST` or
-        `core-data:REQUEST` (a `SealedRequest`). Raises `NoReason`, `PurposeRefused`, `NotYourRole`, `UnknownThing`.
+        `what`: `probe:QUERY` (a `Probe`), `case:QUERY` (a `Draft`), `candidate:ID` (`review.look`), `facts:REQUEST`
+        or `core-data:REQUEST` (a `SealedRequest`). Raises `NoReason`, `PurposeRefused`, `NotYourRole`,
+        `UnknownThing`, `NotYetLocked`, `FourEyes`.
         """
         person = self._fresh(person)
         kind, _, name = what.partition(":")
         look = _VIEWS.get(kind)
         if look is None:
-            raise CaseRefused(f"{what!r:.60}: look at {', '.join(f'{known}:ID' for known in _VIEWS)}")
+            raise CaseRefused("look-at", what=what, allowed=", ".join(f"{known}:ID" for known in _VIEWS))
         roles, read = look
         person.needs(*roles)
         with self.office.vault.writing() as session:
-            found = read(self.office, session, name)
+            found = read(self.office, session, person, name)
             deletion.note_view(self.office, session, person, what, purpose, reason)
         return found
 
@@ -467,34 +474,31 @@ def _note_look(office: Office, session: Session, person: Person, what: str, purp
     deletion.note_view(office, session, person, what, purpose, reason)
 
 
-def _draft(office: Office, session: Session, query: str) -> Draft:
+def _draft(office: Office, session: Session, person: Person, query: str) -> Draft:
     return cases.sealed_of(office, cases.row_of(session, query)).draft
 
 
-def _probe(office: Office, session: Session, query: str) -> Probe:
-    draft = _draft(office, session, query)
+def _probe(office: Office, session: Session, person: Person, query: str) -> Probe:
+    draft = _draft(office, session, person, query)
     return Probe(draft.photo, draft.quality)  # without the case: a reviewer compares faces
 
 
-def _candidate(office: Office, session: Session, candidate: str) -> Any:
-    return deletion.shown_of(office, review.candidate_row(session, candidate))
-
-
-def _request_of(office: Office, session: Session, request: str) -> SealedRequest:
+def _request_of(office: Office, session: Session, person: Person, request: str) -> SealedRequest:
     row = core_data.request_row(session, request)
     if not row.sealed:
         raise UnknownThing("content of request", request)
     return office.vault.unseal(row, SealedRequest)
 
 
-def _facts(office: Office, session: Session, request: str) -> SealedRequest:
-    return msgspec.structs.replace(_request_of(office, session, request), record=None)  # which has a look of its own
+def _facts(office: Office, session: Session, person: Person, request: str) -> SealedRequest:
+    held = _request_of(office, session, person, request)
+    return msgspec.structs.replace(held, record=None)  # which has a look of its own
 
 
-_VIEWS: dict[str, tuple[tuple[PersonRole, ...], Callable[[Office, Session, str], Any]]] = {
+_VIEWS: dict[str, tuple[tuple[PersonRole, ...], Callable[[Office, Session, Person, str], Any]]] = {
     "probe": (("officer", "approver", "reviewer"), _probe),
     "case": (("officer", "approver", "data-protection", "supervisor"), _draft),
-    "candidate": (("reviewer", "officer", "data-protection"), _candidate),
+    "candidate": (("reviewer", "officer", "data-protection"), review.look),
     "facts": (("releaser", "officer", "data-protection"), _facts),
     "core-data": (("officer", "data-protection"), _request_of),
 }

@@ -10,7 +10,7 @@
     │   └── NoReason                personal data looked at, or a clock stopped, without a reason
     ├── NotYourRole                 the person's roles do not allow this
     ├── FourEyes                    a second person is needed, and this is the first one
-    ├── NotYetLocked                another's word before one's own is locked
+    ├── NotYetLocked                another's word, or a candidate, before the review is over
     ├── AlreadyLocked               a decision is made once
     ├── NotConfirmed                core data without a confirmed match (R 47(1))
     ├── DeadlinePassed              too late, or too late without saying why
@@ -24,11 +24,16 @@ No message holds a reference, a name, a fact or core data.
 
 from __future__ import annotations
 
+from nodes.casework.refusals import REFUSALS, THINGS
 from pets.errors import InputError, LineupError
 
 
 class CaseworkError(LineupError):
-    """Base of everything the casework raises."""
+    """Base of everything the casework raises. `key`: of its words in `REFUSALS`; `values`: what fills them."""
+
+    def __init__(self, key: str, **values: object) -> None:
+        super().__init__(REFUSALS[key].format(**values))
+        self.key, self.values = key, values
 
 
 class CaseRefused(CaseworkError, InputError):
@@ -39,7 +44,7 @@ class UnknownThing(CaseRefused):
     """There is no such thing, or no longer."""
 
     def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"there is no {kind} {name!r:.80}, or no longer")
+        super().__init__("unknown", kind=THINGS[kind], name=name)
         self.kind = kind
 
 
@@ -48,7 +53,7 @@ class Unsuitable(CaseRefused):
 
     def __init__(self, scores: dict[str, int], limit: int) -> None:
         told = ", ".join(f"{name} {score}" for name, score in scores.items())
-        super().__init__(f"unsuitable image: {told}; the limit is {limit} of 100 (R 38)")
+        super().__init__("unsuitable", scores=told, limit=limit)
         self.scores = scores
         self.limit = limit
 
@@ -64,17 +69,13 @@ class NoReason(CaseRefused):
 class NotYourRole(CaseworkError):
     """The person's roles do not allow this."""
 
-    def __init__(self, handle: str, wanted: str) -> None:
-        super().__init__(f"{handle} may not do this: it needs the role {wanted}")
-        self.wanted = wanted
-
 
 class FourEyes(CaseworkError):
     """A second person must do this (AIA 14(5))."""
 
 
 class NotYetLocked(CaseworkError):
-    """Another's word is not shown before one's own decision is locked."""
+    """Another's word, or to others than reviewers a candidate, is not shown before the review is over."""
 
 
 class AlreadyLocked(CaseworkError):
@@ -102,8 +103,11 @@ class BadAssertion(CaseworkError):
 
 
 class StatementRefused(CaseworkError):
-    """Another node's statement does not hold. `code`: one of `protocol.messages.ABORT_CODES`, told to the peer."""
+    """Another node's statement does not hold. `code`: one of `protocol.messages.ABORT_CODES`, told to the peer.
+
+    `message`: for the log and the other node's operator; no person of this node is shown it.
+    """
 
     def __init__(self, message: str, code: str = "disagreement") -> None:
-        super().__init__(message)
+        super().__init__("statement", message=message)
         self.code = code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from protocol.approval import ApprovalRefused, check_approval
 from protocol.follow_up import (
     DECISIONS,
     SAID_BY,
+    Acknowledged,
     ClockPaused,
     ClockResumed,
     Confirmed,
@@ -81,6 +83,44 @@ def check_receipts(office: Office, session: Session, statement: Statement) -> No
 def kept(session: Session, digest: bytes) -> StatementRow | None:
     """A statement that is known already."""
     return session.scalar(select(StatementRow).where(StatementRow.digest == digest))
+
+
+def acknowledge(office: Office, session: Session, statement: Statement) -> Statement:
+    """The answer that a statement arrived and was kept.
+
+    That a recall arrived is evidence, for its 48 hours run from then on: kept, and the same however often it is sent.
+    """
+    is_recall = isinstance(statement.content, Recalled)
+    for earlier in _acknowledgements(session, statement) if is_recall else ():
+        return earlier
+    time, content = int(office.clock().timestamp() * 1000), Acknowledged(statement.digest)
+    reply = Statement(1, statement.query, office.name, statement.sender, time, content).signed(office.keyring)
+    if is_recall:
+        office.keep(session, reply, "sent", "done")
+    return reply
+
+
+def _acknowledgements(session: Session, statement: Statement) -> Iterator[Statement]:
+    rows = select(StatementRow).where(
+        StatementRow.attempt == statement.query,
+        StatementRow.kind == Acknowledged.__name__,
+        StatementRow.direction == "sent",
+        StatementRow.peer == statement.sender,
+    )
+    for row in session.scalars(rows):
+        reply = decode_statement(row.content)
+        if isinstance(reply.content, Acknowledged) and reply.content.statement == statement.digest:
+            yield reply
+
+
+def take_acknowledgement(office: Office, session: Session, statement: Statement, reply: Statement) -> None:
+    """What this node stated has arrived. Raises `StatementRefused` unless the answer says so."""
+    if not isinstance(reply.content, Acknowledged) or reply.content.statement != statement.digest:
+        raise StatementRefused("no acknowledgement of what was stated")
+    if isinstance(statement.content, Recalled):
+        deletion.note_acknowledged(office, session, statement)
+        if kept(session, reply.digest) is None:
+            office.keep(session, reply, "received", "received")
 
 
 def _check_persons(office: Office, statement: Statement) -> None:

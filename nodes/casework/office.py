@@ -17,7 +17,7 @@ from nodes.config.casework import CaseworkConfig
 from nodes.config.names import Role
 from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
 from nodes.store import GalleryStore
-from protocol.follow_up import Acknowledged, AnyContent, Statement, payload_digest
+from protocol.follow_up import AnyContent, Statement, payload_digest
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -89,12 +89,6 @@ class Office:
             self.vault.seal(row, Payload(payload))
         session.add(row)
         session.flush()
-
-    def acknowledge(self, statement: Statement) -> Statement:
-        """The answer that a statement arrived and was kept."""
-        time = int(self.clock().timestamp() * 1000)
-        content = Acknowledged(statement.digest)
-        return Statement(1, statement.query, self.name, statement.sender, time, content).signed(self.keyring)
 
 
 def encode_payload(payload: msgspec.Struct) -> tuple[bytes, bytes]:

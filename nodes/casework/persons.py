@@ -43,9 +43,9 @@ class Person:
     def needs(self, *roles: PersonRole) -> None:
         """Raise `NotYourRole` unless the person is active and has one of the roles."""
         if not self.active:
-            raise NotYourRole(self.handle, "(the account is closed)")
+            raise NotYourRole("closed", handle=self.handle)
         if not self.roles.intersection(roles):
-            raise NotYourRole(self.handle, " or ".join(roles))
+            raise NotYourRole("role-needed", handle=self.handle, wanted=" or ".join(roles))
 
 
 def add(
@@ -58,17 +58,17 @@ def add(
 ) -> Person:
     """Enrol a person. Raises `CaseRefused` for a handle or a key that is taken: one key is one person."""
     if not HANDLE.fullmatch(handle):
-        raise CaseRefused(f"handle {handle!r:.80}: must be 2 to 63 of a-z, 0-9, dot and hyphen, a letter first")
+        raise CaseRefused("handle", handle=handle)
     if not 0 < len(name.strip()) <= 200:
-        raise CaseRefused("a person's name has 1 to 200 characters")
+        raise CaseRefused("name-long")
     wanted = tuple(dict.fromkeys(roles))
     for role in wanted:
         if role not in get_args(PersonRole):
-            raise CaseRefused(f"role {role!r:.40}: must be one of {', '.join(get_args(PersonRole))}")
+            raise CaseRefused("role", role=role, allowed=", ".join(get_args(PersonRole)))
     if not wanted:
-        raise CaseRefused("a person needs at least one role")
+        raise CaseRefused("role-missing")
     if session.scalar(select(PersonRow).where(PersonRow.handle == handle)) is not None:
-        raise CaseRefused(f"handle {handle} is taken")
+        raise CaseRefused("handle-taken", handle=handle)
     row = PersonRow(id=secrets.token_hex(16), handle=handle, roles=",".join(wanted), active=True, enrolled=office.now())
     office.vault.seal(row, _Name(name.strip()))
     session.add(row)
@@ -82,7 +82,7 @@ def set_key(session: Session, person: str, key: PersonKey) -> None:
     """Give a person a key, in place of one before. Raises `CaseRefused` for a key of somebody else."""
     taken = session.scalar(select(PersonRow).where(PersonRow.fingerprint == key.fingerprint))
     if taken is not None and taken.id != person:
-        raise CaseRefused("this key is another person's: everybody signs with a key of their own")
+        raise CaseRefused("key-taken")
     row = _row(session, person)
     unfinished = select(CandidateRow.id).where(CandidateRow.outcome == "match")  # the new key signs them again
     session.execute(
@@ -118,7 +118,7 @@ def everybody(office: Office, session: Session) -> list[Person]:
 def certify(office: Office, person: Person) -> Certificate:
     """The node vouches for a person's key and roles, for a day: whoever leaves gets no new one."""
     if person.key is None or not person.active:
-        raise BadAssertion(f"{person.handle} has no key to sign with, or the account is closed")
+        raise BadAssertion("key-or-closed", handle=person.handle)
     now = office.now()
     roles = tuple(sorted(person.roles))
     certificate = Certificate(office.name, person.key, roles, max(0, now - CLOCK_SECONDS), now + DAY)
@@ -145,7 +145,7 @@ def sign_with_file(path: Path, digest: bytes) -> Assertion:
 def _private(path: Path) -> Ed25519PrivateKey:
     text = read_private(path).decode("ascii", "replace").strip()
     if not re.fullmatch("[0-9a-f]{64}", text):
-        raise CaseRefused(f"{path} is not a person's key: it must hold 64 hexadecimal digits")
+        raise CaseRefused("key-file", path=path)
     return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text))
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from nodes.casework.approvals import approve, check_signed
 from nodes.casework.cases import row_of
-from nodes.casework.contents import NamedPayload, Shown, Verdict, Vote
+from nodes.casework.contents import Blind, NamedPayload, Shown, Verdict, Vote
 from nodes.casework.errors import (
     AlreadyLocked,
     CaseRefused,
@@ -63,6 +63,23 @@ def candidates_for(office: Office, session: Session, person: Person, query: str)
     return [_blind(office, session, person, row) for row in ordered]
 
 
+def look(office: Office, session: Session, person: Person, candidate: str) -> Blind | Shown:
+    """A candidate as this person may see it: with its reference only who goes on with it, after the review.
+
+    Raises `NotYetLocked` while it is under review for whoever does not review it, `FourEyes` for who opened the query.
+    """
+    row = candidate_row(session, candidate)
+    shown = office.vault.unseal(row, Shown)
+    if row.outcome is None:  # another reviewer could be told by whoever may look
+        if "reviewer" not in person.roles:
+            raise NotYetLocked("look-reviewers")
+        if row_of(session, row.query_id).opened_by == person.id:
+            raise FourEyes("look-opener")
+    elif {"officer", "data-protection"} & set(person.roles):
+        return msgspec.structs.replace(shown, contested=row.contested)
+    return Blind(shown.image, shown.quality, shown.acquired, shown.status, row.contested)
+
+
 def lock_decision(
     office: Office, session: Session, person: Person, candidate: str, verdict: Verdict, note: str
 ) -> None:
@@ -70,15 +87,15 @@ def lock_decision(
     person.needs("reviewer")
     row = candidate_row(session, candidate, lock=True)
     if row_of(session, row.query_id).opened_by == person.id:
-        raise FourEyes("whoever opened the query may not review its candidates")
+        raise FourEyes("review-opener")
     if verdict not in VERDICTS:
-        raise CaseRefused(f"verdict {verdict!r:.40}: must be one of {', '.join(VERDICTS)}")
+        raise CaseRefused("verdict", verdict=verdict, allowed=", ".join(VERDICTS))
     if not note.strip():
-        raise CaseRefused("note the features that were compared")
+        raise CaseRefused("note")
     if session.get(VoteRow, (candidate, person.id)) is not None:
-        raise AlreadyLocked("a reviewer decides only once")
+        raise AlreadyLocked("decided-once")
     if row.outcome is not None:
-        raise AlreadyLocked("enough reviewers have decided")
+        raise AlreadyLocked("decided")
     vote = VoteRow(candidate_id=candidate, person_id=person.id, locked=office.now())
     office.vault.seal(vote, Vote(verdict, note.strip()))
     session.add(vote)
@@ -99,7 +116,7 @@ def votes_seen_by(office: Office, session: Session, person: Person, candidate: s
     person.needs("reviewer", "officer", "data-protection", "supervisor")
     row = candidate_row(session, candidate, deleted=True)
     if row.outcome is None:  # another reviewer could be told by whoever may look
-        raise NotYetLocked("what others wrote is shown only once the review is over")
+        raise NotYetLocked("notes-later")
     return [(load(office, session, voter).handle, vote) for voter, vote in _votes(office, session, candidate)]
 
 
@@ -107,7 +124,7 @@ def confirmation_content(office: Office, session: Session, candidate: str) -> tu
     """What both reviewers sign, and its payload. Raises `NotConfirmed` unless they found the same person."""
     row = candidate_row(session, candidate)
     if row.outcome not in ("match", "confirmed"):
-        raise NotConfirmed("no match: the reviewers did not all find the same person")
+        raise NotConfirmed("no-match")
     shown = office.vault.unseal(row, Shown)
     assert row.digest is not None
     payload, digest = encode_payload(NamedPayload(shown.salt, shown.reference))
@@ -123,10 +140,10 @@ def confirm(office: Office, session: Session, person: Person, candidate: str, as
     person.needs("reviewer")
     row = candidate_row(session, candidate, lock=True)
     if session.get(VoteRow, (candidate, person.id)) is None:
-        raise NotYourRole(person.handle, "reviewer of this candidate")
+        raise NotYourRole("not-reviewer", handle=person.handle)
     content, payload = confirmation_content(office, session, candidate)
     if row.outcome == "confirmed" or session.get(SignatureRow, (candidate, person.id)) is not None:
-        raise AlreadyLocked("a reviewer signs a match only once")
+        raise AlreadyLocked("signed-once")
     check_signed(office, person, content, row.attempt, assertion)
     assert assertion is not None
     signature = SignatureRow(candidate_id=candidate, person_id=person.id, approval=msgspec.msgpack.encode(assertion))

@@ -85,9 +85,9 @@ def yearly_report(office: Office, session: Session, year: int) -> YearlyReport:
     try:
         start, end = (int(datetime(one, 1, 1, tzinfo=timezone.utc).timestamp()) for one in (year, year + 1))
     except ValueError:
-        raise CaseRefused(f"year {year}: there is no such year") from None
+        raise CaseRefused("no-year", year=year) from None
     if office.now() < end:
-        raise CaseRefused(f"year {year} is not over: counts that still grow would show single cases")
+        raise CaseRefused("year-open", year=year)
     queries = session.scalars(select(QueryRow).where(QueryRow.opened >= start, QueryRow.opened < end)).all()
     rows = session.scalars(
         select(CandidateRow).where(CandidateRow.received >= start, CandidateRow.received < end)

@@ -19,7 +19,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from nodes.config.console import ConsoleConfig
-from nodes.console.errors import SignedOut, SignInRefused
+from nodes.console.errors import ConsoleError, SignedOut, SignInRefused
 from nodes.console.migrations import upgrade
 from nodes.console.tables import AccountRow, DoorRow, SessionRow
 from nodes.console.texts import text
@@ -36,7 +36,7 @@ DOOR_DAYS = 365
 _TOKEN_BYTES = 32
 
 
-class PasswordRefused(InputError):
+class PasswordRefused(ConsoleError, InputError):
     """A password that is too short, too long, or the person's handle."""
 
 

@@ -8,6 +8,7 @@
         ├── SignedOut         no session, or one that has ended
         ├── TooMany           a rate limit; `seconds`: until the next try
         ├── FormRefused       a form without its token, or from another site
+        ├── EntryRefused      something entered that does not fit (also an `InputError`)
         └── UploadRefused     a file that is not taken (also an `InputError`)
 """
 
@@ -48,6 +49,10 @@ class FormRefused(ConsoleError):
 
     def __init__(self) -> None:
         super().__init__(text("refused.form-token"))
+
+
+class EntryRefused(ConsoleError, InputError):
+    """Something entered that does not fit."""
 
 
 class UploadRefused(ConsoleError, InputError):

@@ -85,7 +85,7 @@ class Intakes:
                 photo = _only_face(data) if looks_like_one(data) else data
                 intake = self._look(owner, decode_photo(photo, text("upload.the-photo"), MAX_PIXELS, WEB_FORMATS))
             except (PhotoError, ExchangeError) as error:
-                raise UploadRefused(str(error)) from None
+                raise UploadRefused(text("upload.unreadable").format(why=error)) from None
         with self._lock:
             self._drop_old()
             self._kept[intake.id] = (self._clock(), intake)

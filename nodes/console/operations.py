@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nodes.casework.cases import QueryView
-from nodes.casework.contents import Draft, SealedRequest, Shown
+from nodes.casework.contents import Blind, Draft, SealedRequest, Shown
 from nodes.casework.core_data import RequestView
 from nodes.casework.deletion import DisclosureView, RecallView
 from nodes.casework.desk import CaseDesk
-from nodes.casework.errors import CaseRefused
 from nodes.casework.exchange.type10 import ExchangeMissing, is_installed
 from nodes.casework.images import redrawn
 from nodes.casework.outcomes import MatchView
@@ -23,6 +22,7 @@ from nodes.config.schema import NodeConfig, Role
 from nodes.console import contracts as c
 from nodes.console import passkeys
 from nodes.console.accounts import Accounts
+from nodes.console.errors import EntryRefused
 from nodes.console.intake import Intake, Intakes
 from nodes.console.texts import text
 from nodes.operator.client import NodeNotRunning, searches
@@ -86,13 +86,13 @@ class Operations:
         person.needs("officer")  # before anything is said of uploads and peers
         intake = self.intakes.get(who, form.intake)
         if form.face >= len(intake.faces):
-            raise CaseRefused(text("refused.face").format(face=form.face + 1, faces=len(intake.faces)))
+            raise EntryRefused(text("refused.face").format(face=form.face + 1, faces=len(intake.faces)))
         unknown = sorted(set(form.holders) - set(self.holders(who)))
         if unknown:
-            raise CaseRefused(text("refused.holder").format(names=", ".join(unknown)[:80], node=self.config.name))
+            raise EntryRefused(text("refused.holder").format(names=", ".join(unknown)[:80], node=self.config.name))
         threshold = form.threshold or intake.threshold
         if threshold is None:
-            raise CaseRefused(text("refused.threshold"))
+            raise EntryRefused(text("refused.threshold"))
         face = intake.faces[form.face]
         draft = Draft(
             template=face.template,
@@ -173,9 +173,9 @@ class Operations:
         person = self.person(who)
         person.needs("reviewer")
         if candidate not in {one.id for one in self.desk.candidates_for(person, query)}:
-            raise CaseRefused(text("refused.candidate"))
+            raise EntryRefused(text("refused.candidate"))
         probe: Any = self.desk.view(person, f"probe:{query}", reason.reason)
-        shown: Shown = self.desk.view(person, f"candidate:{candidate}", reason.reason)
+        shown: Blind | Shown = self.desk.view(person, f"candidate:{candidate}", reason.reason)
         holder = next(one.holder for one in self.desk.candidates_for(person, query) if one.id == candidate)
         return c.Pictures(
             redrawn(probe.photo), dict(probe.quality), redrawn(shown.image), holder,

@@ -17,6 +17,7 @@ from nodes.casework.deletion import View
 from nodes.casework.statistics import as_csv, as_html
 from nodes.console import contracts as c
 from nodes.console.accounts import Accounts
+from nodes.console.errors import EntryRefused
 from nodes.console.operations import Operations
 from nodes.console.texts import text
 from nodes.evidence.export import export_bundle, open_for_reading
@@ -33,7 +34,6 @@ from nodes.store import Status
 from nodes.store.subjects import Category
 from nodes.verify import load_trust, verify_bundles
 from nodes.verify.page import as_data
-from pets.errors import InputError
 from protocol.approval import PersonRole
 from protocol.roles import Role
 
@@ -197,11 +197,11 @@ class Oversight:
         return counts
 
     def gallery(self, who: str) -> GalleryView:
-        """The gallery's size and version. Raises `InputError` at another role's node."""
+        """The gallery's size and version. Raises `EntryRefused` at another role's node."""
         self._operations.person(who)
         store = self._operations.desk.office.gallery
         if store is None:
-            raise InputError(text("refused.gallery").format(node=self._config.name, role=self._config.role.value))
+            raise EntryRefused(text("refused.gallery").format(node=self._config.name, role=self._config.role.value))
         models = tuple(sorted(digest.hex() for digest in store.models()))
         categories = tuple(sorted(Category(kind).value for kind in store.categories))
         return GalleryView(store.count(), store.generation, models, categories, len(store.deletions()))
@@ -262,7 +262,7 @@ class Oversight:
         """The yearly report as a file, `form` html or csv."""
         self._operations.person(who).needs(*OVERSEERS, "admin")
         if form not in ("html", "csv"):
-            raise InputError(text("refused.form").format(form=form[:20]))
+            raise EntryRefused(text("refused.form").format(form=form[:20]))
         told = self._operations.desk.statistics(_year(year))
         return (as_csv(told) if form == "csv" else as_html(told)).encode()
 
@@ -297,7 +297,7 @@ class Oversight:
         size = sum(map(len, bundles))
         if not 0 < len(bundles) <= VERIFY_FILES or size > VERIFY_LIMIT:
             counts = {"count": len(bundles), "size": size, "most": VERIFY_FILES, "limit": VERIFY_LIMIT}
-            raise InputError(text("refused.bundles").format(**counts))
+            raise EntryRefused(text("refused.bundles").format(**counts))
         unique = {hashlib.sha256(data).digest(): data for data in bundles}
         return as_data(verify_bundles(list(unique.values()), load_trust(self._config.paths.peers)), [])
 
@@ -383,5 +383,5 @@ def _planned(outage: Outage | None) -> dict[str, str]:
 
 def _year(told: str) -> int:
     if not YEAR.fullmatch(told):
-        raise InputError(text("refused.year").format(year=told[:20]))
+        raise EntryRefused(text("refused.year").format(year=told[:20]))
     return int(told)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from nodes.console import contracts as c
 from nodes.console.pages_search import reason_of
 from nodes.console.texts import text
-from nodes.console.web import Visit, converted, file
+from nodes.console.web import Visit, converted, file, words_of
 from nodes.operator.client import NodeNotRunning
 from pets.errors import InputError, LineupError
 from protocol.approval import PersonRole
@@ -69,7 +69,7 @@ def counts(visit: Visit) -> Response:
     try:
         told, problem = visit.oversight.statistics(visit.who, year), None
     except InputError as error:
-        told, problem = (), str(error)
+        told, problem = (), words_of(error)
     return visit.show("counts.html", year=year, counts=told, problem=problem)
 
 
@@ -97,7 +97,7 @@ def verify(visit: Visit) -> Response:
             bundles.append(oversight.bundle(who, visit.text("query")))
         report = oversight.verify(who, c.VerifyForm(tuple(bundles)))
     except InputError as error:
-        problem = str(error)
+        problem = words_of(error)
     return visit.show("verified.html", report=report, problem=problem)
 
 

@@ -7,9 +7,9 @@ from starlette.responses import Response
 from nodes.casework.errors import CaseworkError
 from nodes.casework.review import VERDICTS
 from nodes.console import contracts as c
+from nodes.console.errors import EntryRefused
 from nodes.console.texts import name_of, text
 from nodes.console.web import Visit, converted, file
-from pets.errors import InputError
 from protocol.follow_up import IDENTIFIED_FIELDS
 from protocol.roles import Role
 
@@ -18,10 +18,10 @@ LOOKERS = {"officer", "approver", "data-protection", "supervisor"}  # who may se
 
 
 def reason_of(visit: Visit) -> c.Reason:
-    """Why personal data are looked at. Raises `InputError`."""
+    """Why personal data are looked at. Raises `EntryRefused`."""
     given = visit.text("reason")
     if not 0 < len(given) <= REASON:
-        raise InputError(text("problem.reason"))
+        raise EntryRefused(text("problem.reason"))
     return c.Reason(given)
 
 
@@ -121,7 +121,7 @@ def approve(visit: Visit) -> Response:
     case = operations.case(who, name, reason_of(visit))
     summary = [
         (text("field.number"), view.number), (text("field.opened-by"), view.opened_by), (text("field.case"), case.case),
-        (text("field.offence"), f"{case.offence} ({case.maximum_penalty_years:g})"),
+        (text("field.offence"), case.offence), (text("field.penalty"), f"{case.maximum_penalty_years:g}"),
         (text("field.holders"), ", ".join(view.holders)), (text("field.threshold"), case.threshold),
         (text("field.purpose"), name_of(case.purpose)), (text("field.subject"), name_of(case.subject)),
     ]  # fmt: skip
@@ -216,6 +216,6 @@ def end(visit: Visit) -> Response:
         operations.transfer(who, name, c.Transfer(visit.text("recipient"), visit.text("authorisation")))
         return visit.show("done.html", message=text("done.transfer"))
     if not visit.text("delete"):  # a recipient of blanks deletes nothing
-        raise InputError(text("problem.recipient"))
+        raise EntryRefused(text("problem.recipient"))
     receipt = operations.delete(who, name).outcome
     return visit.show("done.html", message=f"{text('done.deleted')} {receipt}")

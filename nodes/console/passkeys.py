@@ -18,7 +18,7 @@ from webauthn.helpers.structs import (
 )
 
 from nodes.config.console import ConsoleConfig
-from nodes.console.errors import SignInRefused
+from nodes.console.errors import ConsoleError, SignInRefused
 from nodes.console.texts import text
 from pets.errors import InputError
 from protocol.approval import ApprovalRefused, Assertion, PersonKey, check_assertion
@@ -26,7 +26,7 @@ from protocol.approval import ApprovalRefused, Assertion, PersonKey, check_asser
 ANSWER_LIMIT = 32_768
 
 
-class KeyRefused(InputError):
+class KeyRefused(ConsoleError, InputError):
     """What was given is no key, or no signature."""
 
 

@@ -1,6 +1,13 @@
-"""Every text of the console, in one catalogue. `NAMES`: how words of the protocol and the casework are shown."""
+"""Every text of the console, in one catalogue. `NAMES`: how words of the protocol and the casework are shown.
+
+The refusals of casework, which the command line prints too, are `REFUSALS` of `nodes.casework.refusals`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nodes.casework.refusals import REFUSALS
 
 TEXTS = {
     "banner": "Candidate, not identified",
@@ -69,6 +76,7 @@ TEXTS = {
     "new.exchange": "Also an ANSI/NIST-ITL file (.an2, .nist, .nst, .eft) with one face.",
     "upload.none": "no photo was chosen",
     "upload.large": "the photo has {size} bytes, the limit is {limit}",
+    "upload.unreadable": "the file cannot be read: {why}",
     "upload.several": "the file holds {count} faces; a query has one probe",
     "upload.the-photo": "the photo",
     "upload.look": "one's own upload, before a query is opened",
@@ -275,10 +283,11 @@ TEXTS = {
     "problem.title": "This was not done",
     "problem.back": "Go back in your browser to change what you entered, or return to",
     "problem.internal": "The console failed. The log says more.",
+    "problem.detail": "In the program's words:",
     "problem.form": "The form could not be read.",
     "problem.recipient": "Name the recipient, or choose to delete: nothing was done.",
     "problem.reason": "Personal data are looked at for a reason: give it in at most 500 characters.",
-    # refusals of the console's own; the others' reasons stand with their errors
+    # refusals of the console's own; those of casework stand in REFUSALS
     "refused.face": "face {face}: the photo has {faces}",
     "refused.holder": "{names}: no holder among the peers of {node}",
     "refused.threshold": "there is no default threshold for this node's face model: name one, from lineup calibrate",
@@ -427,8 +436,101 @@ NAMES = {
     "waiting": "waiting",
     "offline": "preparing",
     "online": "comparing",
+    # queries, answers, progress
+    "failed": "failed",
+    "stopped": "stopped",
+    "node not running": "the node is not running",
+    "too many candidates": "too many candidates",
+    "refused": "refused",
+    "unreachable": "unreachable",
+    "preparing": "preparing",
+    "searching": "searching",
+    "answered": "answered",
+    "up": "up",
+    "down": "down",
+    "unknown": "unknown",
+    "ok": "ok",
+    "degraded": "degraded",
+    "not running": "not running",
+    # why a node refused
+    "bad-frame": "a message that cannot be read",
+    "out-of-turn": "a message out of turn",
+    "wrong-size": "a message of the wrong size",
+    "disagreement": "disagreement",
+    "crypto": "a cryptographic check failed",
+    "confirmation": "the confirmation of a hit failed",
+    "peer": "another node",
+    "timeout": "it took too long",
+    "internal": "a fault in the node",
+    "warrant": "the warrant",
+    "purpose": "the purpose",
+    "threshold": "the threshold",
+    "cap": "the number of candidates",
+    "state": "the asking state is not served",
+    "clock": "a clock",
+    "parameters": "the parameters",
+    "quota": "the quota is used up",
+    "replay": "this was used before",
+    "capacity": "too much at once: ask later",
+    "version": "another version of the software",
+    "unprepared": "no preparation",
+    # persons, reviews, core data
+    "officer": "officer",
+    "approver": "approver",
+    "reviewer": "reviewer",
+    "releaser": "releaser",
+    "supervisor": "supervisor",
+    "admin": "admin",
+    "requester": "requester",
+    "holder": "holder",
+    "router": "router",
+    "suspect": "suspect",
+    "convicted": "convicted",
+    "victim": "victim",
+    "missing": "missing person",
+    "identify": "identify",
+    "verify": "verify",
+    "under review": "under review",
+    "match": "match",
+    "confirmed": "confirmed",
+    "no match": "no match",
+    "inconclusive": "inconclusive",
+    "deleted": "deleted",
+    "same person": "same person",
+    "not the same person": "not the same person",
+    "withdrawn": "withdrawn",
+    "paused": "paused",
+    "released": "released",
+    "identified": "identified person",
+    "unidentified": "unidentified person",
+    "gallery": "gallery log",
+    "legal-assistance": "legal assistance",
+    "log": "logging",
+    # image quality
+    "inter-eye distance": "inter-eye distance",
+    "sharpness": "sharpness",
+    "under-exposure prevention": "under-exposure prevention",
+    "over-exposure prevention": "over-exposure prevention",
+    "dynamic range": "dynamic range",
+    "illumination uniformity": "illumination uniformity",
+    "head pose roll": "head pose roll",
+    "head pose yaw": "head pose yaw",
+    "head pose pitch": "head pose pitch",
+    "face detection": "face detection",
+    # at the door
+    "invited": "invited",
+    "password set": "password set",
+    "locked out": "came while locked",
+    "password": "password given",
+    "key enrolled": "key enrolled",
+    "signed in": "signed in",
+    "key copied": "a copied key was refused",
+    "closed": "closed",
+    "locked": "locked",
 }
 
+
+WORDS = ("state", "status", "kind", "role", "field")  # values of a refusal that are such words
 
 # What kind of refusal a page tells of, before the refusal's own words. Of several the nearest.
 KINDS = {
@@ -456,6 +558,7 @@ KINDS = {
     "ExchangeMissing": "Not installed here.",
     "ExchangeError": "This file cannot be exchanged.",
     "NodeNotRunning": "The node is not running.",
+    "EntryRefused": "Something entered does not fit.",
     "CaseRefused": "The case does not allow this.",
     "InputError": "Something entered does not fit.",
 }
@@ -469,3 +572,9 @@ def text(key: str) -> str:
 def name_of(word: str) -> str:
     """How a word of the protocol is shown; itself if the catalogue has no other."""
     return NAMES.get(word, word)
+
+
+def refusal(key: str, values: Mapping[str, object]) -> str:
+    """A refusal of casework in words. Raises KeyError for one that is missing."""
+    shown = {name: name_of(str(value)) if name in WORDS else value for name, value in values.items()}
+    return REFUSALS[key].format(**shown)

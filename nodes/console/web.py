@@ -22,11 +22,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from nodes.casework import errors as casework
+from nodes.casework.exchange.type10 import ExchangeMissing
 from nodes.console import texts
 from nodes.console.accounts import Accounts, SignedIn
 from nodes.console.contracts import T
 from nodes.console.door import Door
-from nodes.console.errors import ConsoleError, FormRefused, SignedOut, SignInRefused, TooMany, UploadRefused
+from nodes.console.errors import (
+    ConsoleError,
+    EntryRefused,
+    FormRefused,
+    SignedOut,
+    SignInRefused,
+    TooMany,
+    UploadRefused,
+)
 from nodes.console.limits import RateLimits
 from nodes.console.operations import Operations
 from nodes.console.oversight import Oversight
@@ -133,18 +142,18 @@ class Visit:
         return tuple(self.form.get(name, ()))
 
     def number(self, name: str) -> float:
-        """A field that is a number. Raises `InputError`."""
+        """A field that is a number. Raises `EntryRefused`."""
         try:
             return float(self.text(name).replace(",", "."))
         except ValueError:
-            raise InputError(
+            raise EntryRefused(
                 texts.text("refused.number").format(field=texts.text(f"field.{name}"), given=self.text(name)[:40])
             ) from None
 
     def needs(self, *roles: PersonRole) -> None:
         """Refuse the form of an operation to whom the operation would be refused. Raises `NotYourRole`."""
         if not set(roles) & set(self.operations.me(self.who).roles):
-            raise casework.NotYourRole(self.who, " or ".join(roles))
+            raise casework.NotYourRole("role-needed", handle=self.who, wanted=" or ".join(roles))
 
     def limit(self, who: str) -> None:
         """Count one more try to sign in. Raises `TooMany`."""
@@ -262,18 +271,27 @@ async def _read_form(visit: Visit) -> None:
 
 
 def _problem(visit: Visit, error: BaseException) -> Response:
-    if isinstance(error, LineupError):
-        status, message = status_of(error), str(error)
-        if status == 500:
-            message = texts.text("problem.internal")
-    else:
-        status, message = 400, texts.text("problem.form")
+    status = status_of(error) if isinstance(error, LineupError) else 400
+    words = texts.text("problem.internal"), ""
+    if status != 500:
+        words = words_of(error) if isinstance(error, LineupError) else (texts.text("problem.form"), "")
     kinds = (kind.__name__ for kind in type(error).__mro__)
     what = next((texts.KINDS[kind] for kind in kinds if kind in texts.KINDS), "")
-    response = visit.show("problem.html", status, message=message, what=what, kind=type(error).__name__)
+    response = visit.show("problem.html", status, words=words, what=what, kind=type(error).__name__)
     if isinstance(error, TooMany):
         response.headers["retry-after"] = str(error.seconds)
     return response
+
+
+def words_of(error: LineupError) -> tuple[str, str]:
+    """What a page says of a refusal, out of the catalogue; and, where that has no text for it, the program's words."""
+    if isinstance(error, casework.CaseworkError):
+        return _sentence(texts.refusal(error.key, error.values)), ""
+    return (_sentence(str(error)), "") if isinstance(error, (ConsoleError, ExchangeMissing)) else ("", str(error))
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def environment() -> Environment:

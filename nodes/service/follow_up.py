@@ -28,7 +28,6 @@ from pets.errors import CryptoError, InputError, LineupError
 from protocol.documents import DOCUMENT_LIMIT, open_document, seal_document
 from protocol.errors import QueryRefused
 from protocol.follow_up import (
-    Acknowledged,
     CandidatesShown,
     CandidatesWanted,
     Deleted,
@@ -117,7 +116,7 @@ class FollowUp:
                     reply, shown, size = self._show(session, statement)
                 else:
                     inbox.receive(office, session, statement, payload)
-                    reply, shown, size = office.acknowledge(statement), b"", 0
+                    reply, shown, size = inbox.acknowledge(office, session, statement), b"", 0
         except StatementRefused as error:
             log.warning("statement refused", extra={"peer": peer, "code": error.code})
             raise QueryRefused(error.code, str(error)) from error
@@ -295,10 +294,8 @@ class FollowUp:
                 if not isinstance(content, CandidatesShown) or content.wanted != statement.digest:
                     raise StatementRefused("no answer to what was asked")
                 candidates.take_shown(office, session, reply, payload)
-            elif not isinstance(content, Acknowledged) or content.statement != statement.digest:
-                raise StatementRefused("no acknowledgement of what was stated")
-            elif isinstance(statement.content, Recalled):
-                deletion.note_acknowledged(office, session, statement)
+            else:
+                inbox.take_acknowledgement(office, session, statement, reply)
             _settle(session, number, "done")
 
     def _later(self, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from protocol.follow_up import (
     DECISIONS,
     SAID_BY,
     UNIDENTIFIED_FIELDS,
+    Acknowledged,
     ClockPaused,
     ClockResumed,
     Confirmed,
@@ -36,6 +38,7 @@ CORE_DATA_MS = 48 * 3600 * 1000
 RECALL_MS = 48 * 3600 * 1000
 SKEW_MS = 600_000
 PHASE = "follow-up"
+UNSURE = "when the recall arrived is one side's word, or not shown"
 PROTOCOL_CONTEXT = "protocol"
 
 
@@ -135,7 +138,8 @@ def _allowed(case: Case, statement: Statement) -> bool:
     if kind is Launched:
         return sender == "requester" and statement.receiver == statement.sender
     receiver = {"requester": "holder", "holder": "requester"}.get(sender or "")
-    return SAID_BY.get(kind) == sender and case.roles.get(statement.receiver) == receiver
+    said_by = "requester" if kind is Acknowledged else SAID_BY.get(kind)  # kept where a recall was taken in
+    return said_by == sender and case.roles.get(statement.receiver) == receiver
 
 
 def _persons(case: Case, statement: Statement) -> set[bytes]:
@@ -329,7 +333,10 @@ def _answer(case: Case, request: Statement) -> Statement | None:
 
 
 def recalls_answered(case: Case) -> Findings:
-    """What was recalled for deletion or correction was deleted within 48 hours, with a receipt (R 64(1)(m))."""
+    """What was recalled for deletion or correction was deleted within 48 hours after that arrived, with a receipt.
+
+    R 64(1)(m). When it arrived is the receiver's word, which it signs to the holder, and what the holder's log says.
+    """
     for view, stated in _of(case, Recalled):
         recall, content = stated.statement, stated.statement.content
         assert isinstance(content, Recalled)
@@ -342,16 +349,42 @@ def recalls_answered(case: Case) -> Findings:
             and other.statement.content.candidate == content.candidate
             and other.statement.sender == recall.receiver
         ]
-        where, due = _place(view, recall), recall.time + RECALL_MS
-        if receipts:
-            said, seen = min(receipts)
-            if said > due + SKEW_MS:
-                yield Broken(where, "deleted more than 48 hours later")
-            elif seen > due + SKEW_MS:
-                yield Open(f"{where}: the receipt is dated in time, and arrived later: held up, or dated back")
+        where, (first, last) = _place(view, recall), _arrival(case, recall)
+        early, late = first + RECALL_MS, math.inf if last is None else last + RECALL_MS
+        if not receipts:
+            now = max(one.bundle.exported for one in case.views)
+            if now > late:
+                yield Broken(where, "no deletion receipt, and the 48 hours are over")
+            elif now > early:
+                yield Open(f"{where}: no deletion receipt in 48 hours, and {UNSURE}")
             else:
-                yield Held()
-        elif max(one.bundle.exported for one in case.views) > due:
-            yield Broken(where, "no deletion receipt, and the 48 hours are over")
+                yield Open(f"{where}: no deletion receipt yet, and the 48 hours are not over")
+            continue
+        said, seen = min(receipts)
+        if said > late + SKEW_MS:
+            yield Broken(where, "deleted more than 48 hours later")
+        elif said > early + SKEW_MS:
+            yield Open(f"{where}: deleted more than 48 hours after it was made, and {UNSURE}")
+        elif seen > late + SKEW_MS:
+            yield Open(f"{where}: the receipt is dated in time, and arrived later: held up, or dated back")
         else:
-            yield Open(f"{where}: no deletion receipt yet, and the 48 hours are not over")
+            yield Held()
+
+
+def _arrival(case: Case, recall: Statement) -> tuple[int, int | None]:
+    """When a recall arrived: at the earliest, and at the latest, which nothing shows where it is None.
+
+    Its receiver signs an acknowledgement, and the holder's log has when that came back. The receiver's own log alone
+    may have it late.
+    """
+    acknowledged = [
+        stated for _, stated in _all(case)
+        if isinstance(stated.statement.content, Acknowledged) and stated.statement.content.statement == recall.digest
+        and stated.statement.sender == recall.receiver
+    ]  # fmt: skip
+    words = [stated.statement.time for stated in acknowledged]
+    logged = [stated.time for stated in acknowledged if stated.direction == "received"]
+    if words:
+        return min(words + logged) if logged else recall.time, max(min(words), min(logged, default=0))
+    own = [one.time for _, one in _all(case) if one.direction == "received" and one.statement.digest == recall.digest]
+    return recall.time, min(own, default=None)

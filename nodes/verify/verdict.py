@@ -120,7 +120,7 @@ RULES = (
          rules_follow_up.core_data_conditions),
     Rule("core-data-clock", "Core data were answered within 48 hours, pauses apart", "R 47(1)-(2)",
          rules_follow_up.core_data_clock),
-    Rule("recall", "What was recalled is deleted within 48 hours", "R 51(3), 64(1)(m)",
+    Rule("recall", "What was recalled is deleted within 48 hours after the recall arrived", "R 51(3), 64(1)(m)",
          rules_follow_up.recalls_answered),
 )  # fmt: skip
 

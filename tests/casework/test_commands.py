@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nodes.casework import deletion, desk, review
+from nodes.casework.cases import row_of
 from nodes.private_files import write_private
 from tests.kit.casework import Offices
 from tests.kit.commands import as_json
@@ -46,6 +48,51 @@ def test_a_reviewer_gets_images_to_compare_and_that_is_written_down(
     assert all(path.stat().st_mode & 0o077 == 0 for path in look.iterdir())
     seen = as_json(lineup("FR", "dora", "views"))
     assert {view["what"] for view in seen} == {f"probe:{query}", f"candidate:{one['id']}"}
+
+
+def _looks(offices: Offices, lineup: Any, tmp_path: Path) -> dict[str, tuple[int, str, str]]:
+    """What `lineup case view` shows of a candidate under review, to whom; one opened the query and also reviews."""
+    offices.french.key_file(offices.french.enrol("boris", ("officer", "reviewer")).handle, tmp_path)
+    query = offices.searched(offices.enrol(photo()))
+    with offices.fr.office.vault.writing() as session:
+        row_of(session, query).opened_by = offices.french.boris.id
+    (one,) = offices.fr.candidates_for(offices.french.rita, query)
+    view = "view", f"candidate:{one.id}", "--reason", "curious", "--image"
+    return {who: lineup("FR", who, *view, tmp_path / f"{who}.jpg") for who in ("olga", "dora", "boris", "rita")}
+
+
+def test_blind_review_holds_on_the_command_line(offices: Offices, lineup: Any, tmp_path: Path) -> None:
+    told = _looks(offices, lineup, tmp_path)
+    for who in ("olga", "dora", "boris"):
+        status, out, error = told[who]
+        assert (status, out) == (1, "")
+        assert "review" in error
+        assert not (tmp_path / f"{who}.jpg").exists()
+    assert set(as_json(told["rita"])) == {"quality", "acquired", "status", "contested"}
+    assert (tmp_path / "rita.jpg").exists()
+    assert offices.references[0] not in str(told)
+    # once the review is over, whoever goes on with the match sees its reference, and a reviewer still does not
+    (query,) = offices.fr.queries(offices.french.olga)
+    (one,) = offices.fr.candidates_for(offices.french.rita, query.id)
+    for reviewer in (offices.french.rita, offices.french.remo):
+        offices.fr.lock_decision(reviewer, one.id, "same person", "ears")
+    view = "view", f"candidate:{one.id}", "--reason", "to go on"
+    assert as_json(lineup("FR", "olga", *view))["reference"] == offices.references[0]
+    assert "reference" not in as_json(lineup("FR", "rita", *view))
+
+
+def test_control_without_the_rule_everybody_sees_image_and_reference(
+    offices: Offices, lineup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles, _ = desk._VIEWS["candidate"]
+
+    def all_of_it(office: Any, session: Any, person: Any, candidate: str) -> Any:
+        return deletion.shown_of(office, review.candidate_row(session, candidate))
+
+    monkeypatch.setitem(desk._VIEWS, "candidate", (roles, all_of_it))
+    for who, told in _looks(offices, lineup, tmp_path).items():
+        assert as_json(told)["reference"] == offices.references[0]
+        assert (tmp_path / f"{who}.jpg").exists()
 
 
 def test_a_candidate_is_exported_with_the_words_that_it_is_not_identified(

@@ -181,6 +181,22 @@ def test_both_not_the_same_deletes_the_candidate_at_once_with_a_receipt(offices:
     assert _deleted_at_holder(offices) == 1
 
 
+def test_a_search_is_done_once_nothing_of_it_waits_for_a_reviewer(offices: Offices) -> None:
+    def state(query: str) -> str:
+        return offices.fr.query(offices.french.olga, query).state
+
+    assert state(offices.searched()) == "done"  # a no-hit
+    query = offices.searched(offices.enrol())
+    (one,) = offices.fr.candidates_for(offices.french.rita, query)
+    for who in ("rita", "remo"):
+        assert state(query) == "review"
+        offices.fr.lock_decision(offices.french.people[who], one.id, "same person", "ears")
+    for who in ("rita", "remo"):
+        assert state(query) == "review"  # a match waits for its signatures
+        offices.fr.confirm(offices.french.people[who], one.id, offices.french.sign(who, "confirm", one.id))
+    assert state(query) == "done"
+
+
 def test_one_reviewers_signature_confirms_nothing(offices: Offices) -> None:
     candidate = offices.candidate()
     for who in ("rita", "remo"):

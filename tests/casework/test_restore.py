@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from nodes.casework.desk import CaseDesk, utc
 from nodes.casework.errors import UnknownThing
@@ -157,3 +157,89 @@ def test_a_loss_without_a_copy_is_said(since: tuple[str, str, str], tmp_path: Pa
     lose(tmp_path / "FR", "casework.db")
     with pytest.raises(LossRefused, match="has no copy"):
         restore(tmp_path / "FR", tmp_path / "FR.bak", NOW)
+
+
+def _lost_and_restored(tmp_path: Path, name: str) -> None:
+    lose(tmp_path / name, "casework.db")
+    restore(tmp_path / name, tmp_path / f"{name}.bak", NOW, yes=True)
+
+
+@pytest.fixture
+def recalled(offices: Offices, tmp_path: Path) -> Offices:
+    """Recalled since the backup at ES: one that is answered, one that FR took in and did not answer, one on its way."""
+    answered, owed, on_its_way = (offices.enrol() for _ in range(3))
+    for reference in (answered, owed, on_its_way):
+        offices.searched(reference)
+    backup(tmp_path / "ES", tmp_path / "ES.bak")
+    offices.es.recall(offices.spanish.dora, answered, "another person's photo")
+    offices.carry()
+    offices.es.recall(offices.spanish.dora, owed, "another person's photo")
+    offices._carry(offices.es, offices.fr)
+    offices.es.recall(offices.spanish.dora, on_its_way, "another person's photo")
+    log_statements(offices.es, tmp_path / "ES")
+    return offices
+
+
+def test_a_restored_holder_knows_which_recalls_it_made_and_which_arrived(recalled: Offices, tmp_path: Path) -> None:
+    before = recalled.es.recalls(recalled.spanish.dora)
+    assert [(one.due is None, one.answered) for one in before] == [(False, True), (False, False), (True, False)]
+    recalled.es.close()
+    _lost_and_restored(tmp_path, "ES")
+    with CaseDesk.open(tmp_path / "ES", recalled.clock) as es:
+        after = es.recalls(es.person("dora"))
+        assert [(one.made, one.answered) for one in after] == [(one.made, one.answered) for one in before]
+        assert [one.due is None for one in after] == [False, False, True]
+        assert all(abs((a.due or 0) - (b.due or 0)) < 60 for a, b in zip(after, before, strict=True))
+        assert not es.owes_receipts("FR")
+        recalled.clock.ahead = timedelta(hours=49)
+        assert es.owes_receipts("FR")
+        assert log_statements(es, tmp_path / "ES") == 0
+
+
+def test_control_a_bare_copy_at_a_holder_knows_of_no_recall(recalled: Offices, tmp_path: Path) -> None:
+    recalled.es.close()
+    lose(tmp_path / "ES", "casework.db")
+    shutil.copyfile(tmp_path / "ES.bak.casework", tmp_path / "ES" / "casework.db")
+    recalled.clock.ahead = timedelta(hours=49)
+    with CaseDesk.open(tmp_path / "ES", recalled.clock) as es:
+        assert es.recalls(es.person("dora")) == []
+        assert not es.owes_receipts("FR")
+
+
+@pytest.mark.parametrize("receipt_kept", [True, False], ids=["receipt kept", "killed before the receipt was kept"])
+def test_a_restored_receiver_knows_which_recalls_it_took_in(
+    offices: Offices, tmp_path: Path, receipt_kept: bool
+) -> None:
+    gone, doubted = offices.enrol(), offices.enrol()
+    query = offices.searched(gone, doubted)
+    backup(tmp_path / "FR", tmp_path / "FR.bak")
+    offices.es.recall(offices.spanish.dora, gone, "another person's photo")
+    offices.es.recall(offices.spanish.dora, doubted, "the person says so", "contested")
+    offices._carry(offices.es, offices.fr)
+    if not receipt_kept:
+        with offices.fr.office.vault.writing() as session:
+            session.execute(delete(StatementRow).where(StatementRow.kind == "Deleted"))
+    log_statements(offices.fr, tmp_path / "FR")
+    offices.fr.close()
+    _lost_and_restored(tmp_path, "FR")
+    with CaseDesk.open(tmp_path / "FR", offices.clock) as fr:
+        (one,) = fr.candidates_for(fr.person("rita"), query)
+        assert one.contested
+        assert log_statements(fr, tmp_path / "FR") == (0 if receipt_kept else 1)
+        offices.fr = fr
+        offices.carry()  # whether the receipt had arrived is not known: it goes once more
+    assert [view.answered for view in offices.es.recalls(offices.spanish.dora)] == [True]
+
+
+def test_a_restored_holder_still_knows_a_confirmation_and_takes_no_statement_in_twice(
+    offices: Offices, tmp_path: Path
+) -> None:
+    backup(tmp_path / "ES", tmp_path / "ES.bak")
+    offices.confirmed()
+    log_statements(offices.es, tmp_path / "ES")
+    with offices.es.office.vault.reading() as session:
+        known = {row.digest: row.state for row in session.scalars(select(StatementRow))}
+    offices.es.close()
+    _lost_and_restored(tmp_path, "ES")
+    with CaseDesk.open(tmp_path / "ES") as es, es.office.vault.reading() as session:
+        assert {row.digest: row.state for row in session.scalars(select(StatementRow))} == known

@@ -23,7 +23,7 @@ from protocol.documents import seal_document
 from protocol.follow_up import CandidatesWanted, Deleted, Recalled, Statement
 from protocol.messages import ABORT_CODES
 from tests.casework.test_whole_case import rounds, set_clock
-from tests.kit.casework import Clock, Staff, draft, open_desk, staffed
+from tests.kit.casework import Clock, Staff, draft, open_desk, reference_of, staffed
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.network import AsgiNetwork, running
 
@@ -211,7 +211,7 @@ async def _candidate(network: AsgiNetwork, french: Staff, probe: Any) -> tuple[s
     query = await _searched_only(network, french, probe)
     await rounds(network)
     (one,) = french.desk.candidates_for(french.rita, query)
-    return one.id, french.desk.view(french.rita, f"candidate:{one.id}", "to compare").reference
+    return one.id, reference_of(french.desk, one.id)
 
 
 MENDED = pytest.mark.parametrize("mended", [True, False], ids=["mended", "control"])

@@ -28,7 +28,7 @@ def test_a_changed_storage_key_opens_cases_and_finds_disclosures(offices: Office
         rekey(tmp_path / name)
         assert (tmp_path / name / "storage.key").read_text() != old
     with CaseDesk.open(tmp_path / "FR") as fr, CaseDesk.open(tmp_path / "ES") as es:
-        seen = fr.view(fr.person("rita"), f"candidate:{candidate}", "to compare")
+        seen = fr.view(fr.person("olga"), f"candidate:{candidate}", "to compare")
         assert seen.reference == offices.references[0]
         assert es.recall(es.person("dora"), offices.references[0], "another person") == ["FR"]
 
@@ -52,8 +52,16 @@ def test_a_record_that_was_moved_to_another_candidate_does_not_open(offices: Off
     offices.fr.view(offices.french.rita, f"candidate:{second.id}", "to compare")  # the control
 
 
-def test_recalls_of_version_1_count_if_they_were_delivered(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'casework.db'}")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'casework.db'}"
+    return str(request.getfixturevalue("postgres").new_database())
+
+
+def test_recalls_of_version_1_count_if_they_were_delivered(url: str) -> None:
+    database = Database(url)
     upgrade_to(database, "0001", SCRIPTS)
     with database.engine.begin() as connection:
         for peer, state in (("FR", "done"), ("DE", "failed")):

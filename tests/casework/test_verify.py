@@ -20,7 +20,7 @@ from nodes.verify.format import Bundle, Stated, TranscriptProof, decode_bundle, 
 from nodes.verify.verdict import RULES
 from pets.merkle import MerkleTree, hash_leaf
 from protocol.approval import Approval
-from protocol.follow_up import Confirmed, CoreDataReleased, Deleted, Launched, Recalled, Statement
+from protocol.follow_up import Acknowledged, Confirmed, CoreDataReleased, Deleted, Launched, Recalled, Statement
 from tests.casework.test_whole_case import FIELDS, RECORD, confirmed, rounds, set_clock
 from tests.kit.casework import Clock, Staff, open_desk, staffed
 from tests.kit.evidence import failures
@@ -37,6 +37,9 @@ OWN = {
     "core-data-clock",
     "recall",
 }
+
+
+HOUR = 3_600_000
 
 
 class Told:
@@ -70,7 +73,8 @@ class Told:
         inside = preparation_inside(bundle)
         assert inside is not None
         before, log, told = _log(identity, inside[1], bundle, stated)
-        made = sign_bundle(msgspec.structs.replace(inside[1], log=before), identity.signing)
+        prepared = msgspec.structs.replace(inside[1], log=before, exported=bundle.exported)
+        made = sign_bundle(prepared, identity.signing)
         return sign_bundle(msgspec.structs.replace(bundle, log=log, follow_up=told, preparation=made), identity.signing)
 
 
@@ -224,9 +228,13 @@ def _same_twice(told: Told, stated: Stated) -> Stated:
 
 def _much_later(told: Told, kind: type[Any]) -> Callable[[str, list[Stated]], list[Stated]]:
     """Without these statements, and exported a week later."""
-    for name, bundle in told.bundles.items():
-        told.bundles[name] = msgspec.structs.replace(bundle, exported=bundle.exported + 7 * 24 * 3_600_000)
+    _export_later(told)
     return edit(kind, lambda s: None)
+
+
+def _export_later(told: Told) -> None:
+    for name, bundle in told.bundles.items():
+        told.bundles[name] = msgspec.structs.replace(bundle, exported=bundle.exported + 7 * 24 * HOUR)
 
 
 @pytest.fixture(autouse=True)
@@ -315,3 +323,97 @@ def test_an_answer_that_arrived_late_though_dated_in_time_blames_nobody_and_is_n
     report = told.verify(_logged_later(told, kind, {receiver}))
     assert rule not in failures(report)
     assert [one.status for one in report.checks if one.id == rule] == ["not-checkable"]
+
+
+def _arrived_after(
+    told: Told, hours: float, *, logged: float | None = None, signed: float | None = None, receipt: float | None = None
+) -> Callable[[str, list[Stated]], list[Stated]]:
+    """The recall stays when it was made, and arrives so much later; nothing of it is logged before that.
+
+    `logged`: when its receiver's log has it; `signed`: the date that the receiver puts on its acknowledgement;
+    `receipt`: when the receiver deletes, all in hours after the recall was made.
+    """
+    signed, logged, receipt = (hours if one is None else one for one in (signed, logged, receipt))
+    made: dict[bytes, Stated] = {}
+    _export_later(told)
+
+    def moved(one: Stated, owner: str, dated: float, at: float) -> Stated:
+        if one.statement.digest not in made:
+            made[one.statement.digest] = told.restate(one, time=one.statement.time + int(dated * HOUR))
+        fresh = made[one.statement.digest]
+        return msgspec.structs.replace(fresh, direction=one.direction, peer=one.peer, time=one.time + int(at * HOUR))
+
+    def change(owner: str, stated: list[Stated]) -> list[Stated]:
+        out = []
+        for one in stated:
+            content = one.statement.content
+            if isinstance(content, Recalled) and owner == FR:
+                one = msgspec.structs.replace(one, time=one.time + int(logged * HOUR))
+            elif isinstance(content, Acknowledged):
+                one = moved(one, owner, signed, hours if owner == ES else max(signed, logged))
+            elif isinstance(content, Deleted):
+                one = moved(one, owner, receipt, receipt)
+            out.append(one)
+        return sorted(out, key=lambda one: one.time)
+
+    return change
+
+
+def _recall_check(report: Report) -> tuple[str, str]:
+    (check,) = [one for one in report.checks if one.id == "recall"]
+    return check.status, " ".join(check.details)
+
+
+def test_an_acknowledged_recall_is_in_the_evidence_of_both(told: Told) -> None:
+    for name in (FR, ES):
+        kinds = [one.statement.kind for one in told.bundles[name].follow_up]
+        assert kinds.count("Acknowledged") == kinds.count("Recalled") == 1
+
+
+def test_a_recall_that_arrived_late_is_answered_in_time_after_that(told: Told) -> None:
+    """The receiver was down for three days, and answers within the hour."""
+    report = told.verify(_arrived_after(told, 72, receipt=73))
+    assert not report.failed, failures(report)
+    assert _recall_check(report)[0] == "pass"
+
+
+def test_after_a_late_arrival_the_48_hours_run_all_the_same(told: Told) -> None:
+    assert "48 hours later" in failures(told.verify(_arrived_after(told, 72, receipt=72 + 49)))["recall"]
+
+
+@pytest.mark.parametrize(
+    ("lie", "status", "said"),
+    [
+        ({"logged": 60}, "fail", "48 hours later"),  # its own log alone has it late: it acknowledged it before
+        ({"logged": 60, "signed": 60}, "not-checkable", "one side's word"),  # the holder's log says otherwise
+    ],
+    ids=["logged late", "acknowledged with a later date"],
+)
+def test_a_receiver_that_says_a_recall_came_late_gains_no_pass(
+    told: Told, lie: dict[str, float], status: str, said: str
+) -> None:
+    found = _recall_check(told.verify(_arrived_after(told, 0, receipt=61, **lie)))
+    assert found[0] == status, found
+    assert said in found[1]
+
+
+def test_control_if_its_own_log_counted_the_late_receiver_would_pass(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def own_log(case: Any, recall: Statement) -> tuple[int, int | None]:
+        times = [one.time for _, one in rules_follow_up._all(case) if one.statement.digest == recall.digest]
+        return max(times), max(times)
+
+    monkeypatch.setattr(rules_follow_up, "_arrival", own_log)
+    assert _recall_check(told.verify(_arrived_after(told, 0, receipt=61, logged=60)))[0] == "pass"
+
+
+def test_without_the_acknowledgement_nobody_is_blamed_and_nothing_passes(told: Told) -> None:
+    late = _arrived_after(told, 72, receipt=73)
+
+    def hidden(owner: str, stated: list[Stated]) -> list[Stated]:
+        return [one for one in late(owner, stated) if not isinstance(one.statement.content, Acknowledged)]
+
+    status, said = _recall_check(told.verify(hidden))
+    assert status == "not-checkable"
+    assert "one side's word" in said

@@ -104,7 +104,7 @@ def test_the_clock_is_stopped_core_data_are_refused_and_the_candidate_deleted(pe
     page.locator("summary", has_text="End or pass on").click()
     page.get_by_label("Recipient").fill(" ")
     page.get_by_role("button", name="Note a transfer").click()
-    refused(officer, "InputError")  # a recipient of blanks is no wish to delete
+    refused(officer, "EntryRefused")  # a recipient of blanks is no wish to delete
     page = at(officer, f"/queries/{query}")
     page.locator("summary", has_text="End or pass on").click()
     page.get_by_role("button", name="Not needed: delete now").click()

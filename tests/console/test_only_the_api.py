@@ -29,7 +29,7 @@ PARTS: dict[str, type] = {"operations": Operations, "oversight": Oversight, "doo
 # What a page may know besides: words, errors, its own machinery.
 MAY_IMPORT = re.compile(
     r"__future__|json|datetime|typing|starlette\.responses|pets\.errors|nodes\.casework\.errors|nodes\.operator\.client"
-    r"|nodes\.console(\.(contracts|texts|web|pages_\w+))?|nodes\.casework\.review|protocol\.(follow_up|approval|roles)"
+    r"|nodes\.console(\.(contracts|errors|texts|web|pages_\w+))?|nodes\.casework\.review|protocol\.(follow_up|approval|roles)"
 )
 MAY_NAME = {"VERDICTS", "NodeNotRunning", "IDENTIFIED_FIELDS", "UNIDENTIFIED_FIELDS", "RecallKind", "RefusalReason",
             "PersonRole", "CaseworkError", "Role"}  # fmt: skip

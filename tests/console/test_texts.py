@@ -7,15 +7,31 @@ import hashlib
 import inspect
 import re
 from pathlib import Path
+from string import Formatter
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
 from nodes.casework import errors as casework
+from nodes.casework.contents import Aim, Depicted
+from nodes.casework.deletion import PURPOSES
+from nodes.casework.refusals import REFUSALS, THINGS
+from nodes.casework.review import VERDICTS, Outcome
+from nodes.config.names import Purpose
 from nodes.console import errors as console
 from nodes.console import texts
 from nodes.console.app import STATIC
-from nodes.console.web import TEMPLATES
+from nodes.console.web import TEMPLATES, words_of
+from nodes.logs.entries import Kind
+from nodes.service.operator_api import AnswerStatus
+from nodes.store.handling import Act
+from nodes.verify.report import CheckStatus
+from pets.errors import InputError
+from protocol.approval import PersonRole
+from protocol.follow_up import IDENTIFIED_FIELDS, DeletionReason, RecallKind, RefusalReason
+from protocol.messages import ABORT_CODES
+from protocol.roles import Role
 
 CODE = Path(texts.__file__).parent
 PAGES = sorted(TEMPLATES.glob("*.html"))
@@ -103,6 +119,87 @@ def test_control_a_planted_refusal_is_found(tmp_path: Path) -> None:
     planted = tmp_path / "planted.py"
     planted.write_text('raise InputError(f"no such {x}")\nPlainTextResponse("not here")\nraise InputError(text("a"))\n')
     assert told(planted) == [1, 2]
+
+
+def said(path: str, pattern: str) -> set[str]:
+    """Words that stand in the code as values, by a pattern with one group."""
+    return set(re.findall(pattern, (CODE.parent / path).read_text()))
+
+
+SHOWN_WORDS: dict[str, set[str]] = {
+    "outcome": set(get_args(Outcome)), "verdict": set(VERDICTS), "person's role": set(get_args(PersonRole)),
+    "node's role": {role.value for role in Role}, "depicted": set(get_args(Depicted)), "aim": set(get_args(Aim)),
+    "recall": set(get_args(RecallKind)), "deletion": set(get_args(DeletionReason)),
+    "refusal": set(get_args(RefusalReason)), "field": set(IDENTIFIED_FIELDS), "code": set(ABORT_CODES),
+    "purpose": {purpose.value for purpose in Purpose}, "answer": set(get_args(AnswerStatus)),
+    "progress": {"preparing", "searching", "answered", "waiting"}, "peer": {"up", "down", "unknown"},
+    "state of a query": {"draft", "approved", "running", "review", "done", "failed", "stopped", "node not running"},
+    "state of a request": {"waiting", "paused", "released", "refused", "deleted"},
+    "health": {"ok", "degraded", "not running"},
+    "act": set(get_args(Act)), "log": set(get_args(Kind)), "purpose of a look": set(PURPOSES),
+    "verdict of a check": set(get_args(CheckStatus)), "status": {"identified", "unidentified"},
+    "key": {"ed25519", "webauthn"}, "direction": {"sent", "received"},
+    "component of quality": said("casework/quality.py", r'        "([a-z -]+)": '),
+    "what happened at the door": said("console/accounts.py", r'_note\(session, [^,]+, "([a-z ]+)"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SHOWN_WORDS.values(), ids=SHOWN_WORDS)
+def test_every_word_of_the_protocol_that_a_page_shows_is_in_the_catalogue(words: set[str]) -> None:
+    assert words
+    assert words - set(texts.NAMES) == set()
+
+
+CASEWORK = Path(inspect.getfile(casework)).parent
+BUILT = {"StatementRefused", "UnknownThing", "Unsuitable"}  # whose classes name the key
+REFUSING = {
+    one.__name__ for one in vars(casework).values() if isinstance(one, type) and issubclass(one, casework.CaseworkError)
+} - BUILT
+
+
+def refusals(source: str) -> list[tuple[str | None, set[str]]]:
+    """Every refusal of casework that a person may be shown: the key of its words, None for one that brings its own
+    words; and the names of its values."""
+    found: list[tuple[str | None, set[str]]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in REFUSING:
+            first = node.args[0] if node.args else None
+            key = first.value if isinstance(first, ast.Constant) else None
+            values = {keyword.arg or "" for keyword in node.keywords}
+            found.append((key if key in REFUSALS and len(node.args) == 1 else None, values))
+    return found
+
+
+@pytest.mark.parametrize("path", sorted({*CASEWORK.glob("*.py"), *CODE.glob("*.py")}), ids=lambda path: path.name)
+def test_every_refusal_of_casework_has_its_words_and_values_in_the_catalogue(path: Path) -> None:
+    for key, values in refusals(path.read_text()):
+        assert key is not None
+        assert {name for _, name, _, _ in Formatter().parse(REFUSALS[key]) if name} == values, key
+
+
+def test_what_is_unknown_has_its_name_in_the_catalogue() -> None:
+    named = {
+        kind for path in (*CASEWORK.glob("*.py"), *CODE.glob("*.py"))
+        for kind in re.findall(r"UnknownThing\(\"([^\"]*)\"", path.read_text())
+    }  # fmt: skip
+    assert named == set(THINGS)
+
+
+def test_control_a_refusal_in_words_of_its_own_is_found() -> None:
+    planted = "raise CaseRefused('no such thing')\nraise FourEyes(f'{a} b')\nraise NoReason('look-reason')\n"
+    assert [key for key, _ in refusals(planted)] == [None, None, "look-reason"]
+
+
+def test_no_words_of_a_refusal_are_left_over() -> None:
+    used = {key for path in (*CASEWORK.glob("*.py"), *CODE.glob("*.py")) for key, _ in refusals(path.read_text())}
+    assert set(REFUSALS) - used == {"unknown", "unsuitable", "statement"}  # which their classes name
+
+
+def test_a_page_shows_a_refusal_in_the_words_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REFUSALS, "query-state", "Die Suche ist {state}.")
+    assert words_of(casework.AlreadyLocked("query-state", state="review")) == ("Die Suche ist under review.", "")
+    # what has no text in the catalogue is marked as the program's own words
+    assert words_of(InputError("a damaged image")) == ("", "a damaged image")
 
 
 def kinds(module: ModuleType, base: type) -> set[type]:

@@ -105,15 +105,16 @@ class Person:
         self.page.wait_for_function("before => location.href !== before", arg=before)
 
     def check(self, name: str) -> None:
-        """Nothing serious by axe-core, the banner stands there, nothing runs off the page: wide, and narrow and dark.
+        """Nothing serious by axe-core, the banner stands there, nothing runs off the page.
 
-        A screenshot of each where they are wanted.
+        Both wide and light, and narrow and dark. A screenshot of each where they are wanted, and the page as it prints.
         """
         from axe_playwright_python.sync_playwright import Axe
 
         page, usual = self.page, self.page.viewport_size
         assert page.locator(".banner").inner_text() == "Candidate, not identified"
-        for width, scheme in ((usual["width"], None), (NARROW, "dark")):
+        dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        for width, scheme in ((usual["width"], "light"), (NARROW, "dark")):
             page.set_viewport_size({**usual, "width": width})
             page.emulate_media(color_scheme=scheme)
             found = Axe().run(page).response["violations"]
@@ -122,9 +123,11 @@ class Person:
             assert not bad, (name, width, bad)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
             if SHOTS:
-                page.screenshot(path=f"{SHOTS}/{name}{'-narrow' if scheme else ''}.png", full_page=True)
+                page.screenshot(path=f"{SHOTS}/{name}-{scheme}.png", full_page=True)
         page.set_viewport_size(usual)
-        page.emulate_media(color_scheme=None)
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        if SHOTS:
+            page.pdf(path=f"{SHOTS}/{name}.pdf")
         self.seen.add(name)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
-from nodes.casework import candidates, cases, deletion, inbox
+from nodes.casework import candidates, cases, deletion, inbox, review
 from nodes.casework.contents import Draft, Found, Told
 from nodes.casework.desk import CaseDesk
 from nodes.casework.office import Payload
@@ -109,6 +109,12 @@ def draft(probe: Templates, *holders: str, **changes: Any) -> Draft:
 
 def open_desk(folder: Path, clock: Clock) -> CaseDesk:
     return CaseDesk.open(folder, clock)
+
+
+def reference_of(desk: CaseDesk, candidate: str) -> str:
+    """A candidate's reference, which no reviewer is shown."""
+    with desk.office.vault.reading() as session:
+        return deletion.shown_of(desk.office, review.candidate_row(session, candidate)).reference
 
 
 @dataclass
@@ -226,8 +232,10 @@ class Offices:
         for statement, payload in said:
             self.hand_over(receiver, statement, payload)
             if isinstance(statement.content, Recalled):
+                with receiver.office.vault.writing() as session:
+                    reply = inbox.acknowledge(receiver.office, session, statement)
                 with sender.office.vault.writing() as session:
-                    deletion.note_acknowledged(sender.office, session, statement)
+                    inbox.take_acknowledgement(sender.office, session, statement, reply)
         return len(said)
 
     def hand_over(self, receiver: CaseDesk, statement: Statement, payload: bytes = b"") -> None:
