@@ -72,20 +72,18 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
-        """A transaction for migrations. In SQLite, where a table is changed by putting another in its place, what hangs
-        on the old one is not deleted with it."""
+        """A transaction for migrations. SQLite changes a table by putting another in its place: what hangs on the old
+        one is not deleted with it."""
         with self._take_turn(), typed_errors(), self._writer.connect() as connection:
-            if not self.path:
-                with connection.begin():
-                    yield connection
-                return
             driver: Any = connection.connection.driver_connection
-            driver.execute("PRAGMA foreign_keys = OFF")  # in a transaction it would have no effect
+            if self.path:
+                driver.execute("PRAGMA foreign_keys = OFF")  # in a transaction it would have no effect
             try:
                 with connection.begin():
                     yield connection
             finally:
-                driver.execute("PRAGMA foreign_keys = ON")
+                if self.path:
+                    driver.execute("PRAGMA foreign_keys = ON")
 
     def wipe_log(self) -> None:
         """Bring deletions from SQLite's write-ahead log into the file, and empty the log, unless a reader needs it."""
