@@ -37,7 +37,8 @@ def without_key(references: list[str]) -> list[float]:
     numbers = [int(reference[3:], 16) for reference in references]
     seen = np.array([[number >> bit & 1 for bit in range(128)] + [number / 2**128] for number in numbers])
     order, seen = np.arange(len(seen)) - (len(seen) - 1) / 2, seen - seen.mean(axis=0)
-    lengths = np.maximum(np.linalg.norm(seen, axis=0), 1e-9)  # a bit that is always the same goes with nothing
+    lengths = np.linalg.norm(seen, axis=0)
+    lengths[lengths == 0] = 1  # a bit that is always the same goes with nothing
     found: list[float] = np.abs(order @ seen / (np.linalg.norm(order) * lengths)).tolist()
     return found
 
