@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
-from nodes.store import StorageKey, StoreCorrupted, UnknownReference, content
+from nodes.store import GalleryStore, StorageKey, StoreCorrupted, UnknownReference, content
 from nodes.store.backup import copy_database
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
@@ -226,6 +227,45 @@ def test_what_was_enrolled_since_is_in_no_index_over_references(sqlite_url: str)
     assert "ix_subject_reference" in plans[1]
     assert "ix_subject_subject" in plans[2]
     assert not any("SCAN" in plan for plan in plans)
+
+
+SCANS = "SCAN subject"
+
+
+def plans_of(url: str, work: Callable[[GalleryStore], object]) -> list[str]:
+    """How SQLite goes about everything that is asked of it, from the opening on."""
+    asked: list[tuple[str, Any]] = []
+    with open_store(url) as store:
+        connections = store._database.engine
+        event.listen(connections, "before_cursor_execute", lambda _, __, sql, values, *___: asked.append((sql, values)))
+        store._attach(KEY, ())
+        work(store)
+        plans = []
+        with store._database.reading() as session:
+            for statement, values in list(asked):
+                if re.match(r"(WITH|SELECT|UPDATE|DELETE|INSERT)\b", statement):
+                    told = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+                    plans.append(" ".join(row[-1] for row in told))
+    return plans
+
+
+def test_neither_opening_nor_enrolment_nor_a_look_reads_all_subjects(sqlite_url: str) -> None:
+    """Else each batch would take the longer the more there are."""
+
+    def work(store: GalleryStore) -> None:
+        store.enrol_many(templates(100), **WHAT, source=bytes(32))
+        one = enrol_one(store, 1, b"photo")
+        store.subject(one)
+        store.models()
+        store.forget(one, NOW)
+
+    with open_store(sqlite_url) as store:
+        enrol_one(store, 2)
+    plans = plans_of(sqlite_url, work)
+    assert len(plans) > 50
+    assert not [plan for plan in plans if SCANS in plan]
+    counted = plans_of(sqlite_url, lambda store: store.count())
+    assert [plan for plan in counted if SCANS in plan], "the control: who counts them reads them all"
 
 
 # What is put together in one pass is what was put together one by one
