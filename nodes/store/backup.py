@@ -141,27 +141,31 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _CARRY_OVER:
             connection.execute(statement, {"now": utc_seconds(now)})
-        connection.execute(_GONE)
-        connection.execute("DELETE FROM main.subject WHERE subject IN (SELECT reference FROM main.deletion)")
-        gone = connection.execute("DELETE FROM main.subject WHERE reference IN (SELECT reference FROM main.deletion)")
-        (lost,) = connection.execute(
-            "SELECT count(*) FROM current.subject "
-            "WHERE subject IS NULL AND reference NOT IN (SELECT reference FROM main.subject)"
-        ).fetchone()
-        (unknown,) = connection.execute(
-            "SELECT count(*) FROM main.subject "
-            "WHERE subject IS NULL AND retain_until >= :today "
-            "AND reference NOT IN (SELECT reference FROM current.subject)",
-            {"today": utc_day(now).isoformat()},
-        ).fetchone()
+        for statement in _FORGET_AGAIN:
+            connection.execute(statement)
+        (forgotten,) = connection.execute("SELECT count(*) FROM forgotten WHERE subject IS NULL").fetchone()
+        (lost,) = connection.execute(_LOST).fetchone()
+        (unknown,) = connection.execute(_UNKNOWN, {"today": utc_day(now).isoformat()}).fetchone()
         (generation,) = connection.execute("SELECT generation FROM current.store").fetchone()
         connection.execute("COMMIT")
-        return CarriedOver(gone.rowcount, lost, unknown, generation)
+        return CarriedOver(forgotten, lost, unknown, generation)
 
 
-_GONE = (  # their rows are erased when the copy is opened
-    'INSERT OR IGNORE INTO main.gone_row SELECT model_id, "row" FROM main.subject '
-    "WHERE reference IN (SELECT reference FROM main.deletion) OR subject IN (SELECT reference FROM main.deletion)"
+# a subject of both is found by its number, for references have no index, and told by all of the reference
+_LOST = (
+    "SELECT count(*) FROM current.subject AS other WHERE subject IS NULL AND NOT EXISTS "
+    "(SELECT 1 FROM main.subject AS own WHERE own.id = other.id AND own.reference = other.reference)"
+)
+_UNKNOWN = (
+    "SELECT count(*) FROM main.subject AS own WHERE subject IS NULL AND retain_until >= :today AND NOT EXISTS "
+    "(SELECT 1 FROM current.subject AS other WHERE other.id = own.id AND other.reference = own.reference)"
+)
+_DELETED = "(SELECT reference FROM main.deletion)"
+_FORGET_AGAIN = (
+    'CREATE TEMP TABLE forgotten AS SELECT id, subject, model_id, "row" FROM main.subject '  # noqa: S608
+    f"WHERE reference IN {_DELETED} OR subject IN {_DELETED}",
+    'INSERT OR IGNORE INTO main.gone_row SELECT model_id, "row" FROM forgotten',  # erased when the copy is opened
+    "DELETE FROM main.subject WHERE id IN (SELECT id FROM forgotten)",
 )
 # WHERE true: else SQLite reads ON CONFLICT as a join
 _CARRY_OVER = (
@@ -172,10 +176,10 @@ _CARRY_OVER = (
     "INSERT INTO main.released SELECT * FROM current.released WHERE true "
     "ON CONFLICT DO UPDATE SET times = max(times, excluded.times)",
     "INSERT INTO main.deletion SELECT * FROM current.deletion WHERE true ON CONFLICT DO NOTHING",
-    "INSERT INTO main.contested_event (subject_id, time) SELECT id, :now FROM main.subject WHERE NOT contested "
-    "AND reference IN (SELECT reference FROM current.subject WHERE contested)",
-    "UPDATE main.subject SET contested = true WHERE reference IN "
-    "(SELECT reference FROM current.subject WHERE contested)",
+    "INSERT INTO main.contested_event (subject_id, time) SELECT own.id, :now FROM current.subject AS other "
+    "JOIN main.subject AS own USING (id, reference) WHERE other.contested AND NOT own.contested",
+    "UPDATE main.subject SET contested = true WHERE (id, reference) IN "
+    "(SELECT id, reference FROM current.subject WHERE contested)",
     "UPDATE main.store SET generation = 1 + max(generation, (SELECT generation FROM current.store)), "
     "rows = NULL, digest = NULL",  # counted when it is opened, as what was forgotten since is deleted now
 )

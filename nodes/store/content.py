@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,14 +39,19 @@ class Content:
 
 
 # what is digested of a subject: reference, category, status, retention date, number of its row
-_TEXT = (
-    "reference || '|' || category || '|' || status || '|' || CAST(retain_until AS TEXT)"
-    " || '|' || coalesce(CAST(\"row\" AS TEXT), '')"
-)
+_COLUMNS = 'reference, category, status, retain_until, "row"'
 # +model_id: by number of the subject, not by the index over models
-_PART = f"SELECT id, {_TEXT} AS line FROM subject WHERE id >= :first AND id < :stop AND +model_id = :model"  # noqa: S608
-_SQLITE = text(f"SELECT count(*), group_concat(line, char(10)) FROM ({_PART} ORDER BY id)")  # noqa: S608
-_POSTGRESQL = text(f"SELECT count(*), string_agg(line, chr(10) ORDER BY id) FROM ({_PART}) AS part")  # noqa: S608
+_PART = "FROM subject WHERE id >= :first AND id < :stop AND +model_id = :model"
+_SQLITE = text(
+    f"SELECT count(*), group_concat(line, char(10)) FROM (SELECT printf('%s|%s|%s|%s|%s', {_COLUMNS}) AS line {_PART} "  # noqa: S608
+    "ORDER BY id)"
+)
+_POSTGRESQL = text(f"SELECT count(*), string_agg(format('%s|%s|%s|%s|%s', {_COLUMNS}), chr(10) ORDER BY id) {_PART}")
+
+
+def line(reference: str, category: str, status: str, retain_until: str, row: int) -> str:
+    """The text of a subject, as the database makes it."""
+    return f"{reference}|{category}|{status}|{retain_until}|{row}"
 
 
 def values_of(session: Session, parts: Iterable[int] | None = None) -> tuple[int, int]:
@@ -58,35 +63,52 @@ def values_of(session: Session, parts: Iterable[int] | None = None) -> tuple[int
         where = {"first": part * PART, "stop": (part + 1) * PART}
         for model, digest in models:
             count, lines = session.execute(statement, where | {"model": model}).one()
-            if count:
-                head = f"{part}|".encode()
-                rows += count
-                total += int.from_bytes(hashlib.sha256(head + digest + lines.encode()).digest(), "big")
+            rows += count
+            total += _value(part, digest, lines or "")
     return rows, total % _MODULUS
 
 
-def parts_of(session: Session, wanted: ColumnElement[bool] | None = None) -> list[int]:
-    """The parts in which there are subjects (of those wanted)."""
-    if wanted is not None:
-        return sorted({number // PART for number in session.scalars(select(SubjectRow.id).where(wanted))})
-    first, last = session.execute(select(func.min(SubjectRow.id), func.max(SubjectRow.id))).one()
-    return [] if first is None else list(range(first // PART, last // PART + 1))
+def _value(part: int, model: bytes, lines: str) -> int:
+    """What the subjects of one part and one model add to the sum."""
+    return int.from_bytes(hashlib.sha256(f"{part}|".encode() + model + lines.encode()).digest(), "big") if lines else 0
+
+
+def parts_of(session: Session) -> Sequence[int]:
+    """The parts in which there are subjects."""
+    first = session.scalar(select(func.min(SubjectRow.id)))  # apart: of both together SQLite reads every row
+    last = session.scalar(select(func.max(SubjectRow.id)))
+    return () if first is None or last is None else range(first // PART, last // PART + 1)
 
 
 @contextmanager
-def accounted(session: Session, wanted: ColumnElement[bool] | None = None) -> Iterator[None]:
-    """Account for what is done inside `with`, under `gallery.change`: subjects wanted are deleted, or others added."""
-    parts = parts_of(session, wanted)
-    if wanted is None:
-        parts = parts[-1:]  # who is added comes behind
+def accounted(session: Session, wanted: ColumnElement[bool]) -> Iterator[None]:
+    """Account for what is done inside `with`, under `gallery.change`: subjects wanted are deleted."""
+    parts = sorted({number // PART for number in session.scalars(select(SubjectRow.id).where(wanted))})
     rows, value = values_of(session, parts)
     yield
     session.flush()
-    if wanted is None:
-        first = parts[0] if parts else 0
-        parts = [part for part in parts_of(session) if part >= first]
     rows_now, value_now = values_of(session, parts)
     account(session, rows_now - rows, value_now - value)
+
+
+def account_added(session: Session, model: ModelRow, first: int, lines: Sequence[str]) -> None:
+    """Account for subjects of one model that were added behind all others, with numbers from `first` on.
+
+    `lines`: of each, by `line`. They are not read back: what was written there is what `verify` compares with. Under
+    `gallery.change`.
+    """
+    value, stop = 0, first + len(lines)
+    statement = _POSTGRESQL if is_postgresql(session.connection()) else _SQLITE
+    for part in range(first // PART, (stop - 1) // PART + 1):
+        start = max(first, part * PART)
+        added = "\n".join(lines[start - first : (part + 1) * PART - first])
+        before = ""
+        if start > part * PART:  # who was there
+            where = {"first": part * PART, "stop": start, "model": model.id}
+            before = session.execute(statement, where).one()[1] or ""
+        together = f"{before}\n{added}" if before else added
+        value += _value(part, model.digest, together) - _value(part, model.digest, before)
+    account(session, len(lines), value)
 
 
 def account(session: Session, rows: int, value: int) -> None:

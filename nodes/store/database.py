@@ -24,7 +24,7 @@ SQLITE_PRAGMAS = (
     "foreign_keys = ON",
     "secure_delete = ON",
     "trusted_schema = OFF",
-    "cache_size = -65536",  # KiB: random references touch the whole of their index
+    "cache_size = -65536",  # KiB
 )
 
 
@@ -72,9 +72,18 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
-        """A transaction for migrations."""
-        with self._take_turn(), typed_errors(), self._writer.begin() as connection:
-            yield connection
+        """A transaction for migrations. SQLite changes a table by putting another in its place: what hangs on the old
+        one is not deleted with it."""
+        with self._take_turn(), typed_errors(), self._writer.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            if self.path:
+                driver.execute("PRAGMA foreign_keys = OFF")  # in a transaction it would have no effect
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if self.path:
+                    driver.execute("PRAGMA foreign_keys = ON")
 
     def wipe_log(self) -> None:
         """Bring deletions from SQLite's write-ahead log into the file, and empty the log, unless a reader needs it."""

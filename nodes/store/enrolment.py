@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select
+from sqlalchemy import TextClause, select, text
 from sqlalchemy.orm import Session
 
-from nodes.store.content import accounted
+from nodes.store import content
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
 from nodes.store.keys import KeyRing
+from nodes.store.references import ReferenceKey, written
 from nodes.store.rows import RowFiles
 from nodes.store.subjects import MAX_PHOTO_BYTES, Category, Particulars, utc_seconds
 from nodes.store.tables import FurtherPhotoRow, ModelRow, PhotoRow, RunRow, SubjectRow
@@ -28,12 +28,6 @@ def check_allowed(category: Category, allowed: frozenset[Category]) -> None:
         raise CategoryNotAllowed(f"category {category.value!r} is not allowed at this node; allowed: {names}")
 
 
-def new_references(state: str, count: int) -> list[str]:
-    """Random reference numbers of 128 bits: ES-…; they tell nothing about the persons (Article 19(2))."""
-    drawn = secrets.token_hex(16 * count)
-    return [f"{state}-{drawn[place : place + 32]}" for place in range(0, 32 * count, 32)]
-
-
 def find_photo(session: Session, keys: KeyRing, photo: bytes) -> str | None:
     """The reference under which the same photo, byte for byte, is enrolled."""
     macs = keys.macs("photo", photo)
@@ -45,6 +39,7 @@ def find_photo(session: Session, keys: KeyRing, photo: bytes) -> str | None:
 def enrol(
     session: Session,
     keys: KeyRing,
+    drawing: ReferenceKey,
     files: RowFiles,
     state: str,
     templates: npt.NDArray[np.int8],
@@ -54,7 +49,7 @@ def enrol(
     names: Sequence[str] = (),
     joined: bool = False,
 ) -> list[str]:
-    """Store checked templates (rows first), and the photos of the first one; gives the new references in order.
+    """Store checked templates (rows first, at least one), and the photos of the first; gives the references in order.
 
     `names`: of the photos' files, one each, or none at all. `joined`: all these rows are one subject, which goes by the
     first reference.
@@ -62,23 +57,27 @@ def enrol(
     Raises `DuplicatePhoto`, `ModelMismatch` if the model had another dimension before, `StoreRefusal` for a photo
     that is too large.
     """
-    references, key = new_references(state, len(templates)), keys.key
+    count, key = len(templates), keys.key
+    first = _take_numbers(session, count)
+    drawn = drawing.draw(first, count)
+    references = written(state, drawn)
+    subject = references[0] if joined else None
     _check_photos(session, keys, photos, references[0] if references else "")
     model = known_model(session, files, particulars.model, templates.shape[1])
-    numbers = files.append(model, templates)
-    shared = _shared(session, particulars, model.id, keys.current) | {"enrolled": utc_seconds(now)}
-    with accounted(session):
-        rows = []
-        for place, (reference, number) in enumerate(zip(references, numbers, strict=True)):
-            subject = references[0] if joined and place else None
-            rows.append((reference, number, subject, key.tie(model.digest, number, reference, subject)))
-        _insert(session, rows, shared)
+    rows = files.append(model, templates)
+    subjects = [None, *[subject] * (count - 1)]
+    ties = b"".join(key.ties(model.digest, zip(rows, references, subjects, strict=True)))
+    values = _values(session, particulars) | {"model": model.id, "key": keys.current, "enrolled": utc_seconds(now)}
+    numbers = {"first": first, "row": rows.start, "count": count}
+    _insert(session, values | numbers | {"drawn": drawn, "ties": ties, "state": f"{state}-", "subject": subject})
+    shared = particulars.category.value, particulars.status.value, particulars.retain_until.isoformat()
+    lines = [content.line(reference, *shared, row) for reference, row in zip(references, rows, strict=True)]
+    content.account_added(session, model, first, lines)
     for index, photo in enumerate(photos):
-        number = session.execute(select(SubjectRow.id).where(SubjectRow.reference == references[0])).scalar_one()
         table = FurtherPhotoRow if index else PhotoRow
         sealed_photo = key.seal(photo, "photo", references[0])
         name = key.seal(names[index].encode(), "photo-name", references[0]) if names else None
-        session.add(table(subject_id=number, mac=key.mac("photo", photo), sealed=sealed_photo, name=name))
+        session.add(table(subject_id=first, mac=key.mac("photo", photo), sealed=sealed_photo, name=name))
     return references
 
 
@@ -94,29 +93,64 @@ def _check_photos(session: Session, keys: KeyRing, photos: Sequence[bytes], refe
         seen.add(photo)
 
 
-def _shared(session: Session, particulars: Particulars, model_id: int, key_id: int) -> dict[str, object]:
+def _take_numbers(session: Session, count: int) -> int:
+    """The first of as many numbers of subjects, which are never given again. Under the store's lock."""
+    if is_postgresql(session.connection()):
+        return int(session.execute(_TAKE_POSTGRESQL, {"count": count}).scalar_one())
+    return int(session.execute(_TAKE_SQLITE).scalar_one())
+
+
+_TAKE_SQLITE = text(
+    "SELECT 1 + max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'subject'), 0), "
+    "coalesce((SELECT max(id) FROM subject), 0))"
+)
+_TAKE_POSTGRESQL = text(
+    "SELECT setval(name, nextval(name) + :count - 1) - :count + 1 "
+    "FROM CAST(pg_get_serial_sequence('subject', 'id') AS regclass) AS name"
+)
+
+
+def _values(session: Session, particulars: Particulars) -> dict[str, object]:
     until = particulars.retain_until
     return {
         "category": particulars.category.value,
         "status": particulars.status.value,
-        "retain_until": until if is_postgresql(session.connection()) else until.isoformat(),
+        "until": until if is_postgresql(session.connection()) else until.isoformat(),
         "quality": particulars.quality,
-        "model_id": model_id,
-        "key_id": key_id,
-        "contested": False,
     }
 
 
-def _insert(session: Session, rows: Sequence[tuple[str, int, str | None, bytes]], shared: dict[str, object]) -> None:
-    """Insert subjects past SQLAlchemy's conversion of each value, which would take as long as all the rest."""
-    shared = shared | {"template": b""}
-    columns = ("reference", '"row"', "subject", "tie", *shared)
-    mark = "%s" if is_postgresql(session.connection()) else "?"
-    statement = f"INSERT INTO subject ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608
-    values = tuple(shared.values())
-    parameters = [(*row, *values) for row in rows]
-    if parameters:
-        session.connection().exec_driver_sql(statement, parameters)
+def _insert(session: Session, values: dict[str, object]) -> None:
+    """Insert subjects, in one statement: a row of its own for each, from Python, would take ten times as long."""
+    session.execute(_POSTGRESQL if is_postgresql(session.connection()) else _SQLITE, values)
+
+
+def _statement(hexadecimal: str) -> TextClause:
+    """`first`, `row`: numbers of the first of `count` subjects, and of its row. `drawn`, `ties`: 16 bytes of each."""
+    drawn, tie = (f"substr(:{name}, 1 + 16 * i, 16)" for name in ("drawn", "ties"))
+    columns = {
+        "id": ":first + i",
+        "reference": f":state || {hexadecimal.format(drawn)}",
+        "numbered": "true",
+        '"row"': ":row + i",
+        "tie": tie,
+        "subject": "CASE WHEN i > 0 THEN CAST(:subject AS VARCHAR(64)) END",
+        "category": ":category",
+        "status": ":status",
+        "retain_until": ":until",
+        "quality": "CAST(:quality AS SMALLINT)",
+        "model_id": ":model",
+        "key_id": ":key",
+        "enrolled": ":enrolled",
+        "template": "substr(:ties, 1, 0)",  # empty
+        "contested": "false",
+    }
+    numbers = "WITH RECURSIVE numbers (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < :count)"
+    insert = f"INSERT INTO subject ({', '.join(columns)}) SELECT {', '.join(columns.values())} FROM numbers"  # noqa: S608
+    return text(f"{numbers} {insert}")
+
+
+_SQLITE, _POSTGRESQL = _statement("lower(hex({}))"), _statement("encode({}, 'hex')")
 
 
 def rows_done(session: Session, keys: KeyRing, source: bytes, particulars: Particulars, rows: int) -> int:

@@ -20,6 +20,7 @@ from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
 from pets.errors import ModelMismatch
 
 READ_ROWS = 16384
+_FURTHER = SubjectRow.subject.is_not(None)  # rows of a person that has another
 CATEGORY_CODES = {category: code for code, category in enumerate(Category, 1)}  # in memory, from 1
 _CATEGORY_BITS = 3
 _DAY_BITS = 16  # days since 1970, up to the year 2149; who is kept longer is kept until then
@@ -72,13 +73,14 @@ def generation(session: Session) -> int:
 
 def count(session: Session) -> int:
     """Subjects held, those past their retention date included; several rows of one person are one."""
-    return session.scalar(select(func.count()).select_from(SubjectRow).where(SubjectRow.subject.is_(None))) or 0
+    rows, further = (select(func.count()).select_from(SubjectRow).where(*what) for what in ((), (_FURTHER,)))
+    return (session.scalar(rows) or 0) - (session.scalar(further) or 0)  # an index has the further ones alone
 
 
 def models(session: Session) -> frozenset[bytes]:
     """Digests of the models of all subjects held."""
-    held = select(SubjectRow.model_id).distinct()
-    return frozenset(session.scalars(select(ModelRow.digest).where(ModelRow.id.in_(held))))
+    held = select(SubjectRow.id).where(SubjectRow.model_id == ModelRow.id).exists()
+    return frozenset(session.scalars(select(ModelRow.digest).where(held)))
 
 
 def snapshot(

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,8 +111,15 @@ class StorageKey:
 
     def tie(self, model: bytes, row: int, reference: str, subject: str | None) -> bytes:
         """Ties a row of a model to its reference, and to that of its subject where it is a further one, 16 bytes."""
-        message = model + row.to_bytes(8, "little") + f"|{reference}|{subject or reference}".encode()
-        return hmac.digest(self._ties, message, "sha256")[:TIE_BYTES]
+        return next(self.ties(model, [(row, reference, subject)]))
+
+    def ties(self, model: bytes, rows: Iterable[tuple[int, str, str | None]]) -> Iterator[bytes]:
+        """The ties of many rows of a model: number, reference, that of the subject where it is a further row."""
+        begun = hmac.new(self._ties, model, "sha256")
+        for row, reference, subject in rows:
+            tie = begun.copy()
+            tie.update(row.to_bytes(8, "little") + f"|{reference}|{subject or reference}".encode())
+            yield tie.digest()[:TIE_BYTES]
 
     def check_tie(self, tie: bytes | None, model: bytes, row: int | None, reference: str, subject: str | None) -> None:
         """Raise `StoreCorrupted` unless it is the one of these."""

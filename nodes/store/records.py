@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from nodes.store.content import accounted
 from nodes.store.errors import StoreCorrupted, StoreRefusal, UnknownReference
 from nodes.store.keys import KeyRing
+from nodes.store.references import ReferenceKey
 from nodes.store.subjects import (
     Category,
     ContestedEvent,
@@ -29,9 +30,10 @@ AUTHORITY_LENGTH = (3, 200)
 _SUBJECTS = select(SubjectRow, ModelRow.digest, PhotoRow.subject_id).join(ModelRow).outerjoin(PhotoRow)
 
 
-def subject(session: Session, reference: str) -> Subject:
+def subject(session: Session, finding: ReferenceKey, reference: str) -> Subject:
     """What is known of a subject. Raises `UnknownReference`."""
-    found = session.execute(_SUBJECTS.where(SubjectRow.reference == reference)).one_or_none()
+    number = finding.find(session, reference)
+    found = session.execute(_SUBJECTS.where(SubjectRow.id == number)).one_or_none()
     if found is None:
         raise _unknown(reference)
     return _subject(*found)
@@ -57,31 +59,33 @@ def _subject(row: SubjectRow, digest: bytes, photo: int | None) -> Subject:
     )
 
 
-def photo(session: Session, keys: KeyRing, reference: str) -> bytes | None:
+def photo(session: Session, keys: KeyRing, finding: ReferenceKey, reference: str) -> bytes | None:
     """The photo of a subject, None if it was enrolled without one. Raises `UnknownReference`, `StoreCorrupted`."""
-    row = _row(session, reference)
+    row = _row(session, finding, reference)
     sealed = session.scalar(select(PhotoRow.sealed).where(PhotoRow.subject_id == row.id))
     return None if sealed is None else keys[row.key_id].unseal(sealed, "photo", reference)
 
 
-def photo_names(session: Session, keys: KeyRing, reference: str) -> tuple[str, ...]:
+def photo_names(session: Session, keys: KeyRing, finding: ReferenceKey, reference: str) -> tuple[str, ...]:
     """What the files of a subject's photos were called, where that is known. Raises `UnknownReference`."""
-    row = _row(session, reference)
+    row = _row(session, finding, reference)
     first = select(PhotoRow.name).where(PhotoRow.subject_id == row.id)
     further = select(FurtherPhotoRow.name).where(FurtherPhotoRow.subject_id == row.id).order_by(FurtherPhotoRow.id)
     sealed = [name for name in (*session.scalars(first), *session.scalars(further)) if name is not None]
     return tuple(keys[row.key_id].unseal(name, "photo-name", reference).decode() for name in sealed)
 
 
-def flag_contested(session: Session, reference: str, now: datetime) -> None:
+def flag_contested(session: Session, finding: ReferenceKey, reference: str, now: datetime) -> None:
     """Mark a subject's data as contested (Article 51(3)); once more changes nothing. Raises `UnknownReference`."""
-    row = _row(session, reference)
+    row = _row(session, finding, reference)
     if not row.contested:
         row.contested = True
         session.add(ContestedRow(subject_id=row.id, time=utc_seconds(now), authority=None))
 
 
-def clear_contested(session: Session, keys: KeyRing, reference: str, authority: str, now: datetime) -> None:
+def clear_contested(
+    session: Session, keys: KeyRing, finding: ReferenceKey, reference: str, authority: str, now: datetime
+) -> None:
     """Take the mark off; `authority` names the decision that allows it, and is recorded (Article 51(3)).
 
     Raises `UnknownReference`, and `StoreRefusal` without an authority or if the subject is not marked.
@@ -89,7 +93,7 @@ def clear_contested(session: Session, keys: KeyRing, reference: str, authority: 
     shortest, longest = AUTHORITY_LENGTH
     if not shortest <= len(authority.strip()) <= longest:
         raise StoreRefusal(f"the decision that clears the flag must be named in {shortest} to {longest} characters")
-    row = _row(session, reference)
+    row = _row(session, finding, reference)
     if not row.contested:
         raise StoreRefusal(f"{reference} is not contested")
     row.contested = False
@@ -97,15 +101,18 @@ def clear_contested(session: Session, keys: KeyRing, reference: str, authority: 
     session.add(ContestedRow(subject_id=row.id, time=utc_seconds(now), authority=sealed))
 
 
-def contested(session: Session, references: Sequence[str]) -> frozenset[str]:
+def contested(session: Session, finding: ReferenceKey, references: Sequence[str]) -> frozenset[str]:
     """Those of some references, at most a few hundred, whose accuracy is contested; unknown ones are passed over."""
-    chosen = SubjectRow.reference.in_(references) & SubjectRow.contested
+    numbers = [number for one in references if (number := finding.find(session, one)) is not None]
+    chosen = SubjectRow.id.in_(numbers) & SubjectRow.contested
     return frozenset(session.scalars(select(SubjectRow.reference).where(chosen)))
 
 
-def contested_history(session: Session, keys: KeyRing, reference: str) -> tuple[ContestedEvent, ...]:
+def contested_history(
+    session: Session, keys: KeyRing, finding: ReferenceKey, reference: str
+) -> tuple[ContestedEvent, ...]:
     """When the flag was raised, and when and on whose authority cleared. Raises `UnknownReference`."""
-    row = _row(session, reference)
+    row = _row(session, finding, reference)
     events = session.scalars(select(ContestedRow).where(ContestedRow.subject_id == row.id).order_by(ContestedRow.id))
     key = keys[row.key_id]
     return tuple(
@@ -117,8 +124,9 @@ def contested_history(session: Session, keys: KeyRing, reference: str) -> tuple[
     )
 
 
-def _row(session: Session, reference: str) -> SubjectRow:
-    row = session.scalar(select(SubjectRow).where(SubjectRow.reference == reference))
+def _row(session: Session, finding: ReferenceKey, reference: str) -> SubjectRow:
+    number = finding.find(session, reference)
+    row = None if number is None else session.get(SubjectRow, number)
     if row is None:
         raise _unknown(reference)
     return row
@@ -128,11 +136,14 @@ def _unknown(reference: str) -> UnknownReference:
     return UnknownReference(f"no subject has reference {reference[:64]!r}")
 
 
-def forget(session: Session, references: Iterable[str], now: datetime, current: int) -> list[DeletionReceipt]:
+def forget(
+    session: Session, finding: ReferenceKey, references: Iterable[str], now: datetime, current: int
+) -> list[DeletionReceipt]:
     """Delete subjects with photo and template (Article 64(1)(m)); references that do not exist are passed over."""
     receipts = []
     for reference in references:
-        if _delete(session, (SubjectRow.reference == reference) | (SubjectRow.subject == reference)):
+        number = finding.find(session, reference)
+        if number is not None and _delete(session, (SubjectRow.id == number) | (SubjectRow.subject == reference)):
             session.merge(DeletionRow(reference=reference, time=utc_seconds(now)))
             receipts.append(DeletionReceipt(reference, now, current, "forgotten"))
     return receipts

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from nodes.store import handling
+from nodes.store import handling, references
 from nodes.store.database import Database
 from nodes.store.gallery import change
 from nodes.store.keys import KeyRing, StorageKey
@@ -85,12 +85,14 @@ def _name(photo: PhotoRow | FurtherPhotoRow, old: StorageKey, new: StorageKey, r
 
 
 def retire_keys(session: Session, keys: KeyRing) -> None:
-    """Encrypt anew the notes of enrolments and the log of handling, and take the retired keys out of the database."""
+    """Encrypt anew the notes of enrolments, the log of handling and the reference key, and take the retired keys out of
+    the database."""
     for run in session.scalars(select(RunRow).where(RunRow.key_id != keys.current)):
         source = keys[run.key_id].unseal(run.source, "source", "run")
         run.source = keys.key.seal(source, "source", "run")
         run.mac = keys.key.mac("source", source)
         run.key_id = keys.current
     handling.rekey(session, keys)
+    references.rekey(session, keys)
     session.flush()
     session.execute(delete(KeyRow).where(KeyRow.id != keys.current))

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from nodes.blocks import (
@@ -393,4 +393,5 @@ def _with_folder(session: Session) -> Sequence[ModelRow]:
 
 def any_unmoved(session: Session) -> bool:
     """Whether templates still lie in the database."""
-    return session.scalar(select(func.min(SubjectRow.id)).where(SubjectRow.row.is_(None))) is not None
+    unmoved = select(SubjectRow.id).where(SubjectRow.model_id == ModelRow.id, SubjectRow.row.is_(None)).exists()
+    return session.scalar(select(ModelRow.id).where(unmoved).limit(1)) is not None  # by the index over models

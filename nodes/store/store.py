@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -30,6 +31,7 @@ from nodes.store.gallery import Standing
 from nodes.store.handling import Handled, Handler
 from nodes.store.keys import KeyRing, StorageKey, open_keys
 from nodes.store.migrations import upgrade
+from nodes.store.references import open_reference_key
 from nodes.store.rows import RowFiles, any_unmoved, rows_beside
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
@@ -171,6 +173,7 @@ class GalleryStore:
             references = enrolment.enrol(
                 session,
                 self._keys,
+                self._references,
                 self._rows,
                 self.state,
                 templates,
@@ -220,7 +223,9 @@ class GalleryStore:
                         raise EnrolmentConflict("the same source is being enrolled by another process")
                     enrolment.set_rows_done(session, self._keys, source, done + len(part))
                 now = datetime.now(timezone.utc)
-                added = enrolment.enrol(session, self._keys, self._rows, self.state, part, particulars, now)
+                added = enrolment.enrol(
+                    session, self._keys, self._references, self._rows, self.state, part, particulars, now
+                )
                 self._note(session, "enrol", added)
             references += added
             done += len(part)
@@ -233,7 +238,7 @@ class GalleryStore:
     def subject(self, reference: str) -> Subject:
         """What is known of a subject. Raises `UnknownReference`."""
         with self._database.reading() as session:
-            return records.subject(session, reference)
+            return records.subject(session, self._references, reference)
 
     def subjects(self) -> list[Subject]:
         """What is known of all subjects, in the order of their enrolment."""
@@ -246,18 +251,18 @@ class GalleryStore:
         Given until `delete_expired_subjects` has run, so that an answer begun before midnight can be completed.
         """
         with self._database.reading() as session:
-            return records.photo(session, self._keys, reference)
+            return records.photo(session, self._keys, self._references, reference)
 
     def photo_names(self, reference: str) -> tuple[str, ...]:
         """What the files of its photos were called, decrypted, where that is known. Raises `UnknownReference`."""
         with self._database.reading() as session:
-            return records.photo_names(session, self._keys, reference)
+            return records.photo_names(session, self._keys, self._references, reference)
 
     def flag_contested(self, reference: str, now: datetime) -> None:
         """Mark the accuracy of a subject's data as contested (Article 51(3)). Raises `UnknownReference`."""
         with self._database.writing() as session:
             gallery.change(session)
-            records.flag_contested(session, reference, now)
+            records.flag_contested(session, self._references, reference, now)
             self._note(session, "contest", [reference], now)
 
     def clear_contested(self, reference: str, authority: str, now: datetime) -> None:
@@ -267,18 +272,18 @@ class GalleryStore:
         """
         with self._database.writing() as session:
             gallery.change(session)
-            records.clear_contested(session, self._keys, reference, authority, now)
+            records.clear_contested(session, self._keys, self._references, reference, authority, now)
             self._note(session, "clear", [reference], now)
 
     def contested(self, references: Sequence[str]) -> frozenset[str]:
         """Those of some references whose accuracy is contested; unknown ones are passed over."""
         with self._database.reading() as session:
-            return records.contested(session, references)
+            return records.contested(session, self._references, references)
 
     def contested_history(self, reference: str) -> tuple[ContestedEvent, ...]:
         """When the mark was set, when it was taken off and by whose decision. Raises `UnknownReference`."""
         with self._database.reading() as session:
-            return records.contested_history(session, self._keys, reference)
+            return records.contested_history(session, self._keys, self._references, reference)
 
     # Deletion
 
@@ -307,7 +312,7 @@ class GalleryStore:
     def _forget(
         self, session: Session, references: Iterable[str], now: datetime, current: int
     ) -> list[DeletionReceipt]:
-        receipts = records.forget(session, references, now, current)
+        receipts = records.forget(session, self._references, references, now, current)
         if receipts:
             self._note(session, "forget", [receipt.reference for receipt in receipts], now)
         return receipts
@@ -401,7 +406,14 @@ class GalleryStore:
         Raises `StoreCorrupted`. Where templates may be ahead, only `reconcile` looks at them. `whole`: SQLite's
         integrity check in place of the quick one, and that every reference is tied to its template.
         """
-        self._database.check(whole)
+        with ThreadPoolExecutor(1) as beside:
+            checked = beside.submit(self._database.check, whole)
+            try:
+                return self._verify(whole)
+            finally:
+                checked.result()  # of two errors, that of the file says more
+
+    def _verify(self, whole: bool) -> Content:
         with self._database.reading() as session:
             for known in self._rows.models(session):
                 self._rows.not_older(known)
@@ -615,6 +627,7 @@ class GalleryStore:
             if owner != self.state:
                 raise StoreRefusal(f"this store belongs to {owner}, not to {self.state}")
             keys = open_keys(session, key, retired)
+            self._references = open_reference_key(session, keys)
             if self._look:
                 self._rows.check(session)
             unmoved = any_unmoved(session)

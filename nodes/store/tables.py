@@ -21,7 +21,19 @@ from __future__ import annotations
 
 from datetime import date
 
-from sqlalchemy import BigInteger, Date, ForeignKey, Index, Integer, LargeBinary, MetaData, SmallInteger, String, false
+from sqlalchemy import (
+    BigInteger,
+    Date,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Identifier = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in an INTEGER column
@@ -45,7 +57,8 @@ class StoreRow(Base):
     """One row, number 1. `generation` counts the changes of the gallery; who changes it locks this row first.
 
     `changing`: the block files are about to be changed; a crash can leave it so. `database_id`, `rows`, `digest`: see
-    `nodes.store.content`; without them only between an upgrade and the next opening.
+    `nodes.store.content`; `reference_key`: see `nodes.store.references`; without them only between an upgrade and the
+    next opening.
     """
 
     __tablename__ = "store"
@@ -56,6 +69,7 @@ class StoreRow(Base):
     rows: Mapped[int | None] = mapped_column(BigInteger)
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)
     changing: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    reference_key: Mapped[bytes | None] = mapped_column(LargeBinary)  # encrypted
 
 
 class KeyRow(Base):
@@ -93,9 +107,14 @@ class GoneRow(Base):
     row: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
 
 
-class SubjectRow(Base):
-    """A person, identified or not, under a random reference number (Article 19(2)).
+# SQL takes a partial index only where the condition is written as it is there
+OLD_REFERENCES, _FURTHER = text("NOT numbered"), text("subject IS NOT NULL")
 
+
+class SubjectRow(Base):
+    """A person, identified or not, under a reference number that tells nothing (`nodes.store.references`).
+
+    `numbered`: whether the reference leads to its number, so that it needs no index; those of earlier versions do not.
     `subject`: the reference of the person's first row, where this is a further one (photos decades apart); else none.
     `enrolled`: when; none for what an earlier version enrolled. `row`: number of its row in the block files of its
     model. `tie`: to that row, under the subject's key (`nodes.store.keys`). `template`: where an earlier version kept
@@ -105,10 +124,18 @@ class SubjectRow(Base):
     __tablename__ = "subject"
     __table_args__ = (
         Index("ix_subject_model_id_row", "model_id", "row"),
+        Index(
+            "ix_subject_reference",
+            "reference",
+            unique=True,
+            sqlite_where=OLD_REFERENCES,
+            postgresql_where=OLD_REFERENCES,
+        ),
+        Index("ix_subject_subject", "subject", sqlite_where=_FURTHER, postgresql_where=_FURTHER),
         {"sqlite_autoincrement": True},
     )  # numbers once
     id: Mapped[int] = mapped_column(Identifier, primary_key=True)
-    reference: Mapped[str] = mapped_column(String(64), unique=True)
+    reference: Mapped[str] = mapped_column(String(64))
     category: Mapped[str] = mapped_column(String(16))
     status: Mapped[str] = mapped_column(String(16))
     retain_until: Mapped[date] = mapped_column(Date, index=True)
@@ -117,10 +144,11 @@ class SubjectRow(Base):
     key_id: Mapped[int] = mapped_column(ForeignKey("storage_key.id"))
     template: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
     contested: Mapped[bool] = mapped_column(server_default=false(), default=False)
-    subject: Mapped[str | None] = mapped_column(String(64), index=True)
+    subject: Mapped[str | None] = mapped_column(String(64))
     enrolled: Mapped[int | None] = mapped_column(BigInteger)
     row: Mapped[int | None] = mapped_column(BigInteger)
     tie: Mapped[bytes | None] = mapped_column(LargeBinary)
+    numbered: Mapped[bool] = mapped_column(server_default=false(), default=False)
 
 
 class PhotoRow(Base):

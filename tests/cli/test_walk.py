@@ -60,6 +60,9 @@ DROPS = [
 ]
 BEFORE = (  # as the version before left a database
     *DROPS,
+    "DROP INDEX ix_subject_reference",
+    "ALTER TABLE subject DROP COLUMN numbered",
+    "ALTER TABLE store DROP COLUMN reference_key",
     "DROP TABLE handling",
     "DROP TABLE gone_row",
     "DROP INDEX ix_subject_model_id_row",
