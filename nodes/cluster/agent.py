@@ -115,10 +115,19 @@ def serve(told: Connection, address: str, key: bytes) -> None:
     """Be the process of a node: tell it when it may call at `address`, a socket's file, and serve until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C means the node, which still needs this while it drains
     threading.Thread(target=_end_with_the_node, daemon=True).start()
+    _say_nothing()
     server = AgentManager(address, key).get_server()
     told.send(True)
     told.close()
     server.serve_forever()
+
+
+def _say_nothing() -> None:
+    """What Ray prints would stand among the node's log, which is JSON. What is wrong is raised; Ray has logs too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _end_with_the_node() -> None:
