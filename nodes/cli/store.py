@@ -1,4 +1,4 @@
-"""Maintain a node's database: `lineup store backup`, `restore`, `rekey`."""
+"""Maintain a node's database: `lineup store backup`, `restore`, `rekey`, `compact`."""
 
 from __future__ import annotations
 
@@ -120,3 +120,21 @@ def rekey(folder: Dir, old_key: OldKey = None, as_json: Json = False) -> None:
             f"the previous key lies in {result.old_key}: older backups need it; delete it when none is kept",
             highlight=False,
         )
+
+
+@store.command()
+def compact(folder: Dir, as_json: Json = False) -> None:
+    """Leave out the places of rows that were erased: every search reads them, as zeros. The node may run.
+
+    Rewrites all templates behind the first such place, which takes a minute
+    or more at tens of millions; whoever would change or search the gallery
+    waits, or is refused after a while. Preparations that wait are made anew.
+    """
+    from nodes.operator.database import compact as run
+
+    with errors.status("rewriting templates"):
+        left_out = run(folder)
+    if as_json:
+        print(msgspec.json.encode({"left_out": left_out}).decode())
+        return
+    output.print(f"{left_out:,} place{'' if left_out == 1 else 's'} of erased rows left out", highlight=False)

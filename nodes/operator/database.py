@@ -304,6 +304,12 @@ def _remove(database: Path) -> None:
         Path(f"{database}{suffix}").unlink(missing_ok=True)
 
 
+def compact(folder: Path) -> int:
+    """Leave out the places of rows that are erased, also while the node runs; gives how many. Raises `StoreError`."""
+    with open_store(load_config(folder)) as store:
+        return store.compact()
+
+
 def delete_expired(folder: Path) -> Expired:
     """Delete what is past its time, at a node that is stopped. Raises `InputError` for one that runs."""
     identity = load_identity(folder)

@@ -609,6 +609,12 @@ class GalleryStore:
         with self._changing(counted=False) as session:
             return self._rows.retire(session, before)
 
+    def compact(self) -> int:
+        """Leave out the places of erased rows in the block files; gives how many. What waits was prepared for other
+        places, and is of no use any more; versions that are kept can still be audited. Others wait meanwhile."""
+        with self._changing(counted=False) as session:
+            return self._rows.compact(session)
+
     def drop_unnamed_rows(self) -> int:
         """Delete the folders that are not this database's, and gives how many: what a restore replaced, or left when it
         was interrupted. Call it once the database is known to be the right one."""

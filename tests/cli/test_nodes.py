@@ -160,6 +160,8 @@ def test_a_backup_is_restored_and_the_key_changed_from_the_command_line(run: Any
     assert restored == {
         "subjects": 2, "forgotten_again": 1, "expired": 0, "lost": [], "refuses_until": None
     }  # fmt: skip
+    assert as_json(run("store", "compact", "--dir", folder, "--json")) == {"left_out": 1}
+    assert run("store", "compact", "--dir", folder)[1] == "0 places of erased rows left out\n"
     changed = as_json(run("store", "rekey", "--dir", folder, "--json"))
     assert (changed["subjects"], changed["sealed_files"]) == (2, 0)
     status, _, error = run("store", "restore", "--dir", folder, file)

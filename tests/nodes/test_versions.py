@@ -146,6 +146,32 @@ def test_a_forgotten_template_is_overwritten_at_once_and_the_others_are_found(fe
     run(federation, body)
 
 
+def test_after_a_compaction_of_a_running_node_the_same_people_are_found(federation: Federation) -> None:
+    wanted = request(federation.people.crowd, (ES,), threshold="0.75")
+
+    async def body(network: AsgiNetwork) -> None:
+        await let_wait(network, ES)
+        node = network.nodes[ES]
+        forget(federation, 3)
+        forget(federation, 115)
+        with holder_store(federation.folder(ES)) as store:
+            assert store.compact() == 2
+            assert store.compact() == 0
+        node.follow_gallery()
+        assert len(node.galleries.all[0].current().templates) == 128
+        report = await network.search(wanted)
+        gone = federation.references[ES][115]
+        expected = federation.expected(wanted)[ES].references
+        assert gone in expected
+        assert report.answers[ES].references == tuple(name for name in expected if name != gone)
+        assert report.prepared != "waiting", "what waited was for the places of before"
+        await let_wait(network, ES)
+        again = await network.search(wanted)
+        assert again.answers == report.answers
+
+    run(federation, body)
+
+
 def test_a_template_that_a_search_reads_is_overwritten_after_it(federation: Federation) -> None:
     async def body(network: AsgiNetwork) -> None:
         await let_wait(network, ES)

@@ -253,6 +253,31 @@ def test_versions_that_nobody_needs_are_retired(store: GalleryStore) -> None:
     enrol_one(store, 9)  # the database has kept step
 
 
+@pytest.mark.parametrize(
+    "step", [(RowFiles, "compact", True), (BlockFiles, "compact", True), (BlockFiles, "compact", False)]
+)
+def test_a_compaction_that_is_killed_loses_nobody_and_is_done_the_next_time(
+    step: tuple[Any, str, bool], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(url) as store:
+        references = store.enrol_many(templates(9), **WHAT).references
+        store.forget_all(references[2:5], NOW)
+        kept = (*references[:2], *references[5:])
+        with monkeypatch.context() as patch:
+            kill(patch, *step)
+            with pytest.raises(Killed):
+                store.compact()
+    with open_store(url) as store:
+        assert store.verify().rows == 6
+        assert store.compact() == (0 if step[2] else 3)
+        assert on_disk(store) == [True] * 6
+        assert store.snapshot(NOW).references == kept
+        assert (store.snapshot(NOW).templates == np.delete(templates(9), [2, 3, 4], axis=0)).all()
+        assert store.settle() == 0
+        added = enrol_one(store, 77)
+        assert store.snapshot(NOW).references == (*kept, added)
+
+
 def test_nobody_else_on_the_machine_can_look_into_the_folder_of_the_rows(url: str, tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:
