@@ -60,7 +60,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ),
         *(f"lineup node peers {name}" for name in ("add", "export", "list", "remove")),
         *(f"lineup node impact {name}" for name in ("lodge", "show", "template")),
-        *(f"lineup store {name}" for name in ("backup", "restore", "rekey")),
+        *(f"lineup store {name}" for name in ("backup", "restore", "rekey", "compact")),
         *(f"lineup gallery {name}" for name in ("list", "log", "show")),
         *(f"lineup cluster {name}" for name in ("drain", "start", "status")),
         *(f"lineup console {name}" for name in ("demo", "key", "sign")),
