@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.managers import BaseManager
@@ -39,8 +41,7 @@ class Agent:
     def __init__(self, config: ClusterConfig, first: int) -> None:
         self._config = config
         self._ray = connect(config)
-        errors = self._ray.exceptions
-        self._lost = (errors.RayActorError, errors.WorkerCrashedError, errors.ObjectLostError)
+        self._error = self._ray.exceptions.RayError  # every one that is not below means a loss, and is asked again
         self._shard = self._ray.remote(Shard)
         self._numbers = itertools.count(first)
         self._kept: dict[int, Any] = {}
@@ -48,12 +49,14 @@ class Agent:
     def make(self, *given: Any) -> int:
         """A process with `Shard(*given)`; another one, made alike, takes its place whenever it is lost."""
         options = {"num_cpus": self._config.threads, "max_restarts": -1, "max_task_retries": 0}
-        return self._keep(self._shard.options(**options, scheduling_strategy="SPREAD").remote(*given))
+        with self._losses():
+            return self._keep(self._shard.options(**options, scheduling_strategy="SPREAD").remote(*given))
 
     def ask(self, shard: int, method: str, given: tuple[Any, ...]) -> int:
         """Begin a call of a shard's method; `get` waits for its answer. Raises `WorkerLost`."""
         values = [self._of(one.number) if isinstance(one, There) else one for one in given]
-        return self._keep(getattr(self._of(shard), method).remote(*values))
+        with self._losses():
+            return self._keep(getattr(self._of(shard), method).remote(*values))
 
     def get(self, answer: int, seconds: float) -> Any:
         """The answer, once. Raises `WorkerLost`, and what the shard raised."""
@@ -64,15 +67,16 @@ class Agent:
             return self._ray.get(reference, timeout=seconds)
         except self._ray.exceptions.GetTimeoutError:
             raise Silent(f"silence for {seconds:.0f} s") from None
-        except self._lost as error:
-            raise WorkerLost(type(error).__name__) from None
         except self._ray.exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
             raise cause if isinstance(cause, LineupError) else ClusterError(_last_line(error)) from None
+        except self._error as error:
+            raise WorkerLost(type(error).__name__) from None
 
     def put(self, value: Any) -> There:
         """Lay a value where every worker can read it."""
-        return There(self._keep(self._ray.put(value)))
+        with self._losses():
+            return There(self._keep(self._ray.put(value)))
 
     def drop(self, number: int) -> None:
         """Keep something no longer."""
@@ -86,11 +90,21 @@ class Agent:
 
     def machines(self) -> int:
         """How many machines of the cluster are alive."""
-        return sum(bool(node["Alive"]) for node in self._ray.nodes())
+        with self._losses():
+            return sum(bool(node["Alive"]) for node in self._ray.nodes())
 
     def processors(self) -> int:
         """How many processors they have together."""
-        return int(self._ray.cluster_resources().get("CPU", 0))
+        with self._losses():
+            return int(self._ray.cluster_resources().get("CPU", 0))
+
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """Ray's errors do not leave this process: who reads one would load Ray."""
+        try:
+            yield
+        except self._error as error:
+            raise WorkerLost(type(error).__name__) from None
 
     def _keep(self, value: Any) -> int:
         number = next(self._numbers)

@@ -50,8 +50,11 @@ class Calls(Protocol):
     def get(self, answer: Any, seconds: float) -> Any:
         """Wait. An error of the shard's own is raised as it was."""
 
+    def drop(self, answer: Any) -> None:
+        """Wait for an answer no longer."""
+
     def there(self, probe: ScoringProbe) -> Any:
-        """An encrypted mask, where every shard can read it. Ciphertext; rows never go there."""
+        """An encrypted mask, where every shard can read it. Ciphertext."""
 
     def end(self, shards: tuple[Any, ...]) -> None:
         """End processes."""
@@ -118,6 +121,10 @@ class Link:
     def get(self, answer: Any, seconds: float) -> Any:
         """As `Calls.get`."""
         return self._call("get", answer, seconds)
+
+    def drop(self, answer: Any) -> None:
+        """As `Calls.drop`."""
+        self._call("drop", answer)
 
     def there(self, probe: ScoringProbe) -> Any:
         """As `Calls.there`."""

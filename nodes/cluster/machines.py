@@ -15,7 +15,7 @@ from nodes.config.cluster import ClusterConfig
 from nodes.private_files import write_private
 
 COMMAND_SECONDS = 120
-STORE_BYTES = 2 * 2**30  # for masks and results on their way; no rows
+STORE_BYTES = 2 * 2**30  # for masks and results on their way, rows among them in the daily comparison
 
 
 def make_token(path: Path) -> bool:

@@ -81,7 +81,8 @@ class Shard:
 
     def hold(self, rows: int) -> Answer:
         """Have so many rows at hand."""
-        return self._generation, len(self._first(rows))
+        held = len(self._first(rows))
+        return self._generation, held
 
     def score(self, rows: int, first: int, count: int, *probes: ScoringProbe) -> Answer:
         """Blocks of this range under several masks: uint32 (probes, count, 2, 2, n)."""
@@ -95,7 +96,8 @@ class Shard:
 
     def take(self, rows: int, places: npt.NDArray[np.int64]) -> Answer:
         """Some rows, by their place in this range: int8 (k, d)."""
-        return self._generation, self._first(rows)[places]
+        view = self._first(rows)
+        return self._generation, view[places]
 
     def forget(self, places: npt.NDArray[np.int64]) -> None:
         """Overwrite rows, by their place in this range. What was not read yet is gone from the files."""

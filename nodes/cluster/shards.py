@@ -109,7 +109,17 @@ class Shards:
         deadline = time.monotonic() + patience
         copies = range(self._config.copies) if copy is None else (copy,)
         begun = [(part, ask, self._begin(part, ask, copies)) for part, ask in pieces]
-        return [self._answer(part, ask, answer, copies, deadline) for part, ask, answer in begun]
+        found: list[Answer] = []
+        try:
+            for part, ask, answer in begun:
+                found.append(self._answer(part, ask, answer, copies, deadline))
+        except BaseException:
+            for _, _, answer in begun[len(found) + 1 :]:
+                if answer is not None:
+                    with suppress(WorkerLost):
+                        self.calls.drop(answer)
+            raise
+        return found
 
     def owners(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
         """Of each part that has any of them: which of `rows`."""

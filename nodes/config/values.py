@@ -23,6 +23,11 @@ class ConfigError(InputError):
         self.field, self.value, self.limit = field, value, limit
         shown = "…" if field in _SECRET_FIELDS else _shown(value)
         super().__init__(f"{where}{field} = {shown}: {limit}")
+        self._where = where
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str, str]]:
+        """So that a machine of a cluster can tell another."""
+        return type(self), (self.field, self.value, self.limit, self._where)
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nodes.cluster.errors import ClusterError, ClusterUnavailable
 from nodes.cluster.rows import ClusterRows
 from nodes.cluster.shard import Range, Shard, split
 from nodes.cluster.shards import Shards
+from nodes.config.values import ConfigError
 from pets.params import N4096
 from pets.scoring import prepare_probe
 from pets.synthetic import synthetic_templates
@@ -172,6 +174,26 @@ def test_more_rows_than_the_files_have_are_refused_and_a_folder_that_is_not_ther
     elsewhere = Shard(str(node), str(tmp_path / "not copied"), 0, Range(0, ROWS), DIM, 1)  # which can be mended
     with pytest.raises(Exception, match="not copied"):
         elsewhere.hold(1)
+
+
+def test_where_one_part_fails_the_answers_of_the_others_are_not_kept(node: Path, gallery: Path) -> None:
+    calls = FakeCalls()
+    shards = opened(node, gallery, calls, shards=3)
+
+    def refused(shard: Any) -> Any:
+        return calls.ask(shard, "hold", 2 * ROWS)
+
+    pieces = [(part, refused if place == 0 else lambda shard: calls.ask(shard, "hold", 1))
+              for place, part in enumerate(shards.parts)]  # fmt: skip
+    with pytest.raises(ClusterError, match="are asked for"):
+        shards.each(pieces)
+    assert calls.dropped == len(shards.parts) - 1 > 0
+
+
+def test_a_wrong_setting_is_told_from_machine_to_machine() -> None:
+    error = ConfigError("cluster.shards", 0, "must be from 1 to 4096")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.field) == (str(error), "cluster.shards")
 
 
 @pytest.mark.parametrize(("rows", "shards"), [(1, 1), (4096, 4), (4097, 2), (10 * 4096 + 5, 3), (40960, 7)])

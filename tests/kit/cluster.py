@@ -61,6 +61,7 @@ class FakeCalls:
     deaf: bool = False
     shards: dict[int, Shard] = field(default_factory=dict)
     deaths: int = 0
+    dropped: int = 0
     _given: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _asked: Iterator[int] = field(default_factory=itertools.count)
@@ -111,6 +112,9 @@ class FakeCalls:
             self.kill(shard)
             raise WorkerLost("ActorDiedError")
         return getattr(self.shards[shard], method)(*given)
+
+    def drop(self, answer: Any) -> None:
+        self.dropped += 1
 
     def there(self, probe: Any) -> Any:
         return probe
