@@ -88,19 +88,22 @@ def kept(session: Session, digest: bytes) -> StatementRow | None:
 def acknowledge(office: Office, session: Session, statement: Statement) -> Statement:
     """The answer that a statement arrived and was kept.
 
-    That a recall arrived is evidence, for its 48 hours run from then on: kept, and the same however often it is sent.
+    That a recall arrived is evidence, for its 48 hours run from then on: kept, and the same however often it is sent,
+    but not once it is dated in the future: this node's clock was wrong then, and nobody takes it.
     """
     is_recall = isinstance(statement.content, Recalled)
-    for earlier in _acknowledgements(session, statement) if is_recall else ():
+    for earlier in _acknowledgements(office, session, statement) if is_recall else ():
         return earlier
-    time, content = int(office.clock().timestamp() * 1000), Acknowledged(statement.digest)
-    reply = Statement(1, statement.query, office.name, statement.sender, time, content).signed(office.keyring)
+    content = Acknowledged(statement.digest)
+    reply = Statement(1, statement.query, office.name, statement.sender, _now_ms(office), content).signed(
+        office.keyring
+    )
     if is_recall:
         office.keep(session, reply, "sent", "done")
     return reply
 
 
-def _acknowledgements(session: Session, statement: Statement) -> Iterator[Statement]:
+def _acknowledgements(office: Office, session: Session, statement: Statement) -> Iterator[Statement]:
     rows = select(StatementRow).where(
         StatementRow.attempt == statement.query,
         StatementRow.kind == Acknowledged.__name__,
@@ -109,18 +112,32 @@ def _acknowledgements(session: Session, statement: Statement) -> Iterator[Statem
     )
     for row in session.scalars(rows):
         reply = decode_statement(row.content)
-        if isinstance(reply.content, Acknowledged) and reply.content.statement == statement.digest:
+        if not isinstance(reply.content, Acknowledged) or reply.content.statement != statement.digest:
+            continue
+        if reply.time <= _now_ms(office) + SKEW_MS:
             yield reply
 
 
 def take_acknowledgement(office: Office, session: Session, statement: Statement, reply: Statement) -> None:
-    """What this node stated has arrived. Raises `StatementRefused` unless the answer says so."""
-    if not isinstance(reply.content, Acknowledged) or reply.content.statement != statement.digest:
-        raise StatementRefused("no acknowledgement of what was stated")
+    """What this node stated has arrived. Raises `StatementRefused` unless the answer says so, now and in its query."""
+    _check_acknowledgement(office, statement, reply)
     if isinstance(statement.content, Recalled):
         deletion.note_acknowledged(office, session, statement)
         if kept(session, reply.digest) is None:
             office.keep(session, reply, "received", "received")
+
+
+def _check_acknowledgement(office: Office, statement: Statement, reply: Statement) -> None:
+    if not isinstance(reply.content, Acknowledged) or reply.content.statement != statement.digest:
+        raise StatementRefused("no acknowledgement of what was stated")
+    if (reply.query, reply.sender) != (statement.query, statement.receiver):  # it enters the evidence of its query
+        raise StatementRefused("an acknowledgement in another query, or not of the one who was told")
+    if reply.time > _now_ms(office) + SKEW_MS:  # the 48 hours of a recall run from the time that it says
+        raise StatementRefused("the acknowledgement is dated in the future", "clock")
+
+
+def _now_ms(office: Office) -> int:
+    return int(office.clock().timestamp() * 1000)
 
 
 def _check_persons(office: Office, statement: Statement) -> None:

@@ -53,12 +53,17 @@ class BlindCandidate:
 
 
 def candidates_for(office: Office, session: Session, person: Person, query: str) -> list[BlindCandidate]:
-    """The candidates of a query in this reviewer's own random order."""
+    """The candidates of a query in this reviewer's own random order.
+
+    Raises `FourEyes` for who opened the query, while any of them is under review.
+    """
     person.needs("reviewer")
     row_of(session, query)
     rows = session.scalars(
         select(CandidateRow).where(CandidateRow.query_id == query, CandidateRow.deleted.is_(None))
     ).all()
+    if any(row.outcome is None for row in rows) and _opened(session, person, query):
+        raise FourEyes("look-opener")
     ordered = sorted(rows, key=lambda row: office.vault.derive("order", person.id, row.id))
     return [_blind(office, session, person, row) for row in ordered]
 
@@ -73,11 +78,15 @@ def look(office: Office, session: Session, person: Person, candidate: str) -> Bl
     if row.outcome is None:  # another reviewer could be told by whoever may look
         if "reviewer" not in person.roles:
             raise NotYetLocked("look-reviewers")
-        if row_of(session, row.query_id).opened_by == person.id:
+        if _opened(session, person, row.query_id):
             raise FourEyes("look-opener")
     elif {"officer", "data-protection"} & set(person.roles):
         return msgspec.structs.replace(shown, contested=row.contested)
     return Blind(shown.image, shown.quality, shown.acquired, shown.status, row.contested)
+
+
+def _opened(session: Session, person: Person, query: str) -> bool:
+    return row_of(session, query).opened_by == person.id
 
 
 def lock_decision(
@@ -86,7 +95,7 @@ def lock_decision(
     """Lock one's decision, once. Raises `AlreadyLocked`, `FourEyes` for the officer who asks, `CaseRefused`."""
     person.needs("reviewer")
     row = candidate_row(session, candidate, lock=True)
-    if row_of(session, row.query_id).opened_by == person.id:
+    if _opened(session, person, row.query_id):
         raise FourEyes("review-opener")
     if verdict not in VERDICTS:
         raise CaseRefused("verdict", verdict=verdict, allowed=", ".join(VERDICTS))

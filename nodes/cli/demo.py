@@ -18,10 +18,10 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from nodes.casework import impact, impact_template
+from nodes.casework import cases, impact, impact_template
 from nodes.casework.contents import Draft
 from nodes.casework.desk import CaseDesk
-from nodes.casework.persons import new_key_file, sign_with_file
+from nodes.casework.persons import Person, new_key_file, sign_with_file
 from nodes.cli.demo_photos import demo_photos
 from nodes.cli.node import print_report
 from nodes.config.schema import Role, load_config
@@ -227,15 +227,21 @@ def _case(root: Path, photo: Path, provider: Provider, output: Console) -> str:
         query = desk.open_query(officer, draft)
         digest = desk.to_sign(approver, "launch", query)
         desk.approve_launch(approver, query, sign_with_file(keys["approver"], digest))
-        deadline = time.monotonic() + START_SECONDS
-        while (view := desk.query(officer, query)).state not in ("review", "done", "failed") or not desk.settled():
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"the approved search is {view.state} after {START_SECONDS:.0f} s")
-            time.sleep(0.1)
+        view = _when_over(desk, officer, query)
     if view.state != "review" or view.candidates != 1:
         raise DemoFailed(f"the approved search ended as {view.state} with {view.candidates} candidates, expected 1")
     output.print("1 candidate, which two reviewers would now compare, each alone", highlight=False)
     return view.attempts[-1]
+
+
+def _when_over(desk: CaseDesk, officer: Person, query: str) -> cases.QueryView:
+    """The search once it is over and nothing of it is under way: read last, for candidates come after its state."""
+    deadline = time.monotonic() + START_SECONDS
+    while (state := desk.query(officer, query).state) not in ("review", "done", "failed") or not desk.settled():
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"the approved search is {state} after {START_SECONDS:.0f} s")
+        time.sleep(0.1)
+    return desk.query(officer, query)
 
 
 def _verify(root: Path, query: str, output: Console) -> None:

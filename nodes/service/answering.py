@@ -197,16 +197,16 @@ class Answering:
     def _release(self, announce: Search, query: bytes, references: tuple[str, ...]) -> frozenset[str]:
         """Count and note what is about to be released, and give what of it is contested.
 
-        Refused, or not written down, nothing of it leaves.
+        Refused, not written down, or its marks not read, nothing of it leaves. Marks are read last: who contests one
+        of it before finds it marked here, and who does so later finds whom to tell.
         """
         assert self._node.follow_up is not None
         try:
-            contested = self._node.store.contested(references)
             self._gate.release(announce, references)
             self._node.follow_up.disclosed(query, announce.requester, references)
+            return self._node.store.contested(references)
         except StoreError as error:
             raise QueryRefused("internal", str(error)) from error
-        return contested
 
     def _give_up(self, made: Preparation) -> None:
         self._node.pool.drop(made.preparation_id)

@@ -273,8 +273,7 @@ class FollowUp:
             answer = await node.transport.tell(peer, PATH, body)
             await asyncio.to_thread(self._take_answer, number, statement, answer)
         except PeerRefused as error:
-            patient = isinstance(statement.content, (Recalled, Deleted)) or one.tries < PATIENT_TRIES
-            if error.code not in _FINAL and (error.code not in _MENDED or patient):
+            if _takes_it_later(statement, error.code, one.tries):
                 log.info("statement put off by its receiver", extra={"peer": peer, "code": error.code})
                 await asyncio.to_thread(self._later, number)
                 return False
@@ -282,6 +281,9 @@ class FollowUp:
             await asyncio.to_thread(self._give_up, number, statement)
         except (CryptoError, InputError, CaseworkError) as error:  # the peer's answer does not hold
             log.error("answer refused", extra={"peer": peer, "error": type(error).__name__})
+            if _never_given_up(statement):
+                await asyncio.to_thread(self._later, number)
+                return False
             await asyncio.to_thread(self._give_up, number, statement)
         return True
 
@@ -334,6 +336,19 @@ def _settle(session: Session, number: int, state: str) -> None:
     row = session.get(StatementRow, number)
     if row is not None:
         row.state, row.sealed = state, None
+
+
+def _never_given_up(statement: Statement) -> bool:
+    """A recall is made until it is acknowledged: a receiver does not get rid of it by how it answers."""
+    return isinstance(statement.content, Recalled)
+
+
+def _takes_it_later(statement: Statement, code: str, tries: int) -> bool:
+    """Whether to try again what a peer has refused with this code, after so many tries."""
+    if _never_given_up(statement):
+        return True
+    patient = isinstance(statement.content, Deleted) or tries < PATIENT_TRIES
+    return code not in _FINAL and (code not in _MENDED or patient)
 
 
 def _lane(statement: Statement) -> bytes:

@@ -336,6 +336,7 @@ def recalls_answered(case: Case) -> Findings:
     """What was recalled for deletion or correction was deleted within 48 hours after that arrived, with a receipt.
 
     R 64(1)(m). When it arrived is the receiver's word, which it signs to the holder, and what the holder's log says.
+    That there is no receipt breaks the rule only by the receiver's own bundle, exported after the 48 hours.
     """
     for view, stated in _of(case, Recalled):
         recall, content = stated.statement, stated.statement.content
@@ -353,8 +354,11 @@ def recalls_answered(case: Case) -> Findings:
         early, late = first + RECALL_MS, math.inf if last is None else last + RECALL_MS
         if not receipts:
             now = max(one.bundle.exported for one in case.views)
-            if now > late:
+            shown = max((one.bundle.exported for one in case.views_of(recall.receiver)), default=-math.inf)
+            if shown > late:
                 yield Broken(where, "no deletion receipt, and the 48 hours are over")
+            elif now > late:  # whoever shows their own bundle alone may have left it out
+                yield Open(f"{where}: no deletion receipt is shown, nor what {recall.receiver} has after the 48 hours")
             elif now > early:
                 yield Open(f"{where}: no deletion receipt in 48 hours, and {UNSURE}")
             else:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from nodes.casework import cases, review
 from nodes.casework.errors import (
     AlreadyLocked,
     BadAssertion,
@@ -23,6 +26,7 @@ from nodes.casework.errors import (
     Unsuitable,
     WrongSchema,
 )
+from nodes.console import pages_search
 from protocol.approval import Assertion
 from tests.kit.casework import Offices, draft
 
@@ -136,7 +140,6 @@ def test_the_officer_who_asks_does_not_review(offices: Offices) -> None:
     query = offices.fr.open_query(both, _draft())
     offices.fr.approve_launch(offices.french.anton, query, offices.french.sign("anton", "launch", query))
     with offices.fr.office.vault.writing() as session:
-        from nodes.casework import cases
         from nodes.casework.tables import CandidateRow
 
         row = session.get(CandidateRow, candidate)
@@ -144,6 +147,50 @@ def test_the_officer_who_asks_does_not_review(offices: Offices) -> None:
         row.query_id = cases.row_of(session, query).id
     with pytest.raises(FourEyes, match="may not review"):
         offices.fr.lock_decision(both, candidate, "same person", "ears")
+
+
+def _boris_opened(offices: Offices) -> str:
+    """A query under review whose opener reviews others'."""
+    query = offices.searched(offices.enrol())
+    both = offices.french.enrol("boris", ("officer", "reviewer"))
+    with offices.fr.office.vault.writing() as session:
+        cases.row_of(session, query).opened_by = both.id
+    return query
+
+
+def test_the_officer_who_asks_lists_no_candidates_before_the_review_is_over(offices: Offices) -> None:
+    query = _boris_opened(offices)
+    with pytest.raises(FourEyes, match="once their review is over"):
+        offices.fr.candidates_for(offices.french.boris, query)
+    (one,) = offices.fr.candidates_for(offices.french.rita, query)
+    for reviewer in (offices.french.rita, offices.french.remo):
+        offices.fr.lock_decision(reviewer, one.id, "same person", "ears")
+    assert [seen.id for seen in offices.fr.candidates_for(offices.french.boris, query)] == [one.id]
+
+
+def test_the_first_page_of_who_opened_a_query_names_it_not_as_theirs_to_decide(offices: Offices) -> None:
+    """And does not end in the refusal either."""
+    query = _boris_opened(offices)
+
+    def waits_for(who: str) -> bool:
+        operations = SimpleNamespace(
+            candidates=lambda who, query: offices.fr.candidates_for(offices.fr.person(who), query),
+            outcome=lambda who, candidate: SimpleNamespace(outcome=offices.fr.outcome(candidate)),
+        )
+        visit: Any = SimpleNamespace(operations=operations, who=who)
+        return pages_search._mine_to_decide(visit, offices.fr.query(offices.fr.person(who), query))
+
+    assert waits_for("rita")
+    assert not waits_for("boris")
+
+
+def test_control_without_the_rule_the_officer_lists_quality_and_marks(
+    offices: Offices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "_opened", lambda *_: False)
+    query = _boris_opened(offices)
+    (one,) = offices.fr.candidates_for(offices.french.boris, query)
+    assert (one.quality, one.status) == (61, "identified")
 
 
 def test_each_reviewer_sees_an_order_of_their_own_and_no_rank(offices: Offices) -> None:

@@ -20,7 +20,7 @@ from nodes.identity.identity import NodeKeyring
 from nodes.service import follow_up
 from nodes.service.follow_up import BODY_LIMIT, PATH
 from protocol.documents import seal_document
-from protocol.follow_up import CandidatesWanted, Deleted, Recalled, Statement
+from protocol.follow_up import Acknowledged, CandidatesWanted, Deleted, Recalled, Statement
 from protocol.messages import ABORT_CODES
 from tests.casework.test_whole_case import rounds, set_clock
 from tests.kit.casework import Clock, Staff, draft, open_desk, reference_of, staffed
@@ -224,6 +224,7 @@ def test_an_honest_state_is_not_shut_out_by_a_recall_that_did_not_reach_it(
     """Its holder does not know it for one round. The recall is sent again, and the operator is told meanwhile."""
     clock = Clock()
     if not mended:
+        monkeypatch.setattr(follow_up, "_never_given_up", lambda _: False)
         monkeypatch.setattr(follow_up, "_FINAL", frozenset(ABORT_CODES))
 
     async def body(network: AsgiNetwork) -> None:
@@ -277,6 +278,51 @@ def test_a_receipt_of_a_node_whose_clock_is_ahead_comes_later(
             await asyncio.to_thread(_try_again, requester)
             await rounds(network)
             assert [view.answered for view in es.recalls(spanish.dora)][-1] is mended
+
+    at(federation, body)
+
+
+class _Answer:
+    """How a receiver could get rid of a recall: it answers with something else, or disagrees."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses, self.times = refuses, 0
+
+    def __call__(self, office: Any, session: Any, recall: Statement) -> Statement:
+        self.times += 1
+        if self.refuses:
+            raise StatementRefused("no", "disagreement")
+        content = Acknowledged(bytes(32))
+        return Statement(1, recall.query, office.name, recall.sender, recall.time, content).signed(office.keyring)
+
+
+@pytest.mark.parametrize("refuses", [True, False], ids=["disagreement", "another acknowledgement"])
+@MENDED
+def test_a_receiver_does_not_get_rid_of_a_recall_by_how_it_answers(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, mended: bool, refuses: bool
+) -> None:
+    clock, answer = Clock(), _Answer(refuses)
+    person = 13 + 2 * mended + refuses
+    if not mended:
+        monkeypatch.setattr(follow_up, "_never_given_up", lambda _: False)
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        holder = network.nodes[ES].follow_up
+        assert holder is not None
+        with open_desk(federation.folder(FR), clock) as fr, open_desk(federation.folder(ES), clock) as es:
+            french, spanish = staffed(fr), staffed(es)
+            one, reference = await _candidate(network, french, federation.people.galleries[ES][person])
+            es.recall(spanish.dora, reference, "another person's photo")
+            with monkeypatch.context() as patch:
+                patch.setattr(inbox, "acknowledge", answer)
+                await holder.round()
+            assert answer.times == 1
+            assert [view.due for view in es.recalls(spanish.dora)][-1] is None
+            await asyncio.to_thread(_try_again, holder)
+            await rounds(network)
+            assert ([view.due for view in es.recalls(spanish.dora)][-1] is not None) is mended
+            assert (fr.outcome(one) == "deleted") is (mended or not refuses)  # it had deleted, and did not say so
 
     at(federation, body)
 

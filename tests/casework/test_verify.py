@@ -16,6 +16,7 @@ from nodes.identity.identity import NodeIdentity, NodeKeyring, load_identity
 from nodes.logs.checkpoints import Disclosure
 from nodes.logs.entries import TranscriptEntry, encode_entry, encrypt_entry
 from nodes.verify import Report, load_trust, rules_follow_up, verify_bundles
+from nodes.verify.case import Case
 from nodes.verify.format import Bundle, Stated, TranscriptProof, decode_bundle, preparation_inside
 from nodes.verify.verdict import RULES
 from pets.merkle import MerkleTree, hash_leaf
@@ -362,6 +363,41 @@ def _arrived_after(
 def _recall_check(report: Report) -> tuple[str, str]:
     (check,) = [one for one in report.checks if one.id == "recall"]
     return check.status, " ".join(check.details)
+
+
+def _without_receipt(told: Told, *owners: str) -> Report:
+    """Bundles from which the holder left the receipt out; the receiver's, if it is there, shows it."""
+    sealed = []
+    for owner in owners:
+        kept = list(told.bundles[owner].follow_up)
+        if owner == ES:
+            kept = [one for one in kept if not isinstance(one.statement.content, Deleted)]
+        sealed.append(told._seal(owner, kept))
+    return verify_bundles(sealed, told.trust)
+
+
+def test_a_holder_that_hides_the_receipt_blames_nobody_with_its_own_bundle(told: Told) -> None:
+    _export_later(told)
+    status, said = _recall_check(_without_receipt(told, ES))
+    assert status == "not-checkable"
+    assert "nor what FR has" in said
+    assert _recall_check(_without_receipt(told, ES, FR))[0] == "pass"  # with the receiver's it is there
+
+
+def test_a_receivers_bundle_of_before_the_48_hours_were_over_is_not_held_against_it(told: Told) -> None:
+    early = told.bundles[FR]
+    lie = _much_later(told, Deleted)
+    assert _recall_check(told.verify(lie))[0] == "fail"  # control: exported after them
+    told.bundles[FR] = early
+    assert _recall_check(told.verify(lie))[0] == "not-checkable"
+
+
+def test_control_if_any_bundle_counted_an_honest_receiver_would_be_blamed(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _export_later(told)
+    monkeypatch.setattr(Case, "views_of", lambda case, name: list(case.views))
+    assert _recall_check(_without_receipt(told, ES))[0] == "fail"
 
 
 def test_an_acknowledged_recall_is_in_the_evidence_of_both(told: Told) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,8 @@ from rich.console import Console
 from nodes.cli.node import print_report
 from nodes.config.storage import holder_store
 from nodes.evidence.export import export_bundle
+from nodes.service.answering import Answering
+from nodes.service.follow_up import FollowUp
 from nodes.service.operator_api import SearchReport
 from nodes.store import GalleryStore, StoreUnavailable
 from nodes.verify import verify_bundles
@@ -110,5 +113,38 @@ def test_nothing_is_released_where_the_mark_cannot_be_read(
             answers = (await network.search(wanted)).answers
             assert answers == federation.expected(wanted)
             assert all(answer.status == "candidates" for answer in answers.values())
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["mended", "control"])
+def test_who_is_contested_just_before_a_release_is_noted_carries_the_mark(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """Whoever contests them finds nobody to tell. The control reads the mark before that."""
+    wanted = request(federation.people.hit, (DE,))
+    _, second = federation.expected(wanted)[DE].references
+    disclosed, told = FollowUp.disclosed, []
+
+    def contested_before(follow_up: FollowUp, query: bytes, peer: str, references: tuple[str, ...]) -> None:
+        told.extend(follow_up.desk.receivers(second))
+        contest(federation, second)
+        disclosed(follow_up, query, peer, references)
+
+    def reads_first(answering: Answering, *asked: Any) -> frozenset[str]:
+        early = answering._node.store.contested(asked[-1])
+        release(answering, *asked)
+        return early
+
+    release = Answering._release
+    monkeypatch.setattr(FollowUp, "disclosed", contested_before)
+    if not last:
+        monkeypatch.setattr(Answering, "_release", reads_first)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            answer = (await network.search(wanted)).answers[DE]
+            assert told == []
+            assert [hit.contested for hit in answer.hits] == [False, last]
 
     asyncio.run(body())
