@@ -228,19 +228,26 @@ class RowFiles:
         session.execute(delete(GoneRow).where(GoneRow.model_id == model.id))
         return erased
 
+    def added_since(self, session: Session, model: ModelRow) -> int:
+        """How many rows a folder has from after the moment of the database, without those that were deleted again."""
+        manifest = self._check(session, model)
+        assert model.next_row is not None
+        deleted = np.concatenate([np.array(list(manifest.dead), np.int64), self.erased(model)])
+        return len(np.setdiff1d(np.arange(model.next_row, manifest.next_row), deleted))
+
     def reconcile(self, session: Session, model: ModelRow, held: Numbers) -> int:
         """Let a folder go on from the moment of the database: all rows but those `held` are erased, and what was
         noted as gone, and a new line begins; gives how many rows were erased that nobody had deleted."""
+        lost = self.added_since(session, model)
         manifest = self._check(session, model)
         assert model.next_row is not None
-        lost = [row for row in range(model.next_row, manifest.next_row) if row not in manifest.dead]
         first, known = model.next_row, np.concatenate([held, self.erased(model)])
         self._erase(session, model, np.setdiff1d(np.arange(manifest.next_row), known).tolist())
         with as_store_errors():
             files = self.of(model)
             files.branch(first)
             self.remember(model, files.manifest())
-        return len(lost)
+        return lost
 
     def retire(self, session: Session, before: int) -> int:
         """Give up versions that were superseded before a second since 1970; gives how many rows were erased."""
