@@ -51,6 +51,7 @@ from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
 
 MAX_AHEAD = 4  # changes of a folder that a crash may keep the database from knowing of
 FOLDER_BYTES = 8
+COPYING = "-copying"  # ends the name of a folder that is being copied
 
 Rows = npt.NDArray[np.int8]
 Numbers = npt.NDArray[np.int64]
@@ -346,7 +347,7 @@ class RowFiles:
         named = {model.folder for model in _with_folder(session)}
         if self._place is None or not self._place.is_dir():
             return []
-        ours = re.compile(rf"\.?[0-9a-f]{{{2 * FOLDER_BYTES}}}(-copying)?")
+        ours = re.compile(rf"\.?[0-9a-f]{{{2 * FOLDER_BYTES}}}({COPYING})?")
         return sorted(one for one in self._place.iterdir() if ours.fullmatch(one.name) and one.name not in named)
 
     def drop_unnamed(self, session: Session) -> int:
@@ -360,7 +361,7 @@ class RowFiles:
 
 def copy_folder(source: Path, target: Path) -> None:
     """A copy of a folder of block files that nobody changes, which appears whole or not at all. Raises `StoreError`."""
-    fresh = target.with_name(f".{target.name}-copying")
+    fresh = target.with_name(f".{target.name}{COPYING}")
     with as_store_errors(), typed_errors(str(target)):
         shutil.rmtree(fresh, ignore_errors=True)  # of a copy that was interrupted
         fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
