@@ -37,6 +37,7 @@ from nodes.service.expiry import delete_expired as delete_expired_now
 from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreError, StoreUnavailable
 from nodes.store.backup import CarriedOver, adopt_rows, bring_rows, carry_over, copy_database, replace_database
 from nodes.store.database import is_empty
+from nodes.store.reconciling import added_since
 from nodes.store.rows import rows_beside
 from pets.errors import InputError
 
@@ -209,7 +210,8 @@ def _after_pg_restore(
             "empty database that node.toml then names"
         )
     if not yes:
-        raise LossRefused(f"after pg_restore the store has lost {'; '.join(lost + beside_it)}: give --yes to go on")
+        told = "; ".join(lost + beside_it + _enrolled_since(config))
+        raise LossRefused(f"after pg_restore the store has lost {told}: give --yes to go on")
     with suppress(StoreUnavailable):  # it is opened, and named, below
         if is_empty(config.storage.database_url):
             raise InputError("the database that node.toml names is empty: bring the dump back with pg_restore first")
@@ -229,6 +231,15 @@ def _after_pg_restore(
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _enrolled_since(config: NodeConfig) -> tuple[str, ...]:
+    """Whose templates would be erased, as the database that was brought back does not know them."""
+    try:
+        added = added_since(config.storage.database_url, storage_key(config), rows_folder(config))
+    except StoreError:  # templates are gone too, say, or the database is of an earlier version
+        return ("who was enrolled since the dump",)
+    return (f"{added} templates that were enrolled since the dump",) if added else ()
 
 
 def _restored(

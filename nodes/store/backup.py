@@ -16,7 +16,7 @@ from nodes.private_files import sync_folder
 from nodes.store.database import Database
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.gallery import lock
-from nodes.store.rows import FOLDER_BYTES, RowFiles, copy_folder, rows_beside
+from nodes.store.rows import COPYING, FOLDER_BYTES, RowFiles, copy_folder, rows_beside
 from nodes.store.subjects import utc_day, utc_seconds
 
 
@@ -208,15 +208,22 @@ def adopt_rows(copy: Path, source: Path, place: Path, made: list[Path]) -> None:
 def bring_rows(source: Path, place: Path) -> list[Path]:
     """Copy the templates of a backup to where there are none, under their own names; gives what was made.
 
-    Nothing where there are some: they are newer, and tell who was forgotten since. Raises `StoreError`.
+    Nothing where there are some: they are newer, and tell who was forgotten since. What this left when it was killed is
+    no such thing: it is gone on with. Raises `StoreError`.
     """
-    if not source.is_dir() or (place.is_dir() and any(place.iterdir())):
+    wanted = {folder.name for folder in source.iterdir()} if source.is_dir() else set()
+    present = {folder.name for folder in place.iterdir()} if place.is_dir() else set()
+    left = {name for name in present if name.startswith(".") and name.endswith(COPYING)}
+    there = present - left
+    if there and not (left and there <= wanted):
         return []
     made: list[Path] = []
     try:
-        for folder in sorted(source.iterdir()):
-            made.append(place / folder.name)
-            copy_folder(folder, made[-1])
+        for name in left:
+            shutil.rmtree(place / name, ignore_errors=True)
+        for name in sorted(wanted - there):
+            made.append(place / name)
+            copy_folder(source / name, made[-1])
     except BaseException:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)

@@ -138,6 +138,7 @@ class Database:
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = {round(1000 * self.lock_seconds)}")
             cursor.execute("SET TIME ZONE 'UTC'")
+            cursor.execute("SET DateStyle = 'ISO, YMD'")  # days are digested as text (`nodes.store.content`)
         connection.autocommit = False
 
 

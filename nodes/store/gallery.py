@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from nodes.store.database import insert_into, is_postgresql
 from nodes.store.errors import EmptyStore
 from nodes.store.keys import KeyRing
+from nodes.store.references import ReferenceKey
 from nodes.store.rows import RowFiles
 from nodes.store.subjects import Category, Snapshot
 from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
@@ -105,9 +106,9 @@ def snapshot(
     return Snapshot(templates, references, chosen.digest, generation(session), valid_through)
 
 
-def reference(session: Session, keys: KeyRing, model: bytes, row: int) -> str | None:
+def reference(session: Session, keys: KeyRing, drawing: ReferenceKey, model: bytes, row: int) -> str | None:
     """The reference of the subject whose row has this number; None if there is none. Raises `StoreCorrupted` for a
-    row that is not tied to it."""
+    row that is not tied to it, and for a reference by which the subject is not found."""
     chosen = (SubjectRow.model_id == select(ModelRow.id).where(ModelRow.digest == model).scalar_subquery()) & (
         SubjectRow.row == row
     )
@@ -118,18 +119,25 @@ def reference(session: Session, keys: KeyRing, model: bytes, row: int) -> str | 
     for name, first, key, tie in found:  # of two, one was put there
         keys[key].check_tie(tie, model, row, name, first)
     goes_by: str = found[0][1] or found[0][0]
+    drawing.check_found(session, goes_by)
     return goes_by
 
 
-def check_ties(session: Session, keys: KeyRing) -> None:
-    """Look at the tie of every row that is held. Raises `StoreCorrupted`."""
+def check_ties(session: Session, keys: KeyRing, drawing: ReferenceKey) -> None:
+    """Look at the tie of every row that is held, and whether its reference leads to it. Raises `StoreCorrupted`."""
     digests = {model.id: model.digest for model in session.scalars(select(ModelRow))}
     columns = (SubjectRow.key_id, SubjectRow.tie, SubjectRow.model_id, SubjectRow.row)
-    names = (SubjectRow.reference, SubjectRow.subject)
+    names = (SubjectRow.reference, SubjectRow.subject, SubjectRow.id, SubjectRow.numbered)
     for first in range(0, last_subject(session), READ_ROWS):
         part = (SubjectRow.id > first) & (SubjectRow.id <= first + READ_ROWS)
-        for key, tie, model, row, *who in session.execute(select(*columns, *names).where(part)):
-            keys[key].check_tie(tie, digests[model], row, *who)
+        drawn: list[tuple[str, int]] = []
+        for key, tie, model, row, name, subject, number, numbered in session.execute(
+            select(*columns, *names).where(part)
+        ):
+            keys[key].check_tie(tie, digests[model], row, name, subject)
+            if numbered:
+                drawn.append((name, number))
+        drawing.check_leads([name for name, _ in drawn], [number for _, number in drawn])
 
 
 def references(session: Session, model: int, rows: npt.NDArray[np.int64]) -> list[str]:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select, true
 from sqlalchemy.orm import Session
 
 from nodes.store.errors import StoreCorrupted, StoreRefusal
@@ -136,9 +136,14 @@ def _told(plain: bytes) -> _Sealed:
 
 
 def purge(session: Session, before: int) -> int:
-    """Delete entries from before a second since 1970; gives how many."""
-    gone = session.scalars(delete(HandlingRow).where(HandlingRow.time < before).returning(HandlingRow.id)).all()
-    return len(gone)
+    """Delete entries from before a second since 1970; gives how many.
+
+    Only as far as the first that is kept: behind it there are older ones where logs were joined, and a gap there would
+    look like an entry that somebody took out.
+    """
+    kept = session.scalar(select(func.min(HandlingRow.id)).where(HandlingRow.time >= before))
+    old = true() if kept is None else HandlingRow.id < kept
+    return len(session.scalars(delete(HandlingRow).where(old).returning(HandlingRow.id)).all())
 
 
 def rekey(session: Session, keys: KeyRing) -> None:

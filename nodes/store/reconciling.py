@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from nodes.store import gallery
+from nodes.store.database import Database
+from nodes.store.keys import StorageKey
 from nodes.store.rows import RowFiles
 from nodes.store.subjects import DeletionReceipt, Reconciled
 
@@ -28,3 +31,14 @@ def reconcile(session: Session, rows: RowFiles, forget: Callable[[Iterable[str]]
         lost += rows.reconcile(session, model, np.concatenate([*parts, np.empty(0, np.int64)]))
     rows.announce(session, False)
     return Reconciled(tuple(again), lost)
+
+
+def added_since(url: str, key: StorageKey, place: Path) -> int:
+    """How many templates in a folder are from after the moment of a database that was brought back, and would be lost
+    with it. Changes nothing, so the database must be of this version. Raises `StoreError`."""
+    database, files = Database(url), RowFiles(place, [key.blocks], 0, ahead=True)
+    try:
+        with database.reading() as session:
+            return sum(files.added_since(session, model) for model in files.models(session))
+    finally:
+        database.close()

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
@@ -36,6 +38,7 @@ from pets.prf import SECRET_BYTES
 REFERENCE_BYTES = 16
 NUMBER_BYTES = 6
 _COLUMN = "reference-key"
+_NONE = "0" * (2 * REFERENCE_BYTES)
 _FORM = re.compile(r"[A-Z]{2}-([0-9a-f]{32})")
 
 
@@ -69,11 +72,36 @@ class ReferenceKey:
         block = self._cipher.decryptor().update(bytes.fromhex(match[1]))
         return int.from_bytes(block[:NUMBER_BYTES], "big")
 
+    def numbers(self, references: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The numbers of many references, int64 (count,); 0, which is nobody's, for what has not the form of one."""
+        matches = [_FORM.fullmatch(reference) for reference in references]
+        digits = "".join(_NONE if match is None else match[1] for match in matches)
+        plain = self._cipher.decryptor().update(bytes.fromhex(digits))
+        wide = np.zeros((len(references), 8), np.uint8)
+        wide[:, 8 - NUMBER_BYTES :] = np.frombuffer(plain, np.uint8).reshape(-1, REFERENCE_BYTES)[:, :NUMBER_BYTES]
+        wide[[match is None for match in matches]] = 0
+        return wide.reshape(-1).view(">i8").astype(np.int64)
+
+    def check_leads(self, references: Sequence[str], numbers: Sequence[int]) -> None:
+        """Raise `StoreCorrupted` unless references lead to these numbers: who has one could not be found by it."""
+        wrong = np.flatnonzero(self.numbers(references) != np.array(numbers, np.int64))
+        if len(wrong):
+            raise _leads_elsewhere(references[wrong[0]])
+
+    def check_found(self, session: Session, reference: str) -> None:
+        """Raise `StoreCorrupted` unless there is a subject that is found by a reference."""
+        if self.find(session, reference) is None:
+            raise _leads_elsewhere(reference)
+
     def find(self, session: Session, reference: str) -> int | None:
         """The number of the subject that has a reference, None if nobody has it: the one way from one to the other."""
         has_it = SubjectRow.reference == reference
         found = session.scalar(select(SubjectRow.id).where(SubjectRow.id == self.number(reference), has_it))
         return found or session.scalar(select(SubjectRow.id).where(has_it, OLD_REFERENCES))
+
+
+def _leads_elsewhere(reference: str) -> StoreCorrupted:
+    return StoreCorrupted(f"reference {reference} does not lead to its subject: the database was changed")
 
 
 def written(state: str, drawn: bytes) -> list[str]:
@@ -83,8 +111,12 @@ def written(state: str, drawn: bytes) -> list[str]:
 
 
 def open_reference_key(session: Session, keys: KeyRing) -> ReferenceKey:
-    """The reference key of a database, drawn if it has none yet. Raises `StoreCorrupted` if it does not decrypt."""
+    """The reference key of a database, drawn if it has none yet. Raises `StoreCorrupted` if it does not decrypt, or is
+    gone while there are references that were drawn with it."""
     if session.scalar(select(StoreRow.reference_key)) is None:
+        drawn = select(SubjectRow.id).where(SubjectRow.numbered).order_by(SubjectRow.id.desc()).limit(1)
+        if session.scalar(drawn) is not None:
+            raise StoreCorrupted("the reference key is gone: nobody could be found by the reference that it gave")
         _keep(session, keys, secrets.token_bytes(SECRET_BYTES))
     return ReferenceKey(_secret(session, keys))
 

@@ -51,6 +51,7 @@ from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
 
 MAX_AHEAD = 4  # changes of a folder that a crash may keep the database from knowing of
 FOLDER_BYTES = 8
+COPYING = "-copying"  # ends the name of a folder that is being copied
 
 Rows = npt.NDArray[np.int8]
 Numbers = npt.NDArray[np.int64]
@@ -228,19 +229,26 @@ class RowFiles:
         session.execute(delete(GoneRow).where(GoneRow.model_id == model.id))
         return erased
 
+    def added_since(self, session: Session, model: ModelRow) -> int:
+        """How many rows a folder has from after the moment of the database, without those that were deleted again."""
+        manifest = self._check(session, model)
+        assert model.next_row is not None
+        deleted = np.concatenate([np.array(list(manifest.dead), np.int64), self.erased(model)])
+        return len(np.setdiff1d(np.arange(model.next_row, manifest.next_row), deleted))
+
     def reconcile(self, session: Session, model: ModelRow, held: Numbers) -> int:
         """Let a folder go on from the moment of the database: all rows but those `held` are erased, and what was
         noted as gone, and a new line begins; gives how many rows were erased that nobody had deleted."""
+        lost = self.added_since(session, model)
         manifest = self._check(session, model)
         assert model.next_row is not None
-        lost = [row for row in range(model.next_row, manifest.next_row) if row not in manifest.dead]
         first, known = model.next_row, np.concatenate([held, self.erased(model)])
         self._erase(session, model, np.setdiff1d(np.arange(manifest.next_row), known).tolist())
         with as_store_errors():
             files = self.of(model)
             files.branch(first)
             self.remember(model, files.manifest())
-        return len(lost)
+        return lost
 
     def retire(self, session: Session, before: int) -> int:
         """Give up versions that were superseded before a second since 1970; gives how many rows were erased."""
@@ -339,7 +347,7 @@ class RowFiles:
         named = {model.folder for model in _with_folder(session)}
         if self._place is None or not self._place.is_dir():
             return []
-        ours = re.compile(rf"\.?[0-9a-f]{{{2 * FOLDER_BYTES}}}(-copying)?")
+        ours = re.compile(rf"\.?[0-9a-f]{{{2 * FOLDER_BYTES}}}({COPYING})?")
         return sorted(one for one in self._place.iterdir() if ours.fullmatch(one.name) and one.name not in named)
 
     def drop_unnamed(self, session: Session) -> int:
@@ -353,7 +361,7 @@ class RowFiles:
 
 def copy_folder(source: Path, target: Path) -> None:
     """A copy of a folder of block files that nobody changes, which appears whole or not at all. Raises `StoreError`."""
-    fresh = target.with_name(f".{target.name}-copying")
+    fresh = target.with_name(f".{target.name}{COPYING}")
     with as_store_errors(), typed_errors(str(target)):
         shutil.rmtree(fresh, ignore_errors=True)  # of a copy that was interrupted
         fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

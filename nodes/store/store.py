@@ -423,7 +423,7 @@ class GalleryStore:
             if missing and not self._rows.ahead:
                 raise StoreCorrupted(f"the database holds {missing} subjects whose templates were deleted: it is older")
             if whole:
-                gallery.check_ties(session, self._keys)
+                gallery.check_ties(session, self._keys, self._references)
             return content.verify(session)
 
     def verify_templates(self) -> None:
@@ -474,7 +474,7 @@ class GalleryStore:
     def reference(self, model: bytes, row: int) -> str:
         """The reference of the subject whose row has a number. Raises `UnknownReference` if it was forgotten."""
         with self._database.reading() as session:
-            found = gallery.reference(session, self._keys, model, row)
+            found = gallery.reference(session, self._keys, self._references, model, row)
         if found is None:
             raise UnknownReference("the subject was forgotten meanwhile")
         return found

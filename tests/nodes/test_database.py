@@ -550,7 +550,9 @@ def test_control_where_the_templates_are_lost_too_nobody_knows_who_was_forgotten
 # PostgreSQL
 
 
-def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants(tmp_path: Path) -> None:
+def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if reason := why_not():
         pytest.skip(reason)
     binaries = find_binaries()
@@ -576,8 +578,14 @@ def test_a_postgresql_store_is_rekeyed_and_after_pg_restore_refuses_old_warrants
         (folder / "node.toml").write_text(configured.replace(old, new))
         with pytest.raises(StoreCorrupted, match="the database is an older one"), holder_store(folder):
             pass
-        with pytest.raises(LossRefused, match="--yes"):
+        with pytest.raises(LossRefused, match=r"; 4 templates that were enrolled since the dump: give --yes"):
             restore(folder, None, NOW)
+        with pytest.raises(StoreCorrupted, match="the database is an older one"), holder_store(folder):
+            pass  # nothing was changed
+        with monkeypatch.context() as patch:  # where nothing tells how many
+            patch.setattr(database, "rows_folder", lambda _: tmp_path / "nowhere")
+            with pytest.raises(LossRefused, match=r"; who was enrolled since the dump: give --yes"):
+                restore(folder, None, NOW)
         result = restore(folder, None, NOW, yes=True)
         assert (result.subjects, result.forgotten_again, result.refuses_until) == (2, 1, NOW + SKEW)
         assert "4 templates that were enrolled since the backup" in result.lost

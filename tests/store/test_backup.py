@@ -12,6 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from nodes.blocks.files import link_file
 from nodes.store import (
     DuplicatePhoto,
     QueryReplayed,
@@ -23,7 +24,8 @@ from nodes.store import (
     StoreVersionError,
     WrongStorageKey,
 )
-from nodes.store.backup import adopt_rows, copy_database
+from nodes.store import rows as row_files
+from nodes.store.backup import adopt_rows, bring_rows, copy_database
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
 from nodes.store.tables import Base
@@ -205,3 +207,46 @@ def test_damaged_backup_is_refused(sqlite_url: str, tmp_path: Path) -> None:
         copy_database(tmp_path / "none.db", tmp_path / "new.db")
     with pytest.raises(StoreUnavailable):
         copy_database(tmp_path / "backup.db", tmp_path / "no" / "folder.db")
+
+
+class Killed(BaseException):
+    """The process ends here: nothing that follows in it happens."""
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_templates_are_brought_whole_after_one_that_was_killed(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, place = tmp_path / "backup.rows", tmp_path / "store.rows"
+    for name in ("ab" * 8, "cd" * 8):
+        (source / name).mkdir(parents=True)
+        for part in ("blocks", "manifest"):
+            (source / name / part).write_text(name)
+    copied: list[tuple[Path, ...]] = []
+
+    def killed(*files: Path) -> None:
+        if len(copied) == after:
+            raise Killed
+        copied.append(files)
+        link_file(*files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_files, "link_file", killed)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            bring_rows(source, place)
+    assert any(path.name.endswith("-copying") for path in place.iterdir()), "the control: it left something"
+    assert bring_rows(source, place)
+    held = {str(path.relative_to(place)): path.read_text() for path in place.rglob("*") if path.is_file()}
+    assert held == {f"{name}/{part}": name for name in ("ab" * 8, "cd" * 8) for part in ("blocks", "manifest")}
+    assert {path.name for path in place.iterdir()} == {"ab" * 8, "cd" * 8}
+
+
+def test_templates_are_not_brought_over_others(tmp_path: Path) -> None:
+    """Those tell who was forgotten since; also with what another copy left beside them."""
+    source, place = tmp_path / "backup.rows", tmp_path / "store.rows"
+    (source / ("ab" * 8)).mkdir(parents=True)
+    (place / ("ef" * 8)).mkdir(parents=True)
+    (place / f".{'ab' * 8}-copying").mkdir()
+    assert bring_rows(source, place) == []
+    assert not (place / ("ab" * 8)).exists()

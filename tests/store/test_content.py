@@ -10,7 +10,8 @@ from sqlalchemy import create_engine, text
 from nodes.store import Category, GalleryStore, Status, StorageKey, StoreCorrupted
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
-from tests.kit.stores import KEY, LATER, MODEL, NOW, open_store, templates
+from tests.kit.postgres import PostgresServer
+from tests.kit.stores import KEY, LATER, MODEL, NOW, database_name, open_store, sql, templates
 from tests.kit.stores import store as store
 from tests.kit.stores import url as url
 
@@ -91,3 +92,17 @@ def test_a_store_of_an_earlier_version_is_counted_when_it_is_opened(url: str) ->
         assert opened.verify().generation == 8
         fill(opened)
         assert opened.verify().rows == 20
+
+
+@pytest.mark.parametrize("style", ["German", "SQL, DMY"])
+def test_a_server_that_writes_days_otherwise_changes_no_digest(style: str, postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    with open_store(url) as opened:
+        fill(opened)
+    sql(url, f"ALTER DATABASE {database_name(url)} SET DateStyle = '{style}'")
+    assert sql(url, "SELECT format('%s', DATE '2031-02-01')") == [({"German": "01.02.2031"}.get(style, "01/02/2031"),)]
+    with open_store(url) as opened:
+        assert opened.verify().rows == 20, "what was enrolled before"
+        assert {subject.retain_until for subject in opened.subjects()} == {LATER}
+        fill(opened)
+        assert opened.verify().rows == 40

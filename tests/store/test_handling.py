@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from nodes.store import GalleryStore, Handler, StorageKey, StoreCorrupted, StoreRefusal, handling
+from nodes.store.subjects import utc_seconds
 from tests.kit.stores import KEY, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
 from tests.kit.stores import sqlite_url as sqlite_url
 from tests.kit.stores import store as store
@@ -122,6 +125,46 @@ def test_logs_that_went_on_apart_become_one_that_can_be_read(sqlite_url: str, tm
         assert [act for act, *_ in told(restored)] == ["enrol", "contest", "consult", "consult", "consult"]
         restored.add_handling(since)
         assert len(told(restored)) == 5
+
+
+def day(number: int) -> datetime:
+    return NOW + timedelta(days=number)
+
+
+@contextmanager
+def joined(url: str, folder: Path) -> Iterator[GalleryStore]:
+    """What was taken over lies behind entries that are newer."""
+    with open_store(url) as store:
+        names = store.enrol_many(templates(5), **WHAT).references
+        sql(url, "DELETE FROM handling")  # of today
+        store.backup(folder / "backup.db")
+        store.flag_contested(names[0], day(50))
+        store.flag_contested(names[1], day(150))
+        since = store.handling_contents()
+    with open_store(f"sqlite:///{folder}/backup.db") as restored:
+        restored.flag_contested(names[2], day(40))
+        restored.flag_contested(names[3], day(200))
+        restored.add_handling(since)
+        restored.flag_contested(names[4], day(220))
+        yield restored
+
+
+def test_old_entries_of_a_joined_log_go_without_a_gap(sqlite_url: str, tmp_path: Path) -> None:
+    with joined(sqlite_url, tmp_path) as store:
+        times = [act.time for act in store.handled()]
+        assert times == [day(40), day(200), day(50), day(150), day(220)]
+        for before, kept in ((30, 5), (180, 4), (210, 1), (220, 1), (221, 0)):
+            with store._database.writing() as session:
+                assert handling.purge(session, utc_seconds(day(before))) == len(times) - kept
+            times = times[len(times) - kept :]
+            assert [act.time for act in store.handled()] == times
+
+
+def test_control_by_their_time_alone_they_would_leave_one(sqlite_url: str, tmp_path: Path) -> None:
+    with joined(sqlite_url, tmp_path) as store:
+        sql(f"sqlite:///{tmp_path}/backup.db", "DELETE FROM handling WHERE time < :t", t=utc_seconds(day(180)))
+        with pytest.raises(StoreCorrupted, match="an entry is missing"):
+            store.handled()
 
 
 def test_an_entry_that_was_taken_out_is_still_missing_after_a_restore(sqlite_url: str, tmp_path: Path) -> None:

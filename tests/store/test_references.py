@@ -150,6 +150,61 @@ def test_a_damaged_reference_key_is_named(url: str) -> None:
         open_store(url)
 
 
+def test_a_reference_key_that_was_taken_away_is_not_drawn_anew(url: str) -> None:
+    """Nobody could be found any more, neither to be forgotten."""
+    open_store(url).close()
+    sql(url, "UPDATE store SET reference_key = NULL")
+    with open_store(url) as store:  # the control: nobody has a reference yet
+        enrol_one(store)
+    sql(url, "UPDATE store SET reference_key = NULL")
+    with pytest.raises(StoreCorrupted, match="reference key is gone"):
+        open_store(url)
+    assert sql(url, "SELECT reference_key FROM store") == [(None,)]
+
+
+RENUMBER = "UPDATE subject SET id = 77 WHERE id = 3"
+RENUMBER_FIRST = "UPDATE subject SET id = 77 WHERE id = 1"
+
+
+@pytest.mark.parametrize(("attack", "row"), [(RENUMBER, 2), (RENUMBER_FIRST, 0), (RENUMBER_FIRST, 1)])
+def test_a_subject_that_its_reference_does_not_lead_to_is_neither_released_nor_passed(
+    attack: str, row: int, url: str
+) -> None:
+    with open_store(url) as store:
+        joined = store.enrol_subject((), templates(2), **WHAT)
+        names = [joined, joined, enrol_one(store, 5)]
+        assert [store.reference(MODEL, place) for place in range(3)] == names, "the control"
+        assert store.verify(whole=True).rows == 3
+        sql(url, attack)
+        sql(url, "UPDATE store SET rows = NULL, digest = NULL")  # counted anew: the attacker can do that too
+    with open_store(url) as store:
+        store.verify()
+        with pytest.raises(StoreCorrupted, match=f"{names[row]} does not lead to its subject"):
+            store.reference(MODEL, row)
+        with pytest.raises(StoreCorrupted, match=f"{names[row]} does not lead to its subject"):
+            store.verify(whole=True)
+
+
+def test_control_without_the_look_at_numbers_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(url) as store:
+        name = store.enrol_many(templates(3), **WHAT).references[2]
+        sql(url, RENUMBER)
+        monkeypatch.setattr(ReferenceKey, "check_leads", lambda *_: None)
+        monkeypatch.setattr(ReferenceKey, "check_found", lambda *_: None)
+        assert store.reference(MODEL, 2) == name
+        assert store.verify(whole=True).rows == 3
+        with pytest.raises(UnknownReference):
+            store.forget(name, NOW)
+
+
+def test_numbers_of_many_references_are_those_of_each() -> None:
+    key = ReferenceKey(bytes(32))
+    names = written("ES", key.draw(1000, 50))
+    assert key.numbers(names).tolist() == [key.number(name) for name in names] == list(range(1000, 1050))
+    assert key.numbers([names[0], "ES-0", "", names[1]]).tolist() == [1000, 0, 0, 1001], "0 is nobody's"
+    assert key.numbers([]).tolist() == []
+
+
 def test_the_secret_is_not_in_the_clear(url: str) -> None:
     with open_store(url) as store:
         ((sealed,),) = sql(url, "SELECT reference_key FROM store")

@@ -245,6 +245,23 @@ def test_who_was_enrolled_since_is_said_to_be_lost_and_a_later_copy_is_refused(s
         open_store(sqlite_url, ahead=True)
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_who_was_enrolled_since_and_forgotten_again_is_not_lost(
+    compacted: bool, sqlite_url: str, database: Path
+) -> None:
+    copy = database.with_name("copy.db")
+    with open_store(sqlite_url) as store:
+        enrol_one(store, 1)
+        copy_database(database, copy)
+        store.forget_all(store.enrol_many(templates(3), **WHAT).references, NOW)
+        if compacted:
+            assert store.compact() == 3
+        enrol_one(store, 5)
+    put_back(copy, database)
+    with open_store(sqlite_url, ahead=True) as store:
+        assert store.reconcile(NOW).lost == 1, "the control: one that nobody forgot"
+
+
 def test_a_reconciliation_that_is_killed_is_made_again(
     sqlite_url: str, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
