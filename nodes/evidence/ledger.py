@@ -38,11 +38,16 @@ class Ledger:
         assert entry is None or isinstance(entry, GalleryEntry)
         return entry
 
-    def meet(self, content: Content) -> None:
-        """The database as it is now: noted if it is new or changed. Raises `StoreLost` if it lost something."""
+    def check(self, content: Content) -> None:
+        """Raise `StoreLost` if the database lost something."""
         last = self.last
         if last is not None and (found := difference(last, content)) is not None:
             raise lost(self._identity, found)
+
+    def meet(self, content: Content) -> None:
+        """The database as it is now: noted if it is new or changed. Raises `StoreLost` if it lost something."""
+        self.check(content)
+        last = self.last
         if last is None or last.generation != content.generation:
             self.note(content, "first" if last is None else "change")
 

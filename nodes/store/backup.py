@@ -16,7 +16,7 @@ from nodes.private_files import sync_folder
 from nodes.store.database import Database
 from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.gallery import lock
-from nodes.store.rows import FOLDER_BYTES, RowFiles, copy_folder, rows_beside
+from nodes.store.rows import ASIDE, FOLDER_BYTES, RowFiles, copy_folder, rows_beside
 from nodes.store.subjects import utc_day, utc_seconds
 
 
@@ -210,7 +210,7 @@ def bring_rows(source: Path, place: Path) -> list[Path]:
 
     Nothing where there are some: they are newer, and tell who was forgotten since. Raises `StoreError`.
     """
-    if not source.is_dir() or (place.is_dir() and any(place.iterdir())):
+    if not source.is_dir() or (place.is_dir() and any(not one.name.startswith(ASIDE) for one in place.iterdir())):
         return []
     made: list[Path] = []
     try:
