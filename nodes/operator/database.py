@@ -106,7 +106,8 @@ def restore(
     with stopped(config):
         if source is None and config.storage.file is not None:
             raise InputError("name the backup to restore")
-        lost = () if source is None else beside.losses(folder, config, source)
+        absent = [] if source is None else beside.missing(folder, config)
+        lost = () if source is None else beside.losses(folder, config, source, absent)
         if config.storage.file is None:
             result = _after_pg_restore(config, source, now, yes, lost)
         else:
@@ -115,7 +116,8 @@ def restore(
                 raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
             result = _restore(config, config.storage.file, source, now, old_key, yes)
         if source is not None:
-            beside.restore_beside(folder, config, source, [] if old_key is None else [StorageKey.from_file(old_key)])
+            old_keys = [] if old_key is None else [StorageKey.from_file(old_key)]
+            beside.restore_beside(folder, config, source, absent, old_keys)
         _note_restored(folder)
         return msgspec.structs.replace(result, lost=result.lost + lost)
 
