@@ -35,7 +35,15 @@ from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
 from nodes.service.expiry import delete_expired as delete_expired_now
 from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreError, StoreUnavailable
-from nodes.store.backup import CarriedOver, adopt_rows, bring_rows, carry_over, copy_database, replace_database
+from nodes.store.backup import (
+    CarriedOver,
+    adopt_rows,
+    bring_rows,
+    carry_over,
+    copy_database,
+    keep_aside,
+    replace_database,
+)
 from nodes.store.database import is_empty
 from nodes.store.rows import rows_beside
 from pets.errors import InputError
@@ -133,6 +141,7 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
     copy, rows = place.with_name(f".{place.name}-restoring"), rows_folder(config)
     retired = [] if old_key is None else [StorageKey.from_file(old_key)]
     adopted: list[Path] = []
+    kept: list[Path] = []
     try:
         _remove(copy)  # of a restore that was interrupted
         copy_database(source, copy)
@@ -148,24 +157,31 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
             if unknown:
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
+        kept += keep_aside(place) if carried is None else []
         replace_database(place, copy, None if carried is None else carried.generation)
     except BaseException:
+        for file in kept:
+            file.unlink()
         for made in adopted:
             shutil.rmtree(made, ignore_errors=True)
         raise
     finally:
         _remove(copy)
     with open_store(config) as restored:
-        restored.drop_unnamed_rows()
+        if kept:
+            restored.put_unnamed_rows_aside(kept[0].name.removeprefix(f"{place.name}."))
+        else:
+            restored.drop_unnamed_rows()
     return result
 
 
 def _carry_over(
     config: NodeConfig, place: Path, copy: Path, now: datetime, theirs: bytes
 ) -> tuple[CarriedOver | None, tuple[str, ...], bool]:
-    """Take over from the store at `place`, and say what is lost; None if there is no such store to read.
+    """Take over from the store at `place`, and say what is lost; None if there is none, or it is damaged or not ours.
 
     And whether queries may have been answered that it does not tell: `theirs` is the database that the backup is of.
+    Raises `StoreUnavailable` for one that cannot be read just now, `StoreCorrupted` for a backup that is damaged.
     """
     try:
         if not place.is_file():
@@ -174,13 +190,19 @@ def _carry_over(
         with open_store(config, look=False) as present:
             ours, handled = present.content.database_id, _handled(present)
         carried = carry_over(place, copy, now)
-        with open_store(config, url=f"sqlite:///{copy}") as fresh:
-            fresh.add_handling(handled or ())
+    except StoreUnavailable:
+        raise  # in use, or no space: it may be sound
     except (StoreError, InputError) as error:
         why = f"the present store is unusable ({error})"
         return None, (f"what was forgotten and answered since the backup, for {why}",), True
     lost: tuple[str, ...] = ()
-    if handled is None:
+    if handled:
+        with open_store(config, url=f"sqlite:///{copy}") as fresh:
+            try:
+                fresh.add_handling(handled)
+            except StoreCorrupted as error:
+                raise StoreCorrupted(f"the backup is damaged: {error}") from None
+    elif handled is None:
         lost += ("who handled whom since the backup, for the log of that is damaged",)
     if carried.lost:
         lost += (f"{carried.lost} subjects enrolled since the backup",)
