@@ -25,7 +25,7 @@ from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
 from nodes.config.storage import open_store, rows_folder, storage_key
 from nodes.evidence import sealed, under_way
 from nodes.evidence.archive import Archive
-from nodes.evidence.ledger import Ledger
+from nodes.evidence.ledger import Ledger, expect, expect_no_more
 from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import lock_folder
@@ -157,9 +157,11 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
             if unknown:
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
+            expect(config.paths.logs, fresh.content)
         kept += keep_aside(place) if carried is None else []
         replace_database(place, copy, None if carried is None else carried.generation)
     except BaseException:
+        expect_no_more(config.paths.logs)
         for file in kept:
             file.unlink()
         for made in adopted:
@@ -198,10 +200,7 @@ def _carry_over(
     lost: tuple[str, ...] = ()
     if handled:
         with open_store(config, url=f"sqlite:///{copy}") as fresh:
-            try:
-                fresh.add_handling(handled)
-            except StoreCorrupted as error:
-                raise StoreCorrupted(f"the backup is damaged: {error}") from None
+            fresh.add_handling(handled)
     elif handled is None:
         lost += ("who handled whom since the backup, for the log of that is damaged",)
     if carried.lost:
@@ -248,6 +247,7 @@ def _after_pg_restore(
             if made:
                 store.verify_templates()
             store.note_loss(now)
+            expect(config.paths.logs, store.content)
             return _restored(config, store, now, 0, lost)
     except BaseException:
         for folder in made:

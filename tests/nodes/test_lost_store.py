@@ -19,12 +19,13 @@ from nodes.config.storage import holder_store
 from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import ORDER_CONTEXT, Ledger
 from nodes.identity.identity import load_identity
+from nodes.operator import database as operator_database
 from nodes.operator.database import backup, restore
 from nodes.service import known_store, self_test
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
-from nodes.store import Category, GalleryStore, Status, StoreLost
+from nodes.store import Category, GalleryStore, Status, StoreLocked, StoreLost
 from nodes.store.derived import Resident
 from nodes.store.rows import RowFiles
 from pets.errors import InputError
@@ -386,6 +387,61 @@ def test_templates_that_are_a_file_system_of_their_own_are_put_aside_in_it(
 def test_nothing_is_accepted_where_nothing_is_lost(federation: Federation) -> None:
     with pytest.raises(InputError, match="has lost nothing"):
         start(federation, accept_loss=True)
+
+
+def kill_a_restore(federation: Federation, tmp_path: Path, patch: pytest.MonkeyPatch, step: tuple[Any, str]) -> None:
+    """The backup has taken its place, and nothing says so yet."""
+    backup(federation.folder(ES), tmp_path / "copy")
+    enrol(federation, 2)
+    start(federation)
+    with patch.context() as killing:
+        kill_after(killing, *step)
+        with pytest.raises(Killed):
+            restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc), yes=True)
+
+
+RESTORED = {
+    "before the last folder is dropped": (GalleryStore, "drop_unnamed_rows"),
+    "before casework is restored": (operator_database, "_restore"),
+}
+
+
+@pytest.mark.parametrize("more", [0, 3], ids=["as it was restored", "changed since"])
+@pytest.mark.parametrize("step", RESTORED.values(), ids=RESTORED)
+def test_a_restore_that_was_killed_is_noted_by_the_next_start(
+    step: tuple[Any, str], more: int, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_a_restore(federation, tmp_path, monkeypatch, step)
+    if more:
+        enrol(federation, more)
+    content, last, _ = start(federation)
+    assert (content.rows, last.reason) == (130 + more, "restored")
+    enrol(federation, 1)
+    assert start(federation)[1].reason == "change", "once"
+
+
+def test_control_where_a_restore_says_nothing_before_it_is_taken_for_a_change(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_database, "expect", lambda *_: None)
+    kill_a_restore(federation, tmp_path, monkeypatch, (operator_database, "_restore"))
+    assert start(federation)[1].reason == "change", "two people less, and the log does not say why"
+
+
+def test_a_restore_that_changed_nothing_is_not_noted(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise StoreLocked("in use")
+
+    backup(federation.folder(ES), tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(operator_database, "replace_database", fails)
+        with pytest.raises(StoreLocked):
+            restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc))
+    for rows in range(1, 4):
+        enrol(federation, rows)
+    assert start(federation)[1].reason == "change"
 
 
 # --- a node that runs ---
