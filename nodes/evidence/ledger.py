@@ -10,16 +10,33 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from nodes.identity.identity import NodeIdentity
 from nodes.logs.entries import GalleryEntry, Reason
 from nodes.logs.log import TamperEvidentLog
+from nodes.private_files import replace_private
 from nodes.store import StoreLost
-from nodes.store.content import Content
+from nodes.store.content import ID_BYTES, Content
 from pets.prf import encode_labels
 
 ORDER_CONTEXT = "accept-loss"
+EXPECTED = "restoring"  # beside the logs
+
+
+def expect(logs: Path, content: Content) -> None:
+    """Write down what a restore is about to put in place. If it is killed then, the next start notes it as restored.
+
+    It excuses nothing: what the node meets must be lawful all the same. `logs`: the folder of the node's logs.
+    """
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_private(logs / EXPECTED, content.database_id + content.generation.to_bytes(8, "big"))
+
+
+def expect_no_more(logs: Path) -> None:
+    """The restore is noted, or changed nothing."""
+    (logs / EXPECTED).unlink(missing_ok=True)
 
 
 class Ledger:
@@ -29,6 +46,7 @@ class Ledger:
         self._identity = identity
         self._log = log
         self._writing = writing
+        self._logs = identity.config.paths.logs
 
     @property
     def last(self) -> GalleryEntry | None:
@@ -38,13 +56,19 @@ class Ledger:
         assert entry is None or isinstance(entry, GalleryEntry)
         return entry
 
-    def meet(self, content: Content) -> None:
-        """The database as it is now: noted if it is new or changed. Raises `StoreLost` if it lost something."""
+    def check(self, content: Content) -> None:
+        """Raise `StoreLost` if the database lost something."""
         last = self.last
         if last is not None and (found := difference(last, content)) is not None:
             raise lost(self._identity, found)
+
+    def meet(self, content: Content) -> None:
+        """The database as it is now: noted if it is new or changed. Raises `StoreLost` if it lost something."""
+        self.check(content)
+        last = self.last
         if last is None or last.generation != content.generation:
-            self.note(content, "first" if last is None else "change")
+            self.note(content, "restored" if self._is_expected(content) else "first" if last is None else "change")
+        expect_no_more(self._logs)
 
     def note(self, content: Content, reason: Reason) -> None:
         """Write it down and sign a checkpoint. `accepted-loss` is signed as an order besides."""
@@ -57,6 +81,16 @@ class Ledger:
         with self._writing:
             self._log.append([GalleryEntry(*held, reason, signature, now)], now)
             self._log.checkpoint(now)
+        expect_no_more(self._logs)
+
+    def _is_expected(self, content: Content) -> bool:
+        """Whether it is what a restore was about to put here, or a later state of that."""
+        try:
+            expected = (self._logs / EXPECTED).read_bytes()
+        except FileNotFoundError:
+            return False
+        database_id, generation = expected[:ID_BYTES], int.from_bytes(expected[ID_BYTES:], "big")
+        return content.database_id == database_id and content.generation >= generation
 
 
 def difference(last: GalleryEntry, content: Content) -> str | None:

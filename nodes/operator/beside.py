@@ -17,8 +17,8 @@ from nodes.config import console
 from nodes.config.schema import NodeConfig
 from nodes.config.storage import storage_key
 from nodes.evidence import followed_up
-from nodes.store import StorageKey, StoreCorrupted, StoreError, StoreRefusal
-from nodes.store.backup import copy_database, replace_database
+from nodes.store import StorageKey, StoreCorrupted, StoreRefusal, WrongStorageKey
+from nodes.store.backup import copy_database, keep_aside, of_sqlite, replace_database
 from nodes.store.rows import rows_beside
 from protocol.follow_up import Statement
 
@@ -66,14 +66,14 @@ def found(config: NodeConfig, source: Path) -> list[Path]:
 
 
 def missing(folder: Path, config: NodeConfig) -> list[str]:
-    """Which of the databases are not there, or cannot be read."""
+    """Which of the databases are not there, or are damaged. Raises `StoreError` for one that is only in use."""
     return [file for file in copies(config, folder / "backup") if not _readable(folder / file, config)]
 
 
-def losses(folder: Path, config: NodeConfig, source: Path) -> tuple[str, ...]:
-    """What a restore loses of them, in words."""
+def losses(folder: Path, config: NodeConfig, source: Path, absent: Sequence[str]) -> tuple[str, ...]:
+    """What a restore loses of those that are `missing`, in words."""
     told = []
-    for file in missing(folder, config):
+    for file in absent:
         if copies(config, source)[file].is_file():
             told.append(LOST[file])
         elif (folder / file).exists() or (file == desk.FILE and any(_stated(folder))):
@@ -81,9 +81,12 @@ def losses(folder: Path, config: NodeConfig, source: Path) -> tuple[str, ...]:
     return tuple(told)
 
 
-def restore_beside(folder: Path, config: NodeConfig, source: Path, old_keys: Sequence[StorageKey]) -> None:
-    """Put copies in the place of what is missing. Raises `StoreError`; what was in place before then stays."""
-    for file in missing(folder, config):
+def restore_beside(
+    folder: Path, config: NodeConfig, source: Path, absent: Sequence[str], old_keys: Sequence[StorageKey]
+) -> None:
+    """Put copies in the place of those that were `missing`: what is lost of them was agreed to. What lies there is put
+    aside, as FILE.lost-SECONDS. Raises `StoreError`; what was in place before then stays."""
+    for file in absent:
         copy, place = copies(config, source)[file], folder / file
         fresh = place.with_name(f".{file}-restoring")
         try:
@@ -91,9 +94,16 @@ def restore_beside(folder: Path, config: NodeConfig, source: Path, old_keys: Seq
             if copy.is_file():
                 copy_database(copy, fresh)
                 _make_ours(fresh, config, old_keys) if file == desk.FILE else _sign_out(fresh)
-                replace_database(place, fresh)
+                kept = keep_aside(place)
+                try:
+                    replace_database(place, fresh)
+                except BaseException:
+                    for part in kept:
+                        part.unlink()
+                    raise
             elif place.exists():
-                place.rename(place.with_name(f"{file}.lost"))
+                keep_aside(place)
+                _remove(place)
         finally:
             _remove(fresh)
         if file == desk.FILE and place.exists():
@@ -109,13 +119,15 @@ def _readable(place: Path, config: NodeConfig) -> bool:
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             sound = bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if not isinstance(found := of_sqlite(error, place), StoreCorrupted):
+            raise found from None
         return False
     if not sound or place.name != desk.FILE:
         return sound
     try:
         vault.Vault(f"sqlite:///{place.absolute()}", storage_key(config)).close()
-    except StoreError:
+    except (StoreCorrupted, WrongStorageKey):
         return False
     return True
 

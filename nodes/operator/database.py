@@ -25,7 +25,7 @@ from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
 from nodes.config.storage import open_store, rows_folder, storage_key
 from nodes.evidence import sealed, under_way
 from nodes.evidence.archive import Archive
-from nodes.evidence.ledger import Ledger
+from nodes.evidence.ledger import Ledger, expect, expect_no_more
 from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import lock_folder
@@ -35,7 +35,15 @@ from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
 from nodes.service.expiry import delete_expired as delete_expired_now
 from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreError, StoreUnavailable
-from nodes.store.backup import CarriedOver, adopt_rows, bring_rows, carry_over, copy_database, replace_database
+from nodes.store.backup import (
+    CarriedOver,
+    adopt_rows,
+    bring_rows,
+    carry_over,
+    copy_database,
+    keep_aside,
+    replace_database,
+)
 from nodes.store.database import is_empty
 from nodes.store.reconciling import added_since
 from nodes.store.rows import rows_beside
@@ -107,7 +115,8 @@ def restore(
     with stopped(config):
         if source is None and config.storage.file is not None:
             raise InputError("name the backup to restore")
-        lost = () if source is None else beside.losses(folder, config, source)
+        absent = [] if source is None else beside.missing(folder, config)
+        lost = () if source is None else beside.losses(folder, config, source, absent)
         if config.storage.file is None:
             result = _after_pg_restore(config, source, now, yes, lost)
         else:
@@ -116,7 +125,8 @@ def restore(
                 raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
             result = _restore(config, config.storage.file, source, now, old_key, yes)
         if source is not None:
-            beside.restore_beside(folder, config, source, [] if old_key is None else [StorageKey.from_file(old_key)])
+            old_keys = [] if old_key is None else [StorageKey.from_file(old_key)]
+            beside.restore_beside(folder, config, source, absent, old_keys)
         _note_restored(folder)
         return msgspec.structs.replace(result, lost=result.lost + lost)
 
@@ -132,6 +142,7 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
     copy, rows = place.with_name(f".{place.name}-restoring"), rows_folder(config)
     retired = [] if old_key is None else [StorageKey.from_file(old_key)]
     adopted: list[Path] = []
+    kept: list[Path] = []
     try:
         _remove(copy)  # of a restore that was interrupted
         copy_database(source, copy)
@@ -147,24 +158,33 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
             if unknown:
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
+            expect(config.paths.logs, fresh.content)
+        kept += keep_aside(place) if carried is None else []
         replace_database(place, copy, None if carried is None else carried.generation)
     except BaseException:
+        expect_no_more(config.paths.logs)
+        for file in kept:
+            file.unlink()
         for made in adopted:
             shutil.rmtree(made, ignore_errors=True)
         raise
     finally:
         _remove(copy)
     with open_store(config) as restored:
-        restored.drop_unnamed_rows()
+        if kept:
+            restored.put_unnamed_rows_aside(kept[0].name.removeprefix(f"{place.name}."))
+        else:
+            restored.drop_unnamed_rows()
     return result
 
 
 def _carry_over(
     config: NodeConfig, place: Path, copy: Path, now: datetime, theirs: bytes
 ) -> tuple[CarriedOver | None, tuple[str, ...], bool]:
-    """Take over from the store at `place`, and say what is lost; None if there is no such store to read.
+    """Take over from the store at `place`, and say what is lost; None if there is none, or it is damaged or not ours.
 
     And whether queries may have been answered that it does not tell: `theirs` is the database that the backup is of.
+    Raises `StoreUnavailable` for one that cannot be read just now, `StoreCorrupted` for a backup that is damaged.
     """
     try:
         if not place.is_file():
@@ -173,13 +193,16 @@ def _carry_over(
         with open_store(config, look=False) as present:
             ours, handled = present.content.database_id, _handled(present)
         carried = carry_over(place, copy, now)
-        with open_store(config, url=f"sqlite:///{copy}") as fresh:
-            fresh.add_handling(handled or ())
+    except StoreUnavailable:
+        raise  # in use, or no space: it may be sound
     except (StoreError, InputError) as error:
         why = f"the present store is unusable ({error})"
         return None, (f"what was forgotten and answered since the backup, for {why}",), True
     lost: tuple[str, ...] = ()
-    if handled is None:
+    if handled:
+        with open_store(config, url=f"sqlite:///{copy}") as fresh:
+            fresh.add_handling(handled)
+    elif handled is None:
         lost += ("who handled whom since the backup, for the log of that is damaged",)
     if carried.lost:
         lost += (f"{carried.lost} subjects enrolled since the backup",)
@@ -226,6 +249,7 @@ def _after_pg_restore(
             if made:
                 store.verify_templates()
             store.note_loss(now)
+            expect(config.paths.logs, store.content)
             return _restored(config, store, now, 0, lost)
     except BaseException:
         for folder in made:

@@ -8,12 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from nodes.config.schema import Role
-from nodes.config.storage import open_store, rows_folder
+from nodes.config.storage import open_store
 from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
+from nodes.store.rows import ASIDE
 from pets.errors import InputError
 
 log = logging.getLogger("lineup.node")
@@ -62,6 +63,10 @@ def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
         try:
             content = store.verify()
             _check_claims(identity, store, archive)
+            ledger.check(content)
+            if ledger.last is not None and ledger.last.reason == "accepted-loss" and store.unnamed_rows():
+                _bring_together(store)  # the start that accepted it came to no end
+                content = store.content
             ledger.meet(content)
             store.settle()  # what a crash left half done; not before it is known to be the right database
             store.drop_unnamed_rows()
@@ -87,29 +92,40 @@ def _check_claims(identity: NodeIdentity, store: GalleryStore, archive: Archive)
 
 
 def _open_what_is_left(identity: NodeIdentity, archive: Archive, error: StoreLost) -> GalleryStore:
-    file, aside = identity.config.storage.file, f".lost-{int(time.time())}"
+    file = identity.config.storage.file
     try:
         store = open_store(identity.config, ahead=True)
         try:
             store.verify()
             _note_accepted(store, archive)  # first: killed after a change, it would pass for a later state of what was
-            found = store.reconcile(datetime.now(timezone.utc))
-            told = {"forgotten": len(found.forgotten), "templates": found.lost}
-            log.warning("accepted: what was forgotten since, and templates of nobody, are erased", extra=told)
+            _bring_together(store)  # killed before this, the next start does it
         except BaseException:
             store.close()
             raise
     except StoreCorrupted:
         if file is None:
             raise error from None  # a PostgreSQL database is mended with its own tools
+        aside = _mark()
         for suffix in ("", "-wal", "-shm"):
             part = Path(f"{file}{suffix}")
             if part.exists():
-                part.rename(Path(f"{file}{aside}{suffix}"))
+                part.rename(Path(f"{file}.{aside}{suffix}"))
         store = open_store(identity.config)
-    rows = rows_folder(identity.config)
-    for folder in store.unnamed_rows():  # of the database that was lost
-        away = rows.with_name(rows.name + aside)
-        away.mkdir(mode=0o700, exist_ok=True)
-        folder.rename(away / folder.name)
+        try:
+            store.put_unnamed_rows_aside(aside)
+        except BaseException:
+            store.close()
+            raise
     return store
+
+
+def _bring_together(store: GalleryStore) -> None:
+    """What is left goes on with its templates; those of the database that was lost are put aside, and never deleted."""
+    found = store.reconcile(datetime.now(timezone.utc))
+    told = {"forgotten": len(found.forgotten), "templates": found.lost}
+    log.warning("accepted: what was forgotten since, and templates of nobody, are erased", extra=told)
+    store.put_unnamed_rows_aside(_mark())
+
+
+def _mark() -> str:
+    return f"{ASIDE}{int(time.time())}"

@@ -7,16 +7,17 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-from contextlib import ExitStack, closing
+import time
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from nodes.private_files import sync_folder
 from nodes.store.database import Database
-from nodes.store.errors import StoreCorrupted, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
+from nodes.store.errors import StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.gallery import lock
-from nodes.store.rows import COPYING, FOLDER_BYTES, RowFiles, copy_folder, rows_beside
+from nodes.store.rows import ASIDE, COPYING, FOLDER_BYTES, RowFiles, copy_folder, rows_beside
 from nodes.store.subjects import utc_day, utc_seconds
 
 
@@ -120,17 +121,34 @@ class CarriedOver:
     generation: int
 
 
+def of_sqlite(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    """What an error means: `StoreCorrupted` only where the file is damaged, or is not what it should be.
+
+    Its text, which may hold values, is not repeated.
+    """
+    text = str(error).lower()
+    if "locked" in text or "busy" in text:
+        return StoreLocked(f"{path} is in use by somebody else")
+    if "is full" in text:
+        return StoreFull(f"no space left to read {path}")
+    damaged = any(sign in text for sign in ("malformed", "not a database", "no such table", "no such column"))
+    if isinstance(error, sqlite3.OperationalError) and not damaged:
+        return StoreUnavailable(f"{path} cannot be read just now")
+    return StoreCorrupted(f"{path} cannot be read ({type(error).__name__})")
+
+
 def carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
     """Bring into a copy what its store has done since: nobody forgotten comes back, no query is answered again.
 
     Claims, quotas, counts of releases, deletions, contested flags; who handled whom is chained, and taken over by
     `GalleryStore.add_handling`. Both must be of this version, and
-    nobody may use them. Raises `StoreCorrupted` if either cannot be read; then the copy is as it was.
+    nobody may use them. Raises `StoreCorrupted` if either is damaged, `StoreUnavailable` if it cannot be read just
+    now; then the copy is as it was.
     """
     try:
         return _carry_over(current, copy, now)
-    except sqlite3.DatabaseError as error:  # its text may hold values
-        raise StoreCorrupted(f"{current} cannot be read ({type(error).__name__})") from None
+    except sqlite3.DatabaseError as error:
+        raise of_sqlite(error, current) from None
 
 
 def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
@@ -213,6 +231,7 @@ def bring_rows(source: Path, place: Path) -> list[Path]:
     """
     wanted = {folder.name for folder in source.iterdir()} if source.is_dir() else set()
     present = {folder.name for folder in place.iterdir()} if place.is_dir() else set()
+    present = {name for name in present if not name.startswith(ASIDE)}
     left = {name for name in present if name.startswith(".") and name.endswith(COPYING)}
     there = present - left
     if there and not (left and there <= wanted):
@@ -229,6 +248,23 @@ def bring_rows(source: Path, place: Path) -> list[Path]:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     return made
+
+
+def keep_aside(path: Path) -> list[Path]:
+    """Let a database that is to be replaced lie beside its place as PATH.lost-SECONDS; gives its files."""
+    kept = []
+    for suffix in ("", "-wal"):
+        part, place = Path(f"{path}{suffix}"), Path(f"{path}.{ASIDE}{int(time.time())}{suffix}")
+        if part.is_file():
+            with suppress(FileNotFoundError):  # a log goes when the last connection is closed
+                try:
+                    os.link(part, place)
+                except FileExistsError:
+                    raise StoreRefusal(f"{place} exists already") from None
+                except PermissionError:  # a file system without links
+                    shutil.copy2(part, place)
+                kept.append(place)
+    return kept
 
 
 def replace_database(path: Path, fresh: Path, generation: int | None = None) -> None:

@@ -18,6 +18,7 @@ Numbers that were given after the moment of the database may be given again, so 
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import shutil
@@ -48,6 +49,9 @@ from nodes.blocks.numbering import Numbering
 from nodes.private_files import sync_folder
 from nodes.store.errors import StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.tables import GoneRow, ModelRow, StoreRow, SubjectRow
+
+log = logging.getLogger("lineup.store")
+ASIDE = "lost-"  # begins the name of a folder of templates that were put aside
 
 MAX_AHEAD = 4  # changes of a folder that a crash may keep the database from knowing of
 FOLDER_BYTES = 8
@@ -357,6 +361,34 @@ class RowFiles:
             with as_store_errors(), typed_errors(str(folder)):
                 shutil.rmtree(folder)
         return len(folders)
+
+    def put_unnamed_aside(self, session: Session, mark: str) -> list[Path]:
+        """Move them to PLACE.MARK; gives where they are. Nothing here deletes them any more.
+
+        Where that is another file system, or may not be written to, to a folder MARK among those of the templates.
+        """
+        moved = []
+        for folder in self.unnamed(session):
+            with as_store_errors(), typed_errors(str(folder)):
+                try:
+                    moved.append(_move_into(folder, self.place.with_name(f"{self.place.name}.{mark}")))
+                except OSError as error:
+                    log.warning("templates are put aside inside their folder", extra={"error": error.strerror})
+                    moved.append(_move_into(folder, self.place / mark))
+        return moved
+
+
+def _move_into(folder: Path, away: Path) -> Path:
+    away.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.rename(away / folder.name)
+    except OSError:
+        with suppress(OSError):
+            away.rmdir()  # not if something lies in it
+        raise
+    sync_folder(away)
+    sync_folder(folder.parent)
+    return away / folder.name
 
 
 def copy_folder(source: Path, target: Path) -> None:

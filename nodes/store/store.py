@@ -622,6 +622,12 @@ class GalleryStore:
             gallery.lock(session)  # a folder that another process is making is named when that is done
             return self._rows.drop_unnamed(session)
 
+    def put_unnamed_rows_aside(self, mark: str) -> list[Path]:
+        """Move those folders to where nothing deletes them, FOLDER.MARK; gives where they are. Raises `StoreError`."""
+        with self._database.writing() as session:
+            gallery.lock(session)
+            return self._rows.put_unnamed_aside(session, mark)
+
     def unnamed_rows(self) -> list[Path]:
         """Folders among those of the templates that are not this database's."""
         with self._database.reading() as session:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
 
+from nodes.casework import vault
 from nodes.casework.desk import CaseDesk, utc
 from nodes.casework.errors import UnknownThing
 from nodes.casework.tables import StatementRow
@@ -17,8 +23,10 @@ from nodes.console.accounts import Accounts
 from nodes.console.errors import SignedOut
 from nodes.evidence.archive import Archive
 from nodes.identity.identity import load_identity
+from nodes.operator import beside, database
 from nodes.operator.database import LossRefused, backup, rekey, restore
-from nodes.store import StoreRefusal
+from nodes.store import StoreLocked, StoreRefusal
+from nodes.store.database import Database
 from protocol.follow_up import decode_statement
 from tests.kit.casework import Offices
 
@@ -113,6 +121,62 @@ def test_damaged_casework_and_one_under_an_earlier_key_are_restored(
     restore(folder, tmp_path / "FR.bak", NOW, old_key=Path(old), yes=True)
     with CaseDesk.open(folder) as fr:
         assert fr.person("olga").name == "Olga Planted-olga"
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Somebody else writes to a database."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def test_casework_that_somebody_writes_to_is_not_taken_for_damaged(
+    since: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, place = tmp_path / "FR", tmp_path / "FR" / "casework.db"
+    readable = beside._readable
+
+    def look(*given: Any) -> bool:
+        with held(place), monkeypatch.context() as patch:
+            patch.setattr(vault, "Database", partial(Database, lock_seconds=0.2))
+            return readable(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beside, "_readable", look)
+        with pytest.raises(StoreLocked):
+            restore(folder, tmp_path / "FR.bak", NOW, yes=True)
+    assert restore(folder, tmp_path / "FR.bak", NOW).lost == (), "it is as it was"
+    assert not list(folder.glob("casework.db.lost-*"))
+
+
+def test_what_is_found_damaged_only_after_the_question_is_not_replaced(
+    since: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody agreed to lose it."""
+    folder, place = tmp_path / "FR", tmp_path / "FR" / "casework.db"
+    restored = database._restore
+
+    def damage(*given: Any) -> Any:
+        lose(folder, "casework.db")
+        place.write_bytes(b"planted junk" * 1000)
+        return restored(*given)
+
+    monkeypatch.setattr(database, "_restore", damage)
+    assert restore(folder, tmp_path / "FR.bak", NOW).lost == ()
+    assert place.read_bytes() == b"planted junk" * 1000
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["replaced", "without a copy"])
+def test_damaged_casework_is_put_aside_and_kept(since: tuple[str, str, str], tmp_path: Path, copied: bool) -> None:
+    folder, place = tmp_path / "FR", tmp_path / "FR" / "casework.db"
+    lose(folder, "casework.db")
+    place.write_bytes(b"planted junk" * 1000)
+    if not copied:
+        (tmp_path / "FR.bak.casework").unlink()
+    restore(folder, tmp_path / "FR.bak", NOW, yes=True)
+    (kept,) = folder.glob("casework.db.lost-*")
+    assert kept.read_bytes() == b"planted junk" * 1000
 
 
 def test_accounts_come_back_and_nobody_is_signed_in(offices: Offices, tmp_path: Path) -> None:

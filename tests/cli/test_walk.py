@@ -33,7 +33,9 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 SECTIONS = "Running nodes", "Evidence"
 # The last block of each section is not part of the walk, as the README says.
-NOT_WALKED = re.compile(r"lineup (node (status|statistics|hold)|gallery log|store (rekey|compact)|evidence (key|hold))\b")
+NOT_WALKED = re.compile(
+    r"lineup (node (status|statistics|hold)|gallery log|store (rekey|compact)|evidence (key|hold))\b"
+)
 # What a node's node.toml says in place of what `node init` wrote, as README tells, so that less is waited for.
 CHANGED = {
     "es": ("clock_skew_seconds", 2),  # so long a node distrusts warrants after a loss

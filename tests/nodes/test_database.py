@@ -6,7 +6,8 @@ import asyncio
 import shutil
 import sqlite3
 import stat
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from threading import Thread
@@ -36,10 +37,13 @@ from nodes.store import (
     StorageKeyError,
     StoreCorrupted,
     StoreError,
+    StoreFull,
     StoreLocked,
     StoreRefusal,
+    StoreUnavailable,
     WrongStorageKey,
 )
+from nodes.store import backup as store_backup
 from nodes.store.backup import replace_database
 from nodes.store.database import is_empty
 from pets.errors import InputError
@@ -222,6 +226,80 @@ def test_without_the_present_store_older_warrants_are_refused(
     later = NOW + timedelta(hours=2)
     assert restore(folder, tmp_path / "second.db", later, yes=True).refuses_until == later + SKEW
     assert restore(folder, tmp_path / "second.db", NOW + timedelta(hours=3)).refuses_until == later + SKEW
+
+
+@contextmanager
+def failing(folder: Path, patch: pytest.MonkeyPatch, how: str) -> Iterator[None]:
+    """The present store cannot be read for a moment."""
+    if how == "locked when opened":
+        opened = database.open_store
+
+        def locked(config: Any, *, look: bool = True, **more: Any) -> Any:
+            if look:
+                return opened(config, **more)
+            with closing(sqlite3.connect(folder / "store.db", isolation_level=None)) as writer:
+                writer.execute("BEGIN IMMEDIATE")
+                return GalleryStore(
+                    f"sqlite:///{folder / 'store.db'}", storage_key(config), state=ES, look=False, lock_seconds=0.2
+                )
+
+        patch.setattr(database, "open_store", locked)
+    else:
+
+        def fails(*_: object) -> Any:
+            raise sqlite3.OperationalError(how)
+
+        patch.setattr(store_backup, "_carry_over", fails)
+    yield
+
+
+FOR_NOW = {
+    "locked when opened": StoreUnavailable,
+    "database is locked": StoreLocked,
+    "database or disk is full": StoreFull,
+    "disk I/O error": StoreUnavailable,
+}
+
+
+@pytest.mark.parametrize(("how", "error"), FOR_NOW.items(), ids=FOR_NOW)
+def test_a_sound_store_that_cannot_be_read_for_a_moment_is_not_lost(
+    how: str, error: type[StoreError], holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, references, file = holder
+    with monkeypatch.context() as patch, failing(folder, patch, how), pytest.raises(error):
+        restore(folder, file, NOW, yes=True)
+    with holder_store(folder) as store:
+        assert references[1] in store.deletions(), "it is the present one still"
+    assert restore(folder, file, NOW).lost == ()
+
+
+def test_a_damaged_log_in_the_backup_is_not_blamed_on_the_present_store(
+    holder: tuple[Path, tuple[str, ...], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, references, file = holder
+
+    def damaged(*_: object) -> None:
+        raise StoreCorrupted("an entry of the handling log is not what was written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GalleryStore, "add_handling", damaged)
+        with pytest.raises(StoreCorrupted):
+            restore(folder, file, NOW, yes=True)
+    with holder_store(folder) as store:
+        assert references[1] in store.deletions(), "nothing was changed"
+
+
+def test_a_store_that_is_damaged_is_put_aside_with_its_templates(holder: tuple[Path, tuple[str, ...], Path]) -> None:
+    folder, _, file = holder
+    (folder / "store.db").write_bytes(b"no database" * 5000)
+    (templates,) = (folder / "store.db.rows").iterdir()
+    restore(folder, file, NOW, yes=True)
+    (kept,) = (path for path in folder.glob("store.db.lost-*") if not path.name.endswith("-wal"))
+    assert kept.read_bytes() == b"no database" * 5000
+    (away,) = folder.glob("store.db.rows.lost-*/*")
+    assert away.name == templates.name
+    with holder_store(folder) as store:
+        assert store.verify().rows == 5
 
 
 def test_of_two_losses_the_later_counts_even_if_a_clock_was_set_back(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import shutil
 from collections.abc import Callable, Coroutine
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ from nodes.config.storage import holder_store
 from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import ORDER_CONTEXT, Ledger
 from nodes.identity.identity import load_identity
+from nodes.operator import database as operator_database
 from nodes.operator.database import backup, restore
 from nodes.service import known_store, self_test
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
-from nodes.store import Category, GalleryStore, Status, StoreLost
+from nodes.store import Category, GalleryStore, Status, StoreLocked, StoreLost
 from nodes.store.derived import Resident
+from nodes.store.rows import RowFiles
 from pets.errors import InputError
 from pets.prf import encode_labels
 from protocol.terms import SYNTHETIC_MODEL
@@ -146,8 +150,6 @@ def test_control_without_a_log_of_what_it_had_an_empty_database_is_started_on(fe
 
 
 def test_an_older_copy_is_refused_and_a_restore_of_it_is_not(federation: Federation, tmp_path: Path) -> None:
-    from datetime import datetime, timezone
-
     backup(federation.folder(ES), tmp_path / "copy")
     enrol(federation, 2)
     start(federation)
@@ -206,8 +208,6 @@ def test_control_without_the_look_at_claims_such_a_copy_is_started_on(
 
 
 def test_lawful_changes_while_the_node_is_stopped_are_no_loss(federation: Federation) -> None:
-    from datetime import datetime, timezone
-
     enrol(federation, 3)
     with holder_store(federation.folder(ES)) as store:
         store.forget(federation.references[ES][7], datetime.now(timezone.utc))
@@ -278,9 +278,170 @@ def test_an_acceptance_that_was_killed_is_signed_or_must_be_given_again(
     assert "accepted-loss" in reasons, "it is signed that two people are lost"
 
 
+NEWER = "ab" * 8
+
+
+def lose_the_database(federation: Federation, tmp_path: Path) -> None:
+    remove(file(federation))
+
+
+def go_back_with_templates(federation: Federation, tmp_path: Path) -> None:
+    """The database and its templates are an older copy; those of today lie beside, and know who was forgotten."""
+    backup(federation.folder(ES), tmp_path / "copy")
+    enrol(federation, 2)
+    with holder_store(federation.folder(ES)) as store:
+        store.forget(federation.references[ES][7], datetime.now(timezone.utc))
+    start(federation)
+    remove(file(federation))
+    shutil.copyfile(tmp_path / "copy", file(federation))
+    (now,) = rows_of(federation).iterdir()
+    now.rename(now.with_name(NEWER))
+    shutil.copytree(tmp_path / "copy.rows" / now.name, now)
+
+
+def rows_of(federation: Federation) -> Path:
+    return file(federation).with_name("store.db.rows")
+
+
+def aside(federation: Federation) -> list[str]:
+    """The folders of templates that were put aside."""
+    rows = rows_of(federation)
+    return [path.parent.name for path in (*rows.parent.glob("*.lost-*/*/manifest"), *rows.glob("lost-*/*/manifest"))]
+
+
+STEPS = {
+    "after it was signed": (known_store, "_note_accepted"),
+    "after both were brought together": (GalleryStore, "reconcile"),
+    "while they are put aside": (RowFiles, "unnamed"),
+    "after they were put aside": (GalleryStore, "put_unnamed_rows_aside"),
+}
+
+
+def kill_after(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    original = getattr(owner, name)
+
+    def killed(*given: Any, **more: Any) -> Any:
+        original(*given, **more)
+        raise Killed
+
+    patch.setattr(owner, name, killed)
+
+
+@pytest.mark.parametrize("lose", [lose_the_database, go_back_with_templates])
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_an_acceptance_that_was_killed_deletes_no_template_of_the_database_that_was_lost(
+    step: tuple[Any, str],
+    lose: Callable[[Federation, Path], None],
+    federation: Federation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lose(federation, tmp_path)
+    kept = NEWER if lose is go_back_with_templates else next(rows_of(federation).iterdir()).name
+    with monkeypatch.context() as patch:
+        kill_after(patch, *step)
+        with pytest.raises(Killed):
+            start(federation, accept_loss=True)
+    start(federation)
+    start(federation)
+    assert aside(federation) == [kept]
+    with holder_store(federation.folder(ES)) as store:
+        known = store.snapshot(_enrolled).references if store.count() else ()
+        assert federation.references[ES][7] not in known, "who was forgotten does not come back"
+
+
+def test_control_where_the_next_start_does_not_go_on_with_it_they_are_deleted(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_the_database(federation, tmp_path)
+    with monkeypatch.context() as patch:
+        kill_after(patch, known_store, "_note_accepted")
+        with pytest.raises(Killed):
+            start(federation, accept_loss=True)
+    monkeypatch.setattr(known_store, "_bring_together", lambda _: None)
+    start(federation)
+    assert aside(federation) == []
+    assert list(rows_of(federation).iterdir()) == []
+
+
+@pytest.mark.parametrize("loss", [remove, scribble])
+def test_templates_that_are_a_file_system_of_their_own_are_put_aside_in_it(
+    loss: Callable[[Path], None], federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kept,) = (path.name for path in rows_of(federation).iterdir())
+    loss(file(federation))
+    rename = Path.rename
+
+    def refuses(self: Path, target: Path) -> Path:
+        if self.is_dir() and target.parent.parent != rows_of(federation):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    start(federation, accept_loss=True)
+    start(federation)
+    assert aside(federation) == [kept]
+    assert not list(rows_of(federation).parent.glob("store.db.rows.lost-*")), "no empty folder is left"
+
+
 def test_nothing_is_accepted_where_nothing_is_lost(federation: Federation) -> None:
     with pytest.raises(InputError, match="has lost nothing"):
         start(federation, accept_loss=True)
+
+
+def kill_a_restore(federation: Federation, tmp_path: Path, patch: pytest.MonkeyPatch, step: tuple[Any, str]) -> None:
+    """The backup has taken its place, and nothing says so yet."""
+    backup(federation.folder(ES), tmp_path / "copy")
+    enrol(federation, 2)
+    start(federation)
+    with patch.context() as killing:
+        kill_after(killing, *step)
+        with pytest.raises(Killed):
+            restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc), yes=True)
+
+
+RESTORED = {
+    "before the last folder is dropped": (GalleryStore, "drop_unnamed_rows"),
+    "before casework is restored": (operator_database, "_restore"),
+}
+
+
+@pytest.mark.parametrize("more", [0, 3], ids=["as it was restored", "changed since"])
+@pytest.mark.parametrize("step", RESTORED.values(), ids=RESTORED)
+def test_a_restore_that_was_killed_is_noted_by_the_next_start(
+    step: tuple[Any, str], more: int, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_a_restore(federation, tmp_path, monkeypatch, step)
+    if more:
+        enrol(federation, more)
+    content, last, _ = start(federation)
+    assert (content.rows, last.reason) == (130 + more, "restored")
+    enrol(federation, 1)
+    assert start(federation)[1].reason == "change", "once"
+
+
+def test_control_where_a_restore_says_nothing_before_it_is_taken_for_a_change(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_database, "expect", lambda *_: None)
+    kill_a_restore(federation, tmp_path, monkeypatch, (operator_database, "_restore"))
+    assert start(federation)[1].reason == "change", "two people less, and the log does not say why"
+
+
+def test_a_restore_that_changed_nothing_is_not_noted(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise StoreLocked("in use")
+
+    backup(federation.folder(ES), tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(operator_database, "replace_database", fails)
+        with pytest.raises(StoreLocked):
+            restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc))
+    for rows in range(1, 4):
+        enrol(federation, rows)
+    assert start(federation)[1].reason == "change"
 
 
 # --- a node that runs ---
