@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +17,8 @@ from pets.params import Parameters, check_dim, norm_bound
 from pets.prf import SECRET_BYTES, derive_key
 from pets.templates import Templates
 from pets.threads import parallel_ranges
+from protocol.release import REFERENCE_BYTES, REFERENCE_PATTERN
 from protocol.terms import SYNTHETIC_MODEL
-
-REFERENCE_BYTES = 64
-REFERENCE_PATTERN = re.compile(rb"[A-Za-z0-9._:/-]{1,64}")
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 
 import msgspec
 
 from protocol.errors import Disagreement
-from protocol.gallery import REFERENCE_BYTES, REFERENCE_PATTERN
 from protocol.messages import Release
 
+REFERENCE_BYTES = 64
+REFERENCE_PATTERN = re.compile(rb"[A-Za-z0-9._:/-]{1,64}")
 EMPTY_SLOT = bytes(REFERENCE_BYTES + 1)
 UNMARKED, CONTESTED = b"\0", b"\1"  # the last byte of a slot
 
