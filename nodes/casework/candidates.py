@@ -131,15 +131,16 @@ def show(office: Office, session: Session, wanted: Statement) -> tuple[Statement
 def _shown(office: Office, one: deletion.Reference, over: bool) -> Shown:
     """A candidate as it may be shown: the image where policy allows, quality and marks.
 
-    Forgotten, recalled or deleted by its receiver since (`over`): only marks.
+    Forgotten, recalled or deleted by its receiver since (`over`): only marks, as of data that nobody stands by.
     """
     assert office.gallery is not None
+    marks = Shown(one.reference, one.salt, None, None, "", "unidentified", True)
     if over:
-        return Shown(one.reference, one.salt, None, None, "", "unidentified", True)
+        return marks
     try:
         subject, photo = office.gallery.subject(one.reference), office.gallery.photo(one.reference)
     except UnknownReference:
-        return Shown(one.reference, one.salt, None, None, "", "unidentified", False)
+        return marks
     image = travel_image(photo) if photo is not None and office.settings.send_images else None
     status = "unidentified" if subject.status is Status.UNIDENTIFIED else "identified"
     acquired = acquired_on(photo) if photo is not None else ""

@@ -279,7 +279,10 @@ def _seen(case: Case, statement: Statement) -> int:
 
 
 def core_data_clock(case: Case) -> Findings:
-    """Answers within 48 hours after the request arrived, pauses for judicial authorisation apart (R 47(1)-(2))."""
+    """Answers within 48 hours after the request arrived, pauses for judicial authorisation apart (R 47(1)-(2)).
+
+    An answer that is missing or late breaks the rule only by the bundle of whoever had to give it.
+    """
     for view, stated in _of(case, CoreDataRequested):
         request = stated.statement
         arrived = max(
@@ -294,17 +297,25 @@ def core_data_clock(case: Case) -> Findings:
             seen_late = _seen(case, answer) - arrived - CORE_DATA_MS - _paused_ms(case, request, _seen)
             why = getattr(answer.content, "late", "")
             told = f"; it says why: {why}" if why else ""
-            if late > SKEW_MS:
+            if late > SKEW_MS and case.views_of(request.receiver):
                 yield Broken(where, f"answered {late / 3.6e6:.1f} hours late{told}")
+            elif late > SKEW_MS:  # whoever asked may have left out that the clock stood
+                yield Open(f"{where}: answered {late / 3.6e6:.1f} hours late{told}, unless {_unseen(request)}")
             elif seen_late > SKEW_MS:
                 yield Open(f"{where}: dated in time, and arrived {seen_late / 3.6e6:.1f} hours late: held up, or dated "
                            "back")  # fmt: skip
             else:
                 yield Held()
-        elif max(one.bundle.exported for one in case.views) > due:
+        elif max((one.bundle.exported for one in case.views_of(request.receiver)), default=-math.inf) > due:
             yield Broken(where, "no answer is shown, and the 48 hours are over")
+        elif max(one.bundle.exported for one in case.views) > due:
+            yield Open(f"{where}: no answer is shown, and the 48 hours are over, unless {_unseen(request)}")
         else:
             yield Open(f"{where}: not answered yet, and the 48 hours are not over")
+
+
+def _unseen(request: Statement) -> str:
+    return f"{request.receiver}, whose bundle is not there or older, shows otherwise"
 
 
 def _paused_ms(case: Case, request: Statement, when: Callable[[Case, Statement], int]) -> int:

@@ -7,12 +7,13 @@ import secrets
 from datetime import datetime, timezone
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from nodes.casework.candidates import acquired_on, note_disclosed, show, travel_image
-from nodes.casework.contents import IMAGE_LIMIT
+from nodes.casework.contents import IMAGE_LIMIT, ShownPayload
 from nodes.casework.errors import StatementRefused
 from nodes.casework.quality import assess, head_pose
 from nodes.store import Status
@@ -55,6 +56,21 @@ def test_more_candidates_than_slots_are_not_shown(offices: Offices) -> None:
         note_disclosed(offices.es.office, session, attempt, "FR", [offices.enrol(), offices.enrol()])
     with offices.es.office.vault.writing() as session, pytest.raises(StatementRefused, match="slots"):
         show(offices.es.office, session, _wanted(offices, attempt, 1))
+
+
+def test_who_is_forgotten_before_being_shown_comes_contested_and_without_image(offices: Offices) -> None:
+    attempt, gallery = secrets.token_bytes(16), offices.es.office.gallery
+    forgotten, kept = offices.enrol(noise()), offices.enrol(noise(1000))
+    assert gallery is not None
+    with offices.es.office.vault.writing() as session:
+        note_disclosed(offices.es.office, session, attempt, "FR", (forgotten, kept))
+    gallery.forget(forgotten, datetime.now(timezone.utc))
+    with offices.es.office.vault.writing() as session:
+        _, payload, _ = show(offices.es.office, session, _wanted(offices, attempt))
+    shown = {one.reference: one for one in msgspec.msgpack.decode(payload, type=ShownPayload).candidates}
+    assert (shown[forgotten].image, shown[forgotten].contested) == (None, True)
+    assert shown[kept].image is not None  # the control
+    assert not shown[kept].contested
 
 
 def test_an_image_travels_small_and_without_metadata(offices: Offices) -> None:

@@ -21,7 +21,17 @@ from nodes.verify.format import Bundle, Stated, TranscriptProof, decode_bundle, 
 from nodes.verify.verdict import RULES
 from pets.merkle import MerkleTree, hash_leaf
 from protocol.approval import Approval
-from protocol.follow_up import Acknowledged, Confirmed, CoreDataReleased, Deleted, Launched, Recalled, Statement
+from protocol.follow_up import (
+    Acknowledged,
+    ClockPaused,
+    ClockResumed,
+    Confirmed,
+    CoreDataReleased,
+    Deleted,
+    Launched,
+    Recalled,
+    Statement,
+)
 from tests.casework.test_whole_case import FIELDS, RECORD, confirmed, rounds, set_clock
 from tests.kit.casework import Clock, Staff, open_desk, staffed
 from tests.kit.evidence import failures
@@ -361,8 +371,32 @@ def _arrived_after(
 
 
 def _recall_check(report: Report) -> tuple[str, str]:
-    (check,) = [one for one in report.checks if one.id == "recall"]
+    return _check(report, "recall")
+
+
+def _check(report: Report, rule: str) -> tuple[str, str]:
+    (check,) = [one for one in report.checks if one.id == rule]
     return check.status, " ".join(check.details)
+
+
+@pytest.mark.parametrize("hidden", [(CoreDataReleased,), (ClockPaused, ClockResumed)], ids=["answer", "pauses"])
+def test_a_requester_that_hides_what_its_holder_said_blames_nobody_with_its_own_bundle(
+    told: Told, hidden: tuple[type[Any], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ES answered, or the clock stood, for all that the bundle of FR alone can show."""
+    _export_later(told)
+    later = edit(CoreDataReleased, lambda s: told.restate(s, time=s.statement.time + 60 * HOUR))
+
+    def sealed(owner: str) -> Any:
+        stated = list(told.bundles[owner].follow_up)
+        if ClockPaused in hidden:
+            stated = sorted(later(owner, stated), key=lambda one: one.time)
+        return told._seal(owner, [one for one in stated if not isinstance(one.statement.content, hidden)])
+
+    status, said = _check(verify_bundles([sealed(FR)], told.trust), "core-data-clock")
+    assert (status, "ES, whose bundle is not there" in said) == ("not-checkable", True)
+    monkeypatch.setattr(Case, "views_of", lambda case, name: list(case.views))
+    assert _check(verify_bundles([sealed(FR)], told.trust), "core-data-clock")[0] == "fail"  # control
 
 
 def _without_receipt(told: Told, *owners: str) -> Report:
