@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from nodes.casework.cases import QueryView
 from nodes.casework.errors import CaseworkError
 from nodes.casework.review import VERDICTS
 from nodes.console import contracts as c
@@ -35,7 +34,8 @@ def start(visit: Visit) -> Response:
         for view in operations.queries(who):
             if view.state == "draft" and "approver" in me.roles and view.opened_by != who:
                 waiting.append((f"/queries/{view.id}", "start.approve", view.number))
-            if view.state == "review" and "reviewer" in me.roles and _mine_to_decide(visit, view):
+            mine = view.opened_by == who  # whoever opened a query reviews none of its candidates
+            if view.state == "review" and "reviewer" in me.roles and not mine and _mine_to_decide(visit, view.id):
                 waiting.append((f"/review/{view.id}", "start.review", view.number))
     for one in operations.requests(who):
         if one.direction == "received" and one.state in ("waiting", "paused") and "releaser" in me.roles:
@@ -45,12 +45,10 @@ def start(visit: Visit) -> Response:
     return visit.show("start.html", waiting=waiting)
 
 
-def _mine_to_decide(visit: Visit, view: QueryView) -> bool:
-    """Whether this reviewer has a decision to lock or a match to sign: never in a query of their own."""
+def _mine_to_decide(visit: Visit, query: str) -> bool:
+    """Whether this reviewer has a decision to lock or a match to sign."""
     operations, who = visit.operations, visit.who
-    if view.opened_by == who:
-        return False
-    for one in operations.candidates(who, view.id):
+    for one in operations.candidates(who, query):
         outcome = operations.outcome(who, one.id).outcome
         if (outcome == "under review" and one.mine is None) or outcome == "match":
             return True
