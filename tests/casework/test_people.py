@@ -28,6 +28,7 @@ from nodes.casework.errors import (
 )
 from nodes.console import pages_search
 from protocol.approval import Assertion
+from protocol.roles import Role
 from tests.kit.casework import Offices, draft
 
 
@@ -172,16 +173,21 @@ def test_the_first_page_of_who_opened_a_query_names_it_not_as_theirs_to_decide(o
     """And does not end in the refusal either."""
     query = _boris_opened(offices)
 
-    def waits_for(who: str) -> bool:
+    def waits_for(who: str) -> list[str]:
+        person = offices.fr.person(who)
         operations = SimpleNamespace(
-            candidates=lambda who, query: offices.fr.candidates_for(offices.fr.person(who), query),
+            me=lambda who: SimpleNamespace(node_role=Role.REQUESTER, roles=person.roles),
+            queries=lambda who: offices.fr.queries(person),
+            candidates=lambda who, query: offices.fr.candidates_for(person, query),
             outcome=lambda who, candidate: SimpleNamespace(outcome=offices.fr.outcome(candidate)),
+            requests=lambda who: [],
         )
-        visit: Any = SimpleNamespace(operations=operations, who=who)
-        return pages_search._mine_to_decide(visit, offices.fr.query(offices.fr.person(who), query))
+        visit: Any = SimpleNamespace(operations=operations, who=who, show=lambda page, waiting: waiting)
+        listed: Any = pages_search.start(visit)
+        return [link for link, _, _ in listed]
 
-    assert waits_for("rita")
-    assert not waits_for("boris")
+    assert waits_for("rita") == [f"/review/{query}"]
+    assert waits_for("boris") == []
 
 
 def test_control_without_the_rule_the_officer_lists_quality_and_marks(
