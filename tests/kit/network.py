@@ -30,6 +30,14 @@ from tests.kit.federation import FR, ROLES, Answers, Federation
 CLOSING_SECONDS = 0.3
 
 
+async def hang_up(*writers: asyncio.StreamWriter) -> None:
+    """Close connections now. A plain `close` over TLS says goodbye first, and may outlive the test's loop."""
+    for writer in writers:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
 class Network:
     """Nodes that run in this process. `drivers`: all that ran since the last `assert_clear`."""
 

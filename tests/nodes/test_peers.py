@@ -26,7 +26,7 @@ from nodes.service.reload import Reload
 from pets.errors import InputError
 from pets.signatures import SigningKey
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
-from tests.kit.network import TlsNetwork, assert_clear
+from tests.kit.network import TlsNetwork, assert_clear, hang_up
 from tests.kit.processes import processes
 
 pytestmark = pytest.mark.slow
@@ -227,8 +227,7 @@ def test_a_removed_peer_is_cut_off_in_the_middle_of_a_request(
         reader, writer = await connect(FR)  # its certificate holds still
         writer.write(b"GET /v1/checkpoints HTTP/1.1\r\nhost: es\r\n\r\n")
         assert b" 403 " in await asyncio.wait_for(reader.readline(), 5)
-        for stream in (writer, *(writer for _, writer in streams.values())):
-            stream.close()
+        await hang_up(writer, *(writer for _, writer in streams.values()))
 
     serving(federation, body, ES)
 
@@ -283,7 +282,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(federation: Federation
         port = int(load_config(federation.folder(ES)).address.rpartition(":")[2])
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=server_name(ES))
         certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        writer.close()
+        await hang_up(writer)
         return certificate
 
     async def body(network: TlsNetwork) -> None:

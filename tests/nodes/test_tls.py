@@ -33,7 +33,7 @@ from nodes.transport.send_queue import PeerUnreachable
 from nodes.transport.units import BODY_UNITS, UNIT_LIMIT, pack_units
 from tests.kit.faults import in_turn
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, free_ports, request
-from tests.kit.network import TlsNetwork, assert_clear
+from tests.kit.network import TlsNetwork, assert_clear, hang_up
 
 pytestmark = pytest.mark.slow
 
@@ -296,7 +296,7 @@ def test_who_trickles_is_cut_off(
             got = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20) if answer != b"408" else b""
             assert answer in got or answer == b"408"
         assert await trickle(writer, reader, 60) < 60
-        writer.close()
+        await hang_up(writer)
 
     serving(federation, body)
 
@@ -334,13 +334,13 @@ def test_a_head_that_two_programs_may_read_differently_ends_the_connection(
         assert b"HTTP/1.1 400" in answer
         assert b"connection: close" in answer.lower()
         assert answer.count(b"HTTP/1.1") == first.count(b"\r\n\r\nGET") + 1
-        writer.close()
+        await hang_up(writer)
         reader, writer = await connect(federation)  # control: a plain head, in two pieces
         writer.write(HEAD + b"a: b\r")
         await asyncio.sleep(0.05)
         writer.write(b"\nc: d\r\n\r\n")
         assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
-        writer.close()
+        await hang_up(writer)
 
     serving(federation, body)
 
@@ -388,7 +388,7 @@ def test_no_answer_repeats_the_host_that_was_asked_for(federation: Federation) -
             assert b"evil.example" not in answer
             assert b"location" not in answer.lower()
             assert (b" 200 " if path == b"/health" else b" 404 ") in answer.split(b"\r\n")[0]
-            writer.close()
+            await hang_up(writer)
 
     serving(federation, body)
 
@@ -400,7 +400,7 @@ def test_a_body_that_is_too_slow_gets_a_408(federation: Federation) -> None:
         reader, writer = await connect(federation)
         writer.write(POST + b"content-length: 1000\r\n\r\nxxx")
         assert b"408" in await asyncio.wait_for(reader.readline(), 60)
-        writer.close()
+        await hang_up(writer)
 
     serving(federation, body)
 
@@ -459,7 +459,7 @@ def test_a_peer_that_answers_without_end_is_unreachable(federation: Federation) 
             except ConnectionError:
                 pass
             finally:
-                writer.close()
+                await hang_up(writer)
 
         (port,) = free_ports(1)
         context = serve.server_context(config(federation, ES))
