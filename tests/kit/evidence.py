@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import func, select
 
 from nodes.config.schema import Role
 from nodes.config.storage import holder_store
@@ -25,11 +26,11 @@ from nodes.evidence.archive import Archive
 from nodes.evidence.export import export_bundle
 from nodes.identity.identity import NodeIdentity, NodeKeyring, init_node, load_identity, load_peers
 from nodes.store import Category, Status
-from nodes.store.derived import DerivedGallery
+from nodes.store.derived import DerivedGallery, References
+from nodes.store.tables import ModelRow, SubjectRow
 from nodes.verify import Report
 from nodes.verify.trust import Party, load_trust
 from protocol.announcing import Plan
-from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.local import LocalPreparation, LocalPreparing, LocalSearch
 from protocol.machine import Machine
@@ -229,9 +230,16 @@ def held(folder: Path) -> Gallery:
     """The gallery that the node of a holder's folder would prepare and search; its rows are copied."""
     with holder_store(folder) as store:
         gallery = DerivedGallery(store, RING).current()
-        assert gallery.references is not None
-        lent = [name_or_nobody(gallery, row) for row in range(len(gallery.templates))]
-        return Gallery.of(gallery.templates.copy(), RING, tuple(lent), gallery.model, root=gallery.root)
+        assert isinstance(gallery.references, References)
+        version, rows = gallery.references._version, gallery.references._resident.loaded
+        assert rows is not None
+        numbers = rows.numbers(np.arange(version.rows), version).tolist()
+        columns = SubjectRow.row, func.coalesce(SubjectRow.subject, SubjectRow.reference)
+        with store._database.reading() as session:
+            chosen = select(*columns).join(ModelRow).where(ModelRow.digest == gallery.model)
+            names = dict(session.execute(chosen).tuples().all())
+        lent = tuple(names.get(number, "nobody") for number in numbers)  # who was forgotten is nobody
+        return Gallery.of(gallery.templates.copy(), RING, lent, gallery.model, root=gallery.root)
 
 
 def found(gallery: Gallery) -> Any:
@@ -239,14 +247,6 @@ def found(gallery: Gallery) -> Any:
     if gallery.references is None:
         return None
     return np.array([reference != "nobody" for reference in gallery.references], np.bool_)
-
-
-def name_or_nobody(gallery: Gallery, row: int) -> str:
-    """The reference of a row, or that of nobody where it was forgotten."""
-    try:
-        return gallery.reference(row)
-    except QueryRefused:
-        return "nobody"
 
 
 @lru_cache(maxsize=1)
