@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -182,8 +182,12 @@ class EncryptedEngine:
         return [Outcome(result.status, result.threshold_used, result.hits) for result in results if result is not None]
 
 
+@cache
 def warm_up(params: Parameters, threads: int = 1) -> None:
-    """Run a tiny search, so that every kernel is compiled (or loaded from numba's cache) before it is needed."""
+    """Run a tiny search, so that every kernel is compiled (or loaded from numba's cache) before it is needed.
+
+    Once a process is enough.
+    """
     template = np.full((1, 8), 20, np.int8)
     gallery = Gallery.of(template, params, threads=threads)
     EncryptedEngine(threads).search(gallery, template, Terms(Decimal("0.5"), 8, params))

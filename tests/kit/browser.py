@@ -73,7 +73,7 @@ def running(root: Path) -> Iterator[Running]:
 
 @dataclass
 class Person:
-    """Somebody at a browser of their own. `seen`: pages whose accessibility was looked at."""
+    """Somebody at a browser of their own. `seen`: pages whose accessibility was looked at, by whomever."""
 
     page: Any
     origin: str
@@ -108,11 +108,14 @@ class Person:
         """Nothing serious by axe-core, the banner stands there, nothing runs off the page.
 
         Both wide and light, and narrow and dark. A screenshot of each where they are wanted, and the page as it prints.
+        A page that somebody came by before is not looked at again, but for its banner.
         """
         from axe_playwright_python.sync_playwright import Axe
 
         page, usual = self.page, self.page.viewport_size
         assert page.locator(".banner").inner_text() == "Candidate, not identified"
+        if name in self.seen:
+            return
         dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
         for width, scheme in ((usual["width"], "light"), (NARROW, "dark")):
             page.set_viewport_size({**usual, "width": width})
@@ -137,6 +140,7 @@ class People:
     def __init__(self, browser: Any, nodes: Running) -> None:
         self.browser, self.nodes = browser, nodes
         self.known: dict[str, Person] = {}
+        self.seen: set[str] = set()
 
     def __call__(self, node: str, handle: str, **context: Any) -> Person:
         name = f"{node}-{handle}"
@@ -152,7 +156,7 @@ class People:
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
         page.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
-        return Person(page, self.nodes.staged.address(node), None)
+        return Person(page, self.nodes.staged.address(node), None, self.seen)
 
 
 def passkey(people: People, node: str, handle: str) -> Person:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -24,10 +25,8 @@ def upgrade(database: Database, revision: str = "head", scripts: Path = Path(__f
     Raises `StoreVersionError` for a database of a newer version, `StoreError` if it cannot be migrated; it then
     stays as it was.
     """
-    config = Config()
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    known = ScriptDirectory.from_config(config)
+    config = _config(scripts)
+    known = _known(scripts)
     with typed_errors(), database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     _check_known(current, known)
@@ -39,6 +38,19 @@ def upgrade(database: Database, revision: str = "head", scripts: Path = Path(__f
         _check_known(MigrationContext.configure(connection).get_current_revision(), known)
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def _config(scripts: Path) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+@cache
+def _known(scripts: Path) -> ScriptDirectory:
+    """Read once: a process opens many stores."""
+    return ScriptDirectory.from_config(_config(scripts))
 
 
 def _check_known(current: str | None, scripts: ScriptDirectory) -> None:
