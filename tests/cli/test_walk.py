@@ -24,6 +24,7 @@ from sqlalchemy import select
 from nodes.cli.demo_photos import demo_photos
 from nodes.config.schema import load_config
 from nodes.config.storage import open_store, rows_folder, storage_key
+from nodes.service.gossip import PAUSE_SECONDS
 from nodes.store.tables import ModelRow, SubjectRow
 from tests.kit.federation import free_ports
 from tests.kit.walk import Walk, commands
@@ -112,6 +113,8 @@ def walked(walk: Walk, instead: Callable[[str], list[str]], old: Callable[[Path]
             if NOT_WALKED.search(line):
                 continue
             for typed in instead(line):
+                if "evidence export" in typed:
+                    time.sleep(5 * PAUSE_SECONDS)  # by then the nodes have shown each other their logs after the query
                 printed = walk.run(typed)
                 if made := re.match(r"lineup node init --dir (es|fr)\b", typed):
                     configure(walk.folder / made[1], *CHANGED[made[1]])

@@ -1,4 +1,5 @@
-"""The walk of the README as its reader would do it: the commands are taken from there, and real processes run them.
+"""The walk of the README as its reader would do it: the commands are taken from there, and real processes run them,
+which are forks of one that has loaded `lineup` (`preloaded.py`).
 
 What stands there in capitals is filled in from what was printed before; `# stop NAME` ends that node as Ctrl-C does.
 """
@@ -10,10 +11,11 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from tests.kit.preloaded import Preloaded
 
 README = Path(__file__).parents[2] / "README.md"
 READY_SECONDS = 120.0
@@ -61,8 +63,10 @@ class Walk:
         self.seen: dict[str, list[str]] = {"REFERENCE": [], "ID": []}
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = dict(zip(PORTS, map(str, ports), strict=True))
-        path = os.pathsep.join(map(str, (Path(sys.executable).parent, *programs, os.environ["PATH"])))
+        preloaded = folder.with_name(f"{folder.name}-lineup")
+        path = os.pathsep.join(map(str, (preloaded, *programs, os.environ["PATH"])))
         self._environment = {**os.environ, "PATH": path, "COLUMNS": "4000", **(environment or {})}
+        self._preloaded = Preloaded(preloaded, self._environment)
 
     def run(self, line: str) -> str:
         """One command; gives what it printed. A node that is to go on is ready afterwards."""
@@ -115,6 +119,7 @@ class Walk:
         for process in self.nodes.values():
             process.kill()
             process.wait()
+        self._preloaded.close()
 
     def _serve(self, command: str) -> None:
         words = shlex.split(command)

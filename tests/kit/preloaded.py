@@ -1,0 +1,127 @@
+"""`lineup` in processes of their own that need not load its modules anew.
+
+A test that types a hundred commands waits for little else.
+
+`Preloaded` starts one process that has loaded them. Each command is a fork of it, with the arguments, the folder, the
+environment and the input and output of who gave it. `program` is the `lineup` to call, in a folder for PATH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces")
+LENGTH = 8
+PROGRAM = """#!{python} -IS
+import marshal, os, signal, socket, sys
+asked = socket.socket(socket.AF_UNIX)
+asked.connect({address!r})
+asking = marshal.dumps((sys.argv[1:], os.getcwd(), dict(os.environ)))
+socket.send_fds(asked, [len(asking).to_bytes(8, "big")], [0, 1, 2])
+asked.sendall(asking)
+command = int.from_bytes(asked.recv(8), "big")
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, lambda number, _: os.kill(command, number))
+sys.exit(asked.recv(1)[0])
+"""
+
+
+class Preloaded:
+    """A process to fork from, until `close`. `program`: its `lineup`, executable, alone in its folder."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        folder.mkdir()
+        self.program = folder / "lineup"
+        address = str(folder / "asked")
+        self.program.write_text(PROGRAM.format(python=sys.executable, address=address))
+        self.program.chmod(0o755)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kit.preloaded", address],
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def serve(address: str) -> None:
+    """Fork for each command that is asked for."""
+    for module in MODULES:
+        __import__(module)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those below
+    print("ready", flush=True)
+    while True:
+        asked, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            attend(asked)
+        asked.close()
+
+
+def attend(asked: socket.socket) -> None:
+    """Run one command, pass on its status, and kill it when who asked is gone."""
+    first, streams, _, _ = socket.recv_fds(asked, LENGTH, 3)
+    rest = int.from_bytes(first, "big")
+    arguments, folder, environment = marshal.loads(asked.recv(rest, socket.MSG_WAITALL))
+    command = os.fork()
+    if command == 0:
+        asked.close()
+        run(arguments, folder, environment, streams)
+    asked.sendall(command.to_bytes(LENGTH, "big"))
+    ended = 0
+    while not ended:
+        gone, _, _ = select.select([asked], [], [], 0.01)
+        if gone:
+            os.kill(command, signal.SIGKILL)
+        ended, status = os.waitpid(command, 0 if gone else os.WNOHANG)
+    code = os.waitstatus_to_exitcode(status)
+    with contextlib.suppress(OSError):
+        asked.sendall(bytes([code if code >= 0 else 128 - code]))
+    os._exit(0)
+
+
+def run(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
+    """What the child does; it does not return."""
+    from nodes.cli.app import main
+
+    for standard, given in enumerate(streams):
+        os.dup2(given, standard)
+        os.close(given)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["lineup", *arguments]
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
