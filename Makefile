@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.demo
 
+# Whoever sets it has every process compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo demo-console lock test test-fast lint check gpu clean model bench bench-check bench-scale bench-soak
 
 setup: $(STAMP)
@@ -23,7 +26,7 @@ $(DEMO_STAMP): pyproject.toml nodes/requirements.lock .ci/find-python
 define make_venv
 @python="$${PYTHON:-$$(.ci/find-python)}" && test -n "$$python" && echo "set-up with $$python: $$("$$python" -VV)" && \
 "$$python" -m venv --clear $(VENV)
-$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(1)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --requirement $(1)
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endef
 
@@ -46,12 +49,14 @@ lock: setup  ## resolve anew what pyproject.toml asks for; commit both files
 
 LARGER_RING := n8192_q60_t20
 
-# A worker for each processor, at most four; a file's tests share fixtures, so one worker runs them all. In the order of
-# their names: by number of tests the longest, which stand alone in a file, would come last. Tests over sockets
-# and processes have time limits, which a busy machine can miss: what fails is run once more, alone. Byte code is kept:
-# without it, each of the hundreds of processes that they start compiles every module again.
-PYTEST := env -u OPENBLAS_CORETYPE -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A worker more than processors, at most four: workers wait for sockets and processes. A file's tests share fixtures, so
+# one worker runs them all. In the order of their names: by number of tests the longest, which stand alone in a file,
+# would come last. Tests over sockets and processes have time limits, which a busy machine can miss: what fails is run
+# once more, alone. Thousands of small files are written and synced: in memory, where there are 4 GB of it to write to.
+WORKERS := $(shell echo $$(( $$(nproc) < 3 ? $$(nproc) + 1 : 4 )))
+IN_MEMORY := $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 { print "TMPDIR=/dev/shm" }')
+PYTEST := env -u OPENBLAS_CORETYPE $(IN_MEMORY) $(BIN)/python -m pytest
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 define run_tests
 $(PYTEST) $(PARALLEL) --durations 25 $(1) || \
 	{ echo "once more, only what failed:"; $(PYTEST) $(1) --last-failed --last-failed-no-failures none; }
