@@ -20,8 +20,9 @@ import numpy as np
 from nodes.blocks import BlockFiles, HeldGallery, ResidentGallery, UnknownVersion, VersionReader
 from nodes.blocks import Snapshot as Lent
 from nodes.blocks.manifest import Version
-from nodes.store.errors import UnknownReference
+from nodes.store.errors import StoreError, UnknownReference
 from nodes.store.holdings import Holdings
+from nodes.store.lines import Held
 from nodes.store.rows import as_store_errors
 from nodes.store.store import GalleryStore
 from nodes.store.subjects import Category
@@ -34,38 +35,57 @@ from protocol.live import Liveness
 Hold = Callable[[BlockFiles], HeldGallery]
 
 
+class ReadingStopped(StoreError):
+    """Whoever wanted the rows wants them no more."""
+
+
 class Resident:
     """The rows of one model at hand, for galleries of all presets, and who of them is held.
 
     `threads`: that read and decrypt. `hold`: what holds the rows in the place of this process's memory, if anything.
     `watchers`: called before rows are used that may have been erased under a search (`HeldGallery.watch`). Raises as
-    `GalleryStore.row_files` and `hold`, when it is first used.
+    `GalleryStore.row_files` and `hold`, when it is first used; `ReadingStopped` after `stop`.
     """
 
     def __init__(
         self, store: GalleryStore, *, model: bytes | None = None, threads: int = 1, hold: Hold | None = None
     ) -> None:
-        self._store, self._wanted = store, model
-        self._hold = hold or partial(ResidentGallery, threads=threads)
+        self.store, self._wanted = store, model
+        self.hold = hold or partial(ResidentGallery, threads=threads, progress=self._go_on)
+        self._stopped = False
         self.watchers: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._rows: HeldGallery | None = None
         self._model = b""
         self._told = 0  # rows overwritten that were told of
-        self._holdings: Holdings | None = None
+        self._holdings: dict[bytes, Holdings] = {}  # by model
+
+    def see(self, model: bytes, first: int, part: Held) -> None:
+        """Keep who is held, as `GalleryStore.verify` tells it."""
+        self._of(model).see(first, part)
+
+    def stop(self) -> None:
+        """Read no rows any more."""
+        self._stopped = True
+
+    def _go_on(self, _: int) -> None:
+        if self._stopped:
+            raise ReadingStopped("the rows are read no further")
+
+    def _of(self, model: bytes) -> Holdings:
+        return self._holdings.setdefault(model, Holdings(self.store, model))
 
     def rows(self, categories: Collection[Category]) -> HeldGallery:
         """The rows; read the first time. `categories`: of whom there must be some of one model only."""
         with self._lock, as_store_errors():
-            model, files = self._store.row_files(categories, self._wanted)
+            model, files = self.store.row_files(categories, self._wanted)
             if self._rows is None or model != self._model:
                 before, self._rows = self._rows, None
                 if before is not None:
                     before.close()
-                rows = self._hold(files)
+                rows = self.hold(files)
                 rows.watch(self._erased)
-                self._model, self._holdings = model, Holdings(self._store, model)
-                self._rows, self._told = rows, rows.overwritten
+                self._model, self._rows, self._told = model, rows, rows.overwritten
             return self._rows
 
     def _erased(self) -> None:
@@ -94,8 +114,8 @@ class Resident:
         """Who of a version may be found now, bool (rows,): held, of these categories, within retention."""
         with self._lock, as_store_errors():
             assert self._rows is not None
-            assert self._holdings is not None
-            held = self._holdings.bits(now, categories)  # first: who is gone from the database is in the files by then
+            # first: who is gone from the database is in the files by then
+            held = self._of(self._model).bits(now, categories)
             live = self._rows.live(version)
             if self._rows.renumbered(version):
                 live &= held.of(self._rows.numbers(np.arange(len(live)), version))
@@ -108,7 +128,7 @@ class Resident:
         assert self._rows is not None
         (number,) = self._rows.numbers([slot], version).tolist()
         try:
-            return self._store.reference(self._model, number)
+            return self.store.reference(self._model, number)
         except UnknownReference:
             raise QueryRefused("internal", "a subject was forgotten during the search: ask again") from None
 
@@ -171,8 +191,9 @@ class DerivedGallery:
 
     def current(self) -> Gallery:
         """The gallery as the store has it now. Raises what `GalleryStore.row_files` raises."""
+        rows = self._refreshed()
         with self._lock, as_store_errors():
-            with self._resident.rows(self._categories).snapshot() as newest:
+            with rows.lend() as newest:
                 gallery = self._gallery(newest)
             kept = {gallery.root, *(loan.rows.version.root for loan in self._loans)}
             self._made = {root: made for root, made in self._made.items() if root in kept}
@@ -184,12 +205,10 @@ class DerivedGallery:
 
         The rows stay as they are until `give_back`; the bits do not: who is forgotten meanwhile is cleared.
         """
-        wanted = frozenset(categories) & self._categories
+        wanted, rows = frozenset(categories) & self._categories, self._refreshed()
         with self._lock, as_store_errors():
-            rows = self._resident.rows(self._categories)
-            rows.refresh()
             try:
-                lent = rows.snapshot_of(root)
+                lent = rows.lend_of(root)
             except UnknownVersion:
                 return None
             try:
@@ -214,12 +233,12 @@ class DerivedGallery:
 
         While a search reads the rows they are left for the next time: to half a search they would be others.
         """
-        with self._lock, as_store_errors():
-            self._clear(now)
-            if (rows := self._resident.loaded) is None:
-                return 0
+        self._clear(now)
+        if (rows := self._resident.loaded) is None:
+            return 0
+        with as_store_errors():
             rows.refresh()
-            return self._resident.overwritten()
+        return self._resident.overwritten()
 
     def _clear(self, now: datetime) -> None:
         """Let who may not be found any more go from the bits that were lent."""
@@ -239,6 +258,13 @@ class DerivedGallery:
                 gallery = self._gallery(newest)
             copies = [gallery.templates, *newest.gallery.further(newest.version.rows)]
             yield copies, VersionReader(newest.gallery.files, newest.version.number)
+
+    def _refreshed(self) -> HeldGallery:
+        """The rows as they are now; without the lock, as new ones may have to be read."""
+        with as_store_errors():
+            rows = self._resident.rows(self._categories)
+            rows.refresh()
+            return rows
 
     @property
     def resident(self) -> Resident:

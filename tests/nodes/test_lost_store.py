@@ -50,7 +50,7 @@ def start(federation: Federation, accept_loss: bool = False, name: str = ES) -> 
     identity = load_identity(federation.folder(name))
     archive = Archive(identity, federation.folder(name))
     try:
-        with open_known_store(identity, archive, accept_loss) as store:
+        with open_known_store(identity, archive, accept_loss).store as store:
             return store.content, archive.ledger.last, store.claims_lost_until
     finally:
         archive.close()
