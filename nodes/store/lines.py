@@ -94,7 +94,8 @@ def _days(data: npt.NDArray[np.uint8], before: npt.NDArray[np.int64]) -> npt.NDA
     years = digits[:, :4] @ np.array([1000, 100, 10, 1])
     months = 12 * (years - 1970) + 10 * digits[:, 5] + digits[:, 6] - 1
     firsts = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    return np.clip(firsts + 10 * digits[:, 8] + digits[:, 9] - 1, 0, LAST_DAY)
+    days: npt.NDArray[np.int64] = np.clip(firsts + 10 * digits[:, 8] + digits[:, 9] - 1, 0, LAST_DAY)
+    return days
 
 
 def _numbers(
