@@ -54,7 +54,7 @@ def test_every_node_tells_its_operator_how_long_searches_and_preparations_took(t
             assert await latencies(network, FR) == {"searches": None, "preparations": None}
             await asking.supply.prepare(PrepareRequest((ES,), 2, DIM, SYNTHETIC_MODEL, RING.preset))
             await network.search(request(federation.people.hit, (ES,)))
-            refused = request(federation.people.hit, (ES,), threshold="0.5")
+            refused = request(federation.people.hit, (ES,), ladder="0.005")
             assert (await network.search(refused)).answers[ES].status == "refused"  # not an answer, so not counted
             await network.settle()
             for name in (FR, EU, ES):
