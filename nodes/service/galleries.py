@@ -13,7 +13,8 @@ from nodes.config.names import Purpose
 from nodes.config.schema import NodeConfig, Role
 from nodes.service.guard import Guard
 from nodes.store import EmptyStore, GalleryStore
-from nodes.store.derived import DerivedGallery, Resident
+from nodes.store.derived import DerivedGallery
+from nodes.store.resident import Resident
 from pets.errors import LineupError
 from pets.params import preset
 from protocol.errors import QueryRefused

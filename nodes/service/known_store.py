@@ -15,8 +15,8 @@ from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
 from nodes.store.content import Content
-from nodes.store.derived import Resident
 from nodes.store.opening import verify_and_read
+from nodes.store.resident import Resident
 from nodes.store.rows import ASIDE
 from pets.errors import InputError
 from pets.threads import default_threads

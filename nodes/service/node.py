@@ -33,7 +33,7 @@ from nodes.service.health import failing
 from nodes.service.outage import Outage
 from nodes.service.pace import Pace
 from nodes.store import EmptyStore, GalleryStore
-from nodes.store.derived import Resident
+from nodes.store.resident import Resident
 from nodes.transport.send_queue import PeerRefused, Transport
 from pets.errors import LineupError
 from pets.params import preset

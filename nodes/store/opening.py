@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from nodes.store.content import Content
-from nodes.store.derived import Resident
+from nodes.store.resident import Resident
 from nodes.store.subjects import Category
 
 

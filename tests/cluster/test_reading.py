@@ -18,7 +18,8 @@ from nodes.cluster import shard as shard_module
 from nodes.cluster.errors import ClusterError
 from nodes.cluster.gallery import ClusterGallery
 from nodes.cluster.shard import Range, Shard
-from nodes.store.derived import DerivedGallery, Resident
+from nodes.store.derived import DerivedGallery
+from nodes.store.resident import Resident
 from pets.params import N4096
 from protocol.steps import Product
 from protocol.work import perform

@@ -26,7 +26,7 @@ from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
 from nodes.store import Category, GalleryStore, Status, StoreLocked, StoreLost
-from nodes.store.derived import Resident
+from nodes.store.resident import Resident
 from nodes.store.rows import RowFiles
 from pets.errors import InputError
 from pets.prf import encode_labels

@@ -13,10 +13,11 @@ import pytest
 
 from nodes.blocks.block import BlockReader
 from nodes.store import Category, GalleryStore, Status, StoreCorrupted
-from nodes.store.derived import DerivedGallery, ReadingStopped, Resident
+from nodes.store.derived import DerivedGallery
 from nodes.store.holdings import Holdings
 from nodes.store.lines import CATEGORY_CODES, LAST_DAY, held, line
 from nodes.store.opening import verify_and_read
+from nodes.store.resident import ReadingStopped, Resident
 from pets.params import N4096
 from tests.kit.stores import LAW, MODEL, NOW, TODAY, WHAT, enrol_one, open_store, rows_folder, sql, templates
 
