@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,8 +111,11 @@ class BlockReader:
         self._content = np.empty(content_bytes(block_rows, dim), np.uint8)
         self._sealed = bytearray(HEAD_BYTES + len(self._content) + TAG_BYTES)
 
-    def read(self, block: Block) -> Rows:
-        """The rows of a block, valid until the next is read. Raises `BlocksCorrupted`, OSError."""
+    def read(self, block: Block, once: bool = False) -> Rows:
+        """The rows of a block, valid until the next is read. Raises `BlocksCorrupted`, OSError.
+
+        `once`: nobody reads the file again soon, so the system need not keep it in memory.
+        """
         path = self._folder / block.name
         size = content_bytes(block.rows, self._dim)
         if size > len(self._content):
@@ -120,6 +124,8 @@ class BlockReader:
             got, view = 0, memoryview(self._sealed)
             while count := stream.readinto(view[got:]):
                 got += count
+            if once and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         content = self._content[:size]
         unseal_into(self._cipher, view[:got], content.data, path, *_what(self._gallery, block, self._dim))
         count, rows_end = block.rows, block.rows * self._dim

@@ -87,7 +87,10 @@ class HeldGallery(ABC):
 
     @abstractmethod
     def _load(self, progress: Callable[[int], object] | None) -> None:
-        """Hold the rows up to the present version. Raises FileNotFoundError if a block was replaced meanwhile."""
+        """Hold the rows up to the present version, or as many as there are by now.
+
+        Raises FileNotFoundError if a block was replaced meanwhile.
+        """
 
     @abstractmethod
     def _move(self) -> None:
@@ -118,22 +121,26 @@ class HeldGallery(ABC):
 
         Raises `UnknownVersion` for one before the last compaction.
         """
+        self.refresh()
+        return self.lend(version)
+
+    def lend(self, version: int | None = None) -> Snapshot:
+        """As `snapshot`, of what is held: without a look at the files, and without waiting."""
         with self._lock:
-            self.refresh()
             found = self._newest() if version is None else self._manifest.version(version)
             if found.epoch != self._epoch or found.rows > self._loaded:
-                raise UnknownVersion(f"version {found.number} lies on the other side of a compaction")
+                raise UnknownVersion(f"version {found.number} lies on the other side of a compaction, or is being read")
             rows = self._view(found.rows)
             self._held += 1
             return Snapshot(self, found, rows)
 
-    def snapshot_of(self, root: bytes) -> Snapshot:
-        """The newest version with a root that is kept and of the epoch that is held. Raises `UnknownVersion`."""
+    def lend_of(self, root: bytes) -> Snapshot:
+        """The newest version with a root that is kept and held. Raises `UnknownVersion`."""
         with self._lock:
             self._look()
             for version in reversed(self._manifest.versions):
-                if version.root == root and version.epoch == self._epoch:
-                    return self.snapshot(version.number)
+                if version.root == root and version.epoch == self._epoch and version.rows <= self._loaded:
+                    return self.lend(version.number)
         raise UnknownVersion("no version with this root is in memory")
 
     def refresh(self) -> bool:
@@ -216,7 +223,8 @@ class HeldGallery(ABC):
                     self._read_again(error)
             else:
                 raise BlocksUnavailable(f"{self.files.folder} changed {ATTEMPTS} times while it was read")
-            self._settled = self._manifest.generation
+            if self._loaded >= self._manifest.current.rows:
+                self._settled = self._manifest.generation
             self._wipe()
 
     def _read_again(self, error: FileNotFoundError) -> None:
@@ -233,9 +241,9 @@ class HeldGallery(ABC):
         erased = [row for row, state in self._manifest.dead.items() if state.erased]
         gone = [part.rows for part in self._numbering.since(self._epoch)]
         numbers: npt.NDArray[np.int64] = np.concatenate([np.array(erased, np.int64), *gone])
-        slots = self._numbering.slots(np.setdiff1d(numbers, self._erased), self._epoch)
-        inside = slots[(slots >= 0) & (slots < self._loaded)]
-        self._owed = len(inside) > 0 and not self._overwrite(inside)
+        slots = self._numbering.slots(numbers, self._epoch)
+        new = (slots >= 0) & (slots < self._loaded) & ~np.isin(numbers, self._erased)
+        self._owed = bool(new.any()) and not self._overwrite(slots[new])
         if not self._owed:
-            self._erased = numbers
-            self.overwritten += len(inside)
+            self._erased = numbers[slots < self._loaded]  # the others may be in the middle of being read
+            self.overwritten += int(new.sum())

@@ -64,7 +64,7 @@ class ResidentGallery(HeldGallery):
         def work(first: int, last: int) -> None:
             reader = self.files.block_reader(manifest)
             for index in range(first + start // size, last + start // size):
-                rows = reader.read(manifest.blocks[index]).rows
+                rows = reader.read(manifest.blocks[index], once=True).rows  # in memory once, not twice
                 place = max(start, index * size)
                 array[place : index * size + len(rows)] = rows[place - index * size :]
                 with counter:

@@ -195,6 +195,7 @@ def enroll(
             progress=progress,
             key=key,
             reason=reason,
+            tell=as_json,
         )
     if as_json:
         print(msgspec.json.encode(result).decode())

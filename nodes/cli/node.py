@@ -94,7 +94,7 @@ def status(folder: Dir, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(report))
         return
-    supplies = report.pop("preparations", None)
+    supplies, latencies = report.pop("preparations", None), report.pop("latencies", None)
     report["peers"] = [name for name in report["peers"] if name != report["name"]]
     if cluster := report.get("cluster"):
         report["cluster"] = cluster_line(cluster)
@@ -105,6 +105,15 @@ def status(folder: Dir, as_json: Json = False) -> None:
             output.print(f"{key.replace('_', ' '):<19} {line}", highlight=False)
     for line in supply_lines(msgspec.convert(supplies, Supplies)) if supplies else ():
         output.print(f"{'preparations':<19} {line}", highlight=False)
+    for name, seen in (latencies or {}).items():
+        what = {"searches": "search seconds", "preparations": "preparation seconds"}[name]
+        output.print(f"{what:<19} {_percentiles(seen)}", highlight=False)
+
+
+def _percentiles(seen: dict[str, float] | None) -> str:
+    if seen is None:
+        return "none since the start"
+    return f"p50 {seen['p50']:.2f}, p95 {seen['p95']:.2f}, p99 {seen['p99']:.2f}, of the last {seen['count']:,}"
 
 
 @node.command()

@@ -13,12 +13,14 @@ like the node itself, and reads the node's storage key: guard it like the node.
     shards.Shards           all shards of a gallery: made, asked, asked again
     rows.ClusterRows        stands for the rows of a version; passes are split, and joined in row order
     gallery.ClusterGallery  in the place of `nodes.blocks.ResidentGallery`; `Cluster` is a node's
-    link, agent             the process in which a node talks to Ray, which would end the node's own with the cluster
+    link, agent, folder     the process in which a node talks to Ray, which would end the node's own with the cluster
     connection, machines    joining it; `lineup cluster start | status | drain`
 
 What a shard answers with follows from the version, the work, and who is erased. A version's rows are the first so many
 slots of its epoch; each question says how many of them lie in the range. A shard that has fewer, new or started anew,
-reads the rest from the files. So a worker that dies costs time, and asking twice does no harm.
+reads the rest from the files. Rows that came since it reads beside its work: searches go on in the version before, and
+the version with them is lent once all of them are at hand. So a worker that dies costs time, and asking twice does no
+harm.
 
 One thing is not as in one memory: a row that is forgotten under a search stays as it was in a shard, until no search
 reads it, but is zero in one that was started anew meanwhile. Every answer therefore names the change of the gallery

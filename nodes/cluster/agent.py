@@ -127,7 +127,8 @@ AgentManager.register("Agent", Agent, exposed=METHODS)
 
 def serve(told: Connection, address: str, key: bytes) -> None:
     """Be the process of a node: tell it when it may call at `address`, a socket's file, and serve until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C means the node, which still needs this while it drains
+    for number in (signal.SIGINT, signal.SIGTERM):  # to the group, they mean the node, which needs this while it drains
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_node, daemon=True).start()
     _say_nothing()
     server = AgentManager(address, key).get_server()

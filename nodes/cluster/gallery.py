@@ -21,13 +21,14 @@ from nodes.cluster.shards import SPARE_ROWS, UNIT, Shards
 from nodes.config.cluster import ClusterConfig
 from pets.errors import LineupError
 
-MEND_SECONDS = 2.0  # that somebody waits for shards that are brought back
+READ_SECONDS = 2.0  # that somebody waits for rows that are being read
 
 
 class ClusterGallery(HeldGallery):
     """The rows of `files` in shards; manifest, numbering and liveness stay in this process.
 
-    `node`: its folder, which every machine must find at the same place. Raises `BlocksError`, `ClusterError`.
+    `node`: its folder, which every machine must find at the same place. Rows that came since are read beside searches,
+    which go on in the version that is held. Raises `BlocksError`, `ClusterError`.
     """
 
     def __init__(
@@ -42,32 +43,48 @@ class ClusterGallery(HeldGallery):
     ) -> None:
         super().__init__(files)
         self._calls, self._config, self._node, self._unit, self._spare = calls, config, node, unit, spare
-        self._mending: threading.Thread | None = None
+        self._reading: threading.Thread | None = None
         self._told = -1  # the generation up to which who is forgotten was let go of
         self.shards = self._opened()
         try:
+            self.shards.reach(self._manifest.current.rows)
             self._settle()
         except BaseException:
             self.shards.close()
             raise
 
     def refresh(self) -> bool:
-        """As `HeldGallery.refresh`; also has the shards brought back where they were lost.
+        """As `HeldGallery.refresh`; also has rows read that came since, and shards brought back where they were lost.
 
-        Raises `ClusterError` as long as they are not: to read all rows takes too long for who asks for them.
+        Raises `ClusterError` where they were lost, as long as they are not back: to read all rows takes too long for
+        who asks for them.
         """
-        with self._lock:
-            if not self.shards.well:
-                self._mend()
-            return super().refresh()
-
-    def _mend(self) -> None:
-        if self._mending is None or not self._mending.is_alive():
-            self._mending = threading.Thread(target=_bring_back, args=(self.shards, self._loaded), daemon=True)
-            self._mending.start()
-        self._mending.join(MEND_SECONDS)
+        changed = super().refresh()
+        if self.shards.well and not self._behind:
+            return changed
+        self._read()
         if not self.shards.well:
             raise ClusterError(self.shards.fault or f"no connection to the cluster at {self._config.address}")
+        changed = super().refresh() or changed
+        if self._behind and not self._loaded:
+            raise ClusterError("the rows are being read")
+        return changed
+
+    @property
+    def _behind(self) -> bool:
+        return not self._moved and self._loaded < self._manifest.current.rows
+
+    def _read(self) -> None:
+        """Have rows read, without the lock. Who begins it waits a moment for them, and who cannot do without them."""
+        with self._lock:
+            reading = self._reading
+            begins = reading is None or not reading.is_alive()
+            if reading is None or begins:
+                rows = self._loaded if self._moved else self._manifest.current.rows
+                reading = self._reading = threading.Thread(target=_reach, args=(self.shards, rows), daemon=True)
+                reading.start()
+        if begins or not self.shards.well or not self._loaded:
+            reading.join(READ_SECONDS)
 
     def further(self, rows: int) -> list[Rows]:
         """As `HeldGallery.further`."""
@@ -85,9 +102,8 @@ class ClusterGallery(HeldGallery):
         return cast(Rows, ClusterRows(self.shards, rows, self._tell, copy))  # used like an array
 
     def _load(self, progress: Callable[[int], object] | None) -> None:
-        if self._manifest.current.rows > self._loaded:
-            self.shards.reach(self._manifest.current.rows)
-            self._loaded = self._manifest.current.rows
+        """Take over what was read."""
+        self._loaded = max(self._loaded, min(self.shards.reached, self._manifest.current.rows))
         if progress is not None:
             progress(self._loaded)
 
@@ -120,7 +136,7 @@ class ClusterGallery(HeldGallery):
         self._told = max(self._told, seen)
 
 
-def _bring_back(shards: Shards, rows: int) -> None:
+def _reach(shards: Shards, rows: int) -> None:
     with suppress(LineupError):  # it is kept as the fault
         shards.reach(rows)
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import secrets
-import shutil
-import tempfile
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any, Protocol
 
 from nodes.cluster.agent import AgentManager, There, serve
 from nodes.cluster.connection import check_installed, knock
 from nodes.cluster.errors import ClusterError, WorkerLost
+from nodes.cluster.folder import OwnedFolder
 from nodes.config.cluster import ClusterConfig
 from pets.scoring import ScoringProbe
 
@@ -72,7 +71,7 @@ class Link:
         self._turn = 0
         self._closed = False
         self._process: SpawnProcess | None = None
-        self._folder: Path | None = None
+        self._folder: OwnedFolder | None = None
         self._agent: Any = None
         self._refused, self._again = "", 0.0
         self._put: OrderedDict[int, tuple[weakref.ref[ScoringProbe], There]] = OrderedDict()
@@ -169,10 +168,11 @@ class Link:
     def _begin(self, turn: int) -> None:
         context, key = multiprocessing.get_context("spawn"), secrets.token_bytes(32)
         here, there = context.Pipe(duplex=False)
-        self._folder = Path(tempfile.mkdtemp(prefix="lineup-cluster-"))  # mode 0700
-        address = str(self._folder / "agent")
+        self._folder = OwnedFolder()
+        address = str(self._folder.path / "agent")
         self._process = context.Process(target=serve, args=(there, address, key), name="lineup-cluster", daemon=True)
         self._process.start()
+        atexit.register(self._stop)  # Python would ask it to end, and wait: it ends with this process only
         there.close()
         with here:
             try:
@@ -191,10 +191,11 @@ class Link:
 
     def _stop(self) -> None:
         """End the process that talks to Ray; Ray ends what was made through it."""
+        atexit.unregister(self._stop)
         process, self._process, self._agent = self._process, None, None
         if process is not None:
             process.kill()  # Ray would say much of a gentler end
             process.join()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
             self._folder = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from protocol.steps import Product, ScoreRows
 from protocol.work import perform
 
 READ_ROWS = 65536  # at a time
+HOLD_SECONDS = 0.05  # that `hold` waits for rows that came since: a few are read by then
 
 Answer = tuple[int, Any]
 
@@ -59,6 +62,22 @@ def split(rows: int, unit: int, shards: int, spare: int = 0) -> tuple[Range, ...
     return tuple(Range(start * unit, (stop - start) * unit) for start, stop in itertools.pairwise(ends))
 
 
+class _Reader(threading.Thread):
+    """Calls `read` once. `error`: what it raised."""
+
+    def __init__(self, read: Callable[[], object]) -> None:
+        super().__init__(name="lineup-reader", daemon=True)
+        self._read = read
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._read()
+        except BaseException as error:
+            self.error = error
+
+
 class Shard:
     """Reads its rows from sealed block files when it is made, and what came since when it is asked for that.
 
@@ -68,6 +87,8 @@ class Shard:
     version has, raises `BlocksError`, `StorageKeyError`, or `ClusterError` where the files have fewer.
 
     An `Answer` is the generation of the manifest (`nodes.blocks`) that the rows were read under, and the answer itself.
+
+    Rows that `hold` asks for are read by a thread, and rows that are at hand are searched meanwhile.
     """
 
     def __init__(self, node: str, gallery: str, epoch: int, part: Range, dim: int, threads: int) -> None:
@@ -76,13 +97,23 @@ class Shard:
         self._memory = RowMemory(part.room, dim)
         self._files: BlockFiles | None = None
         self._held, self._generation = 0, -1
+        self._reading, self._changing = threading.Lock(), threading.Lock()  # the second for a moment only
+        self._forgotten: list[npt.NDArray[np.int64]] = []  # while rows are read
+        self._reader: _Reader | None = None
         with suppress(LineupError, OSError):
             self._read()
 
     def hold(self, rows: int) -> Answer:
-        """Have so many rows at hand."""
-        held = len(self._first(rows))
-        return self._generation, held
+        """Begin to read until so many rows are at hand; gives how many are now."""
+        if self._held < rows or self._reader is not None:
+            reader = self._reader = self._reader or _Reader(self._read)
+            reader.join(HOLD_SECONDS)
+            if not reader.is_alive():
+                self._reader = None
+                if reader.error is not None and self._held < rows:
+                    raise reader.error
+                self._check(rows)
+        return self._generation, self._held
 
     def score(self, rows: int, first: int, count: int, *probes: ScoringProbe) -> Answer:
         """Blocks of this range under several masks: uint32 (probes, count, 2, 2, n)."""
@@ -101,7 +132,10 @@ class Shard:
 
     def forget(self, places: npt.NDArray[np.int64]) -> None:
         """Overwrite rows, by their place in this range. What was not read yet is gone from the files."""
-        self._memory.rows[places[places < self._held]] = 0
+        with self._changing:
+            self._memory.rows[places] = 0
+            if self._reading.locked():  # they may be among those that were just read
+                self._forgotten.append(places)
 
     def status(self) -> dict[str, Any]:
         """Where it runs and what it holds."""
@@ -110,13 +144,27 @@ class Shard:
     def _first(self, rows: int) -> npt.NDArray[np.int8]:
         if self._held < rows:
             self._read()
+        self._check(rows)
+        return self._memory.rows[:rows]
+
+    def _check(self, rows: int) -> None:
         if self._held < rows:
             where = f"{rows} rows from {self._part.first} on are asked for"
             raise ClusterError(f"{where}, {socket.gethostname()} finds {self._held} in {self._gallery}")
-        return self._memory.rows[:rows]
 
     def _read(self) -> None:
         """Read the rows that came since, those that are erased as zeros."""
+        with self._reading:
+            with self._changing:
+                self._forgotten = []
+            held, generation = self._read_on()
+            with self._changing:
+                for places in self._forgotten:
+                    self._memory.rows[places] = 0
+                self._generation, self._held = generation, held
+
+    def _read_on(self) -> tuple[int, int]:
+        """How many rows lie in memory now, and the generation of the manifest that they were read under."""
         if self._files is None:
             self._files = BlockFiles(self._gallery, storage_key(load_config(self._node)).blocks)
         newest = self._newest(self._files.manifest())
@@ -124,8 +172,7 @@ class Shard:
         for start in range(self._held, stop, READ_ROWS):
             end = min(start + READ_ROWS, stop)
             self._memory.rows[start:end] = reader.read(first + start, first + end).rows
-        self._generation = self._files.manifest().generation  # at least that of every file that was read
-        self._held = stop
+        return stop, self._files.manifest().generation  # at least that of every file that was read
 
     def _newest(self, manifest: Manifest) -> Version:
         """Of this epoch, also after a compaction: who still searches in it reads what was kept of it."""

@@ -49,7 +49,8 @@ class Shards:
     """The rows of one epoch of block files (folder `gallery`) in the cluster that `config` names.
 
     `node`: its folder. `unit`: rows that stay together. `fault`: why they were last of no use; empty where they are.
-    Raises `ClusterError`, `ClusterUnavailable`, and what a shard raises for what it was asked.
+    `reached`: rows that are at hand, and that are searched while others are read. Raises `ClusterError`,
+    `ClusterUnavailable`, and what a shard raises for what it was asked.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Shards:
         unit: int = UNIT,
         spare: int = SPARE_ROWS,
     ) -> None:
-        self.calls, self.dim, self.fault = calls, dim, ""
+        self.calls, self.dim, self.fault, self.reached = calls, dim, "", 0
         self.parts: list[Part] = []
         self._config, self._unit, self._spare = config, unit, spare
         self._given = str(node), str(gallery), epoch
@@ -74,7 +75,7 @@ class Shards:
     def well(self) -> bool:
         """Whether nothing is known that is wrong, without asking anybody."""
         turn = self.calls.connected()
-        return not self.fault and all(part.turn == turn for part in self.parts)
+        return not self.fault and all(part.turn == turn for part in self.parts if part.range.of(self.reached))
 
     def reach(self, rows: int) -> None:
         """Have rows 0 to `rows` at hand; returns when they are read. New ones go into the last shard, then others."""
@@ -91,12 +92,24 @@ class Shards:
             if len(parts) > len(self.parts):
                 self._check_processors(len(parts))
                 self.parts = parts
-        behind = [part for part in self.parts if part.turn != turn or part.held < part.range.of(rows)]
-        if any(part.turn != turn or not part.held for part in behind):
+        needed = self.reached or rows  # new ones alone: the others are searched meanwhile
+        if any(part.range.of(needed) and (part.turn != turn or not part.held) for part in self.parts):
             self.fault = self.fault or "the rows are being read"
-        self.each([(part, _holding(self, part.range.of(rows))) for part in behind], START_SECONDS)
-        for part in behind:
-            part.held = part.range.of(rows)
+        deadline = time.monotonic() + START_SECONDS
+        while behind := self._behind(rows):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ClusterUnavailable(f"{behind[0]}: not read within {START_SECONDS:.0f} s")
+            answers = self.each([(part, _holding(self, part.range.of(rows))) for part in behind], left)
+            for part, (_, held) in zip(behind, answers, strict=True):
+                part.held = min(held, part.range.of(rows))
+            if self._behind(rows):
+                time.sleep(PAUSE_SECONDS)
+        self.reached = max(self.reached, rows)
+
+    def _behind(self, rows: int) -> list[Part]:
+        turn = self.calls.connected()
+        return [part for part in self.parts if part.turn != turn or part.held < part.range.of(rows)]
 
     def each(
         self, pieces: Sequence[tuple[Part, Ask]], seconds: float | None = None, copy: int | None = None
@@ -219,7 +232,9 @@ class Shards:
         """Make everything anew, but where a process may be at work still: it is asked once more, with more patience."""
         self.fault = f"{part}: no answer in time, {tries} tries ({lost})"
         with self._lock:
-            if not isinstance(lost, Silent) or not part.held:
+            if self.reached and not part.range.of(self.reached):
+                self._end(part)  # nobody needs it yet, and the others are searched
+            elif not isinstance(lost, Silent) or not part.held:
                 self.calls.give_up(part.turn)
             part.held = 0
         return ClusterUnavailable(self.fault)

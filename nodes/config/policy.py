@@ -91,6 +91,11 @@ class PolicyConfig(Section, frozen=True):
         """The categories held here that a query of this purpose looks at (Article 29)."""
         return frozenset(self.categories) & _SEARCHED.get(purpose, _ORDINARY)
 
+    @property
+    def findable(self) -> frozenset[Category]:
+        """The categories held here that a query of any purpose served here looks at."""
+        return frozenset().union(*(self.searched(purpose) for purpose in self.purposes))
+
     def _check_numbers(self) -> None:
         floor = LAW_MINIMUM_THRESHOLD
         if not self.minimum_threshold.is_finite() or not floor <= self.minimum_threshold < 1:

@@ -84,6 +84,7 @@ def enroll(
     progress: Progress = lambda done, total: None,
     key: Path | None = None,
     reason: str = "",
+    tell: bool = True,
 ) -> Enrolled:
     """Add photos (files, folders) or one .npy file of templates, unit vectors or int8; not what is enrolled already.
 
@@ -91,8 +92,8 @@ def enroll(
     template; `apart`: each stays a row of its own, at most four, not compared with the others, and the person still is
     one subject. So an interrupted enrolment is continued by giving the same command again. `progress` is told how many
     photos or templates are done, and of how many. `key`, `reason`: who does it, and why (`nodes.operator.acting`).
-    Raises `InputError`, `StoreError`, `ModelMismatch` for another face model than the gallery's: the node could not
-    serve it then.
+    `tell`: the references of templates, of which there may be millions. Raises `InputError`, `StoreError`,
+    `ModelMismatch` for another face model than the gallery's: the node could not serve it then.
     """
     today = datetime.now(timezone.utc).date()
     until = retain_until or today + timedelta(days=RETENTION_DAYS)
@@ -106,7 +107,7 @@ def enroll(
     with holder_store(folder, handler_at(folder, key, reason)) as store:
         check_allowed(category, store.categories)
         if templates:
-            return _enroll_templates(store, templates[0], category, status, until, progress)
+            return _enroll_templates(store, templates[0], category, status, until, progress, tell)
         from pets.photos import skipped_files  # needs the extra faces, which templates do not
 
         model = FaceModel.load(models, provider)
@@ -128,7 +129,7 @@ def _check_model(store: GalleryStore, model: bytes, whose: str) -> None:
 
 
 def _enroll_templates(
-    store: GalleryStore, path: Path, category: Category, status: Status, until: date, progress: Progress
+    store: GalleryStore, path: Path, category: Category, status: Status, until: date, progress: Progress, tell: bool
 ) -> Enrolled:
     templates = NpyTemplates(path)
     spec = read_model_spec(path)
@@ -143,8 +144,9 @@ def _enroll_templates(
         model=model,
         source=templates.digest(),
         progress=lambda done: progress(done, len(templates)),
+        tell=tell,
     )
-    return Enrolled(len(result.references), result.skipped, {}, result.references)
+    return Enrolled(result.added, result.skipped, {}, result.references)
 
 
 class NpyTemplates:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from nodes.pool import Pool
+from nodes.query.latency import QUANTILES, REMEMBERED, Latencies, Latency
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -59,7 +60,7 @@ class Metrics:
         ).labels(**labels)
         self._seconds = Histogram(
             "lineup_search_seconds",
-            "Online time of a search at the requester.",
+            "Time of a search that was answered: at the requester from the probe on, elsewhere as long as it took.",
             names,
             registry=self._registry,
             buckets=(0.25, 0.5, 1, 2, 4, 8, 16, 32, 64),
@@ -72,6 +73,13 @@ class Metrics:
             buckets=(0.5, 1, 2, 4, 8, 16, 32, 64, 128),
         ).labels(**labels)
         self._labels = labels
+        self._last_searches, self._last_preparations = Latency(), Latency()
+        self._registry.register(_Quantiles(lambda: self.latencies, labels))
+
+    @property
+    def latencies(self) -> Latencies:
+        """Of the last searches that were answered, and the last preparations that were made."""
+        return Latencies(self._last_searches.percentiles, self._last_preparations.percentiles)
 
     def watch(self, pool: Pool) -> None:
         """Tell what waits in the node's pool, and what became of it, whenever somebody asks."""
@@ -80,6 +88,7 @@ class Metrics:
     def prepared(self, seconds: float) -> None:
         """A preparation took so long."""
         self._preparing.observe(seconds)
+        self._last_preparations.observe(seconds)
 
     def started(self) -> None:
         """A query began."""
@@ -126,12 +135,33 @@ class Metrics:
         self._false_refusals.inc()
 
     def searched(self, seconds: float) -> None:
-        """A search took so long online."""
+        """A search was answered, and took so long: online, at the requester."""
         self._seconds.observe(seconds)
+        self._last_searches.observe(seconds)
 
     def render(self) -> bytes:
         """The exposition format."""
         return generate_latest(self._registry)
+
+
+class _Quantiles(Collector):
+    """Tells percentiles of the last ones when the metrics are asked for."""
+
+    def __init__(self, latencies: Callable[[], Latencies], labels: Mapping[str, str]) -> None:
+        self._latencies, self._names, self._values = latencies, tuple(labels), tuple(labels.values())
+
+    def collect(self) -> Iterator[Metric]:
+        """The families; no values of what there was none of."""
+        told = self._latencies()
+        for name, seen in (("search", told.searches), ("preparation", told.preparations)):
+            gauge = GaugeMetricFamily(
+                f"lineup_{name}_quantile_seconds",
+                f"Of the last {REMEMBERED:,} in lineup_{name}_seconds: a share took no longer.",
+                labels=(*self._names, "quantile"),
+            )
+            for quantile, seconds in zip(QUANTILES, (seen.p50, seen.p95, seen.p99) if seen else (), strict=False):
+                gauge.add_metric((*self._values, str(quantile)), seconds)
+            yield gauge
 
 
 class _Preparations(Collector):

@@ -13,7 +13,8 @@ from nodes.config.names import Purpose
 from nodes.config.schema import NodeConfig, Role
 from nodes.service.guard import Guard
 from nodes.store import EmptyStore, GalleryStore
-from nodes.store.derived import DerivedGallery, Resident
+from nodes.store.derived import DerivedGallery
+from nodes.store.resident import Resident
 from pets.errors import LineupError
 from pets.params import preset
 from protocol.errors import QueryRefused
@@ -28,16 +29,25 @@ class Galleries:
 
     A search is lent its rows with a bit a row: whom its purpose may find, and who is still held (Article 29). Nobody
     may be found whom no purpose served here looks for. `cluster`: where a holder's node.toml names one; its rows are
-    there then, and none in this process. `folder`: of the node.
+    there then, and none in this process. `folder`: of the node. `resident`: the rows, where they were read before.
     """
 
-    def __init__(self, config: NodeConfig, store: GalleryStore, guard: Guard, threads: int, folder: Path) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        store: GalleryStore,
+        guard: Guard,
+        threads: int,
+        folder: Path,
+        resident: Resident | None = None,
+    ) -> None:
         self._policy = config.policy
         self._store, self._guard = store, guard
         used = config.cluster.used and config.role is Role.HOLDER
         self.cluster = Cluster(config.cluster, folder) if used else None
-        hold = None if self.cluster is None else self.cluster.hold
-        self._resident = Resident(store, threads=threads, hold=hold)  # the same rows for every preset
+        self._resident = resident or Resident(store, threads=threads)  # the same rows for every preset
+        if self.cluster is not None:
+            self._resident.hold = self.cluster.hold
         self._derived: dict[str, DerivedGallery] = {}
 
     def current(self, name: str, dim: int, model: bytes) -> Gallery:
@@ -92,13 +102,8 @@ class Galleries:
         """The gallery of a preset."""
         made = self._derived.get(name)
         if made is None:
-            found = (self._policy.searched(purpose) for purpose in self._policy.purposes)
-            made = DerivedGallery(
-                self._store,
-                preset(name),
-                categories=frozenset().union(*found),
-                resident=self._resident,
-            )
+            categories = self._policy.findable
+            made = DerivedGallery(self._store, preset(name), categories=categories, resident=self._resident)
         return self._derived.setdefault(name, made)
 
     @property

@@ -7,45 +7,62 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from nodes.config.schema import Role
+from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store
 from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
+from nodes.store.content import Content
+from nodes.store.opening import verify_and_read
+from nodes.store.resident import Resident
 from nodes.store.rows import ASIDE
 from pets.errors import InputError
+from pets.threads import default_threads
 
 log = logging.getLogger("lineup.node")
 
 CHECKED_QUERIES = 16  # the last ones: an older copy lacks the last ones first
 
 
-def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool) -> GalleryStore:
-    """The node's database, every row of it checked. `accept_loss`: go on with what is there, and sign that.
+def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool) -> Resident:
+    """The node's database, every row of it checked, and the templates of a holder, which are read meanwhile.
+
+    `accept_loss`: go on with what is there, and sign that.
 
     What cannot be read is then put aside, beside the database. Queries that may have been answered before the loss are
     answered no more (warrants older than now). Raises `StoreLost`, `StoreError`, and `InputError` for a loss that is to
     be accepted where nothing is lost.
     """
     try:
-        store = _open(identity, archive)
+        resident = _open(identity, archive)
     except StoreLost as error:
         if not accept_loss:
             raise
         store = _open_what_is_left(identity, archive, error)
     else:
         if not accept_loss:
-            return store
-        store.close()
+            return resident
+        resident.store.close()
         raise InputError("--accept-loss: the database has lost nothing; start without it")
     try:
         _note_accepted(store, archive)
     except BaseException:
         store.close()
         raise
-    return store
+    return _resident(identity.config, store)
+
+
+def _resident(config: NodeConfig, store: GalleryStore) -> Resident:
+    return Resident(store, threads=config.limits.threads or default_threads())
+
+
+def _verify(config: NodeConfig, resident: Resident) -> Content:
+    """Check the database. Nothing that is read beside it is used before it, and all that follows it, was done."""
+    if config.role is Role.HOLDER and config.policy.purposes and not config.cluster.used:
+        return verify_and_read(resident, config.policy.findable)
+    return resident.store.verify(seen=resident.see)
 
 
 def _note_accepted(store: GalleryStore, archive: Archive) -> None:
@@ -53,15 +70,16 @@ def _note_accepted(store: GalleryStore, archive: Archive) -> None:
     archive.ledger.note(store.content, "accepted-loss")
 
 
-def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
+def _open(identity: NodeIdentity, archive: Archive) -> Resident:
     ledger = archive.ledger
     file = identity.config.storage.file
     if file is not None and ledger.last is not None and (not file.exists() or not file.stat().st_size):
         raise lost(identity, f"{file} is " + ("empty" if file.exists() else "gone"))
     try:
         store = open_store(identity.config)
+        resident = _resident(identity.config, store)
         try:
-            content = store.verify()
+            content = _verify(identity.config, resident)
             _check_claims(identity, store, archive)
             ledger.check(content)
             if ledger.last is not None and ledger.last.reason == "accepted-loss" and store.unnamed_rows():
@@ -75,7 +93,7 @@ def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
             raise
     except StoreCorrupted as error:
         raise lost(identity, str(error)) from None
-    return store
+    return resident
 
 
 def _check_claims(identity: NodeIdentity, store: GalleryStore, archive: Archive) -> None:

@@ -33,6 +33,7 @@ from nodes.service.health import failing
 from nodes.service.outage import Outage
 from nodes.service.pace import Pace
 from nodes.store import EmptyStore, GalleryStore
+from nodes.store.resident import Resident
 from nodes.transport.send_queue import PeerRefused, Transport
 from pets.errors import LineupError
 from pets.params import preset
@@ -42,7 +43,7 @@ from protocol.errors import QueryRefused
 from protocol.messages import Search
 from protocol.party import Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
-from protocol.session import Event
+from protocol.session import Event, State
 
 log = logging.getLogger("lineup.node")
 
@@ -54,11 +55,16 @@ REMEMBERED = 10_000  # conversations that are over and whose late frames are pas
 _PREPARING = (PreparingRequester, PreparingRouter, PreparingHolder)
 
 
+def answered(machine: Party) -> bool:
+    """Whether a search came to its end with one holder at least."""
+    return any(session.state is State.FINISHED for session in machine.ring_sessions)
+
+
 class Node:
     """Holder or router in the conversations of others; `nodes.service.requester.RequesterNode` adds asking.
 
     `peers`: by name. `archive`: logs and evidence. `store`: gallery, quotas and the claims on queries answered; the
-    router has one without subjects.
+    router has one without subjects. `resident`: its rows, where they were read while it was checked.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Node:
         store: GalleryStore,
         transport: Transport,
         archive: Archive,
+        resident: Resident | None = None,
     ) -> None:
         config = identity.config
         self.identity = identity
@@ -95,7 +102,7 @@ class Node:
         self.keyring = NodeKeyring(identity, peers)
         self._credentials = Credentials(self.keyring, identity.sealing, Told(peers, lambda peer: peer.sealing_key))
         self._gate = Gate(identity, peers, store, archive, self.keyring, self.metrics)
-        self.galleries = Galleries(config, store, self._guard, self.threads, archive.folder)
+        self.galleries = Galleries(config, store, self._guard, self.threads, archive.folder, resident)
         self.answering = Answering(self, self._gate)
         # Searches before preparations, which have a worker of their own and a part of the threads.
         self._precedence = Precedence(min(GIVE_WAY_SECONDS, config.limits.read_timeout_seconds / 3))
@@ -108,6 +115,7 @@ class Node:
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
         self.askers: dict[bytes, str] = {}  # who asked each query that is under way
         self.preparers: dict[bytes, str] = {}  # and each preparation
+        self._begun: dict[bytes, float] = {}  # when each search that is under way began
         self._promised: dict[bytes, float] = {}  # preparations whose search is let in while this node shuts down
         self._failing: tuple[str, ...] = ()
         self._health_until = 0.0
@@ -236,6 +244,7 @@ class Node:
         else:
             self._precedence.begin()
             self.metrics.started()
+            self._begun[machine.query] = time.perf_counter()
         return driver
 
     def serve(self, states: tuple[str, ...]) -> None:
@@ -386,6 +395,9 @@ class Node:
         else:
             self._precedence.end()
             self.metrics.finished()
+            seconds = time.perf_counter() - self._begun.pop(machine.query)
+            if machine.role is not Role.REQUESTER and answered(machine):
+                self.metrics.searched(seconds)  # a requester tells it itself, from the probe on
         self._leave_place(machine.query)
         try:
             await asyncio.to_thread(self._put_away, machine)

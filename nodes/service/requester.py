@@ -18,7 +18,7 @@ import numpy as np
 
 from nodes.config.schema import Role
 from nodes.query.driver import InternalError, QueryDriver, Silence
-from nodes.service.node import Node
+from nodes.service.node import Node, answered
 from nodes.service.operator_api import (
     STANDING,
     HolderAnswer,
@@ -261,7 +261,8 @@ class RequesterNode(Node):
             driver.call(partial(machine.submit, np.frombuffer(search.request.template, np.int8)))
             await driver.until_finished()
             search.online += time.perf_counter() - started
-            self.metrics.searched(time.perf_counter() - started)
+            if answered(machine):
+                self.metrics.searched(time.perf_counter() - started)
         return driver, machine
 
     async def _ask_others(

@@ -118,11 +118,11 @@ def build_node(folder: Path, delay_seconds: float = 0, accept_loss: bool = False
     kind = RequesterNode if config.role is Role.REQUESTER else Node
     archive = Archive(identity, folder)
     try:
-        store = open_known_store(identity, archive, accept_loss)
+        resident = open_known_store(identity, archive, accept_loss)
     except BaseException:
         archive.close()
         raise
-    node = kind(identity, peers, store, transport, archive)
+    node = kind(identity, peers, resident.store, transport, archive, resident)
     transport.heard = node.clocks.heard
     return node, transport
 

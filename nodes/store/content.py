@@ -1,24 +1,23 @@
 """What a store holds, in a few bytes: which database it is, how often it changed, how many rows, their digest.
 
-The digest is the sum, modulo 2^256, of a SHA-256 of every 4,096 subjects as they lie in the table, so a change reads
-only those around it. The database puts their text together: thirty million rows one by one would take minutes. It is
-no secret and no defence against who can write to the database: the node's log holds the digests of before
-(`nodes.evidence.ledger`). Templates are authenticated in their block files, whose state the database remembers
-(`nodes.store.rows`).
+The digest is the sum, modulo 2^256, of a SHA-256 of every 4,096 subjects as they lie in the table
+(`nodes.store.lines`), so a change reads only those around it. It is no secret and no defence against who can write to
+the database: the node's log holds the digests of before (`nodes.evidence.ledger`). Templates are authenticated in their
+block files, whose state the database remembers (`nodes.store.rows`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from nodes.store.database import is_postgresql
+from nodes.store import lines
 from nodes.store.errors import StoreCorrupted
 from nodes.store.tables import ModelRow, StoreRow, SubjectRow
 
@@ -26,6 +25,10 @@ ID_BYTES = 16
 DIGEST_BYTES = 32
 PART = 4096
 _MODULUS = 2 ** (8 * DIGEST_BYTES)
+
+# Told by a check, part by part in the order of the subjects' numbers: the model, its digest; the lowest number that a
+# subject of the part can have; who of it is held.
+Seen = Callable[[bytes, int, lines.Held], object]
 
 
 @dataclass(frozen=True)
@@ -38,39 +41,24 @@ class Content:
     digest: bytes
 
 
-# what is digested of a subject: reference, category, status, retention date, number of its row
-_COLUMNS = 'reference, category, status, retain_until, "row"'
-# +model_id: by number of the subject, not by the index over models
-_PART = "FROM subject WHERE id >= :first AND id < :stop AND +model_id = :model"
-_SQLITE = text(
-    f"SELECT count(*), group_concat(line, char(10)) FROM (SELECT printf('%s|%s|%s|%s|%s', {_COLUMNS}) AS line {_PART} "  # noqa: S608
-    "ORDER BY id)"
-)
-_POSTGRESQL = text(f"SELECT count(*), string_agg(format('%s|%s|%s|%s|%s', {_COLUMNS}), chr(10) ORDER BY id) {_PART}")
-
-
-def line(reference: str, category: str, status: str, retain_until: str, row: int) -> str:
-    """The text of a subject, as the database makes it."""
-    return f"{reference}|{category}|{status}|{retain_until}|{row}"
-
-
-def values_of(session: Session, parts: Iterable[int] | None = None) -> tuple[int, int]:
+def values_of(session: Session, parts: Iterable[int] | None = None, seen: Seen | None = None) -> tuple[int, int]:
     """How many subjects there are (in these parts of 4,096 numbers, by default in all), and the sum of their values."""
-    models = session.execute(select(ModelRow.id, ModelRow.digest)).all()
-    statement = _POSTGRESQL if is_postgresql(session.connection()) else _SQLITE
+    models = session.scalars(select(ModelRow)).all()
     rows = total = 0
     for part in parts_of(session) if parts is None else parts:
-        where = {"first": part * PART, "stop": (part + 1) * PART}
-        for model, digest in models:
-            count, lines = session.execute(statement, where | {"model": model}).one()
+        for model in models:
+            count, text = lines.read_lines(session, part * PART, (part + 1) * PART, model.id)
             rows += count
-            total += _value(part, digest, lines or "")
+            total += _value(part, model.digest, text)
+            if text and seen is not None:
+                assert model.next_row is not None
+                seen(model.digest, part * PART, lines.held(text, model.next_row))
     return rows, total % _MODULUS
 
 
-def _value(part: int, model: bytes, lines: str) -> int:
-    """What the subjects of one part and one model add to the sum."""
-    return int.from_bytes(hashlib.sha256(f"{part}|".encode() + model + lines.encode()).digest(), "big") if lines else 0
+def _value(part: int, model: bytes, text: str) -> int:
+    """What the subjects of one part and one model add to the sum. `text`: their lines."""
+    return int.from_bytes(hashlib.sha256(f"{part}|".encode() + model + text.encode()).digest(), "big") if text else 0
 
 
 def parts_of(session: Session) -> Sequence[int]:
@@ -91,24 +79,22 @@ def accounted(session: Session, wanted: ColumnElement[bool]) -> Iterator[None]:
     account(session, rows_now - rows, value_now - value)
 
 
-def account_added(session: Session, model: ModelRow, first: int, lines: Sequence[str]) -> None:
+def account_added(session: Session, model: ModelRow, first: int, texts: Sequence[str]) -> None:
     """Account for subjects of one model that were added behind all others, with numbers from `first` on.
 
-    `lines`: of each, by `line`. They are not read back: what was written there is what `verify` compares with. Under
+    `texts`: the line of each. They are not read back: what was written there is what `verify` compares with. Under
     `gallery.change`.
     """
-    value, stop = 0, first + len(lines)
-    statement = _POSTGRESQL if is_postgresql(session.connection()) else _SQLITE
+    value, stop = 0, first + len(texts)
     for part in range(first // PART, (stop - 1) // PART + 1):
         start = max(first, part * PART)
-        added = "\n".join(lines[start - first : (part + 1) * PART - first])
+        added = "\n".join(texts[start - first : (part + 1) * PART - first])
         before = ""
         if start > part * PART:  # who was there
-            where = {"first": part * PART, "stop": start, "model": model.id}
-            before = session.execute(statement, where).one()[1] or ""
+            _, before = lines.read_lines(session, part * PART, start, model.id)
         together = f"{before}\n{added}" if before else added
         value += _value(part, model.digest, together) - _value(part, model.digest, before)
-    account(session, len(lines), value)
+    account(session, len(texts), value)
 
 
 def account(session: Session, rows: int, value: int) -> None:
@@ -137,10 +123,10 @@ def content(session: Session) -> Content:
     return Content(held.database_id, held.generation, held.rows or 0, held.digest)
 
 
-def verify(session: Session) -> Content:
-    """Read every row and compare with what the store says. Raises `StoreCorrupted`."""
+def verify(session: Session, seen: Seen | None = None) -> Content:
+    """Read every row and compare with what the store says. Raises `StoreCorrupted`. `seen`: as in `Seen`."""
     said = content(session)
-    rows, total = values_of(session)
+    rows, total = values_of(session, seen=seen)
     if rows != said.rows or _bytes(total) != said.digest:
         raise StoreCorrupted(f"the database says {said.rows} subjects, and the {rows} that it holds are not those")
     return said

@@ -8,109 +8,23 @@ not found from that moment, and the template is overwritten as soon as no search
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import partial
 from typing import overload
 
-import numpy as np
-
-from nodes.blocks import BlockFiles, HeldGallery, ResidentGallery, UnknownVersion, VersionReader
+from nodes.blocks import HeldGallery, UnknownVersion, VersionReader
 from nodes.blocks import Snapshot as Lent
 from nodes.blocks.manifest import Version
-from nodes.store.errors import UnknownReference
-from nodes.store.holdings import Holdings
+from nodes.store.resident import Resident
 from nodes.store.rows import as_store_errors
 from nodes.store.store import GalleryStore
 from nodes.store.subjects import Category
 from pets.params import Parameters
 from pets.templates import Templates
-from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.live import Liveness
-
-Hold = Callable[[BlockFiles], HeldGallery]
-
-
-class Resident:
-    """The rows of one model at hand, for galleries of all presets, and who of them is held.
-
-    `threads`: that read and decrypt. `hold`: what holds the rows in the place of this process's memory, if anything.
-    `watchers`: called before rows are used that may have been erased under a search (`HeldGallery.watch`). Raises as
-    `GalleryStore.row_files` and `hold`, when it is first used.
-    """
-
-    def __init__(
-        self, store: GalleryStore, *, model: bytes | None = None, threads: int = 1, hold: Hold | None = None
-    ) -> None:
-        self._store, self._wanted = store, model
-        self._hold = hold or partial(ResidentGallery, threads=threads)
-        self.watchers: list[Callable[[], object]] = []
-        self._lock = threading.RLock()
-        self._rows: HeldGallery | None = None
-        self._model = b""
-        self._told = 0  # rows overwritten that were told of
-        self._holdings: Holdings | None = None
-
-    def rows(self, categories: Collection[Category]) -> HeldGallery:
-        """The rows; read the first time. `categories`: of whom there must be some of one model only."""
-        with self._lock, as_store_errors():
-            model, files = self._store.row_files(categories, self._wanted)
-            if self._rows is None or model != self._model:
-                before, self._rows = self._rows, None
-                if before is not None:
-                    before.close()
-                rows = self._hold(files)
-                rows.watch(self._erased)
-                self._model, self._holdings = model, Holdings(self._store, model)
-                self._rows, self._told = rows, rows.overwritten
-            return self._rows
-
-    def _erased(self) -> None:
-        for told in list(self.watchers):
-            told()
-
-    @property
-    def loaded(self) -> HeldGallery | None:
-        """The rows, if they were read."""
-        return self._rows
-
-    def overwritten(self) -> int:
-        """How many rows were overwritten in memory since this was last asked."""
-        with self._lock:
-            if self._rows is None:
-                return 0
-            new, self._told = self._rows.overwritten - self._told, self._rows.overwritten
-            return new
-
-    @property
-    def model(self) -> bytes:
-        """The model's digest."""
-        return self._model
-
-    def live(self, version: Version, now: datetime, categories: Collection[Category]) -> Liveness:
-        """Who of a version may be found now, bool (rows,): held, of these categories, within retention."""
-        with self._lock, as_store_errors():
-            assert self._rows is not None
-            assert self._holdings is not None
-            held = self._holdings.bits(now, categories)  # first: who is gone from the database is in the files by then
-            live = self._rows.live(version)
-            if self._rows.renumbered(version):
-                live &= held.of(self._rows.numbers(np.arange(len(live)), version))
-            else:
-                live &= held.first(len(live))
-            return live
-
-    def reference(self, slot: int, version: Version) -> str:
-        """The reference of the subject in a slot. Raises `QueryRefused` (internal) if it was forgotten meanwhile."""
-        assert self._rows is not None
-        (number,) = self._rows.numbers([slot], version).tolist()
-        try:
-            return self._store.reference(self._model, number)
-        except UnknownReference:
-            raise QueryRefused("internal", "a subject was forgotten during the search: ask again") from None
 
 
 class References(Sequence[str]):
@@ -171,8 +85,9 @@ class DerivedGallery:
 
     def current(self) -> Gallery:
         """The gallery as the store has it now. Raises what `GalleryStore.row_files` raises."""
+        rows = self._refreshed()
         with self._lock, as_store_errors():
-            with self._resident.rows(self._categories).snapshot() as newest:
+            with rows.lend() as newest:
                 gallery = self._gallery(newest)
             kept = {gallery.root, *(loan.rows.version.root for loan in self._loans)}
             self._made = {root: made for root, made in self._made.items() if root in kept}
@@ -184,12 +99,10 @@ class DerivedGallery:
 
         The rows stay as they are until `give_back`; the bits do not: who is forgotten meanwhile is cleared.
         """
-        wanted = frozenset(categories) & self._categories
+        wanted, rows = frozenset(categories) & self._categories, self._refreshed()
         with self._lock, as_store_errors():
-            rows = self._resident.rows(self._categories)
-            rows.refresh()
             try:
-                lent = rows.snapshot_of(root)
+                lent = rows.lend_of(root)
             except UnknownVersion:
                 return None
             try:
@@ -214,12 +127,12 @@ class DerivedGallery:
 
         While a search reads the rows they are left for the next time: to half a search they would be others.
         """
-        with self._lock, as_store_errors():
-            self._clear(now)
-            if (rows := self._resident.loaded) is None:
-                return 0
+        self._clear(now)
+        if (rows := self._resident.loaded) is None:
+            return 0
+        with as_store_errors():
             rows.refresh()
-            return self._resident.overwritten()
+        return self._resident.overwritten()
 
     def _clear(self, now: datetime) -> None:
         """Let who may not be found any more go from the bits that were lent."""
@@ -239,6 +152,13 @@ class DerivedGallery:
                 gallery = self._gallery(newest)
             copies = [gallery.templates, *newest.gallery.further(newest.version.rows)]
             yield copies, VersionReader(newest.gallery.files, newest.version.number)
+
+    def _refreshed(self) -> HeldGallery:
+        """The rows as they are now; without the lock, as new ones may have to be read."""
+        with as_store_errors():
+            rows = self._resident.rows(self._categories)
+            rows.refresh()
+            return rows
 
     @property
     def resident(self) -> Resident:

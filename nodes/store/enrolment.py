@@ -14,6 +14,7 @@ from nodes.store import content
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
 from nodes.store.keys import KeyRing
+from nodes.store.lines import line
 from nodes.store.references import ReferenceKey, written
 from nodes.store.rows import RowFiles
 from nodes.store.subjects import MAX_PHOTO_BYTES, Category, Particulars, utc_seconds
@@ -71,8 +72,8 @@ def enrol(
     numbers = {"first": first, "row": rows.start, "count": count}
     _insert(session, values | numbers | {"drawn": drawn, "ties": ties, "state": f"{state}-", "subject": subject})
     shared = particulars.category.value, particulars.status.value, particulars.retain_until.isoformat()
-    lines = [content.line(reference, *shared, row) for reference, row in zip(references, rows, strict=True)]
-    content.account_added(session, model, first, lines)
+    texts = [line(reference, *shared, row) for reference, row in zip(references, rows, strict=True)]
+    content.account_added(session, model, first, texts)
     for index, photo in enumerate(photos):
         table = FurtherPhotoRow if index else PhotoRow
         sealed_photo = key.seal(photo, "photo", references[0])

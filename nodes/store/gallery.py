@@ -8,12 +8,13 @@ from datetime import date
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from nodes.store.database import insert_into, is_postgresql
+from nodes.store.database import insert_into
 from nodes.store.errors import EmptyStore
 from nodes.store.keys import KeyRing
+from nodes.store.lines import Held, held, read_lines
 from nodes.store.references import ReferenceKey
 from nodes.store.rows import RowFiles
 from nodes.store.subjects import Category, Snapshot
@@ -22,21 +23,6 @@ from pets.errors import ModelMismatch
 
 READ_ROWS = 16384
 _FURTHER = SubjectRow.subject.is_not(None)  # rows of a person that has another
-CATEGORY_CODES = {category: code for code, category in enumerate(Category, 1)}  # in memory, from 1
-_CATEGORY_BITS = 3
-_DAY_BITS = 16  # days since 1970, up to the year 2149; who is kept longer is kept until then
-LAST_DAY = 2**_DAY_BITS - 1
-_DAY_SQLITE = f"min({LAST_DAY}, CAST(julianday(retain_until) - 2440587.5 AS INTEGER))"
-_DAY_POSTGRESQL = f"least({LAST_DAY}, retain_until - DATE '1970-01-01')"
-
-
-@dataclass(frozen=True)
-class Held:
-    """Some rows: `rows`, their numbers; `categories`, codes as in `CATEGORY_CODES`; `days`, since 1970. All int64."""
-
-    rows: npt.NDArray[np.int64] = field(repr=False)
-    categories: npt.NDArray[np.int64] = field(repr=False)
-    days: npt.NDArray[np.int64] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -153,25 +139,12 @@ def references(session: Session, model: int, rows: npt.NDArray[np.int64]) -> lis
 
 
 def held_rows(session: Session, model: ModelRow, after: int) -> Iterator[Held]:
-    """Number, category and last day searched of each row of subjects with a number above `after`, in pieces.
-
-    Packed into one integer a row, and the integers into one text, by the database: a million tuples would take longer
-    than the reading.
-    """
-    postgresql = is_postgresql(session.connection())
-    day = _DAY_POSTGRESQL if postgresql else _DAY_SQLITE
-    cases = " ".join(f"WHEN '{category.value}' THEN {code}" for category, code in CATEGORY_CODES.items())
-    packed = f'("row" * {2**_CATEGORY_BITS} + CASE category {cases} ELSE 0 END) * {2**_DAY_BITS} + {day}'
-    joined = f"string_agg(CAST({packed} AS TEXT), ' ')" if postgresql else f"group_concat({packed}, ' ')"
-    where = "+model_id = :model AND id > :after AND id <= :last"  # +: by number, not by the index over models
-    statement = text(f"SELECT {joined} FROM subject WHERE {where}")  # noqa: S608
-    for start in range(after, last_subject(session), READ_ROWS):
-        found = session.scalar(statement, {"model": model.id, "after": start, "last": start + READ_ROWS})
-        if found is not None:
-            values = np.fromstring(found, np.int64, sep=" ")
-            rest = values >> _DAY_BITS
-            days = values & (2**_DAY_BITS - 1)
-            yield Held(rest >> _CATEGORY_BITS, rest & (2**_CATEGORY_BITS - 1), days)
+    """Number, category and last day searched of each row of subjects with a number above `after`, in pieces."""
+    assert model.next_row is not None
+    for start in range(after + 1, last_subject(session) + 1, READ_ROWS):
+        _, text = read_lines(session, start, start + READ_ROWS, model.id)
+        if text:
+            yield held(text, model.next_row)
 
 
 def gone_rows(session: Session, model: ModelRow) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ from datetime import date, datetime
 import numpy as np
 import numpy.typing as npt
 
-from nodes.store.gallery import CATEGORY_CODES, LAST_DAY
+from nodes.store.lines import CATEGORY_CODES, LAST_DAY, Held
 from nodes.store.store import GalleryStore
 from nodes.store.subjects import Category, utc_day
 
@@ -38,7 +38,10 @@ class Bits:
 
 
 class Holdings:
-    """Of one model. After a change only who came is read from the database, and which rows are gone; thread-safe."""
+    """Of one model. After a change only who came is read from the database, and which rows are gone; thread-safe.
+
+    Told by `see` of who a check read, it reads only who came since.
+    """
 
     def __init__(self, store: GalleryStore, model: bytes) -> None:
         self._store, self._model = store, model
@@ -57,16 +60,25 @@ class Holdings:
             today = min((utc_day(now) - _EPOCH).days, LAST_DAY)
             return Bits(wanted[self._codes[: self._rows]] & (self._days[: self._rows] >= today))
 
+    def see(self, first: int, part: Held) -> None:
+        """Who was read by a check of the database, as `content.Seen` is told: they are not read a second time."""
+        with self._lock:
+            self._take(part)
+            self._last = max(self._last, first - 1)  # of those in the part a later one may have come since
+
     def _follow(self) -> None:
         if self._store.generation == self._generation:
             return
         now = self._store.standing(self._model, self._last)
         for part in now.held:
-            self._make_room(int(part.rows.max(initial=-1)) + 1)
-            self._codes[part.rows] = part.categories
-            self._days[part.rows] = part.days
+            self._take(part)
         self._codes[now.gone[now.gone < len(self._codes)]] = 0
         self._generation, self._last = now.generation, now.last
+
+    def _take(self, part: Held) -> None:
+        self._make_room(int(part.rows.max(initial=-1)) + 1)
+        self._codes[part.rows] = part.categories
+        self._days[part.rows] = part.days
 
     def _make_room(self, rows: int) -> None:
         self._rows = max(self._rows, rows)

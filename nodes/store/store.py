@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from nodes.blocks import BlockFiles
 from nodes.store import answers, backup, content, enrolment, gallery, handling, moving, reconciling, records, rekey
-from nodes.store.content import Content
+from nodes.store.content import Content, Seen
 from nodes.store.database import BUSY_SECONDS, Database
 from nodes.store.errors import (
     PREPARATION,
@@ -202,11 +202,13 @@ class GalleryStore:
         quality: int | None = None,
         source: bytes | None = None,
         progress: Callable[[int], object] | None = None,
+        tell: bool = True,
     ) -> BulkEnrolment:
         """Store many subjects without photos, int8 (rows, d), in transactions of 65,536 rows.
 
         `source`: digest of what is enrolled, 32 bytes; with it, an enrolment that was interrupted continues after the
-        last stored row, and one that was completed adds nothing. `progress` is told the number of rows done.
+        last stored row, and one that was completed adds nothing. `progress` is told the number of rows done. `tell`:
+        the references, for which there must be room in memory.
         Raises as `enrol`, and `EnrolmentConflict` if the source was begun with other particulars.
         """
         array = templates if isinstance(templates, np.ndarray) else templates[:1]  # else checked as they are read
@@ -227,11 +229,11 @@ class GalleryStore:
                     session, self._keys, self._references, self._rows, self.state, part, particulars, now
                 )
                 self._note(session, "enrol", added)
-            references += added
+            references += added if tell else ()
             done += len(part)
             if progress is not None:
                 progress(done)
-        return BulkEnrolment(tuple(references), skipped)
+        return BulkEnrolment(tuple(references), skipped, done - skipped)
 
     # One subject
 
@@ -400,20 +402,21 @@ class GalleryStore:
         with self._database.reading() as session:
             return content.content(session)
 
-    def verify(self, *, whole: bool = False) -> Content:
+    def verify(self, *, whole: bool = False, seen: Seen | None = None) -> Content:
         """Check the file (SQLite), every row's digest, and that all have a template; gives what it holds.
 
         Raises `StoreCorrupted`. Where templates may be ahead, only `reconcile` looks at them. `whole`: SQLite's
-        integrity check in place of the quick one, and that every reference is tied to its template.
+        integrity check in place of the quick one, and that every reference is tied to its template. `seen` is told who
+        is held; it is to be believed only once this has returned.
         """
         with ThreadPoolExecutor(1) as beside:
             checked = beside.submit(self._database.check, whole)
             try:
-                return self._verify(whole)
+                return self._verify(whole, seen)
             finally:
                 checked.result()  # of two errors, that of the file says more
 
-    def _verify(self, whole: bool) -> Content:
+    def _verify(self, whole: bool, seen: Seen | None) -> Content:
         with self._database.reading() as session:
             for known in self._rows.models(session):
                 self._rows.not_older(known)
@@ -424,7 +427,7 @@ class GalleryStore:
                 raise StoreCorrupted(f"the database holds {missing} subjects whose templates were deleted: it is older")
             if whole:
                 gallery.check_ties(session, self._keys, self._references)
-            return content.verify(session)
+            return content.verify(session, seen)
 
     def verify_templates(self) -> None:
         """Read every template on disk: of a backup, before it takes the place of anything. Raises `StoreCorrupted`."""

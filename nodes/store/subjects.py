@@ -93,10 +93,14 @@ class Reconciled:
 
 @dataclass(frozen=True)
 class BulkEnrolment:
-    """`references` of the rows enrolled now, in order; `skipped`: rows at the front that were enrolled before."""
+    """`references` of the rows enrolled now, in order, where they were to be told; `added`: how many there are.
+
+    `skipped`: rows at the front that were enrolled before.
+    """
 
     references: tuple[str, ...]
     skipped: int
+    added: int
 
 
 @dataclass(frozen=True, eq=False)

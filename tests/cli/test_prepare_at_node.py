@@ -135,6 +135,11 @@ def test_the_status_says_for_whom_since_when_how_large_and_whether_it_is_enough(
     lines = run("node", "status", "--dir", folder)[1].splitlines()
     assert lines[3] == "preparations        none waits"
     assert lines[5].endswith("makes 40 a day; its policy grants 50 searches a day: TOO FEW")
+    report["latencies"] = {"searches": {"count": 1000, "p50": 0.412, "p95": 2.0, "p99": 31.25}, "preparations": None}
+    assert run("node", "status", "--dir", folder)[1].splitlines()[-2:] == [
+        "search seconds      p50 0.41, p95 2.00, p99 31.25, of the last 1,000",
+        "preparation seconds none since the start",
+    ]
     report["preparations"] = told(per_day=None)
     assert "pace" not in run("node", "status", "--dir", folder)[1]
     assert json.loads(run("node", "status", "--dir", folder, "--json")[1])["preparations"]["made"] == 5

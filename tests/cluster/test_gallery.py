@@ -34,7 +34,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery_module, "MEND_SECONDS", 60)
+    monkeypatch.setattr(gallery_module, "READ_SECONDS", 60)
 
 
 def new_files(node: Path, folder: Path) -> BlockFiles:
@@ -193,14 +193,14 @@ def test_nobody_waits_long_while_the_rows_are_read_again(
     gallery = spread(files, node, calls)
     calls.vanish()
     calls.is_down = False
-    monkeypatch.setattr(gallery_module, "MEND_SECONDS", 0.1)
+    monkeypatch.setattr(gallery_module, "READ_SECONDS", 0.1)
     calls.dies = lambda _: not going_on.wait(60)  # until then nobody answers
     for _ in range(2):
         with pytest.raises(ClusterError, match="the rows are being read"):
             gallery.snapshot()
     assert gallery.shards.fault
     going_on.set()
-    monkeypatch.setattr(gallery_module, "MEND_SECONDS", 60)
+    monkeypatch.setattr(gallery_module, "READ_SECONDS", 60)
     with gallery.snapshot() as lent:
         np.testing.assert_array_equal(lent.rows[:], rows(5 * BLOCK))
     assert not gallery.shards.fault

@@ -199,6 +199,18 @@ def hold_for_ever(node: str, folder: str) -> None:
     time.sleep(600)
 
 
+def test_what_talks_to_ray_outlives_signals_that_mean_the_node(link: Link) -> None:
+    """A node that drains needs it; a service manager tells the whole group."""
+    turn, process = link.connect(), link._process
+    assert process is not None
+    assert process.pid is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(process.pid, number)
+    time.sleep(1)
+    assert link.processors() == PROCESSORS
+    assert link.connect() == turn
+
+
 def test_this_process_loads_no_ray(link: Link) -> None:
     assert link.connect() >= 1
     assert "ray" not in sys.modules
@@ -252,7 +264,7 @@ async def prepared(network: Network) -> None:
 def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(
     node: Path, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodes.cluster.gallery.MEND_SECONDS", 60)
+    monkeypatch.setattr("nodes.cluster.gallery.READ_SECONDS", 60)
     rows, config = quantise(synthetic_templates(100, DIM, seed=5)), load_config(node).cluster
     files = BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
     files.append(rows)

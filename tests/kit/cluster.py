@@ -136,5 +136,5 @@ class FakeCalls:
 def play(monkeypatch: pytest.MonkeyPatch, calls: FakeCalls, unit: int) -> None:
     """Nodes that are made from now on have this cluster."""
     monkeypatch.setattr(gallery, "Link", lambda _: calls)
-    monkeypatch.setattr(gallery, "MEND_SECONDS", 60)  # a machine may be busy
+    monkeypatch.setattr(gallery, "READ_SECONDS", 60)  # a machine may be busy
     monkeypatch.setattr(gallery, "ClusterGallery", lambda *given: ClusterGallery(*given, unit=unit, spare=unit))

@@ -423,7 +423,7 @@ def test_after_an_accepted_loss_a_restore_says_that_it_does_not_know_who_was_for
     folder, references, file = holder
     identity = load_identity(folder)
     for accept in (False, True):
-        with closing(Archive(identity, folder)) as archive, open_known_store(identity, archive, accept) as store:
+        with closing(Archive(identity, folder)) as archive, open_known_store(identity, archive, accept).store as store:
             assert store.count() == (0 if accept else 5)
         if not accept:
             shutil.rmtree(folder / "store.db.rows")

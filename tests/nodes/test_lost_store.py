@@ -26,7 +26,7 @@ from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
 from nodes.store import Category, GalleryStore, Status, StoreLocked, StoreLost
-from nodes.store.derived import Resident
+from nodes.store.resident import Resident
 from nodes.store.rows import RowFiles
 from pets.errors import InputError
 from pets.prf import encode_labels
@@ -50,7 +50,7 @@ def start(federation: Federation, accept_loss: bool = False, name: str = ES) -> 
     identity = load_identity(federation.folder(name))
     archive = Archive(identity, federation.folder(name))
     try:
-        with open_known_store(identity, archive, accept_loss) as store:
+        with open_known_store(identity, archive, accept_loss).store as store:
             return store.content, archive.ledger.last, store.claims_lost_until
     finally:
         archive.close()

@@ -18,7 +18,7 @@ from nodes.query.scorer import Precedence, Scorer
 from nodes.service.operator_api import HolderAnswer, PrepareRequest
 from nodes.service.requester import RequesterNode
 from nodes.store import Category, Status
-from nodes.store.derived import Resident
+from nodes.store.resident import Resident
 from protocol.preparing import PreparingHolder
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DIM, ES, EU, FR, HOLDERS, Federation, found, people, request

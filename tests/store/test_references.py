@@ -347,7 +347,7 @@ def test_what_is_added_is_accounted_for_as_it_is_read(url: str, monkeypatch: pyt
         store.forget_all(store.snapshot(NOW, model=MODEL).references[::4], NOW)
         store.enrol_many(templates(5), **WHAT)
         assert store.verify(whole=True).rows == 44
-        monkeypatch.setattr(content, "line", lambda *_: "x")  # the control
+        monkeypatch.setattr("nodes.store.enrolment.line", lambda *_: "x")  # the control
         enrol_one(store)
         with pytest.raises(StoreCorrupted, match="not those"):
             store.verify()
