@@ -19,7 +19,7 @@ from nodes.config.storage import storage_key
 from nodes.evidence import followed_up
 from nodes.store import StorageKey, StoreCorrupted, StoreRefusal, WrongStorageKey
 from nodes.store.backup import copy_database, keep_aside, of_sqlite, replace_database
-from nodes.store.rows import rows_beside
+from nodes.store.rows import aside_mark, rows_beside
 from protocol.follow_up import Statement
 
 LOST = {
@@ -83,9 +83,10 @@ def losses(folder: Path, config: NodeConfig, source: Path, absent: Sequence[str]
 
 def restore_beside(
     folder: Path, config: NodeConfig, source: Path, absent: Sequence[str], old_keys: Sequence[StorageKey]
-) -> None:
+) -> list[Path]:
     """Put copies in the place of those that were `missing`: what is lost of them was agreed to. What lies there is put
-    aside, as FILE.lost-SECONDS. Raises `StoreError`; what was in place before then stays."""
+    aside, as FILE.lost-SECONDS; gives those. Raises `StoreError`; what was in place before then stays."""
+    aside: list[Path] = []
     for file in absent:
         copy, place = copies(config, source)[file], folder / file
         fresh = place.with_name(f".{file}-restoring")
@@ -94,15 +95,16 @@ def restore_beside(
             if copy.is_file():
                 copy_database(copy, fresh)
                 _make_ours(fresh, config, old_keys) if file == desk.FILE else _sign_out(fresh)
-                kept = keep_aside(place)
+                kept = keep_aside(place, aside_mark())
                 try:
                     replace_database(place, fresh)
                 except BaseException:
                     for part in kept:
                         part.unlink()
                     raise
+                aside += kept
             elif place.exists():
-                keep_aside(place)
+                aside += keep_aside(place, aside_mark())
                 _remove(place)
         finally:
             _remove(fresh)
@@ -111,6 +113,7 @@ def restore_beside(
                 with opened.office.vault.writing() as session:
                     restored.catch_up(opened.office, session, _stated(folder))
                 opened.delete_expired_case_data()
+    return aside
 
 
 def _readable(place: Path, config: NodeConfig) -> bool:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 
 from nodes.config.schema import Role
 from nodes.config.storage import open_store
 from nodes.evidence.archive import Archive
-from nodes.evidence.ledger import lost
+from nodes.evidence.ledger import expected, lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
-from nodes.store.rows import ASIDE
+from nodes.store.rows import aside_mark
 from pets.errors import InputError
 
 log = logging.getLogger("lineup.node")
@@ -67,6 +66,8 @@ def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
             if ledger.last is not None and ledger.last.reason == "accepted-loss" and store.unnamed_rows():
                 _bring_together(store)  # the start that accepted it came to no end
                 content = store.content
+            if aside := expected(identity.config.paths.logs, content):
+                store.put_unnamed_rows_aside(aside)  # a restore of what was lost was killed
             ledger.meet(content)
             store.settle()  # what a crash left half done; not before it is known to be the right database
             store.drop_unnamed_rows()
@@ -94,7 +95,7 @@ def _check_claims(identity: NodeIdentity, store: GalleryStore, archive: Archive)
 def _open_what_is_left(identity: NodeIdentity, archive: Archive, error: StoreLost) -> GalleryStore:
     file = identity.config.storage.file
     try:
-        store = open_store(identity.config, ahead=True)
+        store = open_store(identity.config, ahead=True, anew=True)
         try:
             store.verify()
             _note_accepted(store, archive)  # first: killed after a change, it would pass for a later state of what was
@@ -105,12 +106,12 @@ def _open_what_is_left(identity: NodeIdentity, archive: Archive, error: StoreLos
     except StoreCorrupted:
         if file is None:
             raise error from None  # a PostgreSQL database is mended with its own tools
-        aside = _mark()
+        aside = aside_mark()
         for suffix in ("", "-wal", "-shm"):
             part = Path(f"{file}{suffix}")
             if part.exists():
                 part.rename(Path(f"{file}.{aside}{suffix}"))
-        store = open_store(identity.config)
+        store = open_store(identity.config, anew=True)
         try:
             store.put_unnamed_rows_aside(aside)
         except BaseException:
@@ -124,8 +125,4 @@ def _bring_together(store: GalleryStore) -> None:
     found = store.reconcile(datetime.now(timezone.utc))
     told = {"forgotten": len(found.forgotten), "templates": found.lost}
     log.warning("accepted: what was forgotten since, and templates of nobody, are erased", extra=told)
-    store.put_unnamed_rows_aside(_mark())
-
-
-def _mark() -> str:
-    return f"{ASIDE}{int(time.time())}"
+    store.put_unnamed_rows_aside(aside_mark())
