@@ -95,7 +95,7 @@ def restore_beside(
             if copy.is_file():
                 copy_database(copy, fresh)
                 _make_ours(fresh, config, old_keys) if file == desk.FILE else _sign_out(fresh)
-                kept = keep_aside(place, aside_mark())
+                kept = keep_aside(place, aside_mark(place))
                 try:
                     replace_database(place, fresh)
                 except BaseException:
@@ -104,7 +104,7 @@ def restore_beside(
                     raise
                 aside += kept
             elif place.exists():
-                aside += keep_aside(place, aside_mark())
+                aside += keep_aside(place, aside_mark(place))
                 _remove(place)
         finally:
             _remove(fresh)

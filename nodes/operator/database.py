@@ -136,8 +136,8 @@ def restore(
 
 
 def _finish_killed(folder: Path, config: NodeConfig) -> None:
-    """A restore that was killed once the backup was in place: note it, and put aside what it left of a database that was
-    lost, as it would have. Another one deletes that."""
+    """A restore that was killed once the backup was in place: note it, and put aside what it left of a database that
+    was lost, as it would have. Another one deletes that."""
     file, url = config.storage.file, config.storage.database_url
     if file is not None and (_copy_of(file).exists() or not file.is_file()):
         return  # it was killed before
@@ -161,7 +161,7 @@ def _note_restored(folder: Path) -> None:
 
 
 def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_key: Path | None, yes: bool) -> Restored:
-    copy, rows, mark = _copy_of(place), rows_folder(config), aside_mark()
+    copy, rows, mark = _copy_of(place), rows_folder(config), aside_mark(place)
     retired = [] if old_key is None else [StorageKey.from_file(old_key)]
     adopted: list[Path] = []
     kept: list[Path] = []

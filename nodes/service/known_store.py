@@ -106,7 +106,7 @@ def _open_what_is_left(identity: NodeIdentity, archive: Archive, error: StoreLos
     except StoreCorrupted:
         if file is None:
             raise error from None  # a PostgreSQL database is mended with its own tools
-        aside = aside_mark()
+        aside = aside_mark(file)
         for suffix in ("", "-wal", "-shm"):
             part = Path(f"{file}{suffix}")
             if part.exists():

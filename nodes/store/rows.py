@@ -62,9 +62,13 @@ Rows = npt.NDArray[np.int8]
 Numbers = npt.NDArray[np.int64]
 
 
-def aside_mark() -> str:
-    """What the names of databases and templates end with, or begin with, that are put aside now."""
-    return f"{ASIDE}{int(time.time())}"
+def aside_mark(file: Path | None = None) -> str:
+    """What the names of databases and templates end with, or begin with, that are put aside now; of a `file`, so that
+    none has that name yet."""
+    seconds = int(time.time())
+    while file is not None and Path(f"{file}.{ASIDE}{seconds}").exists():
+        seconds += 1
+    return f"{ASIDE}{seconds}"
 
 
 def rows_beside(database: Path) -> Path:

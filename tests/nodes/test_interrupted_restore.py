@@ -3,6 +3,7 @@ database that was lost is deleted."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -145,6 +146,20 @@ def test_the_templates_of_a_database_that_was_lost_are_put_aside(
     assert all(Path(path).exists() for path in result.aside)
     start(federation)
     assert aside(federation) == [kept]
+
+
+def test_two_losses_within_a_second_overwrite_nothing_that_was_put_aside(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    backup(federation.folder(ES), tmp_path / "copy")
+    for content in (b"first" * 5000, b"second" * 5000):
+        file(federation).write_bytes(content)
+        restore(federation.folder(ES), tmp_path / "copy", NOW, yes=True)
+    scribble(file(federation))
+    start(federation, accept_loss=True)
+    kept = sorted(path for path in file(federation).parent.glob("store.db.lost-*") if path.suffix != ".db-wal")
+    assert [path.read_bytes()[:6] for path in kept] == [b"firstf", b"second", b"SQLite"]
 
 
 def test_the_command_says_what_was_put_aside(federation: Federation, tmp_path: Path, run: Any) -> None:
