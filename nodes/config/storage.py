@@ -73,7 +73,7 @@ def _check_there(config: NodeConfig) -> None:
     file, rows = config.storage.file, rows_folder(config)
     if file is None or (file.exists() and file.stat().st_size):
         return
-    if any(rows.glob("*/manifest")):
+    if list(rows.glob("*/manifest")):  # to its end: a generator would leave the folder open
         how = "empty" if file.exists() else "gone"
         raise StoreCorrupted(
             f"{file} is {how}, and its templates lie in {rows}: put a backup in its place with `lineup store restore`"
