@@ -18,7 +18,7 @@ from nodes.config.schema import NodeConfig
 from nodes.config.storage import storage_key
 from nodes.evidence import followed_up
 from nodes.store import StorageKey, StoreCorrupted, StoreRefusal, WrongStorageKey
-from nodes.store.backup import copy_database, keep_aside, of_sqlite, replace_database
+from nodes.store.backup import copy_database, keep_aside, of_sqlite, remove_database, replace_database, restoring
 from nodes.store.rows import aside_mark, rows_beside
 from protocol.follow_up import Statement
 
@@ -89,9 +89,9 @@ def restore_beside(
     aside: list[Path] = []
     for file in absent:
         copy, place = copies(config, source)[file], folder / file
-        fresh = place.with_name(f".{file}-restoring")
+        fresh = restoring(place)
         try:
-            _remove(fresh)
+            remove_database(fresh)
             if copy.is_file():
                 copy_database(copy, fresh)
                 _make_ours(fresh, config, old_keys) if file == desk.FILE else _sign_out(fresh)
@@ -105,9 +105,9 @@ def restore_beside(
                 aside += kept
             elif place.exists():
                 aside += keep_aside(place, aside_mark(place))
-                _remove(place)
+                remove_database(place)
         finally:
-            _remove(fresh)
+            remove_database(fresh)
         if file == desk.FILE and place.exists():
             with CaseDesk.open(folder) as opened:
                 with opened.office.vault.writing() as session:
@@ -158,8 +158,3 @@ def _stated(folder: Path) -> Iterator[tuple[str, int, Statement]]:
     for path in sorted(files.glob("[0-9a-f]*")) if files.is_dir() else ():
         for kept in followed_up.read(path):
             yield kept.direction, kept.time, kept.statement
-
-
-def _remove(database: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{database}{suffix}").unlink(missing_ok=True)

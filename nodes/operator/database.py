@@ -42,7 +42,9 @@ from nodes.store.backup import (
     carry_over,
     copy_database,
     keep_aside,
+    remove_database,
     replace_database,
+    restoring,
 )
 from nodes.store.database import is_empty
 from nodes.store.reconciling import added_since
@@ -139,7 +141,7 @@ def _finish_killed(folder: Path, config: NodeConfig) -> None:
     """A restore that was killed once the backup was in place: note it, and put aside what it left of a database that
     was lost, as it would have. Another one deletes that."""
     file, url = config.storage.file, config.storage.database_url
-    if file is not None and (_copy_of(file).exists() or not file.is_file()):
+    if file is not None and (restoring(file).exists() or not file.is_file()):
         return  # it was killed before
     with suppress(StoreError):
         if not (config.paths.logs / EXPECTED).exists() or is_empty(url):
@@ -161,12 +163,12 @@ def _note_restored(folder: Path) -> None:
 
 
 def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_key: Path | None, yes: bool) -> Restored:
-    copy, rows, mark = _copy_of(place), rows_folder(config), aside_mark(place)
+    copy, rows, mark = restoring(place), rows_folder(config), aside_mark(place)
     retired = [] if old_key is None else [StorageKey.from_file(old_key)]
     adopted: list[Path] = []
     kept: list[Path] = []
     try:
-        _remove(copy)  # of a restore that was interrupted
+        remove_database(copy)  # of a restore that was interrupted
         copy_database(source, copy)
         adopt_rows(copy, rows_beside(source), rows, adopted)
         with open_store(config, url=f"sqlite:///{copy}", retired=retired) as fresh:
@@ -191,18 +193,13 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
             shutil.rmtree(made, ignore_errors=True)
         raise
     finally:
-        _remove(copy)
+        remove_database(copy)
     with open_store(config) as restored:
         if strange:
             kept += _folders(restored.put_unnamed_rows_aside(mark))
         else:
             restored.drop_unnamed_rows()
     return msgspec.structs.replace(result, aside=tuple(map(str, kept)))
-
-
-def _copy_of(place: Path) -> Path:
-    """Where a backup is made ready that is to take the place of a database."""
-    return place.with_name(f".{place.name}-restoring")
 
 
 def _folders(moved: Sequence[Path]) -> list[Path]:
@@ -369,11 +366,6 @@ def stopped(config: NodeConfig) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _remove(database: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{database}{suffix}").unlink(missing_ok=True)
 
 
 def compact(folder: Path) -> int:

@@ -6,6 +6,8 @@ import logging
 from datetime import datetime, timezone
 from pathlib import Path
 
+from nodes.casework import desk
+from nodes.config import console
 from nodes.config.schema import Role
 from nodes.config.storage import open_store
 from nodes.evidence.archive import Archive
@@ -13,6 +15,7 @@ from nodes.evidence.ledger import expected, lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
+from nodes.store.backup import remove_database, restoring
 from nodes.store.rows import aside_mark
 from pets.errors import InputError
 
@@ -71,6 +74,9 @@ def _open(identity: NodeIdentity, archive: Archive) -> GalleryStore:
             ledger.meet(content)
             store.settle()  # what a crash left half done; not before it is known to be the right database
             store.drop_unnamed_rows()
+            for place in (file, archive.folder / desk.FILE, archive.folder / console.FILE):
+                if place is not None:
+                    remove_database(restoring(place))  # a restore that was killed leaves all of a backup
         except BaseException:
             store.close()
             raise

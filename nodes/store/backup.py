@@ -265,6 +265,17 @@ def bring_rows(source: Path, place: Path) -> list[Path]:
     return made
 
 
+def restoring(place: Path) -> Path:
+    """Where a backup is made ready that is to take the place of a database."""
+    return place.with_name(f".{place.name}-restoring")
+
+
+def remove_database(database: Path) -> None:
+    """Delete an SQLite database that nobody uses, if it is there."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+
+
 def keep_aside(path: Path, mark: str) -> list[Path]:
     """Let a database that is to be replaced lie beside its place as PATH.MARK; gives its files."""
     kept = []

@@ -253,6 +253,21 @@ def test_a_backup_older_than_what_the_node_had_is_refused_after_a_kill_and_a_sec
     assert aside(federation) == [kept]
 
 
+def test_a_start_deletes_the_copies_of_a_backup_that_a_restore_left_when_it_was_killed(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """They hold who is forgotten since."""
+    folder = federation.folder(ES)
+    left = [folder / f".{name}-restoring{suffix}" for name in ("store.db", "casework.db") for suffix in ("", "-wal")]
+    for path in left:
+        path.write_bytes(b"everybody")
+    other = folder / ".other.db-restoring"
+    other.touch()
+    start(federation)
+    assert not any(path.exists() for path in left)
+    assert other.exists()
+
+
 def test_a_second_restore_of_a_killed_one_brings_nobody_back(
     federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
