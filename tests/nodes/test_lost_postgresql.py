@@ -144,11 +144,14 @@ def test_an_empty_database_is_accepted_and_the_templates_of_the_lost_one_are_put
     assert set(holder.aside()) == before
 
 
-def test_where_the_templates_are_lost_postgresql_is_mended_by_its_own_tools(holder: Holder) -> None:
+def test_where_the_templates_are_lost_a_dump_is_brought_back_or_an_empty_database_named(holder: Holder) -> None:
     shutil.rmtree(holder.folder / "store.rows")
     for accept in (False, True):
         with pytest.raises(StoreLost, match="the templates lay there"):
             holder.start(accept)
+    holder.name_new_database()
+    assert holder.start(accept_loss=True)[0].reason == "accepted-loss"
+    assert holder.start()[0].rows == 0
 
 
 def killed_before(patch: pytest.MonkeyPatch) -> None:
