@@ -108,7 +108,8 @@ def restore_beside(
                 remove_database(place)
         finally:
             remove_database(fresh)
-        if file == desk.FILE and place.exists():
+        if file == desk.FILE and (place.exists() or any(_stated(folder))):
+            vault.Vault(f"sqlite:///{place.absolute()}", storage_key(config)).close()  # without a copy, begun anew
             with CaseDesk.open(folder) as opened:
                 with opened.office.vault.writing() as session:
                     restored.catch_up(opened.office, session, _stated(folder))
@@ -117,7 +118,7 @@ def restore_beside(
 
 
 def _readable(place: Path, config: NodeConfig) -> bool:
-    if not place.is_file():
+    if not place.is_file() or not place.stat().st_size:
         return False
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as connection:
