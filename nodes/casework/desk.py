@@ -25,11 +25,12 @@ from nodes.casework.persons import Person
 from nodes.casework.statistics import YearlyReport, yearly_report
 from nodes.casework.tables import QueryRow, StatementRow
 from nodes.casework.vault import Vault
+from nodes.config.names import FOLLOW_UP
 from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store, storage_key
 from nodes.identity.identity import NodeIdentity, Peer, load_identity, load_peers
 from nodes.identity.peers import Peers, read_again
-from nodes.store import GalleryStore
+from nodes.store import GalleryStore, StoreCorrupted
 from protocol.approval import ROLE_FOR, Assertion, Decision, PersonKey, PersonRole
 from protocol.follow_up import CoreDataField, RecallKind, RefusalReason, digest_to_sign
 
@@ -80,8 +81,9 @@ class CaseDesk:
         gallery: GalleryStore | None,
         clock: Callable[[], datetime] = utc,
     ) -> CaseDesk:
-        """The desk inside a running node."""
+        """The desk inside a running node. Raises `StoreCorrupted` if the database is gone that there was."""
         config = identity.config
+        _check_there(config, folder)
         vault = Vault(database_url(config, folder), storage_key(config))
         return cls(Office(identity, peers, vault, config.casework, clock, gallery), folder)
 
@@ -424,6 +426,20 @@ class CaseDesk:
 
     def _seconds(self, now: datetime | None) -> int:
         return self.office.now() if now is None else int(now.timestamp())
+
+
+def _check_there(config: NodeConfig, folder: Path) -> None:
+    """One that is gone is not begun anew by whoever looks into it: without staff nobody approves a search, and without
+    what was disclosed a recall finds nobody."""
+    file = folder / FILE
+    if config.casework.url is not None or (file.exists() and file.stat().st_size):
+        return
+    if list((folder / FOLLOW_UP).glob("[0-9a-f]*")):
+        how = "empty" if file.exists() else "gone"
+        raise StoreCorrupted(
+            f"{file} is {how}, and there is evidence of what was in it: put a backup in its place with `lineup store "
+            "restore`; where there is none, make one now and restore that"
+        )
 
 
 def _at(office: Office, now: datetime) -> Office:

@@ -88,6 +88,8 @@ def restore(
     )
     for what in result.lost:
         errors.print(f"lost: {what}", highlight=False)
+    for path in result.aside:
+        errors.print(f"put aside: {path}; delete it once nothing more can be got from it", highlight=False)
     if result.refuses_until is not None:
         errors.print(
             f"queries asked until {result.refuses_until:%Y-%m-%d %H:%M:%S} UTC are refused; "

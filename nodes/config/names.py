@@ -13,6 +13,8 @@ from protocol.roles import Role as Role
 NAME_PATTERN = "[A-Z0-9-]{1,16}"
 _OPERATOR = "-OPERATOR"
 
+FOLLOW_UP = "follow-up"  # in a node's folder: what its evidence holds of the follow-up (`nodes.evidence.followed_up`)
+
 
 class Purpose(str, Enum):
     """Why a query may be asked (Article 20(1)); the last two only with national law (Article 29)."""

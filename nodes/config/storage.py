@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodes.config.schema import NodeConfig, Role, load_config
-from nodes.store import GalleryStore, Handler, StorageKey, StoreUnavailable
+from nodes.store import GalleryStore, Handler, StorageKey, StoreCorrupted, StoreUnavailable
 from nodes.store.rows import rows_beside
 from pets.errors import InputError
 
@@ -38,13 +38,18 @@ def open_store(
     handler: Handler | None = None,
     ahead: bool = False,
     look: bool = True,
+    anew: bool = False,
 ) -> GalleryStore:
     """The node's database. The router's holds no subjects, only claims and quotas.
 
     `url`, `key`: others than those configured, to maintain the database (`nodes.operator.database`). `handler`: on
     whose behalf it is opened. `ahead`, `look`: as in `GalleryStore`. The templates are always in the place configured.
-    Raises as `GalleryStore`; `StoreUnavailable` names the database.
+    `anew`: a database is begun even where the templates of one lie that is gone.
+    Raises as `GalleryStore`, `StoreCorrupted` if there are templates and no database; `StoreUnavailable` names the
+    database.
     """
+    if not (url or anew):
+        _check_there(config)
     where = url or config.storage.database_url
     try:
         return GalleryStore(
@@ -61,6 +66,18 @@ def open_store(
         )
     except StoreUnavailable as error:  # a configured URL holds no password
         raise StoreUnavailable(f"{where} cannot be opened, look at [storage] in node.toml: {error}") from None
+
+
+def _check_there(config: NodeConfig) -> None:
+    """A database that is gone is not begun anew by whoever looks into it: it would hold nobody, and not say why."""
+    file, rows = config.storage.file, rows_folder(config)
+    if file is None or (file.exists() and file.stat().st_size):
+        return
+    if list(rows.glob("*/manifest")):  # to its end: a generator would leave the folder open
+        how = "empty" if file.exists() else "gone"
+        raise StoreCorrupted(
+            f"{file} is {how}, and its templates lie in {rows}: put a backup in its place with `lineup store restore`"
+        )
 
 
 @contextmanager

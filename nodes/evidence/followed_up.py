@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodes.config.names import FOLLOW_UP
 from nodes.logs.entries import Milliseconds, TranscriptEntry
 from nodes.logs.log import TamperEvidentLog
 from nodes.private_files import append_private
@@ -18,7 +19,7 @@ from nodes.verify.format import Direction
 from protocol.follow_up import Statement
 from protocol.messages import Name
 
-FOLDER = "follow-up"
+FOLDER = FOLLOW_UP
 PHASE = "follow-up"
 _LENGTH = struct.Struct(">I")
 

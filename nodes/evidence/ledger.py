@@ -25,13 +25,27 @@ ORDER_CONTEXT = "accept-loss"
 EXPECTED = "restoring"  # beside the logs
 
 
-def expect(logs: Path, content: Content) -> None:
+def expect(logs: Path, content: Content, aside: str = "") -> None:
     """Write down what a restore is about to put in place. If it is killed then, the next start notes it as restored.
 
-    It excuses nothing: what the node meets must be lawful all the same. `logs`: the folder of the node's logs.
+    It excuses nothing: what the node meets must be lawful all the same. `logs`: the folder of the node's logs. `aside`:
+    under which mark templates of what was lost are put aside then (`GalleryStore.put_unnamed_rows_aside`); empty where
+    nothing was lost, and they are deleted.
     """
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_private(logs / EXPECTED, content.database_id + content.generation.to_bytes(8, "big"))
+    replace_private(logs / EXPECTED, content.database_id + content.generation.to_bytes(8, "big") + aside.encode())
+
+
+def expected(logs: Path, content: Content) -> str | None:
+    """The mark of `expect`, if this is what a restore was about to put in place, or a later state of it; else None."""
+    try:
+        written = (logs / EXPECTED).read_bytes()
+    except FileNotFoundError:
+        return None
+    database_id, generation, aside = written[:ID_BYTES], written[ID_BYTES : ID_BYTES + 8], written[ID_BYTES + 8 :]
+    if content.database_id != database_id or content.generation < int.from_bytes(generation, "big"):
+        return None
+    return aside.decode()
 
 
 def expect_no_more(logs: Path) -> None:
@@ -67,7 +81,8 @@ class Ledger:
         self.check(content)
         last = self.last
         if last is None or last.generation != content.generation:
-            self.note(content, "restored" if self._is_expected(content) else "first" if last is None else "change")
+            restored = expected(self._logs, content) is not None
+            self.note(content, "restored" if restored else "first" if last is None else "change")
         expect_no_more(self._logs)
 
     def note(self, content: Content, reason: Reason) -> None:
@@ -82,15 +97,6 @@ class Ledger:
             self._log.append([GalleryEntry(*held, reason, signature, now)], now)
             self._log.checkpoint(now)
         expect_no_more(self._logs)
-
-    def _is_expected(self, content: Content) -> bool:
-        """Whether it is what a restore was about to put here, or a later state of that."""
-        try:
-            expected = (self._logs / EXPECTED).read_bytes()
-        except FileNotFoundError:
-            return False
-        database_id, generation = expected[:ID_BYTES], int.from_bytes(expected[ID_BYTES:], "big")
-        return content.database_id == database_id and content.generation >= generation
 
 
 def difference(last: GalleryEntry, content: Content) -> str | None:

@@ -18,8 +18,8 @@ from nodes.config.schema import NodeConfig
 from nodes.config.storage import storage_key
 from nodes.evidence import followed_up
 from nodes.store import StorageKey, StoreCorrupted, StoreRefusal, WrongStorageKey
-from nodes.store.backup import copy_database, keep_aside, of_sqlite, replace_database
-from nodes.store.rows import rows_beside
+from nodes.store.backup import copy_database, keep_aside, of_sqlite, remove_database, replace_database, restoring
+from nodes.store.rows import aside_mark, rows_beside
 from protocol.follow_up import Statement
 
 LOST = {
@@ -83,38 +83,42 @@ def losses(folder: Path, config: NodeConfig, source: Path, absent: Sequence[str]
 
 def restore_beside(
     folder: Path, config: NodeConfig, source: Path, absent: Sequence[str], old_keys: Sequence[StorageKey]
-) -> None:
+) -> list[Path]:
     """Put copies in the place of those that were `missing`: what is lost of them was agreed to. What lies there is put
-    aside, as FILE.lost-SECONDS. Raises `StoreError`; what was in place before then stays."""
+    aside, as FILE.lost-SECONDS; gives those. Raises `StoreError`; what was in place before then stays."""
+    aside: list[Path] = []
     for file in absent:
         copy, place = copies(config, source)[file], folder / file
-        fresh = place.with_name(f".{file}-restoring")
+        fresh = restoring(place)
         try:
-            _remove(fresh)
+            remove_database(fresh)
             if copy.is_file():
                 copy_database(copy, fresh)
                 _make_ours(fresh, config, old_keys) if file == desk.FILE else _sign_out(fresh)
-                kept = keep_aside(place)
+                kept = keep_aside(place, aside_mark(place))
                 try:
                     replace_database(place, fresh)
                 except BaseException:
                     for part in kept:
                         part.unlink()
                     raise
+                aside += kept
             elif place.exists():
-                keep_aside(place)
-                _remove(place)
+                aside += keep_aside(place, aside_mark(place))
+                remove_database(place)
         finally:
-            _remove(fresh)
-        if file == desk.FILE and place.exists():
+            remove_database(fresh)
+        if file == desk.FILE and (place.exists() or any(_stated(folder))):
+            vault.Vault(f"sqlite:///{place.absolute()}", storage_key(config)).close()  # without a copy, begun anew
             with CaseDesk.open(folder) as opened:
                 with opened.office.vault.writing() as session:
                     restored.catch_up(opened.office, session, _stated(folder))
                 opened.delete_expired_case_data()
+    return aside
 
 
 def _readable(place: Path, config: NodeConfig) -> bool:
-    if not place.is_file():
+    if not place.is_file() or not place.stat().st_size:
         return False
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as connection:
@@ -155,8 +159,3 @@ def _stated(folder: Path) -> Iterator[tuple[str, int, Statement]]:
     for path in sorted(files.glob("[0-9a-f]*")) if files.is_dir() else ():
         for kept in followed_up.read(path):
             yield kept.direction, kept.time, kept.statement
-
-
-def _remove(database: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{database}{suffix}").unlink(missing_ok=True)

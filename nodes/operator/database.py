@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,7 +25,7 @@ from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
 from nodes.config.storage import open_store, rows_folder, storage_key
 from nodes.evidence import sealed, under_way
 from nodes.evidence.archive import Archive
-from nodes.evidence.ledger import Ledger, expect, expect_no_more
+from nodes.evidence.ledger import EXPECTED, Ledger, expect, expect_no_more, expected
 from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import lock_folder
@@ -42,11 +42,13 @@ from nodes.store.backup import (
     carry_over,
     copy_database,
     keep_aside,
+    remove_database,
     replace_database,
+    restoring,
 )
 from nodes.store.database import is_empty
 from nodes.store.reconciling import added_since
-from nodes.store.rows import rows_beside
+from nodes.store.rows import aside_mark, rows_beside
 from pets.errors import InputError
 
 
@@ -59,6 +61,7 @@ class Restored(msgspec.Struct, frozen=True):
 
     `forgotten_again`: subjects in the backup that were forgotten since. `lost`: what is lost, in words.
     `refuses_until`: warrants up to this time are refused, as queries answered before may be lost; None if none are.
+    `aside`: files and folders that were put aside, as they are damaged or nobody knows what they belong to.
     """
 
     subjects: int
@@ -66,6 +69,7 @@ class Restored(msgspec.Struct, frozen=True):
     expired: int
     lost: tuple[str, ...]
     refuses_until: datetime | None
+    aside: tuple[str, ...] = ()
 
 
 class Rekeyed(msgspec.Struct, frozen=True):
@@ -115,6 +119,7 @@ def restore(
     with stopped(config):
         if source is None and config.storage.file is not None:
             raise InputError("name the backup to restore")
+        _finish_killed(folder, config)
         absent = [] if source is None else beside.missing(folder, config)
         lost = () if source is None else beside.losses(folder, config, source, absent)
         if config.storage.file is None:
@@ -126,9 +131,28 @@ def restore(
             result = _restore(config, config.storage.file, source, now, old_key, yes)
         if source is not None:
             old_keys = [] if old_key is None else [StorageKey.from_file(old_key)]
-            beside.restore_beside(folder, config, source, absent, old_keys)
+            kept = beside.restore_beside(folder, config, source, absent, old_keys)
+            result = msgspec.structs.replace(result, aside=result.aside + tuple(map(str, kept)))
         _note_restored(folder)
         return msgspec.structs.replace(result, lost=result.lost + lost)
+
+
+def _finish_killed(folder: Path, config: NodeConfig) -> None:
+    """A restore that was killed once the backup was in place: note it, and put aside what it left of a database that
+    was lost, as it would have. Another one deletes that."""
+    file, url = config.storage.file, config.storage.database_url
+    if file is not None and (restoring(file).exists() or not file.is_file()):
+        return  # it was killed before
+    with suppress(StoreError):
+        if not (config.paths.logs / EXPECTED).exists() or is_empty(url):
+            return
+        with open_store(config) as store:
+            aside = expected(config.paths.logs, store.content)
+            if aside is None:
+                return
+            if aside:
+                store.put_unnamed_rows_aside(aside)
+            _note_restored(folder)
 
 
 def _note_restored(folder: Path) -> None:
@@ -139,28 +163,28 @@ def _note_restored(folder: Path) -> None:
 
 
 def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_key: Path | None, yes: bool) -> Restored:
-    copy, rows = place.with_name(f".{place.name}-restoring"), rows_folder(config)
+    copy, rows, mark = restoring(place), rows_folder(config), aside_mark(place)
     retired = [] if old_key is None else [StorageKey.from_file(old_key)]
     adopted: list[Path] = []
     kept: list[Path] = []
     try:
-        _remove(copy)  # of a restore that was interrupted
+        remove_database(copy)  # of a restore that was interrupted
         copy_database(source, copy)
         adopt_rows(copy, rows_beside(source), rows, adopted)
         with open_store(config, url=f"sqlite:///{copy}", retired=retired) as fresh:
             fresh.rekey()  # nothing to do unless its key is an old one
             theirs = fresh.content.database_id
-        carried, lost, unknown = _carry_over(config, place, copy, now, theirs)
+        carried, lost, strange = _carry_over(config, place, copy, now, theirs)
         if lost and not yes:
             raise LossRefused(f"restoring {source} loses {'; '.join(lost)}: give --yes if it must be")
         with open_store(config, url=f"sqlite:///{copy}") as fresh:
             fresh.verify_templates()  # the present ones may be sound, and go once the backup is in their place
-            if unknown:
+            if strange:
                 fresh.note_loss(now)
             result = _restored(config, fresh, now, 0 if carried is None else carried.forgotten, lost)
-            expect(config.paths.logs, fresh.content)
-        kept += keep_aside(place) if carried is None else []
-        replace_database(place, copy, None if carried is None else carried.generation)
+            expect(config.paths.logs, fresh.content, mark if strange else "")
+        kept += keep_aside(place, mark) if strange else []
+        replace_database(place, copy, None if carried is None else carried.state)
     except BaseException:
         expect_no_more(config.paths.logs)
         for file in kept:
@@ -169,13 +193,18 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
             shutil.rmtree(made, ignore_errors=True)
         raise
     finally:
-        _remove(copy)
+        remove_database(copy)
     with open_store(config) as restored:
-        if kept:
-            restored.put_unnamed_rows_aside(kept[0].name.removeprefix(f"{place.name}."))
+        if strange:
+            kept += _folders(restored.put_unnamed_rows_aside(mark))
         else:
             restored.drop_unnamed_rows()
-    return result
+    return msgspec.structs.replace(result, aside=tuple(map(str, kept)))
+
+
+def _folders(moved: Sequence[Path]) -> list[Path]:
+    """Where templates were put aside, a folder once."""
+    return sorted({path.parent for path in moved})
 
 
 def _carry_over(
@@ -183,7 +212,8 @@ def _carry_over(
 ) -> tuple[CarriedOver | None, tuple[str, ...], bool]:
     """Take over from the store at `place`, and say what is lost; None if there is none, or it is damaged or not ours.
 
-    And whether queries may have been answered that it does not tell: `theirs` is the database that the backup is of.
+    And whether it is not the database that the backup is of, which is `theirs`: then queries may have been answered of
+    which it does not tell, and it is put aside.
     Raises `StoreUnavailable` for one that cannot be read just now, `StoreCorrupted` for a backup that is damaged.
     """
     try:
@@ -191,8 +221,10 @@ def _carry_over(
             raise InputError("there is none")
         # whether its key and state are ours; brings it to this version. Its templates may be what is to be replaced
         with open_store(config, look=False) as present:
-            ours, handled = present.content.database_id, _handled(present)
+            ours = present.content.database_id
         carried = carry_over(place, copy, now)
+        with open_store(config, look=False) as present:  # later: an entry that came in between ends the restore
+            handled = _handled(present)
     except StoreUnavailable:
         raise  # in use, or no space: it may be sound
     except (StoreError, InputError) as error:
@@ -249,8 +281,10 @@ def _after_pg_restore(
             if made:
                 store.verify_templates()
             store.note_loss(now)
-            expect(config.paths.logs, store.content)
-            return _restored(config, store, now, 0, lost)
+            expect(config.paths.logs, store.content, mark := aside_mark())
+            result = _restored(config, store, now, 0, lost)
+            kept = _folders(store.put_unnamed_rows_aside(mark))  # of models that the dump does not know
+            return msgspec.structs.replace(result, aside=tuple(map(str, kept)))
     except BaseException:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
@@ -332,11 +366,6 @@ def stopped(config: NodeConfig) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _remove(database: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{database}{suffix}").unlink(missing_ok=True)
 
 
 def compact(folder: Path) -> int:

@@ -197,13 +197,16 @@ class Answering:
     def _release(self, announce: Search, query: bytes, references: tuple[str, ...]) -> frozenset[str]:
         """Count and note what is about to be released, and give what of it is contested.
 
-        Refused, not written down, or its marks not read, nothing of it leaves. Marks are read last: who contests one
-        of it before finds it marked here, and who does so later finds whom to tell.
+        Refused, not written down, or its marks not read, nothing of it leaves, nor if one of it was forgotten
+        meanwhile. That and the marks are looked at last: who contests or forgets one of it before is heeded here, and
+        who does so later finds whom to tell.
         """
         assert self._node.follow_up is not None
         try:
             self._gate.release(announce, references)
             self._node.follow_up.disclosed(query, announce.requester, references)
+            for reference in references:
+                self._node.store.subject(reference)
             return self._node.store.contested(references)
         except StoreError as error:
             raise QueryRefused("internal", str(error)) from error

@@ -281,7 +281,8 @@ class FollowUp:
             await asyncio.to_thread(self._give_up, number, statement)
         except (CryptoError, InputError, CaseworkError) as error:  # the peer's answer does not hold
             log.error("answer refused", extra={"peer": peer, "error": type(error).__name__})
-            if _never_given_up(statement):
+            again = isinstance(error, StatementRefused) and _takes_it_later(statement, error.code, one.tries)
+            if again or _never_given_up(statement):
                 await asyncio.to_thread(self._later, number)
                 return False
             await asyncio.to_thread(self._give_up, number, statement)
@@ -295,6 +296,7 @@ class FollowUp:
             if isinstance(statement.content, CandidatesWanted):
                 if not isinstance(content, CandidatesShown) or content.wanted != statement.digest:
                     raise StatementRefused("no answer to what was asked")
+                inbox.check_sender(office, reply)
                 candidates.take_shown(office, session, reply, payload)
             else:
                 inbox.take_acknowledgement(office, session, statement, reply)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+from nodes.casework import desk
+from nodes.config import console
 from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store
 from nodes.evidence.archive import Archive
-from nodes.evidence.ledger import lost
+from nodes.evidence.ledger import expected, lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
 from nodes.store import GalleryStore, StoreCorrupted, StoreLost
+from nodes.store.backup import remove_database, restoring
 from nodes.store.content import Content
 from nodes.store.opening import verify_and_read
 from nodes.store.resident import Resident
-from nodes.store.rows import ASIDE
+from nodes.store.rows import aside_mark
 from pets.errors import InputError
 from pets.threads import default_threads
 
@@ -85,9 +87,14 @@ def _open(identity: NodeIdentity, archive: Archive) -> Resident:
             if ledger.last is not None and ledger.last.reason == "accepted-loss" and store.unnamed_rows():
                 _bring_together(store)  # the start that accepted it came to no end
                 content = store.content
+            if aside := expected(identity.config.paths.logs, content):
+                store.put_unnamed_rows_aside(aside)  # a restore of what was lost was killed
             ledger.meet(content)
             store.settle()  # what a crash left half done; not before it is known to be the right database
             store.drop_unnamed_rows()
+            for place in (file, archive.folder / desk.FILE, archive.folder / console.FILE):
+                if place is not None:
+                    remove_database(restoring(place))  # a restore that was killed leaves all of a backup
         except BaseException:
             store.close()
             raise
@@ -112,7 +119,7 @@ def _check_claims(identity: NodeIdentity, store: GalleryStore, archive: Archive)
 def _open_what_is_left(identity: NodeIdentity, archive: Archive, error: StoreLost) -> GalleryStore:
     file = identity.config.storage.file
     try:
-        store = open_store(identity.config, ahead=True)
+        store = open_store(identity.config, ahead=True, anew=True)
         try:
             store.verify()
             _note_accepted(store, archive)  # first: killed after a change, it would pass for a later state of what was
@@ -123,12 +130,12 @@ def _open_what_is_left(identity: NodeIdentity, archive: Archive, error: StoreLos
     except StoreCorrupted:
         if file is None:
             raise error from None  # a PostgreSQL database is mended with its own tools
-        aside = _mark()
+        aside = aside_mark(file)
         for suffix in ("", "-wal", "-shm"):
             part = Path(f"{file}{suffix}")
             if part.exists():
                 part.rename(Path(f"{file}.{aside}{suffix}"))
-        store = open_store(identity.config)
+        store = open_store(identity.config, anew=True)
         try:
             store.put_unnamed_rows_aside(aside)
         except BaseException:
@@ -142,8 +149,4 @@ def _bring_together(store: GalleryStore) -> None:
     found = store.reconcile(datetime.now(timezone.utc))
     told = {"forgotten": len(found.forgotten), "templates": found.lost}
     log.warning("accepted: what was forgotten since, and templates of nobody, are erased", extra=told)
-    store.put_unnamed_rows_aside(_mark())
-
-
-def _mark() -> str:
-    return f"{ASIDE}{int(time.time())}"
+    store.put_unnamed_rows_aside(aside_mark())

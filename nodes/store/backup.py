@@ -7,7 +7,6 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -107,18 +106,21 @@ def _copy(source: Path, target: Path, reader: sqlite3.Connection | None) -> None
             raise StoreCorrupted(f"the copy of {source} fails SQLite's integrity check")
 
 
+State = tuple[int | None, ...]  # what differs once anything was written into a store that a restore takes over
+
+
 @dataclass(frozen=True)
 class CarriedOver:
     """`forgotten`: subjects deleted again. `lost`: subjects enrolled since the backup, which it does not hold.
 
     `unknown`: subjects of the backup of whom the store knows nothing, though their time is not over: it was itself
-    restored from another backup. `generation`: of the store that it was taken from.
+    restored from another backup. `state`: of the store when this was taken from it, for `replace_database`.
     """
 
     forgotten: int
     lost: int
     unknown: int
-    generation: int
+    state: State
 
 
 def of_sqlite(error: sqlite3.DatabaseError, path: Path) -> StoreError:
@@ -164,9 +166,22 @@ def _carry_over(current: Path, copy: Path, now: datetime) -> CarriedOver:
         (forgotten,) = connection.execute("SELECT count(*) FROM forgotten WHERE subject IS NULL").fetchone()
         (lost,) = connection.execute(_LOST).fetchone()
         (unknown,) = connection.execute(_UNKNOWN, {"today": utc_day(now).isoformat()}).fetchone()
-        (generation,) = connection.execute("SELECT generation FROM current.store").fetchone()
+        state = _state(connection, "current")
         connection.execute("COMMIT")
-        return CarriedOver(forgotten, lost, unknown, generation)
+        return CarriedOver(forgotten, lost, unknown, state)
+
+
+def _state(connection: sqlite3.Connection, schema: str) -> State:
+    """Changes of the gallery; who handled whom, claims, quotas and releases are written without one."""
+    parts = (
+        "generation FROM {0}.store",
+        "max(id) FROM {0}.handling",
+        "count(*) FROM {0}.claimed_query",
+        "max(time) FROM {0}.claimed_query",  # of a loss that was noted again
+        "sum(used) FROM {0}.quota",
+        "sum(times) FROM {0}.released",
+    )
+    return tuple(connection.execute(f"SELECT {part}".format(schema)).fetchone()[0] for part in parts)
 
 
 # a subject of both is found by its number, for references have no index, and told by all of the reference
@@ -250,11 +265,22 @@ def bring_rows(source: Path, place: Path) -> list[Path]:
     return made
 
 
-def keep_aside(path: Path) -> list[Path]:
-    """Let a database that is to be replaced lie beside its place as PATH.lost-SECONDS; gives its files."""
+def restoring(place: Path) -> Path:
+    """Where a backup is made ready that is to take the place of a database."""
+    return place.with_name(f".{place.name}-restoring")
+
+
+def remove_database(database: Path) -> None:
+    """Delete an SQLite database that nobody uses, if it is there."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+
+
+def keep_aside(path: Path, mark: str) -> list[Path]:
+    """Let a database that is to be replaced lie beside its place as PATH.MARK; gives its files."""
     kept = []
     for suffix in ("", "-wal"):
-        part, place = Path(f"{path}{suffix}"), Path(f"{path}.{ASIDE}{int(time.time())}{suffix}")
+        part, place = Path(f"{path}{suffix}"), Path(f"{path}.{mark}{suffix}")
         if part.is_file():
             with suppress(FileNotFoundError):  # a log goes when the last connection is closed
                 try:
@@ -267,18 +293,21 @@ def keep_aside(path: Path) -> list[Path]:
     return kept
 
 
-def replace_database(path: Path, fresh: Path, generation: int | None = None) -> None:
-    """Put a database that nobody uses in the place of another. Raises `StoreLocked` while anybody uses either."""
+def replace_database(path: Path, fresh: Path, state: State | None = None) -> None:
+    """Put a database that nobody uses in the place of another, which is in a `state` still.
+
+    Raises `StoreLocked` while anybody uses either, or if the other was changed since.
+    """
     for database in (fresh, path):
         if not database.exists():
             continue
         try:
             with closing(sqlite3.connect(database, timeout=1)) as connection:
                 connection.execute("PRAGMA journal_mode = DELETE")  # fails as long as somebody else has it open
-                if database == path and generation is not None:
+                if database == path and state is not None:
                     connection.isolation_level = None
                     connection.execute("BEGIN EXCLUSIVE")  # nobody changes it until it is replaced
-                    if connection.execute("SELECT generation FROM store").fetchone() != (generation,):
+                    if _state(connection, "main") != state:
                         raise StoreLocked(f"{path} was changed meanwhile: give the command again")
                     fresh.replace(path)
                     sync_folder(path.parent)

@@ -39,6 +39,7 @@ def added_since(url: str, key: StorageKey, place: Path) -> int:
     database, files = Database(url), RowFiles(place, [key.blocks], 0, ahead=True)
     try:
         with database.reading() as session:
-            return sum(files.added_since(session, model) for model in files.models(session))
+            known = sum(files.added_since(session, model) for model in files.models(session))
+            return known + files.rows_unnamed(session)  # of models that it does not know
     finally:
         database.close()

@@ -11,20 +11,24 @@ from nodes.store import handling, references
 from nodes.store.database import Database
 from nodes.store.gallery import change
 from nodes.store.keys import KeyRing, StorageKey
+from nodes.store.references import ReferenceKey
 from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
 
 BATCH_ROWS = 500
 
 
-def rekey_records(database: Database, keys: KeyRing, progress: Callable[[int], object] | None) -> int:
+def rekey_records(
+    database: Database, keys: KeyRing, drawing: ReferenceKey, progress: Callable[[int], object] | None
+) -> int:
     """Encrypt every record anew under the current key and give up the retired ones; gives the number of subjects.
 
-    `progress` is told how many are done. If interrupted, call it again. Raises `StoreCorrupted`.
+    `progress` is told how many are done. If interrupted, call it again. Raises `StoreCorrupted`, also for a subject
+    that is not found by its reference.
     """
     after = total = 0
     while True:
         with database.writing() as session:
-            result = rekey_batch(session, keys, after)
+            result = rekey_batch(session, keys, drawing, after)
             if result is None:
                 retire_keys(session, keys)
                 return total
@@ -34,7 +38,7 @@ def rekey_records(database: Database, keys: KeyRing, progress: Callable[[int], o
             progress(total)
 
 
-def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] | None:
+def rekey_batch(session: Session, keys: KeyRing, drawing: ReferenceKey, after: int) -> tuple[int, int] | None:
     """Encrypt anew some subjects whose number is above `after`; gives the last number and how many, None when done.
 
     Raises `StoreCorrupted`; the batch then stays as it was.
@@ -50,6 +54,8 @@ def rekey_batch(session: Session, keys: KeyRing, after: int) -> tuple[int, int] 
     found = session.scalars(statement).all()
     if found:
         change(session)
+    numbered = [row for row in found if row.numbered]
+    drawing.check_leads([row.reference for row in numbered], [row.id for row in numbered])
     models = {model.id: model.digest for model in session.scalars(select(ModelRow))}
     for row in found:
         old, new, reference = keys[row.key_id], keys.key, row.reference

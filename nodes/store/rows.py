@@ -22,6 +22,7 @@ import logging
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,6 +60,15 @@ COPYING = "-copying"  # ends the name of a folder that is being copied
 
 Rows = npt.NDArray[np.int8]
 Numbers = npt.NDArray[np.int64]
+
+
+def aside_mark(file: Path | None = None) -> str:
+    """What the names of databases and templates end with, or begin with, that are put aside now; of a `file`, so that
+    none has that name yet."""
+    seconds = int(time.time())
+    while file is not None and Path(f"{file}.{ASIDE}{seconds}").exists():
+        seconds += 1
+    return f"{ASIDE}{seconds}"
 
 
 def rows_beside(database: Path) -> Path:
@@ -353,6 +363,15 @@ class RowFiles:
             return []
         ours = re.compile(rf"\.?[0-9a-f]{{{2 * FOLDER_BYTES}}}({COPYING})?")
         return sorted(one for one in self._place.iterdir() if ours.fullmatch(one.name) and one.name not in named)
+
+    def rows_unnamed(self, session: Session) -> int:
+        """How many templates lie in them, as far as they can be read."""
+        rows = 0
+        for folder in self.unnamed(session):
+            with suppress(StoreError, BlocksError):
+                files, _ = self._open(folder)
+                rows += files.manifest().next_row - len(_erased(files))
+        return rows
 
     def drop_unnamed(self, session: Session) -> int:
         """Delete them; gives how many."""

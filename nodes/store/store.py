@@ -590,7 +590,7 @@ class GalleryStore:
         """
         with self._changing() as session:
             self._rows.rekey(session)
-        total = rekey.rekey_records(self._database, self._keys, progress)
+        total = rekey.rekey_records(self._database, self._keys, self._references, progress)
         self._keys = KeyRing(self._keys.current, {self._keys.current: self._keys.key})
         self._database.wipe_log()
         return total

@@ -347,7 +347,8 @@ def recalls_answered(case: Case) -> Findings:
     """What was recalled for deletion or correction was deleted within 48 hours after that arrived, with a receipt.
 
     R 64(1)(m). When it arrived is the receiver's word, which it signs to the holder, and what the holder's log says.
-    That there is no receipt breaks the rule only by the receiver's own bundle, exported after the 48 hours.
+    That there is no receipt breaks the rule only by the receiver's own bundle, exported after the 48 hours. That a
+    recall is not acknowledged either is told by its holder's, and held against nobody: it may not have arrived.
     """
     for view, stated in _of(case, Recalled):
         recall, content = stated.statement, stated.statement.content
@@ -370,6 +371,10 @@ def recalls_answered(case: Case) -> Findings:
                 yield Broken(where, "no deletion receipt, and the 48 hours are over")
             elif now > late:  # whoever shows their own bundle alone may have left it out
                 yield Open(f"{where}: no deletion receipt is shown, nor what {recall.receiver} has after the 48 hours")
+            elif last is None and any(one.bundle.exported > early for one in case.views_of(recall.sender)):
+                hours = (now - recall.time) / 3.6e6
+                yield Open(f"{where}: {hours:.0f} hours ago, and {recall.receiver} is not shown to have acknowledged "
+                           "or answered it: it did not arrive, or is not heeded")  # fmt: skip
             elif now > early:
                 yield Open(f"{where}: no deletion receipt in 48 hours, and {UNSURE}")
             else:

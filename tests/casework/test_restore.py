@@ -25,7 +25,7 @@ from nodes.evidence.archive import Archive
 from nodes.identity.identity import load_identity
 from nodes.operator import beside, database
 from nodes.operator.database import LossRefused, backup, rekey, restore
-from nodes.store import StoreLocked, StoreRefusal
+from nodes.store import StoreCorrupted, StoreLocked, StoreRefusal
 from nodes.store.database import Database
 from protocol.follow_up import decode_statement
 from tests.kit.casework import Offices
@@ -221,6 +221,31 @@ def test_a_loss_without_a_copy_is_said(since: tuple[str, str, str], tmp_path: Pa
     lose(tmp_path / "FR", "casework.db")
     with pytest.raises(LossRefused, match="has no copy"):
         restore(tmp_path / "FR", tmp_path / "FR.bak", NOW)
+
+
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_a_database_that_is_gone_is_not_begun_anew_by_whoever_looks_into_it(
+    how: str, since: tuple[str, str, str], tmp_path: Path
+) -> None:
+    """Without staff nobody approves a search, and a recall finds nobody. Without a copy, a restore begins anew, and
+    what the evidence tells is known."""
+    folder = tmp_path / "FR"
+    lose(folder, "casework.db")
+    if how == "empty":
+        (folder / "casework.db").touch()
+    for _ in range(2):
+        with pytest.raises(StoreCorrupted, match=rf"casework.db is {how}, and there is evidence.*lineup store restore"):
+            CaseDesk.open(folder)
+    (folder / "casework.db").unlink(missing_ok=True)
+    backup(folder, tmp_path / "now")
+    result = restore(folder, tmp_path / "now", NOW, yes=True)
+    assert result.lost == ("casework.db, of which the backup has no copy",)
+    with CaseDesk.open(folder) as desk, desk.office.vault.reading() as session:
+        assert session.scalars(select(StatementRow.id)).all()
+    lose(folder, "casework.db")
+    shutil.rmtree(folder / "follow-up")
+    with CaseDesk.open(folder) as desk:
+        assert desk.staff() == [], "the control: of what was never used nothing tells"
 
 
 def _lost_and_restored(tmp_path: Path, name: str) -> None:

@@ -282,6 +282,36 @@ def test_a_receipt_of_a_node_whose_clock_is_ahead_comes_later(
     at(federation, body)
 
 
+@MENDED
+def test_candidates_that_are_shown_by_a_clock_ahead_are_taken_once_it_is_right(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """What is dated in the future enters nobody's evidence, and is asked for again."""
+    clock, ahead = Clock(), Clock()
+    ahead.ahead = timedelta(hours=2)
+    if not mended:
+        monkeypatch.setattr(inbox, "check_sender", lambda *_: None)
+
+    async def body(network: AsgiNetwork) -> None:
+        set_clock(network, clock)
+        holder, requester = network.nodes[ES].follow_up, network.nodes[FR].follow_up
+        assert holder is not None
+        assert requester is not None
+        with open_desk(federation.folder(FR), clock) as fr:
+            french = staffed(fr)
+            query = await _searched_only(network, french, federation.people.galleries[ES][20 + mended])
+            right = holder.desk.office
+            holder.desk.office = replace(right, clock=ahead)
+            await rounds(network)
+            assert bool(fr.candidates_for(french.rita, query)) is not mended
+            holder.desk.office = right
+            await asyncio.to_thread(_try_again, requester)
+            await rounds(network)
+            assert len(fr.candidates_for(french.rita, query)) == 1
+
+    at(federation, body)
+
+
 class _Answer:
     """How a receiver could get rid of a recall: it answers with something else, or disagrees."""
 

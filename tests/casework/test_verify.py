@@ -418,6 +418,29 @@ def test_a_holder_that_hides_the_receipt_blames_nobody_with_its_own_bundle(told:
     assert _recall_check(_without_receipt(told, ES, FR))[0] == "pass"  # with the receiver's it is there
 
 
+@pytest.mark.parametrize("owners", [(ES,), (ES, FR)])
+def test_a_recall_that_nobody_is_shown_to_acknowledge_is_named_by_its_holders_bundle(
+    told: Told, owners: tuple[str, ...]
+) -> None:
+    """Held against nobody: it may not have arrived."""
+    hidden = (Deleted, Acknowledged)
+
+    def report() -> Report:
+        kept = {
+            owner: [one for one in told.bundles[owner].follow_up if not isinstance(one.statement.content, hidden)]
+            for owner in owners
+        }
+        kept[FR] = [one for one in kept.get(FR, ()) if not isinstance(one.statement.content, Recalled)]
+        return verify_bundles([told._seal(owner, kept[owner]) for owner in owners], told.trust)
+
+    early = _recall_check(report())
+    assert (early[0], "not over" in early[1]) == ("not-checkable", True)
+    _export_later(told)
+    status, said = _recall_check(report())
+    assert status == "not-checkable"
+    assert "168 hours ago, and FR is not shown to have acknowledged or answered it" in said
+
+
 def test_a_receivers_bundle_of_before_the_48_hours_were_over_is_not_held_against_it(told: Told) -> None:
     early = told.bundles[FR]
     lie = _much_later(told, Deleted)

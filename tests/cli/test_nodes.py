@@ -158,7 +158,7 @@ def test_a_backup_is_restored_and_the_key_changed_from_the_command_line(run: Any
     assert run("store", "restore", "--dir", folder)[2] == "error: name the backup to restore\n"
     restored = as_json(run("store", "restore", "--dir", folder, file, "--json"))
     assert restored == {
-        "subjects": 2, "forgotten_again": 1, "expired": 0, "lost": [], "refuses_until": None
+        "subjects": 2, "forgotten_again": 1, "expired": 0, "lost": [], "refuses_until": None, "aside": []
     }  # fmt: skip
     assert as_json(run("store", "compact", "--dir", folder, "--json")) == {"left_out": 1}
     assert run("store", "compact", "--dir", folder)[1] == "0 places of erased rows left out\n"

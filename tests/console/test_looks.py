@@ -102,6 +102,18 @@ def test_an_act_on_the_staff_list_shows_nobody_unless_the_list_was_asked_for(two
     assert "Rita Planted" in alma.post("/staff", {"again": "remo", "reason": REASON}).text  # as its own forms do
 
 
+def test_the_staff_list_says_who_is_closed_and_has_no_column_for_what_the_reader_cannot_do(two: Two) -> None:
+    desk = two.fr.site.operations.desk
+    alma, dora = two.browsers["FR", "alma"], two.browsers["FR", "dora"]
+    assert ">To do<" in alma.post("/staff", {"reason": REASON}).text, "the control"
+    shown = dora.post("/staff", {"reason": REASON}).text
+    assert "Rita Planted" in shown
+    assert ">To do<" not in shown
+    assert "(closed)" not in shown
+    desk.close_account(desk.person("alma"), desk.person("remo"))
+    assert ">remo (closed)<" in dora.post("/staff", {"reason": REASON}).text
+
+
 def test_ones_own_upload_is_a_look_too(two: Two) -> None:
     from nodes.cli.demo_photos import demo_photos
 

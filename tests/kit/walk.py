@@ -31,6 +31,7 @@ CHANGING = (
     (r"\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?(\+00:00)?", "TIME"),
     (r"\b20\d{2}-\d{2}-\d{2}\b", "DAY"),
     (r"\b\d+\.\d+ s\b", "SECONDS s"),
+    (r"\blost-\d+\b", "lost-SECONDS"),
     (r"\b[\d,]+ bytes\b", "N bytes"),
     (r"\b[0-9a-f]{8}…", "ID…"),
     (r"\bchecked in \d{2,} places\b", "checked in N places"),  # what nodes showed each other between queries counts too

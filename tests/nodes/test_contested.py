@@ -117,6 +117,42 @@ def test_nothing_is_released_where_the_mark_cannot_be_read(
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("looks", [True, False], ids=["mended", "control"])
+def test_who_is_forgotten_just_before_a_release_is_noted_is_not_released(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    """Whoever forgets them finds nobody to tell. The control does not look whether they are still there."""
+    wanted = request(federation.people.hit, (DE,))
+    best, second = federation.expected(wanted)[DE].references
+    disclosed, told, subject = FollowUp.disclosed, [], GalleryStore.subject
+
+    def forgotten_before(follow_up: FollowUp, query: bytes, peer: str, references: tuple[str, ...]) -> None:
+        told.extend(follow_up.desk.receivers(second))
+        with holder_store(federation.folder(DE)) as store:
+            told.extend(store.forget_all([second], datetime.now(timezone.utc))[1:])
+        disclosed(follow_up, query, peer, references)
+
+    def does_not_look(store: GalleryStore, reference: str) -> Any:
+        return None if reference == second else subject(store, reference)
+
+    monkeypatch.setattr(FollowUp, "disclosed", forgotten_before)
+    if not looks:
+        monkeypatch.setattr(GalleryStore, "subject", does_not_look)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            answer = (await network.search(wanted)).answers[DE]
+            assert told == []
+            if looks:
+                assert (answer.status, answer.reason, answer.references) == ("refused", "internal", ())
+                monkeypatch.undo()
+                assert (await network.search(wanted)).answers[DE].references == (best,), "asked again"
+            else:
+                assert second in answer.references
+
+    asyncio.run(body())
+
+
 @pytest.mark.parametrize("last", [True, False], ids=["mended", "control"])
 def test_who_is_contested_just_before_a_release_is_noted_carries_the_mark(
     federation: Federation, monkeypatch: pytest.MonkeyPatch, last: bool

@@ -127,6 +127,20 @@ def test_a_restore_brings_nobody_back_and_forgets_no_answer(
     assert len(list((folder / "store.db.rows").iterdir())) == 1, "the folder that was replaced is deleted"
 
 
+def test_a_mark_that_was_cleared_since_a_backup_comes_back_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "es"
+    (name, *_) = make(folder)
+    with holder_store(folder) as store:
+        store.flag_contested(name, YESTERDAY)
+        backup(folder, tmp_path / "backup.db")
+        store.clear_contested(name, "BfDI decision 17/2026", NOW)
+        assert not store.subject(name).contested
+    assert restore(folder, tmp_path / "backup.db", NOW).lost == ()
+    with holder_store(folder) as store:
+        assert store.subject(name).contested
+        assert [one.act for one in store.handled()] == ["enrol", "contest", "clear"], "who cleared it is known"
+
+
 def test_control_a_bare_copy_brings_them_back_and_answers_again(holder: tuple[Path, tuple[str, ...], Path]) -> None:
     folder, references, file = holder
     shutil.rmtree(folder / "store.db.rows")

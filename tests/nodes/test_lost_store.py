@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from nodes.config.schema import load_config, operator_name
-from nodes.config.storage import holder_store
+from nodes.config.storage import holder_store, open_store
 from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import ORDER_CONTEXT, Ledger
 from nodes.identity.identity import load_identity
@@ -72,6 +72,13 @@ def truncate(path: Path) -> None:
     path.touch()
 
 
+def exchange(path: Path) -> None:
+    """For one that was begun anew under the same key."""
+    remove(path)
+    config = load_config(path.parent)
+    open_store(config, anew=True).close()
+
+
 def scribble(path: Path) -> None:
     """8 KB of random bytes in the middle of the file."""
     data = bytearray(path.read_bytes())
@@ -110,6 +117,7 @@ def damage_the_manifest(path: Path) -> None:
 LOSSES: dict[str, Callable[[Path], None]] = {
     "gone": remove,
     "empty": truncate,
+    "another": exchange,
     "scribbled over": scribble,
     "a row changed": flip_a_bit_of_a_row,
     "rows missing": drop_rows,
@@ -142,9 +150,27 @@ def test_the_command_says_so_and_ends(federation: Federation, run: Any) -> None:
     assert f"{file(federation)} is gone" in err
 
 
+def test_a_database_that_is_gone_is_not_begun_anew_by_a_command(
+    federation: Federation, run: Any, tmp_path: Path
+) -> None:
+    """Its reader would be told that nobody is enrolled, and a backup of it would hold nobody."""
+    folder, reference = federation.folder(ES), federation.references[ES][7]
+    remove(file(federation))
+    for command in (("gallery", "list"), ("forget", reference), ("store", "backup", tmp_path / "copy")):
+        status, out, err = run(*command, "--dir", folder)
+        assert (status, out) == (1, "")
+        assert f"{file(federation)} is gone, and its templates lie in" in err
+    assert not file(federation).exists()
+    lose_the_templates(file(federation))
+    assert run("gallery", "list", "--dir", folder)[1] == "0 subjects\n", "the control"
+
+
 def test_control_without_a_log_of_what_it_had_an_empty_database_is_started_on(federation: Federation) -> None:
     shutil.rmtree(load_config(federation.folder(ES)).paths.logs / "gallery")
     remove(file(federation))
+    with pytest.raises(StoreLost, match="is gone, and its templates lie in"):
+        start(federation)  # not even a log is needed, where templates are left
+    lose_the_templates(file(federation))
     content, _, _ = start(federation)
     assert content.rows == 0
 

@@ -185,6 +185,21 @@ def test_a_subject_that_its_reference_does_not_lead_to_is_neither_released_nor_p
             store.verify(whole=True)
 
 
+def test_a_change_of_the_storage_key_passes_nobody_over_who_could_not_be_forgotten(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = StorageKey(b"n" * 32)
+    with open_store(url) as store:
+        name = store.enrol_many(templates(3), **WHAT).references[2]
+    sql(url, RENUMBER)
+    sql(url, "UPDATE store SET rows = NULL, digest = NULL")
+    with open_store(url, fresh, retired=[KEY]) as store:
+        with pytest.raises(StoreCorrupted, match=f"{name} does not lead to its subject"):
+            store.rekey()
+        monkeypatch.setattr(ReferenceKey, "check_leads", lambda *_: None)
+        assert store.rekey() == 3, "the control"
+
+
 def test_control_without_the_look_at_numbers_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(url) as store:
         name = store.enrol_many(templates(3), **WHAT).references[2]
