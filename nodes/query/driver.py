@@ -13,12 +13,13 @@ from functools import partial
 import anyio
 
 from nodes.query.scorer import Scorer
+from nodes.query.turns import Turns
 from nodes.transport.send_queue import PeerRefused, SendQueue, Transport
 from pets.errors import LineupError
 from pets.sealing import SealingKey, SealingPublicKey
 from protocol.channel import ReceivingChannel, SendingChannel
 from protocol.errors import MissingMessage, PeerAborted, QueryRefused
-from protocol.machine import Machine
+from protocol.party import Party
 from protocol.session import Session
 from protocol.steps import Keyring, Receive, ReceiveAny, Work
 
@@ -62,17 +63,17 @@ class QueryDriver:
 
     `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all; `reach`:
     seconds for which a peer is tried that cannot be reached, None for as many as `patience`. All machine code runs in
-    worker threads, one step at a time; `compute` bounds how many queries of the node compute at once. `failed_peers`:
-    who was given up, and why; `awaited`: whom each session last waited for.
+    worker threads, one step at a time, in the `turns` of the state that asked. `failed_peers`: who was given up, and
+    why; `awaited`: whom each session last waited for.
     """
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Party,
         credentials: Credentials,
         transport: Transport,
         scorer: Scorer,
-        compute: asyncio.Semaphore,
+        turns: Turns,
         patience: float,
         lifetime: float,
         ended: Callable[[QueryDriver], Awaitable[None]],
@@ -86,7 +87,7 @@ class QueryDriver:
         self._credentials = credentials
         self._transport = transport
         self._scorer = scorer
-        self._compute = compute
+        self._turns = turns
         self._patience = patience
         self._reach = patience if reach is None else reach
         self._lifetime = lifetime
@@ -196,7 +197,7 @@ class QueryDriver:
         return actions
 
     async def _step(self, actions: list[Action]) -> None:
-        async with self._compute:
+        async with self._turns.of(self.machine.parties.requester):
             sealed = await asyncio.to_thread(self._act, actions)
         for peer, units in sealed.items():
             if peer not in self._send_queues:

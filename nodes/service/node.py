@@ -22,6 +22,7 @@ from nodes.query.early_units import EarlyUnits
 from nodes.query.gate import Gate, has_room
 from nodes.query.metrics import Metrics
 from nodes.query.scorer import GIVE_WAY_SECONDS, Precedence, Scorer
+from nodes.query.turns import Turns
 from nodes.service.answering import Answering
 from nodes.service.clocks import Clocks
 from nodes.service.expiry import Expired, delete_expired
@@ -107,9 +108,9 @@ class Node:
         # Searches before preparations, which have a worker of their own and a part of the threads.
         self._precedence = Precedence(min(GIVE_WAY_SECONDS, config.limits.read_timeout_seconds / 3))
         self._scorer = Scorer(self.threads)
-        self._compute = asyncio.Semaphore(max(2, self.threads))
+        self._turns = Turns(max(2, self.threads))
         self._preparing_scorer = Scorer(self.preparing_threads, self._precedence.give_way)
-        self._preparing_compute = asyncio.Semaphore(1)
+        self._preparing_turns = Turns(1)
         self._early = EarlyUnits()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
@@ -229,7 +230,7 @@ class Node:
             self._credentials,
             self.transport,
             self._preparing_scorer if preparing else self._scorer,
-            self._preparing_compute if preparing else self._compute,
+            self._preparing_turns if preparing else self._turns,
             patience,
             self.config.limits.query_timeout_seconds,
             self._ended,
