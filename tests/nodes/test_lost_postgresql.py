@@ -83,7 +83,7 @@ class Holder:
         identity = load_identity(self.folder)
         with (
             closing(Archive(identity, self.folder)) as archive,
-            open_known_store(identity, archive, accept_loss) as store,
+            open_known_store(identity, archive, accept_loss).store as store,
         ):
             return archive.ledger.last, store.claims_lost_until
 
