@@ -191,6 +191,11 @@ class HeldGallery(ABC):
                 self._end()
 
     @property
+    def model(self) -> bytes:
+        """The digest of the model that the rows are of."""
+        return self._manifest.model
+
+    @property
     def _moved(self) -> bool:
         return self._manifest.current.epoch != self._epoch
 

@@ -42,7 +42,7 @@ def copy_beside(folder: Path, config: NodeConfig, target: Path) -> list[Path]:
     made: list[Path] = []
     try:
         for file, copy in copies(config, target).items():
-            if (folder / file).is_file():
+            if has_content(folder / file):
                 copy_database(folder / file, copy)
                 made.append(copy)
     except BaseException:
@@ -50,6 +50,11 @@ def copy_beside(folder: Path, config: NodeConfig, target: Path) -> list[Path]:
             copy.unlink(missing_ok=True)
         raise
     return made
+
+
+def has_content(file: Path) -> bool:
+    """Whether there is a database: an empty file would be begun anew, as if there had been nothing."""
+    return file.is_file() and file.stat().st_size > 0
 
 
 def check_free(config: NodeConfig, target: Path) -> None:
@@ -99,7 +104,7 @@ def restore_beside(
                 try:
                     replace_database(place, fresh)
                 except BaseException:
-                    for part in kept:
+                    for part in kept if fresh.exists() else ():  # else it is in place already
                         part.unlink()
                     raise
                 aside += kept
@@ -118,7 +123,7 @@ def restore_beside(
 
 
 def _readable(place: Path, config: NodeConfig) -> bool:
-    if not place.is_file() or not place.stat().st_size:
+    if not has_content(place):
         return False
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as connection:

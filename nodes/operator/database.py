@@ -139,11 +139,11 @@ def restore(
 
 def _finish_killed(folder: Path, config: NodeConfig) -> None:
     """A restore that was killed once the backup was in place: note it, and put aside what it left of a database that
-    was lost, as it would have. Another one deletes that."""
+    was lost, as it would have. Another one deletes that. Raises `StoreUnavailable`."""
     file, url = config.storage.file, config.storage.database_url
     if file is not None and (restoring(file).exists() or not file.is_file()):
         return  # it was killed before
-    with suppress(StoreError):
+    try:
         if not (config.paths.logs / EXPECTED).exists() or is_empty(url):
             return
         with open_store(config) as store:
@@ -153,6 +153,10 @@ def _finish_killed(folder: Path, config: NodeConfig) -> None:
             if aside:
                 store.put_unnamed_rows_aside(aside)
             _note_restored(folder)
+    except StoreUnavailable:
+        raise  # in use, or no space: later it can be done
+    except StoreError:
+        return  # damaged since: it is put aside with all templates
 
 
 def _note_restored(folder: Path) -> None:
@@ -169,6 +173,7 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
     kept: list[Path] = []
     try:
         remove_database(copy)  # of a restore that was interrupted
+        expect_no_more(config.paths.logs)  # before it changed anything: `_finish_killed`
         copy_database(source, copy)
         adopt_rows(copy, rows_beside(source), rows, adopted)
         with open_store(config, url=f"sqlite:///{copy}", retired=retired) as fresh:
@@ -186,11 +191,12 @@ def _restore(config: NodeConfig, place: Path, source: Path, now: datetime, old_k
         kept += keep_aside(place, mark) if strange else []
         replace_database(place, copy, None if carried is None else carried.state)
     except BaseException:
-        expect_no_more(config.paths.logs)
-        for file in kept:
-            file.unlink()
-        for made in adopted:
-            shutil.rmtree(made, ignore_errors=True)
+        if copy.exists():  # else it is in place already, with the templates that were made for it
+            expect_no_more(config.paths.logs)
+            for file in kept:
+                file.unlink()
+            for made in adopted:
+                shutil.rmtree(made, ignore_errors=True)
         raise
     finally:
         remove_database(copy)
@@ -344,7 +350,7 @@ def _rekey(
     with open_store(config, key=new, retired=[old]) as store:
         subjects = store.rekey(progress)
     cases = desk.database_url(config, folder)
-    if config.casework.url is not None or (folder / desk.FILE).is_file():
+    if config.casework.url is not None or beside.has_content(folder / desk.FILE):
         vault.rekey(cases, old, new)
     pool.reseal(folder / pool.FOLDER, old, new)
     under_way.reseal(folder, old, new)

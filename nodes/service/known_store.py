@@ -46,6 +46,7 @@ def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool
     else:
         if not accept_loss:
             return resident
+        resident.stop()
         resident.store.close()
         raise InputError("--accept-loss: the database has lost nothing; start without it")
     try:
@@ -96,6 +97,7 @@ def _open(identity: NodeIdentity, archive: Archive) -> Resident:
                 if place is not None:
                     remove_database(restoring(place))  # a restore that was killed leaves all of a backup
         except BaseException:
+            resident.stop()  # whoever goes on, with the loss accepted, reads what is left then
             store.close()
             raise
     except StoreCorrupted as error:

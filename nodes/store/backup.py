@@ -303,6 +303,7 @@ def replace_database(path: Path, fresh: Path, state: State | None = None) -> Non
             continue
         try:
             with closing(sqlite3.connect(database, timeout=1)) as connection:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # once locked, it is until it is closed
                 connection.execute("PRAGMA journal_mode = DELETE")  # fails as long as somebody else has it open
                 if database == path and state is not None:
                     connection.isolation_level = None

@@ -50,9 +50,9 @@ def values_of(session: Session, parts: Iterable[int] | None = None, seen: Seen |
             count, text = lines.read_lines(session, part * PART, (part + 1) * PART, model.id)
             rows += count
             total += _value(part, model.digest, text)
-            if text and seen is not None:
+            if count and seen is not None:
                 assert model.next_row is not None
-                seen(model.digest, part * PART, lines.held(text, model.next_row))
+                seen(model.digest, part * PART, lines.held(text, count, model.next_row))
     return rows, total % _MODULUS
 
 

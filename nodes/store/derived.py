@@ -30,8 +30,8 @@ from protocol.live import Liveness
 class References(Sequence[str]):
     """References by row, looked up when they are asked for: thirty million strings do not belong in memory."""
 
-    def __init__(self, resident: Resident, version: Version) -> None:
-        self._resident, self._version = resident, version
+    def __init__(self, resident: Resident, rows: HeldGallery, version: Version) -> None:
+        self._resident, self._rows, self._version = resident, rows, version
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -43,7 +43,7 @@ class References(Sequence[str]):
             return tuple(self[place] for place in range(len(self))[row])
         if not 0 <= row < len(self):
             raise IndexError(row)
-        return self._resident.reference(row, self._version)
+        return self._resident.reference(self._rows, row, self._version)
 
     def __len__(self) -> int:
         return self._version.rows
@@ -106,7 +106,7 @@ class DerivedGallery:
             except UnknownVersion:
                 return None
             try:
-                loan = _Loan(lent, self._resident.live(lent.version, now, wanted), wanted)
+                loan = _Loan(lent, self._resident.live(lent.gallery, lent.version, now, wanted), wanted)
             except BaseException:
                 lent.close()
                 raise
@@ -140,7 +140,7 @@ class DerivedGallery:
             rows = self._resident.loaded
             for loan in self._loans:
                 if rows is not None and loan.rows.gallery is rows:
-                    loan.live &= self._resident.live(loan.rows.version, now, loan.categories)
+                    loan.live &= self._resident.live(rows, loan.rows.version, now, loan.categories)
                 else:  # of another model, which is not served any more
                     loan.live[:] = False
 
@@ -169,7 +169,7 @@ class DerivedGallery:
         version = lent.version
         made = self._made.get(version.root)
         if made is None:
-            references = References(self._resident, version)
-            made = Gallery.of(lent.rows, self._params, references, self._resident.model, root=version.root)
+            references = References(self._resident, lent.gallery, version)
+            made = Gallery.of(lent.rows, self._params, references, lent.gallery.model, root=version.root)
             self._made[version.root] = made
         return made

@@ -142,9 +142,9 @@ def held_rows(session: Session, model: ModelRow, after: int) -> Iterator[Held]:
     """Number, category and last day searched of each row of subjects with a number above `after`, in pieces."""
     assert model.next_row is not None
     for start in range(after + 1, last_subject(session) + 1, READ_ROWS):
-        _, text = read_lines(session, start, start + READ_ROWS, model.id)
-        if text:
-            yield held(text, model.next_row)
+        count, text = read_lines(session, start, start + READ_ROWS, model.id)
+        if count:
+            yield held(text, count, model.next_row)
 
 
 def gone_rows(session: Session, model: ModelRow) -> npt.NDArray[np.int64]:

@@ -33,9 +33,10 @@ _SQLITE = text(
 )
 _POSTGRESQL = text(f"SELECT count(*), string_agg(format('%s|%s|%s|%s|%s', {_COLUMNS}), chr(10) ORDER BY id) {_PART}")
 
-_BAR, _NEWLINE, _ZERO = b"|\n0"
+_BAR, _NEWLINE, _ZERO, _DASH = b"|\n0-"
 _BARS = 4  # in a line
 _DATE = np.arange(10)
+_DATE_DIGITS, _DATE_DASHES = [0, 1, 2, 3, 5, 6, 8, 9], [4, 7]
 _DIGITS = 18  # of a number, at most: more do not fit into int64
 _LETTERS = np.zeros(256, np.int64)  # the code of each first letter: no two categories begin alike
 _LENGTHS = np.zeros(len(CATEGORY_CODES) + 1, np.int64)
@@ -65,12 +66,15 @@ def read_lines(session: Session, first: int, stop: int, model: int) -> tuple[int
     return count, lines or ""
 
 
-def held(lines: str, below: int) -> Held:
-    """Who is held, of lines. `below`: numbers of rows are less. Raises `StoreCorrupted` for what was never written."""
+def held(lines: str, count: int, below: int) -> Held:
+    """Who is held, of so many lines, one at least. `below`: numbers of rows are less.
+
+    Raises `StoreCorrupted` for what was never written.
+    """
     data = np.frombuffer(lines.encode(), np.uint8)
     ends = np.append(np.flatnonzero(data == _NEWLINE), len(data))
     bars = np.flatnonzero(data == _BAR)
-    if len(bars) != _BARS * len(ends):
+    if len(ends) != count or len(bars) != _BARS * count:
         raise _never_written("a bar or a line break in a column")
     after_reference, after_category, after_status, after_date = bars.reshape(-1, _BARS).T
     if (after_date - after_status != len(_DATE) + 1).any():
@@ -90,12 +94,16 @@ def _categories(
 
 def _days(data: npt.NDArray[np.uint8], before: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Days since 1970 of dates, 0 to `LAST_DAY`."""
-    digits = data[before[:, None] + 1 + _DATE].astype(np.int64) - _ZERO
+    written = data[before[:, None] + 1 + _DATE]
+    digits = written.astype(np.int64) - _ZERO
     years = digits[:, :4] @ np.array([1000, 100, 10, 1])
-    months = 12 * (years - 1970) + 10 * digits[:, 5] + digits[:, 6] - 1
-    firsts = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    days: npt.NDArray[np.int64] = np.clip(firsts + 10 * digits[:, 8] + digits[:, 9] - 1, 0, LAST_DAY)
-    return days
+    months, days = 10 * digits[:, 5] + digits[:, 6], 10 * digits[:, 8] + digits[:, 9]
+    form = (written[:, _DATE_DASHES] == _DASH).all() and (written[:, _DATE_DIGITS] - np.uint8(_ZERO) <= 9).all()
+    if not form or not ((months > 0) & (months <= 12) & (days > 0) & (days <= 31)).all():
+        raise _never_written("a retention date that is none")
+    firsts = (12 * (years - 1970) + months - 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    since: npt.NDArray[np.int64] = np.clip(firsts + days - 1, 0, LAST_DAY)
+    return since
 
 
 def _numbers(

@@ -20,8 +20,8 @@ def verify_and_read(resident: Resident, categories: Iterable[Category]) -> Conte
         reading = beside.submit(resident.rows, frozenset(categories))
         try:
             content = resident.store.verify(seen=resident.see)
+            reading.exception()
         except BaseException:
             resident.stop()
             raise
-        reading.exception()
     return content

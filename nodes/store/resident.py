@@ -53,8 +53,8 @@ class Resident:
         self._of(model).see(first, part)
 
     def stop(self) -> None:
-        """Read no rows any more."""
-        self._stopped = True
+        """Read no rows any more, and let go of those that were read."""
+        self._stopped, self._rows = True, None
 
     def _go_on(self, _: int) -> None:
         if self._stopped:
@@ -98,24 +98,27 @@ class Resident:
         """The model's digest."""
         return self._model
 
-    def live(self, version: Version, now: datetime, categories: Collection[Category]) -> Liveness:
-        """Who of a version may be found now, bool (rows,): held, of these categories, within retention."""
-        with self._lock, as_store_errors():
-            assert self._rows is not None
-            # first: who is gone from the database is in the files by then
-            held = self._of(self._model).bits(now, categories)
-            live = self._rows.live(version)
-            if self._rows.renumbered(version):
-                live &= held.of(self._rows.numbers(np.arange(len(live)), version))
+    def live(self, rows: HeldGallery, version: Version, now: datetime, categories: Collection[Category]) -> Liveness:
+        """Who of a version may be found now, bool (rows,): held, of these categories, within retention.
+
+        `rows`: that were lent, of another model than the present ones perhaps.
+        """
+        with as_store_errors():
+            held = self._of(rows.model).bits(now, categories)  # first: who is gone from there is in the files by then
+            live = rows.live(version)
+            if rows.renumbered(version):
+                live &= held.of(rows.numbers(np.arange(len(live)), version))
             else:
                 live &= held.first(len(live))
             return live
 
-    def reference(self, slot: int, version: Version) -> str:
-        """The reference of the subject in a slot. Raises `QueryRefused` (internal) if it was forgotten meanwhile."""
-        assert self._rows is not None
-        (number,) = self._rows.numbers([slot], version).tolist()
+    def reference(self, rows: HeldGallery, slot: int, version: Version) -> str:
+        """The reference of the subject in a slot. Raises `QueryRefused` (internal) if it was forgotten meanwhile.
+
+        `rows`: that were lent: a row of the same number is another person's where the model was replaced since.
+        """
+        (number,) = rows.numbers([slot], version).tolist()
         try:
-            return self.store.reference(self._model, number)
+            return self.store.reference(rows.model, number)
         except UnknownReference:
             raise QueryRefused("internal", "a subject was forgotten during the search: ask again") from None

@@ -248,6 +248,20 @@ def test_a_database_that_is_gone_is_not_begun_anew_by_whoever_looks_into_it(
         assert desk.staff() == [], "the control: of what was never used nothing tells"
 
 
+def test_an_empty_database_is_neither_copied_nor_begun_anew_by_a_change_of_the_key(
+    since: tuple[str, str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "FR"
+    lose(folder, "casework.db")
+    (folder / "casework.db").touch()
+    rekey(folder)
+    with pytest.raises(StoreCorrupted, match=r"casework.db is empty"):
+        CaseDesk.open(folder)
+    backup(folder, tmp_path / "now")
+    assert not (tmp_path / "now.casework").exists()
+    assert restore(folder, tmp_path / "now", NOW, yes=True).lost == ("casework.db, of which the backup has no copy",)
+
+
 def _lost_and_restored(tmp_path: Path, name: str) -> None:
     lose(tmp_path / name, "casework.db")
     restore(tmp_path / name, tmp_path / f"{name}.bak", NOW, yes=True)

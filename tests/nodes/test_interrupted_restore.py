@@ -221,6 +221,49 @@ def test_a_restore_that_was_killed_deletes_no_template_of_the_database_that_was_
         assert store.claims_lost_until is not None
 
 
+def test_a_database_that_is_in_use_for_a_moment_keeps_the_mark_of_a_restore_that_was_killed(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(federation.folder(ES), tmp_path / "copy")
+    kept = kill_before_it_is_put_aside(federation, tmp_path / "copy", monkeypatch)
+
+    def busy(_: str) -> bool:
+        raise StoreLocked("the database was locked by somebody else")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "is_empty", busy)
+        with pytest.raises(StoreLocked):
+            restore(federation.folder(ES), tmp_path / "copy", NOW, yes=True)
+    start_again(federation, tmp_path / "copy")
+    assert aside(federation) == [kept]
+
+
+@pytest.mark.parametrize("loss", LOST.values(), ids=LOST)
+def test_a_restore_that_is_interrupted_once_the_backup_is_in_place_takes_nothing_back(
+    loss: Callable[[Path], None], federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the folder is brought to disk, say."""
+    backup(federation.folder(ES), tmp_path / "copy")
+    (kept,) = (path.name for path in rows_of(federation).iterdir())
+    loss(file(federation))
+    sync = store_backup.sync_folder
+
+    def interrupted(folder: Path) -> None:
+        sync(folder)
+        if not store_backup.restoring(file(federation)).exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_backup, "sync_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            restore(federation.folder(ES), tmp_path / "copy", NOW, yes=True)
+    lost = [path.read_bytes() for path in file(federation).parent.glob("store.db.lost-*") if path.is_file()]
+    assert len(lost) == (0 if loss is remove else 1)
+    content, entry, _ = start(federation)
+    assert (content.rows, entry.reason) == (130, "restored")
+    assert aside(federation) == [kept]
+
+
 @pytest.mark.parametrize("goes_on", GOES_ON)
 def test_control_where_it_left_no_mark_they_are_deleted(
     goes_on: Callable[[Federation, Path], None],

@@ -115,10 +115,10 @@ def test_control_without_the_bits_in_memory_that_is_not_wiped_who_was_forgotten_
     async def body(network: AsgiNetwork) -> None:
         await let_wait(network, ES)
         forget(federation, 17)
-        monkeypatch.setattr(Resident, "live", lambda _, version, *rest: np.ones(version.rows, np.bool_))
+        monkeypatch.setattr(Resident, "live", lambda _, rows, version, *rest: np.ones(version.rows, np.bool_))
         monkeypatch.setattr(ResidentGallery, "_wipe", lambda _: None)
-        monkeypatch.setattr(Resident, "reference", lambda _, slot, __: federation.references[ES][slot])
-        monkeypatch.setattr(GalleryStore, "subject", lambda *_: None)  # looked up once more before a release
+        monkeypatch.setattr(Resident, "reference", lambda _, rows, slot, version: federation.references[ES][slot])
+        monkeypatch.setattr(GalleryStore, "subject", lambda *_: None)  # looked at before a release
         assert (await network.search(wanted)).answers == federation.expected(wanted)
 
     run(federation, body)

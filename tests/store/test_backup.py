@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -19,13 +23,15 @@ from nodes.store import (
     StorageKey,
     StoreCorrupted,
     StoreError,
+    StoreLocked,
     StoreRefusal,
     StoreUnavailable,
     StoreVersionError,
     WrongStorageKey,
+    backup,
 )
 from nodes.store import rows as row_files
-from nodes.store.backup import adopt_rows, bring_rows, copy_database
+from nodes.store.backup import adopt_rows, bring_rows, copy_database, replace_database
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
 from nodes.store.tables import Base
@@ -189,6 +195,35 @@ def test_pg_dump_is_restored_and_read(postgres: PostgresServer, tmp_path: Path) 
         assert len(snapshot.references) % 64 == 0
         assert store.photo(reference) == b"photo"
         enrol_one(store, 9)  # numbering goes on after the restored rows
+
+
+def test_nobody_comes_between_the_lock_of_a_database_and_its_replacement(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they wrote would be lost, and their log would lie beside a database that it is not of."""
+    path, fresh = tmp_path / "store.db", tmp_path / "fresh.db"
+    with open_store(sqlite_url) as store:
+        enrol_one(store, 1)
+        copy_database(path, fresh)
+    with closing(sqlite3.connect(path)) as connection:
+        state = backup._state(connection, "main")
+    came: list[object] = []
+
+    class Watched(sqlite3.Connection):
+        def execute(self, statement: str, *given: Any) -> sqlite3.Cursor:
+            if statement == "BEGIN EXCLUSIVE":
+                try:
+                    came.append(open_store(sqlite_url, lock_seconds=0.2))
+                except StoreError as error:
+                    came.append(error)
+            return super().execute(statement, *given)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
+    replace_database(path, fresh, state)
+    assert [type(one) for one in came] == [StoreLocked]
+    assert [one.name for one in tmp_path.glob("*.db-*")] == []
+    with open_store(sqlite_url) as store:
+        assert store.verify(whole=True).rows == 1
 
 
 def test_damaged_backup_is_refused(sqlite_url: str, tmp_path: Path) -> None:

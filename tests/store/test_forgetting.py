@@ -198,6 +198,25 @@ def test_a_search_is_told_who_is_forgotten_also_after_a_change_that_left_the_row
         assert not gallery.templates[1].any()
 
 
+def test_a_hit_in_rows_of_a_model_that_was_replaced_names_nobody_of_the_next_one(sqlite_url: str) -> None:
+    with open_store(sqlite_url) as store:
+        gone = [enrol_one(store, seed) for seed in (1, 2)]
+        derived = DerivedGallery(store, RING)
+        lent = derived.lend(derived.current().root, NOW, [Category.SUSPECT])
+        assert lent is not None
+        gallery, live = lent
+        assert gallery.reference(1) == gone[1]  # the control
+        store.forget_all(gone, NOW)
+        others = [enrol_one(store, seed, model=bytes(32)) for seed in (3, 4)]
+        later = derived.current()
+        assert (later.model, later.reference(1)) == (bytes(32), others[1])
+        with pytest.raises(QueryRefused, match="forgotten"):
+            gallery.reference(1)
+        derived.erase_gone(NOW)
+        assert not live.any()
+        derived.give_back(live)
+
+
 @pytest.mark.ring
 def test_whose_template_was_overwritten_is_not_live_again_though_the_clock_goes_back(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:

@@ -34,7 +34,7 @@ def test_lines_are_read_as_python_reads_them() -> None:
     days += [date(2024, 2, 29), date(2000, 12, 31), date(2149, 6, 6), date(2149, 6, 7), date(9999, 12, 31), EPOCH]
     kinds = rng.choice([category.value for category in Category], len(days)).tolist()
     numbers = [0, 9, 10, 2**40, *rng.integers(0, 2**31, len(days) - 4).tolist()]
-    found = held(written(list(zip(kinds, days, numbers, strict=True))), 2**40 + 1)
+    found = held(written(list(zip(kinds, days, numbers, strict=True))), len(days), 2**40 + 1)
     assert found.rows.tolist() == numbers
     assert found.categories.tolist() == [CATEGORY_CODES[Category(kind)] for kind in kinds]
     assert found.days.tolist() == [min((day - EPOCH).days, LAST_DAY) for day in days]
@@ -50,18 +50,24 @@ def test_lines_are_read_as_python_reads_them() -> None:
         ("ES-1|suspect|identified|-30-01-01|1", "retention date"),
         ("ES|1|suspect|identified|2030-01-01|1", "a bar or a line break"),
         ("ES-1|suspect|iden\ntified|2030-01-01|1", "a bar or a line break"),
+        ("ES-1|suspect|identified|2030-01-01|5\nES-1|suspect|identified|2030-01-01|1", "a bar or a line break"),
+        ("ES-1|suspect|identified|9999-zz-01|1", "retention date"),
+        ("ES-1|suspect|identified|2030.01.01|1", "retention date"),
+        ("ES-1|suspect|identified|2030-13-01|1", "retention date"),
+        ("ES-1|suspect|identified|2030-01-00|1", "retention date"),
+        ("ES-1|suspect|identified|2030-01-32|1", "retention date"),
     ],
 )
 def test_lines_that_were_never_written_are_refused(text: str, what: str) -> None:
     good = "ES-1|suspect|identified|2030-01-01|6"
-    assert held(good, 7).rows.tolist() == [6]  # the control
+    assert held(good, 1, 7).rows.tolist() == [6]  # the control
     with pytest.raises(StoreCorrupted, match=what):
-        held(f"{good}\n{text}", 7)
+        held(f"{good}\n{text}", 2, 7)
 
 
 def test_a_category_that_is_none_is_nobodys() -> None:
     text = "\n".join(f"ES-1|{kind}|identified|2030-01-01|1" for kind in ("suspect", "suspicious", "victims", "?"))
-    assert held(text, 2).categories.tolist() == [CATEGORY_CODES[Category.SUSPECT], 0, 0, 0]
+    assert held(text, 4, 2).categories.tolist() == [CATEGORY_CODES[Category.SUSPECT], 0, 0, 0]
 
 
 def fill(url: str) -> GalleryStore:
@@ -109,6 +115,8 @@ def test_a_start_has_the_rows_at_hand(store: GalleryStore) -> None:
     assert resident.loaded is not None
     gallery = DerivedGallery(store, N4096, resident=resident).current()
     np.testing.assert_array_equal(gallery.templates, np.concatenate([templates(1, seed=seed) for seed in range(3)]))
+    resident.stop()
+    assert resident.loaded is None
 
 
 def test_a_store_without_anybody_is_opened(store: GalleryStore) -> None:
