@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
@@ -13,9 +14,9 @@ class Turns:
     """At most `at_once` conversations compute at once. A turn that is free goes to the state that has computed least of
     those that wait, and within a state to who waited longest.
 
-    A state counts from when it first has something to do, beginning with as much as the least of the others: it is owed
-    nothing for the time before. It is forgotten when it has nothing more to do, so there are never more than there are
-    conversations. `Parties.requester` is the state: on whose behalf a conversation computes.
+    A state with nothing to do keeps what it has computed until the others have computed as much: a pause between two
+    steps makes nobody's account lower. Nor is it owed anything for a longer one: it begins again with as much as the
+    least of the others. So there are never more accounts than states. `Parties.requester` is the state.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -46,7 +47,11 @@ class Turns:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it was given, and nobody is there to take it
+            if turn.cancelled():
+                if turn in self._waiting[state]:
+                    self._waiting[state].remove(turn)
+                self._forget()
+            else:  # it was given, and nobody is there to take it
                 self._give_back(state, 0.0)
             raise
 
@@ -57,11 +62,21 @@ class Turns:
         while self._free and self._waiting:
             following = min(self._waiting, key=self._seconds.__getitem__)
             turn = self._waiting[following].popleft()
-            if not self._waiting[following]:
-                del self._waiting[following]
             if not turn.done():  # else who waited for it was cancelled
                 self._free -= 1
                 self._running[following] += 1
                 turn.set_result(None)
-        for idle in [each for each in self._seconds if not self._running[each] and each not in self._waiting]:
-            del self._seconds[idle], self._running[idle]
+            if not self._waiting[following]:
+                del self._waiting[following]
+        self._forget()
+
+    def _forget(self) -> None:
+        """Accounts of states that have nothing to do, and that are no higher than the others'."""
+        for state in [each for each, waiting in self._waiting.items() if not waiting]:
+            del self._waiting[state]
+        idle = [each for each in self._seconds if not self._running[each] and each not in self._waiting]
+        least = min((spent for each, spent in self._seconds.items() if each not in idle), default=math.inf)
+        for state in idle:
+            del self._running[state]
+            if self._seconds[state] <= least:
+                del self._seconds[state]

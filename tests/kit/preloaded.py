@@ -8,6 +8,7 @@ environment and the input and output of who gave it. `program` is the `lineup` t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import marshal
 import os
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -100,7 +102,7 @@ def attend(asked: socket.socket) -> None:
 
 def run(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
     """What the child does; it does not return."""
-    from nodes.cli.app import main
+    from nodes.cli.__main__ import main
 
     for standard, given in enumerate(streams):
         os.dup2(given, standard)
@@ -118,9 +120,13 @@ def run(arguments: list[str], folder: str, environment: dict[str, str], streams:
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:  # what Python does at its end, up to what belongs to the process that this is a fork of
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -69,6 +70,51 @@ def test_states_get_the_same_time_and_not_the_same_number_of_turns(clock: Clock)
     ran = one_by_one(Turns(1), clock, {"FR": 3.0, "DE": 1.0}, ["FR"] * MANY + ["DE"] * MANY)
     half = ran[:MANY]
     assert abs(3 * half.count("FR") - half.count("DE")) <= 4
+
+
+@pytest.mark.parametrize(
+    ("conversations", "seconds"),
+    [
+        ({"FR": 4, "DE": 1, "ES": 1}, {"FR": 1.0, "DE": 1.0, "ES": 1.0}),
+        ({"FR": 5, "DE": 1}, {"FR": 1.0, "DE": 10.0}),
+    ],
+    ids=["many and single ones", "short and long steps"],
+)
+@pytest.mark.parametrize("forgets", [False, True], ids=["", "control"])
+def test_a_state_that_pauses_between_its_steps_takes_no_more_than_its_share(
+    forgets: bool,
+    conversations: dict[str, int],
+    seconds: dict[str, float],
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A conversation has one step at a time, so a state with a single one has nothing to do after each. The control:
+    an account that is wiped then."""
+
+    def wipe(kept: Turns) -> None:
+        for idle in [each for each in kept._seconds if not kept._running[each] and not kept._waiting.get(each)]:
+            del kept._seconds[idle], kept._running[idle]
+
+    async def body() -> Counter[str]:
+        kept, spent = Turns(1), Counter[str]()
+
+        async def converse(state: str) -> None:
+            while clock.now < 600:
+                async with kept.of(state):
+                    await asyncio.sleep(0)
+                    clock.now += seconds[state]
+                    spent[state] += int(seconds[state])
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(converse(state) for state, many in conversations.items() for _ in range(many)))
+        return spent
+
+    if forgets:
+        monkeypatch.setattr(Turns, "_forget", wipe)
+    spent = asyncio.run(body())
+    fair = 600 / len(conversations)
+    assert (min(spent[state] for state in conversations) > 0.9 * fair) is not forgets, spent
 
 
 def test_who_comes_late_is_owed_nothing(clock: Clock) -> None:
