@@ -28,6 +28,7 @@ from protocol.verdict import CONFIRM, EXHAUSTED
 
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
 PARTIES = Parties(REQUESTER, ROUTER, (HOLDER,))
+PLAIN_ROWS = 8192  # that the plaintext twin has as float32 at once
 BATCH = 16  # probes that share one pass over the gallery; bounds memory at 100 MB a probe (d = 512)
 
 Progress = Callable[[int], None]
@@ -93,16 +94,16 @@ class PlainEngine:
         return outcomes
 
 
-def plain_scores(templates: npt.NDArray[np.int8], probe: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-    """Integer scores, int64 (rows,). float32 is exact here: every partial sum stays below 1024·127² < 2^24."""
-    scores = np.empty(len(templates), np.int64)
+def plain_scores(templates: npt.NDArray[np.int8], probe: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """Integer scores, int32 (rows,). float32 is exact here: every partial sum stays below 1024·127² < 2^24."""
+    scores = np.empty(len(templates), np.int32)
     query = probe.astype(np.float32)
-    for start in range(0, len(templates), 65536):
-        scores[start : start + 65536] = templates[start : start + 65536].astype(np.float32) @ query
+    for start in range(0, len(templates), PLAIN_ROWS):
+        scores[start : start + PLAIN_ROWS] = templates[start : start + PLAIN_ROWS].astype(np.float32) @ query
     return scores
 
 
-def _climb(scores: npt.NDArray[np.int64], terms: Terms) -> Outcome:
+def _climb(scores: npt.NDArray[np.int32], terms: Terms) -> Outcome:
     for rung, threshold in enumerate(terms.rungs):
         rows = np.flatnonzero(scores >= terms.theta(rung))
         if len(rows) <= terms.cap:

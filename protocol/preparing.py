@@ -55,6 +55,7 @@ class PreparingRequester(Party):
         self._seed, self._holder_seed, self._router_seed = (secrets.token_bytes(32) for _ in range(3))
         self._joined: dict[str, JoinedPreparation] = {}
         self._router_part: KeyShare | None = None
+        self._unchecked = set(self.parties.holders)  # whose rings still need what follows
         self._public: Residues | None = None
         self._parts: list[MaskPart] = []
 
@@ -110,6 +111,9 @@ class PreparingRequester(Party):
             checked = yield from key_owner_checks_form(ring, self.plan.params, self._public, secret)
         except MaskRefused as error:
             raise FalseRefusal(holder, self.parties.router, "mask") from error
+        self._unchecked.discard(holder)
+        if not self._unchecked:
+            self._public, self._parts = None, []  # 32 kB a dimension, which nobody needs while rows are scored
         return (yield from _key_owner_ring(ring, self.plan.params, secret, checked, self._joined[holder]))
 
     def _keep(self, holder: str, ring: PreparedRing) -> None:
@@ -138,6 +142,7 @@ class PreparingRouter(Party):
         self._joined: dict[str, JoinedPreparation] = {}
         self._stated: MaskDigest | None = None
         self._part: KeyShare | None = None
+        self._unchecked = set(self.parties.holders)  # whose rings still need what follows
         self._public: Residues | None = None
 
     def start(self) -> None:
@@ -170,6 +175,9 @@ class PreparingRouter(Party):
         if received != self._stated:
             raise Disagreement(f"{holder} got another mask or another part of the key than {names[1]} stated")
         checked = yield from key_owner_checks_form(ring, self.plan.params, self._public, self._part.secret)
+        self._unchecked.discard(holder)
+        if not self._unchecked:
+            self._public = None
         joined = self._joined[holder]
         return (yield from _key_owner_ring(ring, self.plan.params, self._part.secret, checked, joined))
 
