@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from nodes.casework.desk import utc
@@ -21,16 +19,6 @@ PASSWORD = "planted-Password-4711"
 
 def opened(folder: Path) -> Accounts:
     return Accounts(f"sqlite:///{folder / 'console.db'}", ConsoleConfig(), utc)
-
-
-def test_the_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
-    opened(tmp_path).close()
-    database = Database(f"sqlite:///{tmp_path / 'console.db'}")
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection)
-        assert context.get_current_revision() == "0001"
-        assert compare_metadata(context, Base.metadata) == []
-    database.close()
 
 
 def test_a_database_from_before_versions_keeps_everybody(tmp_path: Path) -> None:

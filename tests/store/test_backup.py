@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 
 from nodes.blocks.files import link_file
 from nodes.store import (
@@ -34,7 +32,6 @@ from nodes.store import rows as row_files
 from nodes.store.backup import adopt_rows, bring_rows, copy_database, replace_database
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
-from nodes.store.tables import Base
 from tests.kit.postgres import PostgresServer
 from tests.kit.stores import (
     KEY,
@@ -51,14 +48,6 @@ from tests.kit.stores import (
 )
 
 # Migrations
-
-
-def test_migrations_end_at_the_tables_of_the_code(url: str) -> None:
-    database = Database(url)
-    upgrade(database)
-    with database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    database.close()
 
 
 def test_old_version_is_brought_up_with_its_data(url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nodes.console.tables import Base
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade as upgrade_from
 
@@ -12,4 +13,4 @@ SCRIPTS = Path(__file__).parent
 
 def upgrade(database: Database) -> None:
     """Bring the database to the present version. Raises as `nodes.store.migrations.upgrade`."""
-    upgrade_from(database, scripts=SCRIPTS)
+    upgrade_from(database, scripts=SCRIPTS, tables=Base.metadata)

@@ -1,4 +1,7 @@
-"""Migrations: `upgrade` brings a database of any earlier version to the present one, in a single transaction."""
+"""Migrations: `upgrade` brings a database of any earlier version to the present one, in a single transaction.
+
+An empty database gets the present tables at once; a test holds them and what the migrations make to be the same.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,25 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import MetaData, inspect, text
 
 from nodes.store.database import Database, is_postgresql
 from nodes.store.errors import StoreVersionError, typed_errors
+from nodes.store.tables import Base
 
 _TURN = threading.Lock()  # Alembic keeps its context in module variables
 LOCK = 0x6C696E65757000  # PostgreSQL's advisory lock while a node migrates
 
 
-def upgrade(database: Database, revision: str = "head", scripts: Path = Path(__file__).parent) -> None:
+def upgrade(
+    database: Database,
+    revision: str = "head",
+    scripts: Path = Path(__file__).parent,
+    tables: MetaData | None = Base.metadata,
+) -> None:
     """Apply the migrations in the folder `scripts` up to `revision` that are missing.
 
+    `tables`: what an empty database gets in place of all migrations up to the last; None: it gets them one by one.
     Raises `StoreVersionError` for a database of a newer version, `StoreError` if it cannot be migrated; it then
     stays as it was.
     """
@@ -35,7 +45,12 @@ def upgrade(database: Database, revision: str = "head", scripts: Path = Path(__f
     with _TURN, database.alone() as connection:
         if is_postgresql(connection):
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        _check_known(MigrationContext.configure(connection).get_current_revision(), known)
+        context = MigrationContext.configure(connection)
+        _check_known(context.get_current_revision(), known)
+        if tables is not None and revision == "head" and not inspect(connection).get_table_names():
+            tables.create_all(connection)
+            context.stamp(known, revision)
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
