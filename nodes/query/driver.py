@@ -231,9 +231,15 @@ class QueryDriver:
             peer, frame = self.machine.outgoing.popleft()
             if peer not in self._sending:
                 credentials = self._credentials
-                channel = SendingChannel(
-                    self.machine.query, self.machine.name, peer, credentials.sealing_keys[peer], credentials.keyring
-                )
+                key = credentials.sealing_keys.get(peer)
+                if key is None:  # removed since the query was opened
+                    error = QueryRefused(
+                        "state", f"{peer} is no peer of {self.machine.name} any more", self.machine.name
+                    )
+                    self.failed_peers.setdefault(peer, error)
+                    self._abort_with(peer, error)
+                    continue
+                channel = SendingChannel(self.machine.query, self.machine.name, peer, key, credentials.keyring)
                 self._sending[peer] = channel
                 sealed[peer].append(channel.hello)
             sealed[peer].append(self._sending[peer].seal(frame))

@@ -1,9 +1,10 @@
-"""`lineup` in processes of their own that need not load its modules anew.
+"""`lineup` in processes of their own that need not load its modules and kernels anew.
 
-A test that types a hundred commands waits for little else.
+A test that types a hundred commands, or starts twenty nodes, waits for little else.
 
 `Preloaded` starts one process that has loaded them. Each command is a fork of it, with the arguments, the folder, the
-environment and the input and output of who gave it. `program` is the `lineup` to call, in a folder for PATH.
+environment and the input and output of who gave it. `program` is the `lineup` to call, in a folder for PATH; `start`
+gives a command as `subprocess.Popen` does. `preloaded` is one for all tests of a process.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import IO
 
+from protocol.engine import warm_up
+from tests.kit.ring import RING
+
+BEFORE = "LINEUP_TEST_BEFORE"  # Python that a command runs first, to be an odd one
 MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces")
-LENGTH = 8
+LENGTH = 8  # of every number that is sent
 PROGRAM = """#!{python} -IS
 import marshal, os, signal, socket, sys
 asked = socket.socket(socket.AF_UNIX)
@@ -33,8 +42,43 @@ asked.sendall(asking)
 command = int.from_bytes(asked.recv(8), "big")
 for each in (signal.SIGINT, signal.SIGTERM):
     signal.signal(each, lambda number, _: os.kill(command, number))
-sys.exit(asked.recv(1)[0])
+status = int.from_bytes(asked.recv(8), "big", signed=True)
+sys.exit(status if status >= 0 else 128 - status)
 """
+
+
+class Command:
+    """A command that runs, as `subprocess.Popen` would tell of it. It is killed when nobody holds this any more."""
+
+    def __init__(self, asked: socket.socket) -> None:
+        self._asked = asked
+        self.pid = int.from_bytes(asked.recv(LENGTH, socket.MSG_WAITALL), "big")
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._asked], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("lineup", timeout or 0)
+            told = self._asked.recv(LENGTH, socket.MSG_WAITALL)
+            assert len(told) == LENGTH, "who told of this command is gone"
+            self.returncode = int.from_bytes(told, "big", signed=True)
+            self._asked.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Preloaded:
@@ -43,7 +87,7 @@ class Preloaded:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         folder.mkdir()
         self.program = folder / "lineup"
-        address = str(folder / "asked")
+        self._address = address = str(folder / "asked")
         self.program.write_text(PROGRAM.format(python=sys.executable, address=address))
         self.program.chmod(0o755)
         self._process = subprocess.Popen(
@@ -55,15 +99,37 @@ class Preloaded:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
 
+    def start(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Command:
+        """A command without input that writes everything to `log`."""
+        asked = socket.socket(socket.AF_UNIX)
+        asked.connect(self._address)
+        asking = marshal.dumps((list(arguments), os.getcwd(), {**os.environ, **environment}))
+        with open(os.devnull, "rb") as nothing:
+            streams = [nothing.fileno(), log.fileno(), log.fileno()]
+            socket.send_fds(asked, [len(asking).to_bytes(LENGTH, "big")], streams)
+        asked.sendall(asking)
+        return Command(asked)
+
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+@cache
+def preloaded() -> Preloaded:
+    """One for all tests of this process."""
+    folder = tempfile.TemporaryDirectory(prefix="lineup-preloaded-")
+    made = Preloaded(Path(folder.name) / "bin", dict(os.environ))
+    atexit.register(folder.cleanup)
+    atexit.register(made.close)
+    return made
 
 
 def serve(address: str) -> None:
     """Fork for each command that is asked for."""
     for module in MODULES:
         __import__(module)
+    warm_up(RING, 1)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
@@ -88,15 +154,13 @@ def attend(asked: socket.socket) -> None:
         asked.close()
         run(arguments, folder, environment, streams)
     asked.sendall(command.to_bytes(LENGTH, "big"))
-    ended = 0
-    while not ended:
-        gone, _, _ = select.select([asked], [], [], 0.01)
-        if gone:
-            os.kill(command, signal.SIGKILL)
-        ended, status = os.waitpid(command, 0 if gone else os.WNOHANG)
-    code = os.waitstatus_to_exitcode(status)
+    over = os.pidfd_open(command)
+    ready, _, _ = select.select([asked, over], [], [])
+    if over not in ready:
+        os.kill(command, signal.SIGKILL)
+    _, status = os.waitpid(command, 0)
     with contextlib.suppress(OSError):
-        asked.sendall(bytes([code if code >= 0 else 128 - code]))
+        asked.sendall(os.waitstatus_to_exitcode(status).to_bytes(LENGTH, "big", signed=True))
     os._exit(0)
 
 
@@ -114,6 +178,7 @@ def run(arguments: list[str], folder: str, environment: dict[str, str], streams:
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
     code = 0
     try:
+        exec(environment.get(BEFORE, ""), {})
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -1,11 +1,9 @@
-"""Nodes as processes of their own, and an operator who searches meanwhile."""
+"""Nodes as processes of their own (forks of one that has loaded `lineup`), and an operator who searches meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +12,7 @@ from nodes.operator.client import NodeNotRunning, search
 from nodes.operator.client import status as node_status
 from nodes.service.operator_api import SearchReport
 from tests.kit.federation import FR, ROLES, Answers, Federation, request
+from tests.kit.preloaded import BEFORE, Command, preloaded
 
 START_SECONDS = 180.0
 
@@ -23,18 +22,14 @@ class Processes:
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Command] = {}
 
     def start(self, *names: str, before: str = "") -> None:
         """Start nodes side by side, and wait for all. `before`: Python that each runs first, to be an odd node."""
-        program = f"{before}\nfrom nodes.cli.app import main\nmain()"
         for name in names or tuple(ROLES):
+            serve = ["node", "serve", "--dir", str(self.federation.folder(name))]
             with (self.federation.root / name / "stderr.log").open("ab") as log:
-                self.running[name] = subprocess.Popen(
-                    [sys.executable, "-c", program, "node", "serve", "--dir", str(self.federation.folder(name))],
-                    stdout=log,
-                    stderr=log,
-                )
+                self.running[name] = preloaded().start(serve, log, {BEFORE: before})
         for name in names or tuple(ROLES):
             self._wait(name)
 

@@ -22,9 +22,11 @@ from nodes.identity.renewal import renew_certificates
 from nodes.identity.tls import client_context, server_name
 from nodes.operator.client import health, metrics, search, status
 from nodes.operator.peers import add_peer, own_identity, remove_peer
+from nodes.query.driver import QueryDriver
 from nodes.service.reload import Reload
 from pets.errors import InputError
 from pets.signatures import SigningKey
+from protocol.party import Party
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.network import TlsNetwork, assert_clear, hang_up
 from tests.kit.processes import processes
@@ -255,6 +257,32 @@ def test_a_query_of_a_removed_peer_is_stopped(removed: bool, federation: Federat
             assert not answer.references
         else:
             assert answer == federation.expected(wanted)[ES]
+
+    serving(federation, body, FR, ES, EU)
+
+
+def test_who_is_removed_before_the_first_word_to_them_ends_the_query_and_not_the_driver(federation: Federation) -> None:
+    """Else the driver dies of a missing key, and everybody waits in vain."""
+
+    async def body(network: TlsNetwork) -> None:
+        node = network.nodes[ES]
+        drive, gone = node.drive, []
+
+        def removed_meanwhile(machine: Party) -> QueryDriver:
+            assert isinstance(node.peers, Peers)
+            node.peers.replace({name: peer for name, peer in node.peers.items() if name != FR})
+            gone.append(drive(machine))
+            return gone[-1]
+
+        node.drive = removed_meanwhile  # type: ignore[method-assign]
+        answer = (await asyncio.wait_for(network.search(request(federation.people.hit, (ES,))), 30)).answers[ES]
+        assert answer.status in ("refused", "unreachable")
+        assert not answer.references
+        (driver,) = gone
+        await asyncio.wait_for(asyncio.wait({driver.task}), 10)
+        assert driver.task.exception() is None
+        assert driver.over
+        assert driver.failed_peers.keys() == {FR}
 
     serving(federation, body, FR, ES, EU)
 
