@@ -155,7 +155,7 @@ def attend(asked: socket.socket) -> None:
         run(arguments, folder, environment, streams)
     asked.sendall(command.to_bytes(LENGTH, "big"))
     over = os.pidfd_open(command)
-    ready, _, _ = select.select([asked, over], [], [])
+    ready, _, _ = select.select([asked.fileno(), over], [], [])
     if over not in ready:
         os.kill(command, signal.SIGKILL)
     _, status = os.waitpid(command, 0)
