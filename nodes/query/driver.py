@@ -233,11 +233,10 @@ class QueryDriver:
                 credentials = self._credentials
                 key = credentials.sealing_keys.get(peer)
                 if key is None:  # removed since the query was opened
-                    error = QueryRefused(
-                        "state", f"{peer} is no peer of {self.machine.name} any more", self.machine.name
-                    )
-                    self.failed_peers.setdefault(peer, error)
-                    self._abort_with(peer, error)
+                    own = self.machine.name
+                    gone = QueryRefused("state", f"{peer} is no peer of {own} any more", own)
+                    self.failed_peers.setdefault(peer, gone)
+                    self._abort_with(peer, gone)
                     continue
                 channel = SendingChannel(self.machine.query, self.machine.name, peer, key, credentials.keyring)
                 self._sending[peer] = channel
