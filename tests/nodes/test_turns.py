@@ -140,6 +140,36 @@ def test_who_comes_late_is_owed_nothing(clock: Clock) -> None:
     assert 8 <= soon.count("DE") <= 12
 
 
+@pytest.mark.parametrize("forgets", [False, True], ids=["", "control"])
+def test_beside_a_long_step_nobody_begins_with_less_than_the_others(
+    forgets: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is under way all the time has cost that much already. The control: it counts when it is over, and who
+    comes meanwhile has the node for itself for as long as the others computed."""
+
+    async def body() -> list[str]:
+        kept, ran = Turns(2), []
+
+        async def compute(state: str, times: int) -> None:
+            for _ in range(times):
+                async with kept.of(state):
+                    await asyncio.sleep(0)
+                    clock.now += 1.0
+                    ran.append(state)
+
+        async with kept.of("ES"):
+            early = [asyncio.create_task(compute("FR", MANY)) for _ in range(2)]
+            while len(ran) < MANY:
+                await asyncio.sleep(0)
+            await asyncio.gather(compute("DE", MANY), compute("DE", MANY), *early)
+        return ran[MANY : MANY + 20]
+
+    if forgets:
+        monkeypatch.setattr(Turns, "_spent", lambda self, state: self._seconds[state])
+    soon = asyncio.run(body())
+    assert (8 <= soon.count("DE") <= 12) is not forgets, soon
+
+
 def test_no_more_compute_at_once_than_may_and_nothing_is_kept_of_who_is_done(clock: Clock) -> None:
     async def body() -> None:
         kept, computing, most = Turns(2), 0, 0
