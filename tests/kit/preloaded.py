@@ -4,6 +4,10 @@ A test that types a hundred commands waits for little else.
 
 `Preloaded` starts one process that has loaded them. Each command is a fork of it, with the arguments, the folder, the
 environment and the input and output of who gave it. `program` is the `lineup` to call, in a folder for PATH.
+
+What a fork does not show: modules that cannot be loaded in another order, an order of sets that differs from process to
+process (all forks have the seed of one), what goes wrong while Python takes itself apart. Real processes of nodes are
+in `tests/nodes/test_processes.py`, the program that is installed in `tests/project/test_extras.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces")
 LENGTH = 8
+FLUSH_FAILED = 120  # Python's status where the last of its output could not be written
 PROGRAM = """#!{python} -IS
 import marshal, os, signal, socket, sys
 asked = socket.socket(socket.AF_UNIX)
@@ -112,21 +118,41 @@ def run(arguments: list[str], folder: str, environment: dict[str, str], streams:
     os.environ.update(environment)
     sys.argv = ["lineup", *arguments]
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    code = 0
+    code = 1
+    try:
+        code = status_of(main)
+        # what Python does at its end, up to what belongs to the process that this is a fork of
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        code = code if flushed() else FLUSH_FAILED
+    finally:
+        os._exit(code)
+
+
+def status_of(main: Callable[[], object]) -> int:
+    """How Python would end after this, and what it would print."""
     try:
         main()
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
         traceback.print_exc()
-        code = 1
-    try:  # what Python does at its end, up to what belongs to the process that this is a fork of
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+        return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def flushed() -> bool:
+    """Whether all that was printed could be written."""
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:
-        os._exit(code)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":
