@@ -18,8 +18,9 @@ class Turns:
     steps makes nobody's account lower. Nor is it owed anything for a longer one: it begins again with as much as the
     least of the others. So there are never more accounts than states. `Parties.requester` is the state.
 
-    A step under way counts from its beginning: else who has a long one would pass for one that computed nothing, and
-    whoever comes meanwhile would begin with as little.
+    A step is not interrupted: who has a single conversation waits for one step of another state's at each of its own,
+    and where those are long gets less than its share. A step under way counts from its beginning: else who has a long
+    one would pass for one that computed nothing, and whoever comes meanwhile would begin with as little.
     """
 
     def __init__(self, at_once: int) -> None:

@@ -79,8 +79,7 @@ class FollowUp:
         self._alarmed = 0.0
         with self.desk.office.vault.writing() as session:
             cases.give_up_running(session)
-        if node.archive.ledger.staffed and not self._has_staff():
-            node.alarms.append(STAFF_GONE)
+        self.alarms = self._look_for_staff()  # for the operator, until the next look
 
     @property
     def idle(self) -> bool:
@@ -101,6 +100,10 @@ class FollowUp:
             ledger.note_staff()
             return True
         return ledger.staffed
+
+    def _look_for_staff(self) -> list[str]:
+        gone = self._node.archive.ledger.staffed and not self._has_staff()
+        return [STAFF_GONE] if gone else []
 
     def _has_staff(self) -> bool:
         with self.desk.office.vault.reading() as session:
@@ -332,8 +335,8 @@ class FollowUp:
                 candidates.give_up_waiting(self.desk.office, session, statement.query, statement.receiver)
 
     def _alarm(self) -> None:
-        """Say which clocks run out: counts only."""
-        office = self.desk.office
+        """Say which clocks run out: counts only. And whether nobody is there any more who could decide."""
+        office, self.alarms = self.desk.office, self._look_for_staff()
         with office.vault.reading() as session:
             views = core_data.deadlines(office, session, office.now())
             recalls = [view for view in deletion.recalls(session) if not view.answered]

@@ -265,12 +265,14 @@ class Node:
 
     @property
     def all_alarms(self) -> list[str]:
-        """What the operator should look at: `alarms`, peers that were refused, clocks that differ, a lost cluster."""
+        """What the operator should look at: `alarms`, staff that is gone, refused peers, clocks that differ, a cluster
+        that is lost or late."""
         cluster = self.galleries.cluster
         lost = [f"cluster: {cluster.fault}"] if cluster is not None and cluster.fault else []
         if cluster is not None and cluster.late:
             lost.append(f"cluster: rows that were enrolled since cannot be read and are not searched: {cluster.late}")
-        return [*self.alarms, *self.peer_faults, *self.clocks.alarms, *lost]
+        told = [] if self.follow_up is None else self.follow_up.alarms
+        return [*self.alarms, *told, *self.peer_faults, *self.clocks.alarms, *lost]
 
     @property
     def queries_running(self) -> int:

@@ -107,6 +107,9 @@ def test_staff_that_a_run_has_seen_is_not_made_unseen(requester: Path) -> None:
     needed, (alarm,) = start(requester)
     assert needed
     assert "nobody can approve a search" in alarm
+    with CaseDesk.open(requester) as desk:
+        staffed(desk)
+    assert start(requester) == (True, [])
 
 
 def test_control_without_the_entry_in_the_log_it_is(requester: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +127,7 @@ def test_known_limit_staff_that_no_run_has_seen_goes_with_the_database(tmp_path:
     lose(folder)
     assert start(folder) == (False, [])
     text = (folder / "node.toml").read_text()
-    (folder / "node.toml").write_text(text.replace("[casework]", "[casework]\nrequire_approval = true"))
+    (folder / "node.toml").write_text(text.replace("require_approval = false", "require_approval = true"))
     assert start(folder) == (True, [])
 
 

@@ -117,6 +117,28 @@ def test_a_state_that_pauses_between_its_steps_takes_no_more_than_its_share(
     assert (min(spent[state] for state in conversations) > 0.9 * fair) is not forgets, spent
 
 
+def test_a_single_search_of_short_steps_waits_for_one_long_step_of_the_others_at_each_of_its_own(clock: Clock) -> None:
+    """Not for more; nor for less, as none is interrupted: it gets less than its share of the time."""
+
+    async def body() -> list[str]:
+        kept, ran = Turns(1), []
+
+        async def converse(state: str, seconds: float) -> None:
+            while clock.now < 600:
+                async with kept.of(state):
+                    await asyncio.sleep(0)
+                    clock.now += seconds
+                    ran.append(state)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(converse("FR", 30.0) for _ in range(5)), converse("DE", 0.1))
+        return ran
+
+    between = [len(run) for run in "".join("." if state == "FR" else " " for state in asyncio.run(body())).split()]
+    assert max(between[1:-1]) == 1
+    assert len(between) > 10
+
+
 def test_who_comes_late_is_owed_nothing(clock: Clock) -> None:
     """Else a state that was silent for a day would have the node for itself."""
 
