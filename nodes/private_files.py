@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable
@@ -48,6 +49,21 @@ def write_private(path: Path, content: bytes) -> None:
     with _new_private(path) as stream:
         _write(stream.fileno(), content)
         os.fsync(stream.fileno())
+
+
+def copy_private(source: Path, target: Path) -> None:
+    """Copy a file to a new one with mode 0600 from its first moment, whole and on disk.
+
+    Raises FileExistsError rather than overwrite, OSError; then there is no copy.
+    """
+    with source.open("rb") as content, _new_private(target) as stream:
+        try:
+            shutil.copyfileobj(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        except BaseException:
+            target.unlink()
+            raise
 
 
 def replace_private(path: Path, content: bytes) -> None:

@@ -30,7 +30,9 @@ from nodes.config.schema import NodeConfig, Role
 from nodes.config.storage import open_store, storage_key
 from nodes.identity.identity import NodeIdentity, Peer, load_identity, load_peers
 from nodes.identity.peers import Peers, read_again
+from nodes.logs.of_node import has_entries
 from nodes.store import GalleryStore, StoreCorrupted
+from nodes.store.database import is_empty
 from protocol.approval import ROLE_FOR, Assertion, Decision, PersonKey, PersonRole
 from protocol.follow_up import CoreDataField, RecallKind, RefusalReason, digest_to_sign
 
@@ -47,6 +49,32 @@ def utc() -> datetime:
 def database_url(config: NodeConfig, folder: Path) -> str:
     """Where a node keeps its cases: `casework.url`, else casework.db in its folder."""
     return config.casework.url or f"sqlite:///{folder.absolute() / FILE}"
+
+
+def has_content(file: Path) -> bool:
+    """Whether there is a database: an empty file would be begun anew, as if there had been nothing."""
+    return file.is_file() and file.stat().st_size > 0
+
+
+def is_there(config: NodeConfig, folder: Path) -> bool:
+    """Whether a node's database of cases is there. Raises `StoreError` for one in PostgreSQL that does not answer."""
+    return has_content(folder / FILE) if config.casework.url is None else not is_empty(config.casework.url)
+
+
+def was_begun(config: NodeConfig, folder: Path) -> bool:
+    """Whether a node had a database of cases, as its logs and its evidence tell: it is begun before their first entry.
+
+    A router, where nobody decides, has one only if it has a console.
+    """
+    if config.role is Role.ROUTER:
+        return False
+    return has_entries(config.paths.logs) or bool(list((folder / FOLLOW_UP).glob("[0-9a-f]*")))
+
+
+def begin(config: NodeConfig, folder: Path) -> None:
+    """Begin the database of a node that never had one; for whoever is about to make the first entry of its logs."""
+    if config.role is not Role.ROUTER and not was_begun(config, folder):
+        Vault(database_url(config, folder), storage_key(config)).close()
 
 
 class CaseDesk:
@@ -83,7 +111,7 @@ class CaseDesk:
     ) -> CaseDesk:
         """The desk inside a running node. Raises `StoreCorrupted` if the database is gone that there was."""
         config = identity.config
-        _check_there(config, folder)
+        check_there(config, folder)
         vault = Vault(database_url(config, folder), storage_key(config))
         return cls(Office(identity, peers, vault, config.casework, clock, gallery), folder)
 
@@ -428,18 +456,20 @@ class CaseDesk:
         return self.office.now() if now is None else int(now.timestamp())
 
 
-def _check_there(config: NodeConfig, folder: Path) -> None:
+def check_there(config: NodeConfig, folder: Path) -> None:
     """One that is gone is not begun anew by whoever looks into it: without staff nobody approves a search, and without
-    what was disclosed a recall finds nobody."""
-    file = folder / FILE
-    if config.casework.url is not None or (file.exists() and file.stat().st_size):
+    what was disclosed a recall finds nobody. Raises `StoreCorrupted`."""
+    if not was_begun(config, folder) or is_there(config, folder):
         return
-    if list((folder / FOLLOW_UP).glob("[0-9a-f]*")):
-        how = "empty" if file.exists() else "gone"
-        raise StoreCorrupted(
-            f"{file} is {how}, and there is evidence of what was in it: put a backup in its place with `lineup store "
-            "restore`; where there is none, make one now and restore that"
+    if config.casework.url is not None:
+        lost = (
+            "the database that casework.url names is empty, and this node had one: bring its dump back with pg_restore"
         )
+    else:
+        file = folder / FILE
+        how = "empty" if file.exists() else "gone"
+        lost = f"{file} is {how}, and this node had one: put a backup in its place with `lineup store restore`"
+    raise StoreCorrupted(f"{lost}; where there is none, make one now with `lineup store backup` and restore that")
 
 
 def _at(office: Office, now: datetime) -> Office:

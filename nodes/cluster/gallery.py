@@ -185,6 +185,11 @@ class Cluster:
             return self._gallery.shards.fault or f"the connection to the cluster at {self._config.address} is lost"
         return self._gallery.shards.fault
 
+    @property
+    def late(self) -> str:
+        """Why rows that came since are not searched yet, though reading them was tried; empty if nothing is known."""
+        return "" if self._gallery is None else self._gallery.shards.late
+
     def told(self) -> Told:
         """How things stand."""
         parts = [] if self._gallery is None else self._gallery.shards.parts

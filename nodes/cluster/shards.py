@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ class Shards:
     """The rows of one epoch of block files (folder `gallery`) in the cluster that `config` names.
 
     `node`: its folder. `unit`: rows that stay together. `fault`: why they were last of no use; empty where they are.
-    `reached`: rows that are at hand, and that are searched while others are read. Raises `ClusterError`,
+    `reached`: rows that are at hand, and that are searched while others are read. `late`: why others were not read when
+    that was last tried, which keeps nobody from those. Raises `ClusterError`,
     `ClusterUnavailable`, and what a shard raises for what it was asked.
     """
 
@@ -64,7 +65,7 @@ class Shards:
         unit: int = UNIT,
         spare: int = SPARE_ROWS,
     ) -> None:
-        self.calls, self.dim, self.fault, self.reached = calls, dim, "", 0
+        self.calls, self.dim, self.fault, self.late, self.reached = calls, dim, "", "", 0
         self.parts: list[Part] = []
         self._config, self._unit, self._spare = config, unit, spare
         self._given = str(node), str(gallery), epoch
@@ -81,10 +82,22 @@ class Shards:
         """Have rows 0 to `rows` at hand; returns when they are read. New ones go into the last shard, then others."""
         try:
             self._reach(rows)
+        except ClusterUnavailable as error:
+            if self._serves:
+                self.late = str(error)
+            else:
+                self.fault = str(error)
+            raise
         except LineupError as error:
             self.fault = str(error)
             raise
-        self.fault = ""
+        self.fault = self.late = ""
+
+    @property
+    def _serves(self) -> bool:
+        """Whether the rows that were reached are at hand."""
+        turn, needed = self.calls.connected(), [part for part in self.parts if part.range.of(self.reached)]
+        return bool(needed) and all(part.turn == turn and part.held >= part.range.of(self.reached) for part in needed)
 
     def _reach(self, rows: int) -> None:
         with self._lock:
@@ -143,16 +156,18 @@ class Shards:
 
     def forget(self, rows: npt.NDArray[np.int64]) -> bool:
         """Overwrite rows in every copy; whether all did. A copy that is made anew reads them as zeros."""
-        done, turn = True, self.calls.connected()
+        turn, deadline = self.calls.connected(), time.monotonic() + FORGET_SECONDS
+        begun, lost = [], list[WorkerLost]()
         for part, inside in self.owners(rows):
-            places = rows[inside] - part.range.first
             for copy in part.copies if part.turn == turn else ():
-                try:
-                    self.calls.get(self.calls.ask(copy, "forget", places), FORGET_SECONDS)
-                except WorkerLost as error:
-                    log.warning("a shard did not hear what to forget", extra={"error": str(error)})
-                    done = False
-        return done
+                with _noting(lost):
+                    begun.append(self.calls.ask(copy, "forget", rows[inside] - part.range.first))
+        for answer in begun:  # of all at once: who waits for this holds the gallery
+            with _noting(lost):
+                self.calls.get(answer, max(0.1, deadline - time.monotonic()))
+        if lost:
+            log.warning(f"{len(lost)} shards did not hear what to forget", extra={"error": str(lost[0])})
+        return not lost
 
     def close(self) -> None:
         """End the processes. Who still asks is told."""
@@ -230,20 +245,30 @@ class Shards:
 
     def _give_up(self, part: Part, tries: int, lost: WorkerLost) -> ClusterUnavailable:
         """Make everything anew, but where a process may be at work still: it is asked once more, with more patience."""
-        self.fault = f"{part}: no answer in time, {tries} tries ({lost})"
+        told = f"{part}: no answer in time, {tries} tries ({lost})"
         with self._lock:
             if self.reached and not part.range.of(self.reached):
                 self._end(part)  # nobody needs it yet, and the others are searched
-            elif not isinstance(lost, Silent) or not part.held:
-                self.calls.give_up(part.turn)
+            else:
+                self.fault = told
+                if not isinstance(lost, Silent) or not part.held:
+                    self.calls.give_up(part.turn)
             part.held = 0
-        return ClusterUnavailable(self.fault)
+        return ClusterUnavailable(told)
 
     def _end(self, part: Part) -> None:
         if part.turn and part.turn == self.calls.connected():
             with suppress(WorkerLost):
                 self.calls.end(part.copies)
         part.copies, part.turn, part.held = (), 0, 0
+
+
+@contextmanager
+def _noting(lost: list[WorkerLost]) -> Iterator[None]:
+    try:
+        yield
+    except WorkerLost as error:
+        lost.append(error)
 
 
 def _holding(shards: Shards, rows: int) -> Ask:

@@ -52,6 +52,19 @@ def open_site(folder: Path, load: Callable[[], FaceModel]) -> Site:
     return Site(operations, oversight, door, accounts, forms, RateLimits())
 
 
+def accounts_lost(site: Site) -> str:
+    """What to say where nobody has an account though the node has staff: the accounts may have been lost; else empty.
+
+    Whoever uses the one-time token then becomes an administrator of that staff.
+    """
+    if site.door.first_token is None or not site.operations.desk.staff():
+        return ""
+    return (
+        f"{FILE} knows nobody, and this node has staff: if there were accounts, end this and bring them back with "
+        "`lineup store restore`; whoever uses the token that follows becomes an administrator"
+    )
+
+
 def close_site(site: Site) -> None:
     """Close all databases."""
     site.accounts.close()
@@ -73,6 +86,8 @@ def run_console(
     threading.Thread(target=_follow_peers, args=(site.operations.desk, ended), daemon=True).start()
     try:
         say(f"console of {site.operations.config.name}: {settings.url}")
+        if lost := accounts_lost(site):
+            say(lost)
         if site.door.first_token is not None:
             say(f"nobody can sign in yet: open {settings.url}/first with the one-time token {site.door.first_token}")
         uvicorn.run(

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nodes.identity.identity import NodeIdentity
 from nodes.logs.entries import GalleryEntry, Reason
 from nodes.logs.log import TamperEvidentLog
@@ -61,6 +63,7 @@ class Ledger:
         self._log = log
         self._writing = writing
         self._logs = identity.config.paths.logs
+        self._staffed: bool | None = None
 
     @property
     def last(self) -> GalleryEntry | None:
@@ -69,6 +72,24 @@ class Ledger:
             entry = self._log.read(self._log.size - 1) if self._log.size else None
         assert entry is None or isinstance(entry, GalleryEntry)
         return entry
+
+    @property
+    def staffed(self) -> bool:
+        """Whether this node ever had staff: what is signed into the log is not taken back by who loses, or empties, the
+        database of persons."""
+        with self._writing:
+            if self._staffed is None:
+                entries = map(self._log.read, range(self._log.size))
+                self._staffed = any(isinstance(entry, GalleryEntry) and entry.reason == "staff" for entry in entries)
+            return self._staffed
+
+    def note_staff(self) -> None:
+        """From now on there is staff: an entry like the last one. Nothing before the first."""
+        with self._writing:
+            if (last := self.last) is not None and not self.staffed:
+                now = int(time.time() * 1000)
+                self._append(msgspec.structs.replace(last, reason="staff", signature=None, time=now))
+                self._staffed = True
 
     def check(self, content: Content) -> None:
         """Raise `StoreLost` if the database lost something."""
@@ -93,10 +114,13 @@ class Ledger:
         if reason == "accepted-loss":
             order = encode_labels("blind-lineup/accept-loss/v1", self._log.header.log, *held, now)
             signature = self._identity.signing.sign(order, ORDER_CONTEXT)
-        with self._writing:
-            self._log.append([GalleryEntry(*held, reason, signature, now)], now)
-            self._log.checkpoint(now)
+        self._append(GalleryEntry(*held, reason, signature, now))
         expect_no_more(self._logs)
+
+    def _append(self, entry: GalleryEntry) -> None:
+        with self._writing:
+            self._log.append([entry], entry.time)
+            self._log.checkpoint(entry.time)
 
 
 def difference(last: GalleryEntry, content: Content) -> str | None:

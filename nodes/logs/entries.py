@@ -35,7 +35,7 @@ from protocol.messages import Digest, Name
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, lt=2**47)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)]
 Kind = Literal["article-40", "transcript", "gallery"]
-Reason = Literal["first", "change", "restored", "accepted-loss"]
+Reason = Literal["first", "change", "restored", "accepted-loss", "staff"]
 
 RETENTION_YEARS = 3  # Article 40(3), and Article 33(3) for the states' own
 PADDING = 256
@@ -91,7 +91,8 @@ class TranscriptEntry(Entry, frozen=True):
 class GalleryEntry(Entry, frozen=True):
     """What the node's database held: its id, the number of changes, of subjects, and their digest.
 
-    `reason`: why it was written down. `signature`: of the node, over an order to accept a loss; else None.
+    `reason`: why it was written down; `staff`: the node has staff from then on. `signature`: of
+    the node, over an order to accept a loss; else None.
     """
 
     database_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]

@@ -6,11 +6,13 @@ A supervisor's orders (holds) count if its verify key lies in the node's folder 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 from nodes.identity.identity import NodeIdentity
 from nodes.logs.checkpoints import Verifier
-from nodes.logs.entries import Kind
+from nodes.logs.entries import RECORD_LIMIT, Kind
+from nodes.logs.frames import FrameFile
 from nodes.logs.holds import SUPERVISOR_CONTEXT
 from nodes.logs.log import TamperEvidentLog
 from nodes.logs.reader import LogKeys
@@ -28,6 +30,17 @@ def open_log(identity: NodeIdentity, folder: Path, kind: Kind) -> TamperEvidentL
     if not place.exists():
         return TamperEvidentLog.create(place, kind, identity.config.name, keys, now)
     return TamperEvidentLog.open(place, keys, now)
+
+
+def has_entries(logs: Path) -> bool:
+    """Whether any log of a node holds an entry: it has run. Opens none of them, for it may run now."""
+    return any(_more_than_a_header(path) for path in logs.glob("*/entries"))
+
+
+def _more_than_a_header(entries: Path) -> bool:
+    with closing(FrameFile(entries, RECORD_LIMIT)) as file:
+        next(file.scan(), None)
+        return file.torn_bytes > 0  # an entry, or what somebody made of one
 
 
 def log_keys(identity: NodeIdentity, folder: Path) -> LogKeys:

@@ -42,7 +42,7 @@ def copy_beside(folder: Path, config: NodeConfig, target: Path) -> list[Path]:
     made: list[Path] = []
     try:
         for file, copy in copies(config, target).items():
-            if has_content(folder / file):
+            if desk.has_content(folder / file):
                 copy_database(folder / file, copy)
                 made.append(copy)
     except BaseException:
@@ -50,11 +50,6 @@ def copy_beside(folder: Path, config: NodeConfig, target: Path) -> list[Path]:
             copy.unlink(missing_ok=True)
         raise
     return made
-
-
-def has_content(file: Path) -> bool:
-    """Whether there is a database: an empty file would be begun anew, as if there had been nothing."""
-    return file.is_file() and file.stat().st_size > 0
 
 
 def check_free(config: NodeConfig, target: Path) -> None:
@@ -81,7 +76,7 @@ def losses(folder: Path, config: NodeConfig, source: Path, absent: Sequence[str]
     for file in absent:
         if copies(config, source)[file].is_file():
             told.append(LOST[file])
-        elif (folder / file).exists() or (file == desk.FILE and any(_stated(folder))):
+        elif (folder / file).exists() or (file == desk.FILE and desk.was_begun(config, folder)):
             told.append(f"{file}, of which the backup has no copy")
     return tuple(told)
 
@@ -113,17 +108,29 @@ def restore_beside(
                 remove_database(place)
         finally:
             remove_database(fresh)
-        if file == desk.FILE and (place.exists() or any(_stated(folder))):
-            vault.Vault(f"sqlite:///{place.absolute()}", storage_key(config)).close()  # without a copy, begun anew
-            with CaseDesk.open(folder) as opened:
-                with opened.office.vault.writing() as session:
-                    restored.catch_up(opened.office, session, _stated(folder))
-                opened.delete_expired_case_data()
+        if file == desk.FILE and (place.exists() or desk.was_begun(config, folder)):
+            catch_up(folder, config)
     return aside
 
 
+def catch_up(folder: Path, config: NodeConfig) -> None:
+    """Have the casework know what the node's evidence tells; where there is no database it is begun anew, which was
+    agreed to. Raises `StoreError`."""
+    vault.Vault(desk.database_url(config, folder), storage_key(config)).close()
+    with CaseDesk.open(folder) as opened:
+        with opened.office.vault.writing() as session:
+            restored.catch_up(opened.office, session, _stated(folder))
+        opened.delete_expired_case_data()
+
+
+def cases_gone(folder: Path, config: NodeConfig) -> bool:
+    """Whether the casework's database is in PostgreSQL and empty, though the node had one: no file brings it back."""
+    in_postgresql = config.casework.url is not None
+    return in_postgresql and desk.was_begun(config, folder) and not desk.is_there(config, folder)
+
+
 def _readable(place: Path, config: NodeConfig) -> bool:
-    if not has_content(place):
+    if not desk.has_content(place):
         return False
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as connection:

@@ -122,6 +122,8 @@ def restore(
         _finish_killed(folder, config)
         absent = [] if source is None else beside.missing(folder, config)
         lost = () if source is None else beside.losses(folder, config, source, absent)
+        if begin_cases := beside.cases_gone(folder, config):
+            lost += ("casework, whose database in PostgreSQL is empty: pg_restore brings a dump of it back",)
         if config.storage.file is None:
             result = _after_pg_restore(config, source, now, yes, lost)
         else:
@@ -133,18 +135,24 @@ def restore(
             old_keys = [] if old_key is None else [StorageKey.from_file(old_key)]
             kept = beside.restore_beside(folder, config, source, absent, old_keys)
             result = msgspec.structs.replace(result, aside=result.aside + tuple(map(str, kept)))
+        if begin_cases:
+            beside.catch_up(folder, config)
         _note_restored(folder)
         return msgspec.structs.replace(result, lost=result.lost + lost)
 
 
 def _finish_killed(folder: Path, config: NodeConfig) -> None:
     """A restore that was killed once the backup was in place: note it, and put aside what it left of a database that
-    was lost, as it would have. Another one deletes that. Raises `StoreUnavailable`."""
-    file, url = config.storage.file, config.storage.database_url
-    if file is not None and (restoring(file).exists() or not file.is_file()):
+    was lost, as it would have. Another one deletes that. Raises `StoreUnavailable`.
+
+    Not on PostgreSQL: there another one deletes nothing, and what lies there now may have been brought back since,
+    which nobody has agreed to.
+    """
+    file = config.storage.file
+    if file is None or restoring(file).exists() or not file.is_file():
         return  # it was killed before
     try:
-        if not (config.paths.logs / EXPECTED).exists() or is_empty(url):
+        if not (config.paths.logs / EXPECTED).exists() or is_empty(config.storage.database_url):
             return
         with open_store(config) as store:
             aside = expected(config.paths.logs, store.content)
@@ -162,6 +170,7 @@ def _finish_killed(folder: Path, config: NodeConfig) -> None:
 def _note_restored(folder: Path) -> None:
     """Tell the node's gallery log that what it finds next is meant to be there."""
     identity = load_identity(folder)
+    desk.begin(identity.config, folder)  # where the log is begun now
     with open_log(identity, folder, "gallery") as log, open_store(identity.config) as store:
         Ledger(identity, log, nullcontext()).note(store.content, "restored")
 
@@ -288,6 +297,7 @@ def _after_pg_restore(
                 store.verify_templates()
             store.note_loss(now)
             expect(config.paths.logs, store.content, mark := aside_mark())
+            made = []  # from here on the database knows what becomes of them: without them it could not be opened again
             result = _restored(config, store, now, 0, lost)
             kept = _folders(store.put_unnamed_rows_aside(mark))  # of models that the dump does not know
             return msgspec.structs.replace(result, aside=tuple(map(str, kept)))
@@ -350,7 +360,7 @@ def _rekey(
     with open_store(config, key=new, retired=[old]) as store:
         subjects = store.rekey(progress)
     cases = desk.database_url(config, folder)
-    if config.casework.url is not None or beside.has_content(folder / desk.FILE):
+    if desk.is_there(config, folder):
         vault.rekey(cases, old, new)
     pool.reseal(folder / pool.FOLDER, old, new)
     under_way.reseal(folder, old, new)

@@ -49,6 +49,10 @@ FIRST_RETRY_SECONDS = 5
 LAST_RETRY_SECONDS = 3600
 ALARM_EVERY_SECONDS = 600
 SHOWN_TIMES = 5  # a requester asks again only if the answer was lost; each time grows the log
+STAFF_GONE = (
+    "this node had staff, and its casework knows nobody: `lineup store restore` brings a backup back; until there is "
+    "staff again nobody can approve a search"
+)
 PATIENT_TRIES = 60  # about two days: 11 tries until they are an hour apart
 _MENDED = frozenset({"state", "clock"})  # a peer that is not known yet, a clock that is wrong: somebody mends it
 _FINAL = frozenset(ABORT_CODES) - _MENDED - {"capacity", "timeout", "internal"}
@@ -75,6 +79,7 @@ class FollowUp:
         self._alarmed = 0.0
         with self.desk.office.vault.writing() as session:
             cases.give_up_running(session)
+        self.alarms = self._look_for_staff()  # for the operator, until the next look
 
     @property
     def idle(self) -> bool:
@@ -86,9 +91,21 @@ class FollowUp:
         self.desk.office.vault.close()
 
     def must_be_approved(self) -> bool:
-        """Whether a search needs a second person's signature here: once there is staff, or the policy says so."""
-        if self.desk.office.settings.require_approval:
+        """Whether a search needs a second person's signature here: once there was staff, or the policy says so."""
+        return self._had_staff() or self.desk.office.settings.require_approval
+
+    def _had_staff(self) -> bool:
+        ledger = self._node.archive.ledger
+        if not ledger.staffed and self._has_staff():
+            ledger.note_staff()
             return True
+        return ledger.staffed
+
+    def _look_for_staff(self) -> list[str]:
+        gone = self._node.archive.ledger.staffed and not self._has_staff()
+        return [STAFF_GONE] if gone else []
+
+    def _has_staff(self) -> bool:
         with self.desk.office.vault.reading() as session:
             return session.scalar(select(PersonRow.id).limit(1)) is not None
 
@@ -156,8 +173,10 @@ class FollowUp:
 
     async def round(self) -> None:
         """Launch, log and deliver what waits."""
-        if self._node.config.role is Role.REQUESTER and not self._node.draining:
-            await self._launch()
+        if self._node.config.role is Role.REQUESTER:
+            await asyncio.to_thread(self._had_staff)  # soon after there is any it is signed into the log
+            if not self._node.draining:
+                await self._launch()
         await asyncio.to_thread(self.log_statements)
         await self._deliver()
         if time.monotonic() > self._alarmed + ALARM_EVERY_SECONDS:
@@ -316,8 +335,8 @@ class FollowUp:
                 candidates.give_up_waiting(self.desk.office, session, statement.query, statement.receiver)
 
     def _alarm(self) -> None:
-        """Say which clocks run out: counts only."""
-        office = self.desk.office
+        """Say which clocks run out: counts only. And whether nobody is there any more who could decide."""
+        office, self.alarms = self.desk.office, self._look_for_staff()
         with office.vault.reading() as session:
             views = core_data.deadlines(office, session, office.now())
             recalls = [view for view in deletion.recalls(session) if not view.answered]

@@ -37,6 +37,8 @@ def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool
     answered no more (warrants older than now). Raises `StoreLost`, `StoreError`, and `InputError` for a loss that is to
     be accepted where nothing is lost.
     """
+    desk.check_there(identity.config, archive.folder)
+    desk.begin(identity.config, archive.folder)  # before the log's first entry, which says that it was
     try:
         resident = _open(identity, archive)
     except StoreLost as error:

@@ -12,7 +12,10 @@ from datetime import date, datetime, timezone
 
 import anyio
 
+from nodes.casework import desk
+from nodes.config import console
 from nodes.config.schema import Role
+from nodes.config.storage import rows_folder
 from nodes.evidence.archive import Archive
 from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
 from nodes.identity.peers import Told
@@ -34,6 +37,7 @@ from nodes.service.health import failing
 from nodes.service.outage import Outage
 from nodes.service.pace import Pace
 from nodes.store import EmptyStore, GalleryStore
+from nodes.store.aside import Aside, put_aside
 from nodes.store.resident import Resident
 from nodes.transport.send_queue import PeerRefused, Transport
 from pets.errors import LineupError
@@ -261,10 +265,14 @@ class Node:
 
     @property
     def all_alarms(self) -> list[str]:
-        """What the operator should look at: `alarms`, peers that were refused, clocks that differ, a lost cluster."""
+        """What the operator should look at: `alarms`, staff that is gone, refused peers, clocks that differ, a cluster
+        that is lost or late."""
         cluster = self.galleries.cluster
         lost = [f"cluster: {cluster.fault}"] if cluster is not None and cluster.fault else []
-        return [*self.alarms, *self.peer_faults, *self.clocks.alarms, *lost]
+        if cluster is not None and cluster.late:
+            lost.append(f"cluster: rows that were enrolled since cannot be read and are not searched: {cluster.late}")
+        told = [] if self.follow_up is None else self.follow_up.alarms
+        return [*self.alarms, *told, *self.peer_faults, *self.clocks.alarms, *lost]
 
     @property
     def queries_running(self) -> int:
@@ -358,6 +366,12 @@ class Node:
     def standing(self) -> list[str]:
         """Who is refused for a limit of releases, here or by others, in words for the operator."""
         return [f"{state} is refused until {day}" for state, day in sorted(self.shut_out().items())]
+
+    def put_aside(self) -> list[Aside]:
+        """What restores and accepted losses put aside, and nobody has deleted yet."""
+        config, folder = self.config, self.archive.folder
+        files = [rows_folder(config), folder / desk.FILE, folder / console.FILE]
+        return put_aside(*files, *([config.storage.file] if config.storage.file is not None else []))
 
     def delete_expired(self) -> Expired:
         """Delete what is past its time (`nodes.service.expiry`)."""

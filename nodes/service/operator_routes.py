@@ -92,6 +92,7 @@ async def status(request: Request) -> Response:
             "contradicting_logs": [f"{kind} of {name}" for name, kind in node.gossip.accused],
             "alarms": node.all_alarms,
             "release_limit": await asyncio.to_thread(node.standing),
+            "put_aside": [str(one) for one in await asyncio.to_thread(node.put_aside)],
             "latencies": msgspec.to_builtins(node.metrics.latencies),
             **told,
             "preparations": msgspec.to_builtins(await asyncio.to_thread(supplies, node)),

@@ -293,6 +293,8 @@ async def _expire_daily(node: Node) -> None:
     while True:
         for line in running_out(node.config, datetime.now(timezone.utc)):
             _log.warning(line, extra={"node": node.name})
+        for one in await asyncio.to_thread(node.put_aside):
+            _log.warning(f"put aside: {one}; delete it once nothing more can be got from it", extra={"node": node.name})
         try:
             done = await asyncio.to_thread(node.delete_expired)
             _log.info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nodes.private_files import sync_folder
+from nodes.private_files import copy_private, sync_folder
 from nodes.store.database import Database
 from nodes.store.errors import StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.gallery import lock
@@ -277,20 +278,41 @@ def remove_database(database: Path) -> None:
 
 
 def keep_aside(path: Path, mark: str) -> list[Path]:
-    """Let a database that is to be replaced lie beside its place as PATH.MARK; gives its files."""
-    kept = []
-    for suffix in ("", "-wal"):
-        part, place = Path(f"{path}{suffix}"), Path(f"{path}.{mark}{suffix}")
-        if part.is_file():
-            with suppress(FileNotFoundError):  # a log goes when the last connection is closed
-                try:
-                    os.link(part, place)
-                except FileExistsError:
-                    raise StoreRefusal(f"{place} exists already") from None
-                except PermissionError:  # a file system without links
-                    shutil.copy2(part, place)
-                kept.append(place)
+    """Let a database that is to be replaced lie beside its place as PATH.MARK; gives its files.
+
+    Raises `StoreRefusal` if something lies there, `StoreFull`, `StoreUnavailable`; then nothing is put aside.
+    """
+    kept: list[Path] = []
+    try:
+        for suffix in ("", "-wal"):
+            part, place = Path(f"{path}{suffix}"), Path(f"{path}.{mark}{suffix}")
+            if part.is_file():
+                with suppress(FileNotFoundError):  # a log goes when the last connection is closed
+                    _link_or_copy(part, place)
+                    kept.append(place)
+    except BaseException as error:
+        for place in kept:
+            place.unlink()
+        if isinstance(error, OSError):
+            raise _not_put_aside(path, error) from None
+        raise
     return kept
+
+
+def _not_put_aside(path: Path, error: OSError) -> StoreError:
+    if isinstance(error, FileExistsError):
+        return StoreRefusal(f"{error.filename2 or error.filename} exists already")
+    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
+    return kind(f"{path} cannot be put aside: {error.strerror}")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):  # a file system without links
+            raise
+        copy_private(source, target)
 
 
 def replace_database(path: Path, fresh: Path, state: State | None = None) -> None:

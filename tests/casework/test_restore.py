@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select
 
+from nodes.casework import desk as desk_module
 from nodes.casework import vault
 from nodes.casework.desk import CaseDesk, utc
 from nodes.casework.errors import UnknownThing
@@ -225,7 +226,7 @@ def test_a_loss_without_a_copy_is_said(since: tuple[str, str, str], tmp_path: Pa
 
 @pytest.mark.parametrize("how", ["gone", "empty"])
 def test_a_database_that_is_gone_is_not_begun_anew_by_whoever_looks_into_it(
-    how: str, since: tuple[str, str, str], tmp_path: Path
+    how: str, since: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without staff nobody approves a search, and a recall finds nobody. Without a copy, a restore begins anew, and
     what the evidence tells is known."""
@@ -234,7 +235,7 @@ def test_a_database_that_is_gone_is_not_begun_anew_by_whoever_looks_into_it(
     if how == "empty":
         (folder / "casework.db").touch()
     for _ in range(2):
-        with pytest.raises(StoreCorrupted, match=rf"casework.db is {how}, and there is evidence.*lineup store restore"):
+        with pytest.raises(StoreCorrupted, match=rf"casework.db is {how}, and this node had one.*lineup store restore"):
             CaseDesk.open(folder)
     (folder / "casework.db").unlink(missing_ok=True)
     backup(folder, tmp_path / "now")
@@ -244,8 +245,11 @@ def test_a_database_that_is_gone_is_not_begun_anew_by_whoever_looks_into_it(
         assert session.scalars(select(StatementRow.id)).all()
     lose(folder, "casework.db")
     shutil.rmtree(folder / "follow-up")
+    with pytest.raises(StoreCorrupted, match=r"casework.db is gone"):
+        CaseDesk.open(folder)
+    monkeypatch.setattr(desk_module, "has_entries", lambda _: False)
     with CaseDesk.open(folder) as desk:
-        assert desk.staff() == [], "the control: of what was never used nothing tells"
+        assert desk.staff() == [], "the control: neither logs nor evidence tell of one"
 
 
 def test_an_empty_database_is_neither_copied_nor_begun_anew_by_a_change_of_the_key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from nodes.blocks import BlockFiles
 from nodes.cluster import gallery as gallery_module
-from nodes.cluster.errors import ClusterError
+from nodes.cluster.errors import ClusterError, WorkerLost
 from nodes.cluster.gallery import ClusterGallery
+from nodes.cluster.shards import Shards
 from pets.params import N4096
 from protocol.errors import QueryRefused
 from protocol.steps import Product
@@ -90,6 +92,83 @@ def test_a_shard_that_is_not_allowed_costs_the_new_rows_only(node: Path, tmp_pat
     assert before.rows[:].any(axis=1).all()
     calls.there_are = 7
     assert gallery.snapshot().rows.shape == (12 * BLOCK, DIM)
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["", "control"])
+def test_a_new_shard_that_does_not_come_up_keeps_nobody_from_the_rows_there_are(
+    refuses: bool, node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: every failure is taken for one of the rows that are searched."""
+    files, calls = new_files(node, tmp_path / "g"), FakeCalls()
+    files.append(rows(3 * BLOCK))
+    gallery = spread(files, node, calls)
+    first = set(calls.shards)
+    real = calls.get
+
+    def get(answer: Any, seconds: float) -> Any:
+        if answer[0] not in first and not came_up:
+            raise WorkerLost("ActorDiedError")
+        return real(answer, seconds)
+
+    came_up: list[bool] = []
+    monkeypatch.setattr(calls, "get", get)
+    monkeypatch.setattr("nodes.cluster.shards.START_SECONDS", 0.5)
+    if refuses:
+        monkeypatch.setattr(Shards, "_serves", False)
+    files.append(rows(3 * BLOCK, seed=9))
+    if refuses:
+        with pytest.raises(ClusterError, match="no answer in time"):
+            gallery.snapshot()
+        return
+    for _ in range(2):
+        with gallery.snapshot() as lent:
+            np.testing.assert_array_equal(lent.rows[:], rows(3 * BLOCK))
+    assert gallery.shards.well
+    assert "no answer in time" in gallery.shards.late, "for the operator"
+    came_up.append(True)
+    with gallery.snapshot() as lent:
+        np.testing.assert_array_equal(lent.rows[3 * BLOCK :], rows(3 * BLOCK, seed=9))
+    assert not gallery.shards.late
+
+
+def test_what_is_lost_of_the_rows_there_are_is_a_fault_also_beside_new_ones(
+    node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, calls = new_files(node, tmp_path / "g"), FakeCalls()
+    files.append(rows(3 * BLOCK))
+    gallery = spread(files, node, calls)
+    monkeypatch.setattr("nodes.cluster.shards.START_SECONDS", 0.5)
+    files.append(rows(3 * BLOCK, seed=9))
+    calls.deaf = True
+    with pytest.raises(ClusterError, match="no answer in time"):
+        gallery.snapshot()
+    assert gallery.shards.fault
+    calls.deaf = False
+    with gallery.snapshot() as lent:
+        assert len(lent.rows) == 6 * BLOCK
+    assert not gallery.shards.fault
+
+
+def test_copies_that_do_not_hear_what_to_forget_are_waited_for_together(
+    node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, six deaf copies would hold the gallery for six times as long."""
+    files, calls = new_files(node, tmp_path / "g"), FakeCalls()
+    files.append(rows(3 * BLOCK))
+    gallery = spread(files, node, calls, copies=2)
+    monkeypatch.setattr("nodes.cluster.shards.FORGET_SECONDS", 1.0)
+    waited: list[float] = []
+
+    def deaf(answer: Any, seconds: float) -> Any:
+        waited.append(seconds)
+        time.sleep(seconds)
+        raise WorkerLost("silence")
+
+    monkeypatch.setattr(calls, "get", deaf)
+    began = time.monotonic()
+    assert not gallery.shards.forget(np.array([0, BLOCK, 2 * BLOCK]))
+    assert len(waited) == 6
+    assert sum(waited) < time.monotonic() - began + 1 < 4
 
 
 def product(array: Any, of: int) -> Any:

@@ -10,10 +10,11 @@ import pytest
 from nodes.casework.persons import new_key_file, sign_with_file
 from nodes.cli.demo import free_ports
 from nodes.config.names import Role
+from nodes.console import contracts
 from nodes.console.accounts import PasswordRefused
 from nodes.console.errors import SignedOut, SignInRefused, TooMany
 from nodes.console.limits import RateLimits
-from nodes.console.server import close_site, open_site
+from nodes.console.server import accounts_lost, close_site, open_site
 from nodes.console.web import Site
 from nodes.identity.identity import init_node
 from pets.faces import FaceModel
@@ -246,3 +247,23 @@ def test_the_first_administrator_needs_the_token_of_the_terminal(tmp_path_factor
             house.close()
     finally:
         close_site(site)
+
+
+def test_where_the_accounts_of_a_staff_are_gone_the_terminal_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever reads the token there becomes an administrator of that staff."""
+    root = tmp_path_factory.mktemp("lost")
+    init_node(root / "EU", name="EU", role=Role.ROUTER, address="https://127.0.0.1:9643", authority=root / "authority")
+    site = open_site(root / "EU", FaceModel.load)
+    assert accounts_lost(site) == "", "the control: a new node has no staff"
+    token = site.door.first_token
+    assert token is not None
+    site.door.first(contracts.First(token, "alma", "Alma", PASSWORD))
+    close_site(site)
+    site = open_site(root / "EU", FaceModel.load)
+    assert accounts_lost(site) == "", "and somebody can sign in"
+    close_site(site)
+    for path in (root / "EU").glob("console.db*"):
+        path.unlink()
+    site = open_site(root / "EU", FaceModel.load)
+    assert "console.db knows nobody, and this node has staff" in accounts_lost(site)
+    close_site(site)

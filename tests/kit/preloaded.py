@@ -5,6 +5,11 @@ A test that types a hundred commands, or starts twenty nodes, waits for little e
 `Preloaded` starts one process that has loaded them. Each command is a fork of it, with the arguments, the folder, the
 environment and the input and output of who gave it. `program` is the `lineup` to call, in a folder for PATH; `start`
 gives a command as `subprocess.Popen` does. `preloaded` is one for all tests of a process.
+
+What a fork does not show: modules that cannot be loaded in another order, an order of sets that differs from process to
+process (all forks have the seed of one), what goes wrong while Python takes itself apart. Nodes that load everything
+themselves are in `tests/console/test_beside.py` and the demos, the program that is installed in
+`tests/project/test_extras.py`.
 """
 
 from __future__ import annotations
@@ -21,17 +26,15 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO
 
-from protocol.engine import warm_up
-from tests.kit.ring import RING
-
 BEFORE = "LINEUP_TEST_BEFORE"  # Python that a command runs first, to be an odd one
 MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces")
 LENGTH = 8  # of every number that is sent
+FLUSH_FAILED = 120  # Python's status where the last of its output could not be written
 PROGRAM = """#!{python} -IS
 import marshal, os, signal, socket, sys
 asked = socket.socket(socket.AF_UNIX)
@@ -127,6 +130,9 @@ def preloaded() -> Preloaded:
 
 def serve(address: str) -> None:
     """Fork for each command that is asked for."""
+    from protocol.engine import warm_up
+    from tests.kit.ring import RING
+
     for module in MODULES:
         __import__(module)
     warm_up(RING, 1)
@@ -176,22 +182,42 @@ def run(arguments: list[str], folder: str, environment: dict[str, str], streams:
     os.environ.update(environment)
     sys.argv = ["lineup", *arguments]
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    code = 0
+    code = 1
     try:
         exec(environment.get(BEFORE, ""), {})
-        main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    try:  # what Python does at its end, up to what belongs to the process that this is a fork of
+        code = status_of(main)
+        # what Python does at its end, up to what belongs to the process that this is a fork of
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        code = code if flushed() else FLUSH_FAILED
     finally:
         os._exit(code)
+
+
+def status_of(main: Callable[[], object]) -> int:
+    """How Python would end after this, and what it would print."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        traceback.print_exc()
+        return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def flushed() -> bool:
+    """Whether all that was printed could be written."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from nodes.config.storage import holder_store
 from nodes.evidence.archive import Archive
 from nodes.identity.identity import init_node, load_identity
 from nodes.operator import database
-from nodes.operator.database import LossRefused, restore
+from nodes.operator.database import LossRefused, backup, restore
 from nodes.service.known_store import open_known_store
-from nodes.store import Category, GalleryStore, Status, StoreLost
+from nodes.store import Category, GalleryStore, Status, StoreCorrupted, StoreLost
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import ES
 from tests.kit.galleries import unit_rows
@@ -40,11 +40,11 @@ class Holder:
         self.folder, self._server = place / "es", server
         init_node(self.folder, name=ES, role=Role.HOLDER, address="https://127.0.0.1:9", authority=place / "authority")
         self._text = (self.folder / "node.toml").read_text()
-        url = self.name_new_database()
+        self._dump = place / "dump"
+        self.name_new_database()
         self.references = self.enrol(5)
         self.start()
-        self._dump = place / "dump"
-        server.run("pg_dump", "--format=custom", f"--file={self._dump}", database_name(url))
+        self.dump()
         with holder_store(self.folder) as store:
             store.forget(self.references[1], datetime.now(timezone.utc))
         self.enrol(2)
@@ -52,15 +52,17 @@ class Holder:
         self.enrol(1, OTHER_MODEL)
         (self.unknown,) = self.templates() - before
 
-    def name_new_database(self) -> str:
-        url = self._server.new_database()
-        (self.folder / "node.toml").write_text(self._text.replace('file = "store.db"', f'url = "{url}"'))
-        return url
+    def name_new_database(self) -> None:
+        self._url = self._server.new_database()
+        (self.folder / "node.toml").write_text(self._text.replace('file = "store.db"', f'url = "{self._url}"'))
+
+    def dump(self) -> None:
+        self._server.run("pg_dump", "--format=custom", f"--file={self._dump}", database_name(self._url))
 
     def go_back(self) -> None:
         """The database is the one of the dump; the templates are those of now."""
-        url = self.name_new_database()
-        self._server.run("pg_restore", f"--dbname={database_name(url)}", "--exit-on-error", str(self._dump))
+        self.name_new_database()
+        self._server.run("pg_restore", f"--dbname={database_name(self._url)}", "--exit-on-error", str(self._dump))
 
     def enrol(self, rows: int, model: bytes = SYNTHETIC_MODEL) -> tuple[str, ...]:
         with holder_store(self.folder) as store:
@@ -87,13 +89,15 @@ class Holder:
         ):
             return archive.ledger.last, store.claims_lost_until
 
+    def noted(self) -> list[str]:
+        with closing(Archive(load_identity(self.folder), self.folder)) as archive:
+            return [archive._gallery.read(place).reason for place in range(archive._gallery.size)]  # type: ignore[attr-defined]
+
     def check(self, reason: str) -> None:
         """Nobody who was forgotten is back, and no template was deleted that the dump does not know."""
         last, lost_until = self.start()
         assert last.rows == 4
-        with closing(Archive(load_identity(self.folder), self.folder)) as archive:
-            noted = [archive._gallery.read(place).reason for place in range(archive._gallery.size)]
-        assert reason in noted, "it is signed into the log"
+        assert reason in self.noted(), "it is signed into the log"
         assert lost_until is not None, "warrants older than the loss are refused"
         assert self.aside() == [self.unknown]
         with holder_store(self.folder) as store:
@@ -200,3 +204,51 @@ def test_a_restore_that_was_killed_is_gone_on_with(
     if again:
         restore(holder.folder, None, now, yes=True)
     holder.check("restored")
+
+
+def test_templates_from_a_backup_stay_once_the_database_was_brought_together_with_them(
+    holder: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them it could not be opened again, and those of the backup would be too old for it."""
+    backup(holder.folder, tmp_path / "copy")
+    shutil.rmtree(holder.folder / "store.rows")
+    holder.go_back()
+    now = datetime.now(timezone.utc)
+    with monkeypatch.context() as patch:
+        killed_before(patch)
+        with pytest.raises(Killed):
+            restore(holder.folder, tmp_path / "copy", now, yes=True)
+    restore(holder.folder, tmp_path / "copy", now, yes=True)
+    holder.check("restored")
+
+
+def test_templates_from_a_backup_that_do_not_fit_are_taken_away_again(holder: Holder, tmp_path: Path) -> None:
+    """The control: as long as the database knows nothing of them, a copy from before the dump is no good."""
+    backup(holder.folder, tmp_path / "copy")
+    holder.enrol(3)
+    holder.dump()
+    shutil.rmtree(holder.folder / "store.rows")
+    holder.go_back()
+    with pytest.raises(StoreCorrupted, match="is an older state of the templates"):
+        restore(holder.folder, tmp_path / "copy", datetime.now(timezone.utc), yes=True)
+    assert holder.templates() == set()
+
+
+def test_a_restore_that_was_killed_is_not_gone_on_with_by_one_that_nobody_agreed_to(
+    holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was brought back once more since: it does not know of the loss that the first one noted in it."""
+    holder.dump()
+    holder.go_back()
+    now = datetime.now(timezone.utc)
+    with monkeypatch.context() as patch:
+        kill_after(patch, database, "expect")
+        with pytest.raises(Killed):
+            restore(holder.folder, None, now, yes=True)
+    holder.go_back()
+    with pytest.raises(LossRefused):
+        restore(holder.folder, None, now)
+    assert "restored" not in holder.noted()
+    restore(holder.folder, None, now, yes=True)
+    assert holder.noted()[-1] == "restored"
+    assert holder.start()[1] is not None, "warrants older than the loss are refused"

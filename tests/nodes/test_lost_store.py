@@ -583,3 +583,30 @@ def test_the_self_test_finds_a_product_that_finds_nobody(
 def test_a_planted_subject_is_found_at_its_place(place: int) -> None:
     rows = unit_rows(np.random.default_rng(1), 100, 128)
     assert self_test.found_rows(rows, self_test.synthetic(128), place) == [place]
+
+
+def test_the_operator_is_reminded_of_what_was_put_aside_until_it_is_deleted(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """It may hold who was forgotten since, and nothing deletes it by itself."""
+    backup(federation.folder(ES), tmp_path / "copy")
+    enrol(federation, 2)
+
+    def told() -> list[str]:
+        found: list[str] = []
+
+        async def body(network: AsgiNetwork) -> None:
+            async with network.client(operator_name(ES), ES) as client:
+                found.extend((await client.get("/operator/v1/status")).json()["put_aside"])
+
+        running_node(federation, body)
+        return found
+
+    assert told() == [], "the control"
+    scribble(file(federation))
+    done = restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc), yes=True)
+    assert done.aside
+    assert [line.split(", since ")[0] for line in told()] == sorted(done.aside)
+    for path in map(Path, done.aside):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert told() == []

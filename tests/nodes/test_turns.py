@@ -117,6 +117,28 @@ def test_a_state_that_pauses_between_its_steps_takes_no_more_than_its_share(
     assert (min(spent[state] for state in conversations) > 0.9 * fair) is not forgets, spent
 
 
+def test_a_single_search_of_short_steps_waits_for_one_long_step_of_the_others_at_each_of_its_own(clock: Clock) -> None:
+    """Not for more; nor for less, as none is interrupted: it gets less than its share of the time."""
+
+    async def body() -> list[str]:
+        kept, ran = Turns(1), []
+
+        async def converse(state: str, seconds: float) -> None:
+            while clock.now < 600:
+                async with kept.of(state):
+                    await asyncio.sleep(0)
+                    clock.now += seconds
+                    ran.append(state)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(converse("FR", 30.0) for _ in range(5)), converse("DE", 0.1))
+        return ran
+
+    between = [len(run) for run in "".join("." if state == "FR" else " " for state in asyncio.run(body())).split()]
+    assert max(between[1:-1]) == 1
+    assert len(between) > 10
+
+
 def test_who_comes_late_is_owed_nothing(clock: Clock) -> None:
     """Else a state that was silent for a day would have the node for itself."""
 
@@ -138,6 +160,36 @@ def test_who_comes_late_is_owed_nothing(clock: Clock) -> None:
 
     soon = asyncio.run(body())
     assert 8 <= soon.count("DE") <= 12
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["", "control"])
+def test_beside_a_long_step_nobody_begins_with_less_than_the_others(
+    forgets: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is under way all the time has cost that much already. The control: it counts when it is over, and who
+    comes meanwhile has the node for itself for as long as the others computed."""
+
+    async def body() -> list[str]:
+        kept, ran = Turns(2), []
+
+        async def compute(state: str, times: int) -> None:
+            for _ in range(times):
+                async with kept.of(state):
+                    await asyncio.sleep(0)
+                    clock.now += 1.0
+                    ran.append(state)
+
+        async with kept.of("ES"):
+            early = [asyncio.create_task(compute("FR", MANY)) for _ in range(2)]
+            while len(ran) < MANY:
+                await asyncio.sleep(0)
+            await asyncio.gather(compute("DE", MANY), compute("DE", MANY), *early)
+        return ran[MANY : MANY + 20]
+
+    if forgets:
+        monkeypatch.setattr(Turns, "_spent", lambda self, state: self._seconds[state])
+    soon = asyncio.run(body())
+    assert (8 <= soon.count("DE") <= 12) is not forgets, soon
 
 
 def test_no_more_compute_at_once_than_may_and_nothing_is_kept_of_who_is_done(clock: Clock) -> None:

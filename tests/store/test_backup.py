@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 import shutil
 import sqlite3
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from nodes import private_files
 from nodes.blocks.files import link_file
 from nodes.store import (
     DuplicatePhoto,
@@ -21,6 +24,7 @@ from nodes.store import (
     StorageKey,
     StoreCorrupted,
     StoreError,
+    StoreFull,
     StoreLocked,
     StoreRefusal,
     StoreUnavailable,
@@ -29,7 +33,7 @@ from nodes.store import (
     backup,
 )
 from nodes.store import rows as row_files
-from nodes.store.backup import adopt_rows, bring_rows, copy_database, replace_database
+from nodes.store.backup import adopt_rows, bring_rows, copy_database, keep_aside, replace_database
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
 from tests.kit.postgres import PostgresServer
@@ -274,3 +278,60 @@ def test_templates_are_not_brought_over_others(tmp_path: Path) -> None:
     (place / f".{'ab' * 8}-copying").mkdir()
     assert bring_rows(source, place) == []
     assert not (place / ("ab" * 8)).exists()
+
+
+# Put aside
+
+
+@pytest.fixture
+def no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database with a log, on a file system that has no second names for a file."""
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", refuse)
+    for name in ("kept.db", "kept.db-wal"):
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+        (tmp_path / name).chmod(0o600)
+    return tmp_path / "kept.db"
+
+
+def test_a_copy_that_is_put_aside_is_nobody_elses_from_its_first_moment(
+    no_links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+
+    def watched(source: Any, target: Any) -> None:
+        modes.append(stat.S_IMODE(os.fstat(target.fileno()).st_mode))
+        target.write(source.read())
+
+    monkeypatch.setattr(private_files.shutil, "copyfileobj", watched)
+    before = os.umask(0)
+    try:
+        kept = keep_aside(no_links, "lost-1")
+        (no_links.with_name("control")).write_bytes(b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(no_links.with_name("control").stat().st_mode) == 0o666, "what a plain copy begins with"
+    assert modes == [0o600, 0o600]
+    assert [path.read_bytes() for path in kept] == [b"kept.db" * 1000, b"kept.db-wal" * 1000]
+    with pytest.raises(StoreRefusal, match=r"kept.db.lost-1 exists already"):
+        keep_aside(no_links, "lost-1")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, StoreFull), (errno.EIO, StoreUnavailable)])
+def test_what_cannot_be_put_aside_whole_is_not_put_aside(
+    number: int, kind: type[StoreError], no_links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfileobj
+
+    def fails_at_the_log(source: Any, target: Any) -> None:
+        if source.name.endswith("-wal"):
+            raise OSError(number, os.strerror(number))
+        copy(source, target)
+
+    monkeypatch.setattr(private_files.shutil, "copyfileobj", fails_at_the_log)
+    with pytest.raises(kind, match=r"kept.db cannot be put aside"):
+        keep_aside(no_links, "lost-1")
+    assert not list(no_links.parent.glob("*.lost-1*"))
