@@ -130,9 +130,8 @@ def _combine(rows: Any, data: Any, factors: Any, primes: Any, start: Any, stop: 
                     low[j] = np.int16(residues[j] & np.uint32(2**LIMB_BITS - 1))
                     high[j] = np.int16(residues[j] >> np.uint32(LIMB_BITS))
                 for first in range(0, count, TOGETHER):
-                    k = np.uint64(first)
-                    place = np.uint64(4) * k
-                    _dots(at_rows + k * size, at_low, at_high, size, at_lows + place, at_highs + place)
+                    at_row, place = at_rows + np.uint64(first) * size, np.uint64(4 * first)
+                    _dots(at_row, at_low, at_high, size, at_lows + place, at_highs + place)
                 total = np.int64(0)
                 for k in range(count):
                     # Quotients by floats are off by one at most: what is left lies between -p and 2p.

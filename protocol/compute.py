@@ -91,7 +91,7 @@ def masked_bits(ring: Ring, first: Planes, second: Planes, third: Planes) -> Bit
 
 
 def own_bits(ring: Ring, parts: Planes) -> Bits:
-    """Shared bits of which this party holds two components, uint64 (2, planes, words), in its order. Nothing is copied."""
+    """Shared bits of which this party holds two components, uint64 (2, planes, words), in its order. Not copied."""
     return held_bits(ring.seat, parts)
 
 

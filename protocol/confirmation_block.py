@@ -71,9 +71,8 @@ def build_block(
     """
     if len(rows) > cap:
         raise ParameterError(f"{len(rows)} hits do not fit {cap} slots")
-    drawn = np.frombuffer(secrets.token_bytes(2 * cap * (SLOT - 1)), "<u2").reshape(cap, SLOT - 1)
-    factors = np.ones((cap, SLOT), np.int32)
-    factors[:, 1:] += drawn % 2**FACTOR_BITS  # uniform: a power of two divides 2^16
+    drawn = [[1] + [1 + secrets.randbelow(2**FACTOR_BITS) for _ in range(SLOT - 1)] for _ in range(cap)]
+    factors = np.array(drawn, np.int32)
     factors[len(rows) :] = 0
     confirmed = np.zeros((cap, templates.shape[1]), np.int32)
     confirmed[: len(rows)] = templates[list(rows)]
