@@ -103,7 +103,12 @@ def plain_bits(planes: Planes) -> Bits:
 
 def party_bits(party: int, first: Planes, second: Planes) -> Bits:
     """(x_i, x_{i+1}) of party i."""
-    return Bits(np.stack([first, second]), _PARTY_ONES[party])
+    return held_bits(party, np.stack([first, second]))
+
+
+def held_bits(party: int, parts: Planes) -> Bits:
+    """The same of both components in one array, uint64 (2, planes, words), which is not copied."""
+    return Bits(parts, _PARTY_ONES[party])
 
 
 def _ones(*carries: bool) -> Planes:

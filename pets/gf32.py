@@ -74,6 +74,15 @@ def evaluate(polynomial: Elements, point: int) -> int:
 
 
 @short_kernel
+def evaluate_powers(polynomials: Elements, bases: Elements, step: int, first: int) -> Elements:
+    """Σ_i polynomial[i]·base^(step·i + first) of each polynomial and its base: int64 (count, size), (count,)."""
+    values = np.empty(len(bases), np.int64)
+    for k, base in enumerate(bases):
+        values[k] = multiply(evaluate(polynomials[k], power(base, step)), power(base, first))
+    return values
+
+
+@short_kernel
 def odd_power_sums(elements: Elements, count: int) -> Elements:
     """Σ_e e^(2k-1) for k = 1…count, int64 (count,)."""
     sums = np.zeros(count, np.int64)

@@ -99,8 +99,9 @@ class ZeroPool:
         out = np.empty((count, 2, 2, params.n), np.uint32)
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)
-            blinding = ntt.forward(sampling.ternary(stream, size, params.n), params, threads)
-            errors = ntt.forward(sampling.gaussian(stream, 2 * size, params.n, threads), params, threads)
+            small = sampling.ternary(stream, size, params.n), sampling.gaussian(stream, 2 * size, params.n, threads)
+            transformed = ntt.forward(np.concatenate(small), params, threads)  # one takes as long as sixteen
+            blinding, errors = transformed[:size], transformed[size:]
             for component, element in enumerate((key.public, key.common)):
                 masked = residues.multiply(blinding, element, params, threads)
                 out[start : start + size, component] = residues.add(masked, errors[component::2], params, threads)

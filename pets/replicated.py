@@ -60,13 +60,15 @@ def and_local(masks: Masks, x: Bits, y: Bits, threads: int = 1) -> Bits:
     own, following = masks.own.words(size), masks.following.words(size)
     x_parts, y_parts = (np.ascontiguousarray(side.parts).reshape(2, size) for side in (x, y))
     product = np.empty((2, size), np.uint64)
-    multiply = _and if size < SHORT_WORDS else _long_and
-    parallel_ranges(
-        lambda start, stop: multiply(x_parts, y_parts, own, following, start, stop, product[0]),
-        size,
-        threads if size >= PARALLEL_WORDS else 1,
-        grain=8,  # a cache line
-    )
+    if size < SHORT_WORDS:
+        _and(x_parts, y_parts, own, following, 0, size, product[0])
+    else:
+        parallel_ranges(
+            lambda start, stop: _long_and(x_parts, y_parts, own, following, start, stop, product[0]),
+            size,
+            threads if size >= PARALLEL_WORDS else 1,
+            grain=8,  # a cache line
+        )
     return Bits(product.reshape(2, planes, words), x.ones)
 
 

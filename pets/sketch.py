@@ -56,45 +56,42 @@ def power_sums(bits: npt.NDArray[np.uint64], cap: int, threads: int = 1, first_r
         raise ParameterError(f"bits must be a contiguous uint64 vector, got {bits.dtype} of shape {bits.shape}")
     if first_row < 0 or first_row + 64 * len(bits) > MAX_ROWS:
         raise ParameterError(f"rows must lie from 0 to {MAX_ROWS - 1}, got {64 * len(bits)} from {first_row} on")
-    sums = np.empty(cap + 2, np.uint32)
-
     # With β = α^(2k-1):  S_k = β^first_row · Σ_b (β^4096)^b · Σ_{i<4096} z_{4096b+i}·β^i
-    def work(start: int, stop: int) -> None:
-        for index in range(start, stop):
-            beta = gf32.power(gf32.ALPHA, 2 * index + 1)
-            blocks = _block_sums(bits, _bit_planes(beta))
-            total = gf32.evaluate(blocks, gf32.power(beta, BLOCK_ROWS))
-            sums[index] = gf32.multiply(total, gf32.power(beta, first_row))
-
-    parallel_ranges(work, cap + 2, threads)
-    return sums
+    bases, planes = _tables(cap)
+    blocks = np.zeros((cap + 2, -(-len(bits) // _BLOCK_WORDS)), np.int64)
+    parallel_ranges(lambda start, stop: _block_sums(bits, planes, start, stop, blocks), cap + 2, threads)
+    return gf32.evaluate_powers(blocks, bases, BLOCK_ROWS, first_row).astype(np.uint32)
 
 
-@lru_cache(maxsize=MAX_CAP + 2)
-def _bit_planes(beta: int) -> npt.NDArray[np.uint64]:
-    """Bit j of β^i for i < 4096, packed like the rows: uint64 (32, 64), read-only."""
-    powers = gf32.powers(beta, BLOCK_ROWS)
-    planes = ((powers[None, :] >> np.arange(32)[:, None]) & 1).astype(np.uint8)
-    packed = np.packbits(planes, axis=1, bitorder="little").view("<u8").astype(np.uint64)
-    packed.setflags(write=False)
-    return packed
+@lru_cache(maxsize=4)
+def _tables(cap: int) -> tuple[gf32.Elements, npt.NDArray[np.uint64]]:
+    """Of each power sum: β, int64 (cap+2,), and bit j of β^i for i < 4096, packed like the rows: uint64 (…, 32, 64)."""
+    bases = np.array([gf32.power(gf32.ALPHA, 2 * k + 1) for k in range(cap + 2)], np.int64)
+    planes = np.stack([_bit_planes(gf32.powers(base, BLOCK_ROWS)) for base in bases])
+    planes.setflags(write=False)
+    return bases, planes
+
+
+def _bit_planes(elements: gf32.Elements) -> npt.NDArray[np.uint64]:
+    bits = ((elements[None, :] >> np.arange(32)[:, None]) & 1).astype(np.uint8)
+    return np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64)
 
 
 @kernel
-def _block_sums(bits: npt.NDArray[np.uint64], planes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Σ_i z_i·β^i within each block, int64 (blocks,): bit j is the parity of the rows' bits under plane j."""
-    blocks = -(-len(bits) // _BLOCK_WORDS)
-    sums = np.zeros(blocks, np.int64)
-    for block in range(blocks):
-        words = bits[block * _BLOCK_WORDS : (block + 1) * _BLOCK_WORDS]
-        for j in range(32):
-            parity = np.uint64(0)
-            for i in range(len(words)):
-                parity ^= words[i] & planes[j, i]
-            for half in (32, 16, 8, 4, 2, 1):
-                parity ^= parity >> np.uint64(half)
-            sums[block] |= np.int64(parity & np.uint64(1)) << j
-    return sums
+def _block_sums(
+    bits: npt.NDArray[np.uint64], planes: npt.NDArray[np.uint64], start: int, stop: int, sums: gf32.Elements
+) -> None:
+    """Σ_i z_i·β^i within each block, for sums `start` to `stop`: bit j is the parity of the bits under plane j."""
+    for index in range(start, stop):
+        for block in range(sums.shape[1]):
+            words = bits[block * _BLOCK_WORDS : (block + 1) * _BLOCK_WORDS]
+            for j in range(32):
+                parity = np.uint64(0)
+                for i in range(len(words)):
+                    parity ^= words[i] & planes[index, j, i]
+                for half in (32, 16, 8, 4, 2, 1):
+                    parity ^= parity >> np.uint64(half)
+                sums[index, block] |= np.int64(parity & np.uint64(1)) << j
 
 
 def combine(a: PowerSums, b: PowerSums) -> PowerSums:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pets.bits import PARTIES, Bits, Planes, party_bits
+from pets.bits import PARTIES, Bits, Planes, held_bits, party_bits
 from pets.circuits import Circuit, T
 from pets.errors import StreamReused
 from pets.prf import Keystream, Label, derive_key
@@ -91,8 +91,8 @@ def masked_bits(ring: Ring, first: Planes, second: Planes, third: Planes) -> Bit
 
 
 def own_bits(ring: Ring, parts: Planes) -> Bits:
-    """Shared bits of which this party holds two components, uint64 (2, planes, words), in its order."""
-    return party_bits(ring.seat, parts[0], parts[1])
+    """Shared bits of which this party holds two components, uint64 (2, planes, words), in its order. Not copied."""
+    return held_bits(ring.seat, parts)
 
 
 def share_inputs(
