@@ -12,6 +12,9 @@ import pytest
 
 from tests.kit.postgres import PostgresServer, find_binaries, why_not
 from tests.kit.ring import RING
+from tests.kit.statements import share_compiled_statements
+
+share_compiled_statements()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -603,7 +603,7 @@ def test_the_operator_is_reminded_of_what_was_put_aside_until_it_is_deleted(
         return found
 
     assert told() == [], "the control"
-    scribble(file(federation))
+    remove(file(federation))
     done = restore(federation.folder(ES), tmp_path / "copy", datetime.now(timezone.utc), yes=True)
     assert done.aside
     assert [line.split(", since ")[0] for line in told()] == sorted(done.aside)

@@ -1,0 +1,27 @@
+"""Every database of a test run compiles its statements for itself; tests open thousands. Here they share them.
+
+SQLAlchemy keeps compiled statements by engine, under keys that hold the engine's dialect. Dialects of one kind that are
+set up alike compile alike, so `share_compiled_statements` has them count as equal, and gives each kind one store.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.util import LRUCache
+
+STATEMENTS = 2_000
+
+
+def share_compiled_statements() -> None:
+    """From now on, in this process."""
+    shared: LRUCache[Any, Any] = LRUCache(STATEMENTS)
+    Engine._compiled_cache = property(lambda _: shared, lambda _, own: None)  # type: ignore[assignment]
+    DefaultDialect.__eq__ = lambda one, other: _kind(one) == _kind(other)  # type: ignore[method-assign, assignment]
+    DefaultDialect.__hash__ = lambda one: hash(_kind(one))  # type: ignore[method-assign, assignment]
+
+
+def _kind(dialect: Any) -> tuple[object, ...]:
+    return type(dialect), getattr(dialect, "paramstyle", ""), getattr(dialect, "server_version_info", None)
