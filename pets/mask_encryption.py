@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pets import ntt, residues, sampling
+from pets.allocator import pages_apart
 from pets.errors import CryptoError
 from pets.jit import kernel
 from pets.params import Parameters
@@ -43,7 +44,7 @@ def expand_public(preparation: bytes, dim: int, params: Parameters, threads: int
     """
     stream = Keystream(labelled_hash("mask-polynomials", params.digest_input(), preparation))
     drawn = stream.words(dim, 2, (params.n + _SPARE) // 2).view("<u4")
-    out = np.empty((dim, 2, params.n), np.uint32)
+    out = pages_apart((dim, 2, params.n), np.uint32)
     enough = np.ones(dim, np.bool_)
     primes = prime_row(params)
     parallel_ranges(lambda start, stop: _accept(drawn, primes, start, stop, out, enough), dim, threads)

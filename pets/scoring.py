@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets import ntt
+from pets.allocator import pages_apart
 from pets.errors import CryptoError, GalleryError, ParameterError
 from pets.interleaving import interleave
 from pets.params import Parameters, check_dim
@@ -84,7 +85,7 @@ def prepare_probe(ciphertexts: Residues, params: Parameters, threads: int = 1) -
     check_threads(threads)
     dim = check_dim(len(ciphertexts))
     source = np.ascontiguousarray(ciphertexts)
-    data = np.empty((2, params.n, 2, dim), np.uint32)
+    data = pages_apart((2, params.n, 2, dim), np.uint32)
     largest = np.empty((2, params.n // TILE), np.uint32)
     parallel_ranges(lambda i, j: interleave(source, i, j, data, largest), params.n, threads, grain=TILE)
     if (largest >= prime_row(params)[:, None]).any():

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets import ntt, residues
+from pets.allocator import pages_apart
 from pets.bits import Planes
 from pets.circuits import adjacent_products
 from pets.errors import StreamReused
@@ -32,7 +33,7 @@ from pets.scoring import ScoringProbe
 from protocol.compute import Ring, evaluate, masked_bits
 from protocol.form import SHARE_MASK
 from protocol.messages import PreparedBlocks
-from protocol.preparation import Chunk, Version
+from protocol.preparation import Array, Chunk, Version
 from protocol.roles import Seat
 from protocol.steps import Phase, Scored, ScoreRows, Send, Step, receive
 from protocol.wire import CHUNK_ROWS, as_bytes, residue_array
@@ -93,7 +94,7 @@ def holder_prepares(
     masked = own + from_planes(x0 ^ x1, ring.threads) & SHARE_MASK
     zero = np.zeros_like(x0)
     chunk = yield from _bits(ring, (zero, zero, zero), (x0, x1, zero), first, count, attempt)
-    chunk.masked = masked
+    chunk.masked = _kept(masked)
     return chunk, _versions(message, count, attempt)
 
 
@@ -127,7 +128,14 @@ def _bits(
     x, y = masked_bits(ring, *value), masked_bits(ring, *masks)
     z = yield from evaluate(ring, ring.masks("subtract", first, count, attempt), subtract(x, y, ring.threads))
     pairs = yield from evaluate(ring, ring.masks("pairs", first, count, attempt), adjacent_products(z))
-    return Chunk(first, count, z.parts, pairs.parts)
+    return Chunk(first, count, _kept(z.parts), _kept(pairs.parts))
+
+
+def _kept(array: Array) -> Array:
+    """A copy in pages of its own. Between what is freed it would leave holes: 0.5 GB at 3·10^7 rows."""
+    copy = pages_apart(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def _versions(message: PreparedBlocks, count: int, attempt: int) -> list[Version]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pets.allocator import pages_apart
 from pets.params import Parameters
 from pets.prf import labelled_hash
 from pets.residues import Residues
@@ -28,7 +29,7 @@ def mask_digest(holder_seed: bytes, parts: Sequence[MaskPart]) -> MaskDigest:
 
 def receive_mask(requester: str, router: str, holder_seed: bytes, dim: int, params: Parameters) -> Step[Residues]:
     """The holder's part: uint32 (d, 2, n), every residue checked. It tells the router what it got."""
-    mask = np.empty((dim, 2, params.n), np.uint32)
+    mask = pages_apart((dim, 2, params.n), np.uint32)
     parts = []
     for first in range(0, dim, MASK_PART):
         count = min(MASK_PART, dim - first)
