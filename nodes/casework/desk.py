@@ -57,8 +57,13 @@ def has_content(file: Path) -> bool:
 
 
 def is_there(config: NodeConfig, folder: Path) -> bool:
-    """Whether a node's database of cases is there. Raises `StoreError` for one in PostgreSQL that does not answer."""
-    return has_content(folder / FILE) if config.casework.url is None else not is_empty(config.casework.url)
+    """Whether a node's database of cases is there, and has tables: a file that was copied without its log has none.
+
+    Raises `StoreError` for one in PostgreSQL that does not answer, or a file that is damaged.
+    """
+    if config.casework.url is None and not has_content(folder / FILE):
+        return False
+    return not is_empty(database_url(config, folder))
 
 
 def was_begun(config: NodeConfig, folder: Path) -> bool:
@@ -469,6 +474,8 @@ def check_there(config: NodeConfig, folder: Path) -> None:
         file = folder / FILE
         how = "empty" if file.exists() else "gone"
         lost = f"{file} is {how}, and this node had one: put a backup in its place with `lineup store restore`"
+    if config.storage.file is None:
+        raise StoreCorrupted(f"{lost}; where there is none, `lineup store restore` without a file begins it anew")
     raise StoreCorrupted(f"{lost}; where there is none, make one now with `lineup store backup` and restore that")
 
 

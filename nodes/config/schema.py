@@ -186,6 +186,8 @@ class NodeConfig(Section, frozen=True):
             if not re.fullmatch("[0-9a-f]{64}", fingerprint):
                 raise ConfigError(f"peer_fingerprints.{name}", fingerprint, "must be 64 lower-case hexadecimal digits")
         self.preparations.check(self.role)
+        if self.casework.url is not None and self.casework.url == self.storage.url:
+            raise ConfigError("casework.url", "…", "must be another database than storage.url")
         if self.role is Role.HOLDER:
             self._check_searched()
 

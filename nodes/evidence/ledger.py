@@ -66,6 +66,11 @@ class Ledger:
         self._staffed: bool | None = None
 
     @property
+    def usable(self) -> bool:
+        """Whether the log is open: a failed write closes it."""
+        return self._log.usable
+
+    @property
     def last(self) -> GalleryEntry | None:
         """What the node had; None if it never looked."""
         with self._writing:

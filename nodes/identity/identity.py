@@ -297,6 +297,7 @@ class NodeKeyring:
 
     def check(self, peer: str, message: bytes, signature: bytes) -> None:
         """Raise `SignatureError` unless `peer` is known and the signature is its own."""
-        if peer not in self._peers:
+        known = self._peers.get(peer)  # once: another thread may remove it
+        if known is None:
             raise SignatureError(f"{peer} is not among the peers of {self._identity.config.name}")
-        self._peers[peer].verify_key.verify(signature, message, _PHASES)
+        known.verify_key.verify(signature, message, _PHASES)

@@ -5,6 +5,7 @@ A supervisor's orders (holds) count if its verify key lies in the node's folder 
 
 from __future__ import annotations
 
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from nodes.logs.frames import FrameFile
 from nodes.logs.holds import SUPERVISOR_CONTEXT
 from nodes.logs.log import TamperEvidentLog
 from nodes.logs.reader import LogKeys
+from nodes.private_files import sync_folder
 from pets.signatures import SignatureError, VerifyKey
 
 CONTEXT = "log"
@@ -28,8 +30,18 @@ def open_log(identity: NodeIdentity, folder: Path, kind: Kind) -> TamperEvidentL
     keys = log_keys(identity, folder)
     now = int(time.time() * 1000)
     if not place.exists():
-        return TamperEvidentLog.create(place, kind, identity.config.name, keys, now)
+        _create(place, kind, identity.config.name, keys, now)
     return TamperEvidentLog.open(place, keys, now)
+
+
+def _create(place: Path, kind: Kind, owner: str, keys: LogKeys, now: int) -> None:
+    """Whole or not at all: half a log would keep the node from ever starting."""
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=place.parent) as folder:
+        fresh = Path(folder) / kind
+        TamperEvidentLog.create(fresh, kind, owner, keys, now).close()
+        fresh.rename(place)
+        sync_folder(place.parent)
 
 
 def has_entries(logs: Path) -> bool:

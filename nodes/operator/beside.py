@@ -19,6 +19,7 @@ from nodes.config.storage import storage_key
 from nodes.evidence import followed_up
 from nodes.store import StorageKey, StoreCorrupted, StoreRefusal, WrongStorageKey
 from nodes.store.backup import copy_database, keep_aside, of_sqlite, remove_database, replace_database, restoring
+from nodes.store.database import is_empty
 from nodes.store.rows import aside_mark, rows_beside
 from protocol.follow_up import Statement
 
@@ -124,9 +125,8 @@ def catch_up(folder: Path, config: NodeConfig) -> None:
 
 
 def cases_gone(folder: Path, config: NodeConfig) -> bool:
-    """Whether the casework's database is in PostgreSQL and empty, though the node had one: no file brings it back."""
-    in_postgresql = config.casework.url is not None
-    return in_postgresql and desk.was_begun(config, folder) and not desk.is_there(config, folder)
+    """Whether the casework's database is gone or empty, though the node had one. Raises as `desk.is_there`."""
+    return desk.was_begun(config, folder) and not desk.is_there(config, folder)
 
 
 def _readable(place: Path, config: NodeConfig) -> bool:
@@ -139,8 +139,10 @@ def _readable(place: Path, config: NodeConfig) -> bool:
         if not isinstance(found := of_sqlite(error, place), StoreCorrupted):
             raise found from None
         return False
-    if not sound or place.name != desk.FILE:
-        return sound
+    if not sound or is_empty(f"sqlite:///{place.absolute()}"):
+        return False
+    if place.name != desk.FILE:
+        return True
     try:
         vault.Vault(f"sqlite:///{place.absolute()}", storage_key(config)).close()
     except (StoreCorrupted, WrongStorageKey):

@@ -29,7 +29,7 @@ from nodes.evidence.ledger import EXPECTED, Ledger, expect, expect_no_more, expe
 from nodes.identity.identity import load_identity
 from nodes.logs.errors import LogInUse
 from nodes.logs.frames import lock_folder
-from nodes.logs.of_node import open_log
+from nodes.logs.of_node import has_entries, open_log
 from nodes.operator import beside
 from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
@@ -83,9 +83,11 @@ class Rekeyed(msgspec.Struct, frozen=True):
 def backup(folder: Path, target: Path) -> list[Path]:
     """Copy what belongs to a node's databases while it runs: gallery, templates, casework, console; gives the copies.
 
-    Not a database that is in PostgreSQL (`in_postgresql`). Raises `StoreError`; then there are no copies.
+    Not a database that is in PostgreSQL (`in_postgresql`). Raises `StoreError`, `StoreCorrupted` where the gallery's is
+    gone; then there are no copies.
     """
     config, rows = load_config(folder), rows_beside(target)
+    _check_not_lost(config)
     own = [] if config.storage.file is None else [target]
     beside.check_free(config, target)
     with open_store(config) as store:
@@ -97,6 +99,16 @@ def backup(folder: Path, target: Path) -> list[Path]:
             path.unlink(missing_ok=True)
         shutil.rmtree(rows, ignore_errors=True)
         raise
+
+
+def _check_not_lost(config: NodeConfig) -> None:
+    """A copy of one begun anew would be restored as if nothing had been lost: what was answered would be again."""
+    file = config.storage.file
+    if file is not None and not desk.has_content(file) and has_entries(config.paths.logs):
+        raise StoreCorrupted(
+            f"{file} is {'empty' if file.exists() else 'gone'}: there is nothing to copy. Put a backup in its place "
+            "with `lineup store restore`; or, if it is lost for good, start once with `lineup node serve --accept-loss`"
+        )
 
 
 def in_postgresql(folder: Path) -> tuple[str, ...]:
@@ -122,8 +134,10 @@ def restore(
         _finish_killed(folder, config)
         absent = [] if source is None else beside.missing(folder, config)
         lost = () if source is None else beside.losses(folder, config, source, absent)
-        if begin_cases := beside.cases_gone(folder, config):
-            lost += ("casework, whose database in PostgreSQL is empty: pg_restore brings a dump of it back",)
+        in_postgresql = config.casework.url is not None  # else a backup is looked into for it
+        if begin_cases := (in_postgresql or source is None) and beside.cases_gone(folder, config):
+            back = "pg_restore brings a dump of it back" if in_postgresql else "a backup that is named brings it back"
+            lost += (f"casework, whose database is gone or empty: {back}",)
         if config.storage.file is None:
             result = _after_pg_restore(config, source, now, yes, lost)
         else:

@@ -216,16 +216,7 @@ class QueryDriver:
 
     def _act(self, actions: list[Action]) -> dict[str, list[bytes]]:
         """Run actions in this thread and seal what they made the machine say."""
-        try:
-            for action in actions:
-                # On such an error the machine has stopped the session, kept the error and told its peers.
-                with suppress(LineupError):
-                    action()
-        except Exception as error:  # whatever it is, the peers must hear that this party stopped
-            cause = type(error.__cause__ or error).__name__
-            log.error("internal error", extra={"error": cause, "query": self.machine.query.hex()})
-            self.machine.stop_recording()  # the recorder may be what failed
-            self._abort_all(InternalError(error))
+        self._do(actions)
         sealed: dict[str, list[bytes]] = defaultdict(list)
         while self.machine.outgoing:
             peer, frame = self.machine.outgoing.popleft()
@@ -236,13 +227,25 @@ class QueryDriver:
                     own = self.machine.name
                     gone = QueryRefused("state", f"{peer} is no peer of {own} any more", own)
                     self.failed_peers.setdefault(peer, gone)
-                    self._abort_with(peer, gone)
+                    self._do([partial(self._abort_with, peer, gone)])
                     continue
                 channel = SendingChannel(self.machine.query, self.machine.name, peer, key, credentials.keyring)
                 self._sending[peer] = channel
                 sealed[peer].append(channel.hello)
             sealed[peer].append(self._sending[peer].seal(frame))
         return sealed
+
+    def _do(self, actions: list[Action]) -> None:
+        try:
+            for action in actions:
+                # On such an error the machine has stopped the session, kept the error and told its peers.
+                with suppress(LineupError):
+                    action()
+        except Exception as error:  # whatever it is, the peers must hear that this party stopped
+            cause = type(error.__cause__ or error).__name__
+            log.error("internal error", extra={"error": cause, "query": self.machine.query.hex()})
+            self.machine.stop_recording()  # the recorder may be what failed
+            self._abort_all(InternalError(error))
 
     def _take(self, peer: str, unit: bytes) -> None:
         try:

@@ -17,7 +17,8 @@ def failing(config: NodeConfig, archive: Archive, store: GalleryStore) -> tuple[
 
     A log closes itself after a failed write, until the node is started again.
     """
-    logs = archive.transcript.usable and archive.article_forty.usable and _writable(config.paths.logs)
+    opened = archive.transcript.usable and archive.article_forty.usable and archive.ledger.usable
+    logs = opened and _writable(config.paths.logs)
     checks = {"logs": logs, "evidence": _writable(archive.folder / "evidence"), "store": _answers(config, store)}
     return tuple(name for name, works in checks.items() if not works)
 

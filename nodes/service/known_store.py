@@ -37,7 +37,8 @@ def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool
     answered no more (warrants older than now). Raises `StoreLost`, `StoreError`, and `InputError` for a loss that is to
     be accepted where nothing is lost.
     """
-    desk.check_there(identity.config, archive.folder)
+    if not accept_loss:
+        desk.check_there(identity.config, archive.folder)
     desk.begin(identity.config, archive.folder)  # before the log's first entry, which says that it was
     try:
         resident = _open(identity, archive)
@@ -53,6 +54,7 @@ def open_known_store(identity: NodeIdentity, archive: Archive, accept_loss: bool
         raise InputError("--accept-loss: the database has lost nothing; start without it")
     try:
         _note_accepted(store, archive)
+        desk.check_there(identity.config, archive.folder)  # only now: what brings it back needs the database
     except BaseException:
         store.close()
         raise

@@ -84,6 +84,7 @@ class Reload:
                 log.warning("peer cut off", extra={"node": node.name, "peer": name})
                 self._server.cut({name})
                 node.part_with(name, QueryRefused("state", f"{name} is no peer of {node.name} any more", node.name))
+            for name in sorted(found.gone):  # once all are cut off: a disk may fail here
                 router = before[name].role is Role.ROUTER  # it has a part in everything
                 await asyncio.to_thread(node.pool.drop_with, None if router else name)
             changed = {name for name, peer in before.items() if found.peers.get(name) != peer}

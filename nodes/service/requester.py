@@ -33,7 +33,7 @@ from nodes.service.operator_api import (
 from nodes.service.preparer import Making, Preparer, Told
 from nodes.service.supply import Supply
 from nodes.transport.send_queue import PeerRefused, PeerUnreachable
-from pets.errors import MALFORMED, InputError, LineupError
+from pets.errors import InputError, LineupError
 from pets.params import norm_bound, preset
 from protocol.announcing import Plan
 from protocol.errors import FalseRefusal, PeerAborted, PreparationSpent, QueryRefused
@@ -201,9 +201,15 @@ class RequesterNode(Node):
         if made is not None:
             await self._ask_with(search, asked, made, lost, "waiting")
             return
+        try:
+            router = self.router
+        except InputError as error:  # removed since the search began: what others have answered stays
+            log.error("search without a router", extra={"error": type(error).__name__})
+            search.ends({name: HolderAnswer("refused", reason="state", by=self.name) for name in asked})
+            return
         search.prepared = "now"
         started = time.perf_counter()
-        making = await self._preparer.make(self.router, asked, plan, partial(search.prepares, asked))
+        making = await self._preparer.make(router, asked, plan, partial(search.prepares, asked))
         search.preparing += time.perf_counter() - started
         search.offline += time.perf_counter() - started
         driver, machine, made = making.driver, making.machine, making.made
@@ -295,7 +301,7 @@ class RequesterNode(Node):
                 try:
                     told = await self.transport.ask(holder, STANDING)
                     self._refused_until[holder] = msgspec.json.decode(told, type=Standing).refused_until
-                except (LineupError, *MALFORMED) as error:
+                except Exception as error:  # whatever it is, the answers stay
                     log.warning("standing not told", extra={"peer": holder, "error": type(error).__name__})
 
     def standing(self) -> list[str]:
@@ -321,7 +327,7 @@ class RequesterNode(Node):
 
         conversation = secrets.token_bytes(16)
         context = Context(
-            self.name, conversation, Parties(self.name, self.router, tuple(asked)), self.threads,
+            self.name, conversation, Parties(self.name, made.router, tuple(asked)), self.threads,
             keyring=self.keyring, recorder=self.recorder(conversation), spend=self.pool.spend, keep=keep,
         )  # fmt: skip
         return SearchingRequester(context, terms_of(search.request), made, search.warrant)

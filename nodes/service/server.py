@@ -291,10 +291,14 @@ async def _follow_gallery(node: Node) -> None:
 
 async def _expire_daily(node: Node) -> None:
     while True:
-        for line in running_out(node.config, datetime.now(timezone.utc)):
-            _log.warning(line, extra={"node": node.name})
-        for one in await asyncio.to_thread(node.put_aside):
-            _log.warning(f"put aside: {one}; delete it once nothing more can be got from it", extra={"node": node.name})
+        try:
+            for line in running_out(node.config, datetime.now(timezone.utc)):
+                _log.warning(line, extra={"node": node.name})
+            for one in await asyncio.to_thread(node.put_aside):
+                told = f"put aside: {one}; delete it once nothing more can be got from it"
+                _log.warning(told, extra={"node": node.name})
+        except Exception as error:  # a folder that cannot be looked into, say, keeps nothing from expiring
+            _log.error("nobody was reminded", extra={"node": node.name, "error": type(error).__name__})
         try:
             done = await asyncio.to_thread(node.delete_expired)
             _log.info(

@@ -188,6 +188,16 @@ def test_a_password_in_the_storage_url_is_refused_and_not_repeated(folder: Path,
     assert "s3cret" not in str(caught.value)
 
 
+def test_gallery_and_casework_do_not_share_a_database(folder: Path) -> None:
+    """Both number their versions: the one would be taken for an early state of the other."""
+    change(folder, 'file = "store.db"', 'url = "postgresql://lineup@db.example/lineup"')
+    change(folder, "[casework]", '[casework]\nurl = "postgresql://lineup@db.example/cases"')
+    load_config(folder)
+    change(folder, 'lineup@db.example/cases"\nrequire', 'lineup@db.example/lineup"\nrequire')
+    with pytest.raises(ConfigError, match=r"casework.url.*another database than storage.url"):
+        load_config(folder)
+
+
 def test_a_database_server_and_a_key_from_the_environment_are_accepted(folder: Path) -> None:
     change(folder, 'file = "store.db"', 'url = "postgresql://lineup@db.example/lineup"')
     change(folder, 'key_file = "storage.key"', 'key_env = "LINEUP_STORAGE_KEY"')

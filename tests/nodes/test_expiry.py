@@ -210,6 +210,7 @@ def test_a_running_node_expires_at_start_then_daily_and_goes_on_after_a_failure(
             await network.start(ES)
             node = network.nodes[ES]
             enrol()
+            node.put_aside = lambda: 1 / 0  # type: ignore
             monkeypatch.setattr("nodes.identity.tls.WARN_AHEAD", timedelta(days=31))  # the list is valid for 30
             chore = asyncio.create_task(serve._expire_daily(node))
             await until_expired(node)
@@ -227,6 +228,7 @@ def test_a_running_node_expires_at_start_then_daily_and_goes_on_after_a_failure(
         asyncio.run(body())
     assert "expired: 1 subjects, 0 log entries, 0 evidence files, 0 sealed files" in logs.text
     assert '"message": "expiry failed"' in logs.text
+    assert '"message": "nobody was reminded"' in logs.text
     told = [line["message"] for line in map(json.loads, logs.text.splitlines()) if line["level"] == "warning"]
     assert any(
         re.match(r"revocation list .* ends on .*: `lineup node revoke --authority FOLDER`", line) for line in told

@@ -13,6 +13,7 @@ from nodes.identity.authority import Authority
 from nodes.identity.identity import (
     IdentityError,
     NodeExists,
+    NodeKeyring,
     Peer,
     PeerFileRefused,
     init_node,
@@ -24,7 +25,7 @@ from nodes.private_files import PermissionsRefused
 from nodes.store import StorageKey
 from pets.errors import InputError
 from pets.sealing import open_sealed, seal
-from pets.signatures import SigningKey
+from pets.signatures import SignatureError, SigningKey
 
 ADDRESS = "https://127.0.0.1:8443"
 
@@ -38,6 +39,17 @@ def node(tmp_path: Path) -> Path:
     """The folder of a fresh holder."""
     make(tmp_path, states=["FR"])
     return tmp_path / "ES"
+
+
+def test_a_peer_that_is_removed_while_its_signature_is_checked_is_unknown(node: Path) -> None:
+    """Not a fault of this node: machines run in other threads than what removes a peer."""
+
+    class Vanishing(dict[str, Peer]):
+        def __contains__(self, name: object) -> bool:
+            return True
+
+    with pytest.raises(SignatureError, match="FR is not among the peers of ES"):
+        NodeKeyring(load_identity(node), Vanishing()).check("FR", b"said", b"signed")
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -15,8 +18,15 @@ import pytest
 from nodes.casework import desk as desk_module
 from nodes.casework.desk import CaseDesk
 from nodes.config.schema import Role, load_config
+from nodes.config.storage import open_store
+from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import Ledger
-from nodes.identity.identity import init_node
+from nodes.identity.identity import init_node, load_identity
+from nodes.logs import of_node
+from nodes.logs.checkpoints import BadCheckpoint
+from nodes.logs.errors import LogUnusable
+from nodes.logs.frames import FrameFile
+from nodes.logs.log import TamperEvidentLog
 from nodes.operator import beside
 from nodes.operator.database import LossRefused, backup, rekey, restore
 from nodes.service.server import build_node
@@ -71,13 +81,21 @@ def empty(folder: Path) -> None:
     (folder / "casework.db").touch()
 
 
+def lose_its_log(folder: Path) -> None:
+    """As who copies the file of a database that was killed soon after it was begun, and not its log: no tables."""
+    lose(folder)
+    with closing(sqlite3.connect(folder / "casework.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    assert (folder / "casework.db").stat().st_size > 0
+
+
 def dismiss(folder: Path) -> None:
     """Everybody, by who can write to the file and has no key."""
     with closing(sqlite3.connect(folder / "casework.db")) as connection, connection:
         connection.execute("DELETE FROM person")
 
 
-@pytest.mark.parametrize("loss", [lose, empty])
+@pytest.mark.parametrize("loss", [lose, empty, lose_its_log])
 def test_a_node_that_has_run_does_not_begin_its_casework_anew(
     loss: Callable[[Path], None], requester: Path, run: Any
 ) -> None:
@@ -88,10 +106,10 @@ def test_a_node_that_has_run_does_not_begin_its_casework_anew(
         status, _, err = run("case", "person", "list", "--dir", requester)
         assert status == 1
         assert "lineup store restore" in err
-    assert not desk_module.has_content(requester / "casework.db")
+    assert not desk_module.is_there(load_config(requester), requester)
 
 
-@pytest.mark.parametrize("loss", [lose, empty])
+@pytest.mark.parametrize("loss", [lose, empty, lose_its_log])
 def test_control_where_the_logs_are_not_looked_at_the_second_person_is_not_needed_any_more(
     loss: Callable[[Path], None], requester: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,18 +153,51 @@ def test_the_entry_is_made_once_and_stays_behind_later_ones(requester: Path) -> 
     for _ in range(2):
         start(requester, rounds=3)
 
-    async def body() -> list[str]:
+    async def body() -> None:
         node, transport = build_node(requester)
-        log, ledger = node.archive._gallery, node.archive.ledger
-        ledger.note(node.store.content, "change")
-        reasons = [log.read(place).reason for place in range(log.size)]  # type: ignore[attr-defined]
+        node.archive.ledger.note(node.store.content, "change")
         await node.close()
         await transport.close()
-        return reasons
 
-    assert asyncio.run(body()) == ["first", "staff", "change"]
+    asyncio.run(body())
+    assert reasons(requester) == ["first", "staff", "change"]
     dismiss(requester)
     assert start(requester)[0]
+
+
+def test_staff_that_cannot_be_signed_into_the_log_must_approve_all_the_same(
+    requester: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full: nobody gets by, and the node says that it does not work until it is started again."""
+    write = FrameFile.append
+
+    def full(file: FrameFile, payloads: Any) -> None:
+        if "gallery" in str(file._file.name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(file, payloads)
+
+    async def body() -> None:
+        node, transport = build_node(requester)
+        try:
+            assert node.follow_up is not None
+            with monkeypatch.context() as patch:
+                patch.setattr(FrameFile, "append", full)
+                with pytest.raises(OSError, match="No space"):
+                    node.follow_up.must_be_approved()
+            with pytest.raises(LogUnusable):
+                node.follow_up.must_be_approved()
+            assert node.failing() == ("logs",)
+        finally:
+            await node.close()
+            await transport.close()
+
+    asyncio.run(body())
+    assert start(requester) == (True, [])
+
+
+def reasons(folder: Path) -> list[str]:
+    with closing(Archive(load_identity(folder), folder)) as archive:
+        return [archive._gallery.read(place).reason for place in range(archive._gallery.size)]  # type: ignore[attr-defined]
 
 
 def test_without_a_copy_a_restore_begins_anew_and_a_second_person_is_still_needed(
@@ -163,6 +214,38 @@ def test_without_a_copy_a_restore_begins_anew_and_a_second_person_is_still_neede
     with CaseDesk.open(requester) as desk:
         assert desk.staff() == []
     assert start(requester)[0]
+
+
+def test_one_without_tables_is_brought_back_from_a_backup(requester: Path, tmp_path: Path) -> None:
+    backup(requester, tmp_path / "copy")
+    with CaseDesk.open(requester) as desk:
+        staff = desk.staff()
+    lose_its_log(requester)
+    with pytest.raises(LossRefused, match="what persons decided"):
+        restore(requester, tmp_path / "copy", NOW)
+    restore(requester, tmp_path / "copy", NOW, yes=True)
+    with CaseDesk.open(requester) as desk:
+        assert desk.staff() == staff
+
+
+def test_a_node_that_lost_both_databases_goes_on_once_the_loss_is_accepted(tmp_path: Path) -> None:
+    """First of the gallery, and signed: a backup of one begun anew would be restored as if nothing had been lost."""
+    folder = made(tmp_path / "es", Role.HOLDER, "ES")
+    start(folder)
+    for path in (*folder.glob("store.db*"), *folder.glob("casework.db*")):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(StoreCorrupted, match=GONE):
+        start(folder)
+    with pytest.raises(StoreCorrupted, match=r"store.db is gone: there is nothing to copy.*--accept-loss"):
+        backup(folder, tmp_path / "now")
+    with pytest.raises(StoreCorrupted, match=GONE):
+        build_node(folder, accept_loss=True)
+    backup(folder, tmp_path / "now")
+    restore(folder, tmp_path / "now", NOW, yes=True)
+    start(folder)
+    assert (set(reasons(folder)), reasons(folder)[-1]) == ({"first", "accepted-loss", "restored"}, "restored")
+    with open_store(load_config(folder)) as store:
+        assert store.claims_lost_until is not None
 
 
 def test_a_node_that_never_ran_begins_one_whatever_comes_first(tmp_path: Path) -> None:
@@ -195,6 +278,64 @@ def test_a_start_that_is_killed_before_the_first_entry_is_gone_on_with(
     assert start(folder) == (False, [])
 
 
+def die_at_write(number: int) -> None:
+    """This process, when it brings something to disk for this time."""
+    left = iter(range(number - 1))
+    os.fsync = lambda _: None if next(left, None) is not None else os._exit(9)  # type: ignore[assignment]
+
+
+def killed_while_logs_are_made(folder: Path) -> int:
+    """How often a first start was killed, each time at its next write, until it came through; the logs it left open."""
+    identity, tries = load_identity(folder), 0
+    while True:
+        tries += 1
+        shutil.rmtree(identity.config.paths.logs, ignore_errors=True)
+        process = os.fork()
+        if process == 0:
+            die_at_write(tries)
+            Archive(identity, folder).close()
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        assert not desk_module.was_begun(identity.config, folder), "else its casework would be missed"
+        Archive(identity, folder).close()
+        if ended == 0:
+            return tries - 1
+
+
+def test_a_first_start_that_is_killed_while_it_makes_its_logs_is_gone_on_with(tmp_path: Path) -> None:
+    folder = made(tmp_path / "fr", Role.REQUESTER)
+    assert killed_while_logs_are_made(folder) > 20
+    assert start(folder) == (False, [])
+
+
+def test_control_half_a_log_would_keep_the_node_from_ever_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_node, "_create", lambda *given: TamperEvidentLog.create(*given).close())
+    with pytest.raises((LogUnusable, BadCheckpoint)):
+        killed_while_logs_are_made(made(tmp_path / "fr", Role.REQUESTER))
+
+
+def test_casework_beside_a_gallery_in_postgresql_is_begun_anew_without_a_backup(tmp_path: Path) -> None:
+    """There, `lineup store backup` may have nothing to copy at all."""
+    if reason := why_not():
+        pytest.skip(reason)
+    binaries = find_binaries()
+    assert binaries is not None
+    folder = made(tmp_path / "fr", Role.REQUESTER)
+    with PostgresServer(binaries) as server:
+        toml = folder / "node.toml"
+        toml.write_text(toml.read_text().replace('file = "store.db"', f'url = "{server.new_database()}"'))
+        start(folder)
+        lose(folder)
+        with pytest.raises(StoreCorrupted, match="`lineup store restore` without a file begins it anew"):
+            start(folder)
+        with pytest.raises(LossRefused, match="casework, whose database is gone or empty: a backup that is named"):
+            restore(folder, None, NOW)
+        restore(folder, None, NOW, yes=True)
+        assert start(folder) == (False, [])
+
+
 def test_an_emptied_postgresql_database_is_not_begun_anew_either(tmp_path: Path) -> None:
     if reason := why_not():
         pytest.skip(reason)
@@ -223,7 +364,7 @@ def test_an_emptied_postgresql_database_is_not_begun_anew_either(tmp_path: Path)
             CaseDesk.open(folder)
         assert beside.cases_gone(folder, load_config(folder))
         backup(folder, tmp_path / "now")
-        with pytest.raises(LossRefused, match="casework, whose database in PostgreSQL is empty"):
+        with pytest.raises(LossRefused, match="casework, whose database is gone or empty: pg_restore"):
             restore(folder, tmp_path / "now", NOW)
         restore(folder, tmp_path / "now", NOW, yes=True)
         assert start(folder)[0], "it was signed into the log"

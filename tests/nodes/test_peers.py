@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,11 +23,16 @@ from nodes.identity.renewal import renew_certificates
 from nodes.identity.tls import client_context, server_name
 from nodes.operator.client import health, metrics, search, status
 from nodes.operator.peers import add_peer, own_identity, remove_peer
-from nodes.query.driver import QueryDriver
+from nodes.query.driver import QueryDriver, RecordFailed
+from nodes.service import requester
+from nodes.service.operator_api import HolderAnswer
 from nodes.service.reload import Reload
+from nodes.service.requester import RequesterNode
 from pets.errors import InputError
 from pets.signatures import SigningKey
+from protocol.messages import Abort
 from protocol.party import Party
+from protocol.session import Event
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.network import TlsNetwork, assert_clear, hang_up
 from tests.kit.processes import processes
@@ -261,8 +267,11 @@ def test_a_query_of_a_removed_peer_is_stopped(removed: bool, federation: Federat
     serving(federation, body, FR, ES, EU)
 
 
-def test_who_is_removed_before_the_first_word_to_them_ends_the_query_and_not_the_driver(federation: Federation) -> None:
-    """Else the driver dies of a missing key, and everybody waits in vain."""
+@pytest.mark.parametrize("full", [False, True], ids=["", "and the disk is full"])
+def test_who_is_removed_before_the_first_word_to_them_ends_the_query_and_not_the_driver(
+    full: bool, federation: Federation
+) -> None:
+    """Else the driver dies of a missing key, or of a record that fails, and everybody waits in vain."""
 
     async def body(network: TlsNetwork) -> None:
         node = network.nodes[ES]
@@ -271,13 +280,27 @@ def test_who_is_removed_before_the_first_word_to_them_ends_the_query_and_not_the
         def removed_meanwhile(machine: Party) -> QueryDriver:
             assert isinstance(node.peers, Peers)
             node.peers.replace({name: peer for name, peer in node.peers.items() if name != FR})
+            record = machine._recorder
+            assert record is not None
+
+            def fails(event: Event) -> None:
+                if full and isinstance(event.message, Abort):
+                    raise RecordFailed("OSError")
+                record(event)
+
+            machine._recorder = fails
             gone.append(drive(machine))
             return gone[-1]
 
         node.drive = removed_meanwhile  # type: ignore[method-assign]
-        answer = (await asyncio.wait_for(network.search(request(federation.people.hit, (ES,))), 30)).answers[ES]
-        assert answer.status in ("refused", "unreachable")
-        assert not answer.references
+        asked = asyncio.create_task(network.search(request(federation.people.hit, (ES,))))
+        if not full:  # else nobody is told, and the others wait for as long as they have patience
+            answer = (await asyncio.wait_for(asked, 30)).answers[ES]
+            assert answer.status in ("refused", "unreachable")
+            assert not answer.references
+        while not gone:
+            await asyncio.sleep(0.05)
+        asked.cancel()
         (driver,) = gone
         await asyncio.wait_for(asyncio.wait({driver.task}), 10)
         assert driver.task.exception() is None
@@ -285,6 +308,47 @@ def test_who_is_removed_before_the_first_word_to_them_ends_the_query_and_not_the
         assert driver.failed_peers.keys() == {FR}
 
     serving(federation, body, FR, ES, EU)
+
+
+def test_a_router_that_is_removed_between_two_attempts_costs_no_answer_that_was_given(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder has released candidates, and counted them, while another one is to be asked once more."""
+    monkeypatch.setattr(requester, "_waited_in_vain", lambda _driver, _machine, holder: holder == DE)
+
+    async def body(network: TlsNetwork) -> None:
+        node = network.nodes[FR]
+        assert isinstance(node, RequesterNode)
+        again = node._ask_each
+
+        async def removed_meanwhile(search: Any, holders: Any) -> None:
+            assert isinstance(node.peers, Peers)
+            node.peers.replace({name: peer for name, peer in node.peers.items() if name != EU})
+            await again(search, holders)
+
+        node._ask_each = removed_meanwhile  # type: ignore[method-assign]
+        answers = (await network.search(request(federation.people.hit, (ES, DE)))).answers
+        assert answers[ES].status == "candidates"
+        assert answers[DE] == HolderAnswer("refused", reason="state", by=FR)
+
+    serving(federation, body, FR, ES, DE, EU)
+
+
+def test_all_who_are_removed_are_cut_off_whatever_happens_to_what_was_prepared_with_one(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(network: TlsNetwork) -> None:
+        node, reload = network.nodes[FR], reload_of(network, FR)
+        parted: list[str] = []
+        monkeypatch.setattr(node, "part_with", lambda peer, _: parted.append(peer))
+        monkeypatch.setattr(node.pool, "drop_with", lambda _: 1 / 0)
+        for name in (ES, DE):
+            published(federation, name).unlink()
+        with pytest.raises(ZeroDivisionError):
+            await reload.peers()
+        assert parted == [DE, ES]
+
+    serving(federation, body, FR)
 
 
 def test_the_operator_is_told_of_a_key_that_changed(federation: Federation) -> None:

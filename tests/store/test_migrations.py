@@ -87,6 +87,22 @@ def test_migrations_end_at_the_tables_that_an_empty_database_gets(kind: str, url
     database.close()
 
 
+def test_columns_of_the_gallery_stand_in_the_same_order_for_a_restore_copies_whole_rows(urls: tuple[str, str]) -> None:
+    scripts = Path(nodes.store.migrations.__file__ or "").parent
+
+    def ordered(url: str) -> dict[str, list[str]]:
+        database = Database(url)
+        told = inspect(database.engine)
+        found = {name: [column["name"] for column in told.get_columns(name)] for name in told.get_table_names()}
+        database.close()
+        return found
+
+    made(urls[0], scripts, None)
+    made(urls[1], scripts, Base.metadata)
+    assert ordered(urls[0]) == ordered(urls[1])
+    assert ordered(urls[0])["released"] == ["state", "reference", "day", "times"]
+
+
 def test_control_a_column_or_a_constraint_more_is_seen(urls: tuple[str, str]) -> None:
     scripts = Path(nodes.console.migrations.__file__ or "").parent
     before = made(urls[0], scripts, ConsoleBase.metadata)
