@@ -278,17 +278,26 @@ def test_who_is_removed_before_the_first_word_to_them_ends_the_query_and_not_the
         drive, gone = node.drive, []
 
         def removed_meanwhile(machine: Party) -> QueryDriver:
-            assert isinstance(node.peers, Peers)
-            node.peers.replace({name: peer for name, peer in node.peers.items() if name != FR})
-            record = machine._recorder
+            def remove() -> None:
+                assert isinstance(node.peers, Peers)
+                node.peers.replace({name: peer for name, peer in node.peers.items() if name != FR})
+
+            handle, record = machine.handle, machine._recorder
             assert record is not None
 
+            def handles(frame: bytes, link: str) -> None:
+                handle(frame, link)  # the answer waits to be sealed
+                remove()
+
             def fails(event: Event) -> None:
-                if full and isinstance(event.message, Abort):
+                if isinstance(event.message, Abort):
                     raise RecordFailed("OSError")
                 record(event)
 
-            machine._recorder = fails
+            if full:
+                machine.handle, machine._recorder = handles, fails  # type: ignore[method-assign]
+            else:
+                remove()
             gone.append(drive(machine))
             return gone[-1]
 
