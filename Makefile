@@ -49,13 +49,14 @@ lock: setup  ## resolve anew what pyproject.toml asks for; commit both files
 
 LARGER_RING := n8192_q60_t20
 
-# A worker for each processor, at most four; a file's tests share fixtures, so one worker runs them all. In the order of
-# their names: by number of tests the longest, which stand alone in a file, would come last. Tests over sockets
-# and processes have time limits, which a busy machine can miss: what fails is run once more, alone. They write and sync
-# thousands of small files: in memory, where it has 4 GB to spare.
+# A worker more than processors, at most four, since many tests wait (`tests/conftest.py` spreads those). A file's tests
+# share fixtures, so one worker runs them all, in the order of collection: by number of tests the longest, which stand
+# alone in a file, would come last. Tests over sockets and processes have time limits, which a busy machine can miss: what
+# fails is run once more, alone. They write and sync thousands of small files: in memory, where it has 4 GB to spare.
 IN_MEMORY := $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 { print "TMPDIR=/dev/shm" }')
 PYTEST := env -u OPENBLAS_CORETYPE $(IN_MEMORY) $(BIN)/python -m pytest
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+WORKERS := $(shell count=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((count < 4 ? count + 1 : 4)))
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 define run_tests
 $(PYTEST) $(PARALLEL) --durations 25 $(1) || \
 	{ echo "once more, only what failed:"; $(PYTEST) $(1) --last-failed --last-failed-no-failures none; }

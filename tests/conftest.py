@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,21 @@ from tests.kit.ring import RING
 from tests.kit.statements import share_compiled_statements
 
 share_compiled_statements()
+
+
+WAITING = ("cli", "cluster", "console", "nodes")  # folders whose tests often wait: for processes, browsers, silence
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that often wait run among those that compute: with a worker more than processors, none is idle."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    place: dict[Path, float] = {}
+    for waiting in (True, False):
+        alike = [path for path in files if (path.parent.name in WAITING) is waiting]
+        place |= {path: number / len(alike) for number, path in enumerate(alike)}
+    items[:] = [item for path in sorted(files, key=lambda path: place[path]) for item in files[path]]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

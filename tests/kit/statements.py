@@ -18,8 +18,8 @@ STATEMENTS = 2_000
 def share_compiled_statements() -> None:
     """From now on, in this process."""
     shared: LRUCache[Any, Any] = LRUCache(STATEMENTS)
-    Engine._compiled_cache = property(lambda _: shared, lambda _, own: None)  # type: ignore[method-assign]
-    DefaultDialect.__eq__ = lambda one, other: _kind(one) == _kind(other)  # type: ignore[method-assign, assignment]
+    Engine._compiled_cache = property(lambda _: shared, lambda _, own: None)  # type: ignore[assignment]
+    DefaultDialect.__eq__ = lambda one, other: _kind(one) == _kind(other)  # type: ignore[method-assign]
     DefaultDialect.__hash__ = lambda one: hash(_kind(one))  # type: ignore[method-assign, assignment]
 
 

@@ -7,7 +7,9 @@ import errno
 import random
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from tests.kit.commands import run as run
 from tests.kit.federation import ES, EU, Federation, _enrolled, found, people, request
 from tests.kit.galleries import unit_rows
 from tests.kit.network import AsgiNetwork, running
+
+PAGE_BYTES = 4096  # of SQLite
 
 
 @pytest.fixture
@@ -81,25 +85,23 @@ def exchange(path: Path) -> None:
 
 
 def scribble(path: Path) -> None:
-    """8 KB of random bytes in the middle of the file."""
-    data = bytearray(path.read_bytes())
-    start = len(data) // 2 // 4096 * 4096
-    data[start : start + 8192] = random.Random(1).randbytes(8192)
-    path.write_bytes(bytes(data))
+    """Random bytes in place of the first page of subjects. Of what lies in the middle of the file, a restore may need
+    nothing: tables and indexes come in any order."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'subject'").fetchone()
+    with path.open("r+b") as stream:
+        stream.seek((page - 1) * PAGE_BYTES)
+        stream.write(random.Random(1).randbytes(PAGE_BYTES))
 
 
 def flip_a_bit_of_a_row(path: Path) -> None:
     """Of the number of its row, which SQLite's own check does not see."""
-    import sqlite3
-
     with sqlite3.connect(path) as connection:
         connection.execute('UPDATE subject SET "row" = 77 WHERE id = 5')
     connection.close()
 
 
 def drop_rows(path: Path) -> None:
-    import sqlite3
-
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM subject WHERE id > 3")
     connection.close()
