@@ -229,3 +229,34 @@ def test_a_head_of_another_conversation_stops_everybody(monkeypatch: pytest.Monk
     signed = Signed(galleries, random.Random(1))
     assert None in (*signed.prepare()[:2], *signed.prepare()[2].values())
     assert any(isinstance(failure, Disagreement) for failure in signed.failures)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_form_checks_need_stays_until_the_last_of_them_whoever_is_lost(seed: int) -> None:
+    """In any order, one of three holders lost at any moment: the rings of the others are finished as they would be."""
+    galleries, _ = scene(3, rows=60)
+    rng = random.Random(seed)
+    signed = Signed(galleries, rng)
+    made = signed.contexts(Parties(REQUESTER, ROUTER, tuple(galleries)), lying=False)
+    requester, router = PreparingRequester(made[REQUESTER], Plan(RING, DIM)), PreparingRouter(made[ROUTER])
+    holders = [PreparingHolder(made[name], gallery) for name, gallery in galleries.items()]
+    lost, taken, moment = holders[rng.randrange(3)], iter(range(10**6)), rng.randrange(10, 90)
+    handle = lost.handle
+
+    def dies(frame: bytes, link: str) -> None:
+        if next(taken) == moment:
+            for session in lost.sessions.values():
+                lost.abort(session, Disagreement("it was killed"))
+        handle(frame, link)
+
+    lost.handle = dies  # type: ignore[method-assign]
+    signed._run([router, *holders, requester])
+    assert requester.done
+    assert router.done
+    if requester.whole.state is State.FINISHED:
+        whole = {holder.name for holder in holders if holder.preparation is not None}
+        assert {holder.name for holder in holders} - {lost.name} <= whole
+        assert requester.preparation is not None
+        assert router.preparation is not None
+        assert set(requester.preparation.rings) == set(router.preparation.rings) == whole
+    assert (requester._public, requester._parts, router._public) == (None, [], None)
