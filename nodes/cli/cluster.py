@@ -65,7 +65,10 @@ def start(
 
 @cluster.command()
 def status(folder: Dir, as_json: Json = False) -> None:
-    """Show the machines of the cluster, and how many ranges of rows each holds."""
+    """Show the machines of the cluster, and how many processes with rows each has.
+
+    "busy" stands there if one of them is at work and cannot say where it is.
+    """
     from nodes.cluster import machines
 
     found = machines.status(_config(folder))
@@ -74,7 +77,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
         return
     table = Table("machine", "alive", "processors", "shards")
     for one in found:
-        table.add_row(one["machine"], "yes" if one["alive"] else "no", str(one["processors"]), str(one["shards"]))
+        shards = "busy" if one["shards"] is None else str(one["shards"])
+        table.add_row(one["machine"], "yes" if one["alive"] else "no", str(one["processors"]), shards)
     output.print(table)
 
 
@@ -98,7 +102,8 @@ def cluster_line(told: dict[str, Any]) -> str:
     """Where the gallery of a running node lies, for `lineup node status`."""
     held = f"{told['address']}: {told['rows']:,} rows in {told['shards']} shards, {told['processes']} processes"
     machines = "" if told["machines"] is None else f", {told['machines']} machines"
-    return held + machines + (f"; CANNOT BE USED: {told['fault']}" if told["fault"] else "")
+    together = f"; both copies of {told['together']} shards lie on one machine" if told["together"] else ""
+    return held + machines + together + (f"; CANNOT BE USED: {told['fault']}" if told["fault"] else "")
 
 
 def _config(folder: Path) -> ClusterConfig:

@@ -10,22 +10,24 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from nodes.cluster.connection import connect
+from nodes.cluster.connection import SHARD, connect, on_machine
 from nodes.cluster.errors import ClusterError, Silent, WorkerLost
+from nodes.cluster.places import Places
 from nodes.cluster.shard import Shard
 from nodes.config.cluster import ClusterConfig
 from pets.errors import LineupError
 
-METHODS = ("make", "ask", "get", "put", "drop", "end", "machines", "processors")
+METHODS = ("make", "ask", "get", "put", "drop", "end", "where", "apart", "machines", "processors")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,22 @@ class Agent:
         self._shard = self._ray.remote(Shard)
         self._numbers = itertools.count(first)
         self._kept: dict[int, Any] = {}
+        self._places = Places(config.threads)
 
-    def make(self, *given: Any) -> int:
-        """A process with `Shard(*given)`; another one, made alike, takes its place whenever it is lost."""
-        options = {"num_cpus": self._config.threads, "max_restarts": -1, "max_task_retries": 0}
+    def make(self, *given: Any, beside: int | None = None) -> int:
+        """A process with `Shard(*given)`; another one, made alike, takes its place whenever it is lost.
+
+        On another machine than `beside`, where one has room. If its machine is lost, Ray chooses another.
+        """
         with self._losses():
-            return self._keep(self._shard.options(**options, scheduling_strategy="SPREAD").remote(*given))
+            machine = self._places.choose(self._alive(), beside)
+            where: Any = "SPREAD" if machine is None else on_machine(machine)
+            options = {"num_cpus": self._config.threads, "max_restarts": -1, "max_task_retries": 0}
+            name = f"{SHARD}{secrets.token_hex(16)}"  # by which `lineup cluster status` finds it
+            shard = self._shard.options(**options, name=name, scheduling_strategy=where).remote(*given)
+            number = self._keep(shard)
+            self._places.put(number, machine or "", first=beside is None)  # Ray may choose otherwise: `where`
+            return number
 
     def ask(self, shard: int, method: str, given: tuple[Any, ...]) -> int:
         """Begin a call of a shard's method; `get` waits for its answer. Raises `WorkerLost`."""
@@ -85,18 +97,42 @@ class Agent:
     def end(self, shards: tuple[int, ...]) -> None:
         """End processes."""
         for shard in shards:
+            self._places.drop(shard)
             if (actor := self._kept.pop(shard, None)) is not None:
                 self._ray.kill(actor)
+
+    def where(self, shards: tuple[int, ...], seconds: float) -> tuple[str, ...]:
+        """The machine on which each process lies; empty for one that does not say so in time: it works, or is lost."""
+        with self._losses():
+            asked = [self._of(shard).machine.remote() for shard in shards]
+            self._ray.wait(asked, num_returns=len(asked), timeout=seconds)
+        found = []
+        for shard, answer in zip(shards, asked, strict=True):
+            machine = ""
+            with suppress(self._error):
+                machine = str(self._ray.get(answer, timeout=0))
+                self._places.move(shard, machine)
+            found.append(machine)
+        return tuple(found)
+
+    def apart(self, shard: int) -> bool:
+        """Whether a machine other than this process's has room for a copy of it."""
+        with self._losses():
+            return self._places.apart(self._alive(), shard)
 
     def machines(self) -> int:
         """How many machines of the cluster are alive."""
         with self._losses():
-            return sum(bool(node["Alive"]) for node in self._ray.nodes())
+            return len(self._alive())
 
     def processors(self) -> int:
         """How many processors they have together."""
         with self._losses():
             return int(self._ray.cluster_resources().get("CPU", 0))
+
+    def _alive(self) -> dict[str, int]:
+        """Processors of each machine that is alive."""
+        return {one["NodeID"]: int(one["Resources"].get("CPU", 0)) for one in self._ray.nodes() if one["Alive"]}
 
     @contextmanager
     def _losses(self) -> Iterator[None]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections import Counter
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
 from nodes.cluster.errors import ClusterError
 from nodes.config.cluster import ClusterConfig
 
+SHARD = "shard-"  # how the names of shards begin, among the actors of a cluster
 KNOCK_SECONDS = 5.0  # Ray itself tries a head that is not there for a minute
 
 
@@ -42,6 +45,34 @@ def connect(config: ClusterConfig) -> Any:
         except Exception as error:  # whatever Ray raises, it means the same
             raise ClusterError(f"no cluster at {config.address}: {str(error).splitlines()[0]}") from None
     return ray
+
+
+def on_machine(machine: str) -> Any:
+    """To be begun on a machine, by its ID; elsewhere if that machine is lost."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(machine, soft=True)
+
+
+def this_machine() -> str:
+    """The ID of the machine on which a process of the cluster lies."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def shards_on(ray: Any, seconds: float) -> Counter[str] | None:
+    """How many shards lie on each machine, by its ID; None where one does not say so in time: it works."""
+    asked = []
+    for name in ray.util.list_named_actors():
+        with suppress(ValueError):  # it has ended since
+            if name.startswith(SHARD):
+                asked.append(ray.get_actor(name).machine.remote())
+    ray.wait(asked, num_returns=len(asked), timeout=seconds) if asked else None
+    try:
+        return Counter(ray.get(asked, timeout=0))
+    except ray.exceptions.RayError:
+        return None
 
 
 def knock(address: str) -> None:

@@ -18,6 +18,7 @@ from nodes.cluster.errors import ClusterError, WorkerLost
 from nodes.cluster.link import Calls, Link
 from nodes.cluster.rows import ClusterRows
 from nodes.cluster.shards import SPARE_ROWS, UNIT, Shards
+from nodes.cluster.spreading import spread
 from nodes.config.cluster import ClusterConfig
 from pets.errors import LineupError
 
@@ -28,7 +29,8 @@ class ClusterGallery(HeldGallery):
     """The rows of `files` in shards; manifest, numbering and liveness stay in this process.
 
     `node`: its folder, which every machine must find at the same place. Rows that came since are read beside searches,
-    which go on in the version that is held. Raises `BlocksError`, `ClusterError`.
+    which go on in the version that is held. `together`: shards whose copies were last found to lie on one machine.
+    Raises `BlocksError`, `ClusterError`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ClusterGallery(HeldGallery):
         super().__init__(files)
         self._calls, self._config, self._node, self._unit, self._spare = calls, config, node, unit, spare
         self._reading: threading.Thread | None = None
+        self.together = 0
         self._told = -1  # the generation up to which who is forgotten was let go of
         self.shards = self._opened()
         try:
@@ -85,6 +88,10 @@ class ClusterGallery(HeldGallery):
                 reading.start()
         if begins or not self.shards.well or not self._loaded:
             reading.join(READ_SECONDS)
+
+    def spread(self) -> None:
+        """Bring copies of a shard apart that lie on one machine, where another has room (`nodes.cluster.spreading`)."""
+        self.together = spread(self.shards)
 
     def further(self, rows: int) -> list[Rows]:
         """As `HeldGallery.further`."""
@@ -142,13 +149,17 @@ def _reach(shards: Shards, rows: int) -> None:
 
 
 class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `lineup node status` shows. `processes`: of all shards. `fault`: why it cannot be used; None if it can."""
+    """What `lineup node status` shows. `processes`: of all shards. `together`: shards whose copies lie on one machine.
+
+    `fault`: why it cannot be used; None if it can.
+    """
 
     address: str
     shards: int
     processes: int
     rows: int
     machines: int | None
+    together: int
     fault: str | None
 
 
@@ -159,7 +170,7 @@ class Cluster:
         self._config, self._node = config, node
         self._link = Link(config)
         self._gallery: ClusterGallery | None = None
-        self._refused = ""
+        self._refused, self._machines = "", 0
 
     def connect(self) -> None:
         """Be connected. Raises `ClusterError`, which names the address."""
@@ -186,9 +197,21 @@ class Cluster:
         return self._gallery.shards.fault
 
     @property
-    def late(self) -> str:
-        """Why rows that came since are not searched yet, though reading them was tried; empty if nothing is known."""
-        return "" if self._gallery is None else self._gallery.shards.late
+    def alarms(self) -> list[str]:
+        """What the operator should look at. Asks nobody."""
+        gallery, found = self._gallery, [self.fault] if self.fault else []
+        if gallery is not None and gallery.shards.late:
+            found.append(f"rows that were enrolled since cannot be read and are not searched: {gallery.shards.late}")
+        if gallery is not None and gallery.together and self._machines > 1:
+            found.append(f"both copies of {gallery.together} shards lie on one machine, and no other has room for one")
+        return [f"cluster: {one}" for one in found]
+
+    def spread(self) -> None:
+        """Bring copies apart that lie on one machine; returns when their rows are read."""
+        if self._gallery is not None:
+            self._gallery.spread()
+            with suppress(WorkerLost):
+                self._machines = self._link.machines()
 
     def told(self) -> Told:
         """How things stand."""
@@ -198,7 +221,8 @@ class Cluster:
         except WorkerLost:
             machines = None
         rows, processes = sum(part.held for part in parts), sum(len(part.copies) for part in parts)
-        return Told(self._config.address, len(parts), processes, rows, machines, self.fault or None)
+        together = 0 if self._gallery is None else self._gallery.together
+        return Told(self._config.address, len(parts), processes, rows, machines, together, self.fault or None)
 
     def close(self) -> None:
         """Leave the cluster; what the node made there ends."""

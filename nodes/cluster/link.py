@@ -40,8 +40,9 @@ class Calls(Protocol):
     def give_up(self, turn: int) -> None:
         """A connection is of no use, although it is not known to be lost: the next is another."""
 
-    def make(self, *given: Any) -> Any:
-        """A process with `Shard(*given)`."""
+    def make(self, *given: Any, beside: Any = None) -> Any:
+        """A process with `Shard(*given)`: the first of its range, or a copy of `beside`, if there is room for it on
+        another machine."""
 
     def ask(self, shard: Any, method: str, *given: Any) -> Any:
         """Begin a call; gives what `get` waits for."""
@@ -57,6 +58,12 @@ class Calls(Protocol):
 
     def end(self, shards: tuple[Any, ...]) -> None:
         """End processes."""
+
+    def where(self, shards: tuple[Any, ...], seconds: float) -> tuple[str, ...]:
+        """The machine on which each process lies; empty where it does not say so in time."""
+
+    def apart(self, shard: Any) -> bool:
+        """Whether a machine other than this process's has room for a copy of it."""
 
     def processors(self) -> int:
         """How many processors the cluster has."""
@@ -109,9 +116,9 @@ class Link:
             if turn == self._turn:
                 self._stop()
 
-    def make(self, *given: Any) -> Any:
+    def make(self, *given: Any, beside: Any = None) -> Any:
         """As `Calls.make`."""
-        return self._call("make", *given)
+        return self._call("make", *given, beside=beside)
 
     def ask(self, shard: Any, method: str, *given: Any) -> Any:
         """As `Calls.ask`."""
@@ -142,6 +149,14 @@ class Link:
         """As `Calls.end`."""
         self._call("end", shards)
 
+    def where(self, shards: tuple[Any, ...], seconds: float) -> tuple[str, ...]:
+        """As `Calls.where`."""
+        return tuple(self._call("where", shards, seconds))
+
+    def apart(self, shard: Any) -> bool:
+        """As `Calls.apart`."""
+        return bool(self._call("apart", shard))
+
     def processors(self) -> int:
         """As `Calls.processors`."""
         return int(self._call("processors"))
@@ -156,12 +171,12 @@ class Link:
             self._closed = True
             self._stop()
 
-    def _call(self, method: str, *given: Any) -> Any:
+    def _call(self, method: str, *given: Any, **named: Any) -> Any:
         agent = self._agent
         if agent is None:
             raise WorkerLost(self._refused or "not connected")
         try:
-            return getattr(agent, method)(*given)
+            return getattr(agent, method)(*given, **named)
         except (EOFError, OSError):
             raise WorkerLost("the process that talks to the cluster has ended") from None
 

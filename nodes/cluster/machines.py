@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nodes.cluster.connection import authenticated, check_installed, connect
+from nodes.cluster.connection import authenticated, check_installed, connect, shards_on
 from nodes.cluster.errors import ClusterError
 from nodes.config.cluster import ClusterConfig
 from nodes.private_files import write_private
 
 COMMAND_SECONDS = 120
+SHARDS_SECONDS = 10.0  # to say where they are
 STORE_BYTES = 2 * 2**30  # for masks and results on their way, rows among them in the daily comparison
 
 
@@ -49,14 +50,12 @@ def stop() -> None:
 
 
 def status(config: ClusterConfig) -> list[dict[str, Any]]:
-    """Every machine: address, whether it is alive, processors, and the shards (actors) on it."""
-    ray = connect(config)
-    from ray.util.state import list_actors
+    """Every machine: address, whether it is alive, processors, and the processes with rows on it.
 
-    try:
-        actors = [actor for actor in list_actors(limit=10_000) if actor.class_name == "Shard"]
-    except Exception:  # the list comes from the dashboard, which need not run
-        actors = []
+    `shards`: None where one of them does not say in time where it is, because it works.
+    """
+    ray = connect(config)
+    held = shards_on(ray, SHARDS_SECONDS)
     machines = []
     for node in ray.nodes():
         machines.append(
@@ -64,7 +63,7 @@ def status(config: ClusterConfig) -> list[dict[str, Any]]:
                 "machine": node["NodeManagerAddress"],
                 "alive": bool(node["Alive"]),
                 "processors": int(node["Resources"].get("CPU", 0)),
-                "shards": sum(actor.node_id == node["NodeID"] and actor.state == "ALIVE" for actor in actors),
+                "shards": None if held is None else held[node["NodeID"]],
             }
         )
     return machines

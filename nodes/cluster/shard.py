@@ -18,6 +18,7 @@ import numpy.typing as npt
 from nodes.blocks import BlockFiles, UnknownVersion, VersionReader
 from nodes.blocks.manifest import Manifest, Version
 from nodes.blocks.memory import RowMemory
+from nodes.cluster.connection import this_machine
 from nodes.cluster.errors import ClusterError
 from nodes.config.schema import load_config
 from nodes.config.storage import storage_key
@@ -140,6 +141,10 @@ class Shard:
     def status(self) -> dict[str, Any]:
         """Where it runs and what it holds."""
         return {"host": socket.gethostname(), "pid": os.getpid(), "first": self._part.first, "rows": self._held}
+
+    def machine(self) -> str:
+        """The ID of the machine of the cluster on which it runs."""
+        return this_machine()
 
     def _first(self, rows: int) -> npt.NDArray[np.int8]:
         if self._held < rows:

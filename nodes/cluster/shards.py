@@ -169,6 +169,21 @@ class Shards:
             log.warning(f"{len(lost)} shards did not hear what to forget", extra={"error": str(lost[0])})
         return not lost
 
+    def make(self, part: Part, beside: Any = None) -> Any:
+        """A process for a part; a copy of `beside` lies on another machine, if one has room. Raises `WorkerLost`."""
+        return self.calls.make(*self._given, part.range, self.dim, self._config.threads, beside=beside)
+
+    def change(self, part: Part, before: tuple[Any, ...], copies: tuple[Any, ...]) -> bool:
+        """Have other copies of a part, the first to be asked first; whether it had those that it should have before.
+
+        Those behind `config.copies` are not asked, but hear who is forgotten.
+        """
+        with self._lock:
+            if part.copies != before:
+                return False
+            part.copies = copies
+            return True
+
     def close(self) -> None:
         """End the processes. Who still asks is told."""
         with self._lock:
@@ -210,8 +225,8 @@ class Shards:
             except ClusterError as error:
                 raise WorkerLost(str(error)) from None
             if part.turn != turn:
-                given = (*self._given, part.range, self.dim, self._config.threads)
-                part.copies = tuple(self.calls.make(*given) for _ in range(self._config.copies))
+                first = self.make(part)
+                part.copies = (first, *(self.make(part, first) for _ in range(1, self._config.copies)))
                 part.turn, part.held = turn, 0
             return part.copies
 

@@ -265,12 +265,10 @@ class Node:
 
     @property
     def all_alarms(self) -> list[str]:
-        """What the operator should look at: `alarms`, staff that is gone, refused peers, clocks that differ, a cluster
-        that is lost or late."""
+        """What the operator should look at: `alarms`, staff that is gone, refused peers, clocks that differ, and what
+        is wrong with a cluster."""
         cluster = self.galleries.cluster
-        lost = [f"cluster: {cluster.fault}"] if cluster is not None and cluster.fault else []
-        if cluster is not None and cluster.late:
-            lost.append(f"cluster: rows that were enrolled since cannot be read and are not searched: {cluster.late}")
+        lost = [] if cluster is None else cluster.alarms
         told = [] if self.follow_up is None else self.follow_up.alarms
         return [*self.alarms, *told, *self.peer_faults, *self.clocks.alarms, *lost]
 

@@ -39,6 +39,7 @@ HEADER_SECONDS = 10.0  # how long a connection may take from the handshake to it
 CLOSE_SECONDS = 0.5
 PREPARATION_SECONDS = 60
 FOLLOW_SECONDS = 5.0  # how often the gallery's changes are looked for
+SPREAD_SECONDS = 60.0  # how often copies are looked for that lie on one machine of a cluster
 EXPIRY_SECONDS = 24 * 3600.0  # how often what is past its time is deleted
 EXPIRY_RETRY_SECONDS = 3600.0
 INSPECTION_DELAY_SECONDS = 600.0
@@ -237,6 +238,7 @@ async def _serve(folder: Path, delay_seconds: float, accept_loss: bool) -> None:
             _inspect_daily(node),
             _expire_preparations(node),
             _follow_gallery(node),
+            _spread_copies(node),
             node.gossip.meet_for_ever(),
             outage.follow(node),
         )
@@ -287,6 +289,17 @@ async def _follow_gallery(node: Node) -> None:
             await asyncio.to_thread(node.follow_gallery)
         except Exception as error:  # a database that is locked, say, is looked at again
             _log.error("gallery not followed", extra={"node": node.name, "error": type(error).__name__})
+
+
+async def _spread_copies(node: Node) -> None:
+    """In a cluster, a machine that was lost and is back gets copies of rows again."""
+    cluster = node.galleries.cluster
+    while cluster is not None:
+        await asyncio.sleep(SPREAD_SECONDS)
+        try:
+            await asyncio.to_thread(cluster.spread)
+        except Exception as error:  # whatever it is, searches go on
+            _log.error("copies not spread", extra={"node": node.name, "error": type(error).__name__})
 
 
 async def _expire_daily(node: Node) -> None:

@@ -81,7 +81,7 @@ def test_new_rows_go_into_the_last_shard_and_then_into_others(node: Path, tmp_pa
 
 
 def test_a_shard_that_is_not_allowed_costs_the_new_rows_only(node: Path, tmp_path: Path) -> None:
-    files, calls = new_files(node, tmp_path / "g"), FakeCalls(there_are=3)
+    files, calls = new_files(node, tmp_path / "g"), FakeCalls(hosts={"A": 3})
     files.append(rows(3 * BLOCK))
     gallery = spread(files, node, calls)
     before = gallery.snapshot()
@@ -90,7 +90,7 @@ def test_a_shard_that_is_not_allowed_costs_the_new_rows_only(node: Path, tmp_pat
         gallery.snapshot()
     assert "7 are needed" in gallery.shards.fault, "for health"
     assert before.rows[:].any(axis=1).all()
-    calls.there_are = 7
+    calls.hosts = {"A": 7}
     assert gallery.snapshot().rows.shape == (12 * BLOCK, DIM)
 
 

@@ -120,7 +120,7 @@ def test_the_machines_are_shown(node: Path) -> None:
     done = lineup("cluster", "status", "--dir", str(node), "--json")
     assert done.returncode == 0, done.stderr
     (machine,) = json.loads(done.stdout)
-    assert (machine["alive"], machine["processors"]) == (True, PROCESSORS)
+    assert (machine["alive"], machine["processors"], machine["shards"]) == (True, PROCESSORS, 0)
 
 
 def test_a_worker_that_is_killed_costs_no_answer(node: Path, link: Link) -> None:
@@ -245,7 +245,7 @@ def test_three_nodes_search_while_people_come_and_go_and_a_worker_is_killed(node
             assert report.answers == federation.expected(wanted)
             assert report.answers[ES].references, "the control: somebody is found"
             told = await asyncio.to_thread(cluster.told)
-            assert (told.shards, told.rows, told.machines, told.fault) == (2, 9001, 1, None)
+            assert (told.shards, told.rows, told.machines, told.together, told.fault) == (2, 9001, 1, 0, None)
             await asyncio.to_thread(network.nodes[ES].inspect)
             assert not network.nodes[ES].failing()
 
@@ -259,6 +259,80 @@ async def prepared(network: Network) -> None:
     report = await asking.supply.prepare(PrepareRequest((ES,), 1, FACE_DIM, SYNTHETIC_MODEL, RING.preset))
     assert (report.made, report.refused) == (1, {})
     await network.settle(60)
+
+
+def test_two_copies_lie_on_two_machines_and_again_once_a_lost_one_is_back(
+    node: Path, link: Link, tmp_path: Path
+) -> None:
+    """Two of Ray's nodes on this machine: to Ray, and to what is tested here, they are two machines."""
+    rows, config = quantise(synthetic_templates(100, DIM, seed=5)), load_config(node).cluster
+    files = BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
+    files.append(rows)
+    config = msgspec.structs.replace(config, copies=2, shards=1)
+    values = np.random.default_rng(1).integers(0, N4096.t, DIM, np.int32)
+    second = "127.0.0.2"
+    join_as(node, second)
+    gallery = ClusterGallery(files, link, config, node)
+    try:
+        with gallery.snapshot() as lent:
+            work = [Product(lent.rows, values, N4096, 0, 1)]
+            expected = perform([Product(rows, values, N4096, 0, 1)], 1)
+            first, other = lie(link, gallery)
+            assert first != other
+            assert shards_shown(node) == [1, 1]
+            lose(second)
+            np.testing.assert_array_equal(perform(work, 1), expected, "by the other copy; Ray does not know yet")
+            assert len(set(lie(link, gallery))) == 1
+            gallery.spread()
+            assert gallery.together == 1, "no other machine is there"
+            join_as(node, second)
+            assert len(set(lie(link, gallery))) == 1, "the control: Ray leaves them where they are"
+            gallery.spread()
+            assert gallery.together == 0
+            assert len(set(lie(link, gallery))) == 2
+            np.testing.assert_array_equal(perform(work, 1), expected)
+    finally:
+        gallery.close()
+        lose(second)
+
+
+def join_as(node: Path, host: str) -> None:
+    done = lineup("cluster", "start", "--dir", str(node), "--host", host, "--processors", "8", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["role"] == "worker"
+
+
+def lie(link: Link, gallery: ClusterGallery) -> tuple[str, ...]:
+    """The machines of its two copies, once both are there."""
+    (part,) = gallery.shards.parts
+    deadline = time.monotonic() + 60
+    while not all(machines := link.where(part.copies, 60)):  # Ray takes some fifteen seconds to begin one anew
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return machines
+
+
+def lose(host: str) -> None:
+    """A machine goes, with everything on it."""
+    for raylet in [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cmdline") if is_raylet(one, host)]:
+        workers = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
+        for process in (raylet, *map(int, workers)):
+            os.kill(process, signal.SIGKILL)
+
+
+def is_raylet(command: Path, host: str) -> bool:
+    try:
+        arguments = command.read_bytes().split(b"\0")
+    except OSError:  # it has ended
+        return False
+    return arguments[0].endswith(b"/raylet") and f"--node_ip_address={host}".encode() in arguments
+
+
+def shards_shown(node: Path) -> list[int]:
+    """What `lineup cluster status` shows of the machines."""
+    done = lineup("cluster", "status", "--dir", str(node), "--json")
+    assert done.returncode == 0, done.stderr
+    return [one["shards"] for one in json.loads(done.stdout)]
 
 
 def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(

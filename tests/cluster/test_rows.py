@@ -140,8 +140,8 @@ def test_a_cluster_that_is_lost_is_named_and_all_is_there_when_it_is_back(
 
 def test_too_few_processors_are_said_at_once(node: Path, gallery: Path) -> None:
     with pytest.raises(ClusterError, match="has 5 processors, and 6 are needed"):
-        opened(node, gallery, FakeCalls(there_are=5), shards=3, copies=2)
-    opened(node, gallery, FakeCalls(there_are=6), shards=3, copies=2)  # the control
+        opened(node, gallery, FakeCalls(hosts={"A": 5}), shards=3, copies=2)
+    opened(node, gallery, FakeCalls(hosts={"A": 6}), shards=3, copies=2)  # the control
 
 
 def test_what_is_forgotten_is_zero_in_every_copy(node: Path, gallery: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from nodes.cluster import gallery
 from nodes.cluster.errors import ClusterError, WorkerLost
 from nodes.cluster.gallery import ClusterGallery
+from nodes.cluster.places import Places
 from nodes.cluster.shard import Shard
 from nodes.config.cluster import ClusterConfig
 from nodes.config.schema import Role, load_config
@@ -52,16 +53,20 @@ class FakeCalls:
     """`nodes.cluster.link.Calls`. Work is done at `get`.
 
     `dies` says whether the worker dies at the k-th answer that is waited for: it is then made anew, as it was made.
-    `is_down`: the cluster is not there. `deaf`: nobody answers.
+    `is_down`: the cluster is not there. `deaf`: nobody answers. `hosts`: machines and their processors. Workers of
+    one that is lost are made anew wherever there is room, as Ray does it.
     """
 
     dies: Callable[[int], bool] = lambda _: False
-    there_are: int = 1000
     is_down: bool = False
     deaf: bool = False
     shards: dict[int, Shard] = field(default_factory=dict)
+    hosts: dict[str, int] = field(default_factory=lambda: {"A": 500, "B": 500})
+    busy: set[int] = field(default_factory=set)
     deaths: int = 0
     dropped: int = 0
+    places: Places = field(default_factory=lambda: Places(1))
+    lies: dict[int, str] = field(default_factory=dict)
     _given: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _asked: Iterator[int] = field(default_factory=itertools.count)
@@ -88,11 +93,20 @@ class FakeCalls:
         self.is_down = self._lost = True
         self.shards.clear()
 
-    def make(self, *given: Any) -> int:
+    def make(self, *given: Any, beside: Any = None) -> int:
         number = next(self._numbers)
         self._given[number] = given
         self.shards[number] = Shard(*given)
+        self.lies[number] = self.places.choose(self.hosts, beside) or "nowhere"
+        self.places.put(number, self.lies[number], first=beside is None)
         return number
+
+    def lose(self, machine: str) -> None:
+        """A machine is gone."""
+        del self.hosts[machine]
+        for number in [number for number, where in self.lies.items() if where == machine and number in self.shards]:
+            self.kill(number)
+            self.lies[number] = max(self.hosts)
 
     def kill(self, shard: int) -> None:
         """A worker dies, and another takes its place."""
@@ -122,12 +136,23 @@ class FakeCalls:
     def end(self, shards: tuple[int, ...]) -> None:
         for shard in shards:
             self.shards.pop(shard, None)
+            self.places.drop(shard)
+
+    def where(self, shards: tuple[int, ...], _: float) -> tuple[str, ...]:
+        if any(shard not in self.shards for shard in shards):
+            raise WorkerLost("gone")
+        for shard in shards:
+            self.places.move(shard, self.lies[shard])
+        return tuple("" if shard in self.busy else self.lies[shard] for shard in shards)
+
+    def apart(self, shard: int) -> bool:
+        return self.places.apart(self.hosts, shard)
 
     def processors(self) -> int:
-        return self.there_are
+        return sum(self.hosts.values())
 
     def machines(self) -> int:
-        return 2
+        return len(self.hosts)
 
     def close(self) -> None:
         self.shards.clear()
