@@ -67,19 +67,21 @@ def start(
 def status(folder: Dir, as_json: Json = False) -> None:
     """Show the machines of the cluster, and how many processes with rows each has.
 
-    "busy" stands there if one of them is at work and cannot say where it is.
+    A process that does not say within ten seconds where it is is counted apart: it works, is being begun, or waits for
+    room.
     """
     from nodes.cluster import machines
 
-    found = machines.status(_config(folder))
+    found, silent = machines.status(_config(folder))
     if as_json:
-        _print_json(found)
+        _print_json({"machines": found, "silent": silent})
         return
     table = Table("machine", "alive", "processors", "shards")
     for one in found:
-        shards = "busy" if one["shards"] is None else str(one["shards"])
-        table.add_row(one["machine"], "yes" if one["alive"] else "no", str(one["processors"]), shards)
+        table.add_row(one["machine"], "yes" if one["alive"] else "no", str(one["processors"]), str(one["shards"]))
     output.print(table)
+    if silent:
+        output.print(f"Shards that do not say where they are: {silent}. They work, are being begun, or wait for room.")
 
 
 @cluster.command()
@@ -102,7 +104,7 @@ def cluster_line(told: dict[str, Any]) -> str:
     """Where the gallery of a running node lies, for `lineup node status`."""
     held = f"{told['address']}: {told['rows']:,} rows in {told['shards']} shards, {told['processes']} processes"
     machines = "" if told["machines"] is None else f", {told['machines']} machines"
-    together = f"; both copies of {told['together']} shards lie on one machine" if told["together"] else ""
+    together = f"; both copies on one machine: {told['together']} shards" if told["together"] else ""
     return held + machines + together + (f"; CANNOT BE USED: {told['fault']}" if told["fault"] else "")
 
 

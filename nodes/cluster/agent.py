@@ -49,19 +49,23 @@ class Agent:
         self._kept: dict[int, Any] = {}
         self._places = Places(config.threads)
 
-    def make(self, *given: Any, beside: int | None = None) -> int:
+    def make(self, *given: Any, beside: int | None = None, there_only: bool = False) -> int:
         """A process with `Shard(*given)`; another one, made alike, takes its place whenever it is lost.
 
-        On another machine than `beside`, where one has room. If its machine is lost, Ray chooses another.
+        On another machine than `beside`, where one has room. If its machine is lost, Ray chooses another; also if
+        others than this node have taken the room there, but with `there_only` it waits for room.
         """
         with self._losses():
-            machine = self._places.choose(self._alive(), beside)
-            where: Any = "SPREAD" if machine is None else on_machine(machine)
+            number, alive = next(self._numbers), self._alive()
+            machine = self._places.take(number, alive, beside)  # Ray may choose otherwise: `where`
+            where: Any = "SPREAD" if machine is None else on_machine(machine, spill=not there_only)
             options = {"num_cpus": self._config.threads, "max_restarts": -1, "max_task_retries": 0}
             name = f"{SHARD}{secrets.token_hex(16)}"  # by which `lineup cluster status` finds it
-            shard = self._shard.options(**options, name=name, scheduling_strategy=where).remote(*given)
-            number = self._keep(shard)
-            self._places.put(number, machine or "", first=beside is None)  # Ray may choose otherwise: `where`
+            try:
+                self._kept[number] = self._shard.options(**options, name=name, scheduling_strategy=where).remote(*given)
+            except BaseException:
+                self._places.drop(number)
+                raise
             return number
 
     def ask(self, shard: int, method: str, given: tuple[Any, ...]) -> int:

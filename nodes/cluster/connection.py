@@ -47,11 +47,14 @@ def connect(config: ClusterConfig) -> Any:
     return ray
 
 
-def on_machine(machine: str) -> Any:
-    """To be begun on a machine, by its ID; elsewhere if that machine is lost."""
+def on_machine(machine: str, *, spill: bool) -> Any:
+    """To be begun on a machine, by its ID; elsewhere if that machine is lost.
+
+    `spill`: elsewhere too if it is full, as it may be with processes of others. Else Ray waits for room there.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return NodeAffinitySchedulingStrategy(machine, soft=True)
+    return NodeAffinitySchedulingStrategy(machine, soft=True, _spill_on_unavailable=spill)
 
 
 def this_machine() -> str:
@@ -61,18 +64,23 @@ def this_machine() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def shards_on(ray: Any, seconds: float) -> Counter[str] | None:
-    """How many shards lie on each machine, by its ID; None where one does not say so in time: it works."""
+def shards_on(ray: Any, seconds: float) -> tuple[Counter[str], int]:
+    """How many shards lie on each machine, by its ID, and how many do not say so in time.
+
+    Those work, are being begun, or wait for room.
+    """
     asked = []
     for name in ray.util.list_named_actors():
         with suppress(ValueError):  # it has ended since
             if name.startswith(SHARD):
                 asked.append(ray.get_actor(name).machine.remote())
-    ray.wait(asked, num_returns=len(asked), timeout=seconds) if asked else None
-    try:
-        return Counter(ray.get(asked, timeout=0))
-    except ray.exceptions.RayError:
-        return None
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=seconds)
+    found = Counter[str]()
+    for answer in asked:
+        with suppress(ray.exceptions.RayError):
+            found[ray.get(answer, timeout=0)] += 1
+    return found, len(asked) - found.total()
 
 
 def knock(address: str) -> None:

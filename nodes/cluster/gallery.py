@@ -18,7 +18,7 @@ from nodes.cluster.errors import ClusterError, WorkerLost
 from nodes.cluster.link import Calls, Link
 from nodes.cluster.rows import ClusterRows
 from nodes.cluster.shards import SPARE_ROWS, UNIT, Shards
-from nodes.cluster.spreading import spread
+from nodes.cluster.spreading import Together, spread
 from nodes.config.cluster import ClusterConfig
 from pets.errors import LineupError
 
@@ -29,7 +29,7 @@ class ClusterGallery(HeldGallery):
     """The rows of `files` in shards; manifest, numbering and liveness stay in this process.
 
     `node`: its folder, which every machine must find at the same place. Rows that came since are read beside searches,
-    which go on in the version that is held. `together`: shards whose copies were last found to lie on one machine.
+    which go on in the version that is held. `together`: what was last found of copies that lie on one machine.
     Raises `BlocksError`, `ClusterError`.
     """
 
@@ -46,7 +46,7 @@ class ClusterGallery(HeldGallery):
         super().__init__(files)
         self._calls, self._config, self._node, self._unit, self._spare = calls, config, node, unit, spare
         self._reading: threading.Thread | None = None
-        self.together = 0
+        self.together = Together()
         self._told = -1  # the generation up to which who is forgotten was let go of
         self.shards = self._opened()
         try:
@@ -202,8 +202,8 @@ class Cluster:
         gallery, found = self._gallery, [self.fault] if self.fault else []
         if gallery is not None and gallery.shards.late:
             found.append(f"rows that were enrolled since cannot be read and are not searched: {gallery.shards.late}")
-        if gallery is not None and gallery.together and self._machines > 1:
-            found.append(f"both copies of {gallery.together} shards lie on one machine, and no other has room for one")
+        if gallery is not None and (stay := gallery.together).ranges and self._machines > 1:
+            found.append(f"shards of which both copies lie on one machine: {stay.ranges}; {stay.why}")
         return [f"cluster: {one}" for one in found]
 
     def spread(self) -> None:
@@ -221,7 +221,7 @@ class Cluster:
         except WorkerLost:
             machines = None
         rows, processes = sum(part.held for part in parts), sum(len(part.copies) for part in parts)
-        together = 0 if self._gallery is None else self._gallery.together
+        together = 0 if self._gallery is None else self._gallery.together.ranges
         return Told(self._config.address, len(parts), processes, rows, machines, together, self.fault or None)
 
     def close(self) -> None:

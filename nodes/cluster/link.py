@@ -40,9 +40,11 @@ class Calls(Protocol):
     def give_up(self, turn: int) -> None:
         """A connection is of no use, although it is not known to be lost: the next is another."""
 
-    def make(self, *given: Any, beside: Any = None) -> Any:
-        """A process with `Shard(*given)`: the first of its range, or a copy of `beside`, if there is room for it on
-        another machine."""
+    def make(self, *given: Any, beside: Any = None, there_only: bool = False) -> Any:
+        """A process with `Shard(*given)`: the first of its range, or a copy of `beside`.
+
+        A copy lies on another machine that has room. `there_only`: it is not begun elsewhere, should that be full.
+        """
 
     def ask(self, shard: Any, method: str, *given: Any) -> Any:
         """Begin a call; gives what `get` waits for."""
@@ -116,9 +118,9 @@ class Link:
             if turn == self._turn:
                 self._stop()
 
-    def make(self, *given: Any, beside: Any = None) -> Any:
+    def make(self, *given: Any, beside: Any = None, there_only: bool = False) -> Any:
         """As `Calls.make`."""
-        return self._call("make", *given, beside=beside)
+        return self._call("make", *given, beside=beside, there_only=there_only)
 
     def ask(self, shard: Any, method: str, *given: Any) -> Any:
         """As `Calls.ask`."""

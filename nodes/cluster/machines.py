@@ -49,13 +49,13 @@ def stop() -> None:
     _run([*_program(), "stop"], dict(os.environ))
 
 
-def status(config: ClusterConfig) -> list[dict[str, Any]]:
-    """Every machine: address, whether it is alive, processors, and the processes with rows on it.
+def status(config: ClusterConfig) -> tuple[list[dict[str, Any]], int]:
+    """Every machine: address, whether it is alive, processors, and the processes with rows that say they are there.
 
-    `shards`: None where one of them does not say in time where it is, because it works.
+    And how many such processes do not say in time where they are: they work, are being begun, or wait for room.
     """
     ray = connect(config)
-    held = shards_on(ray, SHARDS_SECONDS)
+    held, silent = shards_on(ray, SHARDS_SECONDS)
     machines = []
     for node in ray.nodes():
         machines.append(
@@ -63,10 +63,10 @@ def status(config: ClusterConfig) -> list[dict[str, Any]]:
                 "machine": node["NodeManagerAddress"],
                 "alive": bool(node["Alive"]),
                 "processors": int(node["Resources"].get("CPU", 0)),
-                "shards": None if held is None else held[node["NodeID"]],
+                "shards": held[node["NodeID"]],
             }
         )
-    return machines
+    return machines, silent
 
 
 def _ray(config: ClusterConfig, options: list[str]) -> None:

@@ -71,6 +71,7 @@ class Shards:
         self._given = str(node), str(gallery), epoch
         self._lock = threading.Lock()
         self._closed = False
+        self._forgets = 0  # calls of `forget` that have begun
 
     @property
     def well(self) -> bool:
@@ -155,13 +156,22 @@ class Shards:
                 yield part, inside
 
     def forget(self, rows: npt.NDArray[np.int64]) -> bool:
-        """Overwrite rows in every copy; whether all did. A copy that is made anew reads them as zeros."""
+        """Overwrite rows in every copy; whether all did. A copy that is made anew reads them as zeros.
+
+        One that nobody asks yet is told, and not waited for: it may be reading, and does this before it is asked.
+        """
+        self._forgets += 1
         turn, deadline = self.calls.connected(), time.monotonic() + FORGET_SECONDS
         begun, lost = [], list[WorkerLost]()
         for part, inside in self.owners(rows):
-            for copy in part.copies if part.turn == turn else ():
+            places = rows[inside] - part.range.first
+            copies = part.copies if part.turn == turn else ()
+            for copy in copies[: self._config.copies]:
                 with _noting(lost):
-                    begun.append(self.calls.ask(copy, "forget", rows[inside] - part.range.first))
+                    begun.append(self.calls.ask(copy, "forget", places))
+            for copy in copies[self._config.copies :]:
+                with suppress(WorkerLost):
+                    self.calls.drop(self.calls.ask(copy, "forget", places))
         for answer in begun:  # of all at once: who waits for this holds the gallery
             with _noting(lost):
                 self.calls.get(answer, max(0.1, deadline - time.monotonic()))
@@ -169,9 +179,24 @@ class Shards:
             log.warning(f"{len(lost)} shards did not hear what to forget", extra={"error": str(lost[0])})
         return not lost
 
-    def make(self, part: Part, beside: Any = None) -> Any:
-        """A process for a part; a copy of `beside` lies on another machine, if one has room. Raises `WorkerLost`."""
-        return self.calls.make(*self._given, part.range, self.dim, self._config.threads, beside=beside)
+    def add(self, part: Part, before: tuple[Any, ...]) -> Any:
+        """A further copy of a part, behind those it had `before`, on another machine than the first.
+
+        None where it has others now, or where somebody was forgotten at this very moment: the new copy may have read
+        their row and not have heard of it. Raises `WorkerLost`.
+        """
+        forgets, new = self._forgets, self._make(part, before[0], there_only=True)
+        if self.change(part, before, (*before, new)):
+            if self._forgets == forgets:
+                return new
+            self.change(part, (*before, new), before)
+        self.end(new)
+        return None
+
+    def end(self, copy: Any) -> None:
+        """End one process that is no copy of a part any more."""
+        with suppress(WorkerLost):
+            self.calls.end((copy,))
 
     def change(self, part: Part, before: tuple[Any, ...], copies: tuple[Any, ...]) -> bool:
         """Have other copies of a part, the first to be asked first; whether it had those that it should have before.
@@ -225,10 +250,14 @@ class Shards:
             except ClusterError as error:
                 raise WorkerLost(str(error)) from None
             if part.turn != turn:
-                first = self.make(part)
-                part.copies = (first, *(self.make(part, first) for _ in range(1, self._config.copies)))
+                first = self._make(part)
+                part.copies = (first, *(self._make(part, first) for _ in range(1, self._config.copies)))
                 part.turn, part.held = turn, 0
             return part.copies
+
+    def _make(self, part: Part, beside: Any = None, *, there_only: bool = False) -> Any:
+        given = *self._given, part.range, self.dim, self._config.threads
+        return self.calls.make(*given, beside=beside, there_only=there_only)
 
     def _begin(self, part: Part, ask: Ask, copies: Sequence[int]) -> Any:
         try:

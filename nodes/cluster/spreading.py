@@ -6,9 +6,10 @@ import logging
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from nodes.cluster.errors import WorkerLost
+from nodes.cluster.errors import Silent, WorkerLost
 from nodes.cluster.shards import START_SECONDS, Part, Shards
 from pets.errors import LineupError
 
@@ -16,68 +17,79 @@ log = logging.getLogger("lineup.cluster")
 
 WHERE_SECONDS = 10.0  # to say where a process lies
 PAUSE_SECONDS = 0.2
+FULL = "no other has room for one"
 
 
-def spread(shards: Shards) -> int:
+@dataclass(frozen=True)
+class Together:
+    """How many ranges have both copies on one machine, and why the last of them stays so."""
+
+    ranges: int = 0
+    why: str = ""
+
+
+def spread(shards: Shards) -> Together:
     """Move copies that lie on the machine of the other, where another machine has room; returns once they are there.
 
-    Searches go on meanwhile. Gives how many ranges have both copies on one machine still. A process that does not say
-    where it lies, because it works, is left alone until the next time.
+    Searches go on meanwhile. A process that does not say where it lies, because it works, is left alone until the next
+    time. What is lost with the connection is made anew, apart.
     """
-    try:
-        return _spread(shards)
-    except WorkerLost:  # what is lost with the connection is made anew, apart
-        return 0
+    stay: list[str] = []
+    with suppress(WorkerLost):
+        _spread(shards, stay)
+    return Together(len(stay), stay[-1] if stay else "")
 
 
-def _spread(shards: Shards) -> int:
+def _spread(shards: Shards, stay: list[str]) -> None:
     calls, turn = shards.calls, shards.calls.connected()
-    parts = [part for part in shards.parts if turn and part.turn == turn and part.held and len(part.copies) == 2]
-    if not parts:
-        return 0
-    found = calls.where(tuple(copy for part in parts for copy in part.copies), WHERE_SECONDS)
+    held = [(part, part.copies) for part in shards.parts if turn and part.turn == turn and part.held]
+    held = [(part, pair) for part, pair in held if len(pair) == 2]
+    if not held:
+        return
+    found = calls.where(tuple(copy for _, pair in held for copy in pair), WHERE_SECONDS)
     firsts = Counter(found[::2])
-    together = 0
-    for part, machine, other in zip(parts, found[::2], found[1::2], strict=True):
-        if machine and machine == other:
-            together += not (calls.apart(part.copies[0]) and _move(shards, part, machine, firsts))
-    return together
+    for (part, pair), machine, other in zip(held, found[::2], found[1::2], strict=True):
+        if machine and machine == other and (why := _move(shards, part, pair, machine, firsts)):
+            stay.append(why)
 
 
-def _move(shards: Shards, part: Part, machine: str, firsts: Counter[str]) -> bool:
-    """Have a third copy read its rows elsewhere, and end the second. Whether that went well."""
-    kept, old = part.copies
-    new = shards.make(part, beside=kept)
-    changed = shards.change(part, (kept, old), (kept, old, new))  # it hears who is forgotten, and nobody asks it yet
-    elsewhere = _read(shards, part, new) if changed else ""
-    if elsewhere and elsewhere != machine:
+def _move(shards: Shards, part: Part, pair: tuple[Any, ...], machine: str, firsts: Counter[str]) -> str:
+    """Have a third copy read its rows elsewhere, and end the second. Gives why the two stay where they are, if so."""
+    calls, (kept, old) = shards.calls, pair
+    if calls.where(pair, WHERE_SECONDS) != (machine, machine):
+        return ""  # while others were moved, which takes minutes, these were begun anew
+    if not calls.apart(kept):
+        return FULL
+    new = shards.add(part, pair)  # it hears who is forgotten, and nobody asks it yet
+    if new is None:
+        return ""
+    three, leaves, why = (*pair, new), new, ""
+    try:
+        elsewhere = _read(shards, part, new)
         swap = firsts[elsewhere] < firsts[machine]  # who stood alone did the work of both
-        if shards.change(part, (kept, old, new), (new, kept) if swap else (kept, new)):
+        if elsewhere == machine:
+            why = FULL
+        elif shards.change(part, three, (new, kept) if swap else (kept, new)):
+            leaves = old
             firsts.update({elsewhere: int(swap)})
             firsts.subtract({machine: int(swap)})
-            _end(shards, old)
             log.info(f"{part}: a copy lies on another machine again")
-            return True
-    shards.change(part, (kept, old, new), (kept, old))
-    _end(shards, new)
-    return False
+    except LineupError as error:
+        why = f"another did not read the rows: {error}"
+        log.warning(f"{part}: no copy on another machine", extra={"error": str(error)})
+    finally:
+        stays = shards.change(part, three, pair)
+        shards.end(leaves)
+    return why if stays and part.turn == calls.connected() else ""
 
 
 def _read(shards: Shards, part: Part, copy: Any) -> str:
-    """Wait until a copy has its rows; gives the machine on which it lies, empty where it has them not in time."""
+    """Wait until a copy has its rows; gives the machine on which it lies. Raises `Silent`, and what the copy raised."""
     calls, deadline = shards.calls, time.monotonic() + START_SECONDS
-    try:
-        while (left := deadline - time.monotonic()) > 0:
-            rows = part.range.of(shards.reached)
-            _, held = calls.get(calls.ask(copy, "hold", rows), left)
-            if held >= rows:
-                return calls.where((copy,), WHERE_SECONDS)[0]
-            time.sleep(PAUSE_SECONDS)
-    except LineupError as error:
-        log.warning(f"{part}: no copy on another machine", extra={"error": str(error)})
-    return ""
-
-
-def _end(shards: Shards, copy: Any) -> None:
-    with suppress(WorkerLost):
-        shards.calls.end((copy,))
+    while (left := deadline - time.monotonic()) > 0:
+        rows = part.range.of(shards.reached)
+        _, held = calls.get(calls.ask(copy, "hold", rows), left)
+        if held >= rows and (machine := calls.where((copy,), WHERE_SECONDS)[0]):
+            return machine
+        time.sleep(PAUSE_SECONDS)
+    raise Silent(f"silence for {START_SECONDS:.0f} s")

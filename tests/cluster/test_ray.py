@@ -24,6 +24,7 @@ from nodes.cluster.errors import ClusterError, ClusterUnavailable, WorkerLost
 from nodes.cluster.gallery import ClusterGallery
 from nodes.cluster.link import Link
 from nodes.cluster.shard import Range
+from nodes.cluster.spreading import FULL, Together
 from nodes.config.cluster import ClusterConfig
 from nodes.config.schema import load_config
 from nodes.service.operator_api import HolderAnswer, PrepareRequest
@@ -119,7 +120,9 @@ def test_control_with_the_token_anybody_does(node: Path) -> None:
 def test_the_machines_are_shown(node: Path) -> None:
     done = lineup("cluster", "status", "--dir", str(node), "--json")
     assert done.returncode == 0, done.stderr
-    (machine,) = json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    assert told["silent"] == 0
+    (machine,) = told["machines"]
     assert (machine["alive"], machine["processors"], machine["shards"]) == (True, PROCESSORS, 0)
 
 
@@ -284,15 +287,43 @@ def test_two_copies_lie_on_two_machines_and_again_once_a_lost_one_is_back(
             np.testing.assert_array_equal(perform(work, 1), expected, "by the other copy; Ray does not know yet")
             assert len(set(lie(link, gallery))) == 1
             gallery.spread()
-            assert gallery.together == 1, "no other machine is there"
+            assert gallery.together == Together(1, FULL), "no other machine is there"
             join_as(node, second)
             assert len(set(lie(link, gallery))) == 1, "the control: Ray leaves them where they are"
             gallery.spread()
-            assert gallery.together == 0
+            assert gallery.together == Together()
             assert len(set(lie(link, gallery))) == 2
             np.testing.assert_array_equal(perform(work, 1), expected)
     finally:
         gallery.close()
+        lose(second)
+
+
+def test_room_that_others_have_taken_is_not_waited_for_but_by_a_copy_that_would_lie_beside_its_twin(
+    node: Path, link: Link, tmp_path: Path
+) -> None:
+    """Another node has processes on the machine that this one takes for the emptiest."""
+    config, given, second = load_config(node).cluster, (str(node), str(tmp_path), 0, Range(0, 8), DIM, 1), "127.0.0.2"
+    join_as(node, second)
+    other = Link(msgspec.structs.replace(config, threads=8))
+    try:
+        other.connect()
+        (full,) = other.where((other.make(*given),), 60)
+        first = link.make(*given)
+        (machine,) = link.where((first,), 60)
+        assert machine
+        assert machine != full
+        copy = link.make(*given, beside=first, there_only=True)
+        assert link.where((copy,), 10) == ("",)
+        assert shards_shown(node, silent=1) == [1, 1]
+        link.end((copy,))
+        assert shards_shown(node) == [1, 1]
+        link.end((first,))
+        copy = link.make(*given, beside=link.make(*given), there_only=True)
+        other.close()
+        assert link.where((copy,), 60) == (full,), "the control: there is room again"
+    finally:
+        other.close()
         lose(second)
 
 
@@ -328,11 +359,13 @@ def is_raylet(command: Path, host: str) -> bool:
     return arguments[0].endswith(b"/raylet") and f"--node_ip_address={host}".encode() in arguments
 
 
-def shards_shown(node: Path) -> list[int]:
+def shards_shown(node: Path, silent: int = 0) -> list[int]:
     """What `lineup cluster status` shows of the machines."""
     done = lineup("cluster", "status", "--dir", str(node), "--json")
     assert done.returncode == 0, done.stderr
-    return [one["shards"] for one in json.loads(done.stdout)]
+    told = json.loads(done.stdout)
+    assert told["silent"] == silent
+    return [one["shards"] for one in told["machines"]]
 
 
 def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nodes.config.cluster import ClusterConfig
 from nodes.config.schema import Role, load_config
 from nodes.config.storage import storage_key
 from nodes.identity.identity import init_node
+from pets.errors import LineupError
 
 ADDRESS = "10.0.0.1:6379"
 
@@ -54,7 +56,7 @@ class FakeCalls:
 
     `dies` says whether the worker dies at the k-th answer that is waited for: it is then made anew, as it was made.
     `is_down`: the cluster is not there. `deaf`: nobody answers. `hosts`: machines and their processors. Workers of
-    one that is lost are made anew wherever there is room, as Ray does it.
+    one that is lost are made anew on another, as Ray does it.
     """
 
     dies: Callable[[int], bool] = lambda _: False
@@ -93,16 +95,15 @@ class FakeCalls:
         self.is_down = self._lost = True
         self.shards.clear()
 
-    def make(self, *given: Any, beside: Any = None) -> int:
+    def make(self, *given: Any, beside: Any = None, there_only: bool = False) -> int:
         number = next(self._numbers)
         self._given[number] = given
         self.shards[number] = Shard(*given)
-        self.lies[number] = self.places.choose(self.hosts, beside) or "nowhere"
-        self.places.put(number, self.lies[number], first=beside is None)
+        self.lies[number] = self.places.take(number, self.hosts, beside) or "nowhere"
         return number
 
     def lose(self, machine: str) -> None:
-        """A machine is gone."""
+        """A machine is gone; the others have room."""
         del self.hosts[machine]
         for number in [number for number, where in self.lies.items() if where == machine and number in self.shards]:
             self.kill(number)
@@ -128,7 +129,12 @@ class FakeCalls:
         return getattr(self.shards[shard], method)(*given)
 
     def drop(self, answer: Any) -> None:
+        """Nobody waits for it; it is done all the same."""
         self.dropped += 1
+        shard, method, given = answer
+        if shard in self.shards:
+            with suppress(LineupError):
+                getattr(self.shards[shard], method)(*given)
 
     def there(self, probe: Any) -> Any:
         return probe
