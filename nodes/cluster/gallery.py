@@ -208,8 +208,8 @@ class Cluster:
 
     def spread(self) -> None:
         """Bring copies apart that lie on one machine; returns when their rows are read."""
-        if self._gallery is not None:
-            self._gallery.spread()
+        if (gallery := self._gallery) is not None:
+            gallery.spread()
             with suppress(WorkerLost):
                 self._machines = self._link.machines()
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -214,6 +215,26 @@ def test_what_talks_to_ray_outlives_signals_that_mean_the_node(link: Link) -> No
     assert link.connect() == turn
 
 
+def test_a_node_that_stops_does_not_wait_for_a_copy_that_waits_for_room(node: Path) -> None:
+    link = Link(msgspec.structs.replace(load_config(node).cluster, threads=PROCESSORS + 1))  # no machine has so many
+    link.connect()
+    shard, raised = link.make(str(node), "nothing", 0, Range(0, 8), DIM, 1), list[type[Exception]]()
+
+    def wait() -> None:
+        try:
+            link.get(link.ask(shard, "hold", 1), 300)
+        except WorkerLost as error:
+            raised.append(type(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(2)
+    assert waiting.is_alive(), "the control"
+    link.close()
+    waiting.join(20)
+    assert (waiting.is_alive(), raised) == (False, [WorkerLost])
+
+
 def test_this_process_loads_no_ray(link: Link) -> None:
     assert link.connect() >= 1
     assert "ray" not in sys.modules
@@ -318,10 +339,10 @@ def test_room_that_others_have_taken_is_not_waited_for_but_by_a_copy_that_would_
         assert shards_shown(node, silent=1) == [1, 1]
         link.end((copy,))
         assert shards_shown(node) == [1, 1]
-        link.end((first,))
-        copy = link.make(*given, beside=link.make(*given), there_only=True)
+        copy = link.make(*given, beside=first, there_only=True)
         other.close()
         assert link.where((copy,), 60) == (full,), "the control: there is room again"
+        link.end((first, copy))
     finally:
         other.close()
         lose(second)
@@ -360,12 +381,12 @@ def is_raylet(command: Path, host: str) -> bool:
 
 
 def shards_shown(node: Path, silent: int = 0) -> list[int]:
-    """What `lineup cluster status` shows of the machines."""
+    """What `lineup cluster status` shows of the machines that are alive."""
     done = lineup("cluster", "status", "--dir", str(node), "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["silent"] == silent
-    return [one["shards"] for one in told["machines"]]
+    return [one["shards"] for one in told["machines"] if one["alive"]]
 
 
 def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(

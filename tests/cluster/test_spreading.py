@@ -77,6 +77,17 @@ def test_copies_lie_apart_wherever_two_machines_have_room(room: list[int], threa
         taken[machine] += 1
 
 
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=5), st.integers(1, 3), st.integers(1, 8))
+def test_all_copies_lie_apart_if_there_is_a_way(room: list[int], threads: int, shards: int) -> None:
+    """There is one if the machines, each of them with no more than one copy of a shard, have room for all."""
+    places, processors = Places(threads), {f"m{k}": count for k, count in enumerate(room)}
+    while sum(min(count // threads, shards) for count in room) < 2 * shards:
+        shards -= 1
+    for first in range(0, 2 * shards, 2):
+        pair = {places.take(first, processors), places.take(first + 1, processors, first)}
+        assert len(pair - {None}) == 2
+
+
 def test_no_machine_is_given_more_than_it_has_by_many_at_once() -> None:
     places, processors, threads = Places(1), {f"m{k}": 40 for k in range(4)}, 8
     taken: list[str | None] = []
