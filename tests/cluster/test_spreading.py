@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from nodes.cluster.gallery import Cluster, ClusterGallery
 from nodes.cluster.places import Places
 from nodes.cluster.shard import Shard
 from nodes.cluster.spreading import FULL, Together
+from nodes.service import server
 from tests.kit.blocks import BLOCK, DIM, MODEL, rows
 from tests.kit.cluster import FakeCalls, cipher, config, holder
 
@@ -334,6 +337,28 @@ def test_what_was_begun_anew_while_others_moved_is_left_alone(
     gallery.spread()
     assert [part.copies for part in gallery.shards.parts[1:]] == copies
     assert all(len(set(pair)) == 2 for pair in pairs(gallery, calls))
+
+
+def test_a_node_looks_again_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    class Faulty:
+        def spread(self) -> None:
+            looked.append(len(looked))
+            raise RuntimeError
+
+    async def body() -> None:
+        looking = asyncio.create_task(server._spread_copies(node))
+        while len(looked) < 3:
+            await asyncio.sleep(0.01)
+            assert not looking.done()
+        looking.cancel()
+
+    node: Any = SimpleNamespace(name="ES", galleries=SimpleNamespace(cluster=Faulty()))
+    monkeypatch.setattr(server, "SPREAD_SECONDS", 0.001)
+    asyncio.run(asyncio.wait_for(body(), 60))
+    node.galleries.cluster = None
+    asyncio.run(asyncio.wait_for(server._spread_copies(node), 60))
 
 
 def test_the_operator_is_told(node: Path, files: BlockFiles, calls: FakeCalls, monkeypatch: pytest.MonkeyPatch) -> None:
