@@ -147,6 +147,7 @@ def test_the_operator_is_told_where_the_gallery_lies(federation: Federation, cal
         expected = {"address": ADDRESS, "shards": 1, "processes": 2, "rows": ROWS, "machines": 2, "together": 0}
         assert told == {**expected, "fault": None}
         assert cluster_line(told) == f"{ADDRESS}: {ROWS} rows in 1 shards, 2 processes, 2 machines"
+        assert "both copies on one machine: 1 shards" in cluster_line({**told, "together": 1})
         calls.vanish()
         told = (await asked(network, "/operator/v1/status"))[1]["cluster"]
         assert told["machines"] is None
