@@ -304,7 +304,7 @@ def test_two_copies_lie_on_two_machines_and_again_once_a_lost_one_is_back(
             first, other = lie(link, gallery)
             assert first != other
             assert shards_shown(node) == [1, 1]
-            lose(second)
+            lose(config, second)
             np.testing.assert_array_equal(perform(work, 1), expected, "by the other copy; Ray does not know yet")
             assert len(set(lie(link, gallery))) == 1
             gallery.spread()
@@ -334,7 +334,7 @@ def test_two_copies_lie_on_two_machines_and_again_once_a_lost_one_is_back(
             assert np.flatnonzero(~there.any(axis=1)).tolist() == [5], "forgotten while a copy moved"
     finally:
         gallery.close()
-        lose(second)
+        lose(config, second)
 
 
 def test_room_that_others_have_taken_is_not_waited_for_but_by_a_copy_that_would_lie_beside_its_twin(
@@ -362,7 +362,7 @@ def test_room_that_others_have_taken_is_not_waited_for_but_by_a_copy_that_would_
         link.end((first, copy))
     finally:
         other.close()
-        lose(second)
+        lose(config, second)
 
 
 def join_as(node: Path, host: str) -> None:
@@ -381,20 +381,21 @@ def lie(link: Link, gallery: ClusterGallery) -> tuple[str, ...]:
     return machines
 
 
-def lose(host: str) -> None:
-    """A machine goes, with everything on it."""
-    for raylet in [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cmdline") if is_raylet(one, host)]:
+def lose(config: ClusterConfig, host: str) -> None:
+    """A machine goes, with everything on it. Other people's clusters on this computer stay."""
+    wanted = {f"--node_ip_address={host}".encode(), f"--gcs-address={config.address}".encode()}
+    for raylet in [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cmdline") if is_raylet(one, wanted)]:
         workers = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
         for process in (raylet, *map(int, workers)):
             os.kill(process, signal.SIGKILL)
 
 
-def is_raylet(command: Path, host: str) -> bool:
+def is_raylet(command: Path, wanted: set[bytes]) -> bool:
     try:
         arguments = command.read_bytes().split(b"\0")
     except OSError:  # it has ended
         return False
-    return arguments[0].endswith(b"/raylet") and f"--node_ip_address={host}".encode() in arguments
+    return arguments[0].endswith(b"/raylet") and wanted <= set(arguments)
 
 
 def shards_shown(node: Path, silent: int = 0) -> list[int]:
