@@ -383,19 +383,20 @@ def lie(link: Link, gallery: ClusterGallery) -> tuple[str, ...]:
 
 def lose(config: ClusterConfig, host: str) -> None:
     """A machine goes, with everything on it. Other people's clusters on this computer stay."""
-    wanted = {f"--node_ip_address={host}".encode(), f"--gcs-address={config.address}".encode()}
-    for raylet in [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cmdline") if is_raylet(one, wanted)]:
+    port = config.address.rsplit(":", 1)[1]
+    for raylet in [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cmdline") if is_raylet(one, host, port)]:
         workers = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
         for process in (raylet, *map(int, workers)):
             os.kill(process, signal.SIGKILL)
 
 
-def is_raylet(command: Path, wanted: set[bytes]) -> bool:
+def is_raylet(command: Path, host: str, port: str) -> bool:
     try:
-        arguments = command.read_bytes().split(b"\0")
+        program, *arguments = command.read_bytes().decode(errors="replace").split("\0")
     except OSError:  # it has ended
         return False
-    return arguments[0].endswith(b"/raylet") and wanted <= set(arguments)
+    head = any(one.startswith("--gcs-address=") and one.endswith(f":{port}") for one in arguments)
+    return program.endswith("/raylet") and f"--node_ip_address={host}" in arguments and head
 
 
 def shards_shown(node: Path, silent: int = 0) -> list[int]:
