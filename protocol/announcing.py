@@ -107,15 +107,37 @@ def end_set_up(identity: bytes, name: str, parties: Parties) -> Step[None]:
     A holder that forgot a search (it was restored from a backup) would else take the router's old messages for new
     ones: the id has its fresh nonce in it, and the old messages do not. Requester and holder compare with `Difference`,
     requester and router with `Echo`. Raises `Disagreement`.
+
+    Of several holders one may die while it signs. So nobody signs to the requester who waits for such a signature: no u
+    leaves before all have them, and the other holders can be asked again, for they have computed nothing.
     """
-    own = parties.role_of(name)
-    compared = {Role.ROUTER: parties.holders, Role.HOLDER: (parties.router,), Role.REQUESTER: ()}[own]
+    role, others, first = parties.role_of(name), parties.others(name), _signatures_before(name, parties)
+    compared = {Role.ROUTER: parties.holders, Role.HOLDER: (parties.router,), Role.REQUESTER: ()}[role]
+    last = (parties.requester,) if first else ()
     for other in compared:
         yield Send(other, DerivedId(identity))
-    yield from sign_phase("set-up", parties.others(name))
-    for other in compared:
-        check_same_id((yield from receive(other, DerivedId)), identity, other)
-    yield from check_phase("set-up", parties.others(name))
+    yield from sign_phase("set-up", tuple(other for other in others if other not in last))
+    yield from _check_set_up(identity, first, compared)
+    yield from sign_phase("set-up", last)
+    yield from _check_set_up(identity, tuple(other for other in others if other not in first), compared)
+
+
+def _signatures_before(name: str, parties: Parties) -> tuple[str, ...]:
+    """The holders whose signatures a party must have before it signs to the requester: in a joint query, all others.
+
+    With one holder there is nobody else whose answer it could take with it, and the requester need not wait.
+    """
+    if name == parties.requester or len(parties.holders) == 1:
+        return ()
+    return tuple(holder for holder in parties.holders if holder != name)
+
+
+def _check_set_up(identity: bytes, peers: tuple[str, ...], compared: tuple[str, ...]) -> Step[None]:
+    """Wait for, and check, what each of `peers` says last in the set-up: the id, if it tells one, and its signature."""
+    for peer in peers:
+        if peer in compared:
+            check_same_id((yield from receive(peer, DerivedId)), identity, peer)
+        yield from check_phase("set-up", (peer,))
 
 
 def check_same_id(message: DerivedId, identity: bytes, other: str) -> None:

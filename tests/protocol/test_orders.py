@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import protocol.announcing
 import protocol.blocks
 from pets.errors import CryptoError, LineupError
 from pets.templates import Templates
@@ -21,7 +22,7 @@ from protocol.engine import PlainEngine
 from protocol.errors import Disagreement
 from protocol.gallery import Gallery
 from protocol.machine import Machine
-from protocol.messages import Signature
+from protocol.messages import Difference, Signature
 from protocol.party import Context, Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.roles import Parties
@@ -56,10 +57,14 @@ class Hmacs:
 
 @dataclass
 class Shuffled:
-    """Delivers one waiting frame at a time, of a link chosen at random; frames of a link stay in order."""
+    """Delivers one waiting frame at a time, of a link chosen at random; frames of a link stay in order.
+
+    `lost`: sender and receiver of a link on which no signature arrives.
+    """
 
     machines: list[Party]
     rng: random.Random
+    lost: tuple[str, str] | None = None
     failures: list[LineupError] = field(default_factory=list)
     kinds: list[type[Any]] = field(default_factory=list)
 
@@ -83,6 +88,8 @@ class Shuffled:
                 else:
                     frame = links[chosen].popleft()
                     self.kinds.append(type(decode(frame).message))
+                    if chosen == self.lost and self.kinds[-1] is Signature:
+                        continue
                     named[chosen[1]].handle(frame, chosen[0])
             except LineupError as error:
                 self.failures.append(error)
@@ -99,6 +106,7 @@ class Signed:
     events: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     failures: list[LineupError] = field(default_factory=list)
     signatures: int = 0
+    lost: tuple[str, str] | None = None  # as in `Shuffled`, in searches
 
     def contexts(self, parties: Parties, lying: bool) -> dict[str, Context]:
         conversation = secrets.token_bytes(16)
@@ -123,7 +131,9 @@ class Signed:
         return requester.preparation, router.preparation, {name: m.preparation for name, m in holders.items()}
 
     def search(self, probe: Templates, terms: Terms) -> SearchingRequester:
+        lost, self.lost = self.lost, None
         of_requester, of_router, of_holders = self.prepare()
+        self.lost = lost
         parties = Parties(REQUESTER, ROUTER, tuple(self.galleries))
         made = self.contexts(parties, self.lies_in == "search")
         requester = SearchingRequester(made[REQUESTER], terms, of_requester)
@@ -143,7 +153,7 @@ class Signed:
         if start:
             for machine in machines:
                 machine.start()
-        network = Shuffled(machines, self.rng)
+        network = Shuffled(machines, self.rng, self.lost)
         network.run()
         self.failures += network.failures
         self.signatures += network.kinds.count(Signature)
@@ -205,6 +215,36 @@ def test_a_phase_signed_otherwise_stops_everybody(liar: str, where: str) -> None
         assert not requester.answers
         assert {machine.sessions["HOLDER-0"].state for machine in signed.machines} <= {State.ABORTED, State.FINISHED}
     assert any(isinstance(failure, CryptoError) for failure in signed.failures)
+
+
+LINKS = [("HOLDER-0", ROUTER), ("HOLDER-0", "HOLDER-1"), ("HOLDER-1", ROUTER), ("HOLDER-1", "HOLDER-0")]
+
+
+@pytest.mark.parametrize("link", LINKS, ids=" to ".join)
+def test_nothing_of_the_probe_leaves_before_all_have_every_holders_signature(link: tuple[str, str]) -> None:
+    assert not asked_without(link, holders=2)
+
+
+@pytest.mark.parametrize("link", LINKS, ids=" to ".join)
+def test_control_had_the_requester_not_waited_it_would_leave(
+    link: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol.announcing, "_signatures_before", lambda *_: ())
+    assert asked_without(link, holders=2)
+
+
+def test_with_one_holder_the_requester_waits_for_no_other_signature() -> None:
+    """Nobody else's answer could be lost."""
+    assert asked_without(("HOLDER-0", ROUTER), holders=1)
+
+
+def asked_without(link: tuple[str, str], holders: int) -> bool:
+    """Whether the requester sends its difference although a link loses the signature of the set-up."""
+    galleries, probe = scene(holders, rows=60)
+    signed = Signed(galleries, random.Random(1), lost=link)
+    signed.search(probe, Terms(Decimal("0.65"), DIM, RING))
+    assert not signed.failures
+    return any(isinstance(event.message, Difference) for event in signed.events[REQUESTER])
 
 
 def test_control_without_the_check_of_signatures_the_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
