@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import random
 import secrets
 from collections import defaultdict, deque
@@ -35,24 +34,10 @@ from protocol.work import perform
 from tests.kit.galleries import near, unit_rows
 from tests.kit.parties import REQUESTER, ROUTER
 from tests.kit.ring import RING
+from tests.kit.signers import Hmacs
 from tests.kit.trio import hold
 
 DIM = 64
-
-
-@dataclass
-class Hmacs:
-    """A keyring whose signatures everybody can check, of a name that may lie."""
-
-    name: str
-    lies: bool = False
-
-    def sign(self, message: bytes) -> bytes:
-        return hmac.digest(self.name.encode(), message + b"!" * self.lies, "sha256")
-
-    def check(self, peer: str, message: bytes, signature: bytes) -> None:
-        if not hmac.compare_digest(hmac.digest(peer.encode(), message, "sha256"), signature):
-            raise CryptoError(f"not a signature of {peer}")
 
 
 @dataclass
