@@ -303,7 +303,7 @@ def run_maude(commands: Sequence[str]) -> str:
 
 
 def search(variant: Variant) -> Outcome:
-    """Exhaust the states of a variant with each of its corrupt sets, in one process: the model takes a while to load."""
+    """Exhaust the states of a variant with each of its corrupt sets, in one process, since loading takes a while."""
     output = run_maude([f"search {variant.start(corrupt)} =>* violated(Z:Property) ." for corrupt in variant.corrupt])
     _, *searches = re.split(r"^search in LINEUP : ", output, flags=re.M)
     return Outcome(
