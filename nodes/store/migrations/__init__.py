@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, text
 
 from nodes.store.database import Database, is_postgresql
 from nodes.store.errors import StoreVersionError, typed_errors
@@ -39,21 +39,28 @@ def upgrade(
     config = _config(scripts)
     known = _known(scripts)
     with typed_errors(), database.engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+        current = _current(connection)
     _check_known(current, known)
     if current == known.head:
         return
     with _TURN, database.alone() as connection:
         if is_postgresql(connection):
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        context = MigrationContext.configure(connection)
-        _check_known(context.get_current_revision(), known)
+        _check_known(_current(connection), known)
         if tables is not None and revision == "head" and not inspect(connection).get_table_names():
             tables.create_all(connection)
-            context.stamp(known.scripts, revision)
+            MigrationContext.configure(connection).stamp(known.scripts, revision)
             return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def _current(connection: Connection) -> str | None:
+    """The version that Alembic noted; None in an empty database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return version
 
 
 def _config(scripts: Path) -> Config:
