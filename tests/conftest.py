@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from protocol.engine import warm_up
 
         warm_up(RING, 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Importing makes a million objects that stay, and looking for garbage among them takes its time."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What stays to the end of the run need not be looked through again and again during it."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ The Merkle leaf is the hash of the record. Once the secret is destroyed the reco
 from __future__ import annotations
 
 import datetime
+from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
@@ -111,7 +112,7 @@ SCHEMAS: dict[Kind, type[Entry]] = {
 }
 
 
-class LogHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class LogHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """What a log is: format version, schema, owner, and a nonce that tells two logs of one owner apart."""
 
     version: Literal[1]
@@ -119,9 +120,9 @@ class LogHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     owner: Name
     nonce: Digest
 
-    @property
+    @cached_property
     def log(self) -> bytes:
-        """The log's ID, 32 bytes."""
+        """The log's ID, 32 bytes. Every entry has it in three places."""
         return labelled_hash("log", self.version, self.kind, self.owner, self.nonce)
 
 

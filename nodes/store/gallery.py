@@ -37,9 +37,13 @@ class Standing:
 
 def owner(session: Session, state: str) -> str:
     """The state a store belongs to: a new one to `state`. Others that open it wait until the transaction ends."""
-    new = insert_into(session, StoreRow).values(id=1, state=state, generation=0)
-    session.execute(new.on_conflict_do_nothing(index_elements=["id"]))
-    return session.execute(select(StoreRow.state).where(StoreRow.id == 1).with_for_update()).scalar_one()
+    owners = select(StoreRow.state).where(StoreRow.id == 1).with_for_update()
+    owned = session.execute(owners).scalar_one_or_none()
+    if owned is None:
+        new = insert_into(session, StoreRow).values(id=1, state=state, generation=0)
+        session.execute(new.on_conflict_do_nothing(index_elements=["id"]))
+        owned = session.execute(owners).scalar_one()
+    return owned
 
 
 def change(session: Session) -> int:

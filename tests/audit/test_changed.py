@@ -15,7 +15,7 @@ from nodes.verify import Report
 from protocol.gallery import Gallery
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.audits import audit
-from tests.kit.evidence import DIM, ES, FR, ROWS, World, failures, held
+from tests.kit.evidence import DIM, ES, FR, ROWS, World, failures, held, new_world
 from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
 
@@ -38,7 +38,7 @@ def enrol(world: World, rows: int) -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A world of its own, in which ES holds two blocks and some more."""
-    world = World.make(tmp_path_factory.mktemp("changed"))
+    world = new_world(tmp_path_factory.mktemp("changed"))
     enrol(world, 2 * RING.n + 100 - ROWS)
     world.galleries[ES] = held(world.root / ES)
     return world

@@ -106,6 +106,16 @@ class World:
             world.galleries[name] = _enrol(root / name, rows)
         return world
 
+    def copy(self, root: Path) -> World:
+        """The same nodes in folders of their own."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+        copied = World(root, self.probe, galleries=dict(self.galleries))
+        for name in ROLES:
+            path = root / name / "node.toml"
+            path.write_text(path.read_text().replace(str(self.root), str(root)))
+            copied.identities[name] = load_identity(root / name)
+        return copied
+
     @cached_property
     def trust(self) -> dict[str, Party]:
         return load_trust(self.root / "authority" / "peers")
@@ -250,16 +260,21 @@ def found(gallery: Gallery) -> Any:
 
 
 @lru_cache(maxsize=1)
-def shared_world() -> World:
-    """One world for all modules of a test run."""
+def _made_world() -> World:
     root = Path(tempfile.mkdtemp(prefix="lineup-evidence-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return World.make(root)
 
 
+def new_world(root: Path) -> World:
+    """Four nodes that wrote nothing yet. Keys and galleries are made once a process, and copied."""
+    return _made_world().copy(root)
+
+
 @pytest.fixture(scope="module")
-def world() -> World:
-    return shared_world()
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Of each file: what others wrote to the logs would be read and proved at every step."""
+    return new_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

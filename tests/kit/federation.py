@@ -12,11 +12,14 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,26 +144,54 @@ def terms_of(request: SearchRequest) -> Terms:
 
 
 def found(root: Path, who: People | None = None, **limits: object) -> Federation:
-    """Make four nodes and enrol. `limits`: figures for every node.toml."""
-    federation = Federation(root, who or people())
+    """Make four nodes and enrol. `limits`: figures for every node.toml.
+
+    In one process the same people come with the same keys and references: they are made once and copied.
+    """
+    who = who or people()
+    galleries = tuple(templates.tobytes() for templates in who.galleries.values())
+    if galleries not in _made:
+        _made[galleries] = _make(Path(_where_made().name) / secrets.token_hex(4), who)
+    made = _made[galleries]
+    shutil.copytree(made.root, root, dirs_exist_ok=True)
+    federation = Federation(root, who, dict(made.references))
     for name, port in zip(ROLES, free_ports(len(ROLES)), strict=True):
+        path = root / name / "node.toml"
+        path.write_text(path.read_text().replace(str(made.root), str(root)))
+        federation.configure(name, **{"address": f'"https://127.0.0.1:{port}"', "port": port} | limits)
+        identity = load_identity(root / name)
+        (root / "authority" / "peers" / f"{name}.json").write_bytes(identity.peer.publish(identity.signing))
+    return federation
+
+
+_made: dict[tuple[bytes, ...], Federation] = {}
+
+
+@cache
+def _where_made() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="lineup-tests-")  # until this process ends
+
+
+def _make(root: Path, who: People) -> Federation:
+    federation = Federation(root, who)
+    for name, role in ROLES.items():
         init_node(
             root / name,
             name=name,
-            role=ROLES[name],
-            address=f"https://127.0.0.1:{port}",
+            role=role,
+            address="https://127.0.0.1:1",  # a copy has its own
             authority=root / "authority",
             states=(FR,),
         )
         assess(root / name)
         many = {f"quota_{kind}_per_day": 1000 for kind in ("identified", "unidentified")}
         figures = {"read_timeout_seconds": 60, "shutdown_timeout_seconds": 10, "releases_per_reference": 1000, **many}
-        ready = 0 if ROLES[name] is Role.REQUESTER else 100  # nothing is made that a test did not ask for
-        federation.configure(name, **figures | {"ready": ready} | limits)
+        ready = 0 if role is Role.REQUESTER else 100  # nothing is made that a test did not ask for
+        federation.configure(name, **figures, ready=ready)
         path = root / name / "node.toml"
         presets = sorted(PRESETS, key=lambda preset: preset != RING.preset)  # the first one is derived at the start
         path.write_text(re.sub(r"(?m)^presets = \[.*?\]", f"presets = {json.dumps(presets)}", path.read_text()))
-    for name, templates in federation.people.galleries.items():
+    for name, templates in who.galleries.items():
         with holder_store(root / name) as store:
             federation.references[name] = store.enrol_many(
                 templates,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -28,6 +30,10 @@ from tests.kit.faults import Fault, Faults
 from tests.kit.federation import FR, ROLES, Answers, Federation
 
 CLOSING_SECONDS = 0.3
+
+# At every request httpx's transport looks for it on the disk. Where it is not, Python is told so once.
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 
 async def hang_up(*writers: asyncio.StreamWriter) -> None:

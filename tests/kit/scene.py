@@ -16,6 +16,7 @@ from pets.residues import Residues
 from pets.templates import Templates
 from protocol.errors import FalseRefusal, ProbeRefused
 from protocol.gallery import Gallery
+from protocol.local import LocalPreparation
 from protocol.messages import CapBit, ConfirmationBlock, Message, PowerSums, Release
 from protocol.session import State
 from tests.kit.galleries import near, scores, unit_rows
@@ -29,9 +30,13 @@ ROWS = 200
 HIT_ROW, OTHER_ROW = 17, 23  # in `scene`: a hit, and a row that is none
 
 
-@lru_cache(maxsize=4)
 def scene(hits: int = 1, rows: int = ROWS) -> tuple[Gallery, Templates]:
     """A gallery in which rows from 17 on hit the probe at 0.8; all others stay below 0.7."""
+    return _scene(hits, rows)  # the same one, however it is asked for
+
+
+@lru_cache(maxsize=4)
+def _scene(hits: int, rows: int) -> tuple[Gallery, Templates]:
     rng = np.random.default_rng(hits)
     probe = unit_rows(rng, 1, DIM)[0]
     templates = unit_rows(rng, rows, DIM)
@@ -65,10 +70,14 @@ def pair(**options: Any) -> Trio:
     return Trio(hold(rows), hold(rows.copy()), threshold="0.7", ladder="0", **options)
 
 
-def run(attack: Attack | None, hits: int = 1, cap: int = 10, ladder: str = "0") -> Trio:
-    """A preparation and a search with it, under attack from the first message on."""
+def run(
+    attack: Attack | None, hits: int = 1, cap: int = 10, ladder: str = "0", made: LocalPreparation | None = None
+) -> Trio:
+    """A preparation and a search with it, under attack from the first message on. `made`: a preparation that waits."""
     gallery, probe = scene(hits)
-    return Trio(gallery, threshold="0.7", cap=cap, ladder=ladder, attack=attack).search(probe)
+    trio = Trio(gallery, threshold="0.7", cap=cap, ladder=ladder, attack=attack)
+    trio.made = made
+    return trio.search(probe)
 
 
 def replace_first(

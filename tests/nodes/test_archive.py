@@ -30,7 +30,7 @@ from protocol.preparing import PreparingRouter
 from protocol.roles import Parties
 from protocol.searching import SearchingRouter
 from protocol.session import Event, State
-from tests.kit.evidence import EU, World
+from tests.kit.evidence import EU, World, new_world
 
 QUERY = bytes(range(16))
 
@@ -114,7 +114,7 @@ def test_a_clock_that_is_set_back_during_a_query_costs_no_entry() -> None:
 def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_same(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.make(tmp_path_factory.mktemp("archive"))
+    world = new_world(tmp_path_factory.mktemp("archive"))
     archive = Archive(world.identities[EU], world.root / EU)
     machine = router()
     archive.begin(machine.query)
@@ -133,7 +133,7 @@ def test_a_query_of_which_records_are_missing_is_in_the_article_40_log_all_the_s
 def test_a_query_during_which_the_node_was_killed_is_in_the_article_40_log_from_the_next_start(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    world = World.make(tmp_path_factory.mktemp("archive"))
+    world = new_world(tmp_path_factory.mktemp("archive"))
 
     def opened() -> Archive:
         return Archive(world.identities[EU], world.root / EU)
@@ -165,7 +165,7 @@ def test_a_query_during_which_the_node_was_killed_is_in_the_article_40_log_from_
 def test_a_node_killed_between_entry_and_file_enters_it_once(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.make(tmp_path_factory.mktemp("archive"))
+    world = new_world(tmp_path_factory.mktemp("archive"))
     archive = Archive(world.identities[EU], world.root / EU)
     machine = router()
     with monkeypatch.context() as killed:
@@ -208,7 +208,7 @@ def test_who_writes_to_the_disk_puts_nothing_into_the_article_40_log(
 ) -> None:
     """Control: what the node sealed there itself is entered."""
     monkeypatch.setattr("nodes.evidence.archive.retention_end", lambda _: 2**62)
-    world = World.make(tmp_path_factory.mktemp("archive"))
+    world = new_world(tmp_path_factory.mktemp("archive"))
     path = plant(world, what)
     archive = Archive(world.identities[EU], world.root / EU)
     assert archive.article_forty.size == (what == "sealed")
@@ -221,7 +221,7 @@ def test_a_copied_note_that_comes_back_is_not_entered_again(
     tmp_path_factory: pytest.TempPathFactory, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nodes.evidence.archive.LAST_ENTRIES", 2)
-    world = World.make(tmp_path_factory.mktemp("archive"))
+    world = new_world(tmp_path_factory.mktemp("archive"))
     archive = Archive(world.identities[EU], world.root / EU)
     archive.begin(QUERY, Parties("FR", "EU", ("ES",)))
     path = world.root / EU / under_way.FOLDER / QUERY.hex()
@@ -251,7 +251,7 @@ def test_a_copied_note_that_comes_back_is_not_entered_again(
 
 def test_a_preparation_is_no_query_and_has_no_article_40_entry(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nobody is searched for, and there is no warrant yet."""
-    world = World.make(tmp_path_factory.mktemp("archive"))
+    world = new_world(tmp_path_factory.mktemp("archive"))
     archive = Archive(world.identities[EU], world.root / EU)
     machine = PreparingRouter(Context("EU", QUERY, Parties("FR", "EU", ("ES",))))
     archive.begin(machine.query)

@@ -187,7 +187,7 @@ def test_a_false_refusal_raises_an_alarm(federation: Federation, monkeypatch: py
 
 def test_control_an_honest_query_raises_none(federation: Federation) -> None:
     async def body(network: AsgiNetwork) -> None:
-        await network.search(request(federation.people.hit))
+        await network.search(request(federation.people.hit, (ES,)))
         health, metrics = await seen_by_operator(network)
         assert health["alarms"] == []
         assert 'lineup_false_refusals_total{node="FR",role="requester"} 0.0' in metrics

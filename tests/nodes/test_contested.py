@@ -21,7 +21,7 @@ from nodes.service.operator_api import SearchReport
 from nodes.store import GalleryStore, StoreUnavailable
 from nodes.verify import verify_bundles
 from nodes.verify.format import decode_bundle
-from tests.kit.federation import DE, ES, EU, FR, Federation, found, people, request
+from tests.kit.federation import DE, EU, FR, Federation, found, people, request
 from tests.kit.network import AsgiNetwork, Network, running
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def test_nothing_is_released_where_the_mark_cannot_be_read(
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(GalleryStore, "contested", broken)
-    wanted = request(federation.people.hit, (DE, ES))
+    wanted = request(federation.people.hit, (DE,))
 
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:

@@ -6,9 +6,11 @@ import asyncio
 import shutil
 import sqlite3
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from time import sleep
@@ -87,20 +89,32 @@ def claimed(store: GalleryStore, query: bytes) -> bool:
 @pytest.fixture
 def holder(tmp_path: Path) -> tuple[Path, tuple[str, ...], Path]:
     """A folder, its references, and a backup; since then somebody was forgotten and contested, and queries answered."""
+    made, references = _made()
+    shutil.copytree(made.name, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "es"
+    settings = folder / "node.toml"
+    settings.write_text(settings.read_text().replace(made.name, str(tmp_path)))
+    return folder, references, tmp_path / "backup.db"
+
+
+@cache
+def _made() -> tuple[tempfile.TemporaryDirectory[str], tuple[str, ...]]:
+    """What every `holder` is a copy of, until this process ends."""
+    place = tempfile.TemporaryDirectory(prefix="lineup-holder-")
+    folder = Path(place.name) / "es"
     references = make(folder)
     with holder_store(folder) as store:
         store.claim_query(b"\4" * 16, bytes(32), YESTERDAY)
         store.take_quota(FR, Status.IDENTIFIED, YESTERDAY.date(), 10)
         store.take_releases(FR, references[:1], YESTERDAY.date(), 30)
-        backup(folder, tmp_path / "backup.db")
+        backup(folder, Path(place.name) / "backup.db")
         store.forget(references[1], NOW)
         store.flag_contested(references[2], NOW)
         for day in (YESTERDAY, YESTERDAY, NOW):
             store.take_quota(FR, Status.IDENTIFIED, day.date(), 10)
             store.take_releases(FR, references[:1], day.date(), 30)
         store.admit_query(*QUERY, NOW)
-    return folder, references, tmp_path / "backup.db"
+    return place, references
 
 
 def test_a_restore_brings_nobody_back_and_forgets_no_answer(

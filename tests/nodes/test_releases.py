@@ -32,16 +32,15 @@ def counted(store: GalleryStore, days: int = 90) -> int:
 
 
 def test_a_reference_is_released_to_a_state_as_often_as_it_may_and_then_nothing_is(federation: Federation) -> None:
-    hit, nobody = request(federation.people.hit), request(federation.people.nobody)
+    hit, nobody = request(federation.people.hit, (ES,)), request(federation.people.nobody)
     answers = federation.expected(hit)
 
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
             for _ in range(2):
                 assert (await network.search(hit)).answers == answers
-            assert (await network.search(nobody)).answers == federation.expected(nobody)
             with captured_logs() as logs:
-                report = await network.search(request(federation.people.hit, (ES,)))
+                report = await network.search(hit)
                 assert report.answers == {ES: REFUSED}
                 await network.settle()
             assert "release withheld" in logs.text
@@ -65,7 +64,7 @@ def test_a_reference_is_released_to_a_state_as_often_as_it_may_and_then_nothing_
             await network.kill(ES)
             federation.configure(ES, releases_per_reference=4)
             await network.start(ES)
-            assert (await network.search(request(federation.people.hit, (ES,)))).answers == {ES: answers[ES]}
+            assert (await network.search(hit)).answers == answers
             assert await told(network, ES) == []
 
     asyncio.run(body())
@@ -123,9 +122,9 @@ def test_queries_at_once_do_not_pass_the_limit_together(federation: Federation) 
 
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
-            reports = await asyncio.gather(*(network.search(wanted) for _ in range(5)))
+            reports = await asyncio.gather(*(network.search(wanted) for _ in range(4)))
             statuses = [report.answers[ES].status for report in reports]
-            assert sorted(statuses) == ["candidates"] * 2 + ["refused"] * 3
+            assert sorted(statuses) == ["candidates"] * 2 + ["refused"] * 2
             assert all(report.answers[ES] in (REFUSED, federation.expected(wanted)[ES]) for report in reports)
 
     asyncio.run(body())

@@ -126,30 +126,30 @@ def test_exif_orientation_is_respected(model: FaceModel, demo: DemoPhotos, tmp_p
     assert model.embed(tmp_path / "turned.jpg").template @ model.embed(demo.obama).template > 0.95
 
 
-@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize(("turns", "who"), [(1, "obama"), (1, "biden"), (2, "obama2"), (3, "tom_hanks"), (3, "biden")])
 def test_a_photo_on_its_side_or_on_its_head_gives_the_same_template(
-    turns: int, model: FaceModel, demo: DemoPhotos, monkeypatch: pytest.MonkeyPatch
+    turns: int, who: str, model: FaceModel, demo: DemoPhotos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the trying, the control, the face is not found, or found and somebody else's."""
-    for path in (demo.obama, demo.obama2, demo.biden, demo.tom_hanks):
-        image = read_photo(path)
-        upright, quality = model.embed(image), assess(image, model.embed(image))
-        turned = np.ascontiguousarray(np.rot90(image, -turns))
-        face = model.embed(turned)
-        assert face.turned == turns
-        assert face.template @ upright.template > 0.98
-        assert sorted(face.box)[0] >= -20
-        assert face.face_side == pytest.approx(upright.face_side, rel=0.05)
-        assert abs(assess(turned, face)["head pose roll"] - quality["head pose roll"]) <= 2
-        with monkeypatch.context() as without:
-            without.setattr("pets.faces.UPRIGHT_SCORE", 0.0)
-            with contextlib.suppress(NoFace, FaceTooSmall):
-                assert model.embed(turned, largest=True).template @ upright.template < 0.5
+    image = read_photo(getattr(demo, who))
+    upright = model.embed(image)
+    quality = assess(image, upright)
+    turned = np.ascontiguousarray(np.rot90(image, -turns))
+    face = model.embed(turned)
+    assert face.turned == turns
+    assert face.template @ upright.template > 0.98
+    assert sorted(face.box)[0] >= -20
+    assert face.face_side == pytest.approx(upright.face_side, rel=0.05)
+    assert abs(assess(turned, face)["head pose roll"] - quality["head pose roll"]) <= 2
+    with monkeypatch.context() as without:
+        without.setattr("pets.faces.UPRIGHT_SCORE", 0.0)
+        with contextlib.suppress(NoFace, FaceTooSmall):
+            assert model.embed(turned, largest=True).template @ upright.template < 0.5
 
 
 def test_an_upright_photo_is_not_turned(model: FaceModel, demo: DemoPhotos) -> None:
-    for path in (demo.obama, demo.obama2, demo.obama3, demo.biden, demo.tom_hanks, demo.six_faces):
-        assert model.embed(path, largest=True).turned == 0
+    for path in (demo.obama, demo.obama2, demo.obama3, demo.biden, demo.tom_hanks):
+        assert model.embed(path).turned == 0
     assert {face.turned for face in model.embed_all(read_photo(demo.six_faces))} == {0}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +100,14 @@ def test_what_is_published_is_the_sum_modulo_2_to_the_24(offset: int) -> None:
     assert np.array_equal(public_sums(masked, values, offset, RING, threads=2), want)
 
 
-PROGRAM = """
+COMPILE = """
+from numba import types
+from pets.product_kernel import multiply_rows
+rows, limbs = types.Array(types.int8, 2, "C"), types.Array(types.uint8, 3, "C")
+signature = (rows, limbs, types.int64, types.int64, types.uint64, types.Array(types.uint32, 2, "C"))
+multiply_rows.compile(signature)
+"""
+MULTIPLY = """
 import hashlib
 import numpy as np
 from pets.params import preset
@@ -112,10 +121,22 @@ for count, dim in {shapes}:
     digest.update(products.tobytes() + public_sums(products[0], products[1], 77, ring).tobytes())
 print(digest.hexdigest())
 """
+PRINT = """
+from pets.product_kernel import multiply_rows
+print(*multiply_rows.inspect_asm().values())
+"""
+
+
+@cache
+def compiled_for(target: str) -> str:
+    """What a process prints: the digest of its products, if this processor can run them, and its instructions."""
+    program = COMPILE if lacking(target) else MULTIPLY.format(preset=RING.preset, shapes=SHAPES)
+    with tempfile.TemporaryDirectory() as folder:
+        return run_compiled_for(target, program + PRINT, Path(folder))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_compiled_for_another_processor_products_are_the_same(target: str, tmp_path: Path) -> None:
+def test_compiled_for_another_processor_products_are_the_same(target: str) -> None:
     if lacking(target):
         pytest.skip(f"this processor lacks {lacking(target)}")
     digest = hashlib.sha256()
@@ -124,18 +145,7 @@ def test_compiled_for_another_processor_products_are_the_same(target: str, tmp_p
         rows, us = random_rows(rng, count, dim), rng.integers(0, RING.t, (2, dim)).astype(np.int32)
         products = expected(rows, us).astype(np.uint32)
         digest.update(products.tobytes() + public_sums(products[0], products[1], 77, RING).tobytes())
-    program = PROGRAM.format(preset=RING.preset, shapes=SHAPES)
-    assert run_compiled_for(target, program, tmp_path).strip() == digest.hexdigest()
-
-
-COMPILE_ONLY = """
-from numba import types
-from pets.product_kernel import multiply_rows
-rows, limbs = types.Array(types.int8, 2, "C"), types.Array(types.uint8, 3, "C")
-signature = (rows, limbs, types.int64, types.int64, types.uint64, types.Array(types.uint32, 2, "C"))
-multiply_rows.compile(signature)
-print(multiply_rows.inspect_asm(signature))
-"""
+    assert compiled_for(target).startswith(f"{digest.hexdigest()}\n")
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instructions of x86-64")
@@ -149,9 +159,9 @@ print(multiply_rows.inspect_asm(signature))
         ("avx512-vnni", r"vpdpbusd\t.*zmm"),
     ],
 )
-def test_the_product_uses_what_the_processor_has(target: str, instruction: str, tmp_path: Path) -> None:
-    """Compiled, not run: also for processors that this one is not."""
-    assert re.search(instruction, run_compiled_for(target, COMPILE_ONLY, tmp_path))
+def test_the_product_uses_what_the_processor_has(target: str, instruction: str) -> None:
+    """Compiled, not run, where it is a processor that this one is not."""
+    assert re.search(instruction, compiled_for(target))
 
 
 def test_rows_vectors_and_moduli_that_do_not_fit_are_refused() -> None:

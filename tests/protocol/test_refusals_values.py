@@ -21,6 +21,7 @@ from protocol.errors import (
     UnexpectedMessage,
     WrongSize,
 )
+from protocol.local import LocalPreparation
 from protocol.messages import (
     ALLOWED,
     Abort,
@@ -56,8 +57,8 @@ from protocol.messages import (
 )
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, Attack, Delivery, forge
 from tests.kit.ring import RING
-from tests.kit.scene import DIM, run, scene
-from tests.kit.trio import Trio
+from tests.kit.scene import DIM, run, scene, small_trio
+from tests.kit.trio import Trio, copied
 
 pytestmark = pytest.mark.ring
 
@@ -70,6 +71,23 @@ def honest() -> Trio:
     assert trio.outcome() == trio.expected(scene()[1])
     assert len(trio.outcome().hits) == 1
     return trio
+
+
+@lru_cache(maxsize=1)
+def prepared() -> tuple[LocalPreparation, frozenset[Link]]:
+    """A preparation, and the links with their kinds of message that only a search has."""
+    trio = small_trio().prepare()
+    assert trio.made is not None
+    made, before = copied(trio.made), len(trio.deliveries)
+    trio.search(scene()[1])
+    used = [(type(d.message), d.sender, d.receiver) for d in trio.deliveries]
+    return made, frozenset(used[before:]) - frozenset(used[:before])
+
+
+def run_attacked(link: Link, attack: Attack) -> Trio:
+    """What is not attacked before the search is prepared once for all."""
+    made, in_searches = prepared()
+    return run(attack, made=copied(made) if link in in_searches else None)
 
 
 def first(link: Link, change: Callable[[Delivery], Iterable[bytes]]) -> tuple[Attack, list[bool]]:
@@ -104,7 +122,7 @@ def test_every_row_of_the_table_travels_and_is_tried() -> None:
 @pytest.mark.parametrize("link", USED, ids=names)
 def test_a_message_that_comes_twice_is_refused(link: Link) -> None:
     attack, done = first(link, lambda d: [d.frame, d.frame])
-    trio = run(attack)
+    trio = run_attacked(link, attack)
     assert done
     assert any(isinstance(failure, DuplicateMessage) for failure in trio.failures)
     if link not in (LAST, (ConfirmationAnswer, REQUESTER, HOLDER)):  # the last that somebody waited for: all was over
@@ -114,7 +132,7 @@ def test_a_message_that_comes_twice_is_refused(link: Link) -> None:
 @pytest.mark.parametrize("link", [link for link in USED if link != LAST], ids=names)
 def test_a_message_that_is_lost_leaves_nothing_to_release(link: Link) -> None:
     attack, done = first(link, lambda d: [])
-    trio = run(attack)
+    trio = run_attacked(link, attack)
     assert done
     assert not trio.failures or isinstance(trio.failures[0], (MissingMessage, UnexpectedMessage)), trio.failures
     if trio.searching is not None:
@@ -130,7 +148,7 @@ def test_an_array_of_another_size_is_refused(link: Link, size: str) -> None:
         return [forge(d.frame, data={"short": data[:-8], "long": data + bytes(8), "empty": b""}[size])]
 
     attack, done = first(link, change)
-    trio = run(attack)
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(WrongSize, Disagreement)
     assert isinstance(trio.failures[0], WrongSize) or size != "empty" or trio.failures
@@ -146,7 +164,7 @@ def test_another_kind_of_message_in_its_place_is_refused(link: Link) -> None:
         if (d.sender, d.receiver) == (sender, receiver) and not isinstance(d.message, kind)
     )
     attack, done = first(link, lambda d: [forge(d.frame, message=other.message)])
-    trio = run(attack)
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(UnexpectedMessage)
 
@@ -163,7 +181,7 @@ RESIDUES = [link for link in USED if link[0] in (PublicPart, MaskPart, PreparedB
 @pytest.mark.parametrize("link", RESIDUES, ids=names)
 def test_residue_at_its_prime_is_refused(link: Link) -> None:
     attack, done = first(link, lambda d: [forge(d.frame, data=raised(bytes(d.message.data)))])  # type: ignore[union-attr]
-    trio = run(attack)
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(ResidueOutOfRange)
 
@@ -175,8 +193,9 @@ def test_every_message_with_residues_was_tried() -> None:
 
 
 def test_a_difference_that_is_not_below_t_is_refused() -> None:
-    attack, done = first((Difference, REQUESTER, HOLDER), lambda d: [forge(d.frame, data=b"\xff" * (DIM * 20 // 8))])
-    trio = run(attack)
+    link = (Difference, REQUESTER, HOLDER)
+    attack, done = first(link, lambda d: [forge(d.frame, data=b"\xff" * (DIM * 20 // 8))])
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(ResidueOutOfRange)
 
@@ -262,7 +281,7 @@ def test_values_that_should_agree_and_do_not_stop_everybody(link: Link, changes:
         return [forge(d.frame, **values)]
 
     attack, done = first(link, change)
-    trio = run(attack)
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(Disagreement, ConfirmationFailed, ProbeRefused)
     assert isinstance(trio.failures[0], (Disagreement, ConfirmationFailed, ProbeRefused)), trio.failures[0]
@@ -282,8 +301,9 @@ def test_values_that_should_agree_and_do_not_stop_everybody(link: Link, changes:
 def test_announcements_of_what_nobody_may_ask_stop_the_query(
     kind: type[Message], change: dict[str, Any], victim: str
 ) -> None:
-    attack, done = first((kind, REQUESTER, victim), lambda d: [forge(d.frame, **change)])
-    trio = run(attack)
+    link = (kind, REQUESTER, victim)
+    attack, done = first(link, lambda d: [forge(d.frame, **change)])
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(ParameterError)
 
@@ -295,8 +315,9 @@ def test_power_sums_that_differ_are_refused(sender: str) -> None:
         sums[3] ^= 1
         return [forge(d.frame, data=sums.tobytes())]
 
-    attack, done = first((PowerSums, sender, HOLDER), change)
-    trio = run(attack)
+    link = (PowerSums, sender, HOLDER)
+    attack, done = first(link, change)
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(SketchMismatch)
 
@@ -308,6 +329,6 @@ def test_power_sums_that_differ_are_refused(sender: str) -> None:
 def test_components_of_an_opened_bit_that_differ_are_refused(kind: type[Message], sender: str, receiver: str) -> None:
     link = (kind, sender, receiver)
     attack, done = first(link, lambda d: [forge(d.frame, component=not d.message.component)])  # type: ignore[union-attr]
-    trio = run(attack)
+    trio = run_attacked(link, attack)
     assert done
     trio.assert_stopped(Disagreement)

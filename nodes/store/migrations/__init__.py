@@ -6,6 +6,7 @@ An empty database gets the present tables at once; a test holds them and what th
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, text
 
 from nodes.store.database import Database, is_postgresql
 from nodes.store.errors import StoreVersionError, typed_errors
@@ -38,21 +39,28 @@ def upgrade(
     config = _config(scripts)
     known = _known(scripts)
     with typed_errors(), database.engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+        current = _current(connection)
     _check_known(current, known)
-    if current == known.get_current_head():
+    if current == known.head:
         return
     with _TURN, database.alone() as connection:
         if is_postgresql(connection):
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        context = MigrationContext.configure(connection)
-        _check_known(context.get_current_revision(), known)
+        _check_known(_current(connection), known)
         if tables is not None and revision == "head" and not inspect(connection).get_table_names():
             tables.create_all(connection)
-            context.stamp(known, revision)
+            MigrationContext.configure(connection).stamp(known.scripts, revision)
             return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def _current(connection: Connection) -> str | None:
+    """The version that Alembic noted; None in an empty database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return version
 
 
 def _config(scripts: Path) -> Config:
@@ -62,15 +70,20 @@ def _config(scripts: Path) -> Config:
     return config
 
 
+@dataclass(frozen=True)
+class _Known:
+    scripts: ScriptDirectory
+    revisions: frozenset[str]
+    head: str | None
+
+
 @cache
-def _known(scripts: Path) -> ScriptDirectory:
+def _known(scripts: Path) -> _Known:
     """Read once: a process opens many stores."""
-    return ScriptDirectory.from_config(_config(scripts))
+    read = ScriptDirectory.from_config(_config(scripts))
+    return _Known(read, frozenset(script.revision for script in read.walk_revisions()), read.get_current_head())
 
 
-def _check_known(current: str | None, scripts: ScriptDirectory) -> None:
-    known = {script.revision for script in scripts.walk_revisions()}
-    if current is not None and current not in known:
-        raise StoreVersionError(
-            f"the database has version {current}, this software knows versions up to {scripts.get_current_head()}"
-        )
+def _check_known(current: str | None, known: _Known) -> None:
+    if current is not None and current not in known.revisions:
+        raise StoreVersionError(f"the database has version {current}, this software knows versions up to {known.head}")
