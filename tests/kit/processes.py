@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
 
 from nodes.operator.client import NodeNotRunning, search
 from nodes.operator.client import status as node_status
@@ -17,10 +19,16 @@ from tests.kit.preloaded import BEFORE, Command, preloaded
 START_SECONDS = 180.0
 
 
+class Folders(Protocol):
+    """Where the nodes' folders are: a federation, or what else knows it."""
+
+    def folder(self, name: str) -> Path: ...
+
+
 class Processes:
     """Nodes as processes of their own."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Folders) -> None:
         self.federation = federation
         self.running: dict[str, Command] = {}
 
@@ -28,7 +36,7 @@ class Processes:
         """Start nodes side by side, and wait for all. `before`: Python that each runs first, to be an odd node."""
         for name in names or tuple(ROLES):
             serve = ["node", "serve", "--dir", str(self.federation.folder(name))]
-            with (self.federation.root / name / "stderr.log").open("ab") as log:
+            with (self.federation.folder(name) / "stderr.log").open("ab") as log:
                 self.running[name] = preloaded().start(serve, log, {BEFORE: before})
         for name in names or tuple(ROLES):
             self._wait(name)
@@ -95,7 +103,7 @@ class Searching(threading.Thread):
 
 
 @contextlib.contextmanager
-def processes(federation: Federation, *names: str) -> Iterator[Processes]:
+def processes(federation: Folders, *names: str) -> Iterator[Processes]:
     """Processes that are gone afterwards, whatever happens."""
     group = Processes(federation)
     try:
