@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+from argon2 import PasswordHasher
 
 from nodes.casework.persons import new_key_file, sign_with_file
 from nodes.cli.demo import free_ports
@@ -25,7 +28,9 @@ from nodes.console.web import Site
 from nodes.identity.identity import init_node
 from pets.faces import FaceModel
 
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # one for all clients: each would read all authorities for its own
 PASSWORD = "planted-Password-4711"
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # the usual one takes a tenth of a second a sign-in
 STAFF: dict[str, tuple[Any, ...]] = {
     "olga": ("officer",),
     "anton": ("approver",),
@@ -56,7 +61,7 @@ def no_limits() -> RateLimits:
 
 @dataclass
 class House:
-    """A node's console, with staff. `keys`: key files by handle."""
+    """A node's console, with staff. `keys`: key files by handle; `bare`: a client that has no session."""
 
     site: Site
     keys: dict[str, Path]
@@ -67,8 +72,12 @@ class House:
     def origin(self) -> str:
         return self.site.operations.config.console.url
 
+    @cached_property
+    def bare(self) -> httpx.Client:
+        return self.visitor().http
+
     def visitor(self) -> Browser:
-        self.clients.append(httpx.Client(base_url=self.origin, trust_env=False, timeout=60))
+        self.clients.append(httpx.Client(base_url=self.origin, verify=NO_TLS, trust_env=False, timeout=60))
         return Browser(self, self.clients[-1])
 
     def close(self) -> None:
@@ -156,6 +165,7 @@ def house(root: Path, load: Callable[[], FaceModel] | None = None, node: str = "
     site.limits = no_limits()
     made = House(site, {})
     site.accounts._clock = made.clock
+    site.accounts._hasher = CHEAP
     for handle, roles in STAFF.items():
         made.keys[handle] = root / f"{node}-{handle}.key"
         site.operations.desk.add_person(
