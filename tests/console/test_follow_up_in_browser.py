@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from tests.kit.browser import (
     People,
     Person,
@@ -32,6 +34,12 @@ def searched(people: People, photo: Any, case: str, **more: str) -> str:
         rosa.page.wait_for_timeout(500)
         rosa.page.reload()
     raise AssertionError(rosa.page.locator("main").inner_text())
+
+
+@pytest.fixture(scope="module")
+def reviewed(people: People, nodes: Running) -> str:
+    """A query without an authorisation whose candidate is under review; only the last test ends it."""
+    return searched(people, nodes.staged.photos.obama2, "2026/1003", authorisation="")
 
 
 def confirmed(people: People, photo: Any, case: str) -> str:
@@ -122,10 +130,9 @@ def test_the_clock_is_stopped_core_data_are_refused_and_the_candidate_deleted(pe
     dario.check("receipts")
 
 
-def test_an_onward_transfer_with_authorisation_is_noted(people: People, nodes: Running) -> None:
-    query = searched(people, nodes.staged.photos.obama3, "2026/1002")
+def test_an_onward_transfer_with_authorisation_is_noted(people: People, reviewed: str) -> None:
     officer, dora = people("FR", "olivia"), people("FR", "sven")
-    page = at(officer, f"/queries/{query}")
+    page = at(officer, f"/queries/{reviewed}")
     page.locator("summary", has_text="End or pass on").click()
     page.get_by_label("Recipient").fill("Eurojust")
     page.get_by_label("Authorisation of the state").fill("ES 17/2026")
@@ -136,10 +143,11 @@ def test_an_onward_transfer_with_authorisation_is_noted(people: People, nodes: R
     assert "ES 17/2026" in dora.page.locator("main").inner_text()
 
 
-def test_an_authorisation_is_lodged_and_a_refused_one_stops_and_deletes(people: People, nodes: Running) -> None:
+def test_an_authorisation_is_lodged_and_a_refused_one_stops_and_deletes(
+    people: People, nodes: Running, reviewed: str
+) -> None:
     officer = people("FR", "olivia")
-    query = searched(people, nodes.staged.photos.obama2, "2026/1003", authorisation="")
-    page = at(officer, f"/queries/{query}")
+    page = at(officer, f"/queries/{reviewed}")
     assert "not lodged" in page.locator("main").inner_text()
     page.get_by_label("Judicial authorisation").fill("TJ Paris 26-900")
     officer.go(page.get_by_role("button", name="Lodge the authorisation"))
@@ -158,8 +166,8 @@ def test_an_authorisation_is_lodged_and_a_refused_one_stops_and_deletes(people: 
     assert rosa.page.get_by_role("link", name="Compare").count() == 0
 
 
-def test_a_recall_is_seen_at_the_other_side(people: People, nodes: Running) -> None:
-    query = searched(people, nodes.staged.photos.obama2, "2026/1005")
+def test_a_recall_is_seen_at_the_other_side(people: People, nodes: Running, reviewed: str) -> None:
+    query = reviewed
     officer, dario = people("FR", "olivia"), people("ES", "dario")
     reference = nodes.staged.references["ES"]
 

@@ -25,10 +25,28 @@ from tests.kit.browser import (
 )
 
 
-def test_a_whole_case(people: People, nodes: Running) -> None:
+@pytest.fixture(scope="module")
+def arthur(people: People) -> Person:
+    """An approver with a passkey."""
+    return passkey(people, "FR", "arthur")
+
+
+@pytest.fixture(scope="module")
+def approved(people: People, nodes: Running, arthur: Person) -> tuple[str, str]:
+    """A query that was approved, and the signature that approved it."""
+    query = open_query(people("FR", "olivia"), nodes.staged.photos.obama3, "2026/0501")
+    sent: list[str] = []
+    arthur.page.on(
+        "request", lambda request: sent.append(request.post_data or "") if "approve" in request.url else None
+    )
+    approve(arthur, query)
+    (assertion,) = {parse_qs(body)["assertion"][0] for body in sent if "assertion=" in body}
+    return query, assertion
+
+
+def test_a_whole_case(people: People, nodes: Running, arthur: Person) -> None:
     officer, photos = people("FR", "olivia"), nodes.staged.photos
     officer.check("start")
-    arthur = passkey(people, "FR", "arthur")
     query = open_query(officer, photos.obama2)
     officer.check("query")
 
@@ -157,16 +175,11 @@ def test_of_several_faces_one_is_chosen(people: People, nodes: Running) -> None:
     page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
 
 
-def test_a_replayed_assertion_and_a_forged_cookie_are_refused(people: People, nodes: Running) -> None:
-    officer = people("FR", "olivia")
-    first, second = (open_query(officer, nodes.staged.photos.tom_hanks, case) for case in ("2026/0700", "2026/0701"))
-    arthur = passkey(people, "FR", "arthur")
-    sent: list[str] = []
-    arthur.page.on(
-        "request", lambda request: sent.append(request.post_data or "") if "approve" in request.url else None
-    )
-    approve(arthur, first)
-    (assertion,) = {parse_qs(body)["assertion"][0] for body in sent if "assertion=" in body}
+def test_a_replayed_assertion_and_a_forged_cookie_are_refused(
+    people: People, nodes: Running, arthur: Person, approved: tuple[str, str]
+) -> None:
+    first, assertion = approved
+    second = open_query(people("FR", "olivia"), nodes.staged.photos.tom_hanks, "2026/0701")
     fetch = """async ([url, body]) => { const r = await fetch(url, {method: 'POST', body: new URLSearchParams(body)});
                return [r.status, await r.text()] }"""
     token = arthur.page.locator("input[name=csrf]").first.get_attribute("value")
@@ -182,12 +195,9 @@ def test_a_replayed_assertion_and_a_forged_cookie_are_refused(people: People, no
     assert "/sign-in" in stranger.page.url
 
 
-def test_a_disagreement_is_no_match_and_is_counted(people: People, nodes: Running) -> None:
-    officer, sven = people("FR", "olivia"), people("FR", "sven")
-    query = open_query(officer, nodes.staged.photos.obama3, "2026/0501")
-    arthur = passkey(people, "FR", "arthur")
-    approve(arthur, query)
-    rosa, remi = people("FR", "rosa"), people("FR", "remi")
+def test_a_disagreement_is_no_match_and_is_counted(people: People, approved: tuple[str, str]) -> None:
+    query, _ = approved
+    sven, rosa, remi = people("FR", "sven"), people("FR", "rosa"), people("FR", "remi")
     rosa.page.goto(f"{rosa.origin}/review/{query}")
     for _ in range(120):
         if rosa.page.get_by_role("link", name="Compare").count():

@@ -19,7 +19,7 @@ from nodes.cli.demo_console import Staged, stage
 from nodes.console.server import close_site, open_site
 from nodes.console.web import Site
 from pets.faces import FaceModel
-from tests.kit.console import Turned, no_limits, served
+from tests.kit.console import Turned, cheap_passwords, no_limits, served
 from tests.kit.processes import processes
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
@@ -63,8 +63,9 @@ class Running:
 @contextmanager
 def running(root: Path) -> Iterator[Running]:
     """Small galleries with the demo's photos; the nodes as processes, the consoles in this one."""
-    made = Running(stage(root, "cpu", Console(stderr=True, quiet=True), people=200))
-    with processes(made), ExitStack() as stack:
+    with cheap_passwords(), ExitStack() as stack:
+        made = Running(stage(root, "cpu", Console(stderr=True, quiet=True), people=200))
+        stack.enter_context(processes(made))
         load = cache(lambda: FaceModel.load(None, "cpu"))
         for name in ("FR", "ES", "EU"):
             site = made.sites[name] = open_site(root / name, load)
