@@ -28,12 +28,8 @@ def searched(people: People, photo: Any, case: str, **more: str) -> str:
     approve(agnes, query)
     rosa = people("FR", "rosa")
     rosa.page.goto(f"{rosa.origin}/review/{query}")
-    for _ in range(120):
-        if rosa.page.get_by_role("link", name="Compare").count():
-            return query
-        rosa.page.wait_for_timeout(500)
-        rosa.page.reload()
-    raise AssertionError(rosa.page.locator("main").inner_text())
+    reload_until(rosa, "Compare")
+    return query
 
 
 @pytest.fixture(scope="module")

@@ -59,11 +59,7 @@ def test_a_whole_case(people: People, nodes: Running, arthur: Person) -> None:
     assert "no hit" in officer.page.locator("#progress").inner_text()
     rosa, remi = people("FR", "rosa"), people("FR", "remi")
     rosa.page.goto(f"{rosa.origin}/review/{query}")
-    for _ in range(60):
-        if rosa.page.get_by_role("link", name="Compare").count():
-            break
-        rosa.page.wait_for_timeout(500)
-        rosa.page.reload()
+    reload_until(rosa, "Compare")
 
     # a reviewer peeks: the first one's word is not shown before the second one has decided
     review(rosa, query, "same person")
@@ -199,11 +195,7 @@ def test_a_disagreement_is_no_match_and_is_counted(people: People, approved: tup
     query, _ = approved
     sven, rosa, remi = people("FR", "sven"), people("FR", "rosa"), people("FR", "remi")
     rosa.page.goto(f"{rosa.origin}/review/{query}")
-    for _ in range(120):
-        if rosa.page.get_by_role("link", name="Compare").count():
-            break
-        rosa.page.wait_for_timeout(500)
-        rosa.page.reload()
+    reload_until(rosa, "Compare")
     review(rosa, query, "same person")
     review(remi, query, "not the same person")
     reload_until(remi, "disagreement")

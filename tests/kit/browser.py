@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -264,13 +265,15 @@ def review(person: Person, query: str, verdict: str, row: int = 0) -> str:
     return query
 
 
-def reload_until(person: Person, text: str, tries: int = 60) -> None:
-    for _ in range(tries):
-        if text in person.page.locator("main").inner_text():
-            return
-        person.page.wait_for_timeout(500)
-        person.page.reload()
-    raise AssertionError(f"{text!r} never came: {person.page.locator('main').inner_text()}")
+def reload_until(person: Person, text: str, seconds: float = 90) -> None:
+    """Show the page anew until it says so. It is asked for without being shown meanwhile, which costs little."""
+    page, deadline = person.page, time.monotonic() + seconds
+    while text not in page.locator("main").inner_text():
+        assert time.monotonic() < deadline, f"{text!r} never came: {page.locator('main').inner_text()}"
+        if text in page.request.get(page.url).text():
+            page.reload()
+        else:
+            page.wait_for_timeout(300)
 
 
 def ask(officer: Person) -> None:
