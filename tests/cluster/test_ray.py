@@ -39,6 +39,7 @@ from tests.kit.cluster import cipher, holder, name_cluster
 from tests.kit.federation import DIM as FACE_DIM
 from tests.kit.federation import ES, FR, found, people, request
 from tests.kit.network import Network, TlsNetwork, running
+from tests.kit.preloaded import preloaded
 from tests.kit.ring import RING
 
 pytestmark = [
@@ -92,7 +93,7 @@ def listening(port: int) -> bool:
 
 
 def lineup(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nodes.cli", *arguments]
+    command = [str(preloaded().program), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -131,7 +132,7 @@ def test_a_worker_that_is_killed_costs_no_answer(node: Path, link: Link) -> None
     values = np.random.default_rng(1).integers(0, N4096.t, DIM, np.int32)
     expected = perform([Product(rows, values, N4096, 0, 3)], 1)
     with gallery.snapshot() as lent:
-        for turn in range(6):
+        for turn in range(4):
             if turn % 2:
                 kill(link, gallery, turn % 2)
             np.testing.assert_array_equal(perform([Product(lent.rows, values, N4096, 0, 3)], 1), expected)
