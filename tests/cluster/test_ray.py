@@ -101,7 +101,8 @@ def join(config: ClusterConfig, **environment: str) -> subprocess.CompletedProce
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "-c", JOIN.format(address=config.address)],
-        env=clean | environment, capture_output=True, text=True, timeout=180, check=False,
+        env=clean | {"RAY_NUM_REDIS_GET_RETRIES": "5"} | environment,  # seconds, else it tries for 20
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
 
