@@ -21,7 +21,7 @@ from nodes.console.server import close_site, open_site
 from nodes.console.web import Site
 from pets.faces import FaceModel
 from tests.kit.console import Turned, cheap_passwords, no_limits, served
-from tests.kit.processes import processes
+from tests.kit.processes import Nodes
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 SHOTS = os.environ.get("LINEUP_SCREENSHOTS")
@@ -70,7 +70,9 @@ def running(root: Path) -> Iterator[Running]:
         text, changed = re.subn(r"(?m)^ready = \d+", "ready = 0", toml.read_text())
         assert changed == 1
         toml.write_text(text)  # nothing is prepared that no test asks for
-        stack.enter_context(processes(made))
+        group = Nodes(made.folder)
+        stack.callback(group.close)
+        group.start()
         load = cache(lambda: FaceModel.load(None, "cpu"))
         for name in ("FR", "ES", "EU"):
             site = made.sites[name] = open_site(root / name, load)
