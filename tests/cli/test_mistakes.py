@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from pets.synthetic import synthetic_templates
 from protocol.messages import ABORT_CODES
 from tests.kit.commands import as_json, enrol, lineup
 from tests.kit.federation import assess
+from tests.kit.preloaded import preloaded
 
 REASON = ("--case", "C-1", "--offence", "robbery", "--max-penalty-years", "5", "--officer", "A", "--approver", "B")
 
@@ -261,7 +261,7 @@ def test_a_taken_port_ends_a_node_with_one_clear_line_and_it_was_never_ready(run
         args = ("--name", "PT", "--role", "holder", "--address", f"https://{address}", "--authority", tmp_path / "ca")
         assert run("node", "init", "--dir", tmp_path / "pt", *args)[0] == 0
         assess(tmp_path / "pt")
-        command = [sys.executable, "-m", "nodes.cli", "node", "serve", "--dir", str(tmp_path / "pt")]
+        command = [str(preloaded().program), "node", "serve", "--dir", str(tmp_path / "pt")]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     *log, last = ended.stderr.splitlines()
     assert (ended.returncode, ended.stdout) == (1, "")

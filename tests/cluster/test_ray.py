@@ -41,6 +41,7 @@ from tests.kit.cluster import cipher, holder, name_cluster
 from tests.kit.federation import DIM as FACE_DIM
 from tests.kit.federation import ES, FR, found, people, request
 from tests.kit.network import Network, TlsNetwork, running
+from tests.kit.preloaded import preloaded
 from tests.kit.ring import RING
 
 pytestmark = [
@@ -94,7 +95,7 @@ def listening(port: int) -> bool:
 
 
 def lineup(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nodes.cli", *arguments]
+    command = [str(preloaded().program), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -102,7 +103,8 @@ def join(config: ClusterConfig, **environment: str) -> subprocess.CompletedProce
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "-c", JOIN.format(address=config.address)],
-        env=clean | environment, capture_output=True, text=True, timeout=180, check=False,
+        env=clean | {"RAY_NUM_REDIS_GET_RETRIES": "5"} | environment,  # seconds, else it tries for 20
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def test_a_worker_that_is_killed_costs_no_answer(node: Path, link: Link) -> None
     values = np.random.default_rng(1).integers(0, N4096.t, DIM, np.int32)
     expected = perform([Product(rows, values, N4096, 0, 3)], 1)
     with gallery.snapshot() as lent:
-        for turn in range(6):
+        for turn in range(4):
             if turn % 2:
                 kill(link, gallery, turn % 2)
             np.testing.assert_array_equal(perform([Product(lent.rows, values, N4096, 0, 3)], 1), expected)

@@ -1,19 +1,28 @@
-"""`make demo-console`: four consoles that answer on loopback alone, log-ins that work, nothing left behind."""
+"""`make demo-console`: four consoles that answer on loopback alone, log-ins that work, nothing left behind.
+
+Its nine processes are forks of one that is loaded; `lineup demo` shows that nodes start without.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nodes.console.client import ConsoleClient, ConsoleUnreachable, key_file
+from tests.kit.preloaded import BEFORE, preloaded
 
 LAST_LINE = "Ctrl-C ends the demo"
+FORKS = """
+import nodes.cli.demo, nodes.cli.demo_console
+for module in (nodes.cli.demo, nodes.cli.demo_console):
+    module.lineup = lambda *arguments: [{program!r}, *map(str, arguments)]
+"""
 
 
 def read_until(process: subprocess.Popen[str], line: str) -> str:
@@ -27,8 +36,12 @@ def read_until(process: subprocess.Popen[str], line: str) -> str:
 
 
 def test_the_demo_prints_log_ins_that_work_and_leaves_nothing_behind() -> None:
-    command = [sys.executable, "-m", "nodes.cli", "console", "demo", "--provider", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    program = str(preloaded().program)
+    command = [program, "console", "demo", "--provider", "cpu"]
+    environment = {**os.environ, BEFORE: FORKS.format(program=program)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
         try:
             text = read_until(process, LAST_LINE)
             consoles = dict(re.findall(r"console of \w+ \((\w+)\): (http://localhost:\d+)", text))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from tests.kit.browser import (
     People,
     Person,
@@ -26,12 +28,14 @@ def searched(people: People, photo: Any, case: str, **more: str) -> str:
     approve(agnes, query)
     rosa = people("FR", "rosa")
     rosa.page.goto(f"{rosa.origin}/review/{query}")
-    for _ in range(120):
-        if rosa.page.get_by_role("link", name="Compare").count():
-            return query
-        rosa.page.wait_for_timeout(500)
-        rosa.page.reload()
-    raise AssertionError(rosa.page.locator("main").inner_text())
+    reload_until(rosa, "Compare")
+    return query
+
+
+@pytest.fixture(scope="module")
+def reviewed(people: People, nodes: Running) -> str:
+    """A query without an authorisation whose candidate is under review; only the last test ends it."""
+    return searched(people, nodes.staged.photos.obama2, "2026/1003", authorisation="")
 
 
 def confirmed(people: People, photo: Any, case: str) -> str:
@@ -42,7 +46,7 @@ def confirmed(people: People, photo: Any, case: str) -> str:
         review(person, query, "same person")
     for person in reviewers:
         person.page.goto(f"{person.origin}/review/{query}")
-        person.page.get_by_role("link", name="Sign the match").click()
+        person.go(person.page.get_by_role("link", name="Sign the match"))
         person.sign()
     reload_until(reviewers[0], "confirmed")
     return query
@@ -52,7 +56,7 @@ def asked(people: People, query: str) -> str:
     """Core data asked for; gives the request, which the other state has."""
     officer, lena = people("FR", "olivia"), people("ES", "lena")
     officer.page.goto(f"{officer.origin}/queries/{query}")
-    officer.page.get_by_role("link", name="Ask for core data").first.click()
+    officer.go(officer.page.get_by_role("link", name="Ask for core data").first)
     ask(officer)
     officer.sign()
     officer.page.wait_for_url("**/core-data/*")
@@ -75,13 +79,12 @@ def test_the_clock_is_stopped_core_data_are_refused_and_the_candidate_deleted(pe
     # stopped for a reason, seen by the state that asked; then it runs on
     page = at(lena, f"/core-data/{request}")
     page.get_by_label("Which judicial authorisation is sought").fill("Juzgado 3, 17/2026")
-    page.get_by_role("button", name="Stop the clock").click()
-    page.wait_for_url(f"**/core-data/{request}")
+    lena.go(page.get_by_role("button", name="Stop the clock"))
     assert page.get_by_role("button", name="Let the clock run on").count() == 1
     lena.check("request-paused")
     at(officer, f"/core-data/{request}")
     reload_until(officer, "paused")
-    lena.page.get_by_role("button", name="Let the clock run on").click()
+    lena.go(lena.page.get_by_role("button", name="Let the clock run on"))
     reload_until(lena, "Stop the clock")
     reload_until(officer, "waiting")
 
@@ -89,7 +92,7 @@ def test_the_clock_is_stopped_core_data_are_refused_and_the_candidate_deleted(pe
     page = at(lena, f"/core-data/{request}")
     refuse = page.locator("form", has=page.get_by_label("Why", exact=True))
     refuse.get_by_label("Why", exact=True).select_option("not-released")
-    refuse.get_by_role("button", name="Go on to sign").click()
+    lena.go(refuse.get_by_role("button", name="Go on to sign"))
     assert "not released" in page.locator("main").inner_text()
     lena.sign()
     reload_until(lena, "refused")
@@ -103,11 +106,11 @@ def test_the_clock_is_stopped_core_data_are_refused_and_the_candidate_deleted(pe
     page = at(officer, f"/queries/{query}")
     page.locator("summary", has_text="End or pass on").click()
     page.get_by_label("Recipient").fill(" ")
-    page.get_by_role("button", name="Note a transfer").click()
+    officer.go(page.get_by_role("button", name="Note a transfer"))
     refused(officer, "EntryRefused")  # a recipient of blanks is no wish to delete
     page = at(officer, f"/queries/{query}")
     page.locator("summary", has_text="End or pass on").click()
-    page.get_by_role("button", name="Not needed: delete now").click()
+    officer.go(page.get_by_role("button", name="Not needed: delete now"))
     told = re.search(r"Receipt: ([0-9a-f]{64})", page.locator("main").inner_text())
     assert told
     page = at(officer, f"/queries/{query}")
@@ -123,36 +126,34 @@ def test_the_clock_is_stopped_core_data_are_refused_and_the_candidate_deleted(pe
     dario.check("receipts")
 
 
-def test_an_onward_transfer_with_authorisation_is_noted(people: People, nodes: Running) -> None:
-    query = searched(people, nodes.staged.photos.obama3, "2026/1002")
+def test_an_onward_transfer_with_authorisation_is_noted(people: People, reviewed: str) -> None:
     officer, dora = people("FR", "olivia"), people("FR", "sven")
-    page = at(officer, f"/queries/{query}")
+    page = at(officer, f"/queries/{reviewed}")
     page.locator("summary", has_text="End or pass on").click()
     page.get_by_label("Recipient").fill("Eurojust")
     page.get_by_label("Authorisation of the state").fill("ES 17/2026")
-    page.get_by_role("button", name="Note a transfer").click()
+    officer.go(page.get_by_role("button", name="Note a transfer"))
     assert "The transfer is noted" in page.locator("main").inner_text()
     at(dora, "/supervision")
     show(dora, "monthly check", "Show these logs")
     assert "ES 17/2026" in dora.page.locator("main").inner_text()
 
 
-def test_an_authorisation_is_lodged_and_a_refused_one_stops_and_deletes(people: People, nodes: Running) -> None:
+def test_an_authorisation_is_lodged_and_a_refused_one_stops_and_deletes(
+    people: People, nodes: Running, reviewed: str
+) -> None:
     officer = people("FR", "olivia")
-    query = searched(people, nodes.staged.photos.obama2, "2026/1003", authorisation="")
-    page = at(officer, f"/queries/{query}")
+    page = at(officer, f"/queries/{reviewed}")
     assert "not lodged" in page.locator("main").inner_text()
     page.get_by_label("Judicial authorisation").fill("TJ Paris 26-900")
-    page.get_by_role("button", name="Lodge the authorisation").click()
-    page.wait_for_url(f"**/queries/{query}")
+    officer.go(page.get_by_role("button", name="Lodge the authorisation"))
     assert "not lodged" not in page.locator("main").inner_text()
     assert page.get_by_role("button", name="Lodge the authorisation").count() == 0
 
     query = searched(people, nodes.staged.photos.obama3, "2026/1004", authorisation="")
     page = at(officer, f"/queries/{query}")
     officer.check("authorisation-missing")
-    page.get_by_role("button", name="It was refused: stop and delete").click()
-    page.wait_for_url(f"**/queries/{query}")
+    officer.go(page.get_by_role("button", name="It was refused: stop and delete"))
     text = page.locator("main").inner_text()
     assert "deleted: no judicial authorisation" in text
     officer.check("stopped")
@@ -161,8 +162,8 @@ def test_an_authorisation_is_lodged_and_a_refused_one_stops_and_deletes(people: 
     assert rosa.page.get_by_role("link", name="Compare").count() == 0
 
 
-def test_a_recall_is_seen_at_the_other_side(people: People, nodes: Running) -> None:
-    query = searched(people, nodes.staged.photos.obama2, "2026/1005")
+def test_a_recall_is_seen_at_the_other_side(people: People, nodes: Running, reviewed: str) -> None:
+    query = reviewed
     officer, dario = people("FR", "olivia"), people("ES", "dario")
     reference = nodes.staged.references["ES"]
 
@@ -171,7 +172,7 @@ def test_a_recall_is_seen_at_the_other_side(people: People, nodes: Running) -> N
         page.get_by_label("Reference").fill(reference)
         page.get_by_label("Kind").select_option(kind)
         page.get_by_label("Why").fill("the person objects")
-        page.get_by_role("button", name="Recall").click()
+        dario.go(page.get_by_role("button", name="Recall"))
         assert "Told: " in dario.page.locator("main").inner_text()
 
     recall("contested")

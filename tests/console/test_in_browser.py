@@ -25,10 +25,28 @@ from tests.kit.browser import (
 )
 
 
-def test_a_whole_case(people: People, nodes: Running) -> None:
+@pytest.fixture(scope="module")
+def arthur(people: People) -> Person:
+    """An approver with a passkey."""
+    return passkey(people, "FR", "arthur")
+
+
+@pytest.fixture(scope="module")
+def approved(people: People, nodes: Running, arthur: Person) -> tuple[str, str]:
+    """A query that was approved, and the signature that approved it."""
+    query = open_query(people("FR", "olivia"), nodes.staged.photos.obama3, "2026/0501")
+    sent: list[str] = []
+    arthur.page.on(
+        "request", lambda request: sent.append(request.post_data or "") if "approve" in request.url else None
+    )
+    approve(arthur, query)
+    (assertion,) = {parse_qs(body)["assertion"][0] for body in sent if "assertion=" in body}
+    return query, assertion
+
+
+def test_a_whole_case(people: People, nodes: Running, arthur: Person) -> None:
     officer, photos = people("FR", "olivia"), nodes.staged.photos
     officer.check("start")
-    arthur = passkey(people, "FR", "arthur")
     query = open_query(officer, photos.obama2)
     officer.check("query")
 
@@ -41,16 +59,12 @@ def test_a_whole_case(people: People, nodes: Running) -> None:
     assert "no hit" in officer.page.locator("#progress").inner_text()
     rosa, remi = people("FR", "rosa"), people("FR", "remi")
     rosa.page.goto(f"{rosa.origin}/review/{query}")
-    for _ in range(60):
-        if rosa.page.get_by_role("link", name="Compare").count():
-            break
-        rosa.page.wait_for_timeout(500)
-        rosa.page.reload()
+    reload_until(rosa, "Compare")
 
     # a reviewer peeks: the first one's word is not shown before the second one has decided
     review(rosa, query, "same person")
     remi.page.goto(f"{remi.origin}/review/{query}")
-    remi.page.get_by_role("link", name="Compare").first.click()
+    remi.go(remi.page.get_by_role("link", name="Compare").first)
     candidate = remi.page.url.rsplit("/", 1)[1]
     assert "rosa" not in remi.page.content()
     assert "ears and brows" not in remi.page.content()
@@ -66,7 +80,7 @@ def test_a_whole_case(people: People, nodes: Running) -> None:
     refused(officer, "NotConfirmed")
     for reviewer in (rosa, remi):
         reviewer.page.goto(f"{reviewer.origin}/review/{query}")
-        reviewer.page.get_by_role("link", name="Sign the match").click()
+        reviewer.go(reviewer.page.get_by_role("link", name="Sign the match"))
         reviewer.sign()
     reload_until(rosa, "confirmed")
 
@@ -86,7 +100,7 @@ def test_a_whole_case(people: People, nodes: Running) -> None:
     officer.page.goto(f"{officer.origin}/core-data/{request}")
     reload_until(officer, "released")
     officer.page.get_by_label("Why do you look").fill("for the file")
-    officer.page.get_by_role("button", name="Show facts and data").click()
+    officer.go(officer.page.get_by_role("button", name="Show facts and data"))
     assert "Planted-Garcia" in officer.page.locator("main").inner_text()
     officer.check("core-data")
     reference = officer.page.locator("dl.panel code").first.inner_text()
@@ -97,13 +111,13 @@ def test_a_whole_case(people: People, nodes: Running) -> None:
     officer.check("query-confirmed")
     officer.page.locator("summary", has_text="End or pass on").click()
     officer.page.get_by_label("Recipient").fill("another agency")
-    officer.page.get_by_role("button", name="Note a transfer").click()
+    officer.go(officer.page.get_by_role("button", name="Note a transfer"))
     refused(officer, "OnwardTransferRefused")
     dario = people("ES", "dario")
     dario.page.goto(f"{dario.origin}/recalls")
     dario.page.get_by_label("Reference").fill(reference)
     dario.page.get_by_label("Why").fill("another person's photo")
-    dario.page.get_by_role("button", name="Recall").click()
+    dario.go(dario.page.get_by_role("button", name="Recall"))
     dario.page.goto(f"{dario.origin}/recalls")
     reload_until(dario, "receipt received")
     dario.check("recalls")
@@ -137,7 +151,7 @@ def test_the_same_person_does_not_approve_and_another_role_neither(people: Peopl
     rosa = people("FR", "rosa")
     rosa.page.goto(f"{rosa.origin}/queries/new")
     rosa.page.get_by_label("Photo").set_input_files(nodes.staged.photos.obama)
-    rosa.page.get_by_role("button", name="Upload").click()
+    rosa.go(rosa.page.get_by_role("button", name="Upload"))
     refused(rosa, "NotYourRole")
 
 
@@ -157,16 +171,11 @@ def test_of_several_faces_one_is_chosen(people: People, nodes: Running) -> None:
     page.wait_for_url(re.compile(r"/queries/[0-9a-f]{32}$"))
 
 
-def test_a_replayed_assertion_and_a_forged_cookie_are_refused(people: People, nodes: Running) -> None:
-    officer = people("FR", "olivia")
-    first, second = (open_query(officer, nodes.staged.photos.tom_hanks, case) for case in ("2026/0700", "2026/0701"))
-    arthur = passkey(people, "FR", "arthur")
-    sent: list[str] = []
-    arthur.page.on(
-        "request", lambda request: sent.append(request.post_data or "") if "approve" in request.url else None
-    )
-    approve(arthur, first)
-    (assertion,) = {parse_qs(body)["assertion"][0] for body in sent if "assertion=" in body}
+def test_a_replayed_assertion_and_a_forged_cookie_are_refused(
+    people: People, nodes: Running, arthur: Person, approved: tuple[str, str]
+) -> None:
+    first, assertion = approved
+    second = open_query(people("FR", "olivia"), nodes.staged.photos.tom_hanks, "2026/0701")
     fetch = """async ([url, body]) => { const r = await fetch(url, {method: 'POST', body: new URLSearchParams(body)});
                return [r.status, await r.text()] }"""
     token = arthur.page.locator("input[name=csrf]").first.get_attribute("value")
@@ -182,18 +191,11 @@ def test_a_replayed_assertion_and_a_forged_cookie_are_refused(people: People, no
     assert "/sign-in" in stranger.page.url
 
 
-def test_a_disagreement_is_no_match_and_is_counted(people: People, nodes: Running) -> None:
-    officer, sven = people("FR", "olivia"), people("FR", "sven")
-    query = open_query(officer, nodes.staged.photos.obama3, "2026/0501")
-    arthur = passkey(people, "FR", "arthur")
-    approve(arthur, query)
-    rosa, remi = people("FR", "rosa"), people("FR", "remi")
+def test_a_disagreement_is_no_match_and_is_counted(people: People, approved: tuple[str, str]) -> None:
+    query, _ = approved
+    sven, rosa, remi = people("FR", "sven"), people("FR", "rosa"), people("FR", "remi")
     rosa.page.goto(f"{rosa.origin}/review/{query}")
-    for _ in range(120):
-        if rosa.page.get_by_role("link", name="Compare").count():
-            break
-        rosa.page.wait_for_timeout(500)
-        rosa.page.reload()
+    reload_until(rosa, "Compare")
     review(rosa, query, "same person")
     review(remi, query, "not the same person")
     reload_until(remi, "disagreement")
@@ -212,14 +214,14 @@ def test_a_supervisor_downloads_and_verifies_evidence(people: People) -> None:
     assert download.value.suggested_filename.endswith(".bundle")
     query = page.locator("td code", has_text=re.compile("^[0-9a-f]{32}$")).first.inner_text()
     page.get_by_label("Query of this node").fill(query)
-    page.get_by_role("button", name="Verify").click()
+    sven.go(page.get_by_role("button", name="Verify"))
     assert "All that could be checked holds" in page.locator("main").inner_text()
     sven.check("verified")
     page.goto(f"{sven.origin}/supervision")
     page.get_by_label("Bundles of the other parties").set_input_files(
         {"name": "x.bundle", "mimeType": "application/octet-stream", "buffer": b"planted junk"}
     )
-    page.get_by_role("button", name="Verify").click()
+    sven.go(page.get_by_role("button", name="Verify"))
     assert "All that could be checked holds" not in page.locator("main").inner_text()
 
 
@@ -241,7 +243,7 @@ def test_every_role_has_its_pages(people: People, node: str, handle: str, paths:
 def read_log(person: Person) -> None:
     person.page.goto(f"{person.origin}/incoming")
     person.page.get_by_label("Why do you look at the log?").fill("monthly check")
-    person.page.get_by_role("button", name="Show the log").click()
+    person.go(person.page.get_by_role("button", name="Show the log"))
 
 
 def test_the_router_shows_the_article_forty_log_and_no_person(people: People) -> None:
@@ -300,7 +302,7 @@ def test_without_a_script_a_query_is_opened_and_approved(people: People, nodes: 
         person.page.locator("summary", has_text="Sign on the command line").click()
         signature = sign_with_file(person.key, bytes.fromhex(digest[1])).signature.hex()  # type: ignore[arg-type]
         person.page.get_by_label("Signature").fill(signature)
-        person.page.get_by_role("button", name="Give the signature").click()
+        person.go(person.page.get_by_role("button", name="Give the signature"))
 
     def enter(handle: str) -> Person:
         person = people.visitor("FR", java_script_enabled=False)
@@ -308,7 +310,7 @@ def test_without_a_script_a_query_is_opened_and_approved(people: People, nodes: 
         person.page.goto(f"{person.origin}/sign-in")
         person.page.get_by_label("Handle").fill(handle)
         person.page.get_by_label("Password").fill(nodes.staged.password)
-        person.page.get_by_role("button", name="Continue").click()
+        person.go(person.page.get_by_role("button", name="Continue"))
         by_hand(person)
         return person
 
@@ -316,7 +318,7 @@ def test_without_a_script_a_query_is_opened_and_approved(people: People, nodes: 
     page = officer.page
     page.goto(f"{officer.origin}/queries/new")
     page.get_by_label("Photo").set_input_files(nodes.staged.photos.biden)
-    page.get_by_role("button", name="Upload").click()
+    officer.go(page.get_by_role("button", name="Upload"))
     page.get_by_label("Case number").fill("2026/0600")
     page.get_by_label("Offence").fill("fraud")
     page.get_by_role("button", name="Put up for approval").click()
@@ -326,7 +328,7 @@ def test_without_a_script_a_query_is_opened_and_approved(people: People, nodes: 
     approver = enter("agnes")
     approver.page.goto(f"{approver.origin}/queries/{query}")
     approver.page.locator("#f-approve-reason").fill("to approve the launch")
-    approver.page.get_by_role("button", name="Look and go on to sign").click()
+    approver.go(approver.page.get_by_role("button", name="Look and go on to sign"))
     by_hand(approver)
     page.reload()
     for _ in range(60):  # the page loads itself again while the search runs

@@ -220,6 +220,5 @@ def endpoint(two: Two, handle: str, method: str, path: str, body: Any) -> httpx.
     browser = two.browser(PREFIX + path, handle)
     token = browser.http.cookies[browser.house.site.forms.session_cookie]
     more: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {} if body is None else {"json": body}
-    with httpx.Client(base_url=browser.house.origin, trust_env=False, timeout=60) as client:
-        bearer = {"authorization": f"Bearer {token}"}
-        return client.request(method, PREFIX + two.fill(path), headers=bearer, **more)
+    bearer = {"authorization": f"Bearer {token}"}
+    return browser.house.bare.request(method, PREFIX + two.fill(path), headers=bearer, **more)

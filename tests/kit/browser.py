@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from nodes.cli.demo import serving
 from nodes.cli.demo_console import Staged, stage
 from nodes.console.server import close_site, open_site
 from nodes.console.web import Site
 from pets.faces import FaceModel
-from tests.kit.console import Turned, no_limits, served
+from tests.kit.console import Turned, cheap_passwords, no_limits, served
+from tests.kit.processes import Nodes
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 SHOTS = os.environ.get("LINEUP_SCREENSHOTS")
@@ -55,14 +57,25 @@ class Running:
     sites: dict[str, Site] = field(default_factory=dict)
     clock: Turned = field(default_factory=Turned)
 
+    def folder(self, name: str) -> Path:
+        return self.staged.root / name
+
 
 @contextmanager
 def running(root: Path) -> Iterator[Running]:
     """Small galleries with the demo's photos; the nodes as processes, the consoles in this one."""
-    made = Running(stage(root, "cpu", Console(stderr=True, quiet=True), people=200))
-    with serving(root, Console(quiet=True)), ExitStack() as stack:
+    with cheap_passwords(), ExitStack() as stack:
+        made = Running(stage(root, "cpu", Console(stderr=True, quiet=True), people=200))
+        toml = root / "FR" / "node.toml"
+        text, changed = re.subn(r"(?m)^ready = \d+", "ready = 0", toml.read_text())
+        assert changed == 1
+        toml.write_text(text)  # nothing is prepared that no test asks for
+        group = Nodes(made.folder)
+        stack.callback(group.close)
+        group.start()
+        load = cache(lambda: FaceModel.load(None, "cpu"))
         for name in ("FR", "ES", "EU"):
-            site = made.sites[name] = open_site(root / name, lambda: FaceModel.load(None, "cpu"))
+            site = made.sites[name] = open_site(root / name, load)
             stack.callback(close_site, site)
             site.limits = no_limits()
             if name == "ES":
@@ -100,9 +113,16 @@ class Person:
     def sign(self) -> None:
         """On the page on which a decision is signed."""
         self.check("sign")
-        before = self.page.url
-        self.show_key()
-        self.page.wait_for_function("before => location.href !== before", arg=before)
+        with self.page.expect_navigation():
+            self.show_key()
+
+    def go(self, button: Any) -> None:
+        """Click what leads to a page, and wait until it is there.
+
+        A click alone is over when the answer begins to come: who then counts sees half a page, or the one before.
+        """
+        with self.page.expect_navigation():
+            button.click()
 
     def check(self, name: str) -> None:
         """Nothing serious by axe-core, the banner stands there, nothing runs off the page.
@@ -110,8 +130,6 @@ class Person:
         Both wide and light, and narrow and dark. A screenshot of each where they are wanted, and the page as it prints.
         A page that somebody came by before is not looked at again, but for its banner.
         """
-        from axe_playwright_python.sync_playwright import Axe
-
         page, usual = self.page, self.page.viewport_size
         assert page.locator(".banner").inner_text() == "Candidate, not identified"
         if name in self.seen:
@@ -120,8 +138,7 @@ class Person:
         for width, scheme in ((usual["width"], "light"), (NARROW, "dark")):
             page.set_viewport_size({**usual, "width": width})
             page.emulate_media(color_scheme=scheme)
-            found = Axe().run(page).response["violations"]
-            bad = [(one["id"], one["impact"], [node["html"][:120] for node in one["nodes"]]) for one in found
+            bad = [(one["id"], one["impact"], [node["html"][:120] for node in one["nodes"]]) for one in violations(page)
                    if one["impact"] in SERIOUS]  # fmt: skip
             assert not bad, (name, width, bad)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
@@ -132,6 +149,16 @@ class Person:
         if SHOTS:
             page.pdf(path=f"{SHOTS}/{name}.pdf")
         self.seen.add(name)
+
+
+def violations(page: Any) -> list[dict[str, Any]]:
+    """What axe-core finds. It is loaded once a page, and what it finds in order stays in the browser: that is long."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(Axe().axe_script)
+    found: list[dict[str, Any]] = page.evaluate("axe.run({resultTypes: ['violations']}).then(all => all.violations)")
+    return found
 
 
 class People:
@@ -164,7 +191,7 @@ def passkey(people: People, node: str, handle: str) -> Person:
     admin = people(node, "alma")
     admin.page.goto(f"{admin.origin}/staff")
     show(admin, "to invite again", "Show staff list and door")
-    admin.page.get_by_role("row", name=re.compile(f"^{handle}")).get_by_role("button", name="Invite again").click()
+    admin.go(admin.page.get_by_role("row", name=re.compile(f"^{handle}")).get_by_role("button", name="Invite again"))
     token = admin.page.locator("[data-invitation]").inner_text()
     admin.check("staff")
     person = people.visitor(node)
@@ -178,11 +205,11 @@ def passkey(people: People, node: str, handle: str) -> Person:
     person.check("join")
     page.get_by_label("One-time token").fill(token)
     page.get_by_label("New password").fill("passkey-Password-99")
-    page.get_by_role("button", name="Continue").click()
+    person.go(page.get_by_role("button", name="Continue"))
     person.check("join-key")
     page.get_by_role("button", name="Make a passkey").click()
     page.wait_for_url(f"{person.origin}/")
-    page.get_by_role("button", name="Sign out").click()
+    person.go(page.get_by_role("button", name="Sign out"))
     person.sign_in(handle, "passkey-Password-99")
     return person
 
@@ -191,7 +218,7 @@ def show(person: Person, reason: str, button: str) -> None:
     """Give the reason that a look needs."""
     form = person.page.locator("form", has=person.page.get_by_role("button", name=button))
     form.get_by_label("Why do you look").fill(reason)
-    form.get_by_role("button", name=button).click()
+    person.go(form.get_by_role("button", name=button))
 
 
 def refused(person: Person, kind: str) -> None:
@@ -221,7 +248,7 @@ def approve(person: Person, query: str) -> None:
     page.goto(f"{person.origin}/queries/{query}")
     form = page.locator("form", has=page.get_by_role("button", name="Look and go on to sign"))
     form.get_by_label("Why do you look").fill("to approve the launch")
-    form.get_by_role("button").click()
+    person.go(form.get_by_role("button"))
     person.sign()
 
 
@@ -232,31 +259,33 @@ def review(person: Person, query: str, verdict: str, row: int = 0) -> str:
     person.check("review")
     text = page.locator("main").inner_text()
     assert not re.search(r"\bscore:|\brank:", text)
-    page.get_by_role("link", name="Compare").nth(row).click()
+    person.go(page.get_by_role("link", name="Compare").nth(row))
     page.get_by_label("Why do you look").fill("to review")
-    page.get_by_role("button", name="Show side by side").click()
+    person.go(page.get_by_role("button", name="Show side by side"))
     assert page.locator("img.photo").count() == 2
     person.check("candidate")
     page.get_by_label(verdict, exact=True).check()
     page.get_by_label("Features compared").fill("ears and brows compared")
-    page.get_by_role("button", name="Lock my decision").click()
-    page.wait_for_url(f"**/review/{query}")
+    person.go(page.get_by_role("button", name="Lock my decision"))
+    assert page.url.endswith(f"/review/{query}")
     return query
 
 
-def reload_until(person: Person, text: str, tries: int = 60) -> None:
-    for _ in range(tries):
-        if text in person.page.locator("main").inner_text():
-            return
-        person.page.wait_for_timeout(500)
-        person.page.reload()
-    raise AssertionError(f"{text!r} never came: {person.page.locator('main').inner_text()}")
+def reload_until(person: Person, text: str, seconds: float = 90) -> None:
+    """Show the page anew until it says so. It is asked for without being shown meanwhile, which costs little."""
+    page, deadline = person.page, time.monotonic() + seconds
+    while text not in page.locator("main").inner_text():
+        assert time.monotonic() < deadline, f"{text!r} never came: {page.locator('main').inner_text()}"
+        if text in page.request.get(page.url).text():
+            page.reload()
+        else:
+            page.wait_for_timeout(300)
 
 
 def ask(officer: Person) -> None:
     officer.page.get_by_label("Category of the offence").fill("robbery")
     officer.page.get_by_label("Facts").fill("Planted: seen at the bank")
-    officer.page.get_by_role("button", name="Go on to sign").click()
+    officer.go(officer.page.get_by_role("button", name="Go on to sign"))
 
 
 def release(lena: Person, request: str) -> None:
@@ -264,7 +293,7 @@ def release(lena: Person, request: str) -> None:
     page.goto(f"{lena.origin}/core-data/{request}")
     lena.check("request")
     page.get_by_label("Why do you look").fill("to decide")
-    page.get_by_role("button", name="Show facts and data").click()
+    lena.go(page.get_by_role("button", name="Show facts and data"))
     assert "seen at the bank" in page.locator("main").inner_text()
     fill_release(lena)
     lena.sign()
@@ -274,4 +303,4 @@ def fill_release(lena: Person) -> None:
     for label, value in RECORD.items():
         lena.page.get_by_label(label).fill(value)
     release = lena.page.locator("form", has=lena.page.get_by_label("Family names"))
-    release.get_by_role("button", name="Go on to sign").click()
+    lena.go(release.get_by_role("button", name="Go on to sign"))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import secrets
+import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +78,10 @@ class Staff:
         self.people[handle] = self.desk.person(handle)
         return self.people[handle]
 
+    def enrol_all(self) -> None:
+        for handle, roles in ROLES.items():
+            self.enrol(handle, roles)
+
     def key_file(self, handle: str, folder: Path) -> Path:
         """The person's private key in a file."""
         path = folder / f"{self.desk.office.name}-{handle}.key"
@@ -89,8 +97,7 @@ class Staff:
 def staffed(desk: CaseDesk) -> Staff:
     """Enrol everybody."""
     staff = Staff(desk)
-    for handle, roles in ROLES.items():
-        staff.enrol(handle, roles)
+    staff.enrol_all()
     return staff
 
 
@@ -117,6 +124,20 @@ def reference_of(desk: CaseDesk, candidate: str) -> str:
         return deletion.shown_of(desk.office, review.candidate_row(session, candidate)).reference
 
 
+@cache
+def _made() -> tuple[Path, Staff, Staff]:
+    """A requester's and a holder's folder with staff, for this process."""
+    folder = tempfile.TemporaryDirectory(prefix="lineup-offices-")
+    atexit.register(folder.cleanup)
+    root = Path(folder.name)
+    for port, (name, role) in enumerate((("FR", Role.REQUESTER), ("ES", Role.HOLDER)), 9443):
+        init_node(root / name, name=name, role=role, address=f"https://127.0.0.1:{port}",
+                  authority=root / "authority", states=("FR",))  # fmt: skip
+    offices = Offices.reopened(root)
+    offices.close()
+    return root, offices.french, offices.spanish
+
+
 @dataclass
 class Offices:
     """A requester's and a holder's desk without a network: `carry` brings statements over, as the nodes would."""
@@ -130,22 +151,33 @@ class Offices:
 
     @classmethod
     def found(cls, root: Path, **settings: Any) -> Offices:
-        clock = Clock(stands=True)
-        for port, (name, role) in enumerate((("FR", Role.REQUESTER), ("ES", Role.HOLDER)), 9443):
-            init_node(root / name, name=name, role=role, address=f"https://127.0.0.1:{port}",
-                      authority=root / "authority", states=("FR",))  # fmt: skip
-        return cls.reopened(root, clock, **settings)
+        """Copies of folders that are made once: a test would spend most of its time on making them."""
+        made, french, spanish = _made()
+        shutil.copytree(made, root, dirs_exist_ok=True)
+        for name in ("FR", "ES"):
+            toml = root / name / "node.toml"
+            toml.write_text(toml.read_text().replace(str(made), str(root)))
+        offices = cls._opened(root, Clock(stands=True), settings)
+        for staff, known in ((offices.french, french), (offices.spanish, spanish)):
+            staff.keys |= known.keys
+            staff.people |= known.people
+        return offices
 
     @classmethod
     def reopened(cls, root: Path, clock: Clock | None = None, **settings: Any) -> Offices:
         """The desks of two folders, with fresh staff."""
-        clock = clock or Clock(stands=True)
-        desks = [CaseDesk.open(root / name, clock) for name in ("FR", "ES")]
+        offices = cls._opened(root, clock or Clock(stands=True), settings)
+        for staff in (offices.french, offices.spanish):
+            staff.enrol_all()
+        return offices
+
+    @classmethod
+    def _opened(cls, root: Path, clock: Clock, settings: dict[str, Any]) -> Offices:
+        fr, es = desks = [CaseDesk.open(root / name, clock) for name in ("FR", "ES")]
         for desk in desks:
             if settings:
                 desk.office = replace(desk.office, settings=CaseworkConfig(**settings))
-        fr, es = desks
-        return cls(fr, es, staffed(fr), staffed(es), clock, [])
+        return cls(fr, es, Staff(fr), Staff(es), clock, [])
 
     def close(self) -> None:
         self.fr.close()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import uvicorn
+from argon2 import PasswordHasher
 
 from nodes.casework.persons import new_key_file, sign_with_file
 from nodes.cli.demo import free_ports
@@ -25,6 +29,7 @@ from nodes.console.web import Site
 from nodes.identity.identity import init_node
 from pets.faces import FaceModel
 
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # one for all clients: each would read all authorities for its own
 PASSWORD = "planted-Password-4711"
 STAFF: dict[str, tuple[Any, ...]] = {
     "olga": ("officer",),
@@ -54,9 +59,16 @@ def no_limits() -> RateLimits:
     return RateLimits(lambda: float(next(ticks)))
 
 
+@contextmanager
+def cheap_passwords() -> Iterator[None]:
+    """Accounts that are opened now hash passwords in no time; the usual hash takes 0.2 s of a processor."""
+    with patch("nodes.console.accounts.PasswordHasher", partial(PasswordHasher, 1, 8, 1)):
+        yield
+
+
 @dataclass
 class House:
-    """A node's console, with staff. `keys`: key files by handle."""
+    """A node's console, with staff. `keys`: key files by handle; `bare`: a client that has no session."""
 
     site: Site
     keys: dict[str, Path]
@@ -67,8 +79,12 @@ class House:
     def origin(self) -> str:
         return self.site.operations.config.console.url
 
+    @cached_property
+    def bare(self) -> httpx.Client:
+        return self.visitor().http
+
     def visitor(self) -> Browser:
-        self.clients.append(httpx.Client(base_url=self.origin, trust_env=False, timeout=60))
+        self.clients.append(httpx.Client(base_url=self.origin, verify=NO_TLS, trust_env=False, timeout=60))
         return Browser(self, self.clients[-1])
 
     def close(self) -> None:
@@ -152,7 +168,8 @@ def house(root: Path, load: Callable[[], FaceModel] | None = None, node: str = "
         found(root)
     with (root / node / "node.toml").open("a") as file:
         file.write(f"\n[console]\nport = {free_ports(1)[0]}\n")
-    site = open_site(root / node, load or FaceModel.load)
+    with cheap_passwords():
+        site = open_site(root / node, load or FaceModel.load)
     site.limits = no_limits()
     made = House(site, {})
     site.accounts._clock = made.clock

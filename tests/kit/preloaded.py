@@ -8,7 +8,7 @@ gives a command as `subprocess.Popen` does. `preloaded` is one for all tests of 
 
 What a fork does not show: modules that cannot be loaded in another order, an order of sets that differs from process to
 process (all forks have the seed of one), what goes wrong while Python takes itself apart. Nodes that load everything
-themselves are in `tests/console/test_beside.py` and the demos, the program that is installed in
+themselves are in `tests/console/test_beside.py` and `lineup demo`, the program that is installed in
 `tests/project/test_extras.py`.
 """
 
@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import IO
 
 BEFORE = "LINEUP_TEST_BEFORE"  # Python that a command runs first, to be an odd one
-MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces")
+MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces",
+           "nodes.console.server", "nodes.cli.demo_console")  # fmt: skip
 LENGTH = 8  # of every number that is sent
 FLUSH_FAILED = 120  # Python's status where the last of its output could not be written
 PROGRAM = """#!{python} -IS

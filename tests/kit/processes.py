@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from nodes.operator.client import NodeNotRunning, search
 from nodes.operator.client import status as node_status
@@ -17,18 +18,18 @@ from tests.kit.preloaded import BEFORE, Command, preloaded
 START_SECONDS = 180.0
 
 
-class Processes:
-    """Nodes as processes of their own."""
+class Nodes:
+    """Nodes as processes of their own. `folder`: where a node's is."""
 
-    def __init__(self, federation: Federation) -> None:
-        self.federation = federation
+    def __init__(self, folder: Callable[[str], Path]) -> None:
+        self.folder = folder
         self.running: dict[str, Command] = {}
 
     def start(self, *names: str, before: str = "") -> None:
         """Start nodes side by side, and wait for all. `before`: Python that each runs first, to be an odd node."""
         for name in names or tuple(ROLES):
-            serve = ["node", "serve", "--dir", str(self.federation.folder(name))]
-            with (self.federation.root / name / "stderr.log").open("ab") as log:
+            serve = ["node", "serve", "--dir", str(self.folder(name))]
+            with (self.folder(name) / "stderr.log").open("ab") as log:
                 self.running[name] = preloaded().start(serve, log, {BEFORE: before})
         for name in names or tuple(ROLES):
             self._wait(name)
@@ -54,11 +55,11 @@ class Processes:
             process.wait()
 
     def log(self, name: str) -> str:
-        return (self.federation.folder(name) / "stderr.log").read_text(errors="replace")
+        return (self.folder(name) / "stderr.log").read_text(errors="replace")
 
     def _until(self, name: str, condition: Callable[[int], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not condition(node_status(self.federation.folder(name))["queries_running"]):
+        while not condition(node_status(self.folder(name))["queries_running"]):
             assert time.monotonic() < deadline, name
             time.sleep(0.02)
 
@@ -67,11 +68,19 @@ class Processes:
         while time.monotonic() < deadline:
             assert self.running[name].poll() is None, self.log(name)
             try:
-                node_status(self.federation.folder(name))
+                node_status(self.folder(name))
                 return
             except NodeNotRunning:
                 time.sleep(0.1)
         raise AssertionError(f"{name} did not start: {self.log(name)}")
+
+
+class Processes(Nodes):
+    """The nodes of a federation."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation.folder)
+        self.federation = federation
 
 
 class Searching(threading.Thread):

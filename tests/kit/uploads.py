@@ -7,6 +7,7 @@ import html
 import re
 import struct
 import zlib
+from functools import cache
 
 SCRIPT = b"<script>alert('planted')</script>"
 
@@ -16,6 +17,7 @@ def shown_pictures(page: str) -> list[bytes]:
     return [base64.b64decode(one) for one in found]
 
 
+@cache
 def bomb(side: int) -> bytes:
     """A PNG of one colour that says `side` x `side`: small as a file, huge in memory."""
     row = b"\0" * (side * 3 + 1)
