@@ -12,6 +12,8 @@ import ctypes
 import math
 import mmap
 import platform
+import resource
+import sys
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,12 @@ def keep_freed_memory() -> None:
         (_M_TOP_PAD, 64 << 20),
     ):
         libc.mallopt(option, value)
+
+
+def peak_memory() -> int:
+    """Bytes of the largest resident set that this process has had; of a fork, with what it shares."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def pages_apart(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:

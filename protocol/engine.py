@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache, partial
+from multiprocessing.connection import Connection
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from pets.allocator import peak_memory
 from pets.errors import ParameterError
 from pets.params import Parameters
 from protocol.announcing import Plan
 from protocol.confirmation_block import Hit
+from protocol.forks import Forks, possible
 from protocol.gallery import Gallery
 from protocol.local import LocalPreparation, LocalSearch, machines_of, prepare
 from protocol.memory import MemoryNetwork
@@ -25,6 +28,7 @@ from protocol.party import Hook
 from protocol.roles import Parties
 from protocol.terms import Terms
 from protocol.verdict import CONFIRM, EXHAUSTED
+from protocol.work import RowsElsewhere
 
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
 PARTIES = Parties(REQUESTER, ROUTER, (HOLDER,))
@@ -45,11 +49,15 @@ class Outcome:
 
 @dataclass
 class Cost:
-    """What searches cost: seconds by phase, bytes by (sender role, receiver role), of `prepared` preparations too."""
+    """What searches cost: seconds by phase, bytes by (sender role, receiver role), of `prepared` preparations too.
 
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    `forks_bytes`: memory that processes forked from this one had at most, beyond what they share with it.
+    """
+
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     prepared: Counter[tuple[str, str]] = field(default_factory=Counter)
+    forks_bytes: int = 0
 
 
 class Engine(Protocol):
@@ -128,15 +136,51 @@ class EncryptedEngine:
     def search(
         self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms, progress: Progress | None = None
     ) -> list[Outcome]:
-        """As `Engine.search`. Raises the first error of any party; nothing was released then."""
+        """As `Engine.search`. Several probes are shared out among processes (`protocol.forks`), a thread each.
+
+        Raises the first error of any party; nothing was released then.
+        """
+        processes = min(self.threads, len(probes), BATCH)
+        if processes > 1 and possible() and not isinstance(gallery.templates, RowsElsewhere):
+            warm_up(terms.params, self.threads)  # or each process would compile
+            with Forks(processes, partial(_serve, gallery, terms, self.threads // processes)) as forks:
+                return self._batches(partial(self._search_in, forks, processes), probes, progress)
+        return self._batches(partial(self._search_here, gallery, terms), probes, progress)
+
+    def _batches(
+        self,
+        search: Callable[[npt.NDArray[np.int8]], list[Outcome]],
+        probes: npt.NDArray[np.int8],
+        progress: Progress | None,
+    ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for start in range(0, len(probes), BATCH):
-            batch = probes[start : start + BATCH]
-            made = self.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(batch))
-            outcomes += self.search_prepared(gallery, batch, terms, made)
+            outcomes += search(probes[start : start + BATCH])
             if progress is not None:
                 progress(len(outcomes))
         return outcomes
+
+    def _search_here(self, gallery: Gallery, terms: Terms, probes: npt.NDArray[np.int8]) -> list[Outcome]:
+        made = self.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(probes))
+        return self.search_prepared(gallery, probes, terms, made)
+
+    def _search_in(self, forks: Forks, processes: int, probes: npt.NDArray[np.int8]) -> list[Outcome]:
+        """All prepare, and only when all are ready do they search."""
+        parts = [part for part in np.array_split(probes, processes) if len(part)]
+        started = time.perf_counter()
+        forks.ask(parts)
+        prepared = time.perf_counter()
+        answers: list[tuple[list[Outcome], Cost]] = forks.ask(["search"] * len(parts))
+        self.cost.seconds["offline"] += prepared - started
+        self.cost.seconds["online"] += time.perf_counter() - prepared
+        for _, cost in answers:
+            self.cost.traffic.update(cost.traffic)
+            self.cost.prepared.update(cost.prepared)
+            for phase, seconds in cost.seconds.items():
+                if phase not in ("offline", "online"):
+                    self.cost.seconds[phase] += seconds
+        self.cost.forks_bytes = max(self.cost.forks_bytes, sum(cost.forks_bytes for _, cost in answers))
+        return [outcome for outcomes, _ in answers for outcome in outcomes]
 
     def prepare(
         self, gallery: Gallery, plan: Plan, count: int = 1, progress: Progress | None = None
@@ -181,6 +225,19 @@ class EncryptedEngine:
         self.cost.traffic.update(network.traffic)
         results = [search.holders[HOLDER].result for search in searches]
         return [Outcome(result.status, result.threshold_used, result.hits) for result in results if result is not None]
+
+
+def _serve(gallery: Gallery, terms: Terms, threads: int, asking: Connection) -> None:
+    """Be a process that searches for some of the probes of each batch."""
+    before = peak_memory()
+    while True:
+        probes, engine = asking.recv(), EncryptedEngine(threads)
+        made = engine.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(probes))
+        asking.send("prepared")
+        asking.recv()
+        outcomes = engine.search_prepared(gallery, probes, terms, made)
+        engine.cost.forks_bytes = peak_memory() - before
+        asking.send((outcomes, engine.cost))
 
 
 @cache
