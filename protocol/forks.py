@@ -99,7 +99,7 @@ def _run(serve: Serve, connection: Connection, ends: list[Connection]) -> None:
         end.close()  # so that the connection ends with the process that asks
     try:
         serve(connection)
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # nobody asks any more
         return
     except Exception as error:
         connection.send(_portable(error))
