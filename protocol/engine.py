@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pets.allocator import peak_memory
+from pets.allocator import unshared_memory
 from pets.errors import ParameterError
 from pets.params import Parameters
 from protocol.announcing import Plan
@@ -33,7 +33,7 @@ from protocol.work import RowsElsewhere
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
 PARTIES = Parties(REQUESTER, ROUTER, (HOLDER,))
 PLAIN_ROWS = 8192  # that the plaintext twin has as float32 at once
-BATCH = 16  # probes that share one pass over the gallery; bounds memory at 100 MB a probe (d = 512)
+BATCH = 16  # probes that are searched side by side; bounds memory at 100 MB a probe (d = 512)
 
 Progress = Callable[[int], None]
 
@@ -136,14 +136,16 @@ class EncryptedEngine:
     def search(
         self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms, progress: Progress | None = None
     ) -> list[Outcome]:
-        """As `Engine.search`. Several probes are shared out among processes (`protocol.forks`), a thread each.
+        """As `Engine.search`. Several probes are shared out among processes (`protocol.forks`), as are the threads.
 
         Raises the first error of any party; nothing was released then.
         """
         processes = min(self.threads, len(probes), BATCH)
         if processes > 1 and possible() and not isinstance(gallery.templates, RowsElsewhere):
             warm_up(terms.params, self.threads)  # or each process would compile
-            with Forks(processes, partial(_serve, gallery, terms, self.threads // processes)) as forks:
+            started = time.perf_counter()
+            with Forks(processes, partial(_serve, gallery, terms)) as forks:
+                self.cost.seconds["offline"] += time.perf_counter() - started
                 return self._batches(partial(self._search_in, forks, processes), probes, progress)
         return self._batches(partial(self._search_here, gallery, terms), probes, progress)
 
@@ -166,9 +168,10 @@ class EncryptedEngine:
 
     def _search_in(self, forks: Forks, processes: int, probes: npt.NDArray[np.int8]) -> list[Outcome]:
         """All prepare, and only when all are ready do they search."""
-        parts = [part for part in np.array_split(probes, processes) if len(part)]
+        parts = np.array_split(probes, min(processes, len(probes)))
+        threads = [len(part) for part in np.array_split(range(self.threads), len(parts))]
         started = time.perf_counter()
-        forks.ask(parts)
+        forks.ask(list(zip(parts, threads, strict=True)))
         prepared = time.perf_counter()
         answers: list[tuple[list[Outcome], Cost]] = forks.ask(["search"] * len(parts))
         self.cost.seconds["offline"] += prepared - started
@@ -179,7 +182,7 @@ class EncryptedEngine:
             for phase, seconds in cost.seconds.items():
                 if phase not in ("offline", "online"):
                     self.cost.seconds[phase] += seconds
-        self.cost.forks_bytes = max(self.cost.forks_bytes, sum(cost.forks_bytes for _, cost in answers))
+        self.cost.forks_bytes = max(self.cost.forks_bytes, sum(forks.ask(["memory"] * len(parts))))
         return [outcome for outcomes, _ in answers for outcome in outcomes]
 
     def prepare(
@@ -227,17 +230,17 @@ class EncryptedEngine:
         return [Outcome(result.status, result.threshold_used, result.hits) for result in results if result is not None]
 
 
-def _serve(gallery: Gallery, terms: Terms, threads: int, asking: Connection) -> None:
+def _serve(gallery: Gallery, terms: Terms, asking: Connection) -> None:
     """Be a process that searches for some of the probes of each batch."""
-    before = peak_memory()
     while True:
-        probes, engine = asking.recv(), EncryptedEngine(threads)
+        probes, threads = asking.recv()
+        engine = EncryptedEngine(threads)
         made = engine.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(probes))
         asking.send("prepared")
         asking.recv()
-        outcomes = engine.search_prepared(gallery, probes, terms, made)
-        engine.cost.forks_bytes = peak_memory() - before
-        asking.send((outcomes, engine.cost))
+        asking.send((engine.search_prepared(gallery, probes, terms, made), engine.cost))
+        asking.recv()
+        asking.send(unshared_memory())  # reading that takes a moment, which is no part of the search
 
 
 @cache

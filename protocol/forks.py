@@ -7,12 +7,18 @@ copy of it. Only Linux forks safely enough: elsewhere `possible` says no.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
+import threading
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +31,10 @@ class ForkLost(LineupError):
     """A process that is to take a part could not be made, or ended without an answer."""
 
 
+class ForkTraceback(Exception):
+    """Where another process raised the error that this is the cause of, as Python prints it."""
+
+
 def possible() -> bool:
     """Whether this system forks a process that has threads, as long as those are idle."""
     return sys.platform == "linux"
@@ -34,41 +44,51 @@ class Forks:
     """`count` processes that run `serve`, which receives from its connection and answers until that ends.
 
     Nothing of what they make comes back but their answers. They end with the `with` block, or with this process.
-    Raises `ForkLost` if the system gives no process.
+    Raises `ForkLost` if the system gives no process. Not for two threads at once: one's forks would hold the other's
+    connections open.
     """
 
     def __init__(self, count: int, serve: Serve) -> None:
-        context = multiprocessing.get_context("fork")
         self._ends: list[Connection] = []
-        self._processes = []
+        self._processes: list[ForkProcess] = []
         try:
-            for _ in range(count):
-                here, there = context.Pipe()
-                self._ends.append(here)
-                process = context.Process(target=_run, args=(serve, there, list(self._ends)), daemon=True)
-                with warnings.catch_warnings():  # Python 3.12 and later warn of threads: `possible`
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    process.start()
-                self._processes.append(process)
-                there.close()
+            with _interrupt_afterwards():
+                for _ in range(count):
+                    self._fork(serve)
         except OSError as error:
             self._stop()
             raise ForkLost(f"the system gives no process for a part of the search ({error.strerror})") from error
+        except BaseException:
+            self._stop()
+            raise
+
+    def _fork(self, serve: Serve) -> None:
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+        self._ends.append(here)
+        process = context.Process(target=_run, args=(serve, there, list(self._ends)), daemon=True)
+        with there, warnings.catch_warnings():  # Python 3.12 and later warn of threads: `possible`
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        self._processes.append(process)
 
     def ask(self, messages: Sequence[object]) -> list[Any]:
         """Send each process a message, and wait for all answers. Raises what a process raised; `ForkLost`."""
-        asked = self._ends[: len(messages)]
+        number, answers = 0, []
         try:
-            for end, message in zip(asked, messages, strict=True):
-                end.send(message)
-            answers = [end.recv() for end in asked]
+            for number, message in enumerate(messages):
+                self._ends[number].send(message)
+            for number in range(len(messages)):
+                answers.append(self._ends[number].recv())
         except (EOFError, OSError):
+            lost = self._processes[number]
+            lost.join(1.0)
             raise ForkLost(
-                f"a process of this search has ended ({self._statuses()}): is there too little memory?"
+                f"a process of this search has ended (status {lost.exitcode}): is there too little memory?"
             ) from None
         for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+            if isinstance(answer, _Raised):
+                raise answer.error() from ForkTraceback("\n" + answer.trace)
         return answers
 
     def __enter__(self) -> Forks:
@@ -79,35 +99,76 @@ class Forks:
     ) -> None:
         self._stop()
 
-    def _statuses(self) -> str:
-        for process in self._processes:
-            process.join(1.0)
-        ended = [process.exitcode for process in self._processes if process.exitcode is not None]
-        return "status " + ", ".join(map(str, ended)) if ended else "its connection is closed"
-
     def _stop(self) -> None:
         for end in self._ends:
             end.close()
         for process in self._processes:
             process.kill()  # it has nothing to put in order
+        for process in self._processes:
             process.join()
 
 
+@contextmanager
+def _interrupt_afterwards() -> Iterator[None]:
+    """Python runs hooks when it forks, and what one raises is printed and forgotten: an interrupt must wait."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is None:  # handled elsewhere
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
 def _run(serve: Serve, connection: Connection, ends: list[Connection]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the terminal tells the whole group, and one report is enough
+    """Be one of the processes. It never ends as Python does: what is there to put in order is its parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # to the group, it means the process that asks, which ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for end in ends:
-        end.close()  # so that the connection ends with the process that asks
+        end.close()
     try:
         serve(connection)
-    except (EOFError, BrokenPipeError):  # nobody asks any more
-        return
     except Exception as error:
-        connection.send(_portable(error))
+        with suppress(OSError):  # nobody asks any more
+            connection.send(_raised(error))
+    finally:
+        os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
+def _end_with_parent() -> None:
+    """However the parent ends: this process may compute for minutes without a look at its connection."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An error as it is sent. Pickle alone would make it from its `args`, which many errors of ours cannot be."""
+
+    kind: type[Exception]
+    args: tuple[Any, ...]
+    attributes: dict[str, Any]
+    trace: str
+
+    def error(self) -> Exception:
+        error = self.kind.__new__(self.kind, *self.args)
+        error.__dict__.update(self.attributes)
+        return error
+
+
+def _raised(error: Exception) -> _Raised:
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    reduced: Any = error.__reduce__()
+    told = _Raised(type(error), reduced[1], vars(error), trace)
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what this process wrote itself
+        pickle.loads(pickle.dumps(told)).error()  # noqa: S301 - what this process wrote itself
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        return _Raised(RuntimeError, (f"{type(error).__name__}: {error}",), {}, trace)
+    return told

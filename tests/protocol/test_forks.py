@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -12,8 +14,10 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pets.allocator import unshared_memory
 from pets.errors import TemplateError
 from pets.synthetic import synthetic_templates
 from pets.templates import quantise
@@ -21,6 +25,7 @@ from pets.threads import parallel_ranges
 from protocol import engine as engine_module
 from protocol.announcing import Plan
 from protocol.engine import EncryptedEngine, PlainEngine
+from protocol.errors import FalseRefusal, PeerAborted, QueryRefused
 from protocol.forks import ForkLost, Forks, possible
 from protocol.gallery import Gallery
 from protocol.terms import Terms
@@ -80,6 +85,56 @@ def test_a_process_that_is_killed_is_named_and_leaves_nobody(gallery: Gallery, m
     assert not children()
 
 
+@pytest.mark.parametrize(("probes", "threads", "each"), [(3, 8, [3, 3, 2]), (2, 2, [1, 1]), (18, 3, [1] * 16 + [2, 1])])
+def test_every_thread_is_used(
+    gallery: Gallery, probes: int, threads: int, each: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used(self: EncryptedEngine, gallery: Gallery, probes: list[object], *_: object) -> list[int]:
+        return [self.threads] * len(probes)
+
+    monkeypatch.setattr(EncryptedEngine, "prepare", lambda *_: None)
+    monkeypatch.setattr(EncryptedEngine, "search_prepared", used)
+    assert EncryptedEngine(threads).search(gallery, ROWS[:probes], TERMS) == each
+
+
+def test_memory_of_a_fork_is_what_it_wrote_and_not_what_it_read(tmp_path: Path) -> None:
+    with (tmp_path / "rows.npy").open("wb") as stream:
+        np.save(stream, np.ones(96 << 20, np.int8))
+        os.fsync(stream)  # what is not on the disk yet counts as written by whoever has it mapped
+    mapped, inherited = np.load(tmp_path / "rows.npy", mmap_mode="r"), np.ones(48 << 20, np.int8)
+
+    def serve(asking: Connection) -> None:
+        asking.recv()
+        inherited[: 32 << 20] = 2  # a copy of these pages, in a resident set of the same size
+        asking.send((int(mapped[::4096].sum()), unshared_memory()))
+
+    with Forks(2, serve) as forks:
+        for touched, size in forks.ask([None] * 2):
+            assert touched == (96 << 20) // 4096
+            assert 32 << 20 <= size < 48 << 20
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["of the system", "of a generator in memory"])
+def test_no_two_processes_draw_the_same_in_a_search(
+    gallery: Gallery, copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every secret, nonce and name of preparations and searches; a generator that was copied is the control."""
+    place, source = tmp_path / "drawn", random.Random(1).randbytes if copied else secrets.token_bytes
+
+    def draw(size: int) -> bytes:
+        drawn = source(size)
+        with place.open("a") as stream:
+            print(os.getpid(), drawn.hex(), file=stream)
+        return drawn
+
+    monkeypatch.setattr(secrets, "token_bytes", draw)
+    EncryptedEngine(2).search(gallery, ROWS[:4], TERMS)
+    lines = [line.split() for line in place.read_text().splitlines()]
+    assert len({pid for pid, _ in lines}) == 2
+    assert len(lines) >= 4 * 10
+    assert (len({drawn for _, drawn in lines}) < len(lines)) is copied
+
+
 def test_no_process_draws_what_another_drew(gallery: Gallery) -> None:
     """A generator kept in memory would be copied: masks, keys and ids would be the same in all."""
     made = EncryptedEngine().prepare(gallery, Plan(RING, DIM, TERMS.model))[0]
@@ -117,29 +172,94 @@ def add(asking: Connection) -> None:
 class Odd(Exception):
     def __init__(self, one: int, other: int) -> None:
         super().__init__(f"{one} and {other}")
+        self.other: object = other
+
+
+ERRORS = [
+    PeerAborted("FR", "capacity", "DE"),
+    FalseRefusal("FR", "NL"),
+    QueryRefused("warrant", "too old"),
+    FileNotFoundError(2, "No such file or directory", "rows.npy"),
+    EOFError("of another file"),
+    Odd(1, 2),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_keeps_type_text_and_attributes_and_where_it_was_raised(error: Exception) -> None:
+    with Forks(1, partial(fail, error)) as forks, pytest.raises(type(error)) as caught:
+        forks.ask([None])
+    assert str(caught.value) == str(error)
+    assert vars(caught.value) == vars(error)
+    assert "in fail" in str(caught.value.__cause__)
 
 
 def test_an_error_that_cannot_be_sent_is_told_in_words() -> None:
-    def serve(asking: Connection) -> None:
-        raise Odd(asking.recv(), 2)
-
-    with Forks(1, serve) as forks, pytest.raises(RuntimeError, match="Odd: 1 and 2"):
+    error = Odd(1, 2)
+    error.other = (each for each in ())
+    with Forks(1, partial(fail, error)) as forks, pytest.raises(RuntimeError, match="Odd: 1 and 2"):
         forks.ask([1])
 
 
-def test_forks_end_with_the_process_that_asks(tmp_path: Path) -> None:
-    program = "import sys; from tests.protocol.test_forks import begin; begin()"
-    begun = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+def fail(error: Exception, asking: Connection) -> None:
+    asking.recv()
+    raise error
+
+
+@pytest.mark.parametrize("busy", ["waiting", "computing", "answering"])
+def test_forks_end_with_the_process_that_asks_and_say_nothing(busy: str) -> None:
+    begun = subprocess.Popen([*PROGRAM, f"begin({busy!r})"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert begun.stdout is not None
     pids = [int(pid) for pid in begun.stdout.readline().split()]
-    assert all(Path(f"/proc/{pid}").exists() for pid in pids), "the control"
+    time.sleep(0.2)
+    assert pids
+    assert all(running(pid) for pid in pids), "the control"
     begun.kill()
-    begun.wait()
-    begun.stdout.close()
     deadline = time.monotonic() + 30
     while any(running(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert begun.communicate()[1] == ""
+
+
+def test_an_interrupt_between_two_forks_is_not_lost() -> None:
+    """It comes in a hook that runs before a fork: what that raises is printed and forgotten (`logging` has such)."""
+    ended = subprocess.run([*PROGRAM, "begin_interrupted()"], capture_output=True, text=True, timeout=60)
+    assert ended.stderr == ""
+    assert ended.stdout == "interrupted, and nobody is left\n"
+
+
+def begin_interrupted() -> None:
+    hooked: list[int] = []
+
+    def hook() -> None:
+        hooked.append(1)
+        if len(hooked) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    os.register_at_fork(before=hook)
+    try:
+        Forks(3, say)
+    except KeyboardInterrupt:
+        print("interrupted, and", "somebody" if children() else "nobody", "is left")
+
+
+def test_an_interrupt_of_the_whole_group_is_for_the_process_that_asks() -> None:
+    """That may have chosen to go on."""
+    with Forks(2, say) as forks:
+        pids = forks.ask([None] * 2)
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+        assert forks.ask([None] * 2) == pids
+
+
+def test_a_process_that_has_ended_is_told_of_at_once() -> None:
+    with Forks(8, say) as forks:
+        os.kill(forks.ask([None] * 8)[0], signal.SIGTERM)
+        started = time.monotonic()
+        with pytest.raises(ForkLost, match="status -15"):
+            forks.ask([None] * 8)
+        assert time.monotonic() - started < 3, "nobody waits for the seven others to end"
 
 
 def running(pid: int) -> bool:
@@ -149,15 +269,24 @@ def running(pid: int) -> bool:
         return False
 
 
-def begin() -> None:
+PROGRAM = [sys.executable, "-c", "import sys; from tests.protocol import test_forks; eval('test_forks.' + sys.argv[1])"]
+
+
+def begin(busy: str) -> None:
     with Forks(2, say) as forks:
         print(*forks.ask([None, None]), flush=True)
-        time.sleep(600)
+        if busy == "waiting":
+            time.sleep(600)
+        forks.ask([busy, "computing"])
 
 
 def say(asking: Connection) -> None:
+    """Answer who this is; or compute and never look up; or answer again and again while nobody listens."""
     while True:
-        asking.recv()
+        asked = asking.recv()
+        while asked is not None:
+            if asked == "answering":
+                asking.send(os.getpid())
         asking.send(os.getpid())
 
 
