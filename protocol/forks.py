@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
@@ -36,8 +36,11 @@ class ForkTraceback(Exception):
 
 
 def possible() -> bool:
-    """Whether this system forks a process that has threads, as long as those are idle."""
-    return sys.platform == "linux"
+    """Whether this system forks a process that has threads, as long as those are idle.
+
+    Python lets no daemonic process, such as a worker of a pool, have processes of its own.
+    """
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
 class Forks:
@@ -50,14 +53,14 @@ class Forks:
 
     def __init__(self, count: int, serve: Serve) -> None:
         self._ends: list[Connection] = []
-        self._processes: list[ForkProcess] = []
+        self._processes: list[BaseProcess] = []
         try:
             with _interrupt_afterwards():
                 for _ in range(count):
                     self._fork(serve)
         except OSError as error:
             self._stop()
-            raise ForkLost(f"the system gives no process for a part of the search ({error.strerror})") from error
+            raise ForkLost(f"the system gives no process ({error.strerror}); one thread needs none") from error
         except BaseException:
             self._stop()
             raise
@@ -81,15 +84,17 @@ class Forks:
             for number in range(len(messages)):
                 answers.append(self._ends[number].recv())
         except (EOFError, OSError):
-            lost = self._processes[number]
-            lost.join(1.0)
-            raise ForkLost(
-                f"a process of this search has ended (status {lost.exitcode}): is there too little memory?"
-            ) from None
+            raise ForkLost(self._end_of(self._processes[number])) from None
         for answer in answers:
             if isinstance(answer, _Raised):
                 raise answer.error() from ForkTraceback("\n" + answer.trace)
         return answers
+
+    @staticmethod
+    def _end_of(process: BaseProcess) -> str:
+        process.join(1.0)
+        why = ": is there too little memory?" if process.exitcode == -signal.SIGKILL else ""
+        return f"a process of this search has ended, with status {process.exitcode}{why}"
 
     def __enter__(self) -> Forks:
         return self
@@ -128,10 +133,10 @@ def _interrupt_afterwards() -> Iterator[None]:
 def _run(serve: Serve, connection: Connection, ends: list[Connection]) -> None:
     """Be one of the processes. It never ends as Python does: what is there to put in order is its parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # to the group, it means the process that asks, which ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     for end in ends:
         end.close()
     try:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         serve(connection)
     except Exception as error:
         with suppress(OSError):  # nobody asks any more

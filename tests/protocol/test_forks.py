@@ -80,7 +80,7 @@ def test_a_process_that_is_killed_is_named_and_leaves_nobody(gallery: Gallery, m
         return []
 
     monkeypatch.setattr(EncryptedEngine, "search_prepared", dies)
-    with pytest.raises(ForkLost, match="status -9"):
+    with pytest.raises(ForkLost, match="status -9: is there too little memory"):
         EncryptedEngine(2).search(gallery, ROWS[:4], TERMS)
     assert not children()
 
@@ -220,6 +220,32 @@ def test_forks_end_with_the_process_that_asks_and_say_nothing(busy: str) -> None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert begun.communicate()[1] == ""
+
+
+def test_a_system_that_gives_no_process_is_named_and_nobody_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, begun = os.fork, list[int]()
+
+    def second_fails() -> int:
+        if begun:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        begun.append(fork())
+        return begun[0]
+
+    monkeypatch.setattr(os, "fork", second_fails)
+    with pytest.raises(ForkLost, match=r"no process .*\(Resource temporarily unavailable\)"):
+        Forks(3, say)
+    assert begun
+    assert not children()
+
+
+def test_a_daemonic_process_searches_with_threads(gallery: Gallery) -> None:
+    """Python lets it have no processes: else a worker of a pool could not search."""
+
+    def serve(asking: Connection) -> None:
+        asking.send(EncryptedEngine(2).search(gallery, ROWS[: asking.recv()], TERMS))
+
+    with Forks(1, serve) as forks:
+        assert forks.ask([3]) == [PlainEngine().search(gallery, ROWS[:3], TERMS)]
 
 
 def test_an_interrupt_between_two_forks_is_not_lost() -> None:
