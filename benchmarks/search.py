@@ -142,16 +142,16 @@ def measure(rows: int, runs: int) -> dict[str, object]:
         "phases_s": {phase: round(seconds, 4) for phase, seconds in searched.cost.seconds.items()},
     }
     if rows <= 300_000:
-        many, single, each = [], [], []
+        many, single, apiece = [], [], []
         for _ in range(5):  # in turns, so that a busy machine hits both alike
             seconds, preparing = bench.many(options.probes)
             many.append(seconds)
-            each.append(preparing / options.probes)
+            apiece.append(preparing / options.probes)
             single.append(bench.online(1)[1])
         report["many_probes"] = options.probes
         report["many_online_s"] = machine.median(many)
         report["many_online_over_one"] = round(machine.median(many) / machine.median(single), 2)
-        report["many_preparation_s"] = round(machine.median(each), 3)  # of each
+        report["many_preparation_s"] = round(machine.median(apiece), 3)
     return report
 
 
