@@ -33,6 +33,7 @@ from protocol.work import RowsElsewhere
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
 PARTIES = Parties(REQUESTER, ROUTER, (HOLDER,))
 PLAIN_ROWS = 8192  # that the plaintext twin has as float32 at once
+ROWS_A_PROBE = 65_536  # of larger galleries, passes cost more than Python's turns (benchmarks/notes.md)
 BATCH = 16  # probes that are searched side by side; bounds memory at 100 MB a probe (d = 512)
 
 Progress = Callable[[int], None]
@@ -136,18 +137,25 @@ class EncryptedEngine:
     def search(
         self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms, progress: Progress | None = None
     ) -> list[Outcome]:
-        """As `Engine.search`. Several probes are shared out among processes (`protocol.forks`), as are the threads.
+        """As `Engine.search`. Probes may be shared out among processes (`protocol.forks`), and threads with them.
 
         Raises the first error of any party; nothing was released then.
         """
-        processes = min(self.threads, len(probes), BATCH)
-        if processes > 1 and possible() and not isinstance(gallery.templates, RowsElsewhere):
+        processes = self._processes(gallery, len(probes))
+        if processes > 1:
             warm_up(terms.params, self.threads)  # or each process would compile
             started = time.perf_counter()
             with Forks(processes, partial(_serve, gallery, terms)) as forks:
                 self.cost.seconds["offline"] += time.perf_counter() - started
                 return self._batches(partial(self._search_in, forks, processes), probes, progress)
         return self._batches(partial(self._search_here, gallery, terms), probes, progress)
+
+    def _processes(self, gallery: Gallery, probes: int) -> int:
+        """How many to share out to. Each passes over the gallery by itself; threads of one process do so together."""
+        together = min(probes, BATCH)
+        if len(gallery.templates) > ROWS_A_PROBE * together or isinstance(gallery.templates, RowsElsewhere):
+            return 1
+        return min(self.threads, together) if possible() else 1
 
     def _batches(
         self,

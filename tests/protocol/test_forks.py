@@ -97,6 +97,16 @@ def test_every_thread_is_used(
     assert EncryptedEngine(threads).search(gallery, ROWS[:probes], TERMS) == each
 
 
+@pytest.mark.parametrize(("rows", "probes", "forks"), [(38, 4, True), (37, 4, False), (10, 15, True), (9, 18, False)])
+def test_processes_only_where_passes_over_the_gallery_are_short(
+    gallery: Gallery, rows: int, probes: int, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "ROWS_A_PROBE", rows)
+    engine = EncryptedEngine(2)
+    assert engine.search(gallery, ROWS[:probes], TERMS) == PlainEngine().search(gallery, ROWS[:probes], TERMS)
+    assert (engine.cost.forks_bytes > 0) is forks
+
+
 def test_memory_of_a_fork_is_what_it_wrote_and_not_what_it_read(tmp_path: Path) -> None:
     with (tmp_path / "rows.npy").open("wb") as stream:
         np.save(stream, np.ones(96 << 20, np.int8))
