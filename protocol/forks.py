@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
@@ -76,19 +76,28 @@ class Forks:
         self._processes.append(process)
 
     def ask(self, messages: Sequence[object]) -> list[Any]:
-        """Send each process a message, and wait for all answers. Raises what a process raised; `ForkLost`."""
-        number, answers = 0, []
-        try:
-            for number, message in enumerate(messages):
+        """Send each process a message, and wait for all answers, or the first error. Raises that, and `ForkLost`."""
+        answers: dict[int, Any] = {}
+        for number, message in enumerate(messages):
+            with self._naming(number):
                 self._ends[number].send(message)
-            for number in range(len(messages)):
-                answers.append(self._ends[number].recv())
+        while len(answers) < len(messages):
+            asked = [number for number in range(len(messages)) if number not in answers]
+            ready = wait([self._ends[number] for number in asked])
+            for number in asked:
+                if self._ends[number] in ready:
+                    with self._naming(number):
+                        answers[number] = self._ends[number].recv()
+                    if isinstance(answers[number], _Raised):
+                        raise answers[number].error() from ForkTraceback("\n" + answers[number].trace)
+        return [answers[number] for number in range(len(messages))]
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        try:
+            yield
         except (EOFError, OSError):
             raise ForkLost(self._end_of(self._processes[number])) from None
-        for answer in answers:
-            if isinstance(answer, _Raised):
-                raise answer.error() from ForkTraceback("\n" + answer.trace)
-        return answers
 
     @staticmethod
     def _end_of(process: BaseProcess) -> str:

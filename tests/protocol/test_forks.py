@@ -289,13 +289,16 @@ def test_an_interrupt_of_the_whole_group_is_for_the_process_that_asks() -> None:
         assert forks.ask([None] * 2) == pids
 
 
-def test_a_process_that_has_ended_is_told_of_at_once() -> None:
-    with Forks(8, say) as forks:
-        os.kill(forks.ask([None] * 8)[0], signal.SIGTERM)
-        started = time.monotonic()
+def test_nobody_waits_for_the_others_when_one_has_ended_or_failed() -> None:
+    started = time.monotonic()
+    with Forks(3, say) as forks:
+        os.kill(forks.ask([None] * 3)[1], signal.SIGTERM)
         with pytest.raises(ForkLost, match="status -15"):
-            forks.ask([None] * 8)
-        assert time.monotonic() - started < 3, "nobody waits for the seven others to end"
+            forks.ask(["computing"] * 3)
+    with Forks(3, say) as forks, pytest.raises(FileNotFoundError):
+        forks.ask(["computing", "computing", "failing"])
+    assert time.monotonic() - started < 10, "they compute for ever"
+    assert not children()
 
 
 def running(pid: int) -> bool:
@@ -317,10 +320,12 @@ def begin(busy: str) -> None:
 
 
 def say(asking: Connection) -> None:
-    """Answer who this is; or compute and never look up; or answer again and again while nobody listens."""
+    """Answer who this is; or compute and never look up; or answer again and again while nobody listens; or fail."""
     while True:
         asked = asking.recv()
         while asked is not None:
+            if asked == "failing":
+                raise FileNotFoundError(2, "No such file or directory")
             if asked == "answering":
                 asking.send(os.getpid())
         asking.send(os.getpid())
