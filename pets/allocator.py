@@ -12,6 +12,9 @@ import ctypes
 import math
 import mmap
 import platform
+import resource
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,25 @@ def keep_freed_memory() -> None:
         (_M_TOP_PAD, 64 << 20),
     ):
         libc.mallopt(option, value)
+
+
+def peak_memory() -> int:
+    """Bytes of the largest resident set that this process has had; of a fork, with what it shares."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def unshared_memory() -> int:
+    """Bytes that a fork has had for itself at its peak: written by it, so not its parent's, nor a file's. Linux only.
+
+    What it gave back since counts as its own. Where the system does not tell, all of `peak_memory`.
+    """
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return peak_memory()
+    sizes = {name: 1024 * int(size.split()[0]) for name, size in (line.split(":") for line in lines)}
+    return sizes["Private_Dirty"] + max(0, peak_memory() - sizes["Rss"])
 
 
 def pages_apart(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:

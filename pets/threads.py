@@ -54,6 +54,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="lineup")
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
+
+
 def parallel_ranges(
     work: Callable[[int, int], object], count: int, threads: int, grain: int = 1, ranges: int = 1
 ) -> None:

@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache, partial
+from multiprocessing.connection import Connection
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from pets.allocator import unshared_memory
 from pets.errors import ParameterError
 from pets.params import Parameters
 from protocol.announcing import Plan
 from protocol.confirmation_block import Hit
+from protocol.forks import Forks, possible
 from protocol.gallery import Gallery
 from protocol.local import LocalPreparation, LocalSearch, machines_of, prepare
 from protocol.memory import MemoryNetwork
@@ -25,11 +28,13 @@ from protocol.party import Hook
 from protocol.roles import Parties
 from protocol.terms import Terms
 from protocol.verdict import CONFIRM, EXHAUSTED
+from protocol.work import RowsElsewhere
 
 REQUESTER, ROUTER, HOLDER = "REQUESTER", "ROUTER", "HOLDER"
 PARTIES = Parties(REQUESTER, ROUTER, (HOLDER,))
 PLAIN_ROWS = 8192  # that the plaintext twin has as float32 at once
-BATCH = 16  # probes that share one pass over the gallery; bounds memory at 100 MB a probe (d = 512)
+ROWS_A_PROBE = 65_536  # of larger galleries, passes cost more than Python's turns (benchmarks/notes.md)
+BATCH = 16  # probes that are searched side by side; bounds memory at 100 MB a probe (d = 512)
 
 Progress = Callable[[int], None]
 
@@ -45,11 +50,15 @@ class Outcome:
 
 @dataclass
 class Cost:
-    """What searches cost: seconds by phase, bytes by (sender role, receiver role), of `prepared` preparations too."""
+    """What searches cost: seconds by phase, bytes by (sender role, receiver role), of `prepared` preparations too.
 
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    `forks_bytes`: memory that processes forked from this one had at most, beyond what they share with it.
+    """
+
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     prepared: Counter[tuple[str, str]] = field(default_factory=Counter)
+    forks_bytes: int = 0
 
 
 class Engine(Protocol):
@@ -128,15 +137,61 @@ class EncryptedEngine:
     def search(
         self, gallery: Gallery, probes: npt.NDArray[np.int8], terms: Terms, progress: Progress | None = None
     ) -> list[Outcome]:
-        """As `Engine.search`. Raises the first error of any party; nothing was released then."""
+        """As `Engine.search`. Probes may be shared out among processes (`protocol.forks`), and threads with them.
+
+        Raises the first error of any party; nothing was released then.
+        """
+        processes = self._processes(gallery, len(probes))
+        if processes > 1:
+            warm_up(terms.params, self.threads)  # or each process would compile
+            started = time.perf_counter()
+            with Forks(processes, partial(_serve, gallery, terms)) as forks:
+                self.cost.seconds["offline"] += time.perf_counter() - started
+                return self._batches(partial(self._search_in, forks, processes), probes, progress)
+        return self._batches(partial(self._search_here, gallery, terms), probes, progress)
+
+    def _processes(self, gallery: Gallery, probes: int) -> int:
+        """How many to share out to. Each passes over the gallery by itself; threads of one process do so together."""
+        together = min(probes, BATCH)
+        if len(gallery.templates) > ROWS_A_PROBE * together or isinstance(gallery.templates, RowsElsewhere):
+            return 1
+        return min(self.threads, together) if possible() else 1
+
+    def _batches(
+        self,
+        search: Callable[[npt.NDArray[np.int8]], list[Outcome]],
+        probes: npt.NDArray[np.int8],
+        progress: Progress | None,
+    ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for start in range(0, len(probes), BATCH):
-            batch = probes[start : start + BATCH]
-            made = self.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(batch))
-            outcomes += self.search_prepared(gallery, batch, terms, made)
+            outcomes += search(probes[start : start + BATCH])
             if progress is not None:
                 progress(len(outcomes))
         return outcomes
+
+    def _search_here(self, gallery: Gallery, terms: Terms, probes: npt.NDArray[np.int8]) -> list[Outcome]:
+        made = self.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(probes))
+        return self.search_prepared(gallery, probes, terms, made)
+
+    def _search_in(self, forks: Forks, processes: int, probes: npt.NDArray[np.int8]) -> list[Outcome]:
+        """All prepare, and only when all are ready do they search."""
+        parts = np.array_split(probes, min(processes, len(probes)))
+        threads = [len(part) for part in np.array_split(range(self.threads), len(parts))]
+        started = time.perf_counter()
+        forks.ask(list(zip(parts, threads, strict=True)))
+        prepared = time.perf_counter()
+        answers: list[tuple[list[Outcome], Cost]] = forks.ask(["search"] * len(parts))
+        self.cost.seconds["offline"] += prepared - started
+        self.cost.seconds["online"] += time.perf_counter() - prepared
+        for _, cost in answers:
+            self.cost.traffic.update(cost.traffic)
+            self.cost.prepared.update(cost.prepared)
+            for phase, seconds in cost.seconds.items():
+                if phase not in ("offline", "online"):
+                    self.cost.seconds[phase] += seconds
+        self.cost.forks_bytes = max(self.cost.forks_bytes, sum(forks.ask(["memory"] * len(parts))))
+        return [outcome for outcomes, _ in answers for outcome in outcomes]
 
     def prepare(
         self, gallery: Gallery, plan: Plan, count: int = 1, progress: Progress | None = None
@@ -181,6 +236,19 @@ class EncryptedEngine:
         self.cost.traffic.update(network.traffic)
         results = [search.holders[HOLDER].result for search in searches]
         return [Outcome(result.status, result.threshold_used, result.hits) for result in results if result is not None]
+
+
+def _serve(gallery: Gallery, terms: Terms, asking: Connection) -> None:
+    """Be a process that searches for some of the probes of each batch."""
+    while True:
+        probes, threads = asking.recv()
+        engine = EncryptedEngine(threads)
+        made = engine.prepare(gallery, Plan(terms.params, terms.dim, terms.model), len(probes))
+        asking.send("prepared")
+        asking.recv()
+        asking.send((engine.search_prepared(gallery, probes, terms, made), engine.cost))
+        asking.recv()
+        asking.send(unshared_memory())  # reading that takes a moment, which is no part of the search
 
 
 @cache

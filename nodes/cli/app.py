@@ -109,7 +109,7 @@ def match(
         Path | None, typer.Option("--json", help="Write the result and its cost to this file.")
     ] = None,
 ) -> None:
-    """Search a gallery with all three parties in this process; they exchange only messages."""
+    """Search a gallery with all three parties on this machine; they exchange only messages."""
     from nodes.cli.match import MatchOptions, run_match
     from protocol.terms import parse_decimal
 

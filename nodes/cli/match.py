@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -21,6 +19,7 @@ from rich.table import Table
 
 from nodes.cli.prepared import PreparedFile, check_no_copies, open_preparation, write_preparation
 from nodes.operator.progress import progress_bar
+from pets.allocator import peak_memory
 from pets.errors import InputError, ParameterError, printable
 from pets.params import Parameters, scale
 from pets.templates import check_same_model, load_templates, quantise_rows, read_model_spec, read_photo_names
@@ -253,14 +252,8 @@ def _report(
             "online_total": total - offline if encrypted else None,
             "total": total if encrypted else None,
         },
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": peak_memory() + cost.forks_bytes,
     }
-
-
-def peak_rss_bytes() -> int:
-    """The largest resident set this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:

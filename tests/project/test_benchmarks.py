@@ -81,7 +81,6 @@ def test_search_reports_every_figure_that_has_a_target():
         "online_bytes",
         "preparation_bytes",
         "many_online_over_one",
-        "many_first_over_one",
     ):
         assert run[field] > 0, field
     assert {"admit", "score", "share", "compare", "open", "confirm"} <= set(run["phases_s"])

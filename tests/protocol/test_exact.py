@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 import pets.replicated
 import protocol.blocks
+import protocol.engine
 import protocol.filtering
+import protocol.forks
 from pets.errors import TemplateError
 from pets.mask_encryption import draw_mask
 from pets.params import N4096, N8192, SHARE_BITS, Parameters, norm_bound, scale
@@ -238,9 +240,11 @@ def test_several_probes_in_one_pass_equal_the_twin() -> None:
     assert [outcome.status for outcome in encrypted].count("released") >= 1
 
 
+@pytest.mark.parametrize("forks", [True, False], ids=["processes", "threads"])
 @pytest.mark.parametrize("threads", [3, 9])
-def test_queries_on_several_threads_equal_the_twin(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries side by side, kernels split among threads, three chunks at each of several rungs."""
+def test_queries_side_by_side_equal_the_twin(threads: int, forks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels split among threads, three chunks at each of several rungs."""
+    monkeypatch.setattr(protocol.engine, "possible", lambda: forks and protocol.forks.possible())
     monkeypatch.setattr(pets.replicated, "PARALLEL_WORDS", 1)
     monkeypatch.setattr(protocol.blocks, "CHUNK_ROWS", RING.n)
     rng = np.random.default_rng(3)
