@@ -19,6 +19,7 @@ ONCE = {
     "cluster/test_node.py": "where the rows of a gallery lie, not what is computed with them",
     "cluster/test_ray.py": "as test_node.py",
     "pets/test_product.py": "rows times a vector modulo t, which both rings share",
+    "protocol/test_forks.py": "which process searches; the search is tried on both rings elsewhere",
     "protocol/test_orders.py": "the order of messages, whatever their length",
     "protocol/test_scoring_ahead.py": "the order of messages, whatever their length",
     "cli/test_prepare_at_node.py": "what an operator reads of preparations",
