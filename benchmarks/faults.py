@@ -177,12 +177,16 @@ def find_leaks(federation: Federation, logs: Capture, network: Network, tally: T
 
 @dataclass(frozen=True)
 class Lane:
-    """One kind of fault at one party, in a federation of its own, so that lanes run side by side."""
+    """One kind of fault at one party, in a federation of its own, so that lanes run side by side.
+
+    Units `first`, `first` + `every`, …
+    """
 
     kind: Kind
     party: str
     holders: tuple[str, ...]
     every: int
+    first: int = 0
 
     def run(self) -> Tally:
         """Try every fault of the lane."""
@@ -198,7 +202,7 @@ class Lane:
             wanted = request(federation.people.hit, self.holders)
             async with running((TlsNetwork if self.kind == "cut" else AsgiNetwork)(federation)) as network:
                 await network.search(wanted)
-                steps = range(KINDS.index(self.kind) % self.every if self.kind in KINDS else 0, MAX_STEPS, self.every)
+                steps = range(self.first, MAX_STEPS, self.every)
                 if self.kind in ("kill", "restart"):
                     await sweep_party(network, self.kind, self.party, steps, wanted, tally)
                 else:
@@ -242,6 +246,13 @@ async def burst_alone(count: int, tally: Tally) -> None:
             find_leaks(federation, logs, network, tally)
 
 
+def units(kind: Kind, every: int, workers: int) -> list[tuple[int, int]]:
+    """Which units of a party's lanes are broken: `every` and `first`. Kills mostly wait, so workers share a party's."""
+    if kind == "kill":
+        return [(workers, first) for first in range(workers)]
+    return [(every, KINDS.index(kind) % every if kind in KINDS else 0)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(("kill", "restart", *KINDS)))
@@ -254,7 +265,10 @@ def main() -> None:
     options = parser.parse_args()
     kinds, parties, holders = (value.split(",") for value in (options.kinds, options.parties, options.holders))
     lanes = [
-        Lane(kind, party, tuple(holders), 1 if kind == "kill" else options.every) for kind in kinds for party in parties
+        Lane(kind, party, tuple(holders), every, first)
+        for kind in kinds
+        for party in parties
+        for every, first in units(kind, options.every, options.workers)
     ]
     tally = sweep(lanes, options.workers)
     if options.burst:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,11 +129,24 @@ class Database:
         cursor = connection.cursor()
         for pragma in SQLITE_PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
-        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise StoreUnavailable(f"the file system of {self.path} supports no write-ahead log (got {mode!r})")
+        self._use_log(cursor)
         cursor.close()
+
+    def _use_log(self, cursor: Any) -> None:
+        """SQLite does not wait here: of several that open a new file at once, some would be told that it is locked."""
+        deadline = time.monotonic() + self.lock_seconds
+        while True:
+            try:
+                if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                    return
+                mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                if mode != "wal":
+                    raise StoreUnavailable(f"the file system of {self.path} supports no write-ahead log (got {mode!r})")
 
     def _set_up_postgresql(self, connection: Any, _record: object) -> None:
         connection.autocommit = True  # else a rollback would undo the settings

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sqlite3
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -123,6 +124,20 @@ def test_new_database_may_be_opened_by_many_at_once(url: str) -> None:
         list(pool.map(open_and_enrol, range(4)))
     with open_store(url) as store:
         assert store.count() == 4
+
+
+def test_who_opens_a_new_database_waits_for_who_writes_in_it_and_not_for_ever(sqlite_url: str, tmp_path: Path) -> None:
+    """SQLite itself waits for no writer when it begins a log beside a file."""
+    with closing(sqlite3.connect(tmp_path / "store.db", check_same_thread=False)) as writer:
+        writer.isolation_level = None
+        writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreLocked):
+            open_store(sqlite_url, lock_seconds=0.2)
+        ends = threading.Timer(0.5, writer.rollback)
+        ends.start()
+        with open_store(sqlite_url) as store:
+            assert store.count() == 0
+        ends.join()
 
 
 # Backup and restore
