@@ -43,9 +43,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection() -> None:
+def pytest_collection(session: pytest.Session) -> None:
     """Importing makes a million objects that stay, and looking for garbage among them takes its time."""
-    gc.disable()
+    if not getattr(session.config.option, "numprocesses", None):  # who only has workers collects nothing
+        gc.disable()
 
 
 def pytest_collection_finish() -> None:

@@ -1,6 +1,7 @@
 """`make demo-console`: four consoles that answer on loopback alone, log-ins that work, nothing left behind.
 
-Its nine processes are forks of one that is loaded; `lineup demo` shows that nodes start without.
+Its nine processes are forks of one that is loaded. `lineup demo` shows that nodes start without, `test_beside.py` that
+a router with its console does.
 """
 
 from __future__ import annotations

@@ -361,6 +361,7 @@ def test_of_a_burst_exactly_the_quota_passes_and_the_rest_is_refused_by_name(tmp
 
     run(federation, body)
     assert not tally.lost
+    assert tally.ended["burst: refused quota"] == 4, "there are places for all"
 
 
 def test_a_fault_that_is_not_reached_changes_nothing(federation: Federation) -> None:

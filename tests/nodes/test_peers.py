@@ -433,7 +433,7 @@ def test_a_clock_is_noticed_on_both_sides_whichever_way_it_is_wrong(ahead: int, 
         group.start(ES, before=odd)
         search(federation.folder(FR), request(federation.people.hit, (ES,)))
         agrees = abs(ahead) < 100
-        deadline = time.monotonic() + (2 if agrees else 30)  # they meet after a query
+        deadline = time.monotonic() + (3 if agrees else 30)  # they meet after a query
         alarms: dict[str, list[str]] = {}
         while time.monotonic() < deadline and not (alarms and all(alarms.values())):
             time.sleep(0.1)

@@ -39,6 +39,8 @@ def test_a_reference_is_released_to_a_state_as_often_as_it_may_and_then_nothing_
         async with running(AsgiNetwork(federation)) as network:
             for _ in range(2):
                 assert (await network.search(hit)).answers == answers
+            found_nobody = request(federation.people.nobody, (ES,))  # which counts as no release
+            assert (await network.search(found_nobody)).answers == federation.expected(found_nobody)
             with captured_logs() as logs:
                 report = await network.search(hit)
                 assert report.answers == {ES: REFUSED}
