@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import secrets
 from collections import defaultdict, deque
@@ -26,7 +27,8 @@ from protocol.party import Context, Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.roles import Parties
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
-from protocol.session import WHOLE, Event, State
+from protocol.session import WHOLE, Event, Session, State
+from protocol.steps import Sign
 from protocol.terms import Terms
 from protocol.warrant import sign_announcement
 from protocol.wire import decode
@@ -202,12 +204,44 @@ def test_a_phase_signed_otherwise_stops_everybody(liar: str, where: str) -> None
     assert any(isinstance(failure, CryptoError) for failure in signed.failures)
 
 
-LINKS = [("HOLDER-0", ROUTER), ("HOLDER-0", "HOLDER-1"), ("HOLDER-1", ROUTER), ("HOLDER-1", "HOLDER-0")]
+JOINT = [REQUESTER, ROUTER, "HOLDER-0", "HOLDER-1"]
+
+
+@pytest.mark.parametrize("link", list(itertools.permutations(JOINT, 2)), ids=" to ".join)
+def test_in_a_joint_search_each_checks_what_each_other_signed(
+    link: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One link carries a signature of the set-up that is none, all others are right: its receiver says so."""
+    liar, told = link
+    sign = Machine._sign
+
+    def signs(machine: Machine, session: Session, effect: Sign) -> None:
+        searches = isinstance(machine, (SearchingRequester, SearchingRouter, SearchingHolder))
+        if searches and (machine.name, effect.to, effect.phase) == (liar, told, "set-up"):
+            head = session.chains["sent", told]
+            machine._send(session, told, Signature("set-up", head, bytes(32)))
+        else:
+            sign(machine, session, effect)
+
+    monkeypatch.setattr(Machine, "_sign", signs)
+    galleries, probe = scene(2, rows=60)
+    signed = Signed(galleries, random.Random(1))
+    requester = signed.search(probe, Terms(Decimal("0.65"), DIM, RING))
+    (misled,) = [machine for machine in signed.machines if machine.name == told]
+    assert isinstance(misled.whole.failure, CryptoError)
+    assert misled.whole.state is State.ABORTED
+    assert told not in requester.answers
+
+
+LINKS = [
+    *[("HOLDER-0", ROUTER), ("HOLDER-0", "HOLDER-1"), ("HOLDER-1", ROUTER), ("HOLDER-1", "HOLDER-0")],
+    *[("HOLDER-2", ROUTER), ("HOLDER-2", "HOLDER-0"), ("HOLDER-0", "HOLDER-2")],
+]
 
 
 @pytest.mark.parametrize("link", LINKS, ids=" to ".join)
 def test_nothing_of_the_probe_leaves_before_all_have_every_holders_signature(link: tuple[str, str]) -> None:
-    assert not asked_without(link, holders=2)
+    assert not asked_without(link, holders=3)
 
 
 @pytest.mark.parametrize("link", LINKS, ids=" to ".join)
@@ -215,7 +249,7 @@ def test_control_had_the_requester_not_waited_it_would_leave(
     link: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol.announcing, "_signatures_before", lambda *_: ())
-    assert asked_without(link, holders=2)
+    assert asked_without(link, holders=3)
 
 
 def test_with_one_holder_the_requester_waits_for_no_other_signature() -> None:
