@@ -73,15 +73,18 @@ def commit_seed(seed: bytes, owner: str) -> bytes:
     return labelled_hash("preparation-seed", owner, seed)
 
 
+def answer(announce: Prepare | Search, name: str, own: Joined | JoinedPreparation) -> Step[None]:
+    """Answer an announcement to all."""
+    for other in parties_of(announce).others(name):
+        yield Send(other, own)
+
+
 def gather(announce: Prepare | Search, name: str, own: J | None, kind: type[J]) -> Step[dict[str, J]]:
-    """Answer an announcement to all and collect the answers. The requester has none: its nonce is in what it announces.
+    """Collect the answers of all, and `own`. The requester has none: its nonce is in what it announces.
 
     Raises `Disagreement` for an answer to another announcement, for a holder without a gallery or another with one.
     """
     parties = parties_of(announce)
-    if own is not None:
-        for other in parties.others(name):
-            yield Send(other, own)
     joined = {} if own is None else {name: own}
     for other in parties.others(name):
         if other == parties.requester:
@@ -101,43 +104,50 @@ def derive_id(announce: Prepare | Search, joined: Mapping[str, Joined | JoinedPr
     return labelled_hash("identity", announce_digest(announce), *answers)
 
 
-def end_set_up(identity: bytes, name: str, parties: Parties) -> Step[None]:
-    """Router and holders compare the id that they derived, and all sign what was said. Nothing was used before.
+def sign_set_up(name: str, parties: Parties) -> Step[None]:
+    """Router and holders sign the set-up to one another, as soon as they have said all of it that is for the other."""
+    yield from sign_phase("set-up", tuple(other for other in parties.others(name) if other != parties.requester))
 
-    A holder that forgot a search (it was restored from a backup) would else take the router's old messages for new
-    ones: the id has its fresh nonce in it, and the old messages do not. Requester and holder compare with `Difference`,
-    requester and router with `Echo`. Raises `Disagreement`.
+
+def end_set_up(identity: bytes, name: str, parties: Parties) -> Step[None]:
+    """Router and holders tell the requester the id that they derived. All wait for what the others sign.
+
+    Raises `Disagreement` for another id: the requester stops before anything of its own was used.
 
     Of several holders one may die while it signs. So nobody signs to the requester who waits for such a signature: no u
     leaves before all have them, and the other holders can be asked again, for they have computed nothing.
     """
-    role, others, first = parties.role_of(name), parties.others(name), _signatures_before(name, parties)
-    compared = {Role.ROUTER: parties.holders, Role.HOLDER: (parties.router,), Role.REQUESTER: ()}[role]
-    last = (parties.requester,) if first else ()
-    for other in compared:
-        yield Send(other, DerivedId(identity))
-    yield from sign_phase("set-up", tuple(other for other in others if other not in last))
-    yield from _check_set_up(identity, first, compared)
-    yield from sign_phase("set-up", last)
-    yield from _check_set_up(identity, tuple(other for other in others if other not in first), compared)
+    requester, others = parties.requester, parties.others(name)
+    if name == requester:
+        yield from sign_phase("set-up", others)
+        for other in others:
+            check_same_id((yield from receive(other, DerivedId)), identity, other)
+            yield from check_phase("set-up", (other,))
+        return
+    first = _signatures_before(name, parties)
+    yield from check_phase("set-up", first)
+    yield Send(requester, DerivedId(identity))
+    yield from sign_phase("set-up", (requester,))
+    yield from check_phase("set-up", tuple(other for other in others if other not in first))
 
 
 def _signatures_before(name: str, parties: Parties) -> tuple[str, ...]:
-    """The holders whose signatures a party must have before it signs to the requester: in a joint query, all others.
-
-    With one holder there is nobody else whose answer it could take with it, and the requester need not wait.
-    """
-    if name == parties.requester or len(parties.holders) == 1:
-        return ()
+    """The holders whose signatures router and holders must have before they sign to the requester: all others."""
     return tuple(holder for holder in parties.holders if holder != name)
 
 
-def _check_set_up(identity: bytes, peers: tuple[str, ...], compared: tuple[str, ...]) -> Step[None]:
-    """Wait for, and check, what each of `peers` says last in the set-up: the id, if it tells one, and its signature."""
-    for peer in peers:
-        if peer in compared:
-            check_same_id((yield from receive(peer, DerivedId)), identity, peer)
-        yield from check_phase("set-up", (peer,))
+def compare_ids(identity: bytes, other: str) -> Step[None]:
+    """A ring begins: router and holder compare, and sign, the id that they derived. Nothing was used before.
+
+    A holder that forgot a search (it was restored from a backup) would else take the router's old messages for new
+    ones: the id has its fresh nonce in it, and the old messages do not. Requester and holder compare with `Difference`,
+    requester and router with `Echo`: what each told the requester above says nothing where the requester lies. Raises
+    `Disagreement`.
+    """
+    yield Send(other, DerivedId(identity))
+    yield from sign_phase("id", (other,))
+    check_same_id((yield from receive(other, DerivedId)), identity, other)
+    yield from check_phase("id", (other,))
 
 
 def check_same_id(message: DerivedId, identity: bytes, other: str) -> None:

@@ -28,7 +28,7 @@ from protocol.messages import (
     PairSecret,
 )
 from protocol.roles import Seat
-from protocol.steps import Send, Step, receive
+from protocol.steps import Send, Step, check_phase, receive, sign_phase
 from protocol.wire import array, as_bytes
 
 NAMES = {AdmissionBit: "admission bit", CapBit: "cap bit", FormBit: "form bit"}
@@ -124,17 +124,25 @@ def evaluate(
         return result
 
 
-def open_bit(ring: Ring, bit: Bits, kind: type[AdmissionBit] | type[CapBit] | type[FormBit]) -> Step[bool]:
+def open_bit(
+    ring: Ring, bit: Bits, kind: type[AdmissionBit] | type[CapBit] | type[FormBit], phase: str | None = None
+) -> Step[bool]:
     """Lane 0 of a bit, to everybody. Each party lacks one component, which both others hold and must agree on.
 
-    The other lanes hold what nobody may see and never leave. Raises `Disagreement` where the two others do not agree.
+    The other lanes hold what nobody may see and never leave. `phase`: what ends with the bit. Each party signs with
+    its component, all that it said until then, and goes on once it has both others' signatures. Raises `Disagreement`
+    where the two others do not agree.
     """
     own = [bool(part[0, 0] & np.uint64(1)) for part in bit.parts]
     # Party i holds x_i, x_{i+1}. Its predecessor lacks x_{i+1}, its successor lacks x_i.
     yield Send(ring.previous, kind(own[1]))
     yield Send(ring.following, kind(own[0]))
+    if phase is not None:
+        yield from sign_phase(phase, (ring.previous, ring.following))
     from_previous = yield from receive(ring.previous, kind)
     from_following = yield from receive(ring.following, kind)
     if from_previous.component != from_following.component:
         raise Disagreement(f"the two other parties sent different components of the {NAMES[kind]}")
+    if phase is not None:
+        yield from check_phase(phase, (ring.previous, ring.following))
     return own[0] ^ own[1] ^ from_previous.component

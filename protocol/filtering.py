@@ -34,7 +34,7 @@ from protocol.messages import AdmissionScores, CapBit, MaskedScores, Rung
 from protocol.opening import RunningSums, open_hits, send_sums
 from protocol.preparation import Chunk, PreparedRing
 from protocol.roles import Seat
-from protocol.steps import Phase, Product, Scored, Send, Step, end_phase, receive
+from protocol.steps import Phase, Product, Scored, Send, Step, check_phase, end_phase, receive, sign_phase
 from protocol.terms import Terms
 from protocol.verdict import CLIMB, verdict_on
 from protocol.wire import array, as_bytes
@@ -183,8 +183,11 @@ def key_owner_filters(filtering: Filter, ahead: Ahead) -> Step[tuple[int, str]]:
         ahead, few = yield from _rung(filtering, rung, ahead, partial(key_owner_reads, filtering))
         if few:
             yield from send_sums(ring, ahead.running)
+        # Signed with the sums, which are the last that is said on a rung: the holder need not wait for it later.
+        peers = (ring.names[Seat.HOLDER], ring.names[other(ring.seat)])
+        yield from sign_phase(f"rung {rung}", peers)
         answer = yield from receive(ring.names[Seat.HOLDER], Rung)
-        yield from end_phase(f"rung {rung}", (ring.names[Seat.HOLDER], ring.names[other(ring.seat)]))
+        yield from check_phase(f"rung {rung}", peers)
         due = verdict_on(few, rung, terms)
         if answer.verdict != due:
             raise Disagreement(f"{ring.names[Seat.HOLDER]} says {answer.verdict} on rung {rung}, where {due} is due")

@@ -392,6 +392,6 @@ ALLOWED: dict[type[Message], frozenset[tuple[Role, Role]]] = {
         AdmissionCount: "holder>router",
         AdmissionInput: "holder>router requester>holder router>requester",
         LiveRows: "holder>router",
-        DerivedId: "router>holder holder>router",
+        DerivedId: "router>requester holder>requester router>holder holder>router",
     }.items()
 }

@@ -20,7 +20,18 @@ from pets.prf import derive_key
 from pets.residues import Residues
 from pets.sampling import common_polynomial
 from pets.scoring import prepare_probe
-from protocol.announcing import Plan, announce_digest, commit_seed, derive_id, end_set_up, gather, parties_of
+from protocol.announcing import (
+    Plan,
+    announce_digest,
+    answer,
+    commit_seed,
+    compare_ids,
+    derive_id,
+    end_set_up,
+    gather,
+    parties_of,
+    sign_set_up,
+)
 from protocol.blocks import HolderKeys, Prepared, chunks, holder_prepares, key_owner_prepares
 from protocol.compute import Ring, join_ring
 from protocol.errors import Disagreement, FalseRefusal, MaskRefused
@@ -153,12 +164,14 @@ class PreparingRouter(Party):
         announce: Prepare = yield from receive(self.parties.requester, Prepare)
         self.plan = plan = _agreed(self, announce)
         own = JoinedPreparation(announce_digest(announce), secrets.token_bytes(32))
+        yield from answer(announce, self.name, own)
         self._joined = yield from gather(announce, self.name, own, JoinedPreparation)
         self.preparation_id = preparation_id = derive_id(announce, self._joined)
         seed = (yield from receive(self.parties.requester, KeySeed)).seed
         self._part = sample_key_share(plan.params, common_polynomial(plan.params, preparation_id), seed, preparation_id)
         for holder in self.parties.holders:
             yield Send(holder, PublicPart(self._part.public.tobytes()))
+        yield from sign_set_up(self.name, self.parties)
         self._stated = yield from receive(self.parties.requester, MaskDigest)
         self._public = expand_public(preparation_id, plan.dim, plan.params, self.threads)
         yield from end_set_up(preparation_id, self.name, self.parties)
@@ -170,6 +183,7 @@ class PreparingRouter(Party):
         assert self._part is not None
         assert self._public is not None
         names = self.parties.ring(holder)
+        yield from compare_ids(self.preparation_id, holder)
         ring: Ring = yield from join_ring(Seat.ROUTER, names, self.preparation.preparation_id, self.threads)
         received = yield from receive(holder, MaskDigest)
         if received != self._stated:
@@ -221,6 +235,8 @@ class PreparingHolder(Party):
             gallery.root,
             commit_seed(self._seed, self.name),
         )
+        yield from answer(announce, self.name, own)
+        yield from sign_set_up(self.name, self.parties)
         joined = yield from gather(announce, self.name, own, JoinedPreparation)
         self.preparation_id = preparation_id = derive_id(announce, joined)
         seed = (yield from receive(requester, KeySeed)).seed
@@ -237,6 +253,7 @@ class PreparingHolder(Party):
         assert self._received is not None
         preparation_id, seed, public = self._received
         plan, params, parties = self.plan, self.plan.params, self.parties
+        yield from compare_ids(preparation_id, parties.router)
         ring: Ring = yield from join_ring(Seat.HOLDER, parties.ring(holder), preparation_id, self.threads)
         mask = yield from receive_mask(parties.requester, parties.router, seed, plan.dim, params)
         keys = holder_keys(params, preparation_id, seed, public, self._seed)

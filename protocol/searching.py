@@ -19,7 +19,16 @@ from pets.params import norm_bound
 from pets.prf import derive_key
 from pets.scoring import ScoringProbe
 from protocol.admitting import KINDS, admission_scores, admits, read_admission
-from protocol.announcing import announce_digest, derive_id, end_set_up, gather, parties_of
+from protocol.announcing import (
+    announce_digest,
+    answer,
+    compare_ids,
+    derive_id,
+    end_set_up,
+    gather,
+    parties_of,
+    sign_set_up,
+)
 from protocol.blocks import HolderKeys
 from protocol.compute import Ring, open_bit
 from protocol.confirmation_block import SealedConfirmation
@@ -143,8 +152,7 @@ class _Searching(Party):
         admission = admits(ring, prepared, public, seed, filtering.terms.dim)
         admitted, ahead = yield from beside(admission, first_chunk(filtering), KINDS)
         yield Phase("admit")
-        bit = yield from open_bit(ring, admitted, AdmissionBit)
-        yield from end_phase("admission", tuple(n for index, n in enumerate(ring.names) if index != ring.seat))
+        bit = yield from open_bit(ring, admitted, AdmissionBit, "admission")
         return bit, ahead
 
     def wipe(self, session: Session) -> None:
@@ -293,6 +301,8 @@ class SearchingRouter(_Searching):
         self.terms = terms = self._check(announce)
         self._use()
         own = Joined(announce_digest(announce), secrets.token_bytes(32), None, None)
+        yield from answer(announce, self.name, own)
+        yield from sign_set_up(self.name, self.parties)
         joined = yield from gather(announce, self.name, own, Joined)
         self._check_stated(joined)
         self._query_id = derive_id(announce, joined)
@@ -304,6 +314,7 @@ class SearchingRouter(_Searching):
         assert self.terms is not None
         assert self._secret is not None
         ring, prepared = self._ring(Seat.ROUTER, holder, self._query_id)
+        yield from compare_ids(self._query_id, holder)
         for name in (self.parties.requester, holder):
             self._same(holder, (yield from receive(name, DifferenceDigest)).digest)
         filtering = Filter(ring, self.terms, prepared)
@@ -360,6 +371,8 @@ class SearchingHolder(_Searching):
             raise Disagreement(f"the preparation of {self.name} is for another gallery than it has now")
         self._use()
         own = Joined(announce_digest(announce), secrets.token_bytes(32), ring.blocks, ring.agreed())
+        yield from answer(announce, self.name, own)
+        yield from sign_set_up(self.name, self.parties)
         joined = yield from gather(announce, self.name, own, Joined)
         self._query_id = derive_id(announce, joined)
         yield from end_set_up(self._query_id, self.name, self.parties)
@@ -376,6 +389,7 @@ class SearchingHolder(_Searching):
         terms, params, rows = self.terms, self.terms.params, self.gallery.templates
         parties = self.parties
         ring, prepared = self._ring(Seat.HOLDER, holder, self._query_id)
+        yield from compare_ids(self._query_id, parties.router)
         message = yield from receive(parties.requester, Difference)
         check_same_query(message, self._query_id, parties.requester)
         if self.context.answer is not None:

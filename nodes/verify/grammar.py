@@ -122,28 +122,33 @@ def _opening(*kinds: str) -> Callable[[Reader], None]:
     return read
 
 
-_ANSWER = _opening("Joined")
-_ANSWER_PREPARATION = _opening("JoinedPreparation")
 _WHOLE: dict[Kind, dict[tuple[str, str], Callable[[Reader], None]]] = {
     "preparation": {
         ("requester", "router"): _opening("Prepare", "KeySeed", "MaskDigest"),
         ("requester", "holder"): _opening("Prepare", "KeySeed", "PublicPart"),
-        ("router", "requester"): _ANSWER_PREPARATION,
-        ("router", "holder"): _opening("JoinedPreparation", "PublicPart", "DerivedId"),
-        ("holder", "requester"): _ANSWER_PREPARATION,
-        ("holder", "router"): _opening("JoinedPreparation", "DerivedId"),
-        ("holder", "holder"): _ANSWER_PREPARATION,
+        ("router", "requester"): _opening("JoinedPreparation", "DerivedId"),
+        ("router", "holder"): _opening("JoinedPreparation", "PublicPart"),
+        ("holder", "requester"): _opening("JoinedPreparation", "DerivedId"),
+        ("holder", "router"): _opening("JoinedPreparation"),
+        ("holder", "holder"): _opening("JoinedPreparation"),
     },
     "search": {
         ("requester", "router"): _opening("Search"),
         ("requester", "holder"): _opening("Search"),
-        ("router", "requester"): _ANSWER,
-        ("router", "holder"): _opening("Joined", "DerivedId"),
-        ("holder", "requester"): _ANSWER,
-        ("holder", "router"): _opening("Joined", "DerivedId"),
-        ("holder", "holder"): _ANSWER,
+        ("router", "requester"): _opening("Joined", "DerivedId"),
+        ("router", "holder"): _opening("Joined"),
+        ("holder", "requester"): _opening("Joined", "DerivedId"),
+        ("holder", "router"): _opening("Joined"),
+        ("holder", "holder"): _opening("Joined"),
     },
 }
+
+
+def _ids(reader: Reader) -> None:
+    """A ring begins: router and holder compare ids."""
+    reader.take("DerivedId")
+    reader.sign("id")
+
 
 # A preparation, one holder's ring: what is sent to the previous party carries the gates.
 
@@ -177,11 +182,13 @@ def _prepares_router_to_requester(reader: Reader, shape: Shape) -> None:
 
 
 def _prepares_router_to_holder(reader: Reader, shape: Shape) -> None:
+    _ids(reader)
     reader.take("FormBit")
     reader.sign("prepared")
 
 
 def _prepares_holder_to_router(reader: Reader, shape: Shape) -> None:
+    _ids(reader)
     reader.take("PairSecret")
     reader.take("MaskDigest")
     reader.take("FormBlock")
@@ -302,6 +309,7 @@ def _router_to_requester(reader: Reader, shape: Shape) -> None:
 
 
 def _router_to_holder(reader: Reader, shape: Shape) -> None:
+    _ids(reader)
     reader.take("AdmissionBit")
     reader.sign("admission")
     for rung in count():
@@ -313,6 +321,7 @@ def _router_to_holder(reader: Reader, shape: Shape) -> None:
 
 
 def _holder_to_router(reader: Reader, shape: Shape) -> None:
+    _ids(reader)
     reader.take("DifferenceDigest")
     reader.take("AdmissionScores")
     for _ in shape.chunks[:1]:

@@ -85,7 +85,7 @@ def parties(trio: Trio, signed: bool) -> LocalSearch:
     return search
 
 
-@pytest.mark.parametrize(("signed", "holders", "messages"), [(False, 1, 29), (True, 1, 33), (True, 2, 34)])
+@pytest.mark.parametrize(("signed", "holders", "messages"), [(False, 1, 30), (True, 1, 30), (True, 2, 30)])
 @pytest.mark.parametrize("hits", [0, 3])
 def test_a_search_without_a_climb_waits_for_so_many_messages_one_after_the_other(
     hits: int, signed: bool, holders: int, messages: int
