@@ -17,11 +17,14 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern="^[A-Z0-9-]+\\Z")]
 Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[0-9]+(\.[0-9]+)?\Z")]
 
-# Why a party stops: faults first, then what a policy refuses. A closed list, so that a reason cannot carry data.
+# Why a party stops. A closed list, so that a reason cannot carry data. First what it found in others, which says
+# nothing of itself; then what went wrong in itself, and what its policy refuses.
+FOUND_IN_OTHERS = (
+    "bad-frame", "out-of-turn", "wrong-size", "disagreement", "crypto", "confirmation", "peer", "timeout",
+)  # fmt: skip
 ABORT_CODES = (
-    "bad-frame", "out-of-turn", "wrong-size", "disagreement", "crypto", "confirmation", "peer", "timeout", "internal",
-    "warrant", "purpose", "threshold", "cap", "state", "clock", "parameters", "quota", "replay", "capacity",
-    "version", "unprepared",
+    *FOUND_IN_OTHERS, "internal", "warrant", "purpose", "threshold", "cap", "state", "clock", "parameters", "quota",
+    "replay", "capacity", "version", "unprepared",
 )  # fmt: skip
 
 

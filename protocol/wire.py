@@ -38,7 +38,7 @@ from protocol.messages import (
     Signature,
 )
 
-VERSION = 4
+VERSION = 5
 CHUNK_ROWS = 262144  # rows of gallery that are compared at a time; bounds memory at every party
 MASK_PART = 64  # first components in one MaskPart
 

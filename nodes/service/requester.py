@@ -38,7 +38,7 @@ from pets.params import norm_bound, preset
 from protocol.announcing import Plan
 from protocol.errors import FalseRefusal, PeerAborted, PreparationSpent, QueryRefused
 from protocol.machine import abort_code
-from protocol.messages import Warrant
+from protocol.messages import FOUND_IN_OTHERS, Warrant
 from protocol.outcome import Answer
 from protocol.party import Context
 from protocol.preparation import RequesterPreparation
@@ -432,9 +432,11 @@ def _culprits(driver: QueryDriver, machine: RequesterMachine, asked: Sequence[st
     router = driver.failed_peers.get(machine.parties.router)
     if isinstance(router, (PeerRefused, PeerUnreachable)):
         return {name: _failure(router, machine.parties.router) for name in asked}
-    if isinstance(error, PeerAborted) and error.code != "timeout":
-        # Whom a holder names is its word: on it nobody loses a turn, and each is asked alone.
-        return {error.peer: _failure(error, error.peer)} if error.peer in asked and error.by == error.peer else {}
+    if isinstance(error, PeerAborted) and error.peer in asked and error.by == error.peer:
+        # Whom a holder names is its word: on it nobody loses a turn, and each is asked alone. So it is where it found
+        # something wrong in others: another holder, or the router, may have lied to it alone.
+        if error.code not in FOUND_IN_OTHERS or (alone and error.code != "timeout"):
+            return {error.peer: _failure(error, error.peer)}
     return {}
 
 

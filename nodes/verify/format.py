@@ -49,8 +49,8 @@ from protocol.messages import (
 )
 
 FORMAT: Final = "blind-lineup/evidence"
-VERSION = 5
-WIRE_VERSION = 4
+VERSION = 6
+WIRE_VERSION = 5
 CONTEXT = "evidence"
 BUNDLE_LIMIT = 1 << 28
 

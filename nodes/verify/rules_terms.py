@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 
 from nodes.verify import table
 from nodes.verify.case import Case, announce_digest, announce_statement
@@ -10,7 +11,7 @@ from nodes.verify.format import WHOLE
 from nodes.verify.report import Broken, Findings, Held, Open
 from nodes.verify.rules_identity import PROTOCOL_CONTEXT
 from pets.signatures import SignatureError
-from protocol.messages import DerivedId
+from protocol.messages import DerivedId, Signature
 
 
 def announcement(case: Case) -> Findings:
@@ -123,8 +124,8 @@ def thresholds(case: Case) -> Findings:
 def derived_ids(case: Case) -> Findings:
     """The ID of a preparation or search is the hash of this announcement and of every party's answer to it.
 
-    Router and holders told each other this one. What is said later is bound to it: see `rules_preparation` and
-    `rules_search.confirmation`.
+    Router and holders told the requester this one, and each other before anything else in their ring. What is said
+    later is bound to it: see `rules_preparation` and `rules_search.confirmation`.
     """
     if case.announce is None:
         yield Open("there is no announcement")
@@ -153,6 +154,26 @@ def derived_ids(case: Case) -> Findings:
                 yield Held()
             else:
                 yield Broken(view.place(item.record), "another identity than announcement and answers give")
+    yield from _signed_first(case)
+
+
+def _signed_first(case: Case) -> Findings:
+    """In a ring, router and holder send nothing before the other signed the ID to them."""
+    for holder, view, ring in case.seats():
+        if view.owner == ring[1]:
+            continue
+        other = ring[2] if view.owner == holder else holder
+        received = view.messages(Signature, holder, "received", other)
+        signed = [item.position for item, message in received if message.phase == "id"]
+        for peer in ring:
+            sent = (
+                i for i in view.link(holder, "sent", peer) if i.record.kind not in ("DerivedId", "Signature", "Abort")
+            )
+            for item in islice(sent, 1):
+                if signed and signed[0] < item.position:
+                    yield Held()
+                else:
+                    yield Broken(view.place(item.record), f"before {other} had signed the ID")
 
 
 def _decimals(value: Decimal) -> int:

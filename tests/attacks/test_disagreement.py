@@ -22,12 +22,15 @@ from pets.params import SHARE_BITS, scale
 from pets.planes import from_planes, unpack_bits
 from pets.rounding import round_shares
 from pets.sampling import common_polynomial
+from protocol.announcing import derive_id
 from protocol.compute import Ring, other
 from protocol.difference import unpack_difference
 from protocol.errors import Disagreement, FalseRefusal
 from protocol.messages import (
     AdmissionBit,
     CapBit,
+    DerivedId,
+    Difference,
     Echo,
     Gates,
     Joined,
@@ -35,6 +38,7 @@ from protocol.messages import (
     MaskedScores,
     PreparedBlocks,
     PublicPart,
+    Search,
 )
 from protocol.roles import Seat
 from protocol.session import State
@@ -204,13 +208,34 @@ def test_a_party_with_two_nonces_stops_the_search_before_anything_is_opened(send
 
 
 def test_a_holder_with_two_nonces_cannot_spoil_the_ring_of_another() -> None:
-    search = pair(attack=two_nonces(FIRST, SECOND)).accept()
-    before = len(search.deliveries)
+    """The other holder tells the requester the id that it derived: nothing of the probe leaves, each is asked anew."""
+    search = pair(attack=two_nonces(FIRST, SECOND)).search(faces()[0])
+    assert search.searching is not None
+    assert isinstance(search.searching.requester.whole.failure, Disagreement)
+    assert not search.sent(Difference)
+
+
+def test_control_were_the_requester_told_the_id_it_expects_the_other_holders_answer_would_be_lost() -> None:
+    nonces = two_nonces(FIRST, SECOND)
+    announced: list[Any] = []
+    joined: dict[str, Any] = {}
+
+    def attack(d: Delivery) -> Iterable[bytes] | None:
+        if d.of(Search, REQUESTER):
+            announced.append(d.message)
+        elif d.of(Joined, receiver=REQUESTER):
+            joined[d.sender] = d.message
+        elif announced and d.of(DerivedId, SECOND, REQUESTER):
+            return [forge(d.frame, identity=derive_id(announced[0], joined))]
+        return nonces(d)
+
+    search = pair(attack=attack).accept()
+    search.failures.clear()
     search.search(faces()[0])
     assert search.searching is not None
+    assert search.sent(Difference)
     assert isinstance(search.searching.holders[SECOND].sessions[SECOND].failure, Disagreement)
-    assert not any(d.of(Gates, SECOND) for d in search.deliveries[before:])
-    assert SECOND not in search.searching.requester.answers
+    assert set(search.searching.requester.answers) == {FIRST}
 
 
 def test_control_without_the_query_id_random_bits_are_opened_as_if_they_were_answers(

@@ -65,7 +65,7 @@ class Replay:
         joined = self.said(Joined, ROUTER)
         old: Any = self.first.sent(Joined, ROUTER)[0].message
         preparation_id = derive_id(self.first.requester.announce, {HOLDER: joined, ROUTER: old})
-        for frame in self.frames(ROUTER, WHOLE):
+        for frame in (*self.frames(ROUTER, WHOLE), self.frames(ROUTER, HOLDER)[0]):
             self.holder.handle(frame, ROUTER)
         mask = draw_mask(self.seed, self.backup.requester.preparation_id, DIM, RING)
         u = pack_difference(difference(probe, mask, RING), RING, preparation_id)

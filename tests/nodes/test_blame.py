@@ -12,14 +12,19 @@ import httpx
 import msgspec
 import pytest
 
+import nodes.service.requester
 import protocol.admitting
 from nodes.config.schema import operator_name
 from nodes.service.node import REQUESTER_PATIENCE
 from nodes.service.operator_api import REFUSALS, HolderAnswer, explained
 from protocol.compute import Ring
 from protocol.errors import PeerAborted
-from protocol.messages import ABORT_CODES
+from protocol.machine import Machine
+from protocol.messages import ABORT_CODES, Joined, JoinedPreparation, Signature
 from protocol.roles import Seat
+from protocol.searching import SearchingHolder, SearchingRouter
+from protocol.session import Session
+from protocol.steps import Sign
 from tests.kit.federation import DE, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, TlsNetwork, running
@@ -113,6 +118,74 @@ def test_a_holder_that_names_another_does_not_silence_it(federation: Federation)
         assert report.answers[DE] == federation.expected(wanted)[DE]
 
     run(federation, body)
+
+
+class LiesToOne:
+    """`liar` tells DE alone something else, in the set-up of every joint preparation, or search."""
+
+    def __init__(self, where: str, liar: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.told = 0
+        sign, send = Machine._sign, Machine._send
+
+        def lies(machine: Any, to: str) -> bool:
+            searches = isinstance(machine, (SearchingRouter, SearchingHolder))
+            return (
+                (machine.name, to) == (liar, DE)
+                and len(machine.parties.holders) > 1
+                and searches == (where == "search")
+            )
+
+        def signs(machine: Machine, session: Session, effect: Sign) -> None:
+            if what == "signature" and session.whole and lies(machine, effect.to):
+                self.told += 1
+                forged = Signature(effect.phase, session.chains["sent", effect.to], bytes(3373))
+                send(machine, session, effect.to, forged)
+            else:
+                sign(machine, session, effect)
+
+        def sends(machine: Machine, session: Session, to: str, message: Any) -> None:
+            if what == "nonce" and isinstance(message, (Joined, JoinedPreparation)) and lies(machine, to):
+                self.told += 1
+                message = msgspec.structs.replace(message, nonce=bytes(32))
+            send(machine, session, to, message)
+
+        monkeypatch.setattr(Machine, "_sign", signs)
+        monkeypatch.setattr(Machine, "_send", sends)
+
+
+@pytest.mark.parametrize("what", ["signature", "nonce"])
+@pytest.mark.parametrize("liar", [ES, EU])
+@pytest.mark.parametrize("where", ["preparation", "search"])
+def test_a_holder_that_was_lied_to_alone_is_not_left_out(
+    where: str, liar: str, what: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops what all were asked together, for it found something wrong. Each is asked alone then, and answers."""
+    assert left_out(where, liar, what, federation, monkeypatch) == set()
+
+
+@pytest.mark.parametrize("liar", [ES, EU])
+@pytest.mark.parametrize("where", ["preparation", "search"])
+def test_control_who_stops_taken_for_who_is_at_fault_it_would_be_left_out(
+    where: str, liar: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes.service.requester, "FOUND_IN_OTHERS", ("timeout",))
+    assert left_out(where, liar, "signature", federation, monkeypatch) == {DE}
+
+
+def left_out(where: str, liar: str, what: str, federation: Federation, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Who does not answer as it should, where DE is lied to."""
+    wanted = request(federation.people.hit)
+    expected = federation.expected(wanted)
+    missing: set[str] = set()
+
+    async def body(network: AsgiNetwork) -> None:
+        lying = LiesToOne(where, liar, what, monkeypatch)
+        report = await network.search(wanted)
+        assert lying.told
+        missing.update(name for name in HOLDERS if report.answers[name] != expected[name])
+
+    run(federation, body)
+    return missing
 
 
 def impatient(network: TlsNetwork, seconds: int) -> None:

@@ -119,6 +119,9 @@ def test_memory_of_a_fork_is_what_it_wrote_and_not_what_it_read(tmp_path: Path) 
         np.save(stream, np.ones(96 << 20, np.int8))
         os.fsync(stream)  # what is not on the disk yet counts as written by whoever has it mapped
     mapped, inherited = np.load(tmp_path / "rows.npy", mmap_mode="r"), np.ones(48 << 20, np.int8)
+    assert mapped[
+        ::4096
+    ].any()  # in memory (tmpfs) nothing is ever on a disk: there a page is shared if two have read it
 
     def serve(asking: Connection) -> None:
         asking.recv()

@@ -22,13 +22,13 @@ from protocol.engine import PlainEngine
 from protocol.errors import Disagreement
 from protocol.gallery import Gallery
 from protocol.machine import Machine
-from protocol.messages import Difference, Signature
+from protocol.messages import Difference, MaskedScores, Signature
 from protocol.party import Context, Party
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.roles import Parties
 from protocol.searching import SearchingHolder, SearchingRequester, SearchingRouter
 from protocol.session import WHOLE, Event, Session, State
-from protocol.steps import Sign
+from protocol.steps import Sign, Verify
 from protocol.terms import Terms
 from protocol.warrant import sign_announcement
 from protocol.wire import decode
@@ -212,25 +212,72 @@ def test_in_a_joint_search_each_checks_what_each_other_signed(
     link: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One link carries a signature of the set-up that is none, all others are right: its receiver says so."""
-    liar, told = link
+    forge_signature(link, "set-up", monkeypatch)
+    signed, requester = joint_search()
+    (misled,) = [machine for machine in signed.machines if machine.name == link[1]]
+    assert isinstance(misled.whole.failure, CryptoError)
+    assert misled.whole.state is State.ABORTED
+    assert link[1] not in requester.answers
+
+
+def forge_signature(link: tuple[str, str], phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In searches, one link carries a signature of a phase that is none."""
     sign = Machine._sign
 
     def signs(machine: Machine, session: Session, effect: Sign) -> None:
         searches = isinstance(machine, (SearchingRequester, SearchingRouter, SearchingHolder))
-        if searches and (machine.name, effect.to, effect.phase) == (liar, told, "set-up"):
-            head = session.chains["sent", told]
-            machine._send(session, told, Signature("set-up", head, bytes(32)))
+        if searches and (machine.name, effect.to, effect.phase) == (*link, phase):
+            head = session.chains["sent", effect.to]
+            machine._send(session, effect.to, Signature(phase, head, bytes(32)))
         else:
             sign(machine, session, effect)
 
     monkeypatch.setattr(Machine, "_sign", signs)
+
+
+def joint_search() -> tuple[Signed, SearchingRequester]:
     galleries, probe = scene(2, rows=60)
     signed = Signed(galleries, random.Random(1))
-    requester = signed.search(probe, Terms(Decimal("0.65"), DIM, RING))
-    (misled,) = [machine for machine in signed.machines if machine.name == told]
-    assert isinstance(misled.whole.failure, CryptoError)
-    assert misled.whole.state is State.ABORTED
-    assert told not in requester.answers
+    return signed, signed.search(probe, Terms(Decimal("0.65"), DIM, RING))
+
+
+def published(signed: Signed, holder: str) -> bool:
+    """Whether a holder sent masked scores."""
+    return any(isinstance(e.message, MaskedScores) and e.direction == "sent" for e in signed.events[holder])
+
+
+@pytest.mark.parametrize("link", [(ROUTER, "HOLDER-0"), ("HOLDER-0", ROUTER)], ids=" to ".join)
+def test_a_ring_begins_only_once_router_and_holder_signed_its_id(
+    link: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told by a forged signature stops that ring, a holder before it publishes anything; no other ring stops."""
+    forge_signature(link, "id", monkeypatch)
+    signed, requester = joint_search()
+    (misled,) = [machine for machine in signed.machines if machine.name == link[1]]
+    assert isinstance(misled.sessions["HOLDER-0"].failure, CryptoError)
+    assert set(requester.answers) == {"HOLDER-1"}
+    assert published(signed, "HOLDER-1")
+    assert not (published(signed, "HOLDER-0") and link[1] == "HOLDER-0")
+
+
+@pytest.mark.parametrize("link", [(ROUTER, "HOLDER-0"), ("HOLDER-0", ROUTER)], ids=" to ".join)
+def test_control_with_an_unsigned_id_the_ring_would_begin(
+    link: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = Machine._verify
+
+    def verifies(machine: Machine, session: Session, effect: Verify) -> None:
+        if effect.phase != "id":
+            verify(machine, session, effect)
+            return
+        assert session.unchecked is not None
+        machine._record(session, "received", session.unchecked)
+
+    monkeypatch.setattr(Machine, "_verify", verifies)
+    forge_signature(link, "id", monkeypatch)
+    signed, requester = joint_search()
+    assert set(requester.answers) == {"HOLDER-0", "HOLDER-1"}
+    assert published(signed, "HOLDER-0")
 
 
 LINKS = [
@@ -241,7 +288,7 @@ LINKS = [
 
 @pytest.mark.parametrize("link", LINKS, ids=" to ".join)
 def test_nothing_of_the_probe_leaves_before_all_have_every_holders_signature(link: tuple[str, str]) -> None:
-    assert not asked_without(link, holders=3)
+    assert not asked_without(link)
 
 
 @pytest.mark.parametrize("link", LINKS, ids=" to ".join)
@@ -249,17 +296,12 @@ def test_control_had_the_requester_not_waited_it_would_leave(
     link: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol.announcing, "_signatures_before", lambda *_: ())
-    assert asked_without(link, holders=3)
+    assert asked_without(link)
 
 
-def test_with_one_holder_the_requester_waits_for_no_other_signature() -> None:
-    """Nobody else's answer could be lost."""
-    assert asked_without(("HOLDER-0", ROUTER), holders=1)
-
-
-def asked_without(link: tuple[str, str], holders: int) -> bool:
-    """Whether the requester sends its difference although a link loses the signature of the set-up."""
-    galleries, probe = scene(holders, rows=60)
+def asked_without(link: tuple[str, str]) -> bool:
+    """Whether the requester sends its difference to three holders although a link loses its signatures."""
+    galleries, probe = scene(3, rows=60)
     signed = Signed(galleries, random.Random(1), lost=link)
     signed.search(probe, Terms(Decimal("0.65"), DIM, RING))
     assert not signed.failures

@@ -461,7 +461,7 @@ def pack(value: Any) -> bytes:
 
 
 def frame(sequence: int, tag: int, *fields: Any, session: str = "ES", sender: str = "ES", receiver: str = "EU") -> str:
-    return pack([4, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
+    return pack([5, bytes(range(16)), session, sender, receiver, sequence, [tag, *fields]]).hex()
 
 
 def wire_vectors() -> dict[str, str]:

@@ -28,7 +28,7 @@ def forged_phase_signature(story: Story) -> Said:
 
 
 def missing_phase_signature(story: Story) -> Said:
-    said = first(story, "Signature", EU, ES)
+    said = first(story, "Signature", EU, ES, number=1)
     story.drop(said)
     return first(story, "CapBit", EU, ES)
 
@@ -150,9 +150,21 @@ def swapped_nonce(story: Story) -> Said:
 
 
 def another_id(story: Story) -> Said:
-    said = first(story, "DerivedId", EU, ES, WHOLE)
+    said = first(story, "DerivedId", EU, ES)
     said.message = DerivedId(os.urandom(32))
     return said
+
+
+def another_id_to_the_requester(story: Story) -> Said:
+    said = first(story, "DerivedId", ES, FR, WHOLE)
+    said.message = DerivedId(os.urandom(32))
+    return said
+
+
+def published_before_the_id(story: Story) -> Said:
+    scores = first(story, "AdmissionScores", ES, FR)
+    story.move(scores, first(story, "Signature", EU, ES), ES)
+    return scores
 
 
 def swapped_nonce_of_the_preparation(story: Story) -> Said:
@@ -475,6 +487,8 @@ LIES: list[tuple[Lie, str, str]] = [
     (swapped_nonce, "query-id", "EU told another party something else"),
     (swapped_nonce_of_the_preparation, "query-id", "EU told another party something else"),
     (another_id, "query-id", "another identity than announcement and answers give"),
+    (another_id_to_the_requester, "query-id", "another identity than announcement and answers give"),
+    (published_before_the_id, "query-id", "before EU had signed the ID"),
     (forged_preparation, "announcement", "preparation, announcement: FR did not sign it"),
     (weak_preparation, "parameters", "preparation, announcement: parameters"),
     (another_key_from_the_router, "one-key", "another public part of the key than in"),
