@@ -432,12 +432,11 @@ def _culprits(driver: QueryDriver, machine: RequesterMachine, asked: Sequence[st
     router = driver.failed_peers.get(machine.parties.router)
     if isinstance(router, (PeerRefused, PeerUnreachable)):
         return {name: _failure(router, machine.parties.router) for name in asked}
-    if isinstance(error, PeerAborted) and error.peer in asked and error.by == error.peer:
-        # Whom a holder names is its word: on it nobody loses a turn, and each is asked alone. So it is where it found
-        # something wrong in others: another holder, or the router, may have lied to it alone.
-        if error.code not in FOUND_IN_OTHERS or (alone and error.code != "timeout"):
-            return {error.peer: _failure(error, error.peer)}
-    return {}
+    if not isinstance(error, PeerAborted) or error.peer not in asked or error.by != error.peer:
+        return {}  # whom a holder names is its word: on it nobody loses a turn, and each is asked alone
+    # So it is where it found something wrong in others: another holder, or the router, may have lied to it alone.
+    about_itself = error.code not in FOUND_IN_OTHERS or (alone and error.code != "timeout")
+    return {error.peer: _failure(error, error.peer)} if about_itself else {}
 
 
 def _lost_half(driver: QueryDriver, machine: SearchingRequester) -> bool:
