@@ -20,11 +20,11 @@ Decimals = Annotated[str, msgspec.Meta(min_length=1, max_length=24, pattern=r"^[
 # Why a party stops. A closed list, so that a reason cannot carry data. First what it found in others, which says
 # nothing of itself; then what went wrong in itself, and what its policy refuses.
 FOUND_IN_OTHERS = (
-    "bad-frame", "out-of-turn", "wrong-size", "disagreement", "crypto", "confirmation", "peer", "timeout",
+    "bad-frame", "version", "out-of-turn", "wrong-size", "disagreement", "crypto", "confirmation", "peer", "timeout",
 )  # fmt: skip
 ABORT_CODES = (
     *FOUND_IN_OTHERS, "internal", "warrant", "purpose", "threshold", "cap", "state", "clock", "parameters", "quota",
-    "replay", "capacity", "version", "unprepared",
+    "replay", "capacity", "unprepared",
 )  # fmt: skip
 
 

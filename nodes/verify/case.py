@@ -267,9 +267,15 @@ class Case:
         cap = announce.cap if isinstance(announce, Search) else 0
         return table.Shape(preset.n, announce.dim, cap, blocks)
 
-    def stopped(self, session: str) -> bool:
-        """Whether anyone aborted this session, or the whole: then messages may have stayed on their way."""
-        return any(view.find("Abort", place) for view in self.views for place in (WHOLE, session))
+    def stopped(self, session: str, party: str = "") -> bool:
+        """Whether anyone aborted this session, or the whole: then messages may have stayed on their way.
+
+        `party`: who did not get them. With its last ring the whole is over at a party, which says nothing of it.
+        """
+        if any(view.find("Abort", place) for view in self.views for place in (WHOLE, session)):
+            return True
+        rings = (party,) if party in self.holders else self.holders
+        return session == WHOLE and all(any(view.find("Abort", ring) for view in self.views) for ring in rings)
 
     def views_of(self, name: str) -> list[View]:
         """The bundles of one party."""

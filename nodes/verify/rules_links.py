@@ -130,7 +130,7 @@ def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings
                          f"{_content(theirs)}; received was {_content(record)}")  # fmt: skip
             return
     missing = set(sent) - {item.record.sequence for item in received}
-    if missing and not case.stopped(session):
+    if missing and not case.stopped(session, receiver.owner):
         place = sender.place(sent[min(missing)])
         if {view.owner for view in case.views} >= _parties(case, session):
             yield Broken(place, f"{receiver.owner} does not show that it received this, though nobody stopped")

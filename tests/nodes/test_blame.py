@@ -25,6 +25,7 @@ from protocol.roles import Seat
 from protocol.searching import SearchingHolder, SearchingRouter
 from protocol.session import Session
 from protocol.steps import Sign
+from protocol.wire import VERSION
 from tests.kit.federation import DE, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, TlsNetwork, running
@@ -148,12 +149,16 @@ class LiesToOne:
                 self.told += 1
                 message = msgspec.structs.replace(message, nonce=bytes(32))
             send(machine, session, to, message)
+            if what == "version" and isinstance(message, (Joined, JoinedPreparation)) and lies(machine, to):
+                self.told += 1
+                frame = machine.outgoing[-1][1]
+                machine.outgoing[-1] = to, frame[:1] + bytes([VERSION - 1]) + frame[2:]
 
         monkeypatch.setattr(Machine, "_sign", signs)
         monkeypatch.setattr(Machine, "_send", sends)
 
 
-@pytest.mark.parametrize("what", ["signature", "nonce"])
+@pytest.mark.parametrize("what", ["signature", "nonce", "version"])
 @pytest.mark.parametrize("liar", [ES, EU])
 @pytest.mark.parametrize("where", ["preparation", "search"])
 def test_a_holder_that_was_lied_to_alone_is_not_left_out(

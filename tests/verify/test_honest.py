@@ -13,8 +13,11 @@ from nodes.verify import verify_bundles
 from nodes.verify.format import decode_bundle
 from nodes.verify.ledger import leakage, totals
 from nodes.verify.verdict import RULES, make_cases
-from protocol import blocks, form, preparing, searching
+from protocol import blocks, form, preparing, searching, wire
+from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
+from protocol.memory import MemoryNetwork
+from protocol.messages import DerivedId
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World, failures, sends_instead, wrong_answer
 from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
@@ -71,6 +74,37 @@ def test_a_frozen_query_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     assert [record.kind for record in decode_bundle(files[ES])[1].records][-2:] == ["Abort", "Abort"]
     assert told(files)[ES] == "more than 10 hits at 0.7; ES stopped it (confirmation)"
     assert not any(record.kind == "Release" for record in decode_bundle(files[FR])[1].records)
+
+
+@pytest.mark.parametrize("dead", [ES, EU])
+def test_a_death_in_the_set_up_that_only_the_requester_still_waits_for_holds(
+    dead: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have begun their rings and give them up. With its last ring the whole is over at the requester too,
+    which says nothing of it: what it was sent meanwhile it never read."""
+    made = world.prepare((ES, DE))
+    gone: list[str] = []
+
+    def dies(sender: str, receiver: str, frame: bytes) -> tuple[bytes, ...]:
+        if sender == dead and isinstance(wire.decode(frame).message, DerivedId):
+            gone.append(dead)
+        return () if gone and dead in (sender, receiver) else (frame,)
+
+    def run(machines: Any) -> None:
+        for machine in machines:
+            machine.start()
+        MemoryNetwork(machines, tap=dies).run()
+        for machine in machines:
+            if machine.name not in (FR, dead):
+                for session in machine.ring_sessions:
+                    machine.abort(session, QueryRefused("timeout", f"{dead} said nothing", dead))
+        MemoryNetwork(machines, tap=dies).run()
+        assert all(machine.done for machine in machines if machine.name != dead)
+
+    monkeypatch.setattr(world, "_run", run, raising=False)
+    files = world.bundles(world.query((ES, DE), made=made))
+    assert gone
+    assert failures(verified(world, files)) == {}
 
 
 def test_a_preparation_that_no_search_used_holds_by_itself(world: World) -> None:
