@@ -6,6 +6,7 @@ again in the same words, and sends another u. The router remembers that the prep
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from protocol import wire
 from protocol.announcing import derive_id
 from protocol.difference import difference, pack_difference
 from protocol.errors import Disagreement
-from protocol.messages import Joined, MaskedScores, Message
+from protocol.messages import Abort, DerivedId, Joined, MaskedScores, Message
 from protocol.party import Context
-from protocol.searching import SearchingHolder
+from protocol.searching import SearchingHolder, SearchingRouter
 from protocol.session import WHOLE
 from protocol.work import perform
 from tests.kit.parties import HOLDER, REQUESTER, ROUTER, forge
@@ -106,3 +107,46 @@ def test_control_without_the_comparison_of_ids_it_publishes_score_differences_of
     gap[gap >= 2 ** (SHARE_BITS - 1)] -= 2**SHARE_BITS
     due = rows.astype(np.int64) @ (probe.astype(np.int64) - stranger)
     assert np.abs(gap / 16 - due).max() < 0.5
+
+
+class ReplayToRouter:
+    """The other way round: the router alone was restored, and hears what the holder said in the first search."""
+
+    def __init__(self) -> None:
+        replay = Replay()
+        self.first, held = replay.first, replay.first.router.context
+        self.router = SearchingRouter(Context(ROUTER, held.conversation, held.parties), replay.backup.router)
+        self.router.start()
+        self.feed(REQUESTER, WHOLE)
+        self.feed(HOLDER, WHOLE)
+
+    def feed(self, sender: str, session: str) -> None:
+        for d in self.first.deliveries:
+            envelope = wire.decode(d.frame)
+            if (d.sender, d.receiver, envelope.query, envelope.session) == (
+                sender, ROUTER, self.router.query, session
+            ):  # fmt: skip
+                self.router.handle(d.frame, sender)
+
+    @property
+    def computed(self) -> bool:
+        """Whether it said more in the ring than the id."""
+        kinds = {type(e.message) for _, f in self.router.outgoing if (e := wire.decode(f)).session == HOLDER}
+        return bool(kinds - {DerivedId, Abort})
+
+
+def test_a_router_restored_alone_is_not_shown_an_old_search_of_the_holders() -> None:
+    replay = ReplayToRouter()
+    replay.feed(REQUESTER, HOLDER)
+    with pytest.raises(Disagreement, match="another id"):
+        replay.feed(HOLDER, HOLDER)
+    assert not replay.computed
+
+
+def test_control_without_the_comparison_of_ids_the_router_begins_to_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.announcing, "check_same_id", lambda *_: None)
+    replay = ReplayToRouter()
+    replay.feed(REQUESTER, HOLDER)
+    with suppress(Disagreement):  # the requester's old hash is of the old id; one that cheats makes another
+        replay.feed(HOLDER, HOLDER)
+    assert replay.computed
