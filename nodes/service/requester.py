@@ -223,7 +223,7 @@ class RequesterNode(Node):
         if made is not None:
             await self._ask_with(search, able, made, lost, "now")
         if len(asked) > 1:
-            await self._ask_each(search, [name for name in missing if _waited_in_vain(driver, machine, name)])
+            await self._ask_each(search, [name for name in missing if _may_ask_again(driver, machine, name)])
 
     async def _ask_with(
         self,
@@ -249,7 +249,7 @@ class RequesterNode(Node):
         search.answered_in.update(dict.fromkeys(asked, machine.query.hex()))
         if len(asked) > 1:
             # A holder that waited in vain for another one is there, and is asked alone.
-            await self._ask_each(search, [name for name in asked if _waited_in_vain(driver, machine, name)])
+            await self._ask_each(search, [name for name in asked if _may_ask_again(driver, machine, name)])
 
     async def _query(
         self, search: _Search, asked: Sequence[str], made: RequesterPreparation, prepared: Literal["waiting", "now"]
@@ -445,11 +445,12 @@ def _lost_half(driver: QueryDriver, machine: SearchingRequester) -> bool:
     return any(isinstance(error, PreparationSpent) or getattr(error, "code", None) == "unprepared" for error in errors)
 
 
-def _waited_in_vain(driver: QueryDriver, machine: RequesterMachine, holder: str) -> bool:
-    """Whether a holder's part ended because somebody was silent, and not in an answer, a refusal or a dead line.
+def _may_ask_again(driver: QueryDriver, machine: RequesterMachine, holder: str) -> bool:
+    """Whether a holder's part of a joint query ended because somebody was silent, or found something wrong in others.
 
-    In a search never once the holder has begun to answer: it waits for no other holder then, and who stops after it was
-    given numbers (or the router, after a guess) would have the same probe asked a second time.
+    That is no answer, refusal or dead line. In a search never once the holder has begun to answer: it waits for no
+    other holder then, and who stops after it was given numbers (or the router, after a guess) would have the same probe
+    asked a second time.
     """
     session, given_up = machine.sessions[holder], driver.failed_peers.get(holder)
     if isinstance(machine, SearchingRequester) and session.received[holder]:
@@ -457,7 +458,7 @@ def _waited_in_vain(driver: QueryDriver, machine: RequesterMachine, holder: str)
     if given_up is not None:
         return isinstance(given_up, Silence)
     failure = session.failure
-    return isinstance(failure, Silence) or (isinstance(failure, PeerAborted) and failure.code in ("timeout", "peer"))
+    return isinstance(failure, Silence) or (isinstance(failure, PeerAborted) and failure.code in FOUND_IN_OTHERS)
 
 
 def _answer(driver: QueryDriver, machine: RequesterMachine, answer: Answer | None, holder: str) -> HolderAnswer:

@@ -164,9 +164,9 @@ class Supply:
             return True
         await asyncio.to_thread(self._make_room, wanted)
         refused = await self._make_one(wanted)
-        rest = tuple(name for name in wanted.holders if name not in refused)
-        if refused and rest and self._ready(fewer := msgspec.structs.replace(wanted, holders=rest)) < self._wished:
-            await self._make_one(fewer)  # a search of these need not wait for the others
+        for holders in _to_ask_instead(wanted.holders, refused):  # a search of these need not wait for the others
+            if self._ready(fewer := msgspec.structs.replace(wanted, holders=holders)) < self._wished:
+                await self._make_one(fewer)
         return not refused
 
     async def _make_one(self, wanted: PrepareRequest) -> Mapping[str, HolderAnswer]:
@@ -247,3 +247,12 @@ def compare(node: Node, requester: str, listed: bytes) -> bytes:
 def plan_of(request: PrepareRequest) -> Plan:
     """What is to be prepared. Raises `ParameterError`."""
     return Plan(preset(request.preset), request.dim, request.model)
+
+
+def _to_ask_instead(asked: tuple[str, ...], refused: Mapping[str, HolderAnswer]) -> list[tuple[str, ...]]:
+    """Those who did not refuse. If one holder stopped it for all, nobody knows who was at fault: each alone, then."""
+    rest = tuple(name for name in asked if name not in refused)
+    if rest:
+        return [rest] if refused else []
+    stopped = {answer.by for answer in refused.values()}
+    return [(name,) for name in asked] if len(asked) > 1 and len(stopped) == 1 and stopped < set(asked) else []

@@ -16,19 +16,21 @@ import nodes.service.requester
 import protocol.admitting
 from nodes.config.schema import operator_name
 from nodes.service.node import REQUESTER_PATIENCE
-from nodes.service.operator_api import REFUSALS, HolderAnswer, explained
+from nodes.service.operator_api import REFUSALS, HolderAnswer, PrepareRequest, explained
 from protocol.compute import Ring
-from protocol.errors import PeerAborted
+from protocol.errors import Disagreement, PeerAborted
 from protocol.machine import Machine
 from protocol.messages import ABORT_CODES, Joined, JoinedPreparation, Signature
 from protocol.roles import Seat
 from protocol.searching import SearchingHolder, SearchingRouter
 from protocol.session import Session
 from protocol.steps import Sign
+from protocol.terms import SYNTHETIC_MODEL
 from protocol.wire import VERSION
-from tests.kit.federation import DE, ES, EU, FR, HOLDERS, Federation, found, people, request
+from tests.kit.federation import DE, DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.leaks import captured_logs
 from tests.kit.network import AsgiNetwork, TlsNetwork, running
+from tests.kit.ring import RING
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_a_holder_that_was_lied_to_alone_is_not_left_out(
     where: str, liar: str, what: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stops what all were asked together, for it found something wrong. Each is asked alone then, and answers."""
-    assert left_out(where, liar, what, federation, monkeypatch) == set()
+    assert left_out(where, liar, what, federation, monkeypatch) == {}
 
 
 @pytest.mark.parametrize("liar", [ES, EU])
@@ -174,23 +176,52 @@ def test_control_who_stops_taken_for_who_is_at_fault_it_would_be_left_out(
     where: str, liar: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nodes.service.requester, "FOUND_IN_OTHERS", ("timeout",))
-    assert left_out(where, liar, "signature", federation, monkeypatch) == {DE}
+    assert left_out(where, liar, "signature", federation, monkeypatch) == {
+        DE: HolderAnswer("refused", reason="crypto", by=DE)
+    }
 
 
-def left_out(where: str, liar: str, what: str, federation: Federation, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Who does not answer as it should, where DE is lied to."""
+def left_out(
+    where: str, liar: str, what: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, HolderAnswer]:
+    """Who does not answer as it should, where DE is lied to, and what came instead."""
     wanted = request(federation.people.hit)
     expected = federation.expected(wanted)
-    missing: set[str] = set()
+    missing: dict[str, HolderAnswer] = {}
 
     async def body(network: AsgiNetwork) -> None:
         lying = LiesToOne(where, liar, what, monkeypatch)
         report = await network.search(wanted)
         assert lying.told
-        missing.update(name for name in HOLDERS if report.answers[name] != expected[name])
+        missing.update({name: report.answers[name] for name in HOLDERS if report.answers[name] != expected[name]})
 
     run(federation, body)
     return missing
+
+
+def test_a_holder_that_stops_every_joint_preparation_does_not_keep_the_others_from_waiting(
+    federation: Federation,
+) -> None:
+    """Nobody knows who was at fault, so each is asked alone; what is wanted of all is tried again after a pause."""
+    federation.configure(FR, ready=1)
+
+    async def body(network: AsgiNetwork) -> None:
+        node, drive = network.nodes[ES], network.nodes[ES].drive
+
+        def stops(machine: Any) -> Any:
+            driver = drive(machine)
+            if len(machine.parties.holders) > 1:
+                driver.call(lambda: machine.abort(machine.whole, Disagreement("it says so")))
+            return driver
+
+        node.drive = stops  # type: ignore[method-assign]
+        supply = network.nodes[FR].supply  # type: ignore[attr-defined]
+        supply.want(PrepareRequest(HOLDERS, 1, DIM, SYNTHETIC_MODEL, RING.preset))
+        assert not await supply.round()
+        ready = {one.holders for one in network.nodes[FR].pool.standing()}
+        assert ready == {(ES,), (DE,)}
+
+    run(federation, body)
 
 
 def impatient(network: TlsNetwork, seconds: int) -> None:

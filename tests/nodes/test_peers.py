@@ -323,7 +323,7 @@ def test_a_router_that_is_removed_between_two_attempts_costs_no_answer_that_was_
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A holder has released candidates, and counted them, while another one is to be asked once more."""
-    monkeypatch.setattr(requester, "_waited_in_vain", lambda _driver, _machine, holder: holder == DE)
+    monkeypatch.setattr(requester, "_may_ask_again", lambda _driver, _machine, holder: holder == DE)
 
     async def body(network: TlsNetwork) -> None:
         node = network.nodes[FR]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import nodes.service.requester
 import protocol.announcing
 import protocol.searching
 from nodes.evidence.export import export_bundle
@@ -203,20 +204,33 @@ def test_a_holder_that_dies_once_all_have_its_signature_costs_nobody_else_anythi
     asyncio.run(body())
 
 
-def test_control_had_the_requester_not_waited_the_other_holders_answer_would_be_lost(
+def test_control_had_the_requester_not_waited_the_difference_would_leave_in_vain(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DE has begun to answer, and is not asked again: it or the router would compute with the same probe twice."""
+    """The other holder answers all the same, once it is asked again: it computes nothing before the router begins."""
     monkeypatch.setattr(protocol.announcing, "_signatures_before", lambda *_: ())
 
     async def body() -> None:
         async with running(AsgiNetwork(federation)) as network:
             counts = Counts(monkeypatch)
             report = await search(network, (FR, DE))
+            assert report.answers[DE] == federation.expected(request(federation.people.hit))[DE]
+            assert len(counts.drawn) == len(report.queries)
+
+    asyncio.run(body())
+
+
+def test_control_were_it_not_asked_again_either_the_other_holders_answer_would_be_lost(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol.announcing, "_signatures_before", lambda *_: ())
+    monkeypatch.setattr(nodes.service.requester, "_may_ask_again", lambda *_: False)
+
+    async def body() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            report = await search(network, (FR, DE))
             assert report.answers[DE].status == "unreachable"
             assert report.answers[DE].by in (ES, EU), "of whom EU only waited as well"
-            assert counts.answered == {DE: 1}
-            assert len(report.queries) == 1
 
     asyncio.run(body())
 
