@@ -25,15 +25,16 @@ def share_compiled_statements() -> None:
     DefaultDialect.__eq__ = lambda one, other: _kind(one) == _kind(other)  # type: ignore[method-assign]
     DefaultDialect.__hash__ = lambda one: hash(_kind(one))  # type: ignore[method-assign, assignment]
     for kind in (CreateTable, CreateIndex):
-        kind.compile = _shared(kind.compile)  # type: ignore[method-assign, assignment]
+        kind.compile = _shared(kind.compile)  # type: ignore[method-assign]
 
 
 def _shared(compile_: Callable[..., Any]) -> Callable[..., Any]:
     made: dict[Any, Any] = {}
 
     def compile_once(self: Any, bind: Any = None, dialect: Any = None, **options: Any) -> Any:
+        unusual = dialect is None or any(options.values()) or getattr(self, "include_foreign_key_constraints", None)
         key = self.element, dialect, self.if_not_exists
-        if dialect is None or any(options.values()) or getattr(self, "include_foreign_key_constraints", None) is not None:
+        if unusual:
             return compile_(self, bind, dialect, **options)
         if key not in made:
             made[key] = compile_(self, bind, dialect, **options)
