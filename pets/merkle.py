@@ -70,15 +70,16 @@ class MerkleTree:
         """Add a leaf by its `hash_leaf` and return its index. Raises `MerkleError` if that is not 32 bytes."""
         if len(leaf_hash) != HASH_BYTES:
             raise MerkleError(f"a leaf hash has {HASH_BYTES} bytes, got {len(leaf_hash)}")
-        index = self.size
-        node, level, position = leaf_hash, 0, index
+        index = position = self.size
+        node, level = leaf_hash, 0
         while True:
             if level == len(self._levels):
                 self._levels.append(bytearray())
-            self._levels[level] += node
+            hashes = self._levels[level]
+            hashes += node
             if position % 2 == 0:
                 return index
-            node = hash_node(self._node(level, position - 1), node)
+            node = hash_node(bytes(hashes[-2 * HASH_BYTES : -HASH_BYTES]), node)
             level, position = level + 1, position // 2
 
     def leaf(self, index: int) -> bytes:

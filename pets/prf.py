@@ -24,11 +24,11 @@ _SPARE = 15  # bytes by which `update_into` wants its output to be longer
 
 def encode_labels(*labels: Label) -> bytes:
     """Length-prefixed concatenation: no two lists of labels give the same bytes."""
-    parts = []
+    encoded = b""  # it is short: adding to it is faster than to join a list
     for label in labels:
         raw = label if isinstance(label, bytes) else str(label).encode()
-        parts.append(_KINDS[type(label)] + len(raw).to_bytes(8, "big") + raw)
-    return b"".join(parts)
+        encoded += _KINDS[type(label)] + len(raw).to_bytes(8, "big") + raw
+    return encoded
 
 
 def labelled_hash(*labels: Label) -> bytes:

@@ -67,7 +67,7 @@ class KeySlots:
         self._file.write(b"".join(_pack(slot) for slot in slots))
         self._flush()
         for slot in slots:
-            self._note(slot, self._end)
+            self._note(slot.index, slot.batch, slot.created, self._end)
             self._end += _SLOT.size
 
     def get(self, index: int) -> Slot | None:
@@ -131,19 +131,21 @@ class KeySlots:
         self._end = len(self._head)
         self._file.seek(self._end)
         while len(raw := self._file.read(_SLOT.size)) == _SLOT.size:  # a shorter rest is torn: overwritten by `add`
-            if slot := _unpack(raw):
-                self._note(slot, self._end)
+            if _is_whole(raw):
+                index, batch, created, *_ = _SLOT.unpack(raw)
+                self._note(index, batch, created, self._end)
             self._end += _SLOT.size
 
-    def _note(self, slot: Slot, place: int) -> None:
-        self._batch = slot.batch
-        if slot.index >= self._entries:
+    def _note(self, index: int, batch: int, created: int, place: int) -> None:
+        self._batch = batch
+        if index >= self._entries:
             self._orphans += 1
             return
-        missing = slot.index + 1 - len(self._places)
-        self._places.extend([_NOWHERE] * missing)
-        self._created.extend([0] * missing)
-        self._places[slot.index], self._created[slot.index] = place, slot.created
+        missing = index + 1 - len(self._places)
+        if missing > 0:
+            self._places.extend([_NOWHERE] * missing)
+            self._created.extend([0] * missing)
+        self._places[index], self._created[index] = place, created
 
     def _flush(self) -> None:
         self._file.flush()
@@ -156,5 +158,8 @@ def _pack(slot: Slot) -> bytes:
 
 
 def _unpack(raw: bytes) -> Slot | None:
-    *fields, check = _SLOT.unpack(raw)
-    return Slot(*fields) if hashlib.sha256(raw[:-8]).digest()[:8] == check else None
+    return Slot(*_SLOT.unpack(raw)[:-1]) if _is_whole(raw) else None
+
+
+def _is_whole(raw: bytes) -> bool:
+    return hashlib.sha256(raw[:-8]).digest()[:8] == raw[-8:]

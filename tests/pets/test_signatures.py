@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, M
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pets.signatures
 from pets.errors import CryptoError
 from pets.prf import encode_labels
 from pets.signatures import (
@@ -44,6 +45,33 @@ def test_a_signature_holds_for_its_message_and_context() -> None:
     KEY.verify_key.verify(SIGNATURE, b"message", "test")
     assert len(SIGNATURE) == SIGNATURE_BYTES == 3373
     OTHER.verify_key.verify(OTHER.sign(b"", ""), b"", "")
+
+
+def test_a_signature_that_held_before_lets_nothing_else_through() -> None:
+    """What held is remembered, and computed once: not for another message, purpose, key or signature."""
+    again = KEY.sign(b"message", "test")
+    for _ in range(2):
+        KEY.verify_key.verify(SIGNATURE, b"message", "test")
+        KEY.verify_key.verify(again, b"message", "test")
+        for key, signature, message, context in (
+            (KEY, SIGNATURE, b"messagf", "test"),
+            (KEY, SIGNATURE, b"message", "tesu"),
+            (KEY, SIGNATURE, b"emessage", "test"),
+            (OTHER, SIGNATURE, b"message", "test"),
+            (KEY, flip(SIGNATURE, 8 * SIGNATURE_BYTES - 1), b"message", "test"),
+            (KEY, again[:ED25519_SIGNATURE_BYTES] + SIGNATURE[ED25519_SIGNATURE_BYTES:], b"other", "test"),
+            (KEY, SIGNATURE + b"\0", b"message", "test"),
+        ):
+            with pytest.raises(SignatureError):
+                key.verify_key.verify(signature, message, context)
+
+
+def test_of_signatures_that_held_no_more_are_remembered_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pets.signatures, "REMEMBERED", 3)
+    for number in range(8):
+        message = bytes([number])
+        KEY.verify_key.verify(KEY.sign(message, "test"), message, "test")
+        assert len(pets.signatures._held) <= 3
 
 
 @given(st.integers(0, 8 * SIGNATURE_BYTES - 1))

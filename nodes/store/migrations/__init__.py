@@ -48,7 +48,7 @@ def upgrade(
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         _check_known(_current(connection), known)
         if tables is not None and revision == "head" and not inspect(connection).get_table_names():
-            tables.create_all(connection)
+            tables.create_all(connection, checkfirst=False)
             MigrationContext.configure(connection).stamp(known.scripts, revision)
             return
         config.attributes["connection"] = connection
