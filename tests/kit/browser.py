@@ -35,7 +35,7 @@ RECORD = {"First names": "Planted-Ana", "Family names": "Planted-Garcia", "Crimi
 def needs_chromium() -> str:
     """Where Chromium is; skips the test, saying so, where it is not."""
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: the tests in a browser are skipped (apt-get install chromium-headless-shell)")
+        pytest.skip("no chromium: the tests in a browser are skipped (apt-get install chromium-headless-shell)")
     return CHROMIUM
 
 

@@ -8,8 +8,8 @@ gives a command as `subprocess.Popen` does. `preloaded` is one for all tests of 
 
 What a fork does not show: modules that cannot be loaded in another order, an order of sets that differs from process to
 process (all forks have the seed of one), what goes wrong while Python takes itself apart. Nodes that load everything
-themselves are in `tests/console/test_beside.py` and `lineup demo`, the program that is installed in
-`tests/project/test_extras.py`.
+themselves are in `tests/console/test_beside.py` and, one of four, `lineup demo` (`tests/cli/test_cli.py`); the program
+that is installed is in `tests/project/test_extras.py`.
 """
 
 from __future__ import annotations
