@@ -26,7 +26,7 @@ $(DEMO_STAMP): pyproject.toml nodes/requirements.lock .ci/find-python
 define make_venv
 @python="$${PYTHON:-$$(.ci/find-python)}" && test -n "$$python" && echo "set-up with $$python: $$("$$python" -VV)" && \
 "$$python" -m venv --clear $(VENV)
-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --requirement $(1)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes --requirement $(1)
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endef
 
@@ -76,7 +76,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+# At first tests are compiled for by one process, at the end few are left: mypy has a processor meanwhile.
+check: setup
+	$(MAKE) --no-print-directory --jobs 2 lint test
 
 bench: setup  ## the latency table, the network, the comparison and the roofline: all figures of the README
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.command_tree import share_command_tree
 from tests.kit.postgres import PostgresServer, find_binaries, why_not
 from tests.kit.ring import RING
 from tests.kit.statements import share_compiled_statements
 
 share_compiled_statements()
+share_command_tree()
 
 
 WAITING = ("cli", "cluster", "console", "nodes")  # folders whose tests often wait: for processes, browsers, silence

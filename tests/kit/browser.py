@@ -23,7 +23,9 @@ from pets.faces import FaceModel
 from tests.kit.console import Turned, cheap_passwords, no_limits, served
 from tests.kit.processes import Nodes
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+# The first has no windows, menus and graphics of its own to keep up, which cost as much as the pages.
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
+CHROMIUM = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
 SHOTS = os.environ.get("LINEUP_SCREENSHOTS")
 NARROW = 375  # pixels: a telephone
 SERIOUS = ("serious", "critical")
@@ -33,7 +35,7 @@ RECORD = {"First names": "Planted-Ana", "Family names": "Planted-Garcia", "Crimi
 def needs_chromium() -> str:
     """Where Chromium is; skips the test, saying so, where it is not."""
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: the tests in a browser are skipped (apt-get install chromium)")
+        pytest.skip("no chromium: the tests in a browser are skipped (apt-get install chromium-headless-shell)")
     return CHROMIUM
 
 

@@ -8,14 +8,16 @@ gives a command as `subprocess.Popen` does. `preloaded` is one for all tests of 
 
 What a fork does not show: modules that cannot be loaded in another order, an order of sets that differs from process to
 process (all forks have the seed of one), what goes wrong while Python takes itself apart. Nodes that load everything
-themselves are in `tests/console/test_beside.py` and `lineup demo`, the program that is installed in
-`tests/project/test_extras.py`.
+themselves are in `tests/console/test_beside.py` and, one of four, `lineup demo` (`tests/cli/test_cli.py`); the program
+that is installed is in `tests/project/test_extras.py`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
+import io
 import marshal
 import os
 import select
@@ -33,7 +35,9 @@ from typing import IO
 
 BEFORE = "LINEUP_TEST_BEFORE"  # Python that a command runs first, to be an odd one
 MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces",
-           "nodes.console.server", "nodes.cli.demo_console")  # fmt: skip
+           "nodes.console.server", "nodes.cli.demo_console", "nodes.audit.audit", "nodes.casework.restored",
+           "nodes.identity.renewal", "nodes.operator.beside", "nodes.operator.database", "nodes.operator.peers",
+           "insightface.app", "insightface.utils.face_align", "onnxruntime", "PIL.Image")  # fmt: skip
 LENGTH = 8  # of every number that is sent
 FLUSH_FAILED = 120  # Python's status where the last of its output could not be written
 PROGRAM = """#!{python} -IS
@@ -131,12 +135,19 @@ def preloaded() -> Preloaded:
 
 def serve(address: str) -> None:
     """Fork for each command that is asked for."""
+    from nodes.cli import app
     from protocol.engine import warm_up
+    from tests.kit.command_tree import share_command_tree
     from tests.kit.ring import RING
 
     for module in MODULES:
         __import__(module)
+    share_command_tree()
+    with contextlib.redirect_stdout(io.StringIO()):
+        status_of(lambda: app.app(["--version"]))  # loads what Typer loads when it reads what is typed
     warm_up(RING, 1)
+    gc.collect()
+    gc.freeze()  # else each command looks for garbage among all that is loaded, and has memory copied for it
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.kit.preloaded import Preloaded
+from tests.kit.preloaded import preloaded
 
 README = Path(__file__).parents[2] / "README.md"
 READY_SECONDS = 120.0
@@ -64,10 +64,8 @@ class Walk:
         self.seen: dict[str, list[str]] = {"REFERENCE": [], "ID": []}
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = dict(zip(PORTS, map(str, ports), strict=True))
-        preloaded = folder.with_name(f"{folder.name}-lineup")
-        path = os.pathsep.join(map(str, (preloaded, *programs, os.environ["PATH"])))
+        path = os.pathsep.join(map(str, (preloaded().program.parent, *programs, os.environ["PATH"])))
         self._environment = {**os.environ, "PATH": path, "COLUMNS": "4000", **(environment or {})}
-        self._preloaded = Preloaded(preloaded, self._environment)
 
     def run(self, line: str) -> str:
         """One command; gives what it printed. A node that is to go on is ready afterwards."""
@@ -120,7 +118,6 @@ class Walk:
         for process in self.nodes.values():
             process.kill()
             process.wait()
-        self._preloaded.close()
 
     def _serve(self, command: str) -> None:
         words = shlex.split(command)
