@@ -127,7 +127,9 @@ class Preloaded:
 def preloaded() -> Preloaded:
     """One for all tests of this process."""
     folder = tempfile.TemporaryDirectory(prefix="lineup-preloaded-")
-    made = Preloaded(Path(folder.name) / "bin", dict(os.environ))
+    # Rich keeps the width that it is told while it is loaded (pytest-xdist tells workers 80); else it asks each time.
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    made = Preloaded(Path(folder.name) / "bin", environment)
     atexit.register(folder.cleanup)
     atexit.register(made.close)
     return made
