@@ -23,6 +23,7 @@ ONCE = {
     "protocol/test_orders.py": "the order of messages, whatever their length",
     "protocol/test_scoring_ahead.py": "the order of messages, whatever their length",
     "cli/test_prepare_at_node.py": "what an operator reads of preparations",
+    "nodes/test_blame.py": "who is named for what went wrong, whatever was computed",
     "nodes/test_latency.py": "how long searches took, whatever they computed",
     "nodes/test_supply.py": "when preparations are made, not what of",
     "nodes/test_versions.py": "which version of a gallery a search meets",
