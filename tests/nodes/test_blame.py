@@ -17,6 +17,7 @@ import protocol.admitting
 from nodes.config.schema import operator_name
 from nodes.service.node import REQUESTER_PATIENCE
 from nodes.service.operator_api import REFUSALS, HolderAnswer, PrepareRequest, explained
+from nodes.service.requester import RequesterNode
 from protocol.compute import Ring
 from protocol.errors import Disagreement, PeerAborted
 from protocol.machine import Machine
@@ -370,6 +371,19 @@ def test_after_a_false_refusal_nobody_is_asked_again_whose_ring_was_stopped_befo
         assert len(report.queries) == 1
         health, _ = await seen_by_operator(network)
         assert len(health["alarms"]) == 1
+
+    run(federation, body)
+
+
+def test_control_had_the_requester_not_looked_for_lies_it_would_be_asked_again(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequesterNode, "_look_for_lies", lambda *_: False)
+
+    async def body(network: AsgiNetwork) -> None:
+        StopsRing(monkeypatch)
+        lies_in_admission(monkeypatch)
+        assert len((await network.search(request(federation.people.hit))).queries) == 2
 
     run(federation, body)
 
