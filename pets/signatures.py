@@ -39,7 +39,7 @@ VERIFY_KEY_BYTES = ED25519_KEY_BYTES + MLDSA_KEY_BYTES
 SIGNING_KEY_BYTES = 2 * SEED_BYTES
 SIGNATURE_BYTES = ED25519_SIGNATURE_BYTES + MLDSA_SIGNATURE_BYTES
 
-REMEMBERED = 10_000  # signatures that were found to hold and are not computed again; 32 bytes each
+REMEMBERED = 10_000  # signatures that were found to hold and are not computed again; some 0.1 kB each
 
 _LABEL = "blind-lineup/signature/v1"
 _PUBLIC_PEM = "BLIND LINEUP VERIFY KEY"

@@ -35,6 +35,7 @@ def start(config: ClusterConfig, host: str, processors: int | None = None, store
     """
     head, port = config.address.rsplit(":", 1)
     options = ["start", "--node-ip-address", host, "--object-store-memory", str(store_bytes), "--disable-usage-stats"]
+    options += ["--include-log-monitor=false"]  # nobody asks for what shards log
     options += ["--num-cpus", str(processors)] if processors else []
     if host == head:
         options += ["--head", "--port", port, "--include-dashboard=false"]

@@ -83,6 +83,7 @@ class _Search:
     answered_in: dict[str, str] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     prepared: Literal["waiting", "now"] = "waiting"  # until something had to be prepared for it
+    lied: bool = False  # somebody refused its probe falsely
     preparing: float = 0.0
     offline: float = 0.0
     online: float = 0.0
@@ -233,12 +234,19 @@ class RequesterNode(Node):
         lost: int,
         prepared: Literal["waiting", "now"],
     ) -> None:
-        """One query with a preparation, which serves no other whatever comes of it."""
+        """One query with a preparation, which serves no other whatever comes of it.
+
+        Not once somebody refused the probe falsely: who did so learns something of it, and would again.
+        """
+        if search.lied:
+            await asyncio.to_thread(self._preparer.give_up, made)
+            search.ends(dict.fromkeys(asked, HolderAnswer("refused", reason="false-refusal")))
+            return
         try:
             driver, machine = await self._query(search, asked, made, prepared)
         finally:
             await asyncio.to_thread(self._preparer.give_up, made)
-        self._look_for_lies(machine)
+        search.lied |= self._look_for_lies(machine)
         if machine.whole.state is not State.FINISHED:
             if lost < MOST_LOST and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
                 await self._ask(search, asked, lost + 1)
@@ -310,14 +318,15 @@ class RequesterNode(Node):
         refused = {name: day for name, day in self._refused_until.items() if day is not None and day > today}
         return [*super().standing(), *(f"{name} refuses {self.name} until {day}" for name, day in refused.items())]
 
-    def _look_for_lies(self, machine: RequesterMachine) -> None:
-        """Tell the operator where somebody lied about a mask or a probe that was checked here."""
+    def _look_for_lies(self, machine: RequesterMachine) -> bool:
+        """Tell the operator where somebody lied about a mask or a probe that was checked here. Whether anybody did."""
         lies = [session.failure for session in machine.sessions.values() if isinstance(session.failure, FalseRefusal)]
         if lies:
             self.metrics.refused_falsely()
             query, lie = machine.query.hex(), lies[0]
             log.error("false refusal", extra={"query": query, "peer": lie.holder, "error": type(lie).__name__})
             self.alarms.append(f"query {query}: {lie}")
+        return bool(lies)
 
     def _machine_for(self, search: _Search, asked: Sequence[str], made: RequesterPreparation) -> SearchingRequester:
         """One attempt, not yet begun."""

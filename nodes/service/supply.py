@@ -162,11 +162,13 @@ class Supply:
         wanted = msgspec.structs.replace(wanted, holders=at_once)
         if not at_once or self._ready(wanted) >= self._wished:
             return True
-        await asyncio.to_thread(self._make_room, wanted)
         refused = await self._make_one(wanted)
-        for holders in _to_ask_instead(wanted.holders, refused):  # a search of these need not wait for the others
-            if self._ready(fewer := msgspec.structs.replace(wanted, holders=holders)) < self._wished:
+        instead = _to_ask_instead(wanted.holders, refused)[: 2 * self._wished]  # there is room for no more than that
+        enough = self._wished if len(instead) == 1 else 1
+        for holders in instead:  # a search of these need not wait for the others
+            if self._ready(fewer := msgspec.structs.replace(wanted, holders=holders)) < enough:
                 await self._make_one(fewer)
+        await asyncio.to_thread(self._make_room, wanted)
         return not refused
 
     async def _make_one(self, wanted: PrepareRequest) -> Mapping[str, HolderAnswer]:
@@ -177,10 +179,13 @@ class Supply:
         return refused
 
     def _make_room(self, wanted: PrepareRequest) -> None:
-        """Of what was made for other searches keep no more than as many again; the peers hear of it."""
+        """Of what was made for other searches keep no more than as many again; the peers hear of it.
+
+        Afterwards: what is made in place of what somebody stops is not dropped to be made anew each round.
+        """
         pool, ready = self._node.pool, self._node.config.preparations.ready
         other = pool.oldest_besides(wanted.holders, wanted.dim, wanted.preset, wanted.model)
-        if other is not None and len(pool.standing()) >= 2 * ready:
+        if other is not None and len(pool.standing()) > 2 * ready:
             pool.drop(other)
             self._compared = -COMPARE_SECONDS
 

@@ -102,6 +102,13 @@ class View:
             if isinstance(item.record.message, kind):
                 yield item, item.record.message
 
+    def began(self, session: str) -> bool:
+        """Whether its owner shows more of a session than that somebody stopped it."""
+        return any(
+            link[0] == session and any(item.record.kind != "Abort" for item in items)
+            for link, items in self.links.items()
+        )
+
     def announcements(self) -> list[tuple[Item, Announcement]]:
         """Records that announce a preparation or a search."""
         return [*self.messages(Prepare), *self.messages(Search)]
@@ -270,12 +277,18 @@ class Case:
     def stopped(self, session: str, party: str = "") -> bool:
         """Whether anyone aborted this session, or the whole: then messages may have stayed on their way.
 
-        `party`: who did not get them. With its last ring the whole is over at a party, which says nothing of it.
+        `party`: who did not get them. With its last ring the whole is over at a party, which says nothing of it; not
+        where it shows that it began a ring: it had all of the whole before.
         """
         if any(view.find("Abort", place) for view in self.views for place in (WHOLE, session)):
             return True
         rings = (party,) if party in self.holders else self.holders
-        return session == WHOLE and all(any(view.find("Abort", ring) for view in self.views) for ring in rings)
+        return (
+            session == WHOLE
+            and len(rings) > 0
+            and all(any(view.find("Abort", ring) for view in self.views) for ring in rings)
+            and not any(view.began(ring) for view in self.views_of(party) for ring in rings)
+        )
 
     def views_of(self, name: str) -> list[View]:
         """The bundles of one party."""

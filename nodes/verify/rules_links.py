@@ -132,7 +132,7 @@ def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings
     missing = set(sent) - {item.record.sequence for item in received}
     if missing and not case.stopped(session, receiver.owner):
         place = sender.place(sent[min(missing)])
-        if {view.owner for view in case.views} >= _parties(case, session):
+        if case.announce is not None and {view.owner for view in case.views} >= _parties(case, session):
             yield Broken(place, f"{receiver.owner} does not show that it received this, though nobody stopped")
         else:
             yield Open(f"{place}: {receiver.owner} does not show it; it may have been stopped by a party not given")

@@ -17,6 +17,7 @@ import protocol.admitting
 from nodes.config.schema import operator_name
 from nodes.service.node import REQUESTER_PATIENCE
 from nodes.service.operator_api import REFUSALS, HolderAnswer, PrepareRequest, explained
+from nodes.service.requester import RequesterNode
 from protocol.compute import Ring
 from protocol.errors import Disagreement, PeerAborted
 from protocol.machine import Machine
@@ -199,29 +200,75 @@ def left_out(
     return missing
 
 
+def stop_every_joint(network: AsgiNetwork, name: str) -> None:
+    """A holder stops whatever several are asked together."""
+    node, drive = network.nodes[name], network.nodes[name].drive
+
+    def stops(machine: Any) -> Any:
+        driver = drive(machine)
+        if len(machine.parties.holders) > 1:
+            driver.call(lambda: machine.abort(machine.whole, Disagreement("it says so")))
+        return driver
+
+    node.drive = stops  # type: ignore[method-assign]
+
+
+JOINT = PrepareRequest(HOLDERS, 1, DIM, SYNTHETIC_MODEL, RING.preset)
+
+
 def test_a_holder_that_stops_every_joint_preparation_does_not_keep_the_others_from_waiting(
     federation: Federation,
 ) -> None:
-    """Nobody knows who was at fault, so each is asked alone; what is wanted of all is tried again after a pause."""
+    """Nobody knows who was at fault, so each is asked alone; what is wanted of all is tried again after a pause.
+
+    What waits then is left as it is: it is not made anew at each try.
+    """
     federation.configure(FR, ready=1)
 
     async def body(network: AsgiNetwork) -> None:
-        node, drive = network.nodes[ES], network.nodes[ES].drive
-
-        def stops(machine: Any) -> Any:
-            driver = drive(machine)
-            if len(machine.parties.holders) > 1:
-                driver.call(lambda: machine.abort(machine.whole, Disagreement("it says so")))
-            return driver
-
-        node.drive = stops  # type: ignore[method-assign]
-        supply = network.nodes[FR].supply  # type: ignore[attr-defined]
-        supply.want(PrepareRequest(HOLDERS, 1, DIM, SYNTHETIC_MODEL, RING.preset))
-        assert not await supply.round()
-        ready = {one.holders for one in network.nodes[FR].pool.standing()}
-        assert ready == {(ES,), (DE,)}
+        stop_every_joint(network, ES)
+        node: Any = network.nodes[FR]
+        node.supply.want(JOINT)
+        assert not await node.supply.round()
+        ready = {one.holders: one.preparation_id for one in node.pool.standing()}
+        assert set(ready) == {(ES,), (DE,)}
+        await network.settle()
+        assert not await node.supply.round()
+        assert {one.holders: one.preparation_id for one in node.pool.standing()} == ready
 
     run(federation, body)
+
+
+@pytest.mark.parametrize("ready", [1, 2])
+def test_a_holder_that_stops_every_joint_preparation_does_not_fill_the_router(
+    ready: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router has room for four times what a requester keeps ready: of many holders not each one is asked alone.
+
+    With all of its room taken it would refuse a search of all, for which one is made now.
+    """
+    federation.configure(FR, ready=ready)
+    many = tuple(f"{letter}X" for letter in "ABCDEFGHIJK")
+    asked: list[tuple[str, ...]] = []
+
+    async def body(network: AsgiNetwork) -> None:
+        supply = network.nodes[FR].supply  # type: ignore[attr-defined]
+
+        async def make(wanted: PrepareRequest) -> dict[str, HolderAnswer]:
+            asked.append(wanted.holders)
+            stopped = HolderAnswer("refused", reason="disagreement", by=many[0])
+            return dict.fromkeys(wanted.holders, stopped) if wanted.holders == many else {}
+
+        async def compare() -> None:
+            pass
+
+        monkeypatch.setattr(supply, "_make_one", make)
+        monkeypatch.setattr(supply, "compare", compare)
+        supply.want(msgspec.structs.replace(JOINT, holders=many))
+        assert not await supply.round()
+
+    run(federation, body)
+    assert asked == [many, *((name,) for name in many[: 2 * ready])]
 
 
 def impatient(network: TlsNetwork, seconds: int) -> None:
@@ -292,6 +339,65 @@ def test_a_false_refusal_raises_an_alarm(federation: Federation, monkeypatch: py
         run(federation, body)
     lines = [line for line in map(json.loads, logs.text.splitlines()) if line["message"] == "false refusal"]
     assert [line["level"] for line in lines] == ["error"]
+
+
+class StopsRing:
+    """The router stops DE's ring of the first search before DE sent anything: it says that it found something wrong."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stopped = 0
+        serve = SearchingRouter._serve
+
+        def serves(machine: SearchingRouter, holder: str) -> Any:
+            if holder == DE and not self.stopped:
+                self.stopped += 1
+                raise Disagreement("it says so")
+            return (yield from serve(machine, holder))
+
+        monkeypatch.setattr(SearchingRouter, "_serve", serves)
+
+
+def test_after_a_false_refusal_nobody_is_asked_again_whose_ring_was_stopped_before(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each false refusal tells the router something of the probe. It would keep rings back for later guesses."""
+
+    async def body(network: AsgiNetwork) -> None:
+        stops = StopsRing(monkeypatch)
+        lies_in_admission(monkeypatch)
+        report = await network.search(request(federation.people.hit))
+        assert stops.stopped
+        assert set(report.answers.values()) == {HolderAnswer("refused", reason="false-refusal")}
+        assert len(report.queries) == 1
+        health, _ = await seen_by_operator(network)
+        assert len(health["alarms"]) == 1
+
+    run(federation, body)
+
+
+def test_control_had_the_requester_not_looked_for_lies_it_would_be_asked_again(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequesterNode, "_look_for_lies", lambda *_: False)
+
+    async def body(network: AsgiNetwork) -> None:
+        StopsRing(monkeypatch)
+        lies_in_admission(monkeypatch)
+        assert len((await network.search(request(federation.people.hit))).queries) == 2
+
+    run(federation, body)
+
+
+def test_control_without_a_lie_it_is_asked_again(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        stops = StopsRing(monkeypatch)
+        wanted = request(federation.people.hit)
+        report = await network.search(wanted)
+        assert stops.stopped
+        assert report.answers == federation.expected(wanted)
+        assert len(report.queries) == 2
+
+    run(federation, body)
 
 
 def test_control_an_honest_query_raises_none(federation: Federation) -> None:

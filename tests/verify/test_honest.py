@@ -10,7 +10,7 @@ import pytest
 
 from nodes.verify import table as own_table
 from nodes.verify import verify_bundles
-from nodes.verify.format import decode_bundle
+from nodes.verify.format import WHOLE, decode_bundle
 from nodes.verify.ledger import leakage, totals
 from nodes.verify.verdict import RULES, make_cases
 from protocol import blocks, form, preparing, searching, wire
@@ -105,6 +105,30 @@ def test_a_death_in_the_set_up_that_only_the_requester_still_waits_for_holds(
     files = world.bundles(world.query((ES, DE), made=made))
     assert gone
     assert failures(verified(world, files)) == {}
+
+
+@pytest.mark.parametrize("hides", [ES, FR, EU])
+def test_who_was_past_the_set_up_cannot_hide_a_message_of_it_behind_a_ring_that_was_aborted(
+    hides: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen query: its one ring was aborted, but the whole was over before, and everybody had all of it."""
+    monkeypatch.setattr(searching, "key_owner_confirms", sends_instead(searching.key_owner_confirms, wrong_answer))
+    story = Story.read(world, world.bundles(world.query((ES,)), (FR, EU, ES)))
+    sender = EU if hides == ES else ES
+    story.drop(story.find("Signature", sender, hides, WHOLE)[-1], hides)
+    broken = failures(verified(world, story.tell()))
+    assert "does not show that it received this, though nobody stopped" in broken["both-ends"]
+
+
+def test_without_an_announcement_a_message_that_is_missing_at_one_end_is_not_said_to_be_there(
+    world: World, story: Story
+) -> None:
+    """Nobody can tell then who took part, and whether one of them stopped."""
+    for said in story.find("Search"):
+        story.drop(said)
+    story.drop(story.find("Signature", FR, ES, WHOLE)[-1], ES)
+    both_ends = [check for check in verified(world, story.tell()).checks if check.id == "both-ends"]
+    assert any("ES does not show it" in line for check in both_ends for line in check.details)
 
 
 def test_a_preparation_that_no_search_used_holds_by_itself(world: World) -> None:
