@@ -46,7 +46,7 @@ class FrameFile:
             if not 0 < length <= self._limit:
                 return
             payload = self._file.read(length)
-            if len(payload) < length or zlib.crc32(payload, zlib.crc32(head[:4])) != check:
+            if len(payload) < length or _checksum(payload) != check:
                 return
             self._starts.append(self._end)
             self._end += _FRAME.size + length

@@ -256,7 +256,7 @@ class RequesterNode(Node):
         search.ends({name: _answer(driver, machine, machine.answers.get(name), name) for name in asked})
         search.answered_in.update(dict.fromkeys(asked, machine.query.hex()))
         if len(asked) > 1:
-            # A holder that waited in vain for another one is there, and is asked alone.
+            # Whose part ended before it began to answer is there, and another may have been at fault: asked alone.
             await self._ask_each(search, [name for name in asked if _may_ask_again(driver, machine, name)])
 
     async def _query(
