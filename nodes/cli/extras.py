@@ -5,12 +5,13 @@ from __future__ import annotations
 LIBRARIES = {
     "faces": ("cv2", "insightface", "onnx", "onnxruntime", "PIL"),
     "node": (
-        "alembic", "anyio", "httpx", "llvmlite", "numba", "openfhe", "prometheus_client", "psycopg", "sqlalchemy",
+        "alembic", "anyio", "httpx", "llvmlite", "numba", "prometheus_client", "psycopg", "sqlalchemy",
         "starlette", "uvicorn", "uvloop", "webauthn",
     ),
     "console": ("argon2", "jinja2", "multipart", "python_multipart"),
     "exchange": ("nistitl",),
     "cluster": ("ray",),
+    "openfhe": ("openfhe",),
 }  # fmt: skip
 EXTRA_OF = {library: extra for extra, libraries in LIBRARIES.items() for library in libraries}
 

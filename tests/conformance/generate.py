@@ -107,6 +107,13 @@ def write(folder: Path = FOLDER) -> None:
     (folder / VERDICTS.name).write_text(verdicts + "\n")
 
 
+def unpack(folder: Path) -> None:
+    """Lay the stored cases into a folder."""
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python knows none
+        archive.extractall(folder)
+
+
 def packed(contents: dict[str, bytes]) -> bytes:
     """A .tar.xz whose window spans all of it."""
     plain = io.BytesIO()

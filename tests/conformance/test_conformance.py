@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from nodes.verify import Report, load_trust, verify_bundles
 from nodes.verify.verdict import RULES
-from tests.conformance.generate import ARCHIVE, TRUST, VERDICTS
+from tests.conformance.generate import TRUST, VERDICTS, unpack
 from tests.kit.evidence import failures
 
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in json.loads(VERDICTS.read_text())}
@@ -23,8 +22,7 @@ CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in json.loads(VE
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive, unpacked."""
     place = tmp_path_factory.mktemp("conformance")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(place, filter="data")
+    unpack(place)
     return place
 
 

@@ -247,7 +247,7 @@ def held(folder: Path) -> Gallery:
         columns = SubjectRow.row, func.coalesce(SubjectRow.subject, SubjectRow.reference)
         with store._database.reading() as session:
             chosen = select(*columns).join(ModelRow).where(ModelRow.digest == gallery.model)
-            names = dict(session.execute(chosen).tuples().all())
+            names = {row[0]: row[1] for row in session.execute(chosen)}
         lent = tuple(names.get(number, "nobody") for number in numbers)  # who was forgotten is nobody
         return Gallery.of(gallery.templates.copy(), RING, lent, gallery.model, root=gallery.root)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import hashlib
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,6 @@ NOW = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 TODAY = NOW.date()
 LATER = date(2031, 1, 1)
 KEY = StorageKey(b"k" * 32)
-_FOLDERS: dict[str, Path] = {}
 LAW = dict.fromkeys(Category, "National Act 1/2025, section 3")
 
 
@@ -46,7 +48,16 @@ def rows_folder(url: str) -> Path | None:
     """Where the templates of a store lie: beside an SQLite file, which is the default; else one folder a database."""
     if url.startswith("sqlite:"):
         return None
-    return _FOLDERS.setdefault(url, Path(tempfile.mkdtemp(prefix="lineup-rows-")))
+    place = _rows_folders() / hashlib.sha256(url.encode()).hexdigest()
+    place.mkdir(mode=0o700, exist_ok=True)
+    return place
+
+
+@cache
+def _rows_folders() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="lineup-rows-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def open_store(url: str, key: StorageKey = KEY, **options: Any) -> GalleryStore:
