@@ -50,13 +50,15 @@ def back_up(database: Database, files: RowFiles, path: Path) -> None:
 
 def moment(source: Path) -> sqlite3.Connection:
     """A connection that goes on seeing a database as it is now. Raises `StoreUnavailable`."""
-    try:
-        reader = sqlite3.connect(source, isolation_level=None)
-        reader.execute("PRAGMA query_only = ON")
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM store").fetchone()
-    except sqlite3.Error as error:
-        raise StoreUnavailable(f"{source} cannot be read ({type(error).__name__})") from None
+    with ExitStack() as failed:
+        try:
+            reader = failed.enter_context(closing(sqlite3.connect(source, isolation_level=None)))
+            reader.execute("PRAGMA query_only = ON")
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM store").fetchone()
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{source} cannot be read ({type(error).__name__})") from None
+        failed.pop_all()
     return reader
 
 

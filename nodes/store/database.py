@@ -15,6 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from nodes.store.errors import StoreCorrupted, StoreLocked, StoreRefusal, StoreUnavailable, typed_errors
 
@@ -42,6 +43,7 @@ class Database:
         parsed = _parse(url)
         self.path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
         self.lock_seconds = lock_seconds
+        self._closed = False
         # one writer at a time inside this process, in turn: SQLite's own waiting is unfair and wakes late
         self._turn = threading.Lock() if self.path else None
         if self.path:
@@ -58,6 +60,7 @@ class Database:
             )
             event.listen(self.engine, "connect", self._set_up_postgresql)
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
+        event.listen(self.engine, "checkin", self._take_back)
         self._writer = self.engine.execution_options(**{BEGIN: "BEGIN IMMEDIATE"})
 
     @contextmanager
@@ -109,8 +112,13 @@ class Database:
             raise StoreCorrupted(f"{self.path} fails SQLite's {pragma}")
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; one that is in use when it is given back."""
+        self._closed = True
         self.engine.dispose()
+
+    def _take_back(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        if self._closed:
+            record.invalidate()
 
     @contextmanager
     def _take_turn(self) -> Iterator[None]:
@@ -126,20 +134,22 @@ class Database:
 
     def _set_up_sqlite(self, connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions begin in `_begin_sqlite`
-        cursor = connection.cursor()
-        for pragma in SQLITE_PRAGMAS:
-            cursor.execute(f"PRAGMA {pragma}")
-        self._use_log(cursor)
-        cursor.close()
+        try:
+            for pragma in SQLITE_PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+            self._use_log(connection)
+        except BaseException:
+            connection.close()  # SQLAlchemy leaves it open where a set-up fails
+            raise
 
-    def _use_log(self, cursor: Any) -> None:
+    def _use_log(self, connection: Any) -> None:
         """SQLite does not wait here: of several that open a new file at once, some would be told that it is locked."""
         deadline = time.monotonic() + self.lock_seconds
         while True:
             try:
-                if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
                     return
-                mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise

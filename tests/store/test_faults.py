@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import create_engine, event, text
@@ -22,6 +24,7 @@ from nodes.store import (
     StoreRefusal,
     StoreUnavailable,
 )
+from nodes.store.backup import moment
 from nodes.store.errors import typed_errors
 from pets.errors import InputError
 from tests.kit.postgres import PostgresServer
@@ -131,3 +134,50 @@ def test_sqlite_connections_are_as_documented(sqlite_url: str) -> None:
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert os.path.exists(sqlite_url.removeprefix("sqlite:///"))
+
+
+class Kept(sqlite3.Connection):
+    """One that says whether it was closed."""
+
+    made: ClassVar[list[Kept]] = []
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.closed = False
+        self.made.append(self)
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Kept]:
+    """Those that are made from now on."""
+    monkeypatch.setattr(Kept, "made", [])
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", partial(sqlite3.connect, factory=Kept))
+    monkeypatch.setattr(sqlite3, "connect", sqlite3.dbapi2.connect)
+    return Kept.made
+
+
+def test_a_connection_in_use_when_the_store_is_closed_is_closed_when_it_is_given_back(
+    sqlite_url: str, connections: list[Kept]
+) -> None:
+    with open_store(sqlite_url) as store, store._database.reading() as session:
+        session.execute(text("SELECT 1"))
+        store._database.close()
+        assert [one.closed for one in connections].count(False) == 1, "the control: it is in use"
+    assert connections
+    assert all(one.closed for one in connections)
+
+
+def test_nothing_stays_open_of_a_file_that_is_no_database(sqlite_url: str, connections: list[Kept]) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    path.write_bytes(b"no database at all, but quite some bytes" * 100)
+    path.chmod(0o600)
+    with pytest.raises(StoreError):
+        open_store(sqlite_url)
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        moment(path)
+    assert len(connections) >= 2
+    assert all(one.closed for one in connections)
