@@ -21,7 +21,16 @@ share_compiled_statements()
 share_command_tree()
 
 
+RING_MARK = "pytest.mark.ring"  # as it is written wherever it is given (`tests/project/test_markers.py`)
 WAITING = ("cli", "cluster", "console", "nodes")  # folders whose tests often wait: for processes, browsers, silence
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What has no test for the larger ring is not loaded: else each worker loads all there is for a fifth of it."""
+    tested = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if tested and config.option.markexpr == "ring" and RING_MARK not in collection_path.read_text():
+        return True
+    return None  # as pytest decides
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,6 +39,7 @@ def start(config: ClusterConfig, host: str, processors: int | None = None, store
     options += ["--num-cpus", str(processors)] if processors else []
     if host == head:
         options += ["--head", "--port", port, "--include-dashboard=false"]
+        options += ["--no-monitor"]  # which would start machines as they are needed: here they are started by hand
     else:
         options += ["--address", config.address]
     _ray(config, options)

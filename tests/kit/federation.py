@@ -27,8 +27,10 @@ from typing import Any
 import numpy as np
 
 from nodes.casework import impact
+from nodes.casework.desk import CaseDesk
 from nodes.config.schema import Role
-from nodes.config.storage import holder_store
+from nodes.config.storage import holder_store, open_store
+from nodes.evidence.archive import Archive
 from nodes.identity.identity import init_node, load_identity
 from nodes.service.operator_api import HolderAnswer, SearchRequest
 from nodes.store import Category, Status
@@ -200,7 +202,18 @@ def _make(root: Path, who: People) -> Federation:
                 retain_until=_enrolled.date(),
                 model=SYNTHETIC_MODEL,
             ).references
+    for name in ROLES:
+        begin(root / name)
     return federation
+
+
+def begin(folder: Path) -> None:
+    """Make the logs and databases that a node makes when it first starts, so that they are copied."""
+    identity = load_identity(folder)
+    Archive(identity, folder).close()
+    open_store(identity.config).close()
+    if identity.config.role is not Role.ROUTER:
+        CaseDesk.open(folder).close()
 
 
 def assess(folder: Path) -> None:

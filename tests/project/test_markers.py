@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.conftest import RING_MARK
+
 TESTS = Path(__file__).parents[1]
 
 ONCE = {
@@ -39,13 +41,22 @@ def works_on_the_ring(text: str) -> bool:
 
 
 def is_marked(text: str) -> bool:
-    return "pytest.mark.ring" in text
+    return RING_MARK in text
 
 
 def test_what_works_on_the_ring_is_marked_or_named_with_a_reason() -> None:
     files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.glob("*/test_*.py")}
     unmarked = {name for name, text in files.items() if works_on_the_ring(text) and not is_marked(text)}
     assert unmarked == set(ONCE)
+
+
+def test_the_mark_is_given_only_where_a_run_with_it_looks() -> None:
+    """Such a run does not open files in which it is not written (`tests/conftest.py`)."""
+    for path in TESTS.rglob("*.py"):
+        text = path.read_text()
+        told_otherwise = re.search(r"(?<!pytest\.)\bmark\.ring\b|from pytest import.*\bmark\b", text)
+        looked_at = path.name.startswith("test_") or not is_marked(text) or path == TESTS / "conftest.py"
+        assert (told_otherwise, looked_at) == (None, True), path
 
 
 def test_control_a_file_without_the_mark_is_noticed() -> None:
