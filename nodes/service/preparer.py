@@ -71,8 +71,9 @@ class Making:
     def router_failed(self) -> bool:
         """Whether the router refused, was silent, or stopped it and named no holder: without it nothing is made."""
         router, failure = self.machine.parties.router, self.machine.whole.failure
-        stopped = isinstance(failure, PeerAborted) and failure.peer == router
-        return router in self.driver.failed_peers or (stopped and failure.by not in self.machine.parties.holders)
+        if router in self.driver.failed_peers:
+            return True
+        return isinstance(failure, PeerAborted) and failure.peer == router and failure.by not in self.machine.sessions
 
 
 class Preparer:
