@@ -12,7 +12,7 @@ from nodes.pool import UnknownPreparation
 from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import Progress
 from protocol.announcing import Plan
-from protocol.errors import QueryRefused
+from protocol.errors import PeerAborted, QueryRefused
 from protocol.messages import JoinedPreparation, PreparedBlocks
 from protocol.party import Context
 from protocol.preparation import Preparation, RequesterPreparation
@@ -66,6 +66,14 @@ class Making:
         """What was made, with the rings that were finished; None if none was."""
         made = self.machine.preparation
         return made if made is not None and made.rings else None
+
+    @property
+    def router_failed(self) -> bool:
+        """Whether the router refused, was silent, or stopped it and named no holder: without it nothing is made."""
+        router, failure = self.machine.parties.router, self.machine.whole.failure
+        if router in self.driver.failed_peers:
+            return True
+        return isinstance(failure, PeerAborted) and failure.peer == router and failure.by not in self.machine.sessions
 
 
 class Preparer:

@@ -108,6 +108,12 @@ class _Search:
             before = self.stages.get(name)
             self.stages[name] = Stage("over", prepared=before.prepared if before else None, answer=answer.status)
 
+    def refused_falsely(self, asked: Sequence[str]) -> bool:
+        """Whether somebody lied about its probe: then these holders' parts are over too."""
+        if self.lied:
+            self.ends(dict.fromkeys(asked, HolderAnswer("refused", reason="false-refusal")))
+        return self.lied
+
     @property
     def under_way(self) -> SearchUnderWay:
         """As the operator may see it."""
@@ -197,6 +203,8 @@ class RequesterNode(Node):
 
         `lost`: how many preparations a peer had no more. After the first nothing that waited is used.
         """
+        if search.refused_falsely(asked):
+            return
         plan = plan_of(search.request)
         made = None if lost else await asyncio.to_thread(self._preparer.waiting, asked, plan)
         if made is not None:
@@ -238,9 +246,8 @@ class RequesterNode(Node):
 
         Not once somebody refused the probe falsely: who did so learns something of it, and would again.
         """
-        if search.lied:
+        if search.refused_falsely(asked):  # meanwhile
             await asyncio.to_thread(self._preparer.give_up, made)
-            search.ends(dict.fromkeys(asked, HolderAnswer("refused", reason="false-refusal")))
             return
         try:
             driver, machine = await self._query(search, asked, made, prepared)

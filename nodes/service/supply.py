@@ -78,7 +78,7 @@ class Supply:
             nonlocal made, begun
             while begun < request.count and not refused and not (stop is not None and stop.is_set()):
                 index, begun = begun, begun + 1
-                waits, missing = await self._make(request, partial(tell, index))
+                waits, missing, _ = await self._make(request, partial(tell, index))
                 refused.update(missing)
                 made += waits  # not in one line: `made` would be read before the others have added theirs
 
@@ -162,8 +162,9 @@ class Supply:
         wanted = msgspec.structs.replace(wanted, holders=at_once)
         if not at_once or self._ready(wanted) >= self._wished:
             return True
-        refused = await self._make_one(wanted)
-        instead = _to_ask_instead(wanted.holders, refused)[: 2 * self._wished]  # there is room for no more than that
+        refused, router_failed = await self._make_one(wanted)
+        instead = _to_ask_instead(wanted.holders, refused, router_failed)
+        instead = instead[: 2 * self._wished]  # there is room for no more than that
         enough = self._wished if len(instead) == 1 else 1
         for holders in instead:  # a search of these need not wait for the others
             if self._ready(fewer := msgspec.structs.replace(wanted, holders=holders)) < enough:
@@ -171,12 +172,12 @@ class Supply:
         await asyncio.to_thread(self._make_room, wanted)
         return not refused
 
-    async def _make_one(self, wanted: PrepareRequest) -> Mapping[str, HolderAnswer]:
-        """Let one wait with the holders that took part; gives why the others did not."""
-        _, refused = await self._make(wanted)
+    async def _make_one(self, wanted: PrepareRequest) -> tuple[Mapping[str, HolderAnswer], bool]:
+        """Let one wait with the holders that took part; gives why the others did not, and whether the router failed."""
+        _, refused, router_failed = await self._make(wanted)
         for name, answer in refused.items():
             log.warning("not prepared", extra={"peer": name, "code": answer.reason, "by": answer.by})
-        return refused
+        return refused, router_failed
 
     def _make_room(self, wanted: PrepareRequest) -> None:
         """Of what was made for other searches keep no more than as many again; the peers hear of it.
@@ -225,13 +226,15 @@ class Supply:
         if dropped:
             self._drops.note(peer, time.monotonic())
 
-    async def _make(self, request: PrepareRequest, told: Told | None = None) -> tuple[bool, Mapping[str, HolderAnswer]]:
-        """Make one and let it wait; whether it does, and who has no ring in it."""
+    async def _make(
+        self, request: PrepareRequest, told: Told | None = None
+    ) -> tuple[bool, Mapping[str, HolderAnswer], bool]:
+        """Make one and let it wait; whether it does, who has no ring in it, and whether the router failed."""
         self._making += 1
         try:
             making = await self._preparer.make(self._node.router, request.holders, plan_of(request), told)
             missing = self._why(making, request.holders)  # first: the pool erases what it has sealed
-            return await asyncio.to_thread(self._preparer.put_by, making), missing
+            return await asyncio.to_thread(self._preparer.put_by, making), missing, making.router_failed
         finally:
             self._making -= 1
 
@@ -254,10 +257,11 @@ def plan_of(request: PrepareRequest) -> Plan:
     return Plan(preset(request.preset), request.dim, request.model)
 
 
-def _to_ask_instead(asked: tuple[str, ...], refused: Mapping[str, HolderAnswer]) -> list[tuple[str, ...]]:
-    """Those who did not refuse. If one holder stopped it for all, nobody knows who was at fault: each alone, then."""
+def _to_ask_instead(
+    asked: tuple[str, ...], refused: Mapping[str, HolderAnswer], router_failed: bool
+) -> list[tuple[str, ...]]:
+    """Those who did not refuse. If all was stopped, whom a holder names says nothing: each alone, then."""
     rest = tuple(name for name in asked if name not in refused)
     if rest:
         return [rest] if refused else []
-    stopped = {answer.by for answer in refused.values()}
-    return [(name,) for name in asked] if len(asked) > 1 and len(stopped) == 1 and stopped < set(asked) else []
+    return [(name,) for name in asked] if len(asked) > 1 and not router_failed else []

@@ -277,17 +277,18 @@ class Case:
     def stopped(self, session: str, party: str = "") -> bool:
         """Whether anyone aborted this session, or the whole: then messages may have stayed on their way.
 
-        `party`: who did not get them. With its last ring the whole is over at a party, which says nothing of it; not
-        where it shows that it began a ring: it had all of the whole before.
+        `party`: who did not get them. Where it shows that it began a ring it had all of the whole before, whatever
+        anybody says of an abort. With its last ring the whole is over at a party, which says nothing of it.
         """
+        rings = (party,) if party in self.holders else self.holders
+        if session == WHOLE and any(view.began(ring) for view in self.views_of(party) for ring in rings):
+            return False
         if any(view.find("Abort", place) for view in self.views for place in (WHOLE, session)):
             return True
-        rings = (party,) if party in self.holders else self.holders
         return (
             session == WHOLE
             and len(rings) > 0
             and all(any(view.find("Abort", ring) for view in self.views) for ring in rings)
-            and not any(view.began(ring) for view in self.views_of(party) for ring in rings)
         )
 
     def views_of(self, name: str) -> list[View]:

@@ -129,7 +129,8 @@ def _compare(case: Case, session: str, sender: View, receiver: View) -> Findings
             yield Broken(receiver.place(record), f"{sender.owner} shows another message in this place: "
                          f"{_content(theirs)}; received was {_content(record)}")  # fmt: skip
             return
-    missing = set(sent) - {item.record.sequence for item in received}
+    said = {sequence for sequence, record in sent.items() if record.kind != "Abort"}  # who is done heeds none
+    missing = said - {item.record.sequence for item in received}
     if missing and not case.stopped(session, receiver.owner):
         place = sender.place(sent[min(missing)])
         if case.announce is not None and {view.owner for view in case.views} >= _parties(case, session):

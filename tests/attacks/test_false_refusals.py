@@ -15,7 +15,7 @@ from protocol.searching import SearchingRequester
 from protocol.session import State
 from tests.kit.attacks import asks_signs
 from tests.kit.galleries import unit_rows
-from tests.kit.parties import HOLDER, Delivery
+from tests.kit.parties import HOLDER, ROUTER, Delivery
 from tests.kit.trio import Trio, hold
 
 RINGS = 3
@@ -32,11 +32,18 @@ def negative_probe(rng: np.random.Generator) -> Templates:
     return probe
 
 
-def attacked(side_by_side: bool) -> Trio:
-    """A joint query in which the second and the third ring come to their admission after the first, or with it."""
+def attacked(side_by_side: bool, kept_back: bool = False) -> Trio:
+    """A joint query in which the second and the third ring come to their admission after the first, or with it.
+
+    `kept_back`: the router sends nothing more in a ring, from its own component of the bit on.
+    """
     held: list[Delivery] = []
+    silent: set[str] = set()
 
     def later(d: Delivery) -> list[bytes] | None:
+        if kept_back and d.sender == ROUTER and (d.of(AdmissionBit) or d.envelope.session in silent):
+            silent.add(d.envelope.session)
+            return []
         slow = d.sender.startswith(HOLDER) and not d.sender.endswith("0")
         if side_by_side or not slow or not (d.of(AdmissionScores) or d.sender in {waits.sender for waits in held}):
             return None
@@ -54,7 +61,12 @@ def attacked(side_by_side: bool) -> Trio:
     for delivery in held:
         with suppress(OutOfTurn):  # of a ring that was stopped
             machines[delivery.receiver].handle(delivery.frame, delivery.sender)
-    network = MemoryNetwork(trio.searching.machines)
+
+    def tap(sender: str, receiver: str, frame: bytes) -> list[bytes]:
+        instead = later(Delivery(sender, receiver, frame))
+        return [frame] if instead is None else instead
+
+    network = MemoryNetwork(trio.searching.machines, tap=tap)
     network.run()
     trio.failures += network.failures
     return trio
@@ -100,3 +112,13 @@ def test_known_limit_rings_whose_bits_are_opened_at_once_have_all_told(monkeypat
     trio = attacked(side_by_side=True)
     assert told(trio) == RINGS
     assert alarms(trio)
+
+
+def test_known_limit_a_router_that_keeps_its_component_back_is_told_in_each_ring_and_raises_no_alarm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has both others' components. The requester lacks one, and cannot tell this silence from a router's death."""
+    asks_a_coordinate_in_each_ring(monkeypatch)
+    trio = attacked(side_by_side=False, kept_back=True)
+    assert told(trio) == RINGS
+    assert not alarms(trio)

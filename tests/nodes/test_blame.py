@@ -10,22 +10,25 @@ from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 
 import nodes.service.requester
 import protocol.admitting
+import protocol.searching
 from nodes.config.schema import operator_name
 from nodes.service.node import REQUESTER_PATIENCE
 from nodes.service.operator_api import REFUSALS, HolderAnswer, PrepareRequest, explained
 from nodes.service.requester import RequesterNode
-from protocol.compute import Ring
-from protocol.errors import Disagreement, PeerAborted
+from pets.errors import LineupError
+from protocol.compute import Ring, open_bit
+from protocol.errors import Disagreement, PeerAborted, QueryRefused
 from protocol.machine import Machine
 from protocol.messages import ABORT_CODES, Joined, JoinedPreparation, Signature
 from protocol.roles import Seat
 from protocol.searching import SearchingHolder, SearchingRouter
 from protocol.session import Session
-from protocol.steps import Sign
+from protocol.steps import Sign, receive
 from protocol.terms import SYNTHETIC_MODEL
 from protocol.wire import VERSION
 from tests.kit.federation import DE, DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
@@ -124,17 +127,47 @@ def test_a_holder_that_names_another_does_not_silence_it(federation: Federation)
     run(federation, body)
 
 
-class LiesToOne:
-    """`liar` tells DE alone something else, in the set-up of every joint preparation, or search."""
+def test_a_holder_that_says_it_lost_its_part_has_the_others_asked_three_times_more(federation: Federation) -> None:
+    """Twice with all, for that may be so, and then without it: what the threat model says of quotas."""
+    asked: list[tuple[str, ...]] = []
 
-    def __init__(self, where: str, liar: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        liar, other = network.nodes[ES], network.nodes[DE]
+        drive, drive_other = liar.drive, other.drive
+
+        def lying(machine: Any) -> Any:
+            driver = drive(machine)
+            if isinstance(machine, SearchingHolder):
+                driver.call(lambda: machine.abort(machine.whole, QueryRefused("unprepared", "it says so", ES)))
+            return driver
+
+        def counted(machine: Any) -> Any:
+            if isinstance(machine, SearchingHolder):
+                asked.append(machine.parties.holders)
+            return drive_other(machine)
+
+        liar.drive = lying  # type: ignore[method-assign]
+        other.drive = counted  # type: ignore[method-assign]
+        wanted = request(federation.people.hit)
+        report = await network.search(wanted)
+        assert report.answers[ES] == HolderAnswer("refused", reason="unprepared", by=ES)
+        assert report.answers[DE] == federation.expected(wanted)[DE]
+
+    run(federation, body)
+    assert asked == [HOLDERS, HOLDERS, HOLDERS, (DE,)]
+
+
+class LiesToOne:
+    """`liar` tells one alone something else, in the set-up of every joint preparation, or search."""
+
+    def __init__(self, where: str, liar: str, what: str, monkeypatch: pytest.MonkeyPatch, one: str = DE) -> None:
         self.told = 0
         sign, send = Machine._sign, Machine._send
 
         def lies(machine: Any, to: str) -> bool:
             searches = isinstance(machine, (SearchingRouter, SearchingHolder))
             return (
-                (machine.name, to) == (liar, DE)
+                (machine.name, to) == (liar, one)
                 and len(machine.parties.holders) > 1
                 and searches == (where == "search")
             )
@@ -200,14 +233,15 @@ def left_out(
     return missing
 
 
-def stop_every_joint(network: AsgiNetwork, name: str) -> None:
-    """A holder stops whatever several are asked together."""
+def stop_every_joint(network: AsgiNetwork, name: str, error: LineupError | None = None) -> None:
+    """A party stops whatever several are asked together."""
+    told = Disagreement("it says so") if error is None else error
     node, drive = network.nodes[name], network.nodes[name].drive
 
     def stops(machine: Any) -> Any:
         driver = drive(machine)
         if len(machine.parties.holders) > 1:
-            driver.call(lambda: machine.abort(machine.whole, Disagreement("it says so")))
+            driver.call(lambda: machine.abort(machine.whole, told))
         return driver
 
     node.drive = stops  # type: ignore[method-assign]
@@ -239,6 +273,47 @@ def test_a_holder_that_stops_every_joint_preparation_does_not_keep_the_others_fr
     run(federation, body)
 
 
+async def waiting_alone(network: AsgiNetwork) -> set[tuple[str, ...]]:
+    """For whom the requester has something ready after one round."""
+    node: Any = network.nodes[FR]
+    node.supply.want(JOINT)
+    assert not await node.supply.round()
+    return {one.holders for one in node.pool.standing()}
+
+
+@pytest.mark.parametrize("named", [EU, FR])
+def test_nor_does_one_that_names_router_or_requester(named: str, federation: Federation) -> None:
+    federation.configure(FR, ready=1)
+
+    async def body(network: AsgiNetwork) -> None:
+        stop_every_joint(network, ES, QueryRefused("timeout", "it says so", named))
+        assert await waiting_alone(network) == {(ES,), (DE,)}
+
+    run(federation, body)
+
+
+def test_nor_does_one_that_lies_to_the_requester(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The requester finds out, and not who of them it was."""
+    federation.configure(FR, ready=1)
+
+    async def body(network: AsgiNetwork) -> None:
+        lying = LiesToOne("preparation", ES, "signature", monkeypatch, FR)
+        assert await waiting_alone(network) == {(ES,), (DE,)}
+        assert lying.told
+
+    run(federation, body)
+
+
+def test_where_the_router_stops_it_nobody_is_asked_alone(federation: Federation) -> None:
+    federation.configure(FR, ready=1)
+
+    async def body(network: AsgiNetwork) -> None:
+        stop_every_joint(network, EU, QueryRefused("capacity", "it says so", EU))
+        assert await waiting_alone(network) == set()
+
+    run(federation, body)
+
+
 @pytest.mark.parametrize("ready", [1, 2])
 def test_a_holder_that_stops_every_joint_preparation_does_not_fill_the_router(
     ready: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
@@ -254,10 +329,10 @@ def test_a_holder_that_stops_every_joint_preparation_does_not_fill_the_router(
     async def body(network: AsgiNetwork) -> None:
         supply = network.nodes[FR].supply  # type: ignore[attr-defined]
 
-        async def make(wanted: PrepareRequest) -> dict[str, HolderAnswer]:
+        async def make(wanted: PrepareRequest) -> tuple[dict[str, HolderAnswer], bool]:
             asked.append(wanted.holders)
             stopped = HolderAnswer("refused", reason="disagreement", by=many[0])
-            return dict.fromkeys(wanted.holders, stopped) if wanted.holders == many else {}
+            return dict.fromkeys(wanted.holders, stopped) if wanted.holders == many else {}, False
 
         async def compare() -> None:
             pass
@@ -360,13 +435,18 @@ class StopsRing:
 def test_after_a_false_refusal_nobody_is_asked_again_whose_ring_was_stopped_before(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each false refusal tells the router something of the probe. It would keep rings back for later guesses."""
+    """Each false refusal tells the router something of the probe. It would keep rings back for later guesses.
+
+    Nor is anything prepared for that.
+    """
 
     async def body(network: AsgiNetwork) -> None:
         stops = StopsRing(monkeypatch)
         lies_in_admission(monkeypatch)
         report = await network.search(request(federation.people.hit))
         assert stops.stopped
+        await network.settle()
+        assert network.nodes[DE].pool.counts.made == 1
         assert set(report.answers.values()) == {HolderAnswer("refused", reason="false-refusal")}
         assert len(report.queries) == 1
         health, _ = await seen_by_operator(network)
@@ -384,6 +464,34 @@ def test_control_had_the_requester_not_looked_for_lies_it_would_be_asked_again(
         StopsRing(monkeypatch)
         lies_in_admission(monkeypatch)
         assert len((await network.search(request(federation.people.hit))).queries) == 2
+
+    run(federation, body)
+
+
+def test_known_limit_a_router_that_keeps_the_refusal_back_has_others_asked_again(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has both others' components of the bit, and stops the ring before the requester has them all."""
+    told: list[str] = []
+
+    def keeps_back(ring: Ring, bit: Any, kind: Any, phase: str | None = None) -> Any:
+        if ring.seat != Seat.ROUTER:
+            return (yield from open_bit(ring, bit, kind, phase))
+        component = (yield from receive(ring.previous, kind)).component
+        own = [bool(part[0, 0] & np.uint64(1)) for part in bit.parts]
+        assert not own[0] ^ own[1] ^ component, "refused"
+        told.append(ring.names[Seat.HOLDER])
+        raise Disagreement("it says so")
+
+    async def body(network: AsgiNetwork) -> None:
+        StopsRing(monkeypatch)
+        lies_in_admission(monkeypatch)
+        monkeypatch.setattr(protocol.searching, "open_bit", keeps_back)
+        report = await network.search(request(federation.people.hit))
+        assert told == [ES, DE], "one comparison for each holder, and no more"
+        assert len(report.queries) == 2
+        health, _ = await seen_by_operator(network)
+        assert health["alarms"] == []
 
     run(federation, body)
 

@@ -77,15 +77,15 @@ def supplied(folder: Path, clock: Clock, liar: str | None, every: float = 0.0) -
         last["lied"] = clock.now
         return listed
 
-    async def make(router: str, holders: tuple[str, ...], *_: object) -> tuple[str, ...]:
-        return holders
+    async def make(router: str, holders: tuple[str, ...], *_: object) -> SimpleNamespace:
+        return SimpleNamespace(holders=holders, router_failed=False)
 
     node = SimpleNamespace(
         name="FR", router="EU", pool=pool, transport=SimpleNamespace(tell=tell), draining=False, drivers={},
         searching=False, archive=SimpleNamespace(folder=folder),
         config=SimpleNamespace(preparations=SimpleNamespace(ready=4)),
     )  # fmt: skip
-    preparer: Any = SimpleNamespace(make=make, put_by=pool.add)
+    preparer: Any = SimpleNamespace(make=make, put_by=lambda making: pool.add(making.holders))
     supply = Supply(node, preparer, lambda making, holders: {})  # type: ignore[arg-type]
     return supply, pool
 

@@ -17,11 +17,11 @@ from protocol import blocks, form, preparing, searching, wire
 from protocol.errors import QueryRefused
 from protocol.gallery import Gallery
 from protocol.memory import MemoryNetwork
-from protocol.messages import DerivedId
+from protocol.messages import Abort, DerivedId
 from tests.kit.evidence import DE, DIM, ES, EU, FR, World, failures, sends_instead, wrong_answer
 from tests.kit.galleries import unit_rows
 from tests.kit.ring import RING
-from tests.kit.stories import Files, Story, verified
+from tests.kit.stories import Files, Said, Story, verified
 
 
 @pytest.mark.ring
@@ -116,6 +116,22 @@ def test_who_was_past_the_set_up_cannot_hide_a_message_of_it_behind_a_ring_that_
     story = Story.read(world, world.bundles(world.query((ES,)), (FR, EU, ES)))
     sender = EU if hides == ES else ES
     story.drop(story.find("Signature", sender, hides, WHOLE)[-1], hides)
+    broken = failures(verified(world, story.tell()))
+    assert "does not show that it received this, though nobody stopped" in broken["both-ends"]
+
+
+@pytest.mark.parametrize("hides", [ES, FR, EU])
+def test_nor_behind_an_abort_of_the_whole_that_it_says_it_sent(hides: str, world: World, files: Files) -> None:
+    """The others do not show that abort, for who is past the set-up heeds none. But it began a ring."""
+    story = Story.read(world, files)
+    sender = EU if hides == ES else ES
+    hidden = story.find("Signature", sender, hides, WHOLE)[-1]
+    at = max(place for place, entry in enumerate(story.timelines[hides]) if entry[0].session == WHOLE)
+    when = story.timelines[hides][at][2]
+    for other in {FR, EU, ES} - {hides}:
+        abort = Said(WHOLE, hides, other, "Abort", Abort("timeout"), b"", 0)
+        story.timelines[hides].insert(at + 1, (abort, "sent", when))
+    story.drop(hidden, hides)
     broken = failures(verified(world, story.tell()))
     assert "does not show that it received this, though nobody stopped" in broken["both-ends"]
 
