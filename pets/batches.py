@@ -32,6 +32,18 @@ class Batched:
         return _run(self._embedder, faces)
 
 
+def session_options() -> Any:
+    """How onnxruntime runs a network: a thread that waits for its part of a layer gives its processor back.
+
+    Spinning there, as onnxruntime does by itself, took twice the processor time and a third longer on two cores.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 def _run(embedder: Any, faces: Sequence[Image]) -> NDArray[np.float64]:
     return np.asarray(embedder.get_feat(list(faces)), np.float64).reshape(len(faces), -1)
 
@@ -60,7 +72,7 @@ def _freed(embedder: Any) -> Any:
     del model.graph.value_info[:]
     try:
         providers = embedder.session.get_providers()
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(), providers=providers)
         return type(embedder)(model_file=embedder.model_file, session=session)
     except Exception:  # onnxruntime and protobuf have their own
         return None

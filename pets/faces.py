@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pets.batches import BATCH, Batched
+from pets.batches import BATCH, Batched, session_options
 from pets.cache import sha256_file
 from pets.centre import centred, load_centre
 from pets.errors import (
@@ -384,9 +384,10 @@ def _load_folder(folder: Path, providers: list[str]) -> tuple[dict[str, Any], st
     from insightface.app import FaceAnalysis
 
     printed = io.StringIO()
+    options: dict[str, Any] = {"providers": providers, "sess_options": session_options()}
     try:
         with contextlib.redirect_stdout(printed):
-            app = FaceAnalysis(name=str(folder), providers=providers, allowed_modules=["detection", "recognition"])
+            app = FaceAnalysis(name=str(folder), allowed_modules=["detection", "recognition"], **options)
     except AssertionError as error:  # how insightface says that no file is a detector
         raise ModelError(f"{folder} has no face detector among its ONNX files: {_onnx_names(folder)}") from error
     except Exception as error:  # onnxruntime, protobuf and insightface each raise their own
