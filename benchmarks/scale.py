@@ -125,7 +125,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     dim, threads = options.dim, options.threads
     load = os.getloadavg()[0]
     keep_freed_memory()
-    warm_up(N4096, threads)
+    warm_up(N4096)
     files = BlockFiles.create(folder, AESGCM(secrets.token_bytes(32)), dim=dim, model=bytes(32))
     enrolling, probe = enrol(files, rows, dim)
     await_memory(rows)

@@ -116,7 +116,7 @@ class Soak:
 
 def main() -> None:
     keep_freed_memory()
-    warm_up(N4096, options.threads)
+    warm_up(N4096)
     wrong, memory = 0, []
     with tempfile.TemporaryDirectory(prefix="lineup-soak-") as folder:
         soak = Soak(Path(folder) / "gallery")

@@ -143,7 +143,7 @@ class EncryptedEngine:
         """
         processes = self._processes(gallery, len(probes))
         if processes > 1:
-            warm_up(terms.params, self.threads)  # or each process would compile
+            warm_up(terms.params)  # or each process would compile
             started = time.perf_counter()
             with Forks(processes, partial(_serve, gallery, terms)) as forks:
                 self.cost.seconds["offline"] += time.perf_counter() - started
@@ -252,11 +252,10 @@ def _serve(gallery: Gallery, terms: Terms, asking: Connection) -> None:
 
 
 @cache
-def warm_up(params: Parameters, threads: int = 1) -> None:
+def warm_up(params: Parameters) -> None:
     """Run a tiny search, so that every kernel is compiled (or loaded from numba's cache) before it is needed.
 
-    Once a process is enough.
+    Once a process is enough: threads run the same kernels.
     """
     template = np.full((1, 8), 20, np.int8)
-    gallery = Gallery.of(template, params, threads=threads)
-    EncryptedEngine(threads).search(gallery, template, Terms(Decimal("0.5"), 8, params))
+    EncryptedEngine(1).search(Gallery.of(template, params), template, Terms(Decimal("0.5"), 8, params))

@@ -50,7 +50,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if getattr(session.config.option, "numprocesses", None):
         from protocol.engine import warm_up
 
-        warm_up(RING, 1)
+        warm_up(RING)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -39,7 +39,7 @@ class BlindLineup:
         self.parties = Parties(REQUESTER, ROUTER, names)
         self.costs = Costs()
         self.made: list[LocalPreparation] = []
-        warm_up(self.params, threads)
+        warm_up(self.params)
         if galleries:
             self._hold(galleries)
 

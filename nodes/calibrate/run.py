@@ -148,7 +148,7 @@ def _encrypted(sample: Sample, rates: Sequence[Rate], options: Options, console:
     thresholds = {rate.fmr: rate.threshold for rate in rates if rate.threshold is not None}
     if not options.encrypted_probes or not thresholds:
         return {}
-    warm_up(N4096, options.threads)
+    warm_up(N4096)
     # People with more photos than a gallery holds are searched more than once; the bar then ends early.
     each = min(len(sample.templates), options.encrypted_probes)
     found: dict[float, Searched] = {}

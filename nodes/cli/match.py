@@ -102,7 +102,7 @@ def _search(
     errors: Console,
 ) -> int:
     if options.engine == "encrypted":
-        warm_up(options.params, options.threads)  # compiling belongs to no phase that is reported
+        warm_up(options.params)  # compiling belongs to no phase that is reported
     started = time.perf_counter()
     plain = options.engine == "plain"
     gallery = enrol(gallery_file, options.params, terms.model, options.threads, errors, plain=plain)
@@ -148,7 +148,7 @@ def run_prepare(
     gallery_file = read_gallery(gallery_path)
     spec = read_model_spec(gallery_path)
     model = SYNTHETIC_MODEL if spec is None else spec.digest()
-    warm_up(params, threads)
+    warm_up(params)
     gallery = enrol(gallery_file, params, model, threads, errors)
     engine = EncryptedEngine(threads)
     rows, dim = gallery.templates.shape

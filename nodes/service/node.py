@@ -325,7 +325,7 @@ class Node:
         """
         if self.galleries.cluster is not None:
             self.galleries.cluster.connect()  # before anything that takes long
-        warm_up(preset(self.config.policy.presets[0]), self.threads)
+        warm_up(preset(self.config.policy.presets[0]))
         if roots := self._read_galleries():
             dropped = self.pool.drop_where(gallery_root_not_in=roots)  # they would find nobody who came since
             log.info(f"{dropped} preparations for an earlier gallery dropped", extra={"node": self.name})

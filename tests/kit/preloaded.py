@@ -147,7 +147,7 @@ def serve(address: str) -> None:
     share_command_tree()
     with contextlib.redirect_stdout(io.StringIO()):
         status_of(lambda: app.app(["--version"]))  # loads what Typer loads when it reads what is typed
-    warm_up(RING, 1)
+    warm_up(RING)
     gc.collect()
     gc.freeze()  # else each command looks for garbage among all that is loaded, and has memory copied for it
     listener = socket.socket(socket.AF_UNIX)
