@@ -27,13 +27,13 @@ define make_venv
 @python="$${PYTHON:-$$(.ci/find-python)}" && test -n "$$python" && echo "set-up with $$python: $$("$$python" -VV)" && \
 "$$python" -m venv --clear $(VENV)
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/uv.lock
-$(call install,$(BIN)/python,$(1)) || \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes --requirement $(1)
+$(call install,$(BIN)/python,$(1))
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endef
 
 # uv takes a quarter of pip's time. pip is asked where uv fails: a package index may be named for pip alone.
-install = $(BIN)/uv pip install --quiet --python $(1) --no-deps --require-hashes --requirement $(2)
+install = { $(BIN)/uv pip install --quiet --python $(1) --no-deps --require-hashes --requirement $(2) || \
+	$(1) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes --requirement $(2); }
 
 demo: $(DEMO_STAMP)
 	$(BIN)/lineup demo
@@ -80,7 +80,7 @@ test-openfhe: setup
 		echo "OpenFHE imports here: its tests are among the others"; \
 	elif python="$$(.ci/find-python openfhe)"; then \
 		echo "tests of OpenFHE with $$python" && \
-		"$$python" -m venv --clear --without-pip $(OPENFHE) && \
+		"$$python" -m venv --clear $(OPENFHE) && \
 		$(call install,$(OPENFHE)/bin/python,tests/openfhe.lock) && \
 		$(subst $(BIN),$(OPENFHE)/bin,$(PYTEST)) tests/pets/test_openfhe.py tests/cli/test_bench.py -k openfhe; \
 	else echo "no Python on which OpenFHE imports: its tests are skipped"; fi
