@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +61,11 @@ class World:
 
 
 @pytest.fixture
-def world(sqlite_url: str, tmp_path: Path) -> World:
+def world(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
     made = World(sqlite_url, tmp_path)
-    assert made.found() == [True, True]
-    return made
+    with made.store:
+        assert made.found() == [True, True]
+        yield made
 
 
 @pytest.mark.ring
