@@ -55,7 +55,7 @@ from nodes.cluster.gallery import ClusterGallery  # noqa: E402
 from nodes.cluster.link import Link  # noqa: E402
 from nodes.config.cluster import ClusterConfig  # noqa: E402
 from nodes.config.schema import Role, load_config  # noqa: E402
-from nodes.config.storage import storage_key  # noqa: E402
+from nodes.config.storage_key import storage_key  # noqa: E402
 from nodes.identity.identity import init_node  # noqa: E402
 from pets.params import N4096  # noqa: E402
 from pets.scoring import prepare_probe  # noqa: E402

@@ -55,10 +55,11 @@ import numpy.typing as npt  # noqa: E402
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: E402
 
 from nodes.blocks import BlockFiles, ResidentGallery  # noqa: E402
-from nodes.store import Category, GalleryStore, Status, StorageKey  # noqa: E402
+from nodes.store import Category, Status, StorageKey  # noqa: E402
 from nodes.store.derived import DerivedGallery  # noqa: E402
 from nodes.store.opening import verify_and_read  # noqa: E402
 from nodes.store.resident import Resident  # noqa: E402
+from nodes.store.store import GalleryStore  # noqa: E402
 from pets.allocator import keep_freed_memory  # noqa: E402
 from pets.params import N4096  # noqa: E402
 from pets.synthetic import synthetic_templates  # noqa: E402

@@ -30,7 +30,7 @@ from nodes.audit.query import Query
 from nodes.audit.requester import RequesterAudit
 from nodes.audit.rows import version_rows
 from nodes.config.schema import load_config
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.evidence import sealed as sealing
 from nodes.evidence.sealed import Sealed, SealedGallery, SealedProbe
 from nodes.verify.case import View

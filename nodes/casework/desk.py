@@ -27,12 +27,14 @@ from nodes.casework.tables import QueryRow, StatementRow
 from nodes.casework.vault import Vault
 from nodes.config.names import FOLLOW_UP
 from nodes.config.schema import NodeConfig, Role
-from nodes.config.storage import open_store, storage_key
+from nodes.config.storage import open_store
+from nodes.config.storage_key import storage_key
 from nodes.identity.identity import NodeIdentity, Peer, load_identity, load_peers
 from nodes.identity.peers import Peers, read_again
 from nodes.logs.of_node import has_entries
-from nodes.store import GalleryStore, StoreCorrupted
+from nodes.store import StoreCorrupted
 from nodes.store.database import is_empty
+from nodes.store.store import GalleryStore
 from protocol.approval import ROLE_FOR, Assertion, Decision, PersonKey, PersonRole
 from protocol.follow_up import CoreDataField, RecallKind, RefusalReason, digest_to_sign
 

@@ -16,7 +16,7 @@ from nodes.casework.vault import Vault
 from nodes.config.casework import CaseworkConfig
 from nodes.config.names import Role
 from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
-from nodes.store import GalleryStore
+from nodes.store.store import GalleryStore
 from protocol.follow_up import AnyContent, Statement, payload_digest
 
 HOUR = 3600

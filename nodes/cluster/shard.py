@@ -21,7 +21,7 @@ from nodes.blocks.memory import RowMemory
 from nodes.cluster.connection import this_machine
 from nodes.cluster.errors import ClusterError
 from nodes.config.schema import load_config
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from pets.errors import LineupError
 from pets.params import preset
 from pets.scoring import ScoringProbe

@@ -7,17 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodes.config.schema import NodeConfig, Role, load_config
-from nodes.store import GalleryStore, Handler, StorageKey, StoreCorrupted, StoreUnavailable
+from nodes.config.storage_key import storage_key
+from nodes.store import StorageKey, StoreCorrupted, StoreUnavailable
+from nodes.store.handling import Handler
 from nodes.store.rows import rows_beside
+from nodes.store.store import GalleryStore
 from pets.errors import InputError
-
-
-def storage_key(config: NodeConfig) -> StorageKey:
-    """The node's key for what it stores, from its file or environment variable."""
-    storage = config.storage
-    if storage.key_file is not None:
-        return StorageKey.from_file(storage.key_file)
-    return StorageKey.from_environment(storage.key_env or "")
 
 
 def rows_folder(config: NodeConfig) -> Path:

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.evidence import followed_up, links, sealed, under_way
 from nodes.evidence.ledger import Ledger
 from nodes.evidence.recorder import Recorder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nodes.casework.desk import CaseDesk
 from nodes.casework.persons import read_key_file
-from nodes.store import Handler
+from nodes.store.handling import Handler
 from pets.errors import InputError
 from protocol.approval import PersonRole
 

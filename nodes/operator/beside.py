@@ -15,7 +15,7 @@ from nodes.casework import desk, restored, vault
 from nodes.casework.desk import CaseDesk
 from nodes.config import console
 from nodes.config.schema import NodeConfig
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.evidence import followed_up
 from nodes.store import StorageKey, StoreCorrupted, StoreRefusal, WrongStorageKey
 from nodes.store.backup import copy_database, keep_aside, of_sqlite, remove_database, replace_database, restoring

@@ -22,7 +22,8 @@ import msgspec
 from nodes import pool
 from nodes.casework import desk, vault
 from nodes.config.schema import ConfigError, NodeConfig, Role, load_config
-from nodes.config.storage import open_store, rows_folder, storage_key
+from nodes.config.storage import open_store, rows_folder
+from nodes.config.storage_key import storage_key
 from nodes.evidence import sealed, under_way
 from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import EXPECTED, Ledger, expect, expect_no_more, expected
@@ -34,7 +35,7 @@ from nodes.operator import beside
 from nodes.private_files import sync_folder
 from nodes.service.expiry import Expired
 from nodes.service.expiry import delete_expired as delete_expired_now
-from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreError, StoreUnavailable
+from nodes.store import StorageKey, StoreCorrupted, StoreError, StoreUnavailable
 from nodes.store.backup import (
     CarriedOver,
     adopt_rows,
@@ -49,6 +50,7 @@ from nodes.store.backup import (
 from nodes.store.database import is_empty
 from nodes.store.reconciling import added_since
 from nodes.store.rows import aside_mark, rows_beside
+from nodes.store.store import GalleryStore
 from pets.errors import InputError
 
 

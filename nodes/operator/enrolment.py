@@ -20,17 +20,10 @@ from nodes.casework.quality import assess, overall
 from nodes.config.schema import Role, load_config
 from nodes.config.storage import holder_store
 from nodes.operator.acting import ROLES, acting
-from nodes.store import (
-    Category,
-    DeletionReceipt,
-    DuplicatePhoto,
-    GalleryStore,
-    Handler,
-    Status,
-    StoreRefusal,
-    Subject,
-)
+from nodes.store import Category, DeletionReceipt, DuplicatePhoto, Status, StoreRefusal, Subject
 from nodes.store.enrolment import check_allowed
+from nodes.store.handling import Handler
+from nodes.store.store import GalleryStore
 from nodes.store.subjects import check_templates
 from pets.errors import InputError, ModelMismatch, OddPhoto, PhotoError
 from pets.faces import FaceModel, Provider

@@ -20,7 +20,8 @@ from nodes.config.preparations import Preparations
 from nodes.pool.entry import Entry, Waiting
 from nodes.pool.errors import UnknownPreparation
 from nodes.pool.files import SealedFiles, fields
-from nodes.store import GalleryStore, QueryReplayed, StorageKey, StoreError
+from nodes.store import QueryReplayed, StorageKey, StoreError
+from nodes.store.store import GalleryStore
 from pets.errors import LineupError
 from protocol.errors import PreparationSpent, QueryRefused
 from protocol.preparation import Preparation

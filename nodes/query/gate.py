@@ -15,7 +15,8 @@ from nodes.evidence.archive import Archive
 from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
 from nodes.query.metrics import Metrics
 from nodes.query.policy import Policy, PolicyRefused, Reason
-from nodes.store import GalleryStore, QueryReplayed, QuotaExceeded, Status, StoreUnavailable
+from nodes.store import QueryReplayed, QuotaExceeded, Status, StoreUnavailable
+from nodes.store.store import GalleryStore
 from pets.errors import ParameterError
 from pets.prf import labelled_hash
 from protocol import wire

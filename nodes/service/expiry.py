@@ -27,7 +27,7 @@ from nodes.evidence import followed_up, links
 from nodes.evidence.archive import Archive
 from nodes.logs.entries import TranscriptEntry, retention_end
 from nodes.logs.log import TamperEvidentLog
-from nodes.store import GalleryStore
+from nodes.store.store import GalleryStore
 
 _CLAIMS = timedelta(days=3 * 366)
 _SLACK_SECONDS = 24 * 3600  # a preparation is made for the version of when it began

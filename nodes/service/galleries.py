@@ -12,9 +12,10 @@ from nodes.cluster.gallery import Cluster
 from nodes.config.names import Purpose
 from nodes.config.schema import NodeConfig, Role
 from nodes.service.guard import Guard
-from nodes.store import EmptyStore, GalleryStore
+from nodes.store import EmptyStore
 from nodes.store.derived import DerivedGallery
 from nodes.store.resident import Resident
+from nodes.store.store import GalleryStore
 from pets.errors import LineupError
 from pets.params import preset
 from protocol.errors import QueryRefused

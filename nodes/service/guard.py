@@ -9,9 +9,10 @@ from contextlib import suppress
 
 from nodes.evidence.ledger import Ledger
 from nodes.service.self_test import SelfTestFailed, self_test
-from nodes.store import EmptyStore, GalleryStore, StoreCorrupted, StoreLost
+from nodes.store import EmptyStore, StoreCorrupted, StoreLost
 from nodes.store.content import Content
 from nodes.store.derived import DerivedGallery
+from nodes.store.store import GalleryStore
 from pets.errors import LineupError
 
 log = logging.getLogger("lineup.node")

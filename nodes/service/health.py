@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nodes.config.schema import NodeConfig
 from nodes.evidence.archive import Archive
-from nodes.store import GalleryStore, StoreError
+from nodes.store import StoreError
+from nodes.store.store import GalleryStore
 
 PROBE_BYTES = 2**19  # more than a query with two holders writes to any one file
 

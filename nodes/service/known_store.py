@@ -14,12 +14,13 @@ from nodes.evidence.archive import Archive
 from nodes.evidence.ledger import expected, lost
 from nodes.identity.identity import NodeIdentity
 from nodes.query.gate import REFERENCE_STEP, reference_claim
-from nodes.store import GalleryStore, StoreCorrupted, StoreLost
+from nodes.store import StoreCorrupted, StoreLost
 from nodes.store.backup import remove_database, restoring
 from nodes.store.content import Content
 from nodes.store.opening import verify_and_read
 from nodes.store.resident import Resident
 from nodes.store.rows import aside_mark
+from nodes.store.store import GalleryStore
 from pets.errors import InputError
 from pets.threads import default_threads
 

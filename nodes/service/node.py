@@ -36,9 +36,10 @@ from nodes.service.guard import Guard
 from nodes.service.health import failing
 from nodes.service.outage import Outage
 from nodes.service.pace import Pace
-from nodes.store import EmptyStore, GalleryStore
+from nodes.store import EmptyStore
 from nodes.store.aside import Aside, put_aside
 from nodes.store.resident import Resident
+from nodes.store.store import GalleryStore
 from nodes.transport.send_queue import PeerRefused, Transport
 from pets.errors import LineupError
 from pets.params import preset

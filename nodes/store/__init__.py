@@ -1,6 +1,7 @@
 """What a holder keeps: its gallery, encrypted at rest, daily quotas, and the queries it has answered.
 
-`nodes.store.derived` (the NTT form) is imported on its own, because it loads the kernels.
+What opens a database is imported on its own, because it loads SQLAlchemy: `GalleryStore` from `nodes.store.store`.
+So is `nodes.store.derived` (the NTT form), which loads the kernels.
 """
 
 from nodes.store.errors import (
@@ -22,9 +23,7 @@ from nodes.store.errors import (
     UnknownReference,
     WrongStorageKey,
 )
-from nodes.store.handling import Handled, Handler
 from nodes.store.keys import ENVIRONMENT, StorageKey
-from nodes.store.store import GalleryStore
 from nodes.store.subjects import (
     DEFAULT_CATEGORIES,
     NATIONAL_LAW_CATEGORIES,
@@ -49,9 +48,6 @@ __all__ = [
     "DuplicatePhoto",
     "EmptyStore",
     "EnrolmentConflict",
-    "GalleryStore",
-    "Handled",
-    "Handler",
     "QueryReplayed",
     "QuotaExceeded",
     "Snapshot",

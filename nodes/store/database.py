@@ -13,11 +13,12 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from nodes.store.errors import StoreCorrupted, StoreLocked, StoreRefusal, StoreUnavailable, typed_errors
+from nodes.store.errors import StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 
 BEGIN = "lineup_begin"  # execution option: how SQLite begins a transaction; "" for none
 CHECKPOINT_MILLISECONDS = 1000
@@ -216,3 +217,37 @@ def is_postgresql(engine: Engine | Connection) -> bool:
 def insert_into(session: Session, table: type[DeclarativeBase]) -> Any:
     """An INSERT that knows `on_conflict_do_update` and `on_conflict_do_nothing`, which both databases have."""
     return (postgresql if is_postgresql(session.connection()) else sqlite).insert(table)
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Turn database errors into `StoreError`, without the cause: its text may hold values."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise _typed(error) from None
+
+
+_LOCKED = {"55P03", "57014", "40001", "40P01"}
+_FULL = {"53000", "53100"}
+_CORRUPTED = {"XX001", "XX002"}
+
+
+def _typed(error: SQLAlchemyError) -> StoreError:
+    if isinstance(error, PoolTimeout):
+        return StoreLocked("all database connections were busy for longer than the limit")
+    if not isinstance(error, DBAPIError):
+        return StoreError(f"the database cannot be used: {type(error).__name__}")
+    # PostgreSQL tells a code, SQLite a fixed text; PostgreSQL's texts may quote values and are not repeated
+    state = getattr(error.orig, "sqlstate", None)
+    text = "" if state else str(error.orig).lower()
+    if state in _LOCKED or "is locked" in text or "lock timeout" in text:
+        return StoreLocked("the database was locked by somebody else for longer than the limit")
+    if state in _FULL or "disk is full" in text:
+        return StoreFull("the disk is full; nothing of this step was stored")
+    if state in _CORRUPTED or "malformed" in text or "not a database" in text:
+        return StoreCorrupted("the database file is damaged or is not a database")
+    reason = f"{type(error.orig).__name__}" + (f" {state}" if state else "")
+    if isinstance(error, (OperationalError, InterfaceError)):
+        return StoreUnavailable(f"the database is unavailable ({reason}); nothing of this step was stored")
+    return StoreError(f"the database refused a statement ({reason}); nothing of this step was stored")

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from nodes.store import content
 from nodes.store.database import is_postgresql
 from nodes.store.errors import CategoryNotAllowed, DuplicatePhoto, EnrolmentConflict, StoreRefusal
-from nodes.store.keys import KeyRing
+from nodes.store.key_ring import KeyRing
 from nodes.store.lines import line
 from nodes.store.references import ReferenceKey, written
 from nodes.store.rows import RowFiles

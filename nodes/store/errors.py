@@ -25,12 +25,6 @@ No message holds a template, a photo, a key, an authority's reference, or the pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from pets.errors import InputError, LineupError
 
 PREPARATION = "preparation"  # what is counted of a state and day beside queries
@@ -121,37 +115,3 @@ class UnknownReference(StoreRefusal):
 
 class EmptyStore(StoreRefusal):
     """Nothing was ever enrolled, so there is no model and no dimension."""
-
-
-@contextmanager
-def typed_errors() -> Iterator[None]:
-    """Turn database errors into `StoreError`, without the cause: its text may hold values."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise _typed(error) from None
-
-
-_LOCKED = {"55P03", "57014", "40001", "40P01"}
-_FULL = {"53000", "53100"}
-_CORRUPTED = {"XX001", "XX002"}
-
-
-def _typed(error: SQLAlchemyError) -> StoreError:
-    if isinstance(error, PoolTimeout):
-        return StoreLocked("all database connections were busy for longer than the limit")
-    if not isinstance(error, DBAPIError):
-        return StoreError(f"the database cannot be used: {type(error).__name__}")
-    # PostgreSQL tells a code, SQLite a fixed text; PostgreSQL's texts may quote values and are not repeated
-    state = getattr(error.orig, "sqlstate", None)
-    text = "" if state else str(error.orig).lower()
-    if state in _LOCKED or "is locked" in text or "lock timeout" in text:
-        return StoreLocked("the database was locked by somebody else for longer than the limit")
-    if state in _FULL or "disk is full" in text:
-        return StoreFull("the disk is full; nothing of this step was stored")
-    if state in _CORRUPTED or "malformed" in text or "not a database" in text:
-        return StoreCorrupted("the database file is damaged or is not a database")
-    reason = f"{type(error.orig).__name__}" + (f" {state}" if state else "")
-    if isinstance(error, (OperationalError, InterfaceError)):
-        return StoreUnavailable(f"the database is unavailable ({reason}); nothing of this step was stored")
-    return StoreError(f"the database refused a statement ({reason}); nothing of this step was stored")

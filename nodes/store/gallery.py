@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from nodes.store.database import insert_into
 from nodes.store.errors import EmptyStore
-from nodes.store.keys import KeyRing
+from nodes.store.key_ring import KeyRing
 from nodes.store.lines import Held, held, read_lines
 from nodes.store.references import ReferenceKey
 from nodes.store.rows import RowFiles

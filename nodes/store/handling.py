@@ -19,7 +19,7 @@ from sqlalchemy import delete, func, select, true
 from sqlalchemy.orm import Session
 
 from nodes.store.errors import StoreCorrupted, StoreRefusal
-from nodes.store.keys import KeyRing
+from nodes.store.key_ring import KeyRing
 from nodes.store.subjects import utc_time
 from nodes.store.tables import HandlingRow, StoreRow
 from pets.errors import MALFORMED

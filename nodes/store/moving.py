@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from nodes.store.errors import StoreCorrupted
 from nodes.store.gallery import change, lock
-from nodes.store.keys import KeyRing
+from nodes.store.key_ring import KeyRing
 from nodes.store.rows import RowFiles
 from nodes.store.tables import ModelRow, SubjectRow
 

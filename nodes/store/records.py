@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from nodes.store.content import accounted
 from nodes.store.errors import StoreCorrupted, StoreRefusal, UnknownReference
-from nodes.store.keys import KeyRing
+from nodes.store.key_ring import KeyRing
 from nodes.store.references import ReferenceKey
 from nodes.store.subjects import (
     Category,

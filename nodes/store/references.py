@@ -31,7 +31,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from nodes.store.errors import StoreCorrupted
-from nodes.store.keys import KeyRing
+from nodes.store.key_ring import KeyRing
 from nodes.store.tables import OLD_REFERENCES, StoreRow, SubjectRow
 from pets.prf import SECRET_BYTES
 

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from nodes.store import handling, references
 from nodes.store.database import Database
 from nodes.store.gallery import change
-from nodes.store.keys import KeyRing, StorageKey
+from nodes.store.key_ring import KeyRing
+from nodes.store.keys import StorageKey
 from nodes.store.references import ReferenceKey
 from nodes.store.tables import ContestedRow, FurtherPhotoRow, KeyRow, ModelRow, PhotoRow, RunRow, StoreRow, SubjectRow
 

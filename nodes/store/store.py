@@ -29,7 +29,8 @@ from nodes.store.errors import (
 )
 from nodes.store.gallery import Standing
 from nodes.store.handling import Handled, Handler
-from nodes.store.keys import KeyRing, StorageKey, open_keys
+from nodes.store.key_ring import KeyRing, open_keys
+from nodes.store.keys import StorageKey
 from nodes.store.migrations import upgrade
 from nodes.store.references import open_reference_key
 from nodes.store.rows import RowFiles, any_unmoved, rows_beside

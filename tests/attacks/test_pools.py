@@ -17,8 +17,9 @@ import pytest
 
 from nodes.pool import FOLDER, Pool, UnknownPreparation
 from nodes.pool.files import SealedFiles
-from nodes.store import GalleryStore, StorageKey, StoreCorrupted
+from nodes.store import StorageKey, StoreCorrupted
 from nodes.store.backup import carry_over, copy_database, replace_database
+from nodes.store.store import GalleryStore
 from pets.templates import Templates
 from protocol.difference import unpack_difference
 from protocol.errors import PreparationSpent, QueryRefused

@@ -12,7 +12,8 @@ import pytest
 from benchmarks.inversion import SCENARIOS, Limit, Population, Scenario, attack, synthetic
 from nodes.config.schema import PolicyConfig
 from nodes.query.policy import Policy, PolicyRefused
-from nodes.store import GalleryStore, StorageKey
+from nodes.store import StorageKey
+from nodes.store.store import GalleryStore
 from pets.synthetic import IMPOSTOR_MEAN, IMPOSTOR_SD
 
 ROW = "ES-" + "a" * 32

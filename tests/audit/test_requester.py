@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from nodes.audit.audit import audit_party
 from nodes.audit.errors import AuditRefused
 from nodes.cli import evidence as cli_evidence
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.evidence import sealed
 from nodes.evidence.export import export_bundle
 from nodes.verify import decode_bundle

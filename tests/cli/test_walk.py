@@ -23,7 +23,8 @@ from sqlalchemy import select
 
 from nodes.cli.demo_photos import demo_photos
 from nodes.config.schema import load_config
-from nodes.config.storage import open_store, rows_folder, storage_key
+from nodes.config.storage import open_store, rows_folder
+from nodes.config.storage_key import storage_key
 from nodes.service.gossip import PAUSE_SECONDS
 from nodes.store.tables import ModelRow, SubjectRow
 from tests.kit.federation import free_ports

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from nodes.audit.audit import audit_party
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.evidence import sealed
 from nodes.evidence.export import export_bundle
 from nodes.evidence.sealed import SealedBlock, SealedGallery

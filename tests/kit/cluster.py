@@ -18,7 +18,7 @@ from nodes.cluster.places import Places
 from nodes.cluster.shard import Shard
 from nodes.config.cluster import ClusterConfig
 from nodes.config.schema import Role, load_config
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.identity.identity import init_node
 from pets.errors import LineupError
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from nodes.config.preparations import Preparations
 from nodes.pool import FOLDER, Pool
-from nodes.store import GalleryStore, StorageKey
+from nodes.store import StorageKey
+from nodes.store.store import GalleryStore
 from protocol.local import LocalPreparation
 from protocol.preparation import HolderPreparation, Preparation, RequesterPreparation, RouterPreparation, pack, unpack
 from protocol.terms import SYNTHETIC_MODEL

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 
-from nodes.store import Category, GalleryStore, Status, StorageKey
+from nodes.store import Category, Status, StorageKey
+from nodes.store.store import GalleryStore
 from pets.params import norm_bound
 from tests.kit.postgres import PostgresServer
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.evidence import under_way
 from nodes.evidence.archive import Archive, article_forty
 from nodes.evidence.recorder import Recorder, read_records

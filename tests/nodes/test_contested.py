@@ -18,7 +18,8 @@ from nodes.evidence.export import export_bundle
 from nodes.service.answering import Answering
 from nodes.service.follow_up import FollowUp
 from nodes.service.operator_api import SearchReport
-from nodes.store import GalleryStore, StoreUnavailable
+from nodes.store import StoreUnavailable
+from nodes.store.store import GalleryStore
 from nodes.verify import verify_bundles
 from nodes.verify.format import decode_bundle
 from tests.kit.federation import DE, EU, FR, Federation, found, people, request

@@ -21,7 +21,8 @@ import pytest
 
 from nodes.casework.desk import CaseDesk
 from nodes.config.schema import PolicyConfig, Role, load_config
-from nodes.config.storage import holder_store, open_store, storage_key
+from nodes.config.storage import holder_store, open_store
+from nodes.config.storage_key import storage_key
 from nodes.evidence import sealed, under_way
 from nodes.evidence.archive import Archive
 from nodes.evidence.sealed import SealedProbe
@@ -32,7 +33,6 @@ from nodes.operator.database import LossRefused, backup, in_postgresql, rekey, r
 from nodes.service.known_store import open_known_store
 from nodes.store import (
     Category,
-    GalleryStore,
     QueryReplayed,
     Status,
     StorageKey,
@@ -48,6 +48,7 @@ from nodes.store import (
 from nodes.store import backup as store_backup
 from nodes.store.backup import replace_database
 from nodes.store.database import is_empty
+from nodes.store.store import GalleryStore
 from pets.errors import InputError
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.casework import staffed

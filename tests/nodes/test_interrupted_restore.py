@@ -15,8 +15,9 @@ from nodes.config.storage import holder_store
 from nodes.evidence import ledger
 from nodes.operator import database
 from nodes.operator.database import LossRefused, backup, restore
-from nodes.store import GalleryStore, Status, StoreLocked, StoreLost
+from nodes.store import Status, StoreLocked, StoreLost
 from nodes.store import backup as store_backup
+from nodes.store.store import GalleryStore
 from tests.kit.commands import run as run
 from tests.kit.federation import ES, FR, Federation, found, people
 from tests.nodes.test_database import NOW, QUERY, claimed

@@ -19,7 +19,8 @@ from nodes.identity.identity import init_node, load_identity
 from nodes.operator import database
 from nodes.operator.database import LossRefused, backup, restore
 from nodes.service.known_store import open_known_store
-from nodes.store import Category, GalleryStore, Status, StoreCorrupted, StoreLost
+from nodes.store import Category, Status, StoreCorrupted, StoreLost
+from nodes.store.store import GalleryStore
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import ES
 from tests.kit.galleries import unit_rows

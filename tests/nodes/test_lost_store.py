@@ -28,9 +28,10 @@ from nodes.service import known_store, self_test
 from nodes.service.known_store import open_known_store
 from nodes.service.node import Node
 from nodes.service.operator_api import HolderAnswer
-from nodes.store import Category, GalleryStore, Status, StoreLocked, StoreLost
+from nodes.store import Category, Status, StoreLocked, StoreLost
 from nodes.store.resident import Resident
 from nodes.store.rows import RowFiles
+from nodes.store.store import GalleryStore
 from pets.errors import InputError
 from pets.prf import encode_labels
 from protocol.terms import SYNTHETIC_MODEL

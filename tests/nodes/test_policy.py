@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from nodes.config.schema import NationalLaw, PolicyConfig, Purpose
 from nodes.query.policy import Policy, PolicyRefused, Reason
-from nodes.store import Category, GalleryStore, Status, StorageKey
+from nodes.store import Category, Status, StorageKey
 from nodes.store.errors import QuotaExceeded
+from nodes.store.store import GalleryStore
 from pets.params import N4096
 from protocol.messages import ABORT_CODES
 from protocol.terms import Terms

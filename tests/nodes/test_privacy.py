@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nodes.config.storage import storage_key
+from nodes.config.storage_key import storage_key
 from nodes.evidence.sealed import SealedProbe, open_kept
 from nodes.service.json_logs import JsonFormatter
 from nodes.service.operator_api import HolderAnswer

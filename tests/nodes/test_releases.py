@@ -11,7 +11,8 @@ import pytest
 from nodes.config.schema import operator_name
 from nodes.evidence.export import export_bundle
 from nodes.service.operator_api import HolderAnswer
-from nodes.store import GalleryStore, StoreUnavailable
+from nodes.store import StoreUnavailable
+from nodes.store.store import GalleryStore
 from nodes.verify import verify_bundles
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import captured_logs

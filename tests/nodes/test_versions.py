@@ -17,8 +17,9 @@ from nodes.query import scorer as scorer_module
 from nodes.query.scorer import Precedence, Scorer
 from nodes.service.operator_api import HolderAnswer, PrepareRequest
 from nodes.service.requester import RequesterNode
-from nodes.store import Category, GalleryStore, Status
+from nodes.store import Category, Status
 from nodes.store.resident import Resident
+from nodes.store.store import GalleryStore
 from protocol.preparing import PreparingHolder
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DIM, ES, EU, FR, HOLDERS, Federation, found, people, request

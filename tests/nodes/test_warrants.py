@@ -15,7 +15,7 @@ from nodes.query.gate import Gate
 from nodes.service import requester
 from nodes.service.operator_api import HolderAnswer, SearchRequest
 from nodes.service.requester import RequesterNode
-from nodes.store import GalleryStore
+from nodes.store.store import GalleryStore
 from nodes.verify import Report, decode_bundle, verify_bundles
 from nodes.verify.trust import load_trust
 from tests.kit.evidence import failures

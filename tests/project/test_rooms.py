@@ -1,4 +1,4 @@
-"""Only what serves loads what serves: an audit, a backup or an enrolment opens no network library."""
+"""Only what serves loads what serves: an audit, a backup or an enrolment opens no network library, a shard no database."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import nodes
 NETWORK = {"uvicorn", "starlette", "httpx"}
 
 
-def network_loaded_by(module: str) -> set[str]:
+def loaded_by(module: str) -> set[str]:
     code = f"import sys, {module}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return NETWORK & set(run.stdout.split())
+    return set(run.stdout.split())
 
 
 @pytest.mark.slow
@@ -33,12 +33,18 @@ def network_loaded_by(module: str) -> set[str]:
     ],
 )
 def test_a_store_is_opened_without_a_network_library(module: str) -> None:
-    assert network_loaded_by(module) == set()
+    assert NETWORK & loaded_by(module) == set()
 
 
 @pytest.mark.slow
 def test_control_the_server_loads_all_of_them() -> None:
-    assert network_loaded_by("nodes.service.server") == NETWORK
+    assert loaded_by("nodes.service.server") >= NETWORK
+
+
+@pytest.mark.slow
+def test_a_shard_of_a_cluster_opens_no_database_and_loads_none() -> None:
+    shard, store = loaded_by("nodes.cluster.shard"), loaded_by("nodes.config.storage")
+    assert {"sqlalchemy", "alembic"} <= store - shard
 
 
 def test_every_module_of_nodes_has_a_room() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from nodes.store import Category, GalleryStore, Status, StorageKey, StoreCorrupted
+from nodes.store import Category, Status, StorageKey, StoreCorrupted
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
+from nodes.store.store import GalleryStore
 from tests.kit.postgres import PostgresServer
 from tests.kit.stores import KEY, LATER, MODEL, NOW, database_name, open_store, sql, templates
 from tests.kit.stores import store as store

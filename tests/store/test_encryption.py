@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from nodes.store import (
-    DuplicatePhoto,
-    GalleryStore,
-    StorageKey,
-    StorageKeyError,
-    StoreCorrupted,
-    WrongStorageKey,
-    rekey,
-)
+from nodes.store import DuplicatePhoto, StorageKey, StorageKeyError, StoreCorrupted, WrongStorageKey, rekey
+from nodes.store.store import GalleryStore
 from nodes.store.tables import Base
 from tests.kit.stores import KEY, NOW, WHAT, enrol_one, open_store, rows_folder, sql, templates
 

@@ -20,13 +20,13 @@ from nodes.store import (
     DuplicatePhoto,
     EmptyStore,
     EnrolmentConflict,
-    GalleryStore,
     Status,
     StorageKey,
     StoreRefusal,
     UnknownReference,
 )
 from nodes.store import store as store_module
+from nodes.store.store import GalleryStore
 from pets.errors import ModelMismatch, TemplateError
 from tests.kit.stores import DIM, KEY, LATER, LAW, MODEL, NOW, WHAT, enrol_one, enrolling, open_store, sql, templates
 

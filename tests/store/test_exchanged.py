@@ -11,10 +11,11 @@ import pytest
 
 from nodes.blocks import BlockFiles, VersionReader
 from nodes.blocks import block as block_module
-from nodes.store import GalleryStore, StorageKey, StoreCorrupted, StoreFull, enrolment, moving
+from nodes.store import StorageKey, StoreCorrupted, StoreFull, enrolment, moving
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
 from nodes.store.rows import RowFiles
+from nodes.store.store import GalleryStore
 from tests.kit.stores import DIM, KEY, MODEL, NOW, WHAT, enrol_one, open_store, sql, templates
 
 

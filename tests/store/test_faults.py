@@ -14,18 +14,10 @@ from typing import Any, ClassVar
 import pytest
 from sqlalchemy import create_engine, event, text
 
-from nodes.store import (
-    GalleryStore,
-    Status,
-    StoreCorrupted,
-    StoreError,
-    StoreFull,
-    StoreLocked,
-    StoreRefusal,
-    StoreUnavailable,
-)
+from nodes.store import Status, StoreCorrupted, StoreError, StoreFull, StoreLocked, StoreRefusal, StoreUnavailable
 from nodes.store.backup import moment
-from nodes.store.errors import typed_errors
+from nodes.store.database import typed_errors
+from nodes.store.store import GalleryStore
 from pets.errors import InputError
 from tests.kit.postgres import PostgresServer
 from tests.kit.stores import KEY, TODAY, WHAT, database_name, enrol_one, open_store, sql, templates

@@ -12,8 +12,9 @@ import pytest
 
 from nodes.blocks import VersionReader
 from nodes.service.self_test import SelfTestFailed, self_test
-from nodes.store import Category, DuplicatePhoto, GalleryStore, Status, StoreRefusal, UnknownReference
+from nodes.store import Category, DuplicatePhoto, Status, StoreRefusal, UnknownReference
 from nodes.store.derived import DerivedGallery
+from nodes.store.store import GalleryStore
 from protocol.errors import QueryRefused
 from tests.kit.ring import RING
 from tests.kit.stores import DIM, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nodes.store import GalleryStore, Handler, StorageKey, StoreCorrupted, StoreRefusal, handling
+from nodes.store import StorageKey, StoreCorrupted, StoreRefusal, handling
+from nodes.store.handling import Handler
+from nodes.store.store import GalleryStore
 from nodes.store.subjects import utc_seconds
 from tests.kit.stores import KEY, NOW, TODAY, WHAT, enrol_one, open_store, sql, templates
 from tests.kit.stores import sqlite_url as sqlite_url

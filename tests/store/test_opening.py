@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from nodes.blocks.block import BlockReader
-from nodes.store import Category, GalleryStore, Status, StoreCorrupted
+from nodes.store import Category, Status, StoreCorrupted
 from nodes.store.derived import DerivedGallery
 from nodes.store.holdings import Holdings
 from nodes.store.lines import CATEGORY_CODES, LAST_DAY, held, line
 from nodes.store.opening import verify_and_read
 from nodes.store.resident import ReadingStopped, Resident
+from nodes.store.store import GalleryStore
 from pets.params import N4096
 from tests.kit.stores import LAW, MODEL, NOW, TODAY, WHAT, enrol_one, open_store, rows_folder, sql, templates
 

@@ -9,7 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from nodes.store import GalleryStore, QueryReplayed, QuotaExceeded, Status, StoreRefusal
+from nodes.store import QueryReplayed, QuotaExceeded, Status, StoreRefusal
+from nodes.store.store import GalleryStore
 from tests.kit.stores import NOW, TODAY, open_store
 
 

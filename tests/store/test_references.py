@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection, event, text
 
-from nodes.store import GalleryStore, StorageKey, StoreCorrupted, UnknownReference, content
+from nodes.store import StorageKey, StoreCorrupted, UnknownReference, content
 from nodes.store.backup import copy_database
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
 from nodes.store.references import ReferenceKey, written
+from nodes.store.store import GalleryStore
 from pets.prf import derive_key
 from tests.kit.stores import DIM, KEY, MODEL, NOW, WHAT, enrol_one, open_store, sql, templates
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from nodes.blocks import BlockFiles
-from nodes.store import GalleryStore, StoreCorrupted, enrolment
+from nodes.store import StoreCorrupted, enrolment
 from nodes.store.backup import copy_database
 from nodes.store.rows import RowFiles
+from nodes.store.store import GalleryStore
 from tests.kit.stores import KEY, NOW, WHAT, enrol_one, open_store, sql, templates
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from nodes.blocks import BlockFiles, VersionReader
-from nodes.store import GalleryStore, StoreCorrupted, StoreFull, StoreRefusal, enrolment, moving
+from nodes.store import StoreCorrupted, StoreFull, StoreRefusal, enrolment, moving
 from nodes.store.database import Database
 from nodes.store.migrations import upgrade
 from nodes.store.rows import RowFiles
+from nodes.store.store import GalleryStore
 from tests.kit.stores import DIM, KEY, MODEL, NOW, WHAT, enrol_one, open_store, rows_folder, sql, templates
 
 

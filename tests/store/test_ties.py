@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nodes.store import Category, GalleryStore, StorageKey, StoreCorrupted
+from nodes.store import Category, StorageKey, StoreCorrupted
 from nodes.store.derived import DerivedGallery
+from nodes.store.store import GalleryStore
 from tests.kit.ring import RING
 from tests.kit.stores import KEY, MODEL, NOW, WHAT, enrol_one, open_store, sql, templates
 

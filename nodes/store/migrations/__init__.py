@@ -16,8 +16,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, inspect, text
 
-from nodes.store.database import Database, is_postgresql
-from nodes.store.errors import StoreVersionError, typed_errors
+from nodes.store.database import Database, is_postgresql, typed_errors
+from nodes.store.errors import StoreVersionError
 from nodes.store.tables import Base
 
 _TURN = threading.Lock()  # Alembic keeps its context in module variables
