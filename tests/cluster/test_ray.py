@@ -417,13 +417,15 @@ def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(
     rows, config = quantise(synthetic_templates(100, DIM, seed=5)), load_config(node).cluster
     files = BlockFiles.create(tmp_path / "rows", cipher(node), dim=DIM, model=bytes(32))
     files.append(rows)
-    gallery = ClusterGallery(files, link, msgspec.structs.replace(config, patience_seconds=5), node)
+    gallery = ClusterGallery(files, link, config, node)
+    impatient = msgspec.structs.replace(config, patience_seconds=5)  # where nobody will answer
     values = np.random.default_rng(1).integers(0, N4096.t, DIM, np.int32)
     with gallery.snapshot() as lent:
         work = [Product(lent.rows, values, N4096, 0, 1)]
         expected = perform(work, 1)
         assert lineup("cluster", "drain", "--dir", str(node)).returncode == 0
-        with pytest.raises(ClusterUnavailable):
+        with monkeypatch.context() as patch, pytest.raises(ClusterUnavailable):
+            patch.setattr(gallery.shards, "_config", impatient)
             perform(work, 1)
         with pytest.raises(ClusterError, match=f"no cluster at {config.address}"):
             gallery.refresh()
