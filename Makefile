@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 DEPS := pyproject.toml .ci/uv.lock .ci/find-python
 
-.PHONY: setup demo demo-console lock test test-fast test-openfhe lint check gpu clean model bench bench-check bench-scale bench-soak
+.PHONY: setup demo demo-console lock test test-fast test-here test-openfhe lint check gpu clean model bench bench-check bench-scale bench-soak
 
 setup: $(STAMP)
 
@@ -59,8 +59,9 @@ LARGER_RING := n8192_q60_t20
 # share fixtures, so one worker runs them all, in the order of collection: by number of tests the longest, which stand
 # alone in a file, would come last. Tests over sockets and processes have time limits, which a busy machine can miss: what
 # fails is run once more, alone. They write and sync thousands of small files: in memory, where it has 4 GB to spare.
+# Threads of OpenBLAS would only wait, which they do by spinning: the workers have all processors.
 IN_MEMORY := $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 { print "TMPDIR=/dev/shm" }')
-PYTEST := env -u OPENBLAS_CORETYPE $(IN_MEMORY) $(BIN)/python -m pytest
+PYTEST := env -u OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS=1 $(IN_MEMORY) $(BIN)/python -m pytest
 WORKERS := $(shell count=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((count < 4 ? count + 1 : 4)))
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 define run_tests
@@ -68,8 +69,12 @@ $(PYTEST) $(PARALLEL) --durations 25 $(1) || \
 	{ echo "once more, only what failed:"; $(PYTEST) $(1) --last-failed --last-failed-no-failures none; }
 endef
 
+# At first tests are compiled for by one process: those of OpenFHE have a processor meanwhile.
+test: setup
+	$(MAKE) --no-print-directory --jobs 2 test-openfhe test-here
+
 # What depends on the ring runs a second time, on the larger one.
-test: setup test-openfhe
+test-here: setup
 	$(call run_tests)
 	export LINEUP_TEST_PRESET=$(LARGER_RING); $(call run_tests,-m ring)
 
@@ -82,7 +87,8 @@ test-openfhe: setup
 		echo "tests of OpenFHE with $$python" && \
 		"$$python" -m venv --clear $(OPENFHE) && \
 		$(call install,$(OPENFHE)/bin/python,tests/openfhe.lock) && \
-		$(subst $(BIN),$(OPENFHE)/bin,$(PYTEST)) tests/pets/test_openfhe.py tests/cli/test_bench.py -k openfhe; \
+		$(subst $(BIN),$(OPENFHE)/bin,$(PYTEST)) -p no:cacheprovider \
+			tests/pets/test_openfhe.py tests/cli/test_bench.py -k openfhe; \
 	else echo "no Python on which OpenFHE imports: its tests are skipped"; fi
 
 test-fast: setup  ## for daily work: without what is marked slow
@@ -94,9 +100,8 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# At first tests are compiled for by one process, at the end few are left: mypy has a processor meanwhile.
 check: setup
-	$(MAKE) --no-print-directory --jobs 2 lint test
+	$(MAKE) --no-print-directory --jobs 3 lint test-openfhe test-here
 
 bench: setup  ## the latency table, the network, the comparison and the roofline: all figures of the README
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"

@@ -424,9 +424,10 @@ def test_a_cluster_that_stops_is_named_and_used_again_when_it_is_back(
         work = [Product(lent.rows, values, N4096, 0, 1)]
         expected = perform(work, 1)
         assert lineup("cluster", "drain", "--dir", str(node)).returncode == 0
-        with monkeypatch.context() as patch, pytest.raises(ClusterUnavailable):
+        with monkeypatch.context() as patch:
             patch.setattr(gallery.shards, "_config", impatient)
-            perform(work, 1)
+            with pytest.raises(ClusterUnavailable):
+                perform(work, 1)
         with pytest.raises(ClusterError, match=f"no cluster at {config.address}"):
             gallery.refresh()
         start(node)
