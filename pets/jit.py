@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import numba
+import numpy as np
+import numpy.typing as npt
 
 F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T", bound=np.generic)
 
 
 def kernel(function: F) -> F:
@@ -22,3 +25,10 @@ def kernel(function: F) -> F:
 def short_kernel(function: F) -> F:
     """The same, but the GIL is kept: for work of microseconds, after which getting it back would take longer."""
     return cast(F, numba.njit(cache=True)(function))
+
+
+def read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    """A view that cannot be written through: for arrays that can be, numba would compile a kernel once more."""
+    view = array.view(np.ndarray)  # neither a memory map, another class again
+    view.flags.writeable = False
+    return view

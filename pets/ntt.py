@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import CryptoError
+from pets.jit import read_only
 from pets.ntt_kernel import LANES, forward_rows, inverse_rows, transform_columns
 from pets.params import Parameters
 from pets.residues import Residues, check_shape, prime_row
@@ -53,7 +54,7 @@ def forward_columns(columns: npt.NDArray[Any], out: Residues, params: Parameters
     if rows > params.n or dim % 8 or not out.flags.c_contiguous:
         raise CryptoError(f"cannot transform {rows} rows of {dim} columns at ring dimension {params.n}")
     check_threads(threads)
-    source, table, primes = np.ascontiguousarray(columns), tables(params)[0], prime_row(params)
+    source, table, primes = read_only(np.ascontiguousarray(columns)), tables(params)[0], prime_row(params)
     # Whole groups of columns, so that threads never share a cache line of `out`.
     parallel_ranges(lambda i, j: transform_columns(source, i, j, table, primes, out), dim, threads, grain=LANES)
 

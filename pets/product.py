@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import CryptoError, GalleryError, ParameterError
+from pets.jit import read_only
 from pets.params import SHARE_BITS, Parameters, check_dim
 from pets.product_kernel import LIMB_BITS, LIMBS, TILE, WIDTH, multiply_rows, share_products
 from pets.residues import Values, check_shape
@@ -39,9 +40,7 @@ def public_product(rows: npt.NDArray[np.int8], us: npt.NDArray[np.int32], t: int
     limbs = _limbs(us, dim, t)
     out = np.empty((len(us), count), np.uint32)
     if out.size:
-        # A memory-mapped array is a class of its own, for which numba would compile again.
-        source = rows.view(np.ndarray)
-        source.flags.writeable = False  # another class again: a kept gallery is read-only, and all compile once
+        source = read_only(rows)
         parallel_ranges(
             lambda i, j: multiply_rows(source, limbs, i, j, np.uint64(t), out), count, threads, grain=TILE, ranges=8
         )

@@ -16,7 +16,7 @@ import numpy as np
 from pets.bits import Bits, Planes
 from pets.circuits import Circuit
 from pets.errors import CryptoError
-from pets.jit import kernel
+from pets.jit import kernel, read_only
 from pets.threads import check_threads, parallel_ranges
 
 PARALLEL_WORDS = 32768  # of all planes; below, a second thread costs more than it saves
@@ -53,7 +53,8 @@ def sign_of_public_sum(e: Planes, z: Bits, products: Bits, threads: int = 1) -> 
         raise CryptoError(
             f"a public number of {e.dtype} {e.shape} and products of {products.shape} do not fit planes of {z.shape}"
         )
-    public, shared, pairs = np.ascontiguousarray(e), np.ascontiguousarray(z.parts), np.ascontiguousarray(products.parts)
+    public = read_only(np.ascontiguousarray(e))
+    shared, pairs = np.ascontiguousarray(z.parts), np.ascontiguousarray(products.parts)
     count = width // 2
     level = _Level(len(shared), count, words)
     level.fill(_first_level, public, shared, z.ones, pairs, threads=threads)

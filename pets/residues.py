@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pets.errors import CryptoError, ResidueOutOfRange
-from pets.jit import kernel
+from pets.jit import kernel, read_only
 from pets.params import Parameters
 from pets.threads import check_threads, parallel_ranges
 
@@ -54,7 +54,7 @@ def check_residues(array: npt.NDArray[Any], params: Parameters, name: str) -> No
     value and its prime.
     """
     check_form(array, params, name)
-    flat = np.ascontiguousarray(array).reshape(-1, 2, params.n)
+    flat = read_only(np.ascontiguousarray(array).reshape(-1, 2, params.n))
     found = _first_out_of_range(flat, prime_row(params))
     if found >= 0:
         index = tuple(int(i) for i in np.unravel_index(found, array.shape))
@@ -89,10 +89,10 @@ def _pointwise(combine: Any, a: Residues, b: Residues, params: Parameters, threa
         lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError as error:
         raise CryptoError(f"residues shaped {a.shape} and {b.shape} do not broadcast") from error
-    rows = [np.ascontiguousarray(x).reshape(-1, 2, params.n) for x in (a, b)]
+    rows = [read_only(np.ascontiguousarray(x).reshape(-1, 2, params.n)) for x in (a, b)]
     # Row numbers are broadcast instead of rows, so that nothing large is copied.
     picks = [
-        np.ascontiguousarray(np.broadcast_to(np.arange(len(r)).reshape(x.shape[:-2]), lead)).reshape(-1)
+        read_only(np.ascontiguousarray(np.broadcast_to(np.arange(len(r)).reshape(x.shape[:-2]), lead)).reshape(-1))
         for r, x in zip(rows, (a, b), strict=True)
     ]
     out = np.empty((len(picks[0]), 2, params.n), np.uint32)
