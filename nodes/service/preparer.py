@@ -78,8 +78,9 @@ class Making:
         router, failure = self.machine.parties.router, self.machine.whole.failure
         if isinstance(self.driver.failed_peers.get(router), (PeerRefused, PeerUnreachable)):
             return True
-        stopped = isinstance(failure, PeerAborted) and failure.peer == failure.by == router
-        return stopped and failure.code not in FOUND_IN_OTHERS
+        if not isinstance(failure, PeerAborted) or not failure.peer == failure.by == router:
+            return False
+        return failure.code not in FOUND_IN_OTHERS
 
 
 class Preparer:
