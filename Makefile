@@ -26,14 +26,15 @@ $(DEMO_STAMP): $(DEPS) nodes/requirements.lock
 define make_venv
 @python="$${PYTHON:-$$(.ci/find-python)}" && test -n "$$python" && echo "set-up with $$python: $$("$$python" -VV)" && \
 "$$python" -m venv --clear $(VENV)
-$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/uv.lock
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --requirement .ci/uv.lock
 $(call install,$(BIN)/python,$(1))
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endef
 
-# uv takes a quarter of pip's time. pip is asked where uv fails: a package index may be named for pip alone.
-install = { $(BIN)/uv pip install --quiet --python $(1) --no-deps --require-hashes --requirement $(2) || \
-	$(1) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes --requirement $(2); }
+# uv takes a quarter of pip's time. pip is asked where uv fails: a package index may be named for pip alone. Wheels only:
+# to build from a source takes tools that no lock names.
+install = { $(BIN)/uv pip install --quiet --python $(1) --no-deps --only-binary :all: --require-hashes --requirement $(2) || \
+	$(1) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --only-binary :all: --require-hashes --requirement $(2); }
 
 demo: $(DEMO_STAMP)
 	$(BIN)/lineup demo

@@ -73,6 +73,7 @@ class Machine:
         self.sessions: dict[str, Session] = {}
         self.outgoing: deque[tuple[str, bytes]] = deque()
         self.wanted: deque[tuple[Session, Any]] = deque()
+        self.moves = 0  # how often a session went on or ended: not at a message that nobody waits for
         self.seconds: dict[str, float] = defaultdict(float)
         self._keyring, self._recorder, self._admitted = keyring, recorder, admitted
 
@@ -147,6 +148,7 @@ class Machine:
         """Hand over the result of a `Work`. It is ignored if the session is over."""
         if session.scoring is not want:
             return
+        self.moves += 1
         if isinstance(session.waiting, Scored):
             session.waiting = session.scoring = None
             self._guard(session, lambda: self._advance(session, scored))
@@ -258,6 +260,7 @@ class Machine:
 
     def _advance(self, session: Session, value: object) -> None:
         assert session.task is not None
+        self.moves += 1
         started = time.perf_counter()
         try:
             while True:
@@ -342,6 +345,7 @@ class Machine:
                 self._stop(session, query.failure or PeerAborted(self.name, "peer"))
 
     def _end(self, session: Session, state: State, error: LineupError | None) -> None:
+        self.moves += 1
         session.state, session.failure = state, error
         session.waiting = session.scoring = session.scored = None
         session.inbox.clear()

@@ -50,7 +50,7 @@ class Silence(QueryRefused):
 class InternalError(QueryRefused):
     """This node cannot go on, for example because it cannot write its log. Code `internal`."""
 
-    def __init__(self, cause: Exception) -> None:
+    def __init__(self, cause: BaseException) -> None:
         super().__init__("internal", f"this node cannot go on: {type(cause).__name__}")
 
 
@@ -61,7 +61,8 @@ class RecordFailed(Exception):
 class QueryDriver:
     """Runs `machine` until all its sessions are over: `changed` is set after every step, `ended` called at the end.
 
-    `patience`: seconds of silence after which the query is given up; `lifetime`: seconds it may take in all; `reach`:
+    `patience`: seconds without anything that a session waits for, after which the query is given up; what else comes
+    does not count, or whoever sends it could delay all others. `lifetime`: seconds the query may take in all; `reach`:
     seconds for which a peer is tried that cannot be reached, None for as many as `patience`. All machine code runs in
     worker threads, one step at a time, in the `turns` of the state that asked. `failed_peers`: who was given up, and
     why; `awaited`: whom each session last waited for.
@@ -98,6 +99,7 @@ class QueryDriver:
         self._send_queues: dict[str, SendQueue] = {}
         self._inbound: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
         self._waiting_bytes = 0
+        self._quiet_since = 0.0  # when its sessions last went on
         self._scoring: set[asyncio.Task[None]] = set()
         self.task = asyncio.create_task(self._run())
 
@@ -135,6 +137,11 @@ class QueryDriver:
         """Stop everything, and tell the peers."""
         self.call(partial(self._abort_all, error))
 
+    async def break_off(self, error: BaseException) -> None:
+        """For whoever can wait for it no more, before what it uses is erased: stop everything, and tell the peers."""
+        self.stop(InternalError(error))
+        await self.until_finished()
+
     @property
     def over(self) -> bool:
         """All sessions are over."""
@@ -158,7 +165,8 @@ class QueryDriver:
             await self._finish()
 
     async def _run(self) -> None:
-        deadline = asyncio.get_running_loop().time() + self._lifetime
+        self._quiet_since = asyncio.get_running_loop().time()
+        deadline = self._quiet_since + self._lifetime
         try:
             await self._step([self.machine.start])
             while not self.over:
@@ -179,26 +187,31 @@ class QueryDriver:
             self.changed.set()
 
     async def _next_actions(self, deadline: float) -> list[tuple[Action, int]]:
-        """All that is to be done now; waits for the first of it."""
+        """All that is to be done now; waits for the first of it. When time is up, what came by then is done first."""
+        loop = asyncio.get_running_loop()
         actions: list[tuple[Action, int]] = []
         if self._inbound.empty():
-            while (left := deadline - asyncio.get_running_loop().time()) > 0:
-                # Not `asyncio.wait_for`, which may lose a cancellation that comes together with a result.
-                with anyio.move_on_after(min(left, self._patience)):
-                    actions.append(await self._inbound.get())
-                    break
-                if left > self._patience and not self._scoring:
-                    return [(self._give_up, 0)]
-            else:
-                error = Silence(f"the query took more than {self._lifetime:g} s")
-                return [(partial(self._abort_all, error), 0)]
+            until = deadline if self._scoring else min(deadline, self._quiet_since + self._patience)
+            # Not `asyncio.wait_for`, which may lose a cancellation that comes together with a result.
+            with anyio.move_on_after(max(0.0, until - loop.time())):
+                actions.append(await self._inbound.get())
         while not self._inbound.empty():
             actions.append(self._inbound.get_nowait())
+        if loop.time() >= deadline:
+            error = Silence(f"the query took more than {self._lifetime:g} s")
+            actions.append((partial(self._abort_all, error), 0))
+        elif loop.time() >= self._quiet_since + self._patience and not self._scoring:
+            actions.append((partial(self._give_up, self.machine.moves), 0))
         return actions
 
     async def _step(self, actions: list[Action]) -> None:
+        loop = asyncio.get_running_loop()
+        asked, moves = loop.time(), self.machine.moves
         async with self._turns.of(self.machine.parties.requester):
+            self._quiet_since += loop.time() - asked  # that was this node, not a peer
             sealed = await asyncio.to_thread(self._act, actions)
+        if self.machine.moves != moves:
+            self._quiet_since = loop.time()
         for peer, units in sealed.items():
             if peer not in self._send_queues:
                 self._send_queues[peer] = SendQueue(
@@ -288,8 +301,13 @@ class QueryDriver:
         for session in list(self.machine.sessions.values()):
             self.machine.abort(session, error)
 
-    def _give_up(self) -> None:
-        """Nothing came for too long: name the peer each session waits for, and stop."""
+    def _give_up(self, moves: int) -> None:
+        """Nothing of use came for too long: name the peer each session waits for, and stop.
+
+        `moves`: of the machine, when that was found. What was done since may have been of use after all.
+        """
+        if self.machine.moves != moves:
+            return
         for session in list(self.machine.sessions.values()):
             if not session.state.over:
                 awaited = _awaited(session)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from nodes.pool import UnknownPreparation
 from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import Progress
+from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from protocol.announcing import Plan
 from protocol.errors import PeerAborted, QueryRefused
-from protocol.messages import JoinedPreparation, PreparedBlocks
+from protocol.messages import FOUND_IN_OTHERS, JoinedPreparation, PreparedBlocks
 from protocol.party import Context
 from protocol.preparation import Preparation, RequesterPreparation
 from protocol.preparing import PreparingRequester
@@ -69,11 +70,17 @@ class Making:
 
     @property
     def router_failed(self) -> bool:
-        """Whether the router refused, was silent, or stopped it and named no holder: without it nothing is made."""
+        """Whether the router refused, or cannot be reached: without it nothing is made.
+
+        Not where it was silent, or stopped for something that it found in others: a holder may have kept it waiting, or
+        have lied to it alone.
+        """
         router, failure = self.machine.parties.router, self.machine.whole.failure
-        if router in self.driver.failed_peers:
+        if isinstance(self.driver.failed_peers.get(router), (PeerRefused, PeerUnreachable)):
             return True
-        return isinstance(failure, PeerAborted) and failure.peer == router and failure.by not in self.machine.sessions
+        if not isinstance(failure, PeerAborted) or not failure.peer == failure.by == router:
+            return False
+        return failure.code not in FOUND_IN_OTHERS
 
 
 class Preparer:
@@ -112,11 +119,17 @@ class Preparer:
         )  # fmt: skip
         machine = PreparingRequester(context, plan)
         driver = node.drive(machine)
-        while not driver.finished:
-            if told is not None:
-                told(tally.progress)
-            driver.changed.clear()
-            await driver.changed.wait()
+        try:
+            while not driver.finished:
+                if told is not None:
+                    told(tally.progress)
+                driver.changed.clear()
+                await driver.changed.wait()
+        except BaseException as error:
+            await driver.break_off(error)
+            if machine.preparation is not None:
+                machine.preparation.erase()
+            raise
         return Making(driver, machine)
 
     def put_by(self, making: Making) -> bool:

@@ -32,6 +32,7 @@ from nodes.service.operator_api import (
 )
 from nodes.service.preparer import Making, Preparer, Told
 from nodes.service.supply import Supply
+from nodes.service.together import together
 from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from pets.errors import InputError, LineupError
 from pets.params import norm_bound, preset
@@ -275,15 +276,19 @@ class RequesterNode(Node):
         await asyncio.to_thread(search.begins, machine.query)
         search.asks(machine, asked, prepared)
         driver = self.drive(machine)
-        await _until(driver, lambda: machine.ready or machine.whole.state.over)
-        search.offline += time.perf_counter() - started
-        started = time.perf_counter()
-        if machine.ready:
-            driver.call(partial(machine.submit, np.frombuffer(search.request.template, np.int8)))
-            await driver.until_finished()
-            search.online += time.perf_counter() - started
-            if answered(machine):
-                self.metrics.searched(time.perf_counter() - started)
+        try:
+            await _until(driver, lambda: machine.ready or machine.whole.state.over)
+            search.offline += time.perf_counter() - started
+            started = time.perf_counter()
+            if machine.ready:
+                driver.call(partial(machine.submit, np.frombuffer(search.request.template, np.int8)))
+                await driver.until_finished()
+                search.online += time.perf_counter() - started
+                if answered(machine):
+                    self.metrics.searched(time.perf_counter() - started)
+        except BaseException as error:
+            await driver.break_off(error)
+            raise
         return driver, machine
 
     async def _ask_others(
@@ -307,7 +312,7 @@ class RequesterNode(Node):
             async with search.side_by_side:
                 await self._ask(search, (holder,))
 
-        await asyncio.gather(*map(ask, holders))
+        await together(map(ask, holders))
 
     async def _ask_standing(self, answers: Mapping[str, HolderAnswer]) -> None:
         """Of those that refused for a quota: is it the limit of releases, and when does it end? For `standing`."""

@@ -19,6 +19,7 @@ from nodes.private_files import replace_private
 from nodes.service.drops import Drops
 from nodes.service.operator_api import HolderAnswer, PrepareReport, PrepareRequest, Progress
 from nodes.service.preparer import Making, Preparer, Told
+from nodes.service.together import together
 from nodes.transport.send_queue import PeerRefused
 from pets.errors import MALFORMED, LineupError
 from pets.params import preset
@@ -82,7 +83,7 @@ class Supply:
                 refused.update(missing)
                 made += waits  # not in one line: `made` would be read before the others have added theirs
 
-        await asyncio.gather(*(work() for _ in range(min(SIDE_BY_SIDE, request.count))))
+        await together(work() for _ in range(min(SIDE_BY_SIDE, request.count)))
         if made:
             await asyncio.to_thread(self.want, request)
         return PrepareReport(made, request.count, time.perf_counter() - started, refused)
@@ -202,7 +203,7 @@ class Supply:
         self._compared = time.monotonic()
         waiting = await asyncio.to_thread(self._node.pool.standing)
         asked = {self._node.router}.union(*(one.holders for one in waiting), self.wanted.holders if self.wanted else ())
-        await asyncio.gather(*(self._compare_with(peer) for peer in sorted(asked)))
+        await together(self._compare_with(peer) for peer in sorted(asked))
 
     async def _compare_with(self, peer: str) -> None:
         node = self._node

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,19 +14,26 @@ import msgspec
 import numpy as np
 import pytest
 
+import nodes.service.preparer
 import nodes.service.requester
 import protocol.admitting
 import protocol.searching
 from nodes.config.schema import operator_name
+from nodes.query.driver import Silence
 from nodes.service.node import REQUESTER_PATIENCE
 from nodes.service.operator_api import REFUSALS, HolderAnswer, PrepareRequest, explained
+from nodes.service.preparer import Making
 from nodes.service.requester import RequesterNode
+from nodes.transport.send_queue import PeerUnreachable
 from pets.errors import LineupError
+from protocol.announcing import Plan
 from protocol.compute import Ring, open_bit
 from protocol.errors import Disagreement, PeerAborted, QueryRefused
 from protocol.machine import Machine
 from protocol.messages import ABORT_CODES, Joined, JoinedPreparation, Signature
-from protocol.roles import Seat
+from protocol.party import Context
+from protocol.preparing import PreparingRequester
+from protocol.roles import Parties, Seat
 from protocol.searching import SearchingHolder, SearchingRouter
 from protocol.session import Session
 from protocol.steps import Sign, receive
@@ -292,16 +300,42 @@ def test_nor_does_one_that_names_router_or_requester(named: str, federation: Fed
     run(federation, body)
 
 
-def test_nor_does_one_that_lies_to_the_requester(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The requester finds out, and not who of them it was."""
+@pytest.mark.parametrize("to", [FR, EU])
+def test_nor_does_one_that_lies_to_requester_or_router(
+    to: str, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was lied to finds out, and the requester does not know who of them lied."""
     federation.configure(FR, ready=1)
 
     async def body(network: AsgiNetwork) -> None:
-        lying = LiesToOne("preparation", ES, "signature", monkeypatch, FR)
+        lying = LiesToOne("preparation", ES, "signature", monkeypatch, to)
         assert await waiting_alone(network) == {(ES,), (DE,)}
         assert lying.told
 
     run(federation, body)
+
+
+def test_control_whoever_stops_it_taken_for_who_is_at_fault_nobody_would_be_asked_alone(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation.configure(FR, ready=1)
+    monkeypatch.setattr(nodes.service.preparer, "FOUND_IN_OTHERS", ())
+
+    async def body(network: AsgiNetwork) -> None:
+        LiesToOne("preparation", ES, "signature", monkeypatch, EU)
+        assert await waiting_alone(network) == set()
+
+    run(federation, body)
+
+
+def test_a_router_that_is_silent_may_be_waiting_for_a_holder() -> None:
+    """Two holders that say what it waits for just in time, one after the other, keep it waiting for long enough."""
+    machine = PreparingRequester(Context(FR, bytes(16), Parties(FR, EU, HOLDERS)), Plan(RING, DIM))
+    failed: dict[str, LineupError] = {EU: Silence("it says nothing", EU)}
+    making = Making(SimpleNamespace(failed_peers=failed), machine)  # type: ignore[arg-type]
+    assert not making.router_failed
+    failed[EU] = PeerUnreachable("it is not there")
+    assert making.router_failed
 
 
 def test_where_the_router_stops_it_nobody_is_asked_alone(federation: Federation) -> None:
@@ -356,6 +390,7 @@ def impatient(network: TlsNetwork, seconds: int) -> None:
         driver._reach = seconds
         for send_queue in driver._send_queues.values():
             send_queue._patience = seconds
+        driver._quiet_since = asyncio.get_running_loop().time()
         driver.call(lambda: None)  # it waits anew
 
 

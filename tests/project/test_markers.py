@@ -28,6 +28,7 @@ ONCE = {
     "nodes/test_blame.py": "who is named for what went wrong, whatever was computed",
     "nodes/test_latency.py": "how long searches took, whatever they computed",
     "nodes/test_supply.py": "when preparations are made, not what of",
+    "nodes/test_together.py": "what is stopped when something else fails, whatever was computed",
     "nodes/test_versions.py": "which version of a gallery a search meets",
     "nodes/test_refusals.py": "what a node refuses before it computes",
     "nodes/test_units.py": "a limit on bytes that wait, measured in parts of the smaller ring",

@@ -1,0 +1,211 @@
+"""Work side by side: where one of it fails nothing goes on that nobody waits for, and what was half made is erased."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nodes.service.requester
+import nodes.service.supply
+from nodes.query.driver import QueryDriver
+from nodes.service.operator_api import PrepareRequest
+from nodes.service.together import together
+from protocol.errors import Disagreement
+from protocol.preparing import PreparingRequester
+from protocol.searching import SearchingRequester
+from protocol.session import State
+from protocol.terms import SYNTHETIC_MODEL
+from tests.kit.federation import DE, DIM, ES, FR, HOLDERS, Federation, found, people, request
+from tests.kit.network import AsgiNetwork, running
+from tests.kit.ring import RING
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return found(tmp_path / "nodes", people(rows=130))
+
+
+async def all_at_once(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Without the defence."""
+    await asyncio.gather(*work)
+
+
+def run(federation: Federation, body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    async def everything() -> None:
+        async with running(AsgiNetwork(federation)) as network:
+            await body(network)
+
+    asyncio.run(everything())
+
+
+def drivers_of(network: AsgiNetwork, kind: type) -> list[QueryDriver]:
+    return [driver for name, driver in network.drivers if name == FR and isinstance(driver.machine, kind)]
+
+
+async def search_that_fails(network: AsgiNetwork) -> list[QueryDriver]:
+    """ES stops what both are asked together; of the two that are asked alone then, one fails once the other has begun.
+
+    Gives the drivers of those that began.
+    """
+    stop_joint(network, ES)
+    node: Any = network.nodes[FR]
+    for name in HOLDERS:
+        await node.supply.prepare(wanted((name,)))
+    begun: list[bytes] = []
+
+    def begins(query: bytes) -> None:
+        begun.append(query)
+        if len(begun) == 2:
+            while not drivers_of(network, SearchingRequester):
+                time.sleep(0.001)
+            raise OSError("the disk is full")
+
+    asked = request(network.federation.people.hit)
+    with pytest.raises(OSError, match="full"):
+        await node.search(asked, replace(node._unapproved(asked), begins=begins))
+    return drivers_of(network, SearchingRequester)
+
+
+def stop_joint(network: AsgiNetwork, name: str) -> None:
+    node, drive = network.nodes[name], network.nodes[name].drive
+
+    def stops(machine: Any) -> Any:
+        driver = drive(machine)
+        if len(machine.parties.holders) > 1:
+            driver.call(lambda: machine.abort(machine.whole, Disagreement("it says so")))
+        return driver
+
+    node.drive = stops  # type: ignore[method-assign]
+
+
+def wanted(holders: tuple[str, ...] = HOLDERS, count: int = 1) -> PrepareRequest:
+    return PrepareRequest(holders, count, DIM, SYNTHETIC_MODEL, RING.preset)
+
+
+def test_where_one_attempt_fails_the_others_are_stopped_before_the_search_is_over(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        (other,) = await search_that_fails(network)
+        machine: Any = other.machine
+        assert other.finished
+        assert not machine.answers
+        assert {session.state for session in machine.sessions.values()} == {State.ABORTED}
+        await network.settle()
+        assert drivers_of(network, SearchingRequester) == [other]  # nothing began afterwards
+
+    run(federation, body)
+
+
+def test_control_left_alone_the_others_go_on(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes.service.requester, "together", all_at_once)
+
+    async def body(network: AsgiNetwork) -> None:
+        (other,) = await search_that_fails(network)
+        machine: Any = other.machine
+        assert not other.finished
+        await network.settle()
+        assert machine.answers
+
+    run(federation, body)
+
+
+async def preparing_that_fails(network: AsgiNetwork) -> list[QueryDriver]:
+    """Of two side by side the second cannot begin."""
+    node: Any = network.nodes[FR]
+    drive, begun = node.drive, []
+
+    def fails(machine: Any) -> Any:
+        begun.append(machine)
+        if len(begun) == 2:
+            raise OSError("the disk is full")
+        return drive(machine)
+
+    node.drive = fails
+    with pytest.raises(OSError, match="full"):
+        await node.supply.prepare(wanted(count=2))
+    return drivers_of(network, PreparingRequester)
+
+
+def test_nor_is_a_preparation_made_that_nobody_puts_by(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        (other,) = await preparing_that_fails(network)
+        machine: Any = other.machine
+        assert other.finished
+        assert machine.preparation is None
+        await network.settle()
+        assert not any(node.pool.standing() for node in network.nodes.values())
+
+    run(federation, body)
+
+
+def test_control_left_alone_its_peers_keep_what_nobody_uses(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes.service.supply, "together", all_at_once)
+
+    async def body(network: AsgiNetwork) -> None:
+        (other,) = await preparing_that_fails(network)
+        assert not other.finished
+        await network.settle()
+        assert network.nodes[DE].pool.standing()
+
+    run(federation, body)
+
+
+@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
+    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its machine would go on with zeros in place of its shares."""
+    erased: list[bool] = []
+
+    async def at_once(*_: object) -> None:
+        pass
+
+    if not defended:
+        monkeypatch.setattr(QueryDriver, "break_off", at_once)
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        give_up = node._preparer.give_up
+
+        def watched(made: Any) -> None:
+            (driver,) = drivers_of(network, SearchingRequester)
+            erased.append(driver.finished)
+            give_up(made)
+
+        monkeypatch.setattr(node._preparer, "give_up", watched)
+        search = asyncio.create_task(node.search(request(federation.people.hit)))
+        while not drivers_of(network, SearchingRequester):
+            await asyncio.sleep(0.01)
+        search.cancel()
+        await asyncio.wait({search})
+        assert search.cancelled()
+
+    run(federation, body)
+    assert erased == [defended]
+
+
+def test_the_first_error_is_raised_when_all_are_over() -> None:
+    over: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            over.append("waited")
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise OSError("first")
+
+    with pytest.raises(OSError, match="first"):
+        asyncio.run(together([waits(), fails()]))
+    assert over == ["waited"]
+    asyncio.run(together([]))
