@@ -14,6 +14,7 @@ import pytest
 
 from tests.kit.command_tree import share_command_tree
 from tests.kit.postgres import PostgresServer, find_binaries, why_not
+from tests.kit.preloaded import share_preloaded
 from tests.kit.ring import RING
 from tests.kit.statements import share_compiled_statements
 
@@ -46,11 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Before workers start, compile what a query runs: else each worker would, at the same time."""
+    """Before workers start, compile what a query runs: else each worker would, at the same time. So with loading."""
     if getattr(session.config.option, "numprocesses", None):
         from protocol.engine import warm_up
 
         warm_up(RING)
+        share_preloaded()
 
 
 @pytest.hookimpl(tryfirst=True)

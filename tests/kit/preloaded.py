@@ -4,7 +4,8 @@ A test that types a hundred commands, or starts twenty nodes, waits for little e
 
 `Preloaded` starts one process that has loaded them. Each command is a fork of it, with the arguments, the folder, the
 environment and the input and output of who gave it. `program` is the `lineup` to call, in a folder for PATH; `start`
-gives a command as `subprocess.Popen` does. `preloaded` is one for all tests of a process.
+gives a command as `subprocess.Popen` does. `preloaded` is one for all tests of a process; with `share_preloaded`, for
+those of all workers.
 
 What a fork does not show: modules that cannot be loaded in another order, an order of sets that differs from process to
 process (all forks have the seed of one), what goes wrong while Python takes itself apart. Nodes that load everything
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -34,6 +36,8 @@ from pathlib import Path
 from typing import IO
 
 BEFORE = "LINEUP_TEST_BEFORE"  # Python that a command runs first, to be an odd one
+SHARED = "LINEUP_TEST_PRELOADED"  # the folder of one that others share
+LOADING_SECONDS = 120
 MODULES = ("nodes.cli.app", "nodes.cli.store", "nodes.service.server", "nodes.verify", "nodes.audit", "pets.faces",
            "nodes.console.server", "nodes.cli.demo_console", "nodes.audit.audit", "nodes.casework.restored",
            "nodes.identity.renewal", "nodes.operator.beside", "nodes.operator.database", "nodes.operator.peers",
@@ -90,22 +94,15 @@ class Command:
 
 
 class Preloaded:
-    """A process to fork from, until `close`. `program`: its `lineup`, executable, alone in its folder."""
+    """A process to fork from. `program`: its `lineup`, executable, alone in its folder."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        folder.mkdir()
+    def __init__(self, folder: Path) -> None:
         self.program = folder / "lineup"
-        self._address = address = str(folder / "asked")
-        self.program.write_text(PROGRAM.format(python=sys.executable, address=address))
-        self.program.chmod(0o755)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kit.preloaded", address],
-            cwd=Path(__file__).parents[2],
-            env=environment,
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
+        self._address = str(folder / "asked")
+        deadline = time.monotonic() + LOADING_SECONDS
+        while not Path(self._address).exists():
+            assert time.monotonic() < deadline, f"nothing listens in {folder}"
+            time.sleep(0.05)
 
     def start(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Command:
         """A command without input that writes everything to `log`."""
@@ -118,21 +115,38 @@ class Preloaded:
         asked.sendall(asking)
         return Command(asked)
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
 
 @cache
 def preloaded() -> Preloaded:
-    """One for all tests of this process."""
-    folder = tempfile.TemporaryDirectory(prefix="lineup-preloaded-")
+    """One for all tests of this process, or of all workers."""
+    return Preloaded(Path(os.environ[SHARED]) if SHARED in os.environ else load())
+
+
+def share_preloaded() -> None:
+    """Begin one for this process and all that it starts. It loads while they do other things."""
+    os.environ[SHARED] = str(load())
+
+
+def load() -> Path:
+    """Begin to load a process to fork from, which ends with this one. Returns its folder."""
+    place = tempfile.TemporaryDirectory(prefix="lineup-preloaded-")
+    folder = Path(place.name) / "bin"
+    folder.mkdir()
+    program, address = folder / "lineup", str(folder / "asked")
+    program.write_text(PROGRAM.format(python=sys.executable, address=address))
+    program.chmod(0o755)
     # Rich keeps the width that it is told while it is loaded (pytest-xdist tells workers 80); else it asks each time.
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    made = Preloaded(Path(folder.name) / "bin", environment)
-    atexit.register(folder.cleanup)
-    atexit.register(made.close)
-    return made
+    command = [sys.executable, "-m", "tests.kit.preloaded", address]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment)
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+        place.cleanup()
+
+    atexit.register(end)
+    return folder
 
 
 def serve(address: str) -> None:
@@ -151,10 +165,10 @@ def serve(address: str) -> None:
     gc.collect()
     gc.freeze()  # else each command looks for garbage among all that is loaded, and has memory copied for it
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(address + ".new")
     listener.listen()
+    os.rename(address + ".new", address)  # whoever sees it is answered
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those below
-    print("ready", flush=True)
     while True:
         asked, _ = listener.accept()
         if os.fork() == 0:

@@ -1,4 +1,4 @@
-"""Only what serves loads what serves: an audit, a backup or an enrolment opens no network library, a shard no database."""
+"""Who does not serve loads no network library, as an audit or a backup; a shard of a cluster loads no database."""
 
 from __future__ import annotations
 

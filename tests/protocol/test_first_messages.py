@@ -1,7 +1,7 @@
 """The first messages of a process may come to several threads at once.
 
-msgspec builds what it knows about a type when it first decodes one. Up to 0.22 a second thread read that half built, and
-the process ended with a segmentation fault: so this runs in a process of its own. With msgspec 0.22 it fails.
+msgspec builds what it knows about a type when it first decodes one. Up to 0.22 a second thread could read that half
+built, and the process ended with a segmentation fault: so this runs in a process of its own. With 0.22 it fails.
 """
 
 from __future__ import annotations
