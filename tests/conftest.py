@@ -52,7 +52,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from protocol.engine import warm_up
 
         warm_up(RING)
-        share_preloaded()
+        if session.config.option.markexpr != "ring":  # those run no command
+            share_preloaded()
 
 
 @pytest.hookimpl(tryfirst=True)
