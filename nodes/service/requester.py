@@ -55,7 +55,7 @@ RequesterMachine = PreparingRequester | SearchingRequester
 log = logging.getLogger("lineup.requester")
 
 WARRANT_SECONDS = 3600
-MOST_LOST = 2  # preparations in a row that peers have no more, before that is an error
+MOST_LOST = 2  # preparations of a search that peers have no more, before that is an error
 SIDE_BY_SIDE = 4  # attempts with one holder each, after one with all of them failed and nobody was to blame
 
 
@@ -85,6 +85,7 @@ class _Search:
     queries: list[str] = field(default_factory=list)
     prepared: Literal["waiting", "now"] = "waiting"  # until something had to be prepared for it
     lied: bool = False  # somebody refused its probe falsely
+    lost: int = 0  # preparations that a peer had no more: after the first nothing that waited is used
     preparing: float = 0.0
     offline: float = 0.0
     online: float = 0.0
@@ -199,17 +200,14 @@ class RequesterNode(Node):
             seconds_preparing=search.preparing,
         )
 
-    async def _ask(self, search: _Search, asked: Sequence[str], lost: int = 0) -> None:
-        """One attempt; then others with those that are still without an answer.
-
-        `lost`: how many preparations a peer had no more. After the first nothing that waited is used.
-        """
+    async def _ask(self, search: _Search, asked: Sequence[str]) -> None:
+        """One attempt; then others with those that are still without an answer."""
         if search.refused_falsely(asked):
             return
         plan = plan_of(search.request)
-        made = None if lost else await asyncio.to_thread(self._preparer.waiting, asked, plan)
+        made = None if search.lost else await asyncio.to_thread(self._preparer.waiting, asked, plan)
         if made is not None:
-            await self._ask_with(search, asked, made, lost, "waiting")
+            await self._ask_with(search, asked, made, "waiting")
             return
         try:
             router = self.router
@@ -231,7 +229,7 @@ class RequesterNode(Node):
         missing = [name for name in asked if name not in able]
         search.ends({name: _answer(driver, machine, None, name) for name in missing})
         if made is not None:
-            await self._ask_with(search, able, made, lost, "now")
+            await self._ask_with(search, able, made, "now")
         if len(asked) > 1:
             await self._ask_each(search, [name for name in missing if _may_ask_again(driver, machine, name)])
 
@@ -240,7 +238,6 @@ class RequesterNode(Node):
         search: _Search,
         asked: Sequence[str],
         made: RequesterPreparation,
-        lost: int,
         prepared: Literal["waiting", "now"],
     ) -> None:
         """One query with a preparation, which serves no other whatever comes of it.
@@ -256,8 +253,9 @@ class RequesterNode(Node):
             await asyncio.to_thread(self._preparer.give_up, made)
         search.lied |= self._look_for_lies(machine)
         if machine.whole.state is not State.FINISHED:
-            if lost < MOST_LOST and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
-                await self._ask(search, asked, lost + 1)
+            if search.lost < MOST_LOST and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
+                search.lost += 1
+                await self._ask(search, asked)
             else:
                 await self._ask_others(search, driver, machine, asked)
             return

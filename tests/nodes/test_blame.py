@@ -135,18 +135,21 @@ def test_a_holder_that_names_another_does_not_silence_it(federation: Federation)
     run(federation, body)
 
 
-def test_a_holder_that_says_it_lost_its_part_has_the_others_asked_three_times_more(federation: Federation) -> None:
-    """Twice with all, for that may be so, and then without it: what the threat model says of quotas."""
+@pytest.mark.parametrize("name", [ES, EU])
+def test_who_says_that_it_lost_its_part_has_the_others_asked_three_times_more(
+    name: str, federation: Federation
+) -> None:
+    """Twice with all, for that may be so, and then alone: what the threat model says of quotas."""
     asked: list[tuple[str, ...]] = []
 
     async def body(network: AsgiNetwork) -> None:
-        liar, other = network.nodes[ES], network.nodes[DE]
+        liar, other = network.nodes[name], network.nodes[DE]
         drive, drive_other = liar.drive, other.drive
 
         def lying(machine: Any) -> Any:
             driver = drive(machine)
-            if isinstance(machine, SearchingHolder):
-                driver.call(lambda: machine.abort(machine.whole, QueryRefused("unprepared", "it says so", ES)))
+            if isinstance(machine, (SearchingHolder, SearchingRouter)):
+                driver.call(lambda: machine.abort(machine.whole, QueryRefused("unprepared", "it says so", name)))
             return driver
 
         def counted(machine: Any) -> Any:
@@ -158,8 +161,9 @@ def test_a_holder_that_says_it_lost_its_part_has_the_others_asked_three_times_mo
         other.drive = counted  # type: ignore[method-assign]
         wanted = request(federation.people.hit)
         report = await network.search(wanted)
-        assert report.answers[ES] == HolderAnswer("refused", reason="unprepared", by=ES)
-        assert report.answers[DE] == federation.expected(wanted)[DE]
+        refused = HolderAnswer("refused", reason="unprepared", by=name)
+        assert report.answers[ES] == refused
+        assert report.answers[DE] == (refused if name == EU else federation.expected(wanted)[DE])
 
     run(federation, body)
     assert asked == [HOLDERS, HOLDERS, HOLDERS, (DE,)]
