@@ -17,6 +17,7 @@ from nodes.cli.demo import _assess, free_ports, lineup
 from nodes.config.names import Role
 from nodes.config.schema import load_config
 from nodes.identity.identity import init_node
+from tests.kit.console import NO_TLS
 from tests.kit.preloaded import Command, preloaded
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def answers(folder: Path, wanted: bool, seconds: float = 90) -> bool:
     url, deadline = load_config(folder).console.url, time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            up = httpx.get(f"{url}/health", trust_env=False).status_code == 200
+            up = httpx.get(f"{url}/health", verify=NO_TLS, trust_env=False).status_code == 200
         except httpx.TransportError:
             up = False
         if up is wanted:
