@@ -208,7 +208,8 @@ class QueryDriver:
         loop = asyncio.get_running_loop()
         asked, moves = loop.time(), self.machine.moves
         async with self._turns.of(self.machine.parties.requester):
-            self._quiet_since += loop.time() - asked  # that was this node, not a peer
+            if self._waiting_bytes > INBOUND_BYTES:  # nothing was read meanwhile: that was this node, not a peer
+                self._quiet_since += loop.time() - asked
             sealed = await asyncio.to_thread(self._act, actions)
         if self.machine.moves != moves:
             self._quiet_since = loop.time()

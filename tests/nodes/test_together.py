@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import nodes.service.requester
 import nodes.service.supply
 from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import PrepareRequest
+from nodes.service.preparer import Preparer
 from nodes.service.together import together
 from protocol.errors import Disagreement
 from protocol.preparing import PreparingRequester
@@ -189,6 +191,47 @@ def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
 
     run(federation, body)
     assert erased == [defended]
+
+
+@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+def test_what_is_found_for_a_search_that_was_cancelled_meanwhile_is_given_up(
+    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its secrets stay, and its places at the peers are taken, until it is too old."""
+
+    async def in_a_thread(preparer: Any, *given: Any) -> Any:
+        return await asyncio.to_thread(preparer.waiting, *given)
+
+    if not defended:
+        monkeypatch.setattr(Preparer, "find", in_a_thread)
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        assert (await node.supply.prepare(wanted())).made == 1
+        await network.settle()
+        take, taking, cancelled = node.pool.take, threading.Event(), threading.Event()
+        taken: list[Any] = []
+
+        def slowly(*given: Any) -> Any:
+            taking.set()
+            assert cancelled.wait(10)
+            taken.append(take(*given))
+            return taken[0]
+
+        monkeypatch.setattr(node.pool, "take", slowly)
+        search = asyncio.create_task(node.search(request(federation.people.hit)))
+        assert await asyncio.to_thread(taking.wait, 10)
+        search.cancel()
+        await asyncio.sleep(0)
+        cancelled.set()
+        await asyncio.wait({search})
+        assert search.cancelled()
+        while not taken:
+            await asyncio.sleep(0.01)
+        assert bool(node.pool.preparation_ids(FR)) is not defended
+        assert bool(taken[0].rings) is not defended
+
+    run(federation, body)
 
 
 def test_the_first_error_is_raised_when_all_are_over() -> None:
