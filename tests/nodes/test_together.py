@@ -159,9 +159,11 @@ def test_control_left_alone_its_peers_keep_what_nobody_uses(
     run(federation, body)
 
 
-@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+@pytest.mark.parametrize(
+    ("defended", "times"), [(True, 1), (True, 3), (False, 1)], ids=["defended", "again and again", "control"]
+)
 def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
-    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+    defended: bool, times: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its machine would go on with zeros in place of its shares."""
     erased: list[bool] = []
@@ -185,9 +187,13 @@ def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
         search = asyncio.create_task(node.search(request(federation.people.hit)))
         while not drivers_of(network, SearchingRequester):
             await asyncio.sleep(0.01)
-        search.cancel()
+        (driver,) = drivers_of(network, SearchingRequester)
+        for _ in range(times):
+            search.cancel()
+            await asyncio.sleep(0)
         await asyncio.wait({search})
         assert search.cancelled()
+        await driver.until_finished()
 
     run(federation, body)
     assert erased == [defended]
@@ -252,3 +258,25 @@ def test_the_first_error_is_raised_when_all_are_over() -> None:
         asyncio.run(together([waits(), fails()]))
     assert over == ["waited"]
     asyncio.run(together([]))
+
+
+def test_what_is_cancelled_is_cancelled_once() -> None:
+    """Whoever is the first to be over does not have the others disturbed while they put away what they did."""
+    put_away: list[float] = []
+
+    async def takes(seconds: float) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(seconds)
+            put_away.append(seconds)
+
+    async def everything() -> None:
+        work = asyncio.create_task(together(takes(seconds) for seconds in (0, 0.01, 0.02)))
+        await asyncio.sleep(0.01)
+        work.cancel()
+        await asyncio.wait({work})
+        assert work.cancelled()
+
+    asyncio.run(everything())
+    assert put_away == [0, 0.01, 0.02]
