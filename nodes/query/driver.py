@@ -138,9 +138,14 @@ class QueryDriver:
         self.call(partial(self._abort_all, error))
 
     async def break_off(self, error: BaseException) -> None:
-        """For whoever can wait for it no more, before what it uses is erased: stop everything, and tell the peers."""
+        """For whoever can wait for it no more, before what it uses is erased: stop everything, and tell the peers.
+
+        Waits for the end also where it is cancelled meanwhile; the caller raises `error` in any case.
+        """
         self.stop(InternalError(error))
-        await self.until_finished()
+        while not self.finished:
+            with suppress(asyncio.CancelledError):
+                await self.until_finished()
 
     @property
     def over(self) -> bool:
@@ -208,7 +213,8 @@ class QueryDriver:
         loop = asyncio.get_running_loop()
         asked, moves = loop.time(), self.machine.moves
         async with self._turns.of(self.machine.parties.requester):
-            self._quiet_since += loop.time() - asked  # that was this node, not a peer
+            if self._waiting_bytes > INBOUND_BYTES:  # nothing was read meanwhile: that was this node, not a peer
+                self._quiet_since += loop.time() - asked
             sealed = await asyncio.to_thread(self._act, actions)
         if self.machine.moves != moves:
             self._quiet_since = loop.time()

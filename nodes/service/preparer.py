@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -106,6 +107,17 @@ class Preparer:
             if isinstance(made, RequesterPreparation):
                 return made
             self.give_up(made)
+
+    async def find(self, holders: Collection[str], plan: Plan) -> RequesterPreparation | None:
+        """As `waiting`. What is found once the caller was cancelled is given up: nobody would own it."""
+        finding = asyncio.create_task(asyncio.to_thread(self.waiting, holders, plan))
+        try:
+            return await asyncio.shield(finding)
+        except asyncio.CancelledError:
+            await asyncio.wait({finding})
+            if finding.exception() is None and (made := finding.result()) is not None:
+                await asyncio.to_thread(self.give_up, made)
+            raise
 
     async def make(self, router: str, holders: Sequence[str], plan: Plan, told: Told | None = None) -> Making:
         """Try to make one, and wait until that is over."""

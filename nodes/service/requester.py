@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
@@ -55,7 +56,7 @@ RequesterMachine = PreparingRequester | SearchingRequester
 log = logging.getLogger("lineup.requester")
 
 WARRANT_SECONDS = 3600
-MOST_LOST = 2  # preparations of a search that peers have no more, before that is an error
+MOST_LOST = 2  # attempts of a holder's in a search whose preparation a peer has no more, before that is an error
 SIDE_BY_SIDE = 4  # attempts with one holder each, after one with all of them failed and nobody was to blame
 
 
@@ -85,7 +86,7 @@ class _Search:
     queries: list[str] = field(default_factory=list)
     prepared: Literal["waiting", "now"] = "waiting"  # until something had to be prepared for it
     lied: bool = False  # somebody refused its probe falsely
-    lost: int = 0  # preparations that a peer had no more: after the first nothing that waited is used
+    lost: Counter[str] = field(default_factory=Counter)  # by holder, attempts whose preparation a peer had no more
     preparing: float = 0.0
     offline: float = 0.0
     online: float = 0.0
@@ -205,7 +206,8 @@ class RequesterNode(Node):
         if search.refused_falsely(asked):
             return
         plan = plan_of(search.request)
-        made = None if search.lost else await asyncio.to_thread(self._preparer.waiting, asked, plan)
+        # Once a peer had lost its part of one that waited, no other that waits is tried.
+        made = None if search.lost else await self._preparer.find(asked, plan)
         if made is not None:
             await self._ask_with(search, asked, made, "waiting")
             return
@@ -253,8 +255,9 @@ class RequesterNode(Node):
             await asyncio.to_thread(self._preparer.give_up, made)
         search.lied |= self._look_for_lies(machine)
         if machine.whole.state is not State.FINISHED:
-            if search.lost < MOST_LOST and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
-                search.lost += 1
+            again = all(search.lost[name] < MOST_LOST for name in asked)
+            if again and _lost_half(driver, machine):  # a peer has restarted, or its gallery changed
+                search.lost.update(asked)
                 await self._ask(search, asked)
             else:
                 await self._ask_others(search, driver, machine, asked)

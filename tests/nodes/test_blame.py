@@ -114,6 +114,41 @@ def test_the_routers_death_is_the_routers(
     run(federation, body, TlsNetwork)
 
 
+def test_as_many_holders_as_like_may_have_restarted(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is asked alone with what waited, which it lost: that one did takes no other's turn.
+
+    With one try more: three holders would do as well, with two.
+    """
+    monkeypatch.setattr(nodes.service.requester, "MOST_LOST", 1)
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        for name in HOLDERS:
+            assert (await node.supply.prepare(prepared_with(name))).made == 1
+        await network.settle()
+        for name in HOLDERS:
+            await network.restart(name)
+        drive = network.nodes[ES].drive
+
+        def stops(machine: Any) -> Any:
+            driver = drive(machine)
+            if len(machine.parties.holders) > 1:
+                driver.call(lambda: machine.abort(machine.whole, Disagreement("it says so")))
+            return driver
+
+        network.nodes[ES].drive = stops  # type: ignore[method-assign]
+        wanted = request(federation.people.hit)
+        report = await network.search(wanted)
+        assert report.answers == federation.expected(wanted)
+        assert len(report.queries) == 2 * len(HOLDERS)
+
+    run(federation, body)
+
+
+def prepared_with(name: str) -> PrepareRequest:
+    return PrepareRequest((name,), 1, DIM, SYNTHETIC_MODEL, RING.preset)
+
+
 def test_a_holder_that_names_another_does_not_silence_it(federation: Federation) -> None:
     """It stops every query of several holders, and says that the other one did."""
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nodes.query.driver import QueryDriver, Silence
+import nodes.query.driver
+from nodes.query.driver import INBOUND_BYTES, QueryDriver, Silence
 from nodes.query.turns import Turns
 from pets.errors import LineupError
 from protocol import wire
@@ -127,6 +128,19 @@ async def trickle(talk: Talk, sender: str, session: str, message: AnyMessage | N
             await asyncio.sleep(PATIENCE / 3)
 
 
+async def trickle_while_busy(talk: Talk, sender: str, session: str, message: AnyMessage | None = None) -> None:
+    """The same, at a node that computes for another state nearly all the time."""
+
+    async def another() -> None:
+        while True:
+            async with talk.turns.of("another state"):
+                await asyncio.sleep(PATIENCE / 2)
+
+    busy = asyncio.create_task(another())
+    await trickle(talk, sender, session, message)
+    busy.cancel()
+
+
 async def flood(talk: Talk, *_: Any) -> None:
     """There is always something to be done."""
     until = time.monotonic() + 4 * PATIENCE
@@ -137,8 +151,15 @@ async def flood(talk: Talk, *_: Any) -> None:
 
 @pytest.mark.parametrize(
     ("attack", "sender", "session", "message"),
-    [(trickle, DE, DE, None), (trickle, ES, DE, None), (trickle, EU, ES, None), (trickle, EU, DE, ABORT), (flood,) * 4],
-    ids=["another", "itself", "router", "aborts", "flood"],
+    [
+        (trickle, DE, DE, None),
+        (trickle, ES, DE, None),
+        (trickle, EU, ES, None),
+        (trickle, EU, DE, ABORT),
+        (trickle_while_busy, DE, DE, None),
+        (flood,) * 4,
+    ],
+    ids=["another", "itself", "router", "aborts", "busy", "flood"],
 )
 def test_what_nobody_waits_for_does_not_put_off_the_end_of_patience(
     attack: Any, sender: str, session: str, message: AnyMessage | None
@@ -146,6 +167,15 @@ def test_what_nobody_waits_for_does_not_put_off_the_end_of_patience(
     machine, failed = driven(lambda talk: attack(talk, sender, session, message))
     assert machine.waiting.state is State.ABORTED
     assert isinstance(failed[ES], Silence)
+
+
+def test_control_where_every_wait_for_a_turn_is_made_good_a_busy_node_puts_it_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nodes.query.driver, "INBOUND_BYTES", -1)
+    machine, failed = driven(lambda talk: trickle_while_busy(talk, DE, DE))
+    assert machine.waiting.state is State.RUNNING
+    assert not failed
 
 
 @pytest.mark.parametrize("attack", [trickle, flood])
@@ -207,11 +237,12 @@ def test_what_came_while_this_node_was_busy_is_done_before_anybody_is_given_up()
     assert not failed
 
 
-def test_nobody_is_given_up_for_the_time_in_which_this_node_waited_for_its_turn() -> None:
+def test_nobody_is_given_up_for_the_time_in_which_this_node_read_nothing_because_it_waited_for_its_turn() -> None:
     async def body(talk: Talk) -> None:
         await asyncio.sleep(PATIENCE / 6)
         async with talk.turns.of("another state"):
-            talk.say(DE, DE)
+            talk.driver._waiting_bytes += INBOUND_BYTES + 1
+            talk.driver.call(lambda: None, INBOUND_BYTES + 1)
             await asyncio.sleep(2 * PATIENCE)
         await asyncio.sleep(PATIENCE / 2)
         talk.say(ES, ES)

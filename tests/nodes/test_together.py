@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import nodes.service.requester
 import nodes.service.supply
 from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import PrepareRequest
+from nodes.service.preparer import Preparer
 from nodes.service.together import together
 from protocol.errors import Disagreement
 from protocol.preparing import PreparingRequester
@@ -157,9 +159,11 @@ def test_control_left_alone_its_peers_keep_what_nobody_uses(
     run(federation, body)
 
 
-@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+@pytest.mark.parametrize(
+    ("defended", "times"), [(True, 1), (True, 3), (False, 1)], ids=["defended", "again and again", "control"]
+)
 def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
-    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+    defended: bool, times: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its machine would go on with zeros in place of its shares."""
     erased: list[bool] = []
@@ -183,12 +187,57 @@ def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
         search = asyncio.create_task(node.search(request(federation.people.hit)))
         while not drivers_of(network, SearchingRequester):
             await asyncio.sleep(0.01)
-        search.cancel()
+        (driver,) = drivers_of(network, SearchingRequester)
+        for _ in range(times):
+            search.cancel()
+            await asyncio.sleep(0)
         await asyncio.wait({search})
         assert search.cancelled()
+        await driver.until_finished()
 
     run(federation, body)
     assert erased == [defended]
+
+
+@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+def test_what_is_found_for_a_search_that_was_cancelled_meanwhile_is_given_up(
+    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its secrets stay, and its places at the peers are taken, until it is too old."""
+
+    async def in_a_thread(preparer: Any, *given: Any) -> Any:
+        return await asyncio.to_thread(preparer.waiting, *given)
+
+    if not defended:
+        monkeypatch.setattr(Preparer, "find", in_a_thread)
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        assert (await node.supply.prepare(wanted())).made == 1
+        await network.settle()
+        take, taking, cancelled = node.pool.take, threading.Event(), threading.Event()
+        taken: list[Any] = []
+
+        def slowly(*given: Any) -> Any:
+            taking.set()
+            assert cancelled.wait(10)
+            taken.append(take(*given))
+            return taken[0]
+
+        monkeypatch.setattr(node.pool, "take", slowly)
+        search = asyncio.create_task(node.search(request(federation.people.hit)))
+        assert await asyncio.to_thread(taking.wait, 10)
+        search.cancel()
+        await asyncio.sleep(0)
+        cancelled.set()
+        await asyncio.wait({search})
+        assert search.cancelled()
+        while not taken:
+            await asyncio.sleep(0.01)
+        assert bool(node.pool.preparation_ids(FR)) is not defended
+        assert bool(taken[0].rings) is not defended
+
+    run(federation, body)
 
 
 def test_the_first_error_is_raised_when_all_are_over() -> None:
@@ -209,3 +258,25 @@ def test_the_first_error_is_raised_when_all_are_over() -> None:
         asyncio.run(together([waits(), fails()]))
     assert over == ["waited"]
     asyncio.run(together([]))
+
+
+def test_what_is_cancelled_is_cancelled_once() -> None:
+    """Whoever is the first to be over does not have the others disturbed while they put away what they did."""
+    put_away: list[float] = []
+
+    async def takes(seconds: float) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(seconds)
+            put_away.append(seconds)
+
+    async def everything() -> None:
+        work = asyncio.create_task(together(takes(seconds) for seconds in (0, 0.01, 0.02)))
+        await asyncio.sleep(0.01)
+        work.cancel()
+        await asyncio.wait({work})
+        assert work.cancelled()
+
+    asyncio.run(everything())
+    assert put_away == [0, 0.01, 0.02]
