@@ -26,7 +26,7 @@ from tests.kit.processes import Processes
 
 pytestmark = pytest.mark.slow
 
-FEDERATION = {"read_timeout_seconds": 2}
+FEDERATION = {"read_timeout_seconds": 5}
 
 
 def beside(
