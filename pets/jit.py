@@ -29,6 +29,6 @@ def short_kernel(function: F) -> F:
 
 def read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     """A view that cannot be written through: for arrays that can be, numba would compile a kernel once more."""
-    view = array.view(np.ndarray)  # neither a memory map, another class again
+    view = array.view(np.ndarray)  # nor is it a memory map, another class again
     view.flags.writeable = False
     return view
