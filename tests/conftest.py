@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pets.params import Parameters
 from tests.kit.command_tree import share_command_tree
 from tests.kit.postgres import PostgresServer, find_binaries, why_not
 from tests.kit.preloaded import share_preloaded
@@ -34,8 +35,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None  # as pytest decides
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that often wait run among those that compute: with a worker more than processors, none is idle."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that often wait run among those that compute: with a worker more than processors, none is idle.
+
+    For the larger ring a test that is given its ring is not run once more: it had each in the first run.
+    """
+    if config.option.markexpr == "ring":
+        given = [item for item in items if any(isinstance(value, Parameters) for value in values_of(item))]
+        config.hook.pytest_deselected(items=given)
+        items[:] = [item for item in items if item not in given]
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
@@ -44,6 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         alike = [path for path in files if (path.parent.name in WAITING) is waiting]
         place |= {path: number / len(alike) for number, path in enumerate(alike)}
     items[:] = [item for path in sorted(files, key=lambda path: place[path]) for item in files[path]]
+
+
+def values_of(item: pytest.Item) -> list[object]:
+    """What a test's parameters are."""
+    return list(item.callspec.params.values()) if hasattr(item, "callspec") else []
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
