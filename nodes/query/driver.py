@@ -100,8 +100,10 @@ class QueryDriver:
         self._inbound: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
         self._waiting_bytes = 0
         self._quiet_since = 0.0  # when its sessions last went on
+        self._waited = 0.0  # the longest since then that this node waited for its turn
         self._scoring: set[asyncio.Task[None]] = set()
         self.task = asyncio.create_task(self._run())
+        self.task.add_done_callback(lambda _: self.changed.set())
 
     def accept(self, peer: str, offset: int, units: list[bytes]) -> None:
         """Take units from a peer; those that were taken before are passed over.
@@ -140,12 +142,14 @@ class QueryDriver:
     async def break_off(self, error: BaseException) -> None:
         """For whoever can wait for it no more, before what it uses is erased: stop everything, and tell the peers.
 
-        Waits for the end also where it is cancelled meanwhile; the caller raises `error` in any case.
+        Waits for the end also where it is cancelled meanwhile; the caller raises `error` in any case. A task that was
+        cancelled before its first step ends nothing: there is nothing to wait for then.
         """
         self.stop(InternalError(error))
-        while not self.finished:
+        while not (self.finished or self.task.done()):
             with suppress(asyncio.CancelledError):
-                await self.until_finished()
+                self.changed.clear()
+                await self.changed.wait()
 
     @property
     def over(self) -> bool:
@@ -196,7 +200,7 @@ class QueryDriver:
         loop = asyncio.get_running_loop()
         actions: list[tuple[Action, int]] = []
         if self._inbound.empty():
-            until = deadline if self._scoring else min(deadline, self._quiet_since + self._patience)
+            until = deadline if self._scoring else min(deadline, self._silent_from)
             # Not `asyncio.wait_for`, which may lose a cancellation that comes together with a result.
             with anyio.move_on_after(max(0.0, until - loop.time())):
                 actions.append(await self._inbound.get())
@@ -205,19 +209,24 @@ class QueryDriver:
         if loop.time() >= deadline:
             error = Silence(f"the query took more than {self._lifetime:g} s")
             actions.append((partial(self._abort_all, error), 0))
-        elif loop.time() >= self._quiet_since + self._patience and not self._scoring:
+        elif loop.time() >= self._silent_from and not self._scoring:
             actions.append((partial(self._give_up, self.machine.moves), 0))
         return actions
+
+    @property
+    def _silent_from(self) -> float:
+        """When patience ends, unless a session goes on before. One wait for a turn is made good: not each, or frames
+        that nobody waits for would put it off as long as somebody sends them to a node that is busy."""
+        return self._quiet_since + self._patience + self._waited
 
     async def _step(self, actions: list[Action]) -> None:
         loop = asyncio.get_running_loop()
         asked, moves = loop.time(), self.machine.moves
         async with self._turns.of(self.machine.parties.requester):
-            if self._waiting_bytes > INBOUND_BYTES:  # nothing was read meanwhile: that was this node, not a peer
-                self._quiet_since += loop.time() - asked
+            self._waited = max(self._waited, loop.time() - asked)  # that was this node, not a peer
             sealed = await asyncio.to_thread(self._act, actions)
         if self.machine.moves != moves:
-            self._quiet_since = loop.time()
+            self._quiet_since, self._waited = loop.time(), 0.0
         for peer, units in sealed.items():
             if peer not in self._send_queues:
                 self._send_queues[peer] = SendQueue(

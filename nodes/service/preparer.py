@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nodes.pool import UnknownPreparation
 from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import Progress
+from nodes.service.together import to_the_end
 from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from protocol.announcing import Plan
 from protocol.errors import PeerAborted, QueryRefused
@@ -112,11 +113,10 @@ class Preparer:
         """As `waiting`. What is found once the caller was cancelled is given up: nobody would own it."""
         finding = asyncio.create_task(asyncio.to_thread(self.waiting, holders, plan))
         try:
-            return await asyncio.shield(finding)
+            return await to_the_end(finding)
         except asyncio.CancelledError:
-            await asyncio.wait({finding})
             if finding.exception() is None and (made := finding.result()) is not None:
-                await asyncio.to_thread(self.give_up, made)
+                await to_the_end(asyncio.to_thread(self.give_up, made))
             raise
 
     async def make(self, router: str, holders: Sequence[str], plan: Plan, told: Told | None = None) -> Making:

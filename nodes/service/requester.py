@@ -33,7 +33,7 @@ from nodes.service.operator_api import (
 )
 from nodes.service.preparer import Making, Preparer, Told
 from nodes.service.supply import Supply
-from nodes.service.together import together
+from nodes.service.together import to_the_end, together
 from nodes.transport.send_queue import PeerRefused, PeerUnreachable
 from pets.errors import InputError, LineupError
 from pets.params import norm_bound, preset
@@ -206,8 +206,9 @@ class RequesterNode(Node):
         if search.refused_falsely(asked):
             return
         plan = plan_of(search.request)
-        # Once a peer had lost its part of one that waited, no other that waits is tried.
-        made = None if search.lost else await self._preparer.find(asked, plan)
+        # Once a peer had lost its part of one that waited, no other that waits is tried with these holders.
+        lost = any(search.lost[name] for name in asked)
+        made = None if lost else await self._preparer.find(asked, plan)
         if made is not None:
             await self._ask_with(search, asked, made, "waiting")
             return
@@ -247,12 +248,12 @@ class RequesterNode(Node):
         Not once somebody refused the probe falsely: who did so learns something of it, and would again.
         """
         if search.refused_falsely(asked):  # meanwhile
-            await asyncio.to_thread(self._preparer.give_up, made)
+            await to_the_end(asyncio.to_thread(self._preparer.give_up, made))
             return
         try:
             driver, machine = await self._query(search, asked, made, prepared)
         finally:
-            await asyncio.to_thread(self._preparer.give_up, made)
+            await to_the_end(asyncio.to_thread(self._preparer.give_up, made))
         search.lied |= self._look_for_lies(machine)
         if machine.whole.state is not State.FINISHED:
             again = all(search.lost[name] < MOST_LOST for name in asked)
@@ -287,6 +288,7 @@ class RequesterNode(Node):
                 search.online += time.perf_counter() - started
                 if answered(machine):
                     self.metrics.searched(time.perf_counter() - started)
+            await driver.until_finished()  # also where it is over before: what it uses is erased next
         except BaseException as error:
             await driver.break_off(error)
             raise

@@ -19,7 +19,7 @@ from nodes.private_files import replace_private
 from nodes.service.drops import Drops
 from nodes.service.operator_api import HolderAnswer, PrepareReport, PrepareRequest, Progress
 from nodes.service.preparer import Making, Preparer, Told
-from nodes.service.together import together
+from nodes.service.together import to_the_end, together
 from nodes.transport.send_queue import PeerRefused
 from pets.errors import MALFORMED, LineupError
 from pets.params import preset
@@ -65,7 +65,7 @@ class Supply:
         """
         self.check(request)
         started = time.perf_counter()
-        await self.compare(at_once=True)
+        await self.compare(at_once=True, holders=request.holders)
         rows = [Progress("preparing")] * request.count
         refused: dict[str, HolderAnswer] = {}
         made, begun = 0, 0
@@ -191,18 +191,20 @@ class Supply:
             pool.drop(other)
             self._compared = -COMPARE_SECONDS
 
-    async def compare(self, at_once: bool = False) -> None:
+    async def compare(self, at_once: bool = False, holders: Sequence[str] = ()) -> None:
         """Tell every peer which preparations this node has with it, now and then: each drops what the other lost or
         outgrew. Not which it has with others: from what is used up a holder could count their searches.
 
         Not while one is being made, or searched with as soon as it is: it is not in the pool of this node then.
+        `holders`: told too, though nothing waits with them or is wanted of them.
         """
         late = time.monotonic() - self._compared >= COMPARE_SECONDS
         if self._making or self._node.searching or not (late or at_once):
             return
         self._compared = time.monotonic()
         waiting = await asyncio.to_thread(self._node.pool.standing)
-        asked = {self._node.router}.union(*(one.holders for one in waiting), self.wanted.holders if self.wanted else ())
+        wanted = self.wanted.holders if self.wanted else ()
+        asked = {self._node.router}.union(holders, wanted, *(one.holders for one in waiting))
         await together(self._compare_with(peer) for peer in sorted(asked))
 
     async def _compare_with(self, peer: str) -> None:
@@ -235,7 +237,8 @@ class Supply:
         try:
             making = await self._preparer.make(self._node.router, request.holders, plan_of(request), told)
             missing = self._why(making, request.holders)  # first: the pool erases what it has sealed
-            return await asyncio.to_thread(self._preparer.put_by, making), missing, making.router_failed
+            waits = await to_the_end(asyncio.to_thread(self._preparer.put_by, making))
+            return waits, missing, making.router_failed
         finally:
             self._making -= 1
 

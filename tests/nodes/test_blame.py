@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,6 +143,65 @@ def test_as_many_holders_as_like_may_have_restarted(federation: Federation, monk
         report = await network.search(wanted)
         assert report.answers == federation.expected(wanted)
         assert len(report.queries) == 2 * len(HOLDERS)
+
+    run(federation, body)
+
+
+def test_once_a_holder_lost_its_part_no_other_that_waits_is_tried(federation: Federation) -> None:
+    """It has restarted, and lost all of them."""
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        both = msgspec.structs.replace(JOINT, count=2)
+        assert (await node.supply.prepare(both)).made == 2
+        await network.settle()
+        await network.restart(ES)
+        wanted = request(federation.people.hit)
+        report = await network.search(wanted)
+        assert report.answers == federation.expected(wanted)
+        assert (report.prepared, len(report.queries)) == ("now", 2)
+
+    run(federation, body)
+
+
+class LostByAnybody(Counter[str]):
+    """Who lost something is not told apart."""
+
+    def __getitem__(self, name: str) -> int:
+        return max(self.values(), default=0)
+
+
+@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+def test_who_says_that_it_lost_its_part_has_nothing_prepared_anew_with_others(
+    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is asked alone, one after the other: what waits with the second one is used."""
+    monkeypatch.setattr(nodes.service.requester, "SIDE_BY_SIDE", 1)
+    if not defended:
+        begin = partial(nodes.service.requester._Search, lost=LostByAnybody())
+        monkeypatch.setattr(nodes.service.requester, "_Search", begin)
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        for name in HOLDERS:
+            assert (await node.supply.prepare(prepared_with(name))).made == 1
+        await network.settle()
+        drive = network.nodes[ES].drive
+
+        def lying(machine: Any) -> Any:
+            driver = drive(machine)
+            if len(machine.parties.holders) > 1:
+                driver.call(lambda: machine.abort(machine.whole, Disagreement("it says so")))
+            elif isinstance(machine, SearchingHolder):
+                driver.call(lambda: machine.abort(machine.whole, QueryRefused("unprepared", "it says so", ES)))
+            return driver
+
+        network.nodes[ES].drive = lying  # type: ignore[method-assign]
+        wanted = request(federation.people.hit)
+        report = await network.search(wanted)
+        assert report.answers[ES] == HolderAnswer("refused", reason="unprepared", by=ES)
+        assert report.answers[DE] == federation.expected(wanted)[DE]
+        assert network.nodes[DE].pool.counts.made == (1 if defended else 2)
 
     run(federation, body)
 
@@ -328,12 +389,13 @@ async def waiting_alone(network: AsgiNetwork) -> set[tuple[str, ...]]:
     return {one.holders for one in node.pool.standing()}
 
 
+@pytest.mark.parametrize("code", ["timeout", "capacity"])
 @pytest.mark.parametrize("named", [EU, FR])
-def test_nor_does_one_that_names_router_or_requester(named: str, federation: Federation) -> None:
+def test_nor_does_one_that_names_router_or_requester(named: str, code: str, federation: Federation) -> None:
     federation.configure(FR, ready=1)
 
     async def body(network: AsgiNetwork) -> None:
-        stop_every_joint(network, ES, QueryRefused("timeout", "it says so", named))
+        stop_every_joint(network, ES, QueryRefused(code, "it says so", named))
         assert await waiting_alone(network) == {(ES,), (DE,)}
 
     run(federation, body)

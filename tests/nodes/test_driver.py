@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +45,31 @@ def test_a_driver_that_is_closed_before_its_first_step_is_over_all_the_same() ->
         await driver.close()
         await asyncio.wait_for(waiting, 5)
         assert ended == [driver]
+
+    asyncio.run(body())
+
+
+def test_nobody_waits_for_ever_for_a_driver_that_never_runs() -> None:
+    """As its loop ends everything is cancelled, and what has not begun never runs."""
+
+    async def body() -> None:
+        async def end(_: QueryDriver) -> None:
+            pass
+
+        machine: Any = SimpleNamespace(sessions={})
+        nothing: Any = None
+        driver = QueryDriver(machine, nothing, nothing, nothing, nothing, 1, 1, end)
+        released: list[bool] = []
+
+        def release() -> None:
+            released.append(True)
+            driver.finished = True
+            driver.changed.set()
+
+        driver.task.cancel()
+        asyncio.get_running_loop().call_later(1, release)
+        await driver.break_off(OSError("the disk is full"))
+        assert not released
 
     asyncio.run(body())
 
@@ -121,23 +147,36 @@ def driven(
 
 
 async def trickle(talk: Talk, sender: str, session: str, message: AnyMessage | None = None) -> None:
-    """A frame now and then, for four times as long as the driver is patient, or until it has given up."""
-    for _ in range(12):
+    """A frame now and then, for six times as long as the driver is patient, or until it has given up."""
+    for _ in range(18):
         if not talk.given_up:
             talk.say(sender, session, message)
             await asyncio.sleep(PATIENCE / 3)
 
 
+async def another_state(talk: Talk) -> None:
+    """It has its node compute nearly all the time."""
+    while True:
+        async with talk.turns.of("another state"):
+            await asyncio.sleep(PATIENCE / 2)
+
+
 async def trickle_while_busy(talk: Talk, sender: str, session: str, message: AnyMessage | None = None) -> None:
-    """The same, at a node that computes for another state nearly all the time."""
-
-    async def another() -> None:
-        while True:
-            async with talk.turns.of("another state"):
-                await asyncio.sleep(PATIENCE / 2)
-
-    busy = asyncio.create_task(another())
+    """The same, at a node that is busy."""
+    busy = asyncio.create_task(another_state(talk))
     await trickle(talk, sender, session, message)
+    busy.cancel()
+
+
+async def flood_while_busy(talk: Talk, *_: Any) -> None:
+    """So much that a node reads nothing any more while it waits for its turn, which it does nearly all the time."""
+    driver, until = talk.driver, time.monotonic() + 6 * PATIENCE
+    busy = asyncio.create_task(another_state(talk))
+    while time.monotonic() < until and not talk.given_up:
+        driver._waiting_bytes += INBOUND_BYTES + 1
+        driver.call(lambda: None, INBOUND_BYTES + 1)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(driver.room(), until - time.monotonic())
     busy.cancel()
 
 
@@ -158,8 +197,9 @@ async def flood(talk: Talk, *_: Any) -> None:
         (trickle, EU, DE, ABORT),
         (trickle_while_busy, DE, DE, None),
         (flood,) * 4,
+        (flood_while_busy,) * 4,
     ],
-    ids=["another", "itself", "router", "aborts", "busy", "flood"],
+    ids=["another", "itself", "router", "aborts", "busy", "flood", "flood while busy"],
 )
 def test_what_nobody_waits_for_does_not_put_off_the_end_of_patience(
     attack: Any, sender: str, session: str, message: AnyMessage | None
@@ -169,11 +209,12 @@ def test_what_nobody_waits_for_does_not_put_off_the_end_of_patience(
     assert isinstance(failed[ES], Silence)
 
 
+@pytest.mark.parametrize("attack", [trickle_while_busy, flood_while_busy])
 def test_control_where_every_wait_for_a_turn_is_made_good_a_busy_node_puts_it_off(
-    monkeypatch: pytest.MonkeyPatch,
+    attack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes.query.driver, "INBOUND_BYTES", -1)
-    machine, failed = driven(lambda talk: trickle_while_busy(talk, DE, DE))
+    monkeypatch.setattr(nodes.query.driver, "max", lambda *times: sum(times), raising=False)
+    machine, failed = driven(lambda talk: attack(talk, DE, DE))
     assert machine.waiting.state is State.RUNNING
     assert not failed
 
@@ -237,12 +278,11 @@ def test_what_came_while_this_node_was_busy_is_done_before_anybody_is_given_up()
     assert not failed
 
 
-def test_nobody_is_given_up_for_the_time_in_which_this_node_read_nothing_because_it_waited_for_its_turn() -> None:
+def test_nobody_is_given_up_for_the_time_in_which_this_node_waited_for_its_turn() -> None:
     async def body(talk: Talk) -> None:
         await asyncio.sleep(PATIENCE / 6)
         async with talk.turns.of("another state"):
-            talk.driver._waiting_bytes += INBOUND_BYTES + 1
-            talk.driver.call(lambda: None, INBOUND_BYTES + 1)
+            talk.say(DE, DE)
             await asyncio.sleep(2 * PATIENCE)
         await asyncio.sleep(PATIENCE / 2)
         talk.say(ES, ES)
@@ -251,3 +291,16 @@ def test_nobody_is_given_up_for_the_time_in_which_this_node_read_nothing_because
     machine, failed = driven(body)
     assert (machine.waiting.state, machine.got) == (State.RUNNING, 1)
     assert not failed
+
+
+def test_nor_is_that_made_good_once_more_after_a_session_went_on() -> None:
+    async def body(talk: Talk) -> None:
+        async with talk.turns.of("another state"):
+            talk.say(DE, DE)
+            await asyncio.sleep(2 * PATIENCE)
+        talk.say(ES, ES)
+        await asyncio.sleep(2 * PATIENCE)
+
+    machine, failed = driven(body)
+    assert (machine.waiting.state, machine.got) == (State.ABORTED, 1)
+    assert isinstance(failed[ES], Silence)

@@ -187,21 +187,49 @@ def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
         search = asyncio.create_task(node.search(request(federation.people.hit)))
         while not drivers_of(network, SearchingRequester):
             await asyncio.sleep(0.01)
-        (driver,) = drivers_of(network, SearchingRequester)
         for _ in range(times):
             search.cancel()
             await asyncio.sleep(0)
         await asyncio.wait({search})
         assert search.cancelled()
-        await driver.until_finished()
 
     run(federation, body)
     assert erased == [defended]
 
 
-@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+def test_nor_is_what_a_failed_attempt_uses_erased_under_it(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended in its set-up, but its node has not put it away so far."""
+    erased: list[bool] = []
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        assert (await node.supply.prepare(wanted())).made == 1
+        await network.settle()
+        stop_joint(network, ES)
+        give_up = node._preparer.give_up
+
+        def watched(made: Any) -> None:
+            machines: list[tuple[Any, bool]] = [
+                (one.machine, one.finished) for one in drivers_of(network, SearchingRequester)
+            ]
+            erased.extend(finished for machine, finished in machines if machine.preparation is made)
+            give_up(made)
+
+        monkeypatch.setattr(node._preparer, "give_up", watched)
+        report = await node.search(request(federation.people.hit))
+        assert report.answers == federation.expected(request(federation.people.hit))
+
+    run(federation, body)
+    assert erased == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("defended", "times"), [(True, 1), (True, 3), (False, 1)], ids=["defended", "again and again", "control"]
+)
 def test_what_is_found_for_a_search_that_was_cancelled_meanwhile_is_given_up(
-    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+    defended: bool, times: int, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its secrets stay, and its places at the peers are taken, until it is too old."""
 
@@ -227,8 +255,9 @@ def test_what_is_found_for_a_search_that_was_cancelled_meanwhile_is_given_up(
         monkeypatch.setattr(node.pool, "take", slowly)
         search = asyncio.create_task(node.search(request(federation.people.hit)))
         assert await asyncio.to_thread(taking.wait, 10)
-        search.cancel()
-        await asyncio.sleep(0)
+        for _ in range(times):
+            search.cancel()
+            await asyncio.sleep(0)
         cancelled.set()
         await asyncio.wait({search})
         assert search.cancelled()
@@ -236,6 +265,30 @@ def test_what_is_found_for_a_search_that_was_cancelled_meanwhile_is_given_up(
             await asyncio.sleep(0.01)
         assert bool(node.pool.preparation_ids(FR)) is not defended
         assert bool(taken[0].rings) is not defended
+
+    run(federation, body)
+
+
+def test_what_could_not_be_put_by_takes_no_place_at_its_holders_once_more_is_prepared(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+
+        def fails(_: object) -> bool:
+            raise OSError("the disk is full")
+
+        with monkeypatch.context() as full:
+            full.setattr(node._preparer, "put_by", fails)
+            with pytest.raises(OSError, match="full"):
+                await node.supply.prepare(wanted())
+        await network.settle()
+        assert all(len(network.nodes[name].pool.standing()) == 1 for name in HOLDERS)
+        assert (await node.supply.prepare(wanted())).made == 1
+        await network.settle()
+        (waits,) = node.pool.standing()
+        for name in HOLDERS:
+            assert [one.preparation_id for one in network.nodes[name].pool.standing()] == [waits.preparation_id]
 
     run(federation, body)
 
@@ -260,8 +313,12 @@ def test_the_first_error_is_raised_when_all_are_over() -> None:
     asyncio.run(together([]))
 
 
-def test_what_is_cancelled_is_cancelled_once() -> None:
-    """Whoever is the first to be over does not have the others disturbed while they put away what they did."""
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_cancelled_is_cancelled_once(times: int) -> None:
+    """Whoever is the first to be over does not have the others disturbed while they put away what they did.
+
+    And all are over before whoever asked for them is, however often that is cancelled.
+    """
     put_away: list[float] = []
 
     async def takes(seconds: float) -> None:
@@ -274,9 +331,62 @@ def test_what_is_cancelled_is_cancelled_once() -> None:
     async def everything() -> None:
         work = asyncio.create_task(together(takes(seconds) for seconds in (0, 0.01, 0.02)))
         await asyncio.sleep(0.01)
-        work.cancel()
+        for _ in range(times):
+            work.cancel()
+            await asyncio.sleep(0)
         await asyncio.wait({work})
         assert work.cancelled()
+        assert put_away == [0, 0.01, 0.02]
 
     asyncio.run(everything())
-    assert put_away == [0, 0.01, 0.02]
+
+
+def busy_threads_and_cancelled(task: asyncio.Task[Any]) -> None:
+    """All threads of the loop are busy for a moment, and meanwhile a task is cancelled."""
+    loop, free = asyncio.get_running_loop(), threading.Event()
+    for _ in range(32):  # as many as there are at most
+        loop.run_in_executor(None, free.wait, 10)
+    loop.call_soon(task.cancel)
+    loop.call_later(0.1, free.set)
+
+
+def test_what_was_taken_is_given_up_though_its_search_is_cancelled_while_all_threads_are_busy(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for a thread is never done once whoever waits for it is cancelled."""
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        assert (await node.supply.prepare(wanted())).made == 1
+        await network.settle()
+
+        async def fails(*_: object) -> None:
+            busy_threads_and_cancelled(search)
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr(node, "_query", fails)
+        search = asyncio.create_task(node.search(request(federation.people.hit)))
+        await asyncio.wait({search})
+        assert search.cancelled()
+        assert not node.pool.preparation_ids(FR)
+
+    run(federation, body)
+
+
+def test_what_was_made_waits_though_its_making_is_cancelled_while_all_threads_are_busy(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+
+        def why(*_: object) -> dict[str, Any]:
+            busy_threads_and_cancelled(preparing)
+            return {}
+
+        monkeypatch.setattr(node.supply, "_why", why)
+        preparing = asyncio.create_task(node.supply._make(wanted()))
+        await asyncio.wait({preparing})
+        assert preparing.cancelled()
+        assert len(node.pool.standing()) == 1
+
+    run(federation, body)
