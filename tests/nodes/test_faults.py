@@ -101,16 +101,16 @@ def test_a_party_that_dies_leaves_no_half_answer(
     assert not tally.leaked
 
 
-@pytest.mark.parametrize("during", ["preparing", "searching"])
 @pytest.mark.parametrize(
-    ("kind", "link", "step"),
+    ("kind", "link", "step", "during"),
     [
-        ("drop", (FR, ES), 0),
-        ("lose-answer", (FR, EU), 0),
-        ("duplicate", (ES, FR), 3),
-        ("reorder", (EU, ES), 1),
-        ("corrupt", (ES, EU), 2),
-        ("truncate", (FR, ES), 3),
+        ("drop", (FR, ES), 0, "preparing"),
+        ("drop", (FR, ES), 0, "searching"),
+        ("lose-answer", (FR, EU), 0, "preparing"),
+        ("duplicate", (ES, FR), 3, "searching"),
+        ("reorder", (EU, ES), 1, "preparing"),
+        ("corrupt", (ES, EU), 2, "searching"),
+        ("truncate", (FR, ES), 3, "preparing"),
     ],
 )
 def test_a_broken_delivery_is_mended_or_named(
