@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -34,8 +34,9 @@ def cosines(answer: Holder | None = None) -> dict[int, float]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> GalleryStore:
-    return GalleryStore(f"sqlite:///{tmp_path}/store.db", StorageKey(bytes(32)), state="ES")
+def store(tmp_path: Path) -> Iterator[GalleryStore]:
+    with GalleryStore(f"sqlite:///{tmp_path}/store.db", StorageKey(bytes(32)), state="ES") as made:
+        yield made
 
 
 def node(store: GalleryStore, limit: int) -> Holder:
