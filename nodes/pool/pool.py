@@ -166,12 +166,13 @@ class Pool:
         with self._lock:
             if self._waiting.pop(preparation_id, None) is not entry:
                 raise UnknownPreparation(preparation_id, "does not wait here any more")
+            if why is not None:
+                self._forget(entry)
+                raise UnknownPreparation(preparation_id, why)
             self._taken[preparation_id] = entry
-        if why is not None:
-            self._forget(entry)
-            raise UnknownPreparation(preparation_id, why)
-        if entry.preparation is not None:
+            # Here, too: whoever erases what is in the pool just then must not find what was handed out.
             resting, entry.preparation = entry.preparation, None
+        if resting is not None:
             return resting.wake()
         try:
             return self._files.read(preparation_id)[2]

@@ -6,6 +6,8 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +46,37 @@ def test_one_is_handed_out_once(node: PoolAtNode) -> None:
     with pytest.raises(UnknownPreparation, match="does not wait here") as refused:
         node.pool.take(preparation_id, now())
     assert refused.value.code == "unprepared"
+
+
+class LetGo:
+    """The lock of a pool, with what another thread does just when this one has let go of it."""
+
+    def __init__(self, pool: Pool, once: Callable[[], bool], other: Callable[[], object]) -> None:
+        self._lock, self._once, self._other = pool._lock, once, other
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        self._lock.__exit__(*raised)
+        if self._once():
+            self._once = lambda: False
+            self._other()
+
+
+@pytest.mark.parametrize("why", ["expired", "dropped"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_is_handed_out_is_not_erased_by_who_erases_what_waits(
+    node: PoolAtNode, kind: type[Preparation], why: str
+) -> None:
+    """Just as it grows too old, or its requester says that it has it no more: a search would begin with zeros."""
+    preparation, pool = fresh(kind), node.pool  # type: ignore[type-var]
+    before = pack(preparation)
+    preparation_id = node.filled(preparation)
+    erase = {"expired": lambda: pool.erase_expired(now() + 25 * HOUR), "dropped": lambda: pool.drop(preparation_id)}
+    pool._lock = LetGo(pool, lambda: preparation_id in pool._taken, erase[why])  # type: ignore[assignment]
+    assert pack(pool.take(preparation_id, now())) == before
+    assert not pool.preparation_ids(preparation.requester)
 
 
 def test_the_claim_is_on_disk_before_spend_returns(node: PoolAtNode) -> None:
