@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -57,23 +56,23 @@ class Pool:
         self._lock = threading.RLock()
         self._waiting: dict[bytes, Entry] = {}
         self._taken: dict[bytes, Entry] = {}
-        self._making: dict[str, list[int]] = defaultdict(list)  # bytes of what is being made for a requester
+        self._making: dict[bytes, tuple[str, int]] = {}  # by conversation, what is being made: for whom, and bytes
         self.counts = Counts()
         self._load()
 
-    def admit(self, requester: str, size: int, now: float) -> None:
-        """Keep a place for one that is about to be made, of about `size` bytes; then call `add` or `release`.
+    def admit(self, conversation: bytes, requester: str, size: int, now: float) -> None:
+        """Keep a place for one that a conversation is about to make, of about `size` bytes; then call `add` or `release`.
 
         Raises `QueryRefused` (capacity) if as many wait for this requester, or are being made, as may.
         """
         with self._lock:
             self.erase_expired(now)
             waiting = [entry.waiting for entry in self._waiting.values() if entry.waiting.requester == requester]
-            making = self._making[requester]
+            making = [size for who, size in self._making.values() if who == requester]
             number, limit = len(waiting) + len(making), self._policy.ready
             total, most = sum(item.bytes for item in waiting) + sum(making) + size, self._policy.max_bytes
             if number < limit and total <= most:
-                making.append(size)
+                self._making[conversation] = (requester, size)
                 return
             self._count(refused=1)
             if number >= limit:
@@ -86,13 +85,10 @@ class Pool:
             waiting = (entry.waiting for entry in self._waiting.values())
             return max((item.bytes for item in waiting if item.requester == requester), default=0)
 
-    def release(self, requester: str) -> None:
-        """One that was being made failed: its place is free again."""
+    def release(self, conversation: bytes) -> None:
+        """What a conversation was to make failed: its place is free again."""
         with self._lock:
-            if self._making[requester]:
-                self._making[requester].pop(0)
-            if not self._making[requester]:
-                del self._making[requester]
+            self._making.pop(conversation, None)
 
     def add(self, conversation: bytes, preparation: Preparation, now: float) -> None:
         """Let one wait that was just made. The pool owns it now, and frees its memory where it goes to disk.
@@ -100,9 +96,14 @@ class Pool:
         With a disk that is full it waits in memory. Raises `PreparationSpent` if it was used here before, and
         `StoreError` if the store does not say; it is erased then.
         """
+        try:
+            self._add(conversation, preparation, now)
+        finally:
+            self.release(conversation)  # only now: it would have no place while it is sealed
+
+    def _add(self, conversation: bytes, preparation: Preparation, now: float) -> None:
         preparation_id = preparation.preparation_id
         expires = now + self._policy.max_age_hours * 3600
-        self.release(preparation.requester)
         try:
             spent = preparation.spent or self._claimed(preparation_id)
         except StoreError:
@@ -116,6 +117,7 @@ class Pool:
         if size is not None:
             preparation.erase()
         with self._lock:
+            self.release(conversation)
             self._taken.pop(preparation_id, None)
             self._waiting[preparation_id] = entry
             self._count(made=1)

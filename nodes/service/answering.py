@@ -83,7 +83,7 @@ class Answering:
     def _put_by(self, machine: PreparingRouter | PreparingHolder) -> None:
         made = machine.preparation
         if made is None or not made.rings:
-            self._node.pool.release(machine.parties.requester)
+            self._node.pool.release(machine.query)
             return
         preparation_id = made.preparation_id
         self.let_wait(machine.query, made)
@@ -118,11 +118,11 @@ class Answering:
     def _admit(self, announce: Prepare, conversation: bytes, size: int) -> None:
         """Keep a place for one of about `size` bytes, then claim and count it. What finds no place leaves nothing."""
         pool = self._node.pool
-        pool.admit(announce.requester, size, time.time())
+        pool.admit(conversation, announce.requester, size, time.time())
         try:
             self._gate.admit_preparation(announce, conversation)
         except BaseException:
-            pool.release(announce.requester)
+            pool.release(conversation)
             raise
 
     def _search(self, announce: Search, conversation: bytes) -> Party:

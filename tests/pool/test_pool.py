@@ -14,6 +14,7 @@ import pytest
 
 from nodes.pool import Pool, UnknownPreparation
 from nodes.pool.entry import Resting
+from nodes.pool.files import SealedFiles
 from nodes.pool.pool import STEP
 from nodes.store import StoreFull, StoreLocked
 from pets.params import N4096
@@ -23,6 +24,7 @@ from tests.kit.parties import HOLDER, REQUESTER
 from tests.kit.pools import DIM, HOUR, WANTED, PoolAtNode, fresh, made
 from tests.kit.stores import open_store
 
+ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))  # conversations
 KINDS = (RequesterPreparation, RouterPreparation, HolderPreparation)
 
 
@@ -146,7 +148,7 @@ def test_one_whose_store_does_not_say_whether_it_was_used_is_erased(
     preparation = fresh()
     chunk = preparation.rings[HOLDER].chunks[0]
     monkeypatch.setattr(node.store, "has_claimed", locked)
-    node.pool.admit(REQUESTER, 10, now())
+    node.pool.admit(ONE, REQUESTER, 10, now())
     with pytest.raises(StoreLocked):
         node.filled(preparation)
     assert not chunk.z.any()
@@ -223,40 +225,79 @@ def test_one_made_in_the_future_has_no_age(node: PoolAtNode) -> None:
 
 def test_a_place_is_kept_while_one_is_made_and_free_again_if_that_failed(node: PoolAtNode) -> None:
     pool = node.restart(ready=2)
-    pool.admit("FR", 10, now())
-    pool.admit("FR", 10, now())
+    pool.admit(ONE, "FR", 10, now())
+    pool.admit(TWO, "FR", 10, now())
     with pytest.raises(QueryRefused, match="2 preparations wait for FR, limit 2") as refused:
-        pool.admit("FR", 10, now())
+        pool.admit(THREE, "FR", 10, now())
     assert refused.value.code == "capacity"
-    pool.release("FR")
-    pool.admit("FR", 10, now())
-    node.filled(fresh(requester="FR"))
-    preparation_id = node.filled(fresh(requester="FR"))
+    pool.release(ONE)
+    pool.admit(THREE, "FR", 10, now())
+    node.filled(fresh(requester="FR"), conversation=TWO)
+    preparation_id = node.filled(fresh(requester="FR"), conversation=THREE)
     with pytest.raises(QueryRefused, match="limit 2"):
-        pool.admit("FR", 10, now())
+        pool.admit(THREE, "FR", 10, now())
     pool.take(preparation_id, now())
-    pool.admit("FR", 10, now())
+    pool.admit(THREE, "FR", 10, now())
     assert pool.counts.refused == 2
 
 
 def test_bytes_are_bounded_for_what_waits_and_what_is_made(node: PoolAtNode) -> None:
     pool = node.restart(max_bytes=2**24)
-    pool.admit("FR", 2**23, now())
+    pool.admit(ONE, "FR", 2**23, now())
     with pytest.raises(QueryRefused, match=f"for FR would take {2**23 + 2**24} bytes, limit {2**24}") as refused:
-        pool.admit("FR", 2**24, now())
+        pool.admit(TWO, "FR", 2**24, now())
     assert refused.value.code == "capacity"
-    node.filled(fresh(requester="FR"))
+    node.filled(fresh(requester="FR"), conversation=ONE)
     waiting = pool.standing()[0].bytes
     assert waiting > 0
-    pool.admit("FR", 2**24 - waiting, now())
+    pool.admit(TWO, "FR", 2**24 - waiting, now())
     with pytest.raises(QueryRefused):
-        pool.admit("FR", 1, now())
+        pool.admit(THREE, "FR", 1, now())
+
+
+def test_what_failed_gives_back_its_own_room_and_no_more(node: PoolAtNode) -> None:
+    """Else one that is small and fails at once would free the room of a large one that is being made beside it."""
+    pool = node.restart(max_bytes=2**24)
+    pool.admit(ONE, "FR", 2**24 - 10, now())
+    pool.admit(TWO, "FR", 10, now())
+    pool.release(TWO)
+    pool.release(TWO)
+    with pytest.raises(QueryRefused, match=f"would take {2**24 + 1} bytes"):
+        pool.admit(THREE, "FR", 11, now())
+    pool.release(ONE)
+    pool.admit(ONE, "FR", 2**24, now())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_its_place_is_kept_while_it_is_sealed_to_disk(
+    disk: PoolAtNode, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes a while for a large one: its requester would get a place more just then."""
+    pool, write, asked = disk.restart(ready=1), SealedFiles.write, []
+
+    def and_another(*given: Any) -> int:
+        with pytest.raises(QueryRefused, match="limit 1"):
+            pool.admit(TWO, "FR", 10, now())
+        asked.append(True)
+        if fails:
+            raise ValueError("whatever it is")
+        return write(*given)
+
+    monkeypatch.setattr(SealedFiles, "write", and_another)
+    pool.admit(ONE, "FR", 10, now())
+    if fails:
+        with pytest.raises(ValueError, match="whatever"):
+            disk.filled(fresh(requester="FR"), conversation=ONE)
+    else:
+        pool.take(disk.filled(fresh(requester="FR"), conversation=ONE), now())
+    assert asked
+    pool.admit(TWO, "FR", 10, now())
 
 
 def test_what_is_too_old_takes_no_room(node: PoolAtNode) -> None:
     pool = node.restart(ready=1)
     node.filled(fresh(requester="FR"), made=now() - 25 * HOUR)
-    pool.admit("FR", 10, now())
+    pool.admit(ONE, "FR", 10, now())
 
 
 def test_what_was_made_for_another_version_of_the_gallery_is_dropped(node: PoolAtNode) -> None:
