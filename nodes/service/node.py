@@ -155,8 +155,13 @@ class Node:
         opening = self._opening.get(query)
         if opening is None:
             opening = self._opening[query] = asyncio.create_task(self._first_contact(peer, query, units))
-            opening.add_done_callback(lambda _: self._opening.pop(query))
+            opening.add_done_callback(lambda task: self._opened(query, task))
         return await asyncio.shield(opening)
+
+    def _opened(self, query: bytes, opening: asyncio.Task[QueryDriver]) -> None:
+        del self._opening[query]
+        if not opening.cancelled():
+            opening.exception()  # else the loop would log it where nobody waits for it any more
 
     def _keep_early(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
         """Keep what comes before the announcement does: never from the requester, whose announcement comes first."""
@@ -317,10 +322,13 @@ class Node:
         """Stop at once and close everything."""
         self.draining = True
         await self.gossip.close()
-        while self._live:  # a search may begin its next attempt meanwhile
+        while self._live or self._opening:  # a search may begin its next attempt meanwhile, or be let in
             for driver in list(self._live):
                 await driver.close()
                 self._live.discard(driver)
+            if self._opening:
+                await asyncio.wait(list(self._opening.values()))
+                await asyncio.sleep(0)  # until they are noted as over
         if self.follow_up is not None:
             self.follow_up.close()
         await asyncio.to_thread(self.galleries.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import threading
 import time
@@ -160,3 +161,51 @@ def test_nobody_waits_for_what_is_made_for_another(federation: Federation) -> No
         free.set()
 
     run(federation, body)
+
+
+def test_what_opens_a_query_while_its_node_is_closed_is_over_before_its_store_is(federation: Federation) -> None:
+    """Else a query would begin at a node whose logs are closed."""
+
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[ES]
+        loop, machine, begun = asyncio.get_running_loop(), node.answering.machine, asyncio.Event()
+        free, closed, known = threading.Event(), [], []
+
+        def slowly(*given: Any) -> Any:
+            loop.call_soon_threadsafe(begun.set)
+            assert free.wait(10)
+            known.append(not closed)
+            return machine(*given)
+
+        close = node.store.close
+        node.store.close = lambda: (closed.append(True), close())
+        node.answering.machine = slowly
+        asking: Any = network.nodes[FR]
+        wanted = PrepareRequest((ES,), 1, DIM, SYNTHETIC_MODEL, RING.preset)
+        preparing = asyncio.create_task(asking.supply.prepare(wanted))
+        await asyncio.wait_for(begun.wait(), 10)
+        loop.call_later(0.2, free.set)
+        await network.kill(ES)
+        assert (known, node._opening, node._live) == ([True], {}, set())
+        preparing.cancel()
+        await asyncio.wait({preparing})
+
+    run(federation, body)
+
+
+def test_what_is_refused_is_read_though_nobody_waits_for_it(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node = network.nodes[ES]
+        query, units = opening(network, bytes(32))
+        asking = asyncio.create_task(node.accept(FR, query, 0, units))
+        while not node._opening:
+            await asyncio.sleep(0)
+        asking.cancel()
+        while node._opening:
+            await asyncio.sleep(0.01)
+        gc.collect()
+
+    run(federation, body)
+    assert "never retrieved" not in caplog.text
