@@ -67,7 +67,7 @@ class Pool:
         """
         with self._lock:
             self.erase_expired(now)
-            waiting = [entry.waiting for entry in self._waiting.values() if entry.waiting.requester == requester]
+            waiting = self._waiting_for(requester)
             making = [size for who, size in self._making.values() if who == requester]
             number, limit = len(waiting) + len(making), self._policy.ready
             total, most = sum(item.bytes for item in waiting) + sum(making) + size, self._policy.max_bytes
@@ -77,13 +77,30 @@ class Pool:
             self._count(refused=1)
             if number >= limit:
                 raise QueryRefused("capacity", f"{number} preparations wait for {requester}, limit {limit}")
-            raise QueryRefused("capacity", f"preparations for {requester} would take {total} bytes, limit {most}")
+            raise _too_large(requester, total, most)
+
+    def grow(self, conversation: bytes, size: int, by: str) -> None:
+        """What a conversation makes will take `size` bytes, as `by` has told.
+
+        Raises `QueryRefused` (capacity) for what does not fit beside others that wait for its requester, or are made.
+        """
+        with self._lock:
+            requester, _ = self._making[conversation]
+            waiting = sum(item.bytes for item in self._waiting_for(requester))
+            others = [each for key, (who, each) in self._making.items() if who == requester and key != conversation]
+            total, most = waiting + sum(others) + size, self._policy.max_bytes
+            if total > most and total > size:
+                self._count(refused=1)
+                raise _too_large(requester, total, most, by)
+            self._making[conversation] = (requester, size)
+
+    def _waiting_for(self, requester: str) -> list[Waiting]:
+        return [entry.waiting for entry in self._waiting.values() if entry.waiting.requester == requester]
 
     def largest(self, requester: str) -> int:
         """Bytes of the largest that waits for a requester: what the next one will take, as far as can be told."""
         with self._lock:
-            waiting = (entry.waiting for entry in self._waiting.values())
-            return max((item.bytes for item in waiting if item.requester == requester), default=0)
+            return max((item.bytes for item in self._waiting_for(requester)), default=0)
 
     def release(self, conversation: bytes) -> None:
         """What a conversation was to make failed: its place is free again."""
@@ -363,3 +380,7 @@ class Pool:
 
 def _is_fresh(waiting: Waiting, now: float) -> bool:
     return waiting.made - CLOCK_SECONDS <= now < waiting.expires
+
+
+def _too_large(requester: str, total: int, most: int, by: str = "") -> QueryRefused:
+    return QueryRefused("capacity", f"preparations for {requester} would take {total} bytes, limit {most}", by)

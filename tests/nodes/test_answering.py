@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+import nodes.service.answering
 from nodes.evidence.recorder import read_records
-from nodes.pool import UnknownPreparation
+from nodes.pool import Pool, UnknownPreparation
 from nodes.service.operator_api import PrepareRequest
 from protocol.channel import SendingChannel
 from protocol.messages import Search
@@ -209,3 +210,24 @@ def test_what_is_refused_is_read_though_nobody_waits_for_it(
 
     run(federation, body)
     assert "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize("defended", [True, False], ids=["defended", "control"])
+def test_a_router_that_knew_no_size_keeps_no_more_than_its_limit(
+    defended: bool, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How large they are is told only once they are begun, and they may be begun side by side."""
+    monkeypatch.setattr(nodes.service.answering, "ROUTER_ROW_BYTES", 2500)  # 10 MB for each
+    federation.configure(EU, max_bytes=2**24)
+    if not defended:
+        monkeypatch.setattr(Pool, "grow", lambda *_: None)
+
+    async def body(network: AsgiNetwork) -> None:
+        asking: Any = network.nodes[FR]
+        report = await asking.supply.prepare(PrepareRequest((ES,), 2, DIM, SYNTHETIC_MODEL, RING.preset))
+        await network.settle()
+        assert len(network.nodes[EU].pool.standing()) == report.made == (1 if defended else 2)
+        if defended:
+            assert report.refused[ES].reason == "capacity"
+
+    run(federation, body)

@@ -255,6 +255,21 @@ def test_bytes_are_bounded_for_what_waits_and_what_is_made(node: PoolAtNode) -> 
         pool.admit(THREE, "FR", 1, now())
 
 
+def test_one_that_turns_out_larger_goes_on_only_if_there_is_room_or_nothing_else(node: PoolAtNode) -> None:
+    pool = node.restart(max_bytes=2**24)
+    pool.admit(ONE, "FR", 0, now())
+    pool.grow(ONE, 2**25, "ES")  # else who asks many large holders could not search at all
+    pool.admit(THREE, "DE", 2**24, now())  # takes no other requester's room
+    pool.release(ONE)
+    pool.admit(ONE, "FR", 0, now())
+    pool.admit(TWO, "FR", 0, now())
+    pool.grow(ONE, 2**23, "ES")
+    pool.grow(TWO, 2**23, "ES")
+    with pytest.raises(QueryRefused, match=f"would take {2**24 + 1} bytes") as refused:
+        pool.grow(TWO, 2**23 + 1, "ES")
+    assert (refused.value.code, refused.value.by) == ("capacity", "ES")
+
+
 def test_what_failed_gives_back_its_own_room_and_no_more(node: PoolAtNode) -> None:
     """Else one that is small and fails at once would free the room of a large one that is being made beside it."""
     pool = node.restart(max_bytes=2**24)
