@@ -61,7 +61,7 @@ class Pool:
         self._load()
 
     def admit(self, conversation: bytes, requester: str, size: int, now: float) -> None:
-        """Keep a place for one that a conversation is about to make, of about `size` bytes; then call `add` or `release`.
+        """Keep a place for what a conversation is about to make, of about `size` bytes; then call `add` or `release`.
 
         Raises `QueryRefused` (capacity) if as many wait for this requester, or are being made, as may.
         """

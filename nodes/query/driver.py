@@ -29,7 +29,7 @@ Action = Callable[[], None]
 
 LINGER_SECONDS = 5.0  # how long a query that is over keeps trying to hand over its last frames
 INBOUND_BYTES = 16 * 2**20  # what of one query may wait to be worked on before nothing more is read from its peers
-UNIT_BYTES = 512  # of memory that each unit takes while it waits, beside its own: a body may bring a thousand empty ones
+UNIT_BYTES = 512  # that each unit takes beside its own while it waits: a body may bring a thousand empty ones
 
 
 @dataclass(frozen=True)

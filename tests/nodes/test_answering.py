@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replaced
 
 import nodes.service.answering
 from nodes.evidence.recorder import read_records
@@ -26,6 +27,8 @@ from protocol.wire import VERSION, Envelope, encode
 from tests.kit.federation import DIM, ES, EU, FR, Federation, found, people, request
 from tests.kit.network import AsgiNetwork, running
 from tests.kit.ring import RING
+
+PREPARED = PrepareRequest((ES,), 1, DIM, SYNTHETIC_MODEL, RING.preset)
 
 
 @pytest.fixture
@@ -68,7 +71,8 @@ def test_the_records_of_a_search_are_whole_though_its_node_is_closed_as_it_ends(
             await ended(driver)
 
         wanted = request(federation.people.hit, (ES,))
-        assert (await network.nodes[FR].supply.prepare(PrepareRequest((ES,), 1, DIM, SYNTHETIC_MODEL, RING.preset))).made  # type: ignore[attr-defined]
+        asking: Any = network.nodes[FR]
+        assert (await asking.supply.prepare(PREPARED)).made == 1
         await network.settle()
         ended, node._ended, node._put_away = node._ended, end, slowly  # type: ignore[method-assign]
         search = asyncio.create_task(network.search(wanted))
@@ -95,7 +99,7 @@ async def being_made(network: AsgiNetwork, free: threading.Event) -> bytes:
 
     node._put_away = slowly
     asking: Any = network.nodes[FR]
-    assert (await asking.supply.prepare(PrepareRequest((ES,), 1, DIM, SYNTHETIC_MODEL, RING.preset))).made == 1
+    assert (await asking.supply.prepare(PREPARED)).made == 1
     (waits,) = asking.pool.standing()
     return waits.preparation_id
 
@@ -182,8 +186,7 @@ def test_what_opens_a_query_while_its_node_is_closed_is_over_before_its_store_is
         node.store.close = lambda: (closed.append(True), close())
         node.answering.machine = slowly
         asking: Any = network.nodes[FR]
-        wanted = PrepareRequest((ES,), 1, DIM, SYNTHETIC_MODEL, RING.preset)
-        preparing = asyncio.create_task(asking.supply.prepare(wanted))
+        preparing = asyncio.create_task(asking.supply.prepare(PREPARED))
         await asyncio.wait_for(begun.wait(), 10)
         loop.call_later(0.2, free.set)
         await network.kill(ES)
@@ -224,7 +227,7 @@ def test_a_router_that_knew_no_size_keeps_no_more_than_its_limit(
 
     async def body(network: AsgiNetwork) -> None:
         asking: Any = network.nodes[FR]
-        report = await asking.supply.prepare(PrepareRequest((ES,), 2, DIM, SYNTHETIC_MODEL, RING.preset))
+        report = await asking.supply.prepare(replaced(PREPARED, count=2))
         await network.settle()
         assert len(network.nodes[EU].pool.standing()) == report.made == (1 if defended else 2)
         if defended:
