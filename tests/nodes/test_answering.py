@@ -101,7 +101,8 @@ async def being_made(network: AsgiNetwork, free: threading.Event) -> bytes:
     asking: Any = network.nodes[FR]
     assert (await asking.supply.prepare(PREPARED)).made == 1
     (waits,) = asking.pool.standing()
-    return waits.preparation_id
+    preparation_id: bytes = waits.preparation_id
+    return preparation_id
 
 
 def opening(network: AsgiNetwork, preparation_id: bytes) -> tuple[bytes, list[bytes]]:
@@ -159,7 +160,7 @@ def test_nobody_waits_for_what_is_made_for_another(federation: Federation) -> No
         free, node = threading.Event(), network.nodes[ES]
         preparation_id = await being_made(network, free)
         for driver in node.drivers.values():
-            driver.machine.parties = replace(driver.machine.parties, requester="IT")  # type: ignore[attr-defined]
+            driver.machine.parties = replace(driver.machine.parties, requester="IT")
         query, units = opening(network, preparation_id)
         with pytest.raises(UnknownPreparation, match="not for this search of FR"):
             await asyncio.wait_for(node.accept(FR, query, 0, units), 5)
@@ -174,7 +175,9 @@ def test_what_opens_a_query_while_its_node_is_closed_is_over_before_its_store_is
     async def body(network: AsgiNetwork) -> None:
         node: Any = network.nodes[ES]
         loop, machine, begun = asyncio.get_running_loop(), node.answering.machine, asyncio.Event()
-        free, closed, known = threading.Event(), [], []
+        free = threading.Event()
+        closed: list[bool] = []
+        known: list[bool] = []
 
         def slowly(*given: Any) -> Any:
             loop.call_soon_threadsafe(begun.set)
@@ -183,7 +186,12 @@ def test_what_opens_a_query_while_its_node_is_closed_is_over_before_its_store_is
             return machine(*given)
 
         close = node.store.close
-        node.store.close = lambda: (closed.append(True), close())
+
+        def noted() -> None:
+            closed.append(True)
+            close()
+
+        node.store.close = noted
         node.answering.machine = slowly
         asking: Any = network.nodes[FR]
         preparing = asyncio.create_task(asking.supply.prepare(PREPARED))
