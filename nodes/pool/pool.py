@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -57,42 +56,56 @@ class Pool:
         self._lock = threading.RLock()
         self._waiting: dict[bytes, Entry] = {}
         self._taken: dict[bytes, Entry] = {}
-        self._making: dict[str, list[int]] = defaultdict(list)  # bytes of what is being made for a requester
+        self._making: dict[bytes, tuple[str, int]] = {}  # by conversation, what is being made: for whom, and bytes
         self.counts = Counts()
         self._load()
 
-    def admit(self, requester: str, size: int, now: float) -> None:
-        """Keep a place for one that is about to be made, of about `size` bytes; then call `add` or `release`.
+    def admit(self, conversation: bytes, requester: str, size: int, now: float) -> None:
+        """Keep a place for what a conversation is about to make, of about `size` bytes; then call `add` or `release`.
 
         Raises `QueryRefused` (capacity) if as many wait for this requester, or are being made, as may.
         """
         with self._lock:
             self.erase_expired(now)
-            waiting = [entry.waiting for entry in self._waiting.values() if entry.waiting.requester == requester]
-            making = self._making[requester]
+            waiting = self._waiting_for(requester)
+            making = [size for who, size in self._making.values() if who == requester]
             number, limit = len(waiting) + len(making), self._policy.ready
             total, most = sum(item.bytes for item in waiting) + sum(making) + size, self._policy.max_bytes
             if number < limit and total <= most:
-                making.append(size)
+                self._making[conversation] = (requester, size)
                 return
             self._count(refused=1)
             if number >= limit:
                 raise QueryRefused("capacity", f"{number} preparations wait for {requester}, limit {limit}")
-            raise QueryRefused("capacity", f"preparations for {requester} would take {total} bytes, limit {most}")
+            raise _too_large(requester, total, most)
+
+    def grow(self, conversation: bytes, size: int, by: str) -> None:
+        """What a conversation makes will take `size` bytes, as `by` has told.
+
+        Raises `QueryRefused` (capacity) for what does not fit beside others that wait for its requester, or are made.
+        """
+        with self._lock:
+            requester, _ = self._making[conversation]
+            waiting = sum(item.bytes for item in self._waiting_for(requester))
+            others = [each for key, (who, each) in self._making.items() if who == requester and key != conversation]
+            total, most = waiting + sum(others) + size, self._policy.max_bytes
+            if total > most and total > size:
+                self._count(refused=1)
+                raise _too_large(requester, total, most, by)
+            self._making[conversation] = (requester, size)
+
+    def _waiting_for(self, requester: str) -> list[Waiting]:
+        return [entry.waiting for entry in self._waiting.values() if entry.waiting.requester == requester]
 
     def largest(self, requester: str) -> int:
         """Bytes of the largest that waits for a requester: what the next one will take, as far as can be told."""
         with self._lock:
-            waiting = (entry.waiting for entry in self._waiting.values())
-            return max((item.bytes for item in waiting if item.requester == requester), default=0)
+            return max((item.bytes for item in self._waiting_for(requester)), default=0)
 
-    def release(self, requester: str) -> None:
-        """One that was being made failed: its place is free again."""
+    def release(self, conversation: bytes) -> None:
+        """What a conversation was to make failed: its place is free again."""
         with self._lock:
-            if self._making[requester]:
-                self._making[requester].pop(0)
-            if not self._making[requester]:
-                del self._making[requester]
+            self._making.pop(conversation, None)
 
     def add(self, conversation: bytes, preparation: Preparation, now: float) -> None:
         """Let one wait that was just made. The pool owns it now, and frees its memory where it goes to disk.
@@ -100,9 +113,14 @@ class Pool:
         With a disk that is full it waits in memory. Raises `PreparationSpent` if it was used here before, and
         `StoreError` if the store does not say; it is erased then.
         """
+        try:
+            self._add(conversation, preparation, now)
+        finally:
+            self.release(conversation)  # only now: it would have no place while it is sealed
+
+    def _add(self, conversation: bytes, preparation: Preparation, now: float) -> None:
         preparation_id = preparation.preparation_id
         expires = now + self._policy.max_age_hours * 3600
-        self.release(preparation.requester)
         try:
             spent = preparation.spent or self._claimed(preparation_id)
         except StoreError:
@@ -116,6 +134,7 @@ class Pool:
         if size is not None:
             preparation.erase()
         with self._lock:
+            self.release(conversation)
             self._taken.pop(preparation_id, None)
             self._waiting[preparation_id] = entry
             self._count(made=1)
@@ -166,12 +185,13 @@ class Pool:
         with self._lock:
             if self._waiting.pop(preparation_id, None) is not entry:
                 raise UnknownPreparation(preparation_id, "does not wait here any more")
+            if why is not None:
+                self._forget(entry)
+                raise UnknownPreparation(preparation_id, why)
             self._taken[preparation_id] = entry
-        if why is not None:
-            self._forget(entry)
-            raise UnknownPreparation(preparation_id, why)
-        if entry.preparation is not None:
+            # Here, too: whoever erases what is in the pool just then must not find what was handed out.
             resting, entry.preparation = entry.preparation, None
+        if resting is not None:
             return resting.wake()
         try:
             return self._files.read(preparation_id)[2]
@@ -360,3 +380,7 @@ class Pool:
 
 def _is_fresh(waiting: Waiting, now: float) -> bool:
     return waiting.made - CLOCK_SECONDS <= now < waiting.expires
+
+
+def _too_large(requester: str, total: int, most: int, by: str = "") -> QueryRefused:
+    return QueryRefused("capacity", f"preparations for {requester} would take {total} bytes, limit {most}", by)

@@ -29,6 +29,7 @@ Action = Callable[[], None]
 
 LINGER_SECONDS = 5.0  # how long a query that is over keeps trying to hand over its last frames
 INBOUND_BYTES = 16 * 2**20  # what of one query may wait to be worked on before nothing more is read from its peers
+UNIT_BYTES = 512  # that each unit takes beside its own while it waits: a body may bring a thousand empty ones
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ class QueryDriver:
         fresh = units[expected - offset :]
         self._accepted[peer] += len(fresh)
         for unit in fresh:
-            self._waiting_bytes += len(unit)
-            self.call(partial(self._take, peer, unit), len(unit))
+            size = len(unit) + UNIT_BYTES
+            self._waiting_bytes += size
+            self.call(partial(self._take, peer, unit), size)
 
     async def room(self) -> None:
         """Wait while too much waits to be worked on."""
@@ -183,6 +185,8 @@ class QueryDriver:
                 await self._step([action for action, _ in actions])
                 self._waiting_bytes -= sum(size for _, size in actions)
         finally:
+            for task in self._scoring:  # its work would take memory, and passes of others
+                task.cancel()
             await self._finish()
         await asyncio.gather(*(send_queue.flush(LINGER_SECONDS) for send_queue in self._send_queues.values()))
         for send_queue in self._send_queues.values():

@@ -30,10 +30,11 @@ class EarlyUnits:
     def keep(self, name: str, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
         """Keep units for `take`. Raises `PeerRefused` (capacity), as `name`, if there are too many."""
         mine = self._held[peer]
-        held = mine.setdefault(query, _Held())
+        held = mine.get(query, _Held())
         count, size = held.count + len(units), held.size + sum(map(len, units))
         if count > UNITS or size > BYTES:
             raise PeerRefused(name, "capacity")
+        mine[query] = held
         held.parts.append((offset, units))
         held.count, held.size = count, size
         while len(mine) > QUERIES:

@@ -36,6 +36,9 @@ class Scorer:
         while self._waiting:
             if self._turn is not None:
                 await self._turn()
+            self._waiting = [item for item in self._waiting if not item[1].done()]  # else nobody waits for it any more
+            if not self._waiting:
+                return
             batch = passes(self._waiting, lambda item: item[0])[0][:BATCH]
             taken = {id(future) for _, future in batch}
             self._waiting = [item for item in self._waiting if id(item[1]) not in taken]

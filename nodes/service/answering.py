@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,11 +18,12 @@ from nodes.store import StoreError
 from pets.errors import ParameterError
 from protocol.announcing import Plan, announce_digest, parties_of
 from protocol.errors import QueryRefused
-from protocol.messages import Prepare, Search
+from protocol.messages import JoinedPreparation, Prepare, Search
 from protocol.party import Context, Party
 from protocol.preparation import HolderPreparation, Preparation, RouterPreparation
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.searching import SearchingHolder, SearchingRouter
+from protocol.session import Event
 
 if TYPE_CHECKING:
     from nodes.service.node import Node
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineup.node")
 
 ROW_BYTES = 12  # what a holder keeps of each row in a preparation that waits
+ROUTER_ROW_BYTES = 8.75
 
 
 class Answering:
@@ -83,7 +86,7 @@ class Answering:
     def _put_by(self, machine: PreparingRouter | PreparingHolder) -> None:
         made = machine.preparation
         if made is None or not made.rings:
-            self._node.pool.release(machine.parties.requester)
+            self._node.pool.release(machine.query)
             return
         preparation_id = made.preparation_id
         self.let_wait(machine.query, made)
@@ -105,24 +108,39 @@ class Answering:
             plan = Plan.announced(announce)
         except ParameterError as error:
             raise QueryRefused("parameters", str(error)) from None
-        context = self._context(announce, conversation)
         if self._node.config.role is Role.ROUTER:
             expected = self._node.pool.largest(announce.requester)  # the holders will tell how many rows
             self._admit(announce, conversation, expected)
-            return PreparingRouter(context)
+            return PreparingRouter(self._context(announce, conversation, self._measure(announce, conversation, plan)))
         gallery = self._node.galleries.current(announce.preset, plan.dim, plan.model)
         size = ROW_BYTES * gallery.blocks * plan.params.n + 8 * plan.params.n * plan.dim
         self._admit(announce, conversation, size)
-        return PreparingHolder(context, gallery)
+        return PreparingHolder(self._context(announce, conversation), gallery)
+
+    def _measure(self, announce: Prepare, conversation: bytes, plan: Plan) -> Callable[[Event], None]:
+        """Stops a preparation at the router as soon as the holders have told that there is no room for it.
+
+        Of several holders it is the last one's doing: it may have said too much, and the others can go on without it.
+        """
+        rows: dict[str, int] = {}
+
+        def watch(event: Event) -> None:
+            message = event.message
+            if event.direction == "received" and isinstance(message, JoinedPreparation) and message.blocks:
+                rows[event.peer] = message.blocks * plan.params.n
+                by = event.peer if len(announce.holders) > 1 else ""
+                self._node.pool.grow(conversation, int(ROUTER_ROW_BYTES * sum(rows.values())), by)
+
+        return watch
 
     def _admit(self, announce: Prepare, conversation: bytes, size: int) -> None:
         """Keep a place for one of about `size` bytes, then claim and count it. What finds no place leaves nothing."""
         pool = self._node.pool
-        pool.admit(announce.requester, size, time.time())
+        pool.admit(conversation, announce.requester, size, time.time())
         try:
             self._gate.admit_preparation(announce, conversation)
         except BaseException:
-            pool.release(announce.requester)
+            pool.release(conversation)
             raise
 
     def _search(self, announce: Search, conversation: bytes) -> Party:
@@ -175,14 +193,16 @@ class Answering:
             self._node.galleries.give_back(live)
             raise
 
-    def _context(self, announce: Prepare | Search, conversation: bytes) -> Context:
+    def _context(
+        self, announce: Prepare | Search, conversation: bytes, watch: Callable[[Event], None] | None = None
+    ) -> Context:
         """What a party of any role and conversation is told."""
         node = self._node
         threads = node.threads if isinstance(announce, Search) else node.preparing_threads
         parties = parties_of(announce)
         return Context(
             node.name, conversation, parties, threads, keyring=node.keyring,
-            recorder=node.recorder(conversation), admitted=announce_digest(announce), accept=node.pool.spend,
+            recorder=node.recorder(conversation, watch), admitted=announce_digest(announce), accept=node.pool.spend,
         )  # fmt: skip
 
     def _answering(self, announce: Search, conversation: bytes) -> Context:

@@ -19,7 +19,7 @@ from nodes.config.storage import rows_folder
 from nodes.evidence.archive import Archive
 from nodes.identity.identity import NodeIdentity, NodeKeyring, Peer
 from nodes.identity.peers import Told
-from nodes.pool import FOLDER, Pool
+from nodes.pool import FOLDER, Pool, UnknownPreparation
 from nodes.query.driver import Credentials, QueryDriver, RecordFailed
 from nodes.query.early_units import EarlyUnits
 from nodes.query.gate import Gate, has_room
@@ -36,6 +36,7 @@ from nodes.service.guard import Guard
 from nodes.service.health import failing
 from nodes.service.outage import Outage
 from nodes.service.pace import Pace
+from nodes.service.together import to_the_end
 from nodes.store import EmptyStore
 from nodes.store.aside import Aside, put_aside
 from nodes.store.resident import Resident
@@ -119,6 +120,7 @@ class Node:
         self._early = EarlyUnits()
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._opening: dict[bytes, asyncio.Task[QueryDriver]] = {}
+        self._awaited: set[bytes] = set()  # preparations that are being put away, and that a search waits for
         self.askers: dict[bytes, str] = {}  # who asked each query that is under way
         self.preparers: dict[bytes, str] = {}  # and each preparation
         self._begun: dict[bytes, float] = {}  # when each search that is under way began
@@ -153,8 +155,13 @@ class Node:
         opening = self._opening.get(query)
         if opening is None:
             opening = self._opening[query] = asyncio.create_task(self._first_contact(peer, query, units))
-            opening.add_done_callback(lambda _: self._opening.pop(query))
+            opening.add_done_callback(lambda task: self._opened(query, task))
         return await asyncio.shield(opening)
+
+    def _opened(self, query: bytes, opening: asyncio.Task[QueryDriver]) -> None:
+        del self._opening[query]
+        if not opening.cancelled():
+            opening.exception()  # else the loop would log it where nobody waits for it any more
 
     def _keep_early(self, peer: str, query: bytes, offset: int, units: list[bytes]) -> None:
         """Keep what comes before the announcement does: never from the requester, whose announcement comes first."""
@@ -168,7 +175,7 @@ class Node:
             self._take_place(self.askers, peer, query)
             announce = await asyncio.to_thread(self._gate.announcement, peer, query, units)
             if isinstance(announce, Search):
-                await self._until_made(announce.preparation)
+                await self._until_made(announce)
             if self.draining and not (isinstance(announce, Search) and announce.preparation in self._promised):
                 raise PeerRefused(self.name, "capacity")
             if isinstance(announce, Search):
@@ -201,13 +208,25 @@ class Node:
         self.askers.pop(query, None)
         self.preparers.pop(query, None)
 
-    async def _until_made(self, preparation_id: bytes) -> None:
-        """The requester may be done with a preparation, and name it, while this node still puts it away."""
+    async def _until_made(self, announce: Search) -> None:
+        """The requester may be done with a preparation, and name it, while this node still puts it away.
+
+        One search waits for it, as it serves no other: any number would have places here, and no quota counts them.
+        Raises `UnknownPreparation` for the others.
+        """
+        wanted = announce.preparation
         for driver in list(self.drivers.values()):
             machine = driver.machine
-            if isinstance(machine, (PreparingRouter, PreparingHolder)) and machine.preparation_id == preparation_id:
+            if not isinstance(machine, (PreparingRouter, PreparingHolder)) or machine.preparation_id != wanted:
+                continue
+            if machine.parties.requester != announce.requester or wanted in self._awaited:
+                raise UnknownPreparation(wanted, f"is being made, and not for this search of {announce.requester}")
+            self._awaited.add(wanted)
+            try:
                 with anyio.move_on_after(self.config.limits.read_timeout_seconds):
                     await driver.until_finished()
+            finally:
+                self._awaited.remove(wanted)
 
     def recorder(self, conversation: bytes, watch: Callable[[Event], None] | None = None) -> Callable[[Event], None]:
         """For the context of a machine that `drive` will run: what it sends and takes goes to the archive, then to
@@ -303,10 +322,13 @@ class Node:
         """Stop at once and close everything."""
         self.draining = True
         await self.gossip.close()
-        while self._live:  # a search may begin its next attempt meanwhile
+        while self._live or self._opening:  # a search may begin its next attempt meanwhile, or be let in
             for driver in list(self._live):
                 await driver.close()
                 self._live.discard(driver)
+            if self._opening:
+                await asyncio.wait(list(self._opening.values()))
+                await asyncio.sleep(0)  # until they are noted as over
         if self.follow_up is not None:
             self.follow_up.close()
         await asyncio.to_thread(self.galleries.close)
@@ -413,10 +435,7 @@ class Node:
             if machine.role is not Role.REQUESTER and answered(machine):
                 self.metrics.searched(seconds)  # a requester tells it itself, from the probe on
         self._leave_place(machine.query)
-        try:
-            await asyncio.to_thread(self._put_away, machine)
-        except Exception as error:  # a disk that is full must not take the node down with it
-            log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
+        await to_the_end(self._keep_records(machine))  # also where this node is closed just then
         self.drivers.pop(machine.query, None)
         self.gossip.meet_soon({peer for session in machine.sessions.values() for peer in session.peers})
         for session in machine.sessions.values():
@@ -433,6 +452,12 @@ class Node:
                         "by": getattr(session.failure, "by", None) or None,
                     },
                 )
+
+    async def _keep_records(self, machine: Party) -> None:
+        try:
+            await asyncio.to_thread(self._put_away, machine)
+        except Exception as error:  # a disk that is full must not take the node down with it
+            log.error("records incomplete", extra={"query": machine.query.hex(), "error": type(error).__name__})
 
     def _put_away(self, machine: Party) -> None:
         """The records of a conversation that is over, and then what it made."""

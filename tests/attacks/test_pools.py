@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -296,7 +297,7 @@ def fill(pool: Pool, requester: str, size: int) -> int:
     """Ask for preparations until the node refuses; gives how many it made."""
     for count in range(1000):
         try:
-            pool.admit(requester, size, now())
+            pool.admit(secrets.token_bytes(16), requester, size, now())
         except QueryRefused:
             return count
     raise AssertionError("nothing bounds it")

@@ -85,11 +85,11 @@ class PoolAtNode:
         self.start()
         return self.pool
 
-    def filled(self, preparation: Any = None, made: float | None = None) -> bytes:
-        """Let one wait; gives its ID."""
+    def filled(self, preparation: Any = None, made: float | None = None, conversation: bytes = b"") -> bytes:
+        """Let one wait; gives its ID. `conversation`: that made it, a fresh one if it is not given."""
         preparation = fresh() if preparation is None else preparation
         preparation_id: bytes = preparation.preparation_id
-        self.pool.add(secrets.token_bytes(16), preparation, time.time() if made is None else made)
+        self.pool.add(conversation or secrets.token_bytes(16), preparation, time.time() if made is None else made)
         return preparation_id
 
     @property

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 import nodes.query.driver
+import nodes.query.scorer
 from nodes.query.driver import INBOUND_BYTES, QueryDriver, Silence
+from nodes.query.scorer import Scorer
 from nodes.query.turns import Turns
 from pets.errors import LineupError
 from protocol import wire
@@ -304,3 +309,66 @@ def test_nor_is_that_made_good_once_more_after_a_session_went_on() -> None:
     machine, failed = driven(body)
     assert (machine.waiting.state, machine.got) == (State.ABORTED, 1)
     assert isinstance(failed[ES], Silence)
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "control"])
+def test_units_without_bytes_hold_their_sender_up_as_well(counted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes memory while it waits: a body of 4 KB may bring a thousand."""
+    monkeypatch.setattr(nodes.query.driver, "INBOUND_BYTES", 2**20)
+    if not counted:
+        monkeypatch.setattr(nodes.query.driver, "UNIT_BYTES", 0)
+    held_up: list[bool] = []
+
+    async def body(talk: Talk) -> None:
+        async with talk.turns.of("another state"):
+            tracemalloc.start()
+            try:
+                for number in range(20):
+                    talk.driver.accept(ES, 1000 * number, [b""] * 1000)
+                    assert tracemalloc.get_traced_memory()[0] < 2**21 or not counted
+                    with anyio.move_on_after(0.01) as waits:
+                        await talk.driver.room()
+                    if waits.cancelled_caught:
+                        break
+            finally:
+                tracemalloc.stop()
+        held_up.append(waits.cancelled_caught)
+
+    driven(body, patience=30)
+    assert held_up == [counted]
+
+
+def test_what_a_query_wanted_scored_is_not_scored_once_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever begins queries and stops them has work wait that takes memory, and the passes of the others."""
+    done: list[str] = []
+    free = threading.Event()
+
+    def perform(works: Any, _: int) -> list[None]:
+        assert free.wait(10)
+        done.extend(works)
+        return [None] * len(works)
+
+    monkeypatch.setattr(nodes.query.scorer, "passes", lambda items, _: [[item] for item in items])
+    monkeypatch.setattr(nodes.query.scorer, "perform", perform)
+
+    async def ended(_: QueryDriver) -> None:
+        pass
+
+    async def body() -> None:
+        scorer, machine = Scorer(1), Waiting("of the query that is stopped")  # type: ignore[arg-type]
+        nothing: Any = SimpleNamespace(sealing_keys={})
+        given: tuple[Any, ...] = (machine, nothing, nothing, scorer, Turns(1), 30, 30, ended)
+        other = asyncio.create_task(scorer.score("of another"))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        driver = QueryDriver(*given)
+        while not driver._scoring:
+            await asyncio.sleep(0.01)
+        driver.stop(Silence("its requester stopped it"))
+        await driver.until_finished()
+        last = asyncio.create_task(scorer.score("of a third"))  # type: ignore[arg-type]
+        free.set()
+        await asyncio.gather(other, last)
+        await driver.close()
+
+    asyncio.run(body())
+    assert done == ["of another", "of a third"]

@@ -32,3 +32,12 @@ def test_one_query_keeps_no_more_of_a_peer_than_its_limit(units: list[bytes]) ->
         waiting.keep(ES, EU, QUERY, len(units), [b"x"])
     waiting.keep(ES, DE, QUERY, 0, [b"x"])
     assert waiting.take(QUERY) == [(EU, (0, units)), (DE, (0, [b"x"]))]
+
+
+def test_what_is_refused_leaves_nothing() -> None:
+    """Else a peer had a little kept for each of as many queries as it likes, for ever."""
+    waiting = EarlyUnits()
+    for number in range(10 * early_units.QUERIES):
+        with pytest.raises(PeerRefused, match="capacity"):
+            waiting.keep(ES, EU, number.to_bytes(16, "big"), 0, [b""] * (early_units.UNITS + 1))
+    assert not waiting._held[EU]

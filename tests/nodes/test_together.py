@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from nodes.query.driver import QueryDriver
 from nodes.service.operator_api import PrepareRequest
 from nodes.service.preparer import Preparer
 from nodes.service.together import together
+from protocol.announcing import Plan
 from protocol.errors import Disagreement
 from protocol.preparing import PreparingRequester
 from protocol.searching import SearchingRequester
@@ -388,5 +390,49 @@ def test_what_was_made_waits_though_its_making_is_cancelled_while_all_threads_ar
         await asyncio.wait({preparing})
         assert preparing.cancelled()
         assert len(node.pool.standing()) == 1
+
+    run(federation, body)
+
+
+def test_what_is_found_is_given_up_though_its_search_is_cancelled_again_while_all_threads_are_busy(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        assert (await node.supply.prepare(wanted())).made == 1
+        await network.settle()
+        take, loop = node.pool.take, asyncio.get_running_loop()
+
+        def take_and_be_busy(*given: Any) -> Any:
+            taken = take(*given)
+            loop.call_soon_threadsafe(busy_threads_and_cancelled, search)
+            loop.call_soon_threadsafe(loop.call_later, 0.05, search.cancel)
+            return taken
+
+        monkeypatch.setattr(node.pool, "take", take_and_be_busy)
+        search = asyncio.create_task(node.search(request(federation.people.hit)))
+        await asyncio.wait({search})
+        assert search.cancelled()
+        assert not node.pool.preparation_ids(FR)
+
+    run(federation, body)
+
+
+def test_nor_is_what_is_not_used_after_a_false_refusal_kept_then(federation: Federation) -> None:
+    async def body(network: AsgiNetwork) -> None:
+        node: Any = network.nodes[FR]
+        assert (await node.supply.prepare(wanted())).made == 1
+        await network.settle()
+        made = await node._preparer.find(HOLDERS, Plan(RING, DIM, SYNTHETIC_MODEL))
+
+        def refused_falsely(_: object) -> bool:
+            busy_threads_and_cancelled(asking)
+            return True
+
+        search: Any = SimpleNamespace(refused_falsely=refused_falsely)
+        asking = asyncio.create_task(node._ask_with(search, HOLDERS, made, "waiting"))
+        await asyncio.wait({asking})
+        assert asking.cancelled()
+        assert not node.pool.preparation_ids(FR)
 
     run(federation, body)

@@ -6,12 +6,15 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nodes.pool import Pool, UnknownPreparation
 from nodes.pool.entry import Resting
+from nodes.pool.files import SealedFiles
 from nodes.pool.pool import STEP
 from nodes.store import StoreFull, StoreLocked
 from pets.params import N4096
@@ -21,6 +24,7 @@ from tests.kit.parties import HOLDER, REQUESTER
 from tests.kit.pools import DIM, HOUR, WANTED, PoolAtNode, fresh, made
 from tests.kit.stores import open_store
 
+ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))  # conversations
 KINDS = (RequesterPreparation, RouterPreparation, HolderPreparation)
 
 
@@ -44,6 +48,37 @@ def test_one_is_handed_out_once(node: PoolAtNode) -> None:
     with pytest.raises(UnknownPreparation, match="does not wait here") as refused:
         node.pool.take(preparation_id, now())
     assert refused.value.code == "unprepared"
+
+
+class LetGo:
+    """The lock of a pool, with what another thread does just when this one has let go of it."""
+
+    def __init__(self, pool: Pool, once: Callable[[], bool], other: Callable[[], object]) -> None:
+        self._lock, self._once, self._other = pool._lock, once, other
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        self._lock.__exit__(*raised)
+        if self._once():
+            self._once = lambda: False
+            self._other()
+
+
+@pytest.mark.parametrize("why", ["expired", "dropped"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_is_handed_out_is_not_erased_by_who_erases_what_waits(
+    node: PoolAtNode, kind: type[Preparation], why: str
+) -> None:
+    """Just as it grows too old, or its requester says that it has it no more: a search would begin with zeros."""
+    preparation, pool = fresh(kind), node.pool  # type: ignore[type-var]
+    before = pack(preparation)
+    preparation_id = node.filled(preparation)
+    erase = {"expired": lambda: pool.erase_expired(now() + 25 * HOUR), "dropped": lambda: pool.drop(preparation_id)}
+    pool._lock = LetGo(pool, lambda: preparation_id in pool._taken, erase[why])  # type: ignore[assignment]
+    assert pack(pool.take(preparation_id, now())) == before
+    assert not pool.preparation_ids(preparation.requester)
 
 
 def test_the_claim_is_on_disk_before_spend_returns(node: PoolAtNode) -> None:
@@ -113,7 +148,7 @@ def test_one_whose_store_does_not_say_whether_it_was_used_is_erased(
     preparation = fresh()
     chunk = preparation.rings[HOLDER].chunks[0]
     monkeypatch.setattr(node.store, "has_claimed", locked)
-    node.pool.admit(REQUESTER, 10, now())
+    node.pool.admit(ONE, REQUESTER, 10, now())
     with pytest.raises(StoreLocked):
         node.filled(preparation)
     assert not chunk.z.any()
@@ -190,40 +225,94 @@ def test_one_made_in_the_future_has_no_age(node: PoolAtNode) -> None:
 
 def test_a_place_is_kept_while_one_is_made_and_free_again_if_that_failed(node: PoolAtNode) -> None:
     pool = node.restart(ready=2)
-    pool.admit("FR", 10, now())
-    pool.admit("FR", 10, now())
+    pool.admit(ONE, "FR", 10, now())
+    pool.admit(TWO, "FR", 10, now())
     with pytest.raises(QueryRefused, match="2 preparations wait for FR, limit 2") as refused:
-        pool.admit("FR", 10, now())
+        pool.admit(THREE, "FR", 10, now())
     assert refused.value.code == "capacity"
-    pool.release("FR")
-    pool.admit("FR", 10, now())
-    node.filled(fresh(requester="FR"))
-    preparation_id = node.filled(fresh(requester="FR"))
+    pool.release(ONE)
+    pool.admit(THREE, "FR", 10, now())
+    node.filled(fresh(requester="FR"), conversation=TWO)
+    preparation_id = node.filled(fresh(requester="FR"), conversation=THREE)
     with pytest.raises(QueryRefused, match="limit 2"):
-        pool.admit("FR", 10, now())
+        pool.admit(THREE, "FR", 10, now())
     pool.take(preparation_id, now())
-    pool.admit("FR", 10, now())
+    pool.admit(THREE, "FR", 10, now())
     assert pool.counts.refused == 2
 
 
 def test_bytes_are_bounded_for_what_waits_and_what_is_made(node: PoolAtNode) -> None:
     pool = node.restart(max_bytes=2**24)
-    pool.admit("FR", 2**23, now())
+    pool.admit(ONE, "FR", 2**23, now())
     with pytest.raises(QueryRefused, match=f"for FR would take {2**23 + 2**24} bytes, limit {2**24}") as refused:
-        pool.admit("FR", 2**24, now())
+        pool.admit(TWO, "FR", 2**24, now())
     assert refused.value.code == "capacity"
-    node.filled(fresh(requester="FR"))
+    node.filled(fresh(requester="FR"), conversation=ONE)
     waiting = pool.standing()[0].bytes
     assert waiting > 0
-    pool.admit("FR", 2**24 - waiting, now())
+    pool.admit(TWO, "FR", 2**24 - waiting, now())
     with pytest.raises(QueryRefused):
-        pool.admit("FR", 1, now())
+        pool.admit(THREE, "FR", 1, now())
+
+
+def test_one_that_turns_out_larger_goes_on_only_if_there_is_room_or_nothing_else(node: PoolAtNode) -> None:
+    pool = node.restart(max_bytes=2**24)
+    pool.admit(ONE, "FR", 0, now())
+    pool.grow(ONE, 2**25, "ES")  # else who asks many large holders could not search at all
+    pool.admit(THREE, "DE", 2**24, now())  # takes no other requester's room
+    pool.release(ONE)
+    pool.admit(ONE, "FR", 0, now())
+    pool.admit(TWO, "FR", 0, now())
+    pool.grow(ONE, 2**23, "ES")
+    pool.grow(TWO, 2**23, "ES")
+    with pytest.raises(QueryRefused, match=f"would take {2**24 + 1} bytes") as refused:
+        pool.grow(TWO, 2**23 + 1, "ES")
+    assert (refused.value.code, refused.value.by) == ("capacity", "ES")
+
+
+def test_what_failed_gives_back_its_own_room_and_no_more(node: PoolAtNode) -> None:
+    """Else one that is small and fails at once would free the room of a large one that is being made beside it."""
+    pool = node.restart(max_bytes=2**24)
+    pool.admit(ONE, "FR", 2**24 - 10, now())
+    pool.admit(TWO, "FR", 10, now())
+    pool.release(TWO)
+    pool.release(TWO)
+    with pytest.raises(QueryRefused, match=f"would take {2**24 + 1} bytes"):
+        pool.admit(THREE, "FR", 11, now())
+    pool.release(ONE)
+    pool.admit(ONE, "FR", 2**24, now())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_its_place_is_kept_while_it_is_sealed_to_disk(
+    disk: PoolAtNode, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes a while for a large one: its requester would get a place more just then."""
+    pool, write, asked = disk.restart(ready=1), SealedFiles.write, []
+
+    def and_another(*given: Any) -> int:
+        with pytest.raises(QueryRefused, match="limit 1"):
+            pool.admit(TWO, "FR", 10, now())
+        asked.append(True)
+        if fails:
+            raise ValueError("whatever it is")
+        return write(*given)
+
+    monkeypatch.setattr(SealedFiles, "write", and_another)
+    pool.admit(ONE, "FR", 10, now())
+    if fails:
+        with pytest.raises(ValueError, match="whatever"):
+            disk.filled(fresh(requester="FR"), conversation=ONE)
+    else:
+        pool.take(disk.filled(fresh(requester="FR"), conversation=ONE), now())
+    assert asked
+    pool.admit(TWO, "FR", 10, now())
 
 
 def test_what_is_too_old_takes_no_room(node: PoolAtNode) -> None:
     pool = node.restart(ready=1)
     node.filled(fresh(requester="FR"), made=now() - 25 * HOUR)
-    pool.admit("FR", 10, now())
+    pool.admit(ONE, "FR", 10, now())
 
 
 def test_what_was_made_for_another_version_of_the_gallery_is_dropped(node: PoolAtNode) -> None:

@@ -25,6 +25,7 @@ ONCE = {
     "protocol/test_orders.py": "the order of messages, whatever their length",
     "protocol/test_scoring_ahead.py": "the order of messages, whatever their length",
     "cli/test_prepare_at_node.py": "what an operator reads of preparations",
+    "nodes/test_answering.py": "who asks at the wrong moment, whatever is computed",
     "nodes/test_blame.py": "who is named for what went wrong, whatever was computed",
     "nodes/test_latency.py": "how long searches took, whatever they computed",
     "nodes/test_supply.py": "when preparations are made, not what of",

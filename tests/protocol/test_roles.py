@@ -8,8 +8,9 @@ import pytest
 from pets.errors import CryptoError, ParameterError
 from protocol import wire
 from protocol.announcing import Plan, announce_digest
-from protocol.errors import Disagreement, MalformedFrame, PeerAborted, UnexpectedMessage
-from protocol.messages import Abort, MaskPart, Rung, Search
+from protocol.errors import Disagreement, MalformedFrame, OutOfTurn, PeerAborted, UnexpectedMessage
+from protocol.machine import INBOX_LIMIT
+from protocol.messages import Abort, MaskDigest, MaskPart, Rung, Search
 from protocol.party import Context
 from protocol.preparing import PreparingRouter
 from protocol.roles import Parties
@@ -145,3 +146,16 @@ def test_an_abort_names_a_party_of_the_query_or_its_sender(named: str, told: str
     failure = trio.requester.sessions[HOLDER].failure
     assert isinstance(failure, PeerAborted)
     assert (failure.peer, failure.code, failure.by) == (HOLDER, "timeout", told)
+
+
+def test_messages_ahead_are_kept_for_each_ring_up_to_a_limit() -> None:
+    machine = router_with_two_holders()
+    ahead = MaskDigest(bytes(32), bytes(32))
+    for session in PARTIES.holders:
+        for number in range(INBOX_LIMIT):
+            machine.handle(frame(session, "FR", "EU", ahead, number), "FR")
+        assert len(machine.sessions[session].inbox["FR"]) == INBOX_LIMIT
+    with pytest.raises(OutOfTurn, match="64 messages ahead"):
+        machine.handle(frame("AA", "FR", "EU", ahead, INBOX_LIMIT), "FR")
+    assert not machine.sessions["AA"].inbox
+    assert machine.sessions["AA"].state is State.ABORTED
