@@ -22,6 +22,7 @@ from nodes.blocks import (
     BlocksFull,
     BlocksLocked,
     BlocksRefusal,
+    BlocksUnavailable,
     NoRoom,
     ResidentGallery,
     RunConflict,
@@ -29,6 +30,7 @@ from nodes.blocks import (
     UnknownVersion,
     VersionReader,
 )
+from nodes.blocks.gallery import ATTEMPTS
 from nodes.blocks.manifest import Run
 from pets.errors import InputError, ParameterError, TemplateError
 from pets.params import norm_bound
@@ -171,17 +173,23 @@ def test_readers_are_served_while_another_thread_changes_everything(tmp_path: Pa
     context = multiprocessing.get_context("spawn")
     writer = context.Process(target=_change_everything, args=(tmp_path / "g",))
     writer.start()
-    seen = 0
+    seen = refused = 0
     while writer.is_alive() or not seen:
-        with gallery.snapshot() as snapshot:
-            before, live = snapshot.rows.copy(), snapshot.live()
-            assert len(live) == len(before) == snapshot.version.rows
-            assert (snapshot.rows == before).all()
-            assert before[live].any(axis=1).all()  # no live row was erased
+        try:
+            with gallery.snapshot() as snapshot:
+                before, live = snapshot.rows.copy(), snapshot.live()
+                assert len(live) == len(before) == snapshot.version.rows
+                assert (snapshot.rows == before).all()
+                assert before[live].any(axis=1).all()  # no live row was erased
+        except BlocksUnavailable as error:  # a reader whose processor is taken away meanwhile falls behind, and says so
+            assert f"changed {ATTEMPTS} times while it was read" in str(error)
+            refused += 1
+            continue
         again = VersionReader(files, snapshot.version.number)
         assert again.recompute().root == snapshot.version.root
         seen += 1
     writer.join()
+    assert refused <= max(3, seen)
     assert writer.exitcode == 0
     with gallery.snapshot() as snapshot:
         assert snapshot.version.number == files.manifest().current.number
