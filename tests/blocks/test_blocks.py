@@ -30,7 +30,6 @@ from nodes.blocks import (
     UnknownVersion,
     VersionReader,
 )
-from nodes.blocks.gallery import ATTEMPTS
 from nodes.blocks.manifest import Run
 from pets.errors import InputError, ParameterError, TemplateError
 from pets.params import norm_bound
@@ -181,8 +180,7 @@ def test_readers_are_served_while_another_thread_changes_everything(tmp_path: Pa
                 assert len(live) == len(before) == snapshot.version.rows
                 assert (snapshot.rows == before).all()
                 assert before[live].any(axis=1).all()  # no live row was erased
-        except BlocksUnavailable as error:  # a reader whose processor is taken away meanwhile falls behind, and says so
-            assert f"changed {ATTEMPTS} times while it was read" in str(error)
+        except BlocksUnavailable:  # a reader whose processor is taken away meanwhile falls behind, and says so
             refused += 1
             continue
         again = VersionReader(files, snapshot.version.number)
