@@ -338,7 +338,17 @@ def test_units_without_bytes_hold_their_sender_up_as_well(counted: bool, monkeyp
     assert held_up == [counted]
 
 
-def test_what_a_query_wanted_scored_is_not_scored_once_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+class Forgotten(set[Any]):
+    """What is under way, where nobody looks at the end."""
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "control"])
+def test_what_a_query_wanted_scored_is_not_scored_once_it_is_over(
+    cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else whoever begins queries and stops them has work wait that takes memory, and the passes of the others."""
     done: list[str] = []
     free = threading.Event()
@@ -361,6 +371,8 @@ def test_what_a_query_wanted_scored_is_not_scored_once_it_is_over(monkeypatch: p
         other = asyncio.create_task(scorer.score("of another"))  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
         driver = QueryDriver(*given)
+        if not cancelled:
+            driver._scoring = Forgotten()
         while not driver._scoring:
             await asyncio.sleep(0.01)
         driver.stop(Silence("its requester stopped it"))
@@ -371,4 +383,5 @@ def test_what_a_query_wanted_scored_is_not_scored_once_it_is_over(monkeypatch: p
         await driver.close()
 
     asyncio.run(body())
-    assert done == ["of another", "of a third"]
+    stopped = [] if cancelled else ["of the query that is stopped"]
+    assert done == ["of another", *stopped, "of a third"]
