@@ -16,11 +16,12 @@ from nodes.pool import UnknownPreparation
 from nodes.query.gate import Gate
 from nodes.store import StoreError
 from pets.errors import ParameterError
+from pets.params import SHARE_BITS
 from protocol.announcing import Plan, announce_digest, parties_of
 from protocol.errors import QueryRefused
 from protocol.messages import JoinedPreparation, Prepare, Search
 from protocol.party import Context, Party
-from protocol.preparation import HolderPreparation, Preparation, RouterPreparation
+from protocol.preparation import PAIRS, HolderPreparation, Preparation, RouterPreparation
 from protocol.preparing import PreparingHolder, PreparingRequester, PreparingRouter
 from protocol.searching import SearchingHolder, SearchingRouter
 from protocol.session import Event
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineup.node")
 
 ROW_BYTES = 12  # what a holder keeps of each row in a preparation that waits
-ROUTER_ROW_BYTES = 8.75
+ROUTER_ROW_BYTES = 2 * (SHARE_BITS + PAIRS) / 8  # and a router: two components of z and of its neighbour products
 
 
 class Answering:
@@ -120,7 +121,8 @@ class Answering:
     def _measure(self, announce: Prepare, conversation: bytes, plan: Plan) -> Callable[[Event], None]:
         """Stops a preparation at the router as soon as the holders have told that there is no room for it.
 
-        Of several holders it is the last one's doing: it may have said too much, and the others can go on without it.
+        Of several holders the one that told most is named, not who told last: else one could fill the room with what
+        it says, and have another left out.
         """
         rows: dict[str, int] = {}
 
@@ -128,7 +130,7 @@ class Answering:
             message = event.message
             if event.direction == "received" and isinstance(message, JoinedPreparation) and message.blocks:
                 rows[event.peer] = message.blocks * plan.params.n
-                by = event.peer if len(announce.holders) > 1 else ""
+                by = max(rows, key=lambda name: rows[name]) if len(announce.holders) > 1 else ""
                 self._node.pool.grow(conversation, int(ROUTER_ROW_BYTES * sum(rows.values())), by)
 
         return watch

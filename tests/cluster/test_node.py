@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.cluster import ADDRESS, FakeCalls, name_cluster, play
 from tests.kit.federation import DIM, ES, FR, Federation, found, people, request
 from tests.kit.galleries import near
-from tests.kit.network import AsgiNetwork, running
+from tests.kit.network import AsgiNetwork, run_asgi
 from tests.kit.ring import RING
 
 pytestmark = pytest.mark.slow
@@ -47,15 +46,6 @@ def federation(tmp_path: Path) -> Federation:
     made = found(tmp_path / "nodes", people(rows=ROWS), read_timeout_seconds=20)
     name_cluster(made.folder(ES), ADDRESS, tmp_path / "token", copies=2, patience_seconds=2)
     return made
-
-
-def run(federation: Federation, body: Callable[[AsgiNetwork], Coroutine[Any, Any, None]]) -> None:
-    async def everything() -> None:
-        async with running(AsgiNetwork(federation)) as network:
-            assert isinstance(network, AsgiNetwork)
-            await body(network)
-
-    asyncio.run(everything())
 
 
 async def let_wait(network: AsgiNetwork) -> None:
@@ -116,7 +106,7 @@ def test_searches_find_who_is_held_while_people_come_and_go_and_workers_die(
         assert (await network.search(wanted)).answers == federation.expected(wanted)
         assert calls.deaths > 2
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_forgotten_template_is_overwritten_in_every_copy_and_the_daily_look_reads_each(
@@ -138,7 +128,7 @@ def test_a_forgotten_template_is_overwritten_in_every_copy_and_the_daily_look_re
         assert (await asked(network, "/health"))[1]["failing"] == ["self-test"]
         assert (await network.search(request(federation.people.hit, (ES,)))).answers == {ES: REFUSED}
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_the_operator_is_told_where_the_gallery_lies(federation: Federation, calls: FakeCalls) -> None:
@@ -155,7 +145,7 @@ def test_the_operator_is_told_where_the_gallery_lies(federation: Federation, cal
         async with network.client(operator_name(FR), FR) as client:
             assert "cluster" not in (await client.get("/operator/v1/status")).json()
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_cluster_that_is_lost_refuses_by_name_shows_in_health_and_is_used_again(
@@ -178,7 +168,7 @@ def test_a_cluster_that_is_lost_refuses_by_name_shows_in_health_and_is_used_agai
         assert (await asked(network, "/health"))[0] == 200
         assert (await network.search(wanted)).answers == federation.expected(wanted)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_one_that_is_lost_in_the_middle_of_a_search_is_internal_and_nobody_is_accused(
@@ -197,7 +187,7 @@ def test_one_that_is_lost_in_the_middle_of_a_search_is_internal_and_nobody_is_ac
         report = await network.search(request(federation.people.hit, (ES,)))
         assert report.answers == {ES: REFUSED}
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_node_does_not_start_without_its_cluster_and_names_it(federation: Federation, calls: FakeCalls) -> None:

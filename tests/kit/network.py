@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import httpx
@@ -227,6 +227,17 @@ async def running(network: Network) -> AsyncIterator[Network]:
         yield network
     finally:
         await network.close()
+
+
+def run_asgi(federation: Federation, body: Callable[[AsgiNetwork], Coroutine[Any, Any, None]]) -> None:
+    """What a test does while all four run in this process."""
+
+    async def everything() -> None:
+        network = AsgiNetwork(federation)
+        async with running(network):
+            await body(network)
+
+    asyncio.run(everything())
 
 
 # What must hold after a fault.

@@ -7,9 +7,9 @@ import gc
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,14 +18,17 @@ from msgspec.structs import replace as replaced
 import nodes.service.answering
 from nodes.evidence.recorder import read_records
 from nodes.pool import Pool, UnknownPreparation
+from nodes.service.answering import ROUTER_ROW_BYTES
 from nodes.service.operator_api import PrepareRequest
+from protocol.announcing import Plan
 from protocol.channel import SendingChannel
-from protocol.messages import Search
+from protocol.errors import QueryRefused
+from protocol.messages import JoinedPreparation, Search
 from protocol.session import WHOLE
 from protocol.terms import SYNTHETIC_MODEL
 from protocol.wire import VERSION, Envelope, encode
-from tests.kit.federation import DIM, ES, EU, FR, Federation, found, people, request
-from tests.kit.network import AsgiNetwork, running
+from tests.kit.federation import DE, DIM, ES, EU, FR, Federation, found, people, request
+from tests.kit.network import AsgiNetwork, run_asgi
 from tests.kit.ring import RING
 
 PREPARED = PrepareRequest((ES,), 1, DIM, SYNTHETIC_MODEL, RING.preset)
@@ -34,15 +37,6 @@ PREPARED = PrepareRequest((ES,), 1, DIM, SYNTHETIC_MODEL, RING.preset)
 @pytest.fixture
 def federation(tmp_path: Path) -> Federation:
     return found(tmp_path / "nodes", people(rows=130))
-
-
-def run(federation: Federation, body: Callable[[AsgiNetwork], Coroutine[Any, Any, None]]) -> None:
-    async def everything() -> None:
-        async with running(AsgiNetwork(federation)) as network:
-            assert isinstance(network, AsgiNetwork)
-            await body(network)
-
-    asyncio.run(everything())
 
 
 @pytest.mark.parametrize("threads", ["free", "busy"])
@@ -82,7 +76,7 @@ def test_the_records_of_a_search_are_whole_though_its_node_is_closed_as_it_ends(
         (query,) = kept
         assert (await search).queries == (query.hex(),)
 
-    run(federation, body)
+    run_asgi(federation, body)
     (query,) = kept
     records = read_records(federation.folder(ES) / "evidence" / query.hex())
     assert "Release" in {record.kind for record in records}
@@ -148,7 +142,7 @@ def test_what_is_being_made_is_waited_for_by_one_search(defended: bool, federati
         assert {code_of(task) for task in wait} == {"warrant"}
         assert not node.askers
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def code_of(task: asyncio.Task[None]) -> str | None:
@@ -166,7 +160,7 @@ def test_nobody_waits_for_what_is_made_for_another(federation: Federation) -> No
             await asyncio.wait_for(node.accept(FR, query, 0, units), 5)
         free.set()
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_what_opens_a_query_while_its_node_is_closed_is_over_before_its_store_is(federation: Federation) -> None:
@@ -202,7 +196,7 @@ def test_what_opens_a_query_while_its_node_is_closed_is_over_before_its_store_is
         preparing.cancel()
         await asyncio.wait({preparing})
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_what_is_refused_is_read_though_nobody_waits_for_it(
@@ -219,7 +213,7 @@ def test_what_is_refused_is_read_though_nobody_waits_for_it(
             await asyncio.sleep(0.01)
         gc.collect()
 
-    run(federation, body)
+    run_asgi(federation, body)
     assert "never retrieved" not in caplog.text
 
 
@@ -241,4 +235,31 @@ def test_a_router_that_knew_no_size_keeps_no_more_than_its_limit(
         if defended:
             assert report.refused[ES].reason == "capacity"
 
-    run(federation, body)
+    run_asgi(federation, body)
+
+
+@pytest.mark.parametrize(("waits", "named"), [(0, None), (2**22, ES)], ids=["alone", "beside another"])
+def test_of_several_holders_the_one_that_told_most_is_named(
+    waits: int, named: str | None, federation: Federation
+) -> None:
+    """Not who told last: else a holder that fills the room with what it says would have another left out."""
+    federation.configure(EU, max_bytes=2**24)
+
+    async def body(network: AsgiNetwork) -> None:
+        node, conversation = network.nodes[EU], bytes(16)
+        announce: Any = SimpleNamespace(requester=FR, holders=(ES, DE))
+        node.pool.admit(b"another preparation", FR, waits, time.time())
+        node.pool.admit(conversation, FR, 0, time.time())
+        told = node.answering._measure(announce, conversation, Plan(RING, DIM))
+        most = int((2**24 - waits) / (ROUTER_ROW_BYTES * RING.n))  # as many blocks as there is room for
+        refused = None
+        for peer, blocks in ((ES, most), (DE, 1)):
+            message = JoinedPreparation(bytes(32), bytes(32), blocks)
+            event: Any = SimpleNamespace(direction="received", peer=peer, message=message)
+            try:
+                told(event)
+            except QueryRefused as error:
+                refused = error.by
+        assert refused == named
+
+    run_asgi(federation, body)

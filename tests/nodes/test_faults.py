@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ from protocol.roles import Seat
 from tests.kit.faults import During, Fault, Kind
 from tests.kit.federation import DE, ES, EU, FR, Federation, found, request
 from tests.kit.leaks import Capture, captured_logs
-from tests.kit.network import AsgiNetwork, Network, assert_clear, running
+from tests.kit.network import Network, assert_clear, run_asgi
 
 pytestmark = pytest.mark.slow
 
@@ -44,14 +44,6 @@ def federation(tmp_path: Path) -> Federation:
 def logs() -> Iterator[Capture]:
     with captured_logs() as capture:
         yield capture
-
-
-def run(federation: Federation, body: Callable[[Network], Coroutine[Any, Any, None]]) -> None:
-    async def all_of_it() -> None:
-        async with running(AsgiNetwork(federation)) as network:
-            await body(network)
-
-    asyncio.run(all_of_it())
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +87,7 @@ def test_a_party_that_dies_leaves_no_half_answer(
         await try_fault(network, fault, request(federation.people.hit, holders), tally)
         find_leaks(federation, logs, network, tally)
 
-    run(federation, body)
+    run_asgi(federation, body)
     assert tally.tried[kind] == 1
     assert not tally.lost
     assert not tally.leaked
@@ -123,7 +115,7 @@ def test_a_broken_delivery_is_mended_or_named(
         await try_fault(network, fault, request(federation.people.hit, (ES,)), tally)
         find_leaks(federation, logs, network, tally)
 
-    run(federation, body)
+    run_asgi(federation, body)
     assert tally.tried[kind] == 1
     assert not tally.lost
     assert not tally.leaked
@@ -139,7 +131,7 @@ def test_a_holder_that_is_not_there_is_unreachable_and_the_others_answer_comes(f
         assert report.answers[DE] == federation.expected(wanted)[DE]
         assert len(report.queries) == 1  # ES was missed before anything was searched for
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +167,7 @@ def test_a_holder_that_read_something_before_it_fell_silent_is_not_asked_again(
         )
         assert len(set(report.queries)) == attempts
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federation: Federation) -> None:
@@ -201,7 +193,7 @@ def test_a_holder_that_stops_once_it_has_the_numbers_is_not_asked_again(federati
         await network.settle()
         assert_clear(network)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_requester_that_is_stopped_ends_its_searches(federation: Federation) -> None:
@@ -215,7 +207,7 @@ def test_a_requester_that_is_stopped_ends_its_searches(federation: Federation) -
         report = await asyncio.wait_for(searching, 30)
         assert {answer.status for answer in report.answers.values()} == {"refused"}
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_search_at_a_node_that_shuts_down_is_refused(federation: Federation) -> None:
@@ -234,7 +226,7 @@ def test_a_search_at_a_node_that_shuts_down_is_refused(federation: Federation) -
         await draining
         assert node.idle
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_query_that_outlives_its_limit_is_ended_and_the_peers_told(federation: Federation) -> None:
@@ -254,7 +246,7 @@ def test_a_query_that_outlives_its_limit_is_ended_and_the_peers_told(federation:
         await network.settle()
         assert_clear(network)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_early_frames_of_one_peer_are_not_held_against_another(federation: Federation) -> None:
@@ -277,7 +269,7 @@ def test_early_frames_of_one_peer_are_not_held_against_another(federation: Feder
         await network.settle()
         assert_clear(network)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_result_that_waits_in_the_queue_is_not_computed_again(federation: Federation) -> None:
@@ -313,7 +305,7 @@ def test_a_result_that_waits_in_the_queue_is_not_computed_again(federation: Fede
         assert report.answers == federation.expected(wanted)
         assert len(asked) == len(set(map(id, asked))) == 1  # the product: a confirmation is no pass over the rows
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
@@ -348,7 +340,7 @@ def test_no_checkpoint_is_signed_while_another_query_writes_to_the_log(locked: b
         assert len(overlaps) > 3
         assert any(overlaps) is not locked
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_of_a_burst_exactly_the_quota_passes_and_the_rest_is_refused_by_name(tmp_path: Path) -> None:
@@ -359,7 +351,7 @@ def test_of_a_burst_exactly_the_quota_passes_and_the_rest_is_refused_by_name(tmp
     async def body(network: Network) -> None:
         await burst(network, request(federation.people.hit, (ES,)), 6, 2, tally)
 
-    run(federation, body)
+    run_asgi(federation, body)
     assert not tally.lost
     assert tally.ended["burst: refused quota"] == 4, "there are places for all"
 
@@ -371,6 +363,6 @@ def test_a_fault_that_is_not_reached_changes_nothing(federation: Federation) -> 
     async def body(network: Network) -> None:
         await sweep_link(network, "drop", (FR, ES), [10_000], request(federation.people.hit, (ES,)), tally)
 
-    run(federation, body)
+    run_asgi(federation, body)
     assert not tally.tried
     assert Fault("drop", FR, 0).fired is False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from protocol.searching import SearchingRequester
 from protocol.session import State
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DE, DIM, ES, FR, HOLDERS, Federation, found, people, request
-from tests.kit.network import AsgiNetwork, running
+from tests.kit.network import AsgiNetwork, run_asgi
 from tests.kit.ring import RING
 
 
@@ -38,14 +38,6 @@ def federation(tmp_path: Path) -> Federation:
 async def all_at_once(work: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Without the defence."""
     await asyncio.gather(*work)
-
-
-def run(federation: Federation, body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    async def everything() -> None:
-        async with running(AsgiNetwork(federation)) as network:
-            await body(network)
-
-    asyncio.run(everything())
 
 
 def drivers_of(network: AsgiNetwork, kind: type) -> list[QueryDriver]:
@@ -102,7 +94,7 @@ def test_where_one_attempt_fails_the_others_are_stopped_before_the_search_is_ove
         await network.settle()
         assert drivers_of(network, SearchingRequester) == [other]  # nothing began afterwards
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_control_left_alone_the_others_go_on(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +107,7 @@ def test_control_left_alone_the_others_go_on(federation: Federation, monkeypatch
         await network.settle()
         assert machine.answers
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 async def preparing_that_fails(network: AsgiNetwork) -> list[QueryDriver]:
@@ -144,7 +136,7 @@ def test_nor_is_a_preparation_made_that_nobody_puts_by(federation: Federation) -
         await network.settle()
         assert not any(node.pool.standing() for node in network.nodes.values())
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_control_left_alone_its_peers_keep_what_nobody_uses(
@@ -158,7 +150,7 @@ def test_control_left_alone_its_peers_keep_what_nobody_uses(
         await network.settle()
         assert network.nodes[DE].pool.standing()
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +187,7 @@ def test_an_attempt_that_is_cancelled_is_over_before_what_it_uses_is_erased(
         await asyncio.wait({search})
         assert search.cancelled()
 
-    run(federation, body)
+    run_asgi(federation, body)
     assert erased == [defended]
 
 
@@ -223,7 +215,7 @@ def test_nor_is_what_a_failed_attempt_uses_erased_under_it(
         report = await node.search(request(federation.people.hit))
         assert report.answers == federation.expected(request(federation.people.hit))
 
-    run(federation, body)
+    run_asgi(federation, body)
     assert erased == [True] * 3
 
 
@@ -268,7 +260,7 @@ def test_what_is_found_for_a_search_that_was_cancelled_meanwhile_is_given_up(
         assert bool(node.pool.preparation_ids(FR)) is not defended
         assert bool(taken[0].rings) is not defended
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_what_could_not_be_put_by_takes_no_place_at_its_holders_once_more_is_prepared(
@@ -292,7 +284,7 @@ def test_what_could_not_be_put_by_takes_no_place_at_its_holders_once_more_is_pre
         for name in HOLDERS:
             assert [one.preparation_id for one in network.nodes[name].pool.standing()] == [waits.preparation_id]
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_the_first_error_is_raised_when_all_are_over() -> None:
@@ -372,7 +364,7 @@ def test_what_was_taken_is_given_up_though_its_search_is_cancelled_while_all_thr
         assert search.cancelled()
         assert not node.pool.preparation_ids(FR)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_what_was_made_waits_though_its_making_is_cancelled_while_all_threads_are_busy(
@@ -391,7 +383,7 @@ def test_what_was_made_waits_though_its_making_is_cancelled_while_all_threads_ar
         assert preparing.cancelled()
         assert len(node.pool.standing()) == 1
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_what_is_found_is_given_up_though_its_search_is_cancelled_again_while_all_threads_are_busy(
@@ -415,7 +407,7 @@ def test_what_is_found_is_given_up_though_its_search_is_cancelled_again_while_al
         assert search.cancelled()
         assert not node.pool.preparation_ids(FR)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_nor_is_what_is_not_used_after_a_false_refusal_kept_then(federation: Federation) -> None:
@@ -435,4 +427,4 @@ def test_nor_is_what_is_not_used_after_a_false_refusal_kept_then(federation: Fed
         assert asking.cancelled()
         assert not node.pool.preparation_ids(FR)
 
-    run(federation, body)
+    run_asgi(federation, body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from protocol.preparing import PreparingHolder
 from protocol.terms import SYNTHETIC_MODEL
 from tests.kit.federation import DIM, ES, EU, FR, HOLDERS, Federation, found, people, request
 from tests.kit.galleries import near
-from tests.kit.network import AsgiNetwork, running
+from tests.kit.network import AsgiNetwork, run_asgi
 from tests.kit.ring import RING
 
 pytestmark = pytest.mark.slow
@@ -35,15 +34,6 @@ NO_HIT = HolderAnswer("no hit", (), "0.55")
 @pytest.fixture
 def federation(tmp_path: Path) -> Federation:
     return found(tmp_path / "nodes", people(rows=130), read_timeout_seconds=20)
-
-
-def run(federation: Federation, body: Callable[[AsgiNetwork], Coroutine[Any, Any, None]]) -> None:
-    async def everything() -> None:
-        async with running(AsgiNetwork(federation)) as network:
-            assert isinstance(network, AsgiNetwork)
-            await body(network)
-
-    asyncio.run(everything())
 
 
 async def let_wait(network: AsgiNetwork, *holders: str, count: int = 1) -> None:
@@ -92,7 +82,7 @@ def test_what_waits_is_used_and_the_report_says_so(federation: Federation) -> No
         assert again.prepared == "now"
         assert again.seconds_preparing > 0
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_who_is_forgotten_while_a_preparation_waits_is_not_found_with_it(federation: Federation) -> None:
@@ -105,7 +95,7 @@ def test_who_is_forgotten_while_a_preparation_waits_is_not_found_with_it(federat
         assert report.prepared == "waiting"
         assert report.answers == {ES: NO_HIT}
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_control_without_the_bits_in_memory_that_is_not_wiped_who_was_forgotten_is_found(
@@ -122,7 +112,7 @@ def test_control_without_the_bits_in_memory_that_is_not_wiped_who_was_forgotten_
         monkeypatch.setattr(GalleryStore, "subject", lambda *_: None)  # looked at before a release
         assert (await network.search(wanted)).answers == federation.expected(wanted)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_forgotten_template_is_overwritten_at_once_and_the_others_are_found(federation: Federation) -> None:
@@ -145,7 +135,7 @@ def test_a_forgotten_template_is_overwritten_at_once_and_the_others_are_found(fe
         assert report.prepared == "waiting"
         assert report.answers[ES].references == tuple(name for name in expected.references if name != gone)
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_after_a_compaction_of_a_running_node_the_same_people_are_found(federation: Federation) -> None:
@@ -171,7 +161,7 @@ def test_after_a_compaction_of_a_running_node_the_same_people_are_found(federati
         again = await network.search(wanted)
         assert again.answers == report.answers
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_a_template_that_a_search_reads_is_overwritten_after_it(federation: Federation) -> None:
@@ -189,7 +179,7 @@ def test_a_template_that_a_search_reads_is_overwritten_after_it(federation: Fede
         assert derived.erase_gone(now) == 1
         assert not gallery.templates[17].any()
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_who_is_enrolled_is_found_from_the_next_preparation(federation: Federation) -> None:
@@ -202,7 +192,7 @@ def test_who_is_enrolled_is_found_from_the_next_preparation(federation: Federati
         assert (first.prepared, first.answers[ES]) == ("waiting", NO_HIT)
         assert (second.prepared, second.answers[ES].references) == ("now", (reference,))
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 @pytest.mark.parametrize("lost_by", [ES, EU])
@@ -217,7 +207,7 @@ def test_what_a_peer_lost_is_made_anew_and_the_officer_sees_no_error(lost_by: st
         await network.settle()
         assert waiting(network)[FR] == 0
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_after_a_crash_between_claim_and_use_nothing_is_used(federation: Federation) -> None:
@@ -237,7 +227,7 @@ def test_after_a_crash_between_claim_and_use_nothing_is_used(federation: Federat
         report = await network.search(wanted)
         assert (report.answers, report.prepared) == (federation.expected(wanted), "now")
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 def test_the_same_gallery_has_the_same_root_after_a_restart(federation: Federation) -> None:
@@ -252,7 +242,7 @@ def test_the_same_gallery_has_the_same_root_after_a_restart(federation: Federati
             await network.restart(ES)
         assert roots[0] == roots[1]
 
-    run(federation, body)
+    run_asgi(federation, body)
 
 
 # --- searches before preparations ---
